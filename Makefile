@@ -1,0 +1,62 @@
+# Every developer command, named once: people, hooks and CI call these.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env dev run test lint types imports check bench lock wheel clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+env: $(VENV)/.run ## the environment, from hash-locked requirements
+dev: $(VENV)/.dev ## the same with the developers' tools
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "towline needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+run: env ## train, judge and promote a model on the shipped sample
+	@$(BIN)/towline run configs/bike_demand.yaml
+
+test: dev ## the tests
+	@$(BIN)/pytest
+
+lint: dev ## style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: dev ## types, strict
+	@$(BIN)/mypy
+
+imports: dev ## which room may import which
+	@$(BIN)/lint-imports
+
+check: lint types imports ## lint, types and imports
+
+bench: dev ## what the README's figures rest on
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lock: ## resolve the requirements anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra pipeline pyproject.toml deployments/build-requirements.in -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra pipeline --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
+	  -o requirements-dev.txt
+
+wheel: dev ## the wheel
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove the environment and the store
+	@if [ -x $(BIN)/towline ]; then $(BIN)/towline ui --stop; fi
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find mlruns -mindepth 1 -not -name README.md -delete

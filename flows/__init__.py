@@ -1,0 +1,1 @@
+"""The DAGs: nothing but order and decisions."""

@@ -1,0 +1,60 @@
+"""Training: from a table to a model that serves, or a recorded refusal."""
+
+from datetime import datetime
+from typing import Literal
+
+from prefect import flow
+
+from tasks.data import load, split, validate
+from tasks.registry import conclude, register
+from tasks.release import judge, package, smoke_test
+from tasks.training import cross_validate, draw, evaluate, fit
+from towline.config import PipelineConfig, Settings
+from towline.outcome import Outcome, finished, provenance
+from towline.release.smoke import start
+from towline.training.fitting import baseline, choose
+
+
+@flow(name="training", flow_run_name="{config.name}")
+def training_flow(
+    config: PipelineConfig,
+    as_of: datetime | None = None,
+    force: bool = False,
+    trigger: Literal["manual", "schedule", "drift", "quality"] = "manual",
+) -> Outcome:
+    """Trains, judges and promotes one model; a run that was done before is not done again.
+
+    Args:
+        config: what to do.
+        as_of: rows after it do not exist for this run; default: all rows count.
+        force: run again although an identical run has finished.
+        trigger: why this run was started; recorded with it.
+
+    Raises:
+        DataRefused: the table breaks its contract; nothing is registered.
+        Unavailable: a store stayed away through the retries; the same command resumes.
+    """
+    settings = Settings.from_environment()
+    work = load(config, settings, as_of, force)
+    if done := finished(settings, config, work):
+        return done
+    with work.held():
+        facts = provenance(settings, work, as_of=as_of, trigger=trigger)
+        validation = validate(work, config, settings)
+        parts = split(work, config)
+        scores = [cross_validate(work, config, candidate) for candidate in (baseline(config), *config.candidates)]
+        chosen = choose(scores, config, work.contract().task)
+        fitted = fit(work, config, chosen)
+        evaluation = evaluate(work, config, fitted)
+        with start() as tester:
+            draw(work, config, scores, evaluation)
+            version = register(work, config, settings, scores, chosen, fitted, evaluation, validation, facts)
+            packed = package(work, config, settings, version, scores, fitted, evaluation, validation, facts)
+            tried = smoke_test(work, packed, tester)
+        verdict = judge(work, config, settings, evaluation, tried)
+        entry = conclude(work, config, settings, version, packed, verdict, facts)
+        outcome = Outcome.of(
+            work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id
+        )
+    work.remove()
+    return outcome

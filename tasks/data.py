@@ -1,0 +1,56 @@
+"""Load, validate, split."""
+
+from datetime import UTC, datetime
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks import patient, remembered
+from towline import sidecar
+from towline.config import PipelineConfig, Settings
+from towline.data import sources, splits, validation
+from towline.data.contract import Contract
+from towline.data.workspace import Workspace, open_workspace
+from towline.registry.ledger import Ledger
+from towline.steps import step
+
+
+@patient(name="load")
+def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
+    """Never remembered: reading the source is how a change in it is seen."""
+    with step("load") as told:
+        dataset = sources.load(config.data, settings.project, settings.store, as_of)
+        work = open_workspace(config, dataset, settings.project, settings.store, as_of, force=force)
+        told.folder = work.path
+        span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
+        told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
+    create_table_artifact([dataset.model_dump(exclude={"columns"})], key="dataset", description=told.note)
+    return work
+
+
+@remembered(name="validate")
+def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> validation.Validation:
+    with step("validate", work.path) as told:
+        champion = Ledger(settings.ledger_url).champion(config.name)
+        kept = settings.store / champion.release / "contract.json" if champion else None
+        previous = Contract.model_validate_json(kept.read_bytes()) if kept and kept.exists() else None
+        checked, told.elsewhere_cpu_s = sidecar.call(
+            validation.validate, work, config, previous, datetime.now(UTC).replace(tzinfo=None)
+        )
+        sidecar.load("mlflow.sklearn")
+        told.note = f"{len(checked.rules)} rules, {checked.failed} failed, {checked.warned} warned"
+    rows = [
+        {"rule": rule.rule, "column": rule.column or "", "passed": rule.passed, "rows": rule.count, "detail": rule.detail}
+        for rule in checked.rules
+    ]
+    create_table_artifact(rows, key="validation", description=told.note)
+    if checked.notes:
+        create_markdown_artifact("\n".join(f"- {note}" for note in checked.notes), key="validation-notes")
+    return checked
+
+
+@remembered(name="split")
+def split(work: Workspace, config: PipelineConfig) -> splits.Parts:
+    with step("split", work.path) as told:
+        parts = splits.split(work, config)
+        told.note = f"{parts.train:,} to train, {parts.holdout:,} held out by {parts.by}"
+    return parts

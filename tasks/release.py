@@ -1,0 +1,63 @@
+"""Package a release and judge it."""
+
+from collections.abc import Mapping, Sequence
+from subprocess import Popen
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from prefect.cache_policies import INPUTS
+
+from tasks import patient, remembered
+from towline.config import PipelineConfig, Settings
+from towline.data.validation import Validation
+from towline.data.workspace import Workspace
+from towline.registry.ledger import Ledger
+from towline.registry.tracking import Version
+from towline.release import judging, packaging, smoke
+from towline.steps import step
+from towline.training.evaluation import Evaluation
+from towline.training.fitting import Fitted, Scores
+from towline.training.gate import Smoke, Verdict
+
+
+@remembered(name="package")
+def package(
+    work: Workspace,
+    config: PipelineConfig,
+    settings: Settings,
+    version: Version,
+    scores: Sequence[Scores],
+    fitted: Fitted,
+    evaluation: Evaluation,
+    validation: Validation,
+    facts: Mapping[str, str],
+) -> packaging.Package:
+    with step("package", work.path) as told:
+        packed = packaging.package(
+            work, config, settings, version, fitted, evaluation, scores, validation, facts
+        )
+        told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
+    card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
+    create_markdown_artifact(card, key="model-card")
+    return packed
+
+
+@remembered(name="smoke test", cache_policy=INPUTS - "tester")
+def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]") -> Smoke:
+    """``tester`` was started earlier: it takes seconds to import what a release needs."""
+    with step("smoke test", work.path) as told:
+        tried = smoke.finish(tester, work, packed)
+        told.note = tried.detail
+    return tried
+
+
+@patient(name="judge")
+def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: Smoke) -> Verdict:
+    """Never remembered: the champion it compares with may have changed since."""
+    with step("judge", work.path) as told:
+        champion = Ledger(settings.ledger_url).champion(config.name)
+        release = settings.store / champion.release if champion else None
+        verdict = judging.judge(work, config, evaluation, tried, release)
+        told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
+    create_table_artifact([check.model_dump() for check in verdict.checks], key="gate", description=told.note)
+    return verdict

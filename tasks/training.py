@@ -1,0 +1,53 @@
+"""Cross-validate, fit, evaluate, draw."""
+
+from collections.abc import Sequence
+
+from prefect.artifacts import create_table_artifact
+
+from tasks import remembered
+from towline.config import Candidate, PipelineConfig
+from towline.data.workspace import Workspace
+from towline.steps import step
+from towline.training import evaluation, fitting, plots
+
+
+@remembered(name="cross-validate", task_run_name="cross-validate {candidate.name}")
+def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> fitting.Scores:
+    with step(f"cross-validate {candidate.name}", work.path) as told:
+        scores = fitting.cross_validate(work, config, candidate)
+        metric = fitting.primary(config, work.contract().task)
+        if scores.failed:
+            told.note = f"could not be fitted: {scores.failed}"
+        else:
+            told.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
+    create_table_artifact([{"fold": n, **fold} for n, fold in enumerate(scores.folds, 1)], key="cross-validation")
+    return scores
+
+
+@remembered(name="fit")
+def fit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> fitting.Fitted:
+    with step("fit", work.path) as told:
+        fitted = fitting.fit(work, config, chosen)
+        told.note = f"{chosen.candidate} on {fitted.rows:,} rows"
+    return fitted
+
+
+@remembered(name="evaluate")
+def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) -> evaluation.Evaluation:
+    with step("evaluate", work.path) as told:
+        evaluated = evaluation.evaluate(work, config, fitted)
+        interval = evaluated.metrics[evaluated.primary]
+        told.note = f"{evaluated.primary} {interval.text()} on {evaluated.rows:,} unseen rows"
+    rows = [{"metric": name, **interval.model_dump()} for name, interval in evaluated.metrics.items()]
+    create_table_artifact(rows, key="holdout", description=told.note)
+    return evaluated
+
+
+@remembered(name="draw")
+def draw(
+    work: Workspace, config: PipelineConfig, scores: Sequence[fitting.Scores], evaluated: evaluation.Evaluation
+) -> tuple[str, ...]:
+    with step("draw", work.path) as told:
+        names = plots.draw(work, config, scores, evaluated)
+        told.note = f"{len(names)} plots"
+    return names

@@ -1,0 +1,331 @@
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline import files
+from towline.config import PipelineConfig, Settings
+from towline.data.contract import Contract, infer
+from towline.data.sources import load
+from towline.data.splits import split
+from towline.data.validation import Rule, Validation
+from towline.data.workspace import Workspace
+from towline.errors import Unavailable
+from towline.registry import tracking
+from towline.training.evaluation import evaluate
+from towline.training.fitting import baseline, choose, cross_validate, fit
+from towline.training.gate import Check, Verdict
+
+FACTS = {
+    "created": "2026-01-02T03:04:05+00:00",
+    "actor": "ann",
+    "git_commit": "abc",
+    "git_dirty": "false",
+    "trigger": "user",
+}
+COSTS = {
+    "fit": {"wall_s": 2.0, "cpu_s": 3.0, "peak_mb": 300.0},
+    "load": {"wall_s": 1.0, "cpu_s": 1.0, "peak_mb": 200.0},
+}
+VERDICT = Verdict(outcome="pass", checks=(Check(name="mae", outcome="pass", detail="1 <= 2"),), primary="mae")
+
+Trained = Any  # workspace, config, scores, chosen, fitted, evaluation, validation: as register takes them
+
+
+def frame(rows: int = 160) -> pd.DataFrame:
+    """Odd column names, strings, dates, nulls."""
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=rows)
+    return pd.DataFrame(
+        {
+            "size (m²) / 'x'": size,
+            "rooms": pd.array([None if i % 9 == 0 else i % 4 for i in range(rows)], dtype="Int64"),
+            "kind of house": [None if i % 11 == 0 else ["flat", "hut", "villa"][i % 3] for i in range(rows)],
+            "sold": pd.date_range("2025-01-01", periods=rows, freq="13h"),
+            "price": size * 3 + rng.normal(size=rows),
+        }
+    )
+
+
+def train(folder: Path, key: str = "k" * 64) -> Trained:
+    folder.mkdir(parents=True, exist_ok=True)
+    frame().to_csv(folder / "houses.csv", index=False)
+    config = PipelineConfig.model_validate(
+        {
+            "name": "houses",
+            "description": "Prices of houses.",
+            "data": {"source": "houses.csv", "target": "price", "time": "sold"},
+            "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20}}],
+            "cross_validation": {"folds": 3},
+            "evaluation": {"resamples": 50},
+        }
+    )
+    store = folder / "mlruns"
+    work = Workspace(store=store, key=key, token="t", dataset=load(config.data, folder, store, None))
+    work.save("contract.json", infer(work.table(), config))
+    work.save("parts.json", split(work, config))
+    scores = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
+    chosen = choose(scores, config, "regression")
+    fitted = fit(work, config, chosen)
+    evaluation = evaluate(work, config, fitted)
+    rule = Rule(rule="r", column=None, severity="warn", passed=True, count=0, share=0.0, examples=(), detail="")
+    validation = Validation(rules=(rule,), notes=(), failed=0, warned=0, docs="data_docs.html")
+    files.write(work.file("data_docs.html"), "<html></html>")
+    files.write(work.file("plots/residuals.png"), b"png")
+    return work, config, scores, chosen, fitted, evaluation, validation
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One small trained run, shared; each test registers it in a store of its own."""
+    return train(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    store = tmp_path / "a project" / "mlruns"
+    return Settings.from_environment({"TOWLINE_STORE": str(store)}, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one takes seconds."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_registered_models()
+    return file
+
+
+@pytest.fixture
+def client(settings: Settings, empty: Path) -> Any:
+    from mlflow import MlflowClient
+
+    settings.store.mkdir(parents=True)
+    shutil.copy(empty, settings.store)
+    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def registered(settings: Settings, trained: Trained, key: str = "") -> tracking.Version:
+    work, *rest = trained
+    if key:
+        other = work.model_copy(update={"key": key})
+        shutil.copytree(work.path, other.path, dirs_exist_ok=True)
+        work = other
+    config, scores, chosen, fitted, evaluation, validation = rest
+    return tracking.register(settings, work, config, scores, chosen, fitted, evaluation, validation, FACTS)
+
+
+def released(folder: Path) -> Path:
+    files.write(folder / "v1-abc" / "manifest.json", "{}")
+    files.write(folder / "v1-abc" / "plots" / "a.png", b"png")
+    return folder / "v1-abc"
+
+
+def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
+    settings: Settings, trained: Trained, client: Any
+) -> None:
+    """Parameters, metrics with intervals, dataset digest, files, and a nested run for each candidate with its folds."""
+    version = registered(settings, trained)
+    work, _, scores, chosen, _, evaluation, _ = trained
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["mae"] == evaluation.metrics["mae"].value
+    assert {"mae_low", "mae_high", "baseline_mae", "cv_mae_mean", "cv_mae_sd"} <= set(run.data.metrics)
+    assert run.data.params["candidate"] == chosen.candidate
+    assert {"hyperparameters", "seed", "folds", "rows", "gate.latency_ms", "data.time"} <= set(run.data.params)
+    assert run.data.tags["dataset"] == work.dataset.digest
+    assert work.dataset.digest.startswith(run.inputs.dataset_inputs[0].dataset.digest)
+    present = {file.path for file in client.list_artifacts(version.run_id)}
+    assert present >= {"config.yaml", "environment.lock", "validation.json", "slices.json", "data_docs.html", "plots"}
+    nested = client.search_runs([version.experiment_id], f"tags.`mlflow.parentRunId` = '{version.run_id}'")
+    assert {one.info.run_name for one in nested} == {one.candidate for one in scores}
+    history = client.get_metric_history(nested[0].info.run_id, "cv_mae")
+    assert [metric.step for metric in history] == [0, 1, 2]
+    page = client.get_model_version("houses", "1")
+    assert work.dataset.digest in page.description
+    assert "| **mae** |" in page.description
+    assert page.tags[tracking.RUN_KEY] == work.key
+
+
+def test_every_run_has_the_same_names(settings: Settings, trained: Trained, client: Any) -> None:
+    """Another candidate chosen, another hyperparameter set: the compare page has no half-empty rows."""
+    work, config, scores, chosen, *rest = trained
+    other = next(one for one in scores if one.candidate not in (chosen.candidate, "baseline"))
+    runs = [
+        client.get_run(registered(settings, (work, config, scores, one, *rest), key * 64).run_id)
+        for key, one in (("a", chosen), ("b", other))
+    ]
+    assert set(runs[0].data.params) == set(runs[1].data.params)
+    assert set(runs[0].data.metrics) == set(runs[1].data.metrics)
+
+
+def test_registering_twice_makes_one_version(settings: Settings, trained: Trained, client: Any) -> None:
+    """The same run key finds its version; another key makes the next."""
+    first = registered(settings, trained)
+    assert registered(settings, trained) == first
+    assert registered(settings, trained, "z" * 64).version == 2
+    assert len(client.search_model_versions("name = 'houses'")) == 2
+
+
+@pytest.mark.parametrize("killed_in", ["_log_candidate", "_log_model", "_log_run"])
+def test_a_killed_registration_is_begun_anew(
+    settings: Settings, trained: Trained, client: Any, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    """Whatever was reached, nothing stays RUNNING, and the next try leaves one version and no half runs."""
+    with monkeypatch.context() as patch:
+        original = getattr(tracking, killed_in)
+
+        def killed(*args: Any, **kwargs: Any) -> Any:
+            original(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        patch.setattr(tracking, killed_in, killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(settings, trained)
+    experiment = client.get_experiment_by_name("houses").experiment_id
+    assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment])}
+    version = registered(settings, trained)
+    assert version.version == 1
+    runs = client.search_runs([experiment])
+    assert len(runs) == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(client.search_logged_models([experiment])) == 1
+
+
+def test_mlflow_loads_the_logged_model_and_answers_as_ours(
+    settings: Settings, trained: Trained, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model directory is one MLflow can serve: signature, example, odd column names, the very bytes we fitted."""
+    version = registered(settings, trained)
+    import mlflow
+
+    work, *_, fitted, _, _ = trained
+    source = client.get_model_version("houses", "1").source
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    try:
+        folder = mlflow.artifacts.download_artifacts(source)
+        model = mlflow.pyfunc.load_model(folder)
+        example = model.input_example
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert files.sha256(Path(folder) / "model.skops") == fitted.sha256
+    contract = Contract.model_validate_json(work.file("contract.json").read_bytes())
+    features = contract.features(work.table())
+    from towline.training import stored
+
+    ours = stored.load(work.file("model.skops")).predict(features)
+    np.testing.assert_array_equal(model.predict(features), ours)
+    assert model.predict(example).shape == (5,)
+    assert version.link == "#/models/houses/versions/1"
+
+
+def test_closing_adds_release_costs_verdict_and_aliases(
+    settings: Settings, trained: Trained, client: Any, tmp_path: Path
+) -> None:
+    """What is known after the gate is added to the finished run; doing it again changes nothing."""
+    version = registered(settings, trained)
+    for _ in range(2):
+        tracking.close(settings, version, released(tmp_path), VERDICT, {"champion": 1, "previous": None}, COSTS)
+    run = client.get_run(version.run_id)
+    assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
+    assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
+    assert {file.path for file in client.list_artifacts(version.run_id, "release")} == {
+        "release/manifest.json", "release/plots",
+    }  # fmt: skip
+    assert client.get_model_version("houses", "1").tags["verdict"] == "pass"
+    assert client.get_registered_model("houses").aliases == {"champion": 1}
+    tracking.align(settings, "houses", {"champion": None, "challenger": 1})
+    assert client.get_registered_model("houses").aliases == {"challenger": 1}
+
+
+SILENT = """
+import pickle, sys
+from towline.registry import tracking
+if __name__ == "__main__":
+    arguments, extra = pickle.load(open(sys.argv[1], "rb"))
+    version = tracking.register(*arguments)
+    tracking.close(arguments[0], version, *extra)
+    open(sys.argv[2], "w").write(version.model_dump_json())
+"""
+
+
+def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trained: Trained, tmp_path: Path) -> None:
+    """Three processes make the store at once, without git on the path: three versions, nothing printed."""
+    import pickle
+
+    work, *rest = trained
+    running = []
+    for number in range(3):
+        mine = work.model_copy(update={"key": str(number) * 64})
+        shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
+        file = tmp_path / f"{number}.pickle"
+        extra = (released(tmp_path), VERDICT, {"champion": None}, COSTS)
+        file.write_bytes(pickle.dumps(((settings, mine, *rest, FACTS), extra)))
+        line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
+        environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
+        running.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))
+    said = [process.communicate() for process in running]
+    assert said == [("", "")] * 3
+    versions = [json.loads((tmp_path / f"{number}.json").read_text())["version"] for number in range(3)]
+    assert sorted(versions) == [1, 2, 3]
+
+
+def unavailable(call: Callable[[], object]) -> Unavailable:
+    """The error, which must come within 15 s."""
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        call()
+    assert time.monotonic() - began < 15
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_a_locked_store_is_unavailable(settings: Settings, trained: Trained, client: Any) -> None:
+    """Another process that holds the database is named as the cause; afterwards all goes well."""
+    registered(settings, trained)
+    with sqlite3.connect(settings.store / "mlflow.db", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        error = unavailable(lambda: registered(settings, trained, "y" * 64))
+        holder.execute("ROLLBACK")
+    assert "locked" in error.what
+    assert registered(settings, trained, "y" * 64).version == 2
+
+
+def test_a_store_that_cannot_be_used_is_unavailable(tmp_path: Path, trained: Trained) -> None:
+    """A file where the store should be, a folder that takes no files, a file that is no database."""
+    (tmp_path / "file").touch()
+    (tmp_path / "rubbish.db").write_bytes(b"rubbish" * 1000)
+    for store, uri in (
+        (tmp_path / "file" / "mlruns", f"sqlite:///{tmp_path}/file/mlruns/mlflow.db"),
+        (tmp_path, "sqlite:////proc/mlflow.db"),
+        (tmp_path, f"sqlite:///{tmp_path}/rubbish.db"),
+    ):
+        settings = Settings(project=tmp_path, store=store, tracking_uri=uri, ledger_url="sqlite://")
+        unavailable(lambda settings=settings: registered(settings, trained))  # type: ignore[misc]
+
+
+def test_a_server_that_is_away_or_silent_is_unavailable(tmp_path: Path, trained: Trained) -> None:
+    """Nothing listens, or something that never answers; the password in the address is not told."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (1, silent.getsockname()[1]):
+            settings = Settings(
+                project=tmp_path,
+                store=tmp_path,
+                tracking_uri=f"http://ann:s3cret@127.0.0.1:{port}",
+                ledger_url="sqlite://",
+            )
+            error = unavailable(lambda settings=settings: registered(settings, trained))  # type: ignore[misc]
+            assert "s3cret" not in str(error)

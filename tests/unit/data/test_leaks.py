@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import PipelineConfig
+from towline.data.contract import infer
+from towline.data.leaks import Leak, find
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+def leaks(table: pd.DataFrame, target: str, time: str | None = None, seed: int = 0) -> tuple[Leak, ...]:
+    config = PipelineConfig(name="t", data={"source": "-", "target": target, "time": time})
+    return find(table, infer(table, config), seed)
+
+
+@pytest.fixture(scope="module")
+def bike() -> pd.DataFrame:
+    return pd.read_parquet(DATA / "bike_hourly.parquet")
+
+
+@pytest.fixture(scope="module")
+def bank() -> pd.DataFrame:
+    return pd.read_parquet(DATA / "bank_marketing.parquet")
+
+
+@pytest.fixture(scope="module")
+def clean(bike: pd.DataFrame) -> pd.DataFrame:
+    return bike.drop(columns=["casual", "registered"])
+
+
+def test_the_parts_of_a_sum_are_named(bike: pd.DataFrame) -> None:
+    """casual and registered add up to the target of the bike table."""
+    (leak,) = leaks(bike, "rentals", "datetime")
+    assert (leak.kind, leak.columns, leak.detail) == (
+        "sum",
+        ("casual", "registered"),
+        "casual + registered = rentals",
+    )
+
+
+def test_a_weighted_sum_with_a_constant_is_found_among_related_columns(clean: pd.DataFrame) -> None:
+    """The smallest set is named though other columns go with its parts."""
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, len(clean)))
+    table = clean.assign(a=a, b=b, near=a + 0.1 * b + rng.normal(size=len(a)), rentals=3 * a - b / 2 + 7)
+    (leak,) = leaks(table, "rentals", "datetime")
+    assert (leak.kind, leak.columns) == ("sum", ("a", "b"))
+    assert leak.detail == "3 × a + -0.5 × b + 7 = rentals"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_call_duration_is_dominant(bank: pd.DataFrame, seed: int) -> None:
+    """Known only after the call, it does as well as all that is known before."""
+    (leak,) = leaks(bank, "subscribed", "date", seed)
+    assert (leak.kind, leak.columns) == ("dominant", ("duration",))
+
+
+def test_one_part_of_the_sum_is_dominant(bike: pd.DataFrame) -> None:
+    """registered alone no longer adds up to the target, and still gives it away."""
+    (leak,) = leaks(bike.drop(columns="casual"), "rentals", "datetime")
+    assert (leak.kind, leak.columns) == ("dominant", ("registered",))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_honest_tables_raise_no_alarm(bank: pd.DataFrame, clean: pd.DataFrame, seed: int) -> None:
+    """Whatever the seed, what is left of the two tables is taken."""
+    assert leaks(clean, "rentals", "datetime", seed) == ()
+    assert leaks(bank.drop(columns="duration"), "subscribed", "date", seed) == ()
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "wine", "iris", "digits"])
+def test_strong_but_honest_measurements_raise_no_alarm(name: str) -> None:
+    """Tables on which single measurements predict well, because others do too."""
+    from sklearn import datasets
+
+    assert leaks(getattr(datasets, f"load_{name}")(as_frame=True).frame, "target") == ()
+
+
+def test_two_equally_strong_columns_are_no_leak() -> None:
+    """Either does as well as the other and noise: neither stands apart."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(3000, 6)), columns=list("abcdef"))
+    table["y"] = np.where(table.a + table.b + 0.5 * rng.normal(size=3000) > 0, "yes", "no")
+    assert leaks(table, "y") == ()
+
+
+def test_copies_of_a_number(clean: pd.DataFrame) -> None:
+    """Equal, on another scale, and on a curve."""
+    rentals = clean["rentals"]
+    found = leaks(clean.assign(same=rentals, scaled=5 - rentals * 1e-3, curve=np.sqrt(rentals)), "rentals", "datetime")
+    assert {leak.columns[0]: leak.kind for leak in found} == {"same": "copy", "scaled": "copy", "curve": "alone"}
+
+
+def test_a_copy_with_nulls(clean: pd.DataFrame) -> None:
+    """A copy known for half of the rows is a copy."""
+    (leak,) = leaks(clean.assign(half=clean["rentals"].where(clean.index % 2 == 0)), "rentals", "datetime")
+    assert (leak.kind, leak.columns) == ("copy", ("half",))
+
+
+def test_copies_of_a_class(bank: pd.DataFrame) -> None:
+    """Classes under other names, and a column filled in for one class alone."""
+    yes = bank["subscribed"] == "yes"
+    table = bank.drop(columns="duration").assign(renamed=np.where(yes, 7, 3), after=np.where(yes, bank["age"], np.nan))
+    found = leaks(table, "subscribed", "date")
+    assert {leak.columns[0]: leak.kind for leak in found} == {"renamed": "copy", "after": "alone"}
+
+
+def test_copy_among_several_classes() -> None:
+    """One leak in a multiclass table of strings, null standing for one class."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"y": rng.choice(["a", "b", "c"], 300), "x": rng.normal(size=300)})
+    table["code"] = table["y"].map({"a": "1st", "b": "2nd"})
+    (leak,) = leaks(table, "y")
+    assert (leak.kind, leak.columns) == ("copy", ("code",))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 19, 40])
+def test_too_little_to_tell(clean: pd.DataFrame, rows: int) -> None:
+    """Few rows, null columns, a null or constant target: no leak and no crash."""
+    few = clean.head(rows).assign(empty=np.nan)
+    for table in (few, few.assign(rentals=np.nan), few.assign(rentals=1), few.assign(rentals="a"), few[["rentals"]]):
+        assert leaks(table, "rentals") == ()
+
+
+def test_infinities_and_the_largest_floats_do_not_crash(clean: pd.DataFrame) -> None:
+    """Other rules name them; the search goes on without a warning."""
+    table = clean.head(500).copy()
+    table["huge"] = np.linspace(-8e307, 8e307, 500)
+    table["inf"] = np.where(table.index % 7 == 0, np.inf, table.index)
+    assert leaks(table, "rentals") == ()
+    assert leaks(table.assign(rentals=table["huge"] * 1.5), "rentals") is not None
+
+
+def test_the_same_seed_finds_the_same(bank: pd.DataFrame) -> None:
+    """Scores are equal to the last digit."""
+    assert leaks(bank, "subscribed", "date", 5) == leaks(bank, "subscribed", "date", 5)

@@ -1,0 +1,270 @@
+"""Sources: what is read, what is kept, and how each fault is told."""
+
+import gzip
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from towline.config import DataConfig, PipelineConfig
+from towline.data import sources
+from towline.data.contract import infer
+from towline.errors import ConfigError, DataError, TowlineError, Unavailable
+
+DATA = Path(__file__).parents[3] / "data"
+BIKE = {"target": "rentals", "time": "datetime", "drop": ("casual", "registered", "season")}
+BANK = {"target": "subscribed", "time": "date", "drop": ("duration",)}
+
+
+def load(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: Any) -> sources.Dataset:
+    config = DataConfig(source=source, **{"target": "y", **data})
+    return sources.load(config, tmp_path, tmp_path / "store", as_of)
+
+
+def frame(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: Any) -> pd.DataFrame:
+    return sources.read(load(tmp_path, source, as_of, **data), tmp_path / "store")
+
+
+def fault(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any) -> str:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(TowlineError) as caught:
+        load(tmp_path, name, **data)
+    assert caught.value.where
+    assert caught.value.remedy
+    assert len(str(caught.value).splitlines()) <= 25
+    assert not (tmp_path / "store").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
+def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None:
+    """A table has one digest and one feature frame, be it Parquet, CSV, CSV.gz, SQLite or chunks in a folder."""
+    rows = pd.read_parquet(DATA / f"{table}.parquet")
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    rows.to_csv(tmp_path / "t.csv.gz", index=False)
+    pq.write_table(pa.Table.from_pandas(rows), tmp_path / "t.parquet", row_group_size=999)
+    (tmp_path / "folder").mkdir()
+    rows[:5000].to_csv(tmp_path / "folder" / "1.csv", index=False)
+    rows[5000:].to_parquet(tmp_path / "folder" / "2.parquet")
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        rows.to_sql("t", connection, index=False)
+    kinds = ["t.csv", "t.csv.gz", "t.parquet", "folder", ["folder/1.csv", "folder/2*"], str(DATA / f"{table}.parquet")]
+    kinds.append({"url": "sqlite:///t.db", "query": "SELECT * FROM t"})
+    loaded = [load(tmp_path, kind, **data) for kind in kinds]
+    assert len({dataset.digest for dataset in loaded}) == 1
+    config = PipelineConfig(name="x", data=DataConfig(source="t.csv", **data))
+    read = sources.read(loaded[0], tmp_path / "store")
+    contract = infer(read, config)
+    features = contract.features(read)
+    for other in (rows, pd.read_csv(tmp_path / "t.csv"), pd.DataFrame(rows.to_dict("records"))):
+        pd.testing.assert_frame_equal(contract.features(other), features, check_exact=True)
+    assert loaded[0].rows == len(rows)
+    assert loaded[0].start == rows[data["time"]].min().isoformat()
+
+
+def test_types(tmp_path: Path) -> None:
+    """Every scalar type of Parquet comes back as one of five dtypes, nulls and time zones included."""
+    stamp = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    table = pa.table(
+        {
+            "y": pa.array([1, 2, 3], pa.int8()),
+            "gaps": pa.array([1, None, 3]),
+            "flag": pa.array([True, False, True]),
+            "flag?": pa.array([True, None, True]),
+            "price": pa.array([Decimal("1.25"), None, Decimal("2.50")]),
+            "half": pa.array(np.array([1.5, np.nan, 2.5], np.float32)),
+            "level": pa.array(["a", "b", None]).dictionary_encode(),
+            "day": pa.array([stamp.date(), None, stamp.date()]),
+            "zoned": pa.array([stamp] * 3, pa.timestamp("ns", "Europe/Paris")),
+            "huge": pa.array([2**64 - 1, 0, 1], pa.uint64()),
+            "hour": pa.array([stamp.time()] * 3),
+            "none": pa.nulls(3),
+            "none too": pa.nulls(3, pa.string()),
+            'a.b[c] "ü"': pa.array([1, 2, 3]),
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    read = frame(tmp_path, "t.parquet")
+    kinds = {name: str(dtype) for name, dtype in read.dtypes.items()}
+    assert kinds == {
+        "y": "int64", "gaps": "float64", "flag": "bool", "flag?": "float64", "price": "float64", "half": "float64",
+        "level": "str", "day": "datetime64[us]", "zoned": "datetime64[us]", "huge": "float64", "hour": "str",
+        "none": "float64", "none too": "float64", 'a.b[c] "ü"': "int64",
+    }  # fmt: skip
+    assert read["zoned"][0] == pd.Timestamp("2026-01-01 12:00")
+    assert read["price"].tolist()[::2] == [1.25, 2.5]
+
+
+def test_digest_sees_values_only(tmp_path: Path) -> None:
+    """The digest ignores chunking, dictionaries and what lies beneath nulls; one changed value, name or order shows."""
+    beneath = pa.Array.from_buffers(
+        pa.int64(), 3, [pa.py_buffer(b"\x05"), pa.py_buffer(np.array([1, 77, 3], np.int64).tobytes())]
+    )
+    words = pa.chunked_array([["p"], ["q", None]])
+    base = {"y": pa.array([1, None, 3]), "w": pa.array(["p", "q", None])}
+    same = [base, {**base, "y": beneath}, {**base, "w": words}, {**base, "w": base["w"].dictionary_encode()}]
+    other = [
+        {**base, "y": pa.array([1, None, 4])},
+        {**base, "w": pa.array(["pq", "", None])},
+        {"y": base["y"], "v": base["w"]},
+    ]
+    digests = []
+    for columns in same + other:
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        digests.append(load(tmp_path, "t.parquet").digest)
+    assert len(set(digests[: len(same)])) == 1
+    assert len(set(digests)) == 1 + len(other)
+
+
+def test_csv_reads_what_spreadsheets_write(tmp_path: Path) -> None:
+    """Quotes, newlines in values, a byte order mark, nulls and late floats are read over the whole file."""
+    body = '\ufeffy,name,"a, b"\n' + '1,"x\ny",2026-01-01\n' + "2,,2026-01-02 10:00\n" * 3000 + "2.5,NA,\n"
+    (tmp_path / "t.csv").write_text(body, encoding="utf-8")
+    read = frame(tmp_path, "t.csv")
+    assert read.shape == (3002, 3)
+    assert read["y"].iloc[-1] == 2.5
+    assert read["name"].iloc[0] == "x\ny"
+    assert read["name"].isna().sum() == 3001
+    assert read["a, b"].dtype == "datetime64[us]"
+
+
+def test_cuts(tmp_path: Path) -> None:
+    """as_of and the window bound the rows; both ends of the snapshot say so; rows keep their order."""
+    times = pd.date_range("2026-01-01", periods=10, freq="D")[::-1]
+    pd.DataFrame({"y": range(10), "t": times}).to_csv(tmp_path / "t.csv", index=False)
+    cut = load(tmp_path, "t.csv", datetime(2026, 1, 7, 1, tzinfo=UTC), time="t", window=timedelta(days=3))
+    assert (cut.rows, cut.start, cut.end) == (3, "2026-01-05T00:00:00", "2026-01-07T00:00:00")
+    assert frame(tmp_path, "t.csv", time="t", window=timedelta(days=2))["y"].tolist() == [0, 1]
+    with pytest.raises(DataError, match="no rows are left of 10"):
+        load(tmp_path, "t.csv", datetime(2025, 1, 1, tzinfo=UTC), time="t")
+    with pytest.raises(ConfigError, match="needs a time column"):
+        load(tmp_path, "t.csv", window=timedelta(days=2))
+
+
+def test_text_times(tmp_path: Path) -> None:
+    """ISO times kept as text are read as UTC; other spellings are refused with their rows."""
+    told = fault(tmp_path, "y,t\n1,2026-01-02\n2,03/01/2026\n3,now\n", time="t")
+    assert "2 of 3" in told
+    assert "row 2: '03/01/2026', row 3: 'now'" in told
+    pq.write_table(pa.table({"y": [1, 2], "t": ["2026-01-01T10:00+02:00", "2026-01-02"]}), tmp_path / "t.parquet")
+    read = frame(tmp_path, "t.parquet", time="t")
+    assert read["t"].tolist() == [pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-01-02")]
+
+
+def test_snapshot_is_checked(tmp_path: Path) -> None:
+    """A snapshot that is gone, broken or of another content is never handed on."""
+    (tmp_path / "t.csv").write_text("y,a\n1,2\n")
+    dataset = load(tmp_path, "t.csv")
+    path = tmp_path / "store" / dataset.path
+    pq.write_table(pa.table({"y": [1], "a": [3]}), path)
+    with pytest.raises(DataError, match="was changed"):
+        sources.read(dataset, tmp_path / "store")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="not a readable Parquet"):
+        sources.read(dataset, tmp_path / "store")
+    path.unlink()
+    with pytest.raises(DataError, match="is gone"):
+        sources.read(dataset, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("content", "data", "words"),
+    [
+        ("", {}, ["empty"]),
+        (" \n\n", {}, ["empty"]),
+        ("y,a\n", {}, ["a header and no rows"]),
+        ("y,a", {}, ["a header and no rows"]),
+        ("y;a\n1;2\n", {}, ["';'", "data.separator"]),
+        ("y\ta,b\n1\t2\n", {"separator": "|"}, ["data.separator"]),
+        (b"y,a\n1,caf\n2," + b"\xe9\n", {}, ["not UTF-8", "0xe9", "t.csv:3", "iconv"]),
+        ("y,a\n1,2\n\n1,2,3\n", {}, ["3 fields where the header has 2", "t.csv:4"]),
+        ('y,a\n1,2\n1,"2\n1,2\n', {}, ["t.csv:3", "never closed"]),
+        ("y,a,a\n1,2,3\n", {}, ["stand twice", "'a'"]),
+        (",y\n0,1\n", {}, ["column 1 has no name"]),
+        ("sales,a\n1,2\n", {"target": "sale"}, ["no column 'sale'", "did you mean 'sales'?", "data.target"]),
+        ("y,stamp\n1,2\n", {"time": "stmp"}, ["data.time", "'stamp'"]),
+        ("y,shop\n1,2\n", {"group": "shp"}, ["data.group", "'shop'"]),
+        ("y,a\n1,2\n", {"drop": ("zzz",)}, ["data.drop", "the columns are: 'y', 'a'"]),
+        ("y,a\n1,2\n", {"columns": {"b": "text"}}, ["data.columns"]),
+        ("y,t\n1,1700000000\n", {"time": "t"}, ["int64", "ISO 8601"]),
+        ("y,a\n1,2\n2,4\n3,n/k\n4,1e3\n", {}, ["'a' is mixed", "75.0%", "row 3: 'n/k'", "category"]),
+    ],
+)
+def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], words: list[str]) -> None:
+    """Each malformed CSV is one short error with place and remedy, and leaves the store untouched."""
+    told = fault(tmp_path, content, **data)
+    for word in words:
+        assert word in told
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    """Missing, broken, foreign and nested files are told by name."""
+    assert "PAR1" not in fault(tmp_path, b"not parquet", "t.parquet")
+    assert "the file is empty" in fault(tmp_path, b"", "e.parquet")
+    assert "cannot read the file" in fault(tmp_path, gzip.compress(b"y,a\n1,2\n" * 999)[:-20], "t.csv.gz")
+    assert "CSV.gz or Parquet" in fault(tmp_path, b"x", "t.xlsx")
+    for column in ([[1]], [{"k": 1}], [b"raw"], [timedelta(1)]):
+        pq.write_table(pa.table({"y": [1], "odd": column}), tmp_path / "n.parquet")
+        assert "'odd'" in fault(tmp_path, (tmp_path / "n.parquet").read_bytes(), "n.parquet")
+    with pytest.raises(DataError, match="no such file") as caught:
+        load(tmp_path, "t.parqet")
+    assert "t.parquet" in caught.value.remedy
+    with pytest.raises(DataError, match="no such folder"):
+        load(tmp_path, "nowhere/t.csv")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="no CSV or Parquet"):
+        load(tmp_path, "none")
+
+
+def test_folder_that_disagrees(tmp_path: Path) -> None:
+    """Files whose columns or types differ are named; another order of the same columns is not a difference."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "1.csv").write_text("y,a\n1,2\n")
+    (tmp_path / "d" / "2.csv").write_text("a,y\n2.5,1\n")
+    assert frame(tmp_path, "d")["a"].tolist() == [2.0, 2.5]
+    (tmp_path / "d" / "3.csv").write_text("y,b\n1,2\n")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, "d/*.csv")
+    assert "3.csv" in caught.value.where
+    assert caught.value.details == ("missing: a", "only here: b")
+    (tmp_path / "d" / "3.csv").write_text("y,a\n1,two\n")
+    with pytest.raises(DataError, match="'a' is large_string here and int64 in an earlier file"):
+        load(tmp_path, "d")
+
+
+def test_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query is read as it stands; faults name the query or the database and never the password."""
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        connection.execute("CREATE TABLE t (y INT, a, s TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?)", [(1, 1, "10%"), (2, 2.5, ":x"), (3, None, None)])
+    url = "sqlite:///t.db"
+    monkeypatch.setenv("DB_FILE", "t.db")
+    read = frame(tmp_path, {"url": "sqlite:///${DB_FILE}", "query": "SELECT * FROM t WHERE s LIKE '%' OR s = ':x'"})
+    assert read["a"].tolist() == [1.0, 2.5]
+    for query, word in (("SELECT * FROM tt", "no such table"), ("SELECT * FROM t WHERE y > 9", "no rows")):
+        with pytest.raises(DataError, match=word):
+            load(tmp_path, {"url": url, "query": query})
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        connection.execute("INSERT INTO t VALUES (4, 'four', NULL)")
+    with pytest.raises(DataError, match="mixes number and str") as caught:
+        load(tmp_path, {"url": url, "query": "SELECT * FROM t"})
+    assert "four" in str(caught.value)
+    with pytest.raises(ConfigError, match="NOT_SET"):
+        load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
+    with pytest.raises(DataError, match="no such file"):
+        load(tmp_path, {"url": "sqlite:///u.db", "query": "SELECT 1"})
+    assert not (tmp_path / "u.db").exists()
+    with pytest.raises(ConfigError, match="not a database URL"):
+        load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
+    monkeypatch.setenv("DB_PW", "s3cr:t@/x")
+    with pytest.raises(Unavailable) as away:
+        load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
+    assert "s3cr" not in str(away.value)
+    assert "hidden" not in sources.formats.masked("postgresql://me:hid@hidden@h/d?password=hidden")

@@ -1,0 +1,211 @@
+"""Splits: no row on both sides, whole groups and timestamps, and the same side in every run."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from towline.config import DataConfig, PipelineConfig
+from towline.data.contract import infer
+from towline.data.sources import Dataset, load
+from towline.data.splits import Parts, folds, split
+from towline.data.workspace import Workspace
+from towline.errors import DataRefused
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+def config(holdout: float = 0.2, by: str = "auto", k: int = 5, seed: int = 1, **data: Any) -> PipelineConfig:
+    return PipelineConfig(
+        name="x",
+        seed=seed,
+        data=DataConfig(**{"source": "t.parquet", "target": "y", **data}),
+        split={"holdout": holdout, "by": by},
+        cross_validation={"folds": k},
+    )
+
+
+def parts(rows: pd.DataFrame, wish: PipelineConfig) -> tuple[Parts, np.ndarray, np.ndarray]:
+    """Splits a table as the flow does, by way of a snapshot."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows.to_parquet(Path(folder) / "t.parquet", index=False)
+        dataset: Dataset = load(wish.data, Path(folder), Path(folder), None)
+        work = Workspace(store=Path(folder), key="k" * 64, token="t", dataset=dataset)
+        work.save("contract.json", infer(work.table(), wish))
+        made = split(work, wish)
+        assert Parts.model_validate_json(work.file("parts.json").read_bytes()) == made
+        positions = work.parts()
+    train, holdout = positions["train"], positions["holdout"]
+    assert train.dtype == holdout.dtype == np.int64
+    assert (len(train), len(holdout)) == (made.train, made.holdout)
+    assert not set(train) & set(holdout)
+    return made, train, holdout
+
+
+def table(rows: int, seed: int, levels: int = 10**6) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "row": np.arange(rows),
+            "y": rng.choice(["a", "b", "c"], rows, p=[0.66, 0.3, 0.04]),
+            "x": rng.integers(0, levels, rows),
+            "g": rng.integers(0, 40, rows),
+            "t": pd.Timestamp("2026-01-01") + pd.to_timedelta(rng.integers(0, 60, rows), "h"),
+        }
+    )
+
+
+def test_bike_by_time() -> None:
+    """The newest fifth of the bike table is held out, and every fold tests on rows newer than all it learns from."""
+    rows = pd.read_parquet(DATA / "bike_hourly.parquet")
+    wish = config(source=str(DATA / "bike_hourly.parquet"), target="rentals", time="datetime")
+    made, train, holdout = parts(rows, wish)
+    assert made.by == "time"
+    assert abs(made.holdout / len(rows) - 0.2) < 0.001
+    assert rows["datetime"][train].max() < rows["datetime"][holdout].min() == pd.Timestamp(made.cut or "")
+    older = rows.iloc[train]
+    cut = folds(older, older["rentals"].to_numpy(float), wish, "time")
+    assert len(cut) == 5
+    for learn, test in cut:
+        assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
+    assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
+
+
+def test_bank_days_stay_whole() -> None:
+    """Calls of one day are on one side of the split and of every fold."""
+    rows = pd.read_parquet(DATA / "bank_marketing.parquet")
+    wish = config(source=str(DATA / "bank_marketing.parquet"), target="subscribed", time="date")
+    _, train, holdout = parts(rows, wish)
+    assert not set(rows["date"][train]) & set(rows["date"][holdout])
+    older = rows.iloc[train]
+    for learn, test in folds(older, older["subscribed"].to_numpy(object), wish, "time"):
+        assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
+
+
+def test_bank_at_random_is_stratified() -> None:
+    """At random the holdout has its share of each class, and another seed has another holdout."""
+    rows = pd.read_parquet(DATA / "bank_marketing.parquet")
+    wish = {"by": "random", "target": "subscribed", "time": "date"}
+    _, train, holdout = parts(rows, config(**wish))
+    yes = rows["subscribed"] == "yes"
+    assert abs(len(holdout) / len(rows) - 0.2) < 0.01
+    assert abs(yes[holdout].mean() - yes[train].mean()) < 0.02
+    assert rows["date"][train].is_monotonic_increasing
+    assert set(holdout) != set(parts(rows, config(seed=2, **wish))[2])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([3, 10**6]))
+def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
+    """A row keeps its side when rows are shuffled or appended; copies stay together; each class is on both sides."""
+    base = table(rows, seed, levels).drop(columns=["row", "g", "t"])
+    shuffled = base.sample(frac=1, random_state=seed).reset_index(drop=True)
+    more = pd.concat([shuffled, table(rows // 2, seed + 1, levels)[["y", "x"]], base[:9]], ignore_index=True)
+    more.loc[rows + 1, "x"] = None
+    held = []
+    for frame in (base, shuffled, more):
+        _, train, holdout = parts(frame, config(share))
+        assert len(train) + len(holdout) == len(frame)
+        keys = frame.astype({"x": float}).apply(tuple, axis=1)
+        assert not set(keys[train]) & set(keys[holdout])
+        for name, group in frame.drop_duplicates().groupby("y"):
+            if len(group) > 1:
+                assert name in set(frame["y"][train]) & set(frame["y"][holdout])
+        held.append(set(keys[holdout]))
+    assert held[0] == held[1]
+    rare = base.drop_duplicates()["y"].value_counts()
+    common = {key for key in set(base.astype({"x": float}).apply(tuple, axis=1)) if rare[key[0]] > 80}
+    assert held[0] & common == held[2] & common
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(60, 300), st.integers(0, 10**6), st.sampled_from(["random", "time"]))
+def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
+    """Rows of one group are on one side of the split and of every fold, by time as at random."""
+    base = table(rows, seed)
+    base["y"] = base["x"] / 7
+    if by == "time":
+        base["g"] = base["t"].dt.day * 100 + base["g"] % 3
+    wish = config(by=by, group="g", time="t" if by == "time" else None)
+    _, train, holdout = parts(base, wish)
+    assert not set(base["g"][train]) & set(base["g"][holdout])
+    older = base.iloc[train]
+    assume(older["g"].nunique() > 5 and older["t"].dt.day.nunique() > 1)
+    made: list[tuple[np.ndarray, np.ndarray]] = []
+    with contextlib.suppress(DataRefused) if by == "time" else contextlib.nullcontext():
+        made = folds(older, older["y"].to_numpy(), wish, by)
+    for learn, test in made:
+        assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
+        assert not set(learn) & set(test)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(20, 300), st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([0.1, 0.3, 0.6]))
+def test_time_split(rows: int, seed: int, moments: int, share: float) -> None:
+    """Equal timestamps never straddle, and the order of the rows does not matter."""
+    base = table(rows, seed)
+    base["t"] = base["t"].dt.floor(f"{max(60 // moments, 1)}h")
+    wish = config(share, time="t")
+    if base["t"].nunique() == 1:
+        with pytest.raises(DataRefused, match="same time"):
+            parts(base, wish)
+        return
+    made, train, holdout = parts(base, wish)
+    assert base["t"][train].max() < base["t"][holdout].min()
+    assert base["t"][train].is_monotonic_increasing
+    shuffled = base.sample(frac=1, random_state=seed).reset_index(drop=True)
+    again, _, same = parts(shuffled, wish)
+    assert again == made
+    assert set(shuffled["row"][same]) == set(base["row"][holdout])
+
+
+def test_time_folds_shrink() -> None:
+    """Few distinct timestamps give fewer folds; fewer than three are refused."""
+    times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
+    labels = np.arange(27.0)
+    made = folds(times, labels, config(time="t"), "time")
+    assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
+    with pytest.raises(DataRefused, match="2 distinct times"):
+        folds(times[:18], labels[:18], config(time="t"), "time")
+
+
+def test_random_folds_partition() -> None:
+    """At random each training row is tested once; classes keep their shares; the seed decides."""
+    rows = table(500, 3)
+    labels = rows["y"].to_numpy(object)
+    for truth in (labels, rows["x"].to_numpy(float)):
+        made = folds(rows, truth, config(), "random")
+        assert sorted(np.concatenate([test for _, test in made])) == list(range(500))
+    shares = [(labels[test] == "c").mean() for _, test in folds(rows, labels, config(), "random")]
+    assert max(shares) - min(shares) < 0.02
+    one, two = (folds(rows, labels, config(), "random") for _ in range(2))
+    assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
+
+
+def test_refusals() -> None:
+    """Too few rows, groups or rows of a class, and sides that lack a class, are named with numbers and remedy."""
+    rows = table(100, 3)
+    labels = np.array(["a"] * 97 + ["b"] * 3, dtype=object)
+    cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str, str]] = [
+        (rows[:4], labels[:4], config(), "random", "4 training rows: fewer than 5 folds"),
+        (rows, labels, config(), "random", "class 'b' has 3 training rows: fewer than 5 folds"),
+        (rows.assign(g=rows["g"] % 2), labels, config(group="g"), "random", "2 groups of 'g'"),
+        (rows.sort_values("t"), labels, config(time="t"), "time", "fold 1 of 5 has no row of class 'b'"),
+        (rows.sort_values("t"), labels[::-1], config(time="t"), "time", "fold 1 of 5 is tested on rows of one class"),
+    ]
+    for frame, truth, wish, by, words in cases:
+        with pytest.raises(DataRefused) as caught:
+            folds(frame, truth, wish, by)
+        assert words in caught.value.what
+        assert "cross_validation.folds" in caught.value.remedy
+    alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})
+    with pytest.raises(DataRefused, match="holdout would be empty"):
+        parts(alone, config())
+    with pytest.raises(DataRefused, match="would be empty"):
+        parts(rows.assign(g=1), config(time="t", group="g"))

@@ -1,0 +1,324 @@
+import datetime as dt
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import PipelineConfig
+from towline.data import sources
+from towline.data.contract import Contract
+from towline.data.validation import Rule, Validation, validate
+from towline.data.workspace import Workspace
+from towline.errors import ConfigError, DataRefused
+
+DATA = Path(__file__).parents[3] / "data"
+NOW = dt.datetime.fromisoformat("2024-03-01")
+ODD = ["a b", "ä'ö", '"q"', "x[0]", "'; DROP TABLE t;--", "<script>alert(1)</script>", "日本", "{{7*7}}", "$x"]
+
+
+class Desk:
+    """Validates a table as the flow would: through a file, a snapshot and a workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def __call__(
+        self, table: pd.DataFrame | str, previous: Contract | None = None, *, data: Any = None, **config: Any
+    ) -> Validation:
+        self.count += 1
+        source = table if isinstance(table, str) else str(self.folder / f"{self.count}.parquet")
+        if isinstance(table, pd.DataFrame):
+            table.to_parquet(source, index=False)
+        settings = PipelineConfig(name="desk", data={"source": source, "target": "y", **(data or {})}, **config)
+        dataset = sources.load(settings.data, self.folder, self.folder, None)
+        self.work = Workspace(store=self.folder, key=f"{self.count:016}", token="t", dataset=dataset)
+        return validate(self.work, settings, previous, NOW)
+
+    def refused(self, *args: Any, **kwargs: Any) -> list[Rule]:
+        """The rules that failed, as they are on disk after the refusal."""
+        with pytest.raises(DataRefused) as refusal:
+            self(*args, **kwargs)
+        self.error = refusal.value
+        saved = Validation.model_validate_json(self.work.file("validation.json").read_bytes())
+        assert self.work.file("data_docs.html").is_file()
+        failed = [rule for rule in saved.rules if not rule.passed and rule.severity == "error"]
+        assert len(failed) == saved.failed == len(self.error.details)
+        return failed
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "t": pd.date_range("2024-01-01", periods=300, freq="h"),
+            "x": rng.normal(10, 1, 300),
+            "k": rng.choice(["red", "green"], 300),
+            "n": rng.integers(0, 5, 300),
+            "y": rng.choice(["no", "yes"], 300, p=[0.8, 0.2]),
+        }
+    )
+
+
+def warned(validation: Validation) -> dict[str | None, Rule]:
+    return {rule.column: rule for rule in validation.rules if not rule.passed}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "time", "leak"),
+    [
+        ("bike_hourly", "rentals", "datetime", ["casual", "registered"]),
+        ("bank_marketing", "subscribed", "date", ["duration"]),
+    ],
+)
+def test_samples_pass_without_their_leaks_and_are_refused_with_them(
+    desk: Desk, name: str, target: str, time: str, leak: list[str]
+) -> None:
+    """What the shipped configs rest on."""
+    source, data = str(DATA / f"{name}.parquet"), {"target": target, "time": time}
+    passed = desk(source, data={**data, "drop": leak})
+    assert (passed.failed, passed.warned) == (0, 0)
+    (rule,) = desk.refused(source, data=data)
+    assert rule.column == ", ".join(leak)
+    assert "data.drop" in rule.detail
+    assert desk(source, data=data, validation={"allow_leaks": leak}).failed == 0
+
+
+def test_a_sum_is_allowed_only_as_a_whole(desk: Desk) -> None:
+    """Allowing one part of it does not let the other in."""
+    source, data = str(DATA / "bike_hourly.parquet"), {"target": "rentals", "time": "datetime"}
+    assert desk.refused(source, data=data, validation={"allow_leaks": ["casual"]})[0].rule == "no_leak_by_sum"
+
+
+def test_declared_column_rules(desk: Desk, table: pd.DataFrame) -> None:
+    """Each broken rule names column, count, share and rows; a warn-level one does not refuse."""
+    table.loc[12, "x"] = -3
+    table.loc[[5, 6], "k"] = None
+    rules = {
+        "x": {"min": 0, "max": 100, "unique": True},
+        "k": {"nullable": False, "categories": ["red"]},
+        "n": {"categories": ["0", "1", "2", "3"], "severity": "warn"},
+    }
+    failed = {(rule.column, rule.rule.removeprefix("expect_column_values_")): rule for rule in desk.refused(
+        table, validation={"columns": rules})}  # fmt: skip
+    assert failed.keys() == {("x", "to_be_between"), ("k", "to_not_be_null"), ("k", "to_be_in_set")}
+    below = failed["x", "to_be_between"]
+    assert (below.count, below.share, below.examples) == (1, 1 / 300, ("row 12: -3.0",))
+    assert failed["k", "to_not_be_null"].examples == ("row 5: null", "row 6: null")
+    assert failed["k", "to_be_in_set"].count == (table["k"] == "green").sum()
+    assert any(line.startswith("x: ") and "row 12: -3.0" in line for line in desk.error.details)
+    saved = Validation.model_validate_json(desk.work.file("validation.json").read_bytes())
+    assert warned(saved)["n"].count == (table["n"] == 4).sum()
+
+
+def test_compound_key(desk: Desk, table: pd.DataFrame) -> None:
+    """Columns that together identify a row, and a key of one column."""
+    table.loc[9, "t"] = table.loc[3, "t"]
+    table.loc[9, "k"] = table.loc[3, "k"]
+    (rule,) = desk.refused(table, validation={"unique": ["t", "k"]})
+    assert (rule.column, rule.count) == ("t, k", 2)
+    assert [example.split(":")[0] for example in rule.examples] == ["row 3", "row 9"]
+    assert desk.refused(table, validation={"unique": ["t"]})[0].rule == "expect_column_values_to_be_unique"
+
+
+def test_columns_the_rules_name_must_exist(desk: Desk, table: pd.DataFrame) -> None:
+    """A column that went missing is a fault of the table."""
+    (rule,) = desk.refused(table, validation={"columns": {"gone": {"min": 0}}, "unique": ["away", "t"]})
+    assert rule.rule == "expect_table_columns_to_match_set"
+    assert rule.detail.endswith("missing 'away', 'gone'")
+
+
+def test_time(desk: Desk, table: pd.DataFrame) -> None:
+    """Rows without a time or from the future are refused; rows out of order and doubled are warned of."""
+    shuffled = pd.concat([table.iloc[::-1], table.head(3)])
+    assert {rule.rule: rule.count for rule in warned(desk(shuffled, data={"time": "t"})).values()} == {
+        "expect_column_values_to_be_increasing": 299,
+        "rows_distinct": 3,
+    }
+    table.loc[4, "t"] = pd.NaT
+    table.loc[299, "t"] = pd.Timestamp("2024-03-02")
+    assert [rule.examples for rule in desk.refused(table, data={"time": "t"})] == [
+        ("row 4: null",),
+        ("row 299: 2024-03-02 00:00:00",),
+    ]
+
+
+def test_rows_of_a_zone_ahead_of_utc_are_not_from_the_future(desk: Desk, table: pd.DataFrame) -> None:
+    """Local time runs up to 14 hours ahead of the clock that is asked."""
+    table.loc[299, "t"] = NOW + dt.timedelta(hours=13)
+    assert desk(table, data={"time": "t"}).failed == 0
+
+
+def test_target(desk: Desk, table: pd.DataFrame) -> None:
+    """Null, constant, or a class too small for the folds."""
+    null = table.assign(y=table["y"].where(table.index != 7))
+    assert [rule.examples for rule in desk.refused(null)] == [("row 7: null",)]
+    assert "not constant" in desk.refused(table.assign(y="no"))[0].detail
+    rare = table.assign(y=np.where(table.index < 5, "rare", table["y"]))
+    (rule,) = desk.refused(rare)
+    assert (rule.rule, rule.count, rule.examples) == ("rows_in_each_class", 5, ("class rare: 5 rows",))
+    assert desk(rare, cross_validation={"folds": 4}).failed == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3, 19])
+def test_too_few_rows(desk: Desk, table: pd.DataFrame, rows: int) -> None:
+    """Fewer than min_rows, or than the folds need, whichever is more."""
+    assert desk.refused(table.head(rows))[0].rule == "expect_table_row_count_to_be_between"
+
+
+def test_rows_for_the_folds(desk: Desk, table: pd.DataFrame) -> None:
+    """A small min_rows does not let a table in that cannot be folded."""
+    number = table.assign(y=np.arange(300) % 97 * 1.7)
+    failed = desk.refused(number.head(6), validation={"min_rows": 2})
+    assert [rule.detail for rule in failed] == ["at least 8 rows; observed 6"]
+
+
+def test_empty_columns_and_infinities(desk: Desk, table: pd.DataFrame) -> None:
+    """Named, unless the config leaves the column out."""
+    table["empty"] = np.nan
+    assert [rule.column for rule in desk.refused(table)] == ["empty"]
+    assert desk(table, data={"drop": ["empty"]}).failed == 0
+    assert desk(table, data={"columns": {"empty": "ignore"}}).failed == 0
+    table["empty"] = np.where(table.index == 250, -np.inf, 1.5 + table.index)
+    (rule,) = desk.refused(table)
+    assert (rule.column, rule.rule, rule.examples) == ("empty", "values_finite", ("row 250: -inf",))
+
+
+def test_columns_left_out_are_noted(desk: Desk, table: pd.DataFrame) -> None:
+    """A constant is no fault."""
+    validation = desk(table.assign(c=1))
+    assert validation.failed == 0
+    assert any(note.startswith("c: ") for note in validation.notes)
+
+
+def test_more_features_than_rows_is_warned_of(desk: Desk, table: pd.DataFrame) -> None:
+    """It trains, with a word of caution."""
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 40))).rename(columns="c{}".format)
+    assert warned(desk(wide.assign(y=np.arange(30) % 2)))[None].rule == "fewer_features_than_rows"
+
+
+def test_champions_contract(desk: Desk, table: pd.DataFrame) -> None:
+    """A column gone or of another kind is refused; what is merely new is warned of with its count."""
+    desk(table)
+    champion = desk.work.contract()
+    assert desk(table, champion).warned == 0
+    fresh = table.copy()
+    fresh.loc[3, "x"] = 99
+    fresh.loc[[4, 5], "k"] = "blue"
+    fresh.loc[6, "k"] = None
+    validation = desk(fresh, champion)
+    news = {(rule.column, rule.count) for rule in validation.rules if not rule.passed}
+    assert (validation.failed, news) == (0, {("x", 1), ("k", 2), ("k", 1)})
+    (rule,) = desk.refused(table.drop(columns="x"), champion)
+    assert (rule.column, rule.rule) == ("x", "champion_columns")
+    assert desk(table, champion, data={"drop": ["x"]}).failed == 0
+    (rule,) = desk.refused(table.assign(x=np.where(table["x"] > 10, "high", "low")), champion)
+    assert rule.detail.startswith("numeric for the champion, category now")
+
+
+def test_users_expectations(desk: Desk, table: pd.DataFrame) -> None:
+    """By their own names, with dates as dates and rows named."""
+    table["when"] = table["t"].astype(str)
+    expectations = [
+        {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "k", "regex": "^r"}, "severity": "warn"},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "t", "min_value": dt.date(2024, 1, 2)}},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "when", "max_value": "2024-01-05T00:00Z"}},
+        {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "x", "max_value": 5}},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "x", "max_value": 10, "mostly": 0.1}},
+    ]
+    failed = desk.refused(table, validation={"expectations": expectations})
+    assert [(rule.column, rule.count) for rule in failed] == [("t", 24), ("when", 203), ("x", 0)]
+    assert failed[0].examples[0] == "row 0: 2024-01-01 00:00:00"
+    assert "observed" in failed[2].detail
+
+
+@pytest.mark.parametrize(
+    ("type_", "kwargs", "said"),
+    [
+        ("expect_column_values_to_be_betwen", {"column": "x", "min_value": 1}, "did you mean expect_column_values_to"),
+        ("unexpected_rows_expectation", {"unexpected_rows_query": "SELECT 1"}, "no such expectation"),
+        ("expect_column_values_to_be_between", {"column": "xx", "min_value": 1}, "did you mean x?"),
+        ("expect_column_values_to_be_between", {"column": "x", "minimum": 1}, "minimum"),
+        ("expect_column_values_to_be_between", {"column": "x", "min_value": float("nan")}, "NaN"),
+        ("expect_column_values_to_be_between", {"column": "x", "min_value": 3, "max_value": 1}, "above max_value 1"),
+        ("expect_column_values_to_be_between", {"column": "k", "min_value": 3}, "could not be evaluated"),
+        ("expect_column_values_to_be_between", {"column": "t", "min_value": "soon"}, "not a date"),
+        ("expect_column_values_to_match_regex", {"column": "k", "regex": "("}, "could not be evaluated"),
+    ],
+)
+def test_expectations_that_make_no_sense(
+    desk: Desk, table: pd.DataFrame, type_: str, kwargs: dict[str, Any], said: str
+) -> None:
+    """A fault of the config, with its place in it: never a silent pass, never a fault of the table."""
+    fine = {"type": "expect_column_to_exist", "kwargs": {"column": "x"}}
+    with pytest.raises(ConfigError) as error:
+        desk(table, validation={"expectations": [fine, {"type": type_, "kwargs": kwargs}]})
+    assert said in str(error.value)
+    assert "validation.expectations[1]" in error.value.where
+
+
+def test_bounds_on_a_category(desk: Desk, table: pd.DataFrame) -> None:
+    """Refused by name before anything runs."""
+    with pytest.raises(ConfigError, match="'k' is category"):
+        desk(table, validation={"columns": {"k": {"min": 0}}})
+
+
+def test_odd_names_and_values(desk: Desk, table: pd.DataFrame) -> None:
+    """Any name works in any rule, and none reaches the report as markup."""
+    rng = np.random.default_rng(1)
+    odd = table.assign(**{name: rng.normal(size=300) for name in ODD})
+    odd.loc[3, ODD] = -99.0
+    odd["k"] = "<i>" + odd["k"] + "</i>\n" + "é" * 60
+    rules = {name: {"min": -9, "max": 9, "nullable": False, "unique": True} for name in ODD}
+    failed = desk.refused(odd, validation={"columns": {**rules, "k": {"categories": ["a"]}}, "unique": ODD[:3]})
+    assert [rule.column for rule in failed if rule.examples == ("row 3: -99.0",)] == ODD
+    assert all(len(example) <= len("row 299: ") + 40 for rule in failed for example in rule.examples)
+    page = desk.work.file("data_docs.html").read_text()
+    assert "<script" not in page
+    assert "<i>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{7*7}}" in page
+
+
+def test_the_report_links_nothing_outside(desk: Desk, table: pd.DataFrame) -> None:
+    """It opens without a network, now and in ten years."""
+    validation = desk(table, data={"time": "t"})
+    page = desk.work.file(validation.docs).read_text()
+    assert not any(word in page for word in ("http:", "https:", "src=", "href=", "@import", "url("))
+    assert all(rule.rule in page for rule in validation.rules)
+
+
+def test_records_are_plain_json(desk: Desk, table: pd.DataFrame) -> None:
+    """They come back equal, and the suite is one Great Expectations reads."""
+    validation = desk(table, data={"time": "t"}, validation={"columns": {"x": {"min": 0}}})
+    assert Validation.model_validate_json(validation.model_dump_json()) == validation
+    suite = json.loads(desk.work.file("suite.json").read_text())
+    assert all(one.keys() == {"type", "kwargs", "meta", "severity"} for one in suite["expectations"])
+    assert desk.work.contract().target == "y"
+
+
+def test_not_a_word_not_a_file_not_a_packet(
+    desk: Desk, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Great Expectations runs in memory, offline and silent."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    desk(table, data={"time": "t"})
+    assert capfd.readouterr() == ("", "")
+    assert not list(home.iterdir())

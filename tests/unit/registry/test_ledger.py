@@ -1,0 +1,299 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from towline.errors import ConfigError, GateRefused, ReleaseError, TowlineError, Unavailable
+from towline.registry import chain
+from towline.registry.ledger import Entry, Ledger
+
+PASS = {"verdict": "pass"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An empty ledger: SQLite, or the PostgreSQL database that LEDGER_TEST_URL names."""
+    url = os.environ.get("LEDGER_TEST_URL")
+    if url:
+        from sqlalchemy import create_engine, text
+
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS ledger"))
+        engine.dispose()
+    return Ledger(url or f"sqlite:///{tmp_path}/store/ledger.db")
+
+
+def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[str, Any] | None = None) -> Entry:
+    given = PASS if evidence is None else evidence
+    return ledger.promote("bikes", version, expected, "ann", "better", given, f"key{version}", f"releases/v{version}")
+
+
+def everyone(work: Callable[[int], Any], count: int = 20) -> list[Any]:
+    def outcome(number: int) -> Any:
+        try:
+            return work(number)
+        except TowlineError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(outcome, range(1, count + 1)))
+
+
+def execute(ledger: Ledger, statement: str) -> None:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(ledger._chain._url)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
+    """Champion, previous champion, actor, reason, evidence and release can be read back."""
+    promote(ledger, 1, None)
+    row = promote(ledger, 2, 1, {"verdict": "pass", "mae": 41.5, "p": float("nan")})
+    assert ledger.champion("bikes") == row
+    assert (row.seq, row.version, row.previous, row.actor, row.release) == (2, 2, 1, "ann", "releases/v2")
+    assert row.evidence == {"verdict": "pass", "mae": 41.5, "p": None}
+    assert [entry.version for entry in ledger.history("bikes")] == [2, 1]
+    assert ledger.history(limit=1) == [row]
+    assert ledger.models() == ["bikes"]
+    ledger.verify()
+
+
+def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
+    """Twenty threads that all saw no champion: one row is written, nineteen are told they lost."""
+    outcomes = everyone(lambda version: promote(Ledger(ledger._chain._url), version, None))
+    winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
+    losers = [outcome for outcome in outcomes if isinstance(outcome, GateRefused)]
+    assert (len(winners), len(losers)) == (1, 19), outcomes
+    assert all("lost the race" in str(loser) for loser in losers)
+    assert ledger.history() == winners
+    ledger.verify()
+
+
+def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
+    """The same between processes, the table's creation included."""
+    code = (
+        "import sys; from towline.registry.ledger import Ledger;"
+        "Ledger(sys.argv[1]).promote('bikes', int(sys.argv[2]), None, 'ann', '', {'verdict': 'pass'}, sys.argv[2], '')"
+    )
+    arguments = [[sys.executable, "-c", code, ledger._chain._url, str(version)] for version in range(1, 9)]
+    processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in arguments]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes].count(0) == 1, said
+    assert sum("lost the race" in text for text in said) == 7
+    assert len(ledger.history()) == 1
+
+
+def test_concurrent_registrations_are_all_kept(ledger: Ledger) -> None:
+    """Writers that do not contend for the champion wait their turn instead of failing."""
+    outcomes = everyone(lambda version: ledger.register("bikes", version, "ann", "", {}, f"key{version}", ""))
+    assert sorted(outcome.seq for outcome in outcomes) == list(range(1, 21))
+    ledger.verify()
+
+
+def test_of_concurrent_rollbacks_one_goes_back(ledger: Ledger) -> None:
+    """Two people rolling back at the same moment do not go two champions back."""
+    for version in range(1, 5):
+        promote(ledger, version, version - 1 or None)
+    everyone(lambda _: ledger.rollback("bikes", "ann", ""), 2)
+    steps = [row for row in ledger.history() if row.event == "rolled_back"]
+    assert all(row.previous == row.version + 1 for row in steps)
+    ledger.verify()
+
+
+def test_registering_and_promoting_twice_is_done_once(ledger: Ledger) -> None:
+    """A run that was killed after its row was written repeats its steps without a second row."""
+    first = ledger.register("bikes", 1, "ann", "", {}, "key1", "")
+    assert ledger.register("bikes", 1, "ann", "", {}, "key1", "") == first
+    assert ledger.finished("bikes", "key1") is None
+    row = promote(ledger, 1, None)
+    assert promote(ledger, 1, None) == row
+    assert ledger.finished("bikes", "key1") == row
+    assert len(ledger.history()) == 2
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive", None])
+def test_only_a_passing_verdict_is_promoted(ledger: Ledger, verdict: str | None) -> None:
+    """A refused version, or one without a verdict, cannot be made champion by hand."""
+    evidence = {"verdict": verdict} if verdict else {}
+    ledger.register("bikes", 1, "ann", "", {}, "key1", "")
+    ledger.refuse("bikes", 1, "gate", "worse", evidence, "key1", "releases/v1")
+    with pytest.raises(GateRefused, match="has not passed"):
+        promote(ledger, 1, None, {})
+    assert ledger.champion("bikes") is None
+    finished = ledger.finished("bikes", "key1")
+    assert finished is not None
+    assert finished.event == "refused"
+
+
+def test_a_version_that_passed_can_be_promoted_again(ledger: Ledger) -> None:
+    """The recorded verdict counts when none is given, and is copied into the new row."""
+    promote(ledger, 1, None)
+    promote(ledger, 2, 1)
+    row = promote(ledger, 1, 2, {})
+    assert row.evidence == PASS
+    assert ledger.rollback("bikes", "ann", "").version == 2
+
+
+def test_rolling_back_twice_never_returns_to_the_one_left(ledger: Ledger) -> None:
+    """3 → 2 → 1 → refused; a promotion afterwards starts a new line."""
+    for version in (1, 2, 3):
+        promote(ledger, version, version - 1 or None)
+    back = ledger.rollback("bikes", "ann", "3 is bad")
+    assert (back.event, back.version, back.previous, back.release) == ("rolled_back", 2, 3, "releases/v2")
+    assert ledger.aliases("bikes") == {"champion": 2, "challenger": None, "previous": 1}
+    assert (ledger.state("bikes", 3), ledger.rollback_target("bikes").version) == ("rolled back", 1)
+    assert ledger.rollback("bikes", "ann", "2 as well").version == 1
+    with pytest.raises(GateRefused, match="no earlier champion"):
+        ledger.rollback("bikes", "ann", "1 as well")
+    ledger.register("bikes", 4, "ann", "", {}, "key4", "")
+    assert ledger.aliases("bikes") == {"champion": 1, "challenger": 4, "previous": None}
+    promote(ledger, 4, 1)
+    assert ledger.aliases("bikes") == {"champion": 4, "challenger": None, "previous": 1}
+    assert ledger.rollback("bikes", "ann", "4 is bad").version == 1
+
+
+def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
+    """Verdict, run and release are taken from what was recorded; an unknown or refused version is turned away."""
+    promote(ledger, 1, None)
+    promote(ledger, 2, 1)
+    ledger.refuse("bikes", 3, "gate", "worse", {"verdict": "fail"}, "key3", "releases/v3")
+    row = ledger.promote_again("bikes", 1, 2, "ann", "steadier")
+    assert (row.version, row.previous, row.release, row.evidence) == (1, 2, "releases/v1", PASS)
+    assert [ledger.state("bikes", version) for version in (1, 2, 3, 4)] == [
+        "champion",
+        "previous",
+        "refused",
+        "unknown",
+    ]
+    for version in (3, 4):
+        with pytest.raises(GateRefused):
+            ledger.promote_again("bikes", version, 1, "ann", "please")
+
+
+def test_versions_show_how_each_stands(ledger: Ledger) -> None:
+    """One row a version, the last one written."""
+    ledger.register("bikes", 1, "ann", "", {}, "key1", "")
+    promote(ledger, 1, None)
+    ledger.register("bikes", 2, "ann", "", {}, "key2", "")
+    assert [(row.version, row.event) for row in ledger.versions("bikes")] == [(1, "promoted"), (2, "registered")]
+    assert ledger.entry("bikes", 3) is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger SET version = 9 WHERE seq = 2",
+        "UPDATE ledger SET reason = 'because' WHERE seq = 2",
+        'UPDATE ledger SET evidence = \'{"verdict": "pass", "mae": 1}\' WHERE seq = 2',
+        "UPDATE ledger SET evidence = 'no json' WHERE seq = 2",
+        "UPDATE ledger SET event = 'crowned' WHERE seq = 2",
+        "UPDATE ledger SET prev_hash = '' WHERE seq = 2",
+        "UPDATE ledger SET hash = prev_hash WHERE seq = 2",
+    ],
+)
+def test_a_changed_row_is_found_and_not_built_upon(ledger: Ledger, statement: str) -> None:
+    """Whatever field of a row is changed, verify names that row and no row is added after it."""
+    for version in (1, 2, 3):
+        promote(ledger, version, version - 1 or None)
+    execute(ledger, statement)
+    with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
+        ledger.verify()
+    with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
+        promote(ledger, 4, 3)
+
+
+def test_a_removed_row_is_found(ledger: Ledger) -> None:
+    """A row taken out of the middle breaks the chain at the next one."""
+    for version in (1, 2, 3):
+        promote(ledger, version, version - 1 or None)
+    execute(ledger, "DELETE FROM ledger WHERE seq = 2")
+    with pytest.raises(ReleaseError, match="ledger row 3 of bikes"):
+        ledger.verify()
+
+
+def test_reading_a_ledger_that_does_not_exist_creates_nothing(tmp_path: Path) -> None:
+    """`towline models` in a fresh project leaves no file behind."""
+    ledger = Ledger(f"sqlite:///{tmp_path}/store/ledger.db")
+    assert (ledger.models(), ledger.history(), ledger.champion("bikes")) == ([], [], None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_locked_ledger_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that waits in vain for another process says so."""
+    monkeypatch.setattr(chain, "_BUSY_SECONDS", 0.1)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    promote(ledger, 1, None)
+    holder = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Unavailable, match="locked") as caught:
+        promote(ledger, 2, 1)
+    assert "another process holds the ledger" in caught.value.remedy
+    holder.close()
+    assert promote(ledger, 2, 1).version == 2
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    """A damaged file is named, with what to do, and left as it is."""
+    file = tmp_path / "ledger.db"
+    file.write_bytes(b"not a database, but long enough to be looked at" * 50)
+    before = file.read_bytes()
+    for use in (Ledger(f"sqlite:///{file}").models, lambda: promote(Ledger(f"sqlite:///{file}"), 1, None)):
+        with pytest.raises(Unavailable, match="not a database") as caught:
+            use()
+        assert caught.value.where == f"sqlite:///{file}"
+        assert "backup" in caught.value.remedy
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_page_is_unavailable(tmp_path: Path) -> None:
+    """So is a file with a good header and rubbish behind it."""
+    file = tmp_path / "ledger.db"
+    promote(Ledger(f"sqlite:///{file}"), 1, None)
+    file.write_bytes(file.read_bytes()[:100] + b"\xff" * 9000)
+    with pytest.raises(Unavailable, match="backup"):
+        Ledger(f"sqlite:///{file}").models()
+
+
+def test_a_ledger_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    """Read-only file, a file where the folder should be, a folder that takes no files."""
+    promote(Ledger(f"sqlite:///{tmp_path}/ledger.db"), 1, None)
+    (tmp_path / "file").touch()
+    for url in (
+        f"sqlite:///file:{tmp_path}/ledger.db?mode=ro&uri=true",
+        f"sqlite:///{tmp_path}/file/ledger.db",
+        "sqlite:////proc/ledger.db",
+    ):
+        with pytest.raises(Unavailable, match="remedy"):
+            promote(Ledger(url), 2, 1)
+
+
+def test_a_database_server_away_is_unavailable_without_its_password() -> None:
+    """The address is told, the password is not."""
+    with pytest.raises(Unavailable, match="TOWLINE_LEDGER_URL") as caught:
+        Ledger("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline").models()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nosuch://host/db"])
+def test_a_bad_url_is_a_config_error(url: str) -> None:
+    """A URL that is none is told apart from a database that is away."""
+    with pytest.raises(ConfigError, match="TOWLINE_LEDGER_URL"):
+        Ledger(url).models()
+
+
+def test_importing_the_ledger_is_light() -> None:
+    """`towline models` pays for no library it does not use."""
+    code = "import sys, json, towline.registry.ledger; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert not {"sqlalchemy", "pandas", "numpy", "mlflow", "sklearn"} & set(loaded)

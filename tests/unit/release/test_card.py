@@ -1,0 +1,62 @@
+"""The card tells what the release is, and shows what users wrote as text only."""
+
+import re
+
+from conftest import Run
+
+from towline.release.card import number, title
+from towline.release.packaging import Package
+
+
+def read(run: Run, packed: Package) -> tuple[str, str]:
+    folder = run.settings.store / packed.path
+    return (folder / "card.md").read_text(), (folder / "card.html").read_text()
+
+
+def test_both_forms_tell_the_numbers(regression: Run, packed: Package) -> None:
+    """Name, metrics with their intervals, baseline and columns stand in the Markdown and the HTML."""
+    mae = regression.evaluation.metrics["mae"]
+    for text in read(regression, packed):
+        assert "house-value" in text
+        assert f"{number(mae.low)} to {number(mae.high)}" in text
+        assert number(regression.evaluation.baseline["mae"]) in text
+        assert "doors" in text
+        assert regression.work.dataset.digest in text
+
+
+def test_what_users_wrote_is_only_text(regression: Run, packed: Package) -> None:
+    """Markup in a description, a category, a note or a column name does not become markup."""
+    markdown, html = read(regression, packed)
+    assert "<script" not in html
+    assert "<b>c" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert not re.search(r"(?<!\\)<", markdown)
+    rows = [line for line in markdown.splitlines() if line.startswith("| a \\`kind\\`, of sorts |")]
+    assert rows
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (4, 5) for line in rows)
+
+
+def test_the_html_needs_no_other_file(regression: Run, packed: Package) -> None:
+    """Plots are inlined and nothing is fetched."""
+    html = read(regression, packed)[1]
+    assert 'src="data:image/png;base64,' in html
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "url(" not in html
+
+
+def test_tables_of_the_markdown_are_whole(binary: Run) -> None:
+    """Every table has as many cells in each row as in its head, and at least one."""
+    markdown = read(binary, binary.package())[0]
+    tables = [table.splitlines() for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown)]
+    assert len(tables) >= 4
+    for table in tables:
+        assert len(table) > 2
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table
+
+
+def test_numbers_and_titles() -> None:
+    """Four digits, whole numbers in full, and a dash for what is undefined."""
+    assert [number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
+        "–", "0", "3", "12,345", "0.1235", "1,234", "-0.5",
+    ]  # fmt: skip
+    assert title("predicted_vs_actual.png") == "Predicted vs actual"

@@ -1,0 +1,89 @@
+"""Challenger and champion answer the same rows, each through its own contract."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Run, table
+
+from towline.release import judging
+from towline.release.packaging import Package
+from towline.release.predictor import open_release
+from towline.training.gate import Check, Smoke, Verdict
+
+GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0, modules=(), detail="")
+
+
+def judge(run: Run, champion: Path | None) -> Verdict:
+    return judging.judge(run.work, run.config, run.evaluation, GOOD, champion)
+
+
+def champion_check(verdict: Verdict) -> Check:
+    (found,) = (check for check in verdict.checks if check.name == "champion")
+    return found
+
+
+def test_the_first_version_needs_no_champion(regression: Run) -> None:
+    """The verdict is kept in the run's folder."""
+    verdict = judge(regression, None)
+    assert verdict.outcome == "pass", verdict
+    assert Verdict.model_validate_json(regression.work.file("verdict.json").read_bytes()) == verdict
+
+
+def test_a_model_does_as_well_as_itself(regression: Run, packed: Package) -> None:
+    """The champion is asked again on this run's rows."""
+    verdict = judge(regression, regression.settings.store / packed.path)
+    assert verdict.champion == 3
+    assert champion_check(verdict).outcome == "pass"
+
+
+def test_only_rows_the_champion_has_not_seen_count(regression: Run, packed: Package, tmp_path: Path) -> None:
+    """By time those after the end of its training; after a random split all."""
+    model = open_release(regression.settings.store / packed.path)
+    rows = regression.work.part("holdout")[2]
+    assert judging._unseen(model, regression.config, rows).all()
+    everything = regression.work.table()
+    end = pd.Timestamp(model.metadata.dataset["train_end"])
+    unseen = judging._unseen(model, regression.config, everything)
+    assert unseen.tolist() == (everything["at"] > end).tolist()
+    assert 0 < unseen.sum() < len(everything)
+
+
+def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> None:
+    """Its file is named and the verdict is for a person to take."""
+    (release / "contract.json").write_text("{}")
+    verdict = judge(regression, release)
+    assert verdict.outcome == "inconclusive"
+    assert "contract.json" in champion_check(verdict).detail
+
+
+@pytest.mark.parametrize("change", ["column gone", "another target"])
+def test_a_champion_that_cannot_be_asked_leaves_it_open(
+    regression: Run, packed: Package, tmp_path: Path, build: Callable[..., Run], change: str
+) -> None:
+    """A column it needs is gone, or it predicts something else: told by name."""
+    frame = table().drop(columns="sold")
+    frame = frame.drop(columns="doors") if change == "column gone" else frame.rename(columns={"value": "price"})
+    run = build(tmp_path, frame, target="value" if change == "column gone" else "price", time="at")
+    verdict = judge(run, regression.settings.store / packed.path)
+    assert verdict.outcome == "inconclusive"
+    assert ("doors" if change == "column gone" else "predicts something else") in champion_check(verdict).detail
+
+
+def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """A champion that knows fewer classes gives the new one no chance; one that knows more cannot be compared."""
+    frame = table(400).drop(columns=["value", "at"])
+    frame.loc[frame["doors"] == 8, "sold"] = "later"
+    fewer = build(tmp_path / "fewer", frame, target="sold")
+    frame.loc[frame["doors"] == 7, "sold"] = "a new one"
+    more = build(tmp_path / "more", frame, target="sold")
+    champion = open_release(fewer.settings.store / fewer.package().path)
+    rows = more.work.part("holdout")[2]
+    answers = judging._answers(champion, more.work.contract(), rows)
+    assert answers.probabilities is not None
+    np.testing.assert_array_equal(answers.probabilities[:, 1:], champion.predict_proba(rows))
+    assert not answers.probabilities[:, 0].any()
+    verdict = judge(fewer, more.settings.store / more.package().path)
+    assert "a new one" in champion_check(verdict).detail

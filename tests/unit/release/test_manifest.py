@@ -1,0 +1,99 @@
+"""A release is exactly what its manifest says, or it is refused before anything in it is opened."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from towline.errors import ReleaseError
+from towline.release.manifest import MANIFEST, verify
+
+
+def test_an_untouched_release_is_taken(release: Path) -> None:
+    """Name, version and the files come back as they were packaged."""
+    manifest = verify(release)
+    assert (manifest.name, manifest.version) == ("house-value", 3)
+    assert "model.skops" in manifest.files
+    assert release.name == manifest.folder
+
+
+def test_one_flipped_bit_anywhere_is_refused(release: Path) -> None:
+    """Every file, at its ends and at many places between, the manifest included."""
+    flips = 0
+    for path in sorted(p for p in release.rglob("*") if p.is_file()):
+        raw = path.read_bytes()
+        for at in sorted({0, len(raw) - 1, *range(0, len(raw), max(1, len(raw) // 12))}):
+            path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+            with pytest.raises(ReleaseError) as refused:
+                verify(release)
+            assert path.name in str(refused.value)
+            assert refused.value.remedy
+            flips += 1
+        path.write_bytes(raw)
+    verify(release)
+    assert flips > 150
+
+
+def test_a_missing_file_is_named(release: Path) -> None:
+    """Also when it is the manifest."""
+    for name in ("probe.json", MANIFEST):
+        (release / name).unlink()
+        with pytest.raises(ReleaseError, match=f"{name} is missing"):
+            verify(release)
+
+
+@pytest.mark.parametrize("name", ["extra.py", "plots/extra.png", ".hidden", "empty/"])
+def test_an_extra_file_or_folder_is_refused(release: Path, name: str) -> None:
+    """Wherever it is, a hidden file and an empty folder too."""
+    (release / name).mkdir() if name.endswith("/") else (release / name).write_bytes(b"")
+    with pytest.raises(ReleaseError, match="manifest"):
+        verify(release)
+
+
+def test_links_and_special_files_are_refused(release: Path, tmp_path: Path) -> None:
+    """A link with the right content, a link in place of a folder, a pipe: none is opened."""
+    moved = shutil.move(release / "probe.json", tmp_path / "probe.json")
+    (release / "probe.json").symlink_to(moved)
+    with pytest.raises(ReleaseError, match=r"probe\.json is a link"):
+        verify(release)
+    (release / "probe.json").unlink()
+    os.mkfifo(release / "probe.json")
+    with pytest.raises(ReleaseError, match="special file"):
+        verify(release)
+    (release / "probe.json").unlink()
+    shutil.move(moved, release / "probe.json")
+    shutil.move(release / "plots", tmp_path / "plots")
+    (release / "plots").symlink_to(tmp_path / "plots")
+    with pytest.raises(ReleaseError, match="plots is a link"):
+        verify(release)
+
+
+def test_the_manifest_cannot_point_outside(release: Path) -> None:
+    """A name with ``..`` is no file name, whatever the digests say."""
+    manifest = verify(release)
+    (release.parent / "outside").write_bytes((release / "probe.json").read_bytes())
+    renamed = {"../outside": manifest.files["probe.json"]}
+    forged = manifest.model_copy(update={"files": {**manifest.files, **renamed}})
+    (release / MANIFEST).write_text(forged.text())
+    with pytest.raises(ReleaseError, match="not a manifest"):
+        verify(release.rename(release.parent / forged.folder))
+
+
+def test_a_folder_under_another_digests_name_is_refused(release: Path) -> None:
+    """A release cannot stand in for another one; under a name of no digest it can still be opened."""
+    with pytest.raises(ReleaseError, match="the folder's name says"):
+        verify(release.rename(release.parent / "v3-0123456789ab"))
+    verify((release.parent / "v3-0123456789ab").rename(release.parent / "anything"))
+    digest = release.name.partition("-")[2]
+    with pytest.raises(ReleaseError, match="version 3"):
+        verify((release.parent / "anything").rename(release.parent / f"v4-{digest}"))
+
+
+def test_no_release_at_all(tmp_path: Path) -> None:
+    """A folder that is not there, a file in its place, and an empty folder."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name in ("gone", "file", "empty"):
+        with pytest.raises(ReleaseError):
+            verify(tmp_path / name)

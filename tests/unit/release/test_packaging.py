@@ -1,0 +1,129 @@
+"""Packaging gives the same release for the same run, whole or not at all."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import Run, make_run, table
+
+from towline import files
+from towline.config import build_config
+from towline.errors import ReleaseError, Unavailable
+from towline.release import packaging
+from towline.release.manifest import verify
+from towline.release.packaging import Package
+from towline.release.predictor import open_release
+from towline.training.evaluation import saved_predictions
+
+
+def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> None:
+    """The second time finds the first's folder; so does one that was moved away in between."""
+    home = (regression.settings.store / packed.path).parent
+    assert regression.package() == packed
+    shutil.rmtree(regression.settings.store / packed.path)
+    assert regression.package() == packed
+    assert [path.name for path in home.iterdir() if path.is_dir()] == [Path(packed.path).name]
+
+
+def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> None:
+    """Every file that a reader of the release counts on, and what the run was."""
+    directory = regression.settings.store / packed.path
+    manifest = verify(directory)
+    assert set(manifest.files) == {
+        "model.skops", "contract.json", "profile.json", "config.yaml", "metrics.json", "validation.json",
+        "environment.lock", "card.md", "card.html", "plots/fold_scores.png", "probe.json",
+    }  # fmt: skip
+    assert manifest.digest == packed.digest
+    assert manifest.files["model.skops"].sha256 == regression.fitted.sha256
+    times = regression.work.table()["at"].iloc[regression.work.parts()["train"]]
+    assert manifest.dataset["train_end"] == times.max().isoformat()
+    kept = yaml.safe_load((directory / "config.yaml").read_text())
+    assert build_config(kept, "release") == regression.config
+    lock = (directory / "environment.lock").read_text().splitlines()
+    assert any(line.startswith("scikit-learn==") for line in lock)
+    assert lock == sorted(lock)
+
+
+def test_probes_are_answered_as_in_training(binary: Run) -> None:
+    """The rows kept for later probes give the kept answers, and hold only what the model is given."""
+    directory = binary.settings.store / binary.package().path
+    model, probe = open_release(directory), json.loads((directory / "probe.json").read_text())
+    assert len(probe["rows"]) == 50
+    assert set(probe["rows"][0]) == {column.name for column in model.contract.feature_columns}
+    assert model.predict(probe["rows"]).tolist() == probe["labels"]
+    np.testing.assert_allclose(model.predict_proba(probe["rows"]), probe["probabilities"], rtol=1e-12)
+    assert set(probe["labels"]) <= set(saved_predictions(binary.work)[1].labels)
+
+
+def test_a_full_disk_leaves_nothing(regression: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the kind that is tried again, and no half release is left."""
+    written: list[str] = []
+
+    def write(path: Path, content: str | bytes) -> Path:
+        written.append(path.name)
+        if len(written) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(Unavailable, match="No space left"):
+        regression.package(version=9)
+    home = regression.settings.store / "releases" / "house-value"
+    assert len(written) == 5
+    assert not [path.name for path in home.iterdir() if path.name.startswith((".draft", "v9"))]
+
+
+def test_what_a_killed_run_left_is_removed(regression: Run, packed: Package) -> None:
+    """Half a release beside the whole ones does not outlive the next packaging."""
+    draft = regression.settings.store / "releases" / "house-value" / ".draft-0123"
+    (draft / "plots").mkdir(parents=True)
+    (draft / "model.skops").write_bytes(b"half")
+    regression.package()
+    assert not draft.exists()
+
+
+def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Run, packed: Package) -> None:
+    """Packaging does not hand out a folder it did not write so."""
+    probe = regression.settings.store / packed.path / "probe.json"
+    before = probe.read_bytes()
+    probe.write_bytes(before + b" ")
+    with pytest.raises(ReleaseError, match=r"probe\.json"):
+        regression.package()
+    probe.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("postgresql://me:hunter2@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:p@:ss@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:${PW}@db/x", "postgresql://me:${PW}@db/x"),
+        ("sqlite:///data.db", "sqlite:///data.db"),
+        ("${URL}", "${URL}"),
+    ],
+)
+def test_no_password_in_a_release(url: str, kept: str) -> None:
+    """One written into the config is masked; the name of a variable that holds one is not."""
+    raw = {"name": "x", "data": {"source": {"url": url, "query": "select 1"}, "target": "y"}}
+    text = packaging._config(build_config(raw, "test"))
+    assert yaml.safe_load(text)["data"]["source"]["url"] == kept
+
+
+def test_an_estimator_of_another_package(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """It is loaded when its package is trusted, and refused by name when it is not."""
+    frame = table(200).drop(columns=["value", "at"])
+    path = "sklearn.gaussian_process.GaussianProcessClassifier"
+    run = make_run(tmp_path, frame, path, target="sold")
+    packed = run.package()
+    assert packed.trusted == ("sklearn.gaussian_process",)
+    directory = run.settings.store / packed.path
+    assert open_release(directory, packed.trusted).predict(frame.head(3)).shape == (3,)
+    with pytest.raises(ReleaseError, match="not trusted"):
+        open_release(directory)

@@ -1,0 +1,86 @@
+"""The release answers in a process that has only the runtime."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+
+from towline.release import smoke
+from towline.release.packaging import Package
+from towline.release.predictor import open_release
+
+
+def test_a_bare_process_answers_identically(regression: Run, packed: Package) -> None:
+    """To the last bit, with none of the pipeline's libraries imported."""
+    found = smoke.smoke(regression.work, packed)
+    assert found.identical, found.detail
+    assert found.modules == ()
+    assert found.rows == regression.evaluation.rows
+    assert 0 < found.latency_ms < 10_000
+    assert found.peak_mb > 10
+
+
+def test_classification_too(binary: Run) -> None:
+    """Labels and probabilities."""
+    found = smoke.smoke(binary.work, binary.package())
+    assert found.identical, found.detail
+
+
+def test_another_answer_is_found(regression: Run, packed: Package, tmp_path: Path) -> None:
+    """One value off by the last bit is told, and so is another shape."""
+    model = open_release(regression.settings.store / packed.path)
+    answers = model.predictions(regression.work.part("holdout")[0])
+    labels = answers.labels.copy()
+    np.savez(tmp_path / "same.npz", labels=labels)
+    assert smoke._differences(tmp_path / "same.npz", answers, model.contract) == []
+    labels[7] = np.nextafter(labels[7], np.inf)
+    np.savez(tmp_path / "off.npz", labels=labels)
+    (found,) = smoke._differences(tmp_path / "off.npz", answers, model.contract)
+    assert f"labels differ in 1 of {len(labels)} rows" in found
+    np.savez(tmp_path / "short.npz", labels=labels[1:], probabilities=labels)
+    assert len(smoke._differences(tmp_path / "short.npz", answers, model.contract)) == 2
+
+
+def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, release: Path) -> None:
+    """The cause is told and nothing is raised."""
+    (release / "probe.json").write_text("[]")
+    spoilt = packed.model_copy(update={"path": str(release)})  # an absolute path stands for itself
+    found = smoke.smoke(regression.work, spoilt)
+    assert not found.identical
+    assert "probe.json" in found.detail
+
+
+def test_a_process_that_does_not_answer(regression: Run, packed: Package) -> None:
+    """Killed before, and slower than allowed."""
+    with smoke.start() as process:
+        process.kill()
+        process.wait()
+        found = smoke.finish(process, regression.work, packed)
+    assert not found.identical
+    assert "exit code -9" in found.detail
+    with smoke.start() as process:
+        found = smoke.finish(process, regression.work, packed, timeout=0.01)
+    assert "no answer within" in found.detail
+
+
+def test_it_ends_with_its_parent() -> None:
+    """A process that was started early and is never asked leaves when its stdin is closed."""
+    with smoke.start() as process:
+        pass
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(smoke.FORBIDDEN))
+def test_the_blocker_refuses_and_remembers(name: str) -> None:
+    """Whether installed or not, and for a part of it too."""
+    code = (
+        "import sys; from towline.release.smoke import Blocker; b = Blocker(); sys.meta_path.insert(0, b)\n"
+        f"try: import {name}.part\n"
+        "except ModuleNotFoundError: print(*b.asked)"
+    )
+    root = str(Path(smoke.__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [name]

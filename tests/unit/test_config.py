@@ -1,0 +1,140 @@
+"""What a user sees of a wrong config: the key, the line, the remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from towline.config import PipelineConfig, Settings, build_config, read_config
+from towline.errors import ConfigError
+
+GOOD = """\
+name: demo
+data:
+  source: table.csv
+  target: y
+gate:
+  max: {mae: 3}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "demo.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(config: Path) -> None:
+    """Each config that we ship reads without an error."""
+    assert read_config(config).name
+
+
+def test_unknown_key_names_line_and_nearest_key(tmp_path: Path) -> None:
+    """A misspelt key is refused with its line and the key that was meant."""
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, GOOD.replace("target: y", "target: y\n  widnow: 90d")))
+    assert "did you mean window?" in str(caught.value)
+    assert caught.value.where.endswith("demo.yaml:5")
+
+
+def test_misspelt_key_deep_in_a_list(tmp_path: Path) -> None:
+    """Keys of list items are named with their place."""
+    text = GOOD + "candidates:\n  - estimator: forest\n    parms: {n_estimators: 3}\n"
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, text))
+    assert "candidates.0.parms" in str(caught.value)
+    assert "did you mean params?" in str(caught.value)
+    assert caught.value.where.endswith(":9")
+
+
+def test_bad_yaml_names_the_line(tmp_path: Path) -> None:
+    """A YAML syntax error is told with the line it is on."""
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, "name: demo\ndata: {source: [1, 2\ntarget: y\n"))
+    assert "demo.yaml:" in caught.value.where
+
+
+def test_a_key_twice_is_refused(tmp_path: Path) -> None:
+    """YAML would silently keep the last of two equal keys."""
+    with pytest.raises(ConfigError, match="stands twice"):
+        read_config(write(tmp_path, GOOD + "name: other\n"))
+
+
+def test_missing_config_suggests_a_neighbour(tmp_path: Path) -> None:
+    """A wrong path names the file that was probably meant."""
+    write(tmp_path, GOOD)
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "demmo.yaml")
+    assert "demo.yaml?" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("override", "reached"),
+    [("gate.max.mae=50", 50.0), ("gate.max.mae=7.5", 7.5)],
+)
+def test_overrides_reach_nested_keys(tmp_path: Path, override: str, reached: float) -> None:
+    """--set changes one key and leaves the others alone."""
+    config = read_config(write(tmp_path, GOOD), [override])
+    assert config.gate.max["mae"] == reached
+    assert config.data.target == "y"
+
+
+@pytest.mark.parametrize("override", ["gate.max.mae", "=3", "name.x=3", "gate.max.mae=[1"])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    """An override that leads nowhere is an error, not a silent no-op."""
+    with pytest.raises(ConfigError):
+        read_config(write(tmp_path, GOOD), [override])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"source": "t", "target": "y", "time": "y"}},
+        {"data": {"source": "t", "target": "y", "drop": ["y"]}},
+        {"split": {"by": "time"}},
+        {"candidates": ["forest", "forest"]},
+        {"candidates": ["baseline"]},
+        {"candidates": []},
+        {"name": "Has Spaces"},
+        {"validation": {"columns": {"a": {"min": 3, "max": 1}}}},
+        {"gate": {"max": {"mea": 1}}},
+        {"seed": -1},
+    ],
+)
+def test_contradictions_are_refused(change: dict[str, object]) -> None:
+    """Settings that cannot both hold are found before any data is read."""
+    raw = {"name": "demo", "data": {"source": "t", "target": "y"}, **change}
+    with pytest.raises(ConfigError):
+        build_config(raw, "demo.yaml")
+
+
+def test_digest_ignores_order_and_defaults() -> None:
+    """The run key does not change because a default was written out or keys were moved."""
+    one = build_config({"name": "a", "data": {"source": "s", "target": "y"}}, "")
+    two = build_config({"data": {"target": "y", "source": "s"}, "seed": 42, "name": "a"}, "")
+    assert one.digest == two.digest
+    assert one.digest != build_config({"name": "a", "seed": 1, "data": {"source": "s", "target": "y"}}, "").digest
+
+
+def test_config_survives_its_own_yaml() -> None:
+    """The config copied into a release reads back as the same config."""
+    config = read_config(Path("configs/bank_subscription.yaml"))
+    again = PipelineConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
+    assert again == config
+
+
+def test_unknown_setting_is_refused() -> None:
+    """A misspelt TOWLINE_ variable would otherwise be ignored in silence."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({"TOWLINE_STOER": "x"})
+    assert "TOWLINE_STORE" in caught.value.remedy
+
+
+def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
+    """Commands work from any folder of the project."""
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "training.py").touch()
+    below = tmp_path / "notebooks" / "deep"
+    below.mkdir(parents=True)
+    assert Settings.from_environment({}, cwd=below).project == tmp_path

@@ -1,0 +1,53 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from towline import files
+from towline.errors import Unavailable
+
+
+def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
+    """A reader never sees half a file, and no temporary file stays."""
+    path = files.write(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_disk_trouble_tells_the_remedy(tmp_path: Path, number: int) -> None:
+    """A full or closed disk is an error to act on, with the path in it."""
+    with pytest.raises(Unavailable) as caught, files.disk(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+    assert caught.value.remedy
+    assert str(tmp_path) in caught.value.where
+
+
+def _try(path: Path, answer: "multiprocessing.SimpleQueue[bool]") -> None:
+    with files.locked(path, wait=False) as got:
+        answer.put(got)
+
+
+def test_a_lock_holds_between_processes(tmp_path: Path) -> None:
+    """Two processes never both hold it; it is free again afterwards."""
+    context = multiprocessing.get_context("spawn")
+    answers: list[bool] = []
+    for held in (True, False):
+        queue = context.SimpleQueue()
+        process = context.Process(target=_try, args=(tmp_path / "lock", queue))
+        if held:
+            with files.locked(tmp_path / "lock"):
+                process.start()
+                process.join()
+        else:
+            process.start()
+            process.join()
+        answers.append(queue.get())
+    assert answers == [False, True]

@@ -1,0 +1,77 @@
+"""Steps tell what goes on, and keep what it cost."""
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from towline import sidecar, steps
+from towline.config import read_config
+from towline.errors import ConfigError, DataRefused, Unavailable
+
+
+def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever listens hears the step by name; its cost is kept in the folder."""
+    with caplog.at_level(logging.INFO, "towline.steps"), steps.step("split", tmp_path) as told:
+        told.note = "80 to train"
+    assert [record.__dict__["status"] for record in caplog.records] == ["begin", "done"]
+    assert "80 to train" in caplog.text
+    kept = steps.costs(tmp_path)
+    assert set(kept["split"]) == {"wall_s", "cpu_s", "peak_mb"}
+
+
+def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is told with its cause and leaves no cost behind."""
+    with caplog.at_level(logging.INFO, "towline.steps"), pytest.raises(DataRefused), steps.step("validate", tmp_path):
+        raise DataRefused("3 rules failed")
+    assert "3 rules failed" in caplog.text
+    assert not steps.costs(tmp_path)
+
+
+def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None:
+    """Calls run elsewhere, and an error comes back as the error it was, remedy included."""
+    sidecar.prepare(tmp_path / "log", "json")
+    try:
+        pid, _ = sidecar.call(os.getpid)
+        assert pid != os.getpid()
+        with pytest.raises(ConfigError) as caught:
+            sidecar.call(read_config, Path("nowhere.yaml"))
+        assert caught.value.remedy
+        with pytest.raises(Unavailable, match="killed"):
+            sidecar.call(os.kill, pid, signal.SIGKILL)
+    finally:
+        sidecar.stop()
+
+
+def test_without_a_second_process_calls_run_here() -> None:
+    """Workers and tests need not prepare anything."""
+    pid, _ = sidecar.call(os.getpid)
+    assert pid == os.getpid()
+
+
+def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
+    """A killed run leaves no orphan that goes on writing."""
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom towline import sidecar\n"
+        f"if __name__ == '__main__':\n    sidecar.prepare(Path({str(tmp_path / 'log')!r}))\n"
+        "    print(sidecar.call(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    first = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
+    assert first.stdout
+    second = int(first.stdout.readline())
+    first.kill()
+    first.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{second}/cmdline").exists() or not Path(f"/proc/{second}/cmdline").read_bytes():
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(second, signal.SIGKILL)
+        pytest.fail("the second process outlived the first")

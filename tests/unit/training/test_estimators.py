@@ -1,0 +1,186 @@
+"""Candidates become pipelines that take any column the contract lets through."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from towline.config import Candidate, PipelineConfig
+from towline.data.contract import Contract, infer
+from towline.errors import ConfigError, FitError
+from towline.training.estimators import build, space, trainable
+
+NAMES = ("baseline", "linear", "forest", "boosting")
+
+
+def _contract(frame: pd.DataFrame, target: str = "y", **config: object) -> Contract:
+    return infer(
+        frame, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": target}, **config})
+    )
+
+
+def _fitted(candidate: Candidate | str, frame: pd.DataFrame, **config: object) -> tuple[Pipeline, Contract]:
+    contract = _contract(frame, **config)
+    chosen = Candidate(estimator=candidate) if isinstance(candidate, str) else candidate
+    model = build(chosen, contract, 7)
+    return model.fit(contract.features(frame), trainable(contract.labels(frame))), contract
+
+
+@pytest.fixture(scope="module")
+def mixed() -> pd.DataFrame:
+    """Every kind of column under an awkward name, with nulls."""
+    rng = np.random.default_rng(0)
+    n = 300
+    return pd.DataFrame(
+        {
+            "a number ": np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)),
+            'quoted "flag"': rng.random(n) < 0.5,
+            "größe, 大小": rng.choice(["s", "m", "l", None], n),
+            "many__levels": [f"v{i}" for i in rng.integers(0, 98, n)],
+            "when?": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 9000, n), "h"),
+            "number__a number ": rng.normal(size=n),
+            "y": rng.normal(size=n) * 10,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", [*NAMES, "sklearn.svm.SVR"])
+def test_every_kind_of_column(mixed: pd.DataFrame, name: str) -> None:
+    """All column kinds, nulls and odd names go in; unseen levels and nulls are answered with finite numbers."""
+    model, contract = _fitted(name, mixed)
+    strange = mixed.head(3).assign(**{"größe, 大小": "xxl", "many__levels": "new", "a number ": None, "when?": pd.NaT})
+    assert np.isfinite(model.predict(contract.features(strange))).all()
+
+
+@pytest.mark.parametrize("name", ["linear", "forest"])
+def test_feature_names_are_unique(mixed: pd.DataFrame, name: str) -> None:
+    """Columns whose derived names could meet stay apart, and there is one name for each prepared column."""
+    model, contract = _fitted(name, mixed)
+    prepared = model["prepare"].transform(contract.features(mixed))
+    names = model["prepare"].get_feature_names_out()
+    assert prepared.dtype == np.float64
+    assert len(set(names)) == len(names) == prepared.shape[1]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [1, 2, 30], [True, False], [0.0, 1.0]])
+@pytest.mark.parametrize("name", NAMES)
+def test_label_types(name: str, labels: list[object]) -> None:
+    """Strings, integers, booleans and whole floats can all be classes, a high-cardinality category beside them."""
+    rng = np.random.default_rng(1)
+    n = 120 if len(labels) == 3 else 80
+    frame = pd.DataFrame({"x": rng.normal(size=n), "c": [f"v{i}" for i in rng.integers(0, 30, n)]})
+    frame["y"] = (labels * n)[:n]
+    model, contract = _fitted(name, frame)
+    assert list(model.classes_) == list(contract.classes)
+    assert set(model.predict(contract.features(frame)).tolist()) <= set(contract.classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_column_without_values_in_a_fold(name: str) -> None:
+    """A number, a category and a time that are null in every row at hand can be fitted and asked later."""
+    rng = np.random.default_rng(2)
+    n = 90
+    frame = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "late": np.r_[np.full(60, np.nan), rng.normal(size=30)],
+            "tag": pd.Series([None] * 60 + ["p", "q", "r"] * 10, dtype=object),
+            "many": pd.Series([None] * 60 + [f"v{i}" for i in range(30)], dtype=object),
+            "seen": [pd.NaT] * 60 + list(pd.date_range("2024-01-01", periods=30, freq="20D")),
+            "y": rng.normal(size=n),
+        }
+    )
+    kinds = {"data": {"source": "x", "target": "y", "columns": {"many": "category"}}}
+    contract = _contract(frame, **kinds)
+    features, labels = contract.features(frame), contract.labels(frame)
+    model = build(Candidate(estimator=name), contract, 7).fit(features[:60], labels[:60])
+    assert np.isfinite(model.predict(features)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wide(name: str) -> None:
+    """750 columns of mixed kinds and 100 rows."""
+    rng = np.random.default_rng(3)
+    columns = {f"n {i}": rng.normal(size=100) for i in range(500)}
+    columns |= {f"c'{i}": rng.choice(["a", "b", "c"], 100) for i in range(250)}
+    model, contract = _fitted(name, pd.DataFrame(columns).assign(y=rng.normal(size=100)))
+    assert len(contract.feature_columns) == 750
+    assert model.n_features_in_ == 750
+
+
+def test_same_seed_same_model_through_skops(mixed: pd.DataFrame) -> None:
+    """Two builds with one seed predict the same, and so does what skops stored."""
+    first, contract = _fitted("forest", mixed)
+    second, _ = _fitted("forest", mixed)
+    stored = skops.io.dumps(second)
+    loaded = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
+    features = contract.features(mixed)
+    np.testing.assert_array_equal(first.predict(features), loaded.predict(features))
+
+
+def test_calendar_parts(mixed: pd.DataFrame) -> None:
+    """The parts are those of the calendar, Monday being 0, and a null time is NaN."""
+    contract = _contract(mixed)
+    calendar = build(Candidate(estimator="forest"), contract, 7)["prepare"].transformers[-1][1][0]
+    times = pd.DataFrame({"when?": pd.to_datetime(["2024-02-29 13:30", None]).astype("datetime64[us]")})
+    out = dict(zip(calendar.get_feature_names_out(["when?"]), calendar.fit_transform(times).T, strict=True))
+    assert out["when?_hour"][0] == 13
+    assert out["when?_weekday"][0] == 3
+    assert all(np.isnan(values[1]) for values in out.values())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "what", "remedy"),
+    [
+        ({"estimator": "forrest"}, "unknown estimator 'forrest'", "did you mean forest?"),
+        ({"estimator": "linear", "params": {"alhpa": 1}}, "linear has no parameter 'alhpa'", "did you mean alpha?"),
+        ({"estimator": "sklearn.svm.SVRR"}, "sklearn.svm has no class 'SVRR'", "did you mean SVR?"),
+        ({"estimator": "nowhere.at.All"}, "cannot import 'nowhere.at'", "installed"),
+        ({"estimator": ".SVR"}, "cannot import ''", "installed"),
+        ({"estimator": "sklearn.svm.SVC"}, "sklearn.svm.SVC is not a scikit-learn regressor", "give a regressor"),
+        ({"estimator": "sklearn.decomposition.PCA"}, "is not a scikit-learn regressor", "give a regressor"),
+        ({"estimator": "pathlib.Path"}, "is not a scikit-learn regressor", "give a regressor"),
+        ({"estimator": "os.path.join"}, "os.path has no class 'join'", "known"),
+        ({"estimator": "sklearn.ensemble.VotingRegressor"}, "cannot be made: TypeError", "constructor"),
+        ({"estimator": "linear", "weights": "balanced"}, "class weights cannot be used", "leave weights out"),
+    ],
+)
+def test_what_cannot_be_built(candidate: dict[str, object], what: str, remedy: str) -> None:
+    """A candidate that cannot be built says what, under which key, and the way out."""
+    frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": np.arange(100.0)})
+    with pytest.raises(ConfigError) as refused:
+        build(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
+    assert what in refused.value.what
+    assert remedy in refused.value.remedy
+    assert refused.value.where.startswith("candidates.")
+
+
+def test_weights_only_where_they_exist() -> None:
+    """Balanced weights reach an estimator that has them and are refused for one that has not."""
+    frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": ["a", "b"] * 50})
+    contract = _contract(frame)
+    assert (
+        build(Candidate(estimator="boosting", weights="balanced"), contract, 7)["estimate"].class_weight == "balanced"
+    )
+    with pytest.raises(ConfigError, match="takes none"):
+        build(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
+
+
+def test_no_usable_column() -> None:
+    """A table without features is refused with the note of each ignored column."""
+    frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
+    with pytest.raises(FitError, match="no column is left to learn from") as refused:
+        build(Candidate(estimator="linear"), _contract(frame), 7)
+    assert refused.value.details == ("constant: constant",)
+
+
+@pytest.mark.parametrize("task", ["regression", "multiclass"])
+def test_default_spaces_hold_known_parameters(task: str) -> None:
+    """Every parameter searched by default is one the estimator takes."""
+    frame = pd.DataFrame({"x": np.arange(90.0) % 7, "y": [1, 2, 3] * 30})
+    for name in NAMES[1:]:
+        candidate = Candidate(estimator=name)
+        params = dict.fromkeys(space(candidate, task), 1)
+        assert params
+        build(candidate, _contract(frame, task=task), 7, params)

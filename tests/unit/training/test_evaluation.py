@@ -1,0 +1,245 @@
+"""Metrics are scikit-learn's, their intervals hold what they promise, and slices and columns are told apart."""
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn import metrics as sk
+from sklearn.preprocessing import FunctionTransformer
+
+from towline.config import METRICS, PipelineConfig
+from towline.data.contract import Contract, infer
+from towline.errors import ConfigError, ReleaseError
+from towline.training import stored
+from towline.training.bootstrap import interval, resample, units, weights
+from towline.training.evaluation import Evaluation, cuts, evaluate, saved_predictions
+from towline.training.metrics import Predictions, predict, scores
+
+DATA = Path(__file__).parents[3] / "data"
+LABELS = np.array(["a", "b", "c", "d"], dtype=object)
+
+
+def _contract(task: str, classes: tuple[Any, ...] = (), positive: Any = None) -> Contract:
+    return Contract(target="y", task=task, columns=(), classes=classes, positive=positive)  # type: ignore[arg-type]
+
+
+def _case(task: str, n: int, seed: int) -> tuple[np.ndarray, Predictions, Contract]:
+    """Rough values, so that truth, predictions and probabilities hold many ties."""
+    rng = np.random.default_rng(seed)
+    if task == "regression":
+        truth = rng.integers(0, 5, n).astype(float)
+        return truth, Predictions(np.round(truth + rng.normal(size=n), 1)), _contract(task)
+    k = 2 if task == "binary" else 4
+    chances = np.round(rng.dirichlet(np.ones(k), n), 1) + 0.02
+    chances /= chances.sum(axis=1, keepdims=True)
+    answers = Predictions(LABELS[rng.integers(0, k, n)], chances)
+    positive = "ab"[seed % 2] if k == 2 else None
+    return LABELS[rng.integers(0, k, n)], answers, _contract(task, tuple(LABELS[:k]), positive)
+
+
+@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("n", [1, 2, 9, 80])
+def test_vectorised_equals_sklearn(task: str, n: int) -> None:
+    """Each metric under many weights at once is what scikit-learn gives for each, ties and undefined ones included."""
+    rng = np.random.default_rng(n)
+    for seed in range(2):
+        truth, answers, contract = _case(task, n, seed)
+        for drawn in (weights(n, 8, seed), rng.random((8, n)) * (rng.random((8, n)) > 0.3)):
+            each = [scores(truth, answers, contract, row) for row in drawn]
+            for metric in METRICS[task]:
+                expected = [one[metric] for one in each]
+                np.testing.assert_allclose(resample(truth, answers, contract, metric, drawn), expected, atol=1e-12)
+
+
+def test_scores_are_sklearns() -> None:
+    """Weighted point estimates are scikit-learn's for the positive class, whichever label it has."""
+    truth, answers, contract = _case("binary", 200, 0)
+    assert answers.probabilities is not None
+    weight = np.random.default_rng(0).random(200)
+    found = scores(truth, answers, contract, weight)
+    hit, chance = truth == "a", answers.probabilities[:, 0]
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(hit, chance, sample_weight=weight))
+    assert found["f1"] == pytest.approx(sk.f1_score(truth, answers.labels, pos_label="a", sample_weight=weight))
+    assert found["log_loss"] == pytest.approx(sk.log_loss(hit, chance, sample_weight=weight))
+    truth, answers, contract = _case("multiclass", 200, 0)
+    found = scores(truth, answers, contract)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, answers.probabilities, multi_class="ovr"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_undefined_is_nan_and_silent() -> None:
+    """What the rows do not allow is nan without a warning: no positive, no probabilities, constant truth, zeros, NaN."""
+    contract = _contract("binary", (False, True), True)
+    none = scores(
+        np.array([False] * 5, dtype=object), Predictions(np.zeros(5, dtype=bool), np.full((5, 2), 0.5)), contract
+    )
+    assert {name for name, value in none.items() if np.isnan(value)} == {
+        "roc_auc", "average_precision", "f1", "precision", "recall",
+    }  # fmt: skip
+    bare = scores(np.array([False, True], dtype=object), Predictions(np.array([True, True])), contract)
+    assert np.isnan(bare["roc_auc"]) and bare["recall"] == 1.0
+    flat = scores(np.zeros(4), Predictions(np.ones(4)), _contract("regression"))
+    assert np.isnan(flat["r2"]) and np.isnan(flat["mape"]) and flat["mae"] == 1.0
+    some = scores(np.array([0.0, 10.0]), Predictions(np.array([5.0, 11.0])), _contract("regression"))
+    assert some["mape"] == pytest.approx(0.1)
+    broken = scores(np.arange(3.0), Predictions(np.array([1.0, np.nan, 2.0])), _contract("regression"))
+    assert all(np.isnan(value) for value in broken.values())
+
+
+def test_class_the_model_never_saw() -> None:
+    """Probabilities stand in the contract's order, 0 for a class that the model does not know."""
+
+    class Model:
+        classes_ = np.array(["c", "a"])
+
+        def predict(self, rows: pd.DataFrame) -> np.ndarray:
+            return np.array(["c"] * len(rows))
+
+        def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
+            return np.array([[0.7, 0.3]] * len(rows))
+
+    found = predict(Model(), pd.DataFrame({"x": [1, 2]}), _contract("multiclass", ("a", "b", "c")))
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities, [[0.3, 0, 0.7]] * 2)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """About 95 % of the intervals hold the true value; where neighbours are alike, blocks do and rows do not."""
+    rng = np.random.default_rng(0)
+    contract = _contract("regression")
+    held = {"rows": 0, "blocks": 0, "alone": 0}
+    for seed in range(150):
+        noise = rng.normal(size=900)
+        alike = np.convolve(rng.normal(size=910), np.ones(11) / np.sqrt(11), "valid")
+        for name, errors, block in (("alone", noise, 1), ("rows", alike, 1), ("blocks", alike, 30)):
+            truth, answers = np.zeros(900), Predictions(1.0 + 0.1 * errors)
+            drawn = weights(900, 200, seed, np.arange(900) // block)
+            found = interval(1.0, resample(truth, answers, contract, "mae", drawn))
+            assert found.low is not None and found.high is not None
+            held[name] += found.low <= 1.0 <= found.high
+    assert held["alone"] >= 134 and held["blocks"] >= 125 and held["rows"] < 90
+
+
+def test_units() -> None:
+    """Groups are drawn whole, time in blocks of its own order, other rows one by one."""
+    rows = pd.DataFrame({"t": pd.date_range("2024", periods=100)[::-1], "g": np.repeat(list("abcde"), 20), "y": 1.0})
+
+    def drawn(by: str = "auto", **data: Any) -> np.ndarray:
+        config = {"name": "t", "data": {"source": "x", "target": "y", **data}, "split": {"by": by}}
+        return units(rows, PipelineConfig.model_validate(config))
+
+    assert list(drawn(group="g")) == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20 + [4] * 20
+    assert list(drawn(time="t")) == [9 - place // 10 for place in range(100)]
+    assert list(drawn("random", time="t")) == list(drawn()) == list(range(100))
+    counts = weights(100, 8, 0, drawn(group="g"))
+    assert (counts.reshape(8, 5, 20) == counts[:, ::20, None]).all() and (counts.sum(axis=1) == 100).all()
+    assert (weights(100, 8, 0) == weights(100, 8, 0)).all() and (weights(100, 8, 0) != weights(100, 8, 1)).any()
+
+
+def test_memory_is_bounded() -> None:
+    """60,000 rows and 200 resamples of a ranking metric take no matrix of floats as large as the counts."""
+    rng = np.random.default_rng(0)
+    chance = rng.random(60_000)
+    answers = Predictions(np.zeros(60_000, dtype=int), np.column_stack([1 - chance, chance]))
+    drawn = weights(60_000, 200, 0)
+    tracemalloc.start()
+    resample(rng.integers(0, 2, 60_000), answers, _contract("binary", (0, 1), 1), "roc_auc", drawn)
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+
+
+def test_bike(train: Callable[..., Any]) -> None:
+    """On the bike table: intervals around the metrics, slices that add up, the hour matters most, JSON and back."""
+    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "300d"}
+    work, config, _, fitted = train(DATA / "bike_hourly.parquet", "rentals", "boosting", data=data)
+    found = evaluate(work, config, fitted)
+    assert Evaluation.model_validate_json(work.file("evaluation.json").read_bytes()) == found
+    assert set(found.metrics) == set(found.baseline) == set(METRICS["regression"])
+    mae = found.metrics["mae"]
+    assert mae.low is not None and mae.high is not None and mae.value is not None
+    assert mae.low < mae.value < mae.high < (found.baseline["mae"] or 0)
+    assert found.importance[0][0] == "hour" and len(found.importance) == len(work.contract().feature_columns)
+    weekday = [part for part in found.slices if part.column == "weekday"]
+    assert sum(part.rows for part in weekday) == found.rows
+    whole = sum(part.rows * (part.metric.value or 0) for part in weekday) / found.rows
+    assert whole == pytest.approx(mae.value)
+    assert any("consecutive rows" in note for note in found.notes)
+    truth, answers, dummy = saved_predictions(work)
+    assert scores(truth, answers, work.contract())["mae"] == pytest.approx(mae.value)
+    assert scores(truth, dummy, work.contract())["mae"] == pytest.approx(found.baseline["mae"])
+    assert evaluate(work, config, fitted) == found
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), (0, 1), (False, True), ("x", "y", "$z$")])
+def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) -> None:
+    """Classes of any type come back from disk as they were."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400)
+    truth = [labels[at] for at in np.digitize(x + 0.5 * rng.normal(size=400), np.linspace(-0.5, 0.5, len(labels) - 1))]
+    work, config, _, fitted = train(pd.DataFrame({"x": x, "half": rng.normal(size=400), "y": truth}))
+    found = evaluate(work, config, fitted)
+    assert (found.metrics["accuracy"].value or 0) > 0.6
+    truth, answers, _ = saved_predictions(work)
+    assert {type(label) for label in truth} == {type(labels[0])} and set(answers.labels) <= set(labels)
+    assert found.importance[0][0] == "x"
+    assert "NaN" not in json.dumps(found.model_dump(mode="json"))
+
+
+def test_slices() -> None:
+    """Features with few values by default, any column when asked; a misspelt one is named with the nearest."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "y": rng.normal(size=500),
+            "few": rng.choice(["a", "b", "rare"], 500, p=[0.6, 0.38, 0.02]),
+            "many": rng.normal(size=500),
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 60, 500), "D"),
+            "count": rng.integers(0, 3, 500).astype(float),
+        }
+    )
+    rows.loc[:99, "count"] = np.nan
+
+    def config(**evaluation: Any) -> PipelineConfig:
+        data = {"name": "t", "data": {"source": "x", "target": "y"}, "evaluation": evaluation}
+        return PipelineConfig.model_validate(data)
+
+    contract = infer(rows, config())
+    found, notes = cuts(rows, contract, config())
+    assert [(cut.column, cut.value) for cut in found] == [
+        ("few", "a"), ("few", "b"), ("count", "0"), ("count", "1"), ("count", "2"), ("count", "missing"),
+    ]  # fmt: skip
+    assert not notes and all((rows["few"].iloc[cut.rows] == cut.value).all() for cut in found[:2])
+    asked, _ = cuts(rows, contract, config(slices=["many", "day"]))
+    assert [len(cut.rows) for cut in asked[:4]] == [125] * 4
+    assert [cut.value for cut in asked[4:]] == ["2024-01", "2024-02"]
+    with pytest.raises(ConfigError, match="did you mean many"):
+        cuts(rows, contract, config(slices=["mny"]))
+    wide = pd.DataFrame({f"c{at}": rng.choice(list("abcdefghij"), 2000) for at in range(9)} | {"y": rng.random(2000)})
+    limited, notes = cuts(wide, infer(wide, config()), config())
+    assert len(limited) == 60 and "c6, c7, c8 left out" in notes[0]
+
+
+def test_only_known_types_are_loaded(tmp_path: Path) -> None:
+    """A file that names a function of its own, is damaged or is absent is refused before anything is built."""
+    path = tmp_path / "model.skops"
+    skops.io.dump(FunctionTransformer(tracemalloc.start), path)
+    with pytest.raises(ReleaseError, match="not trusted: _tracemalloc.start"):
+        stored.load(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ReleaseError, match="cannot be read"):
+        stored.load(path)
+    with pytest.raises(ReleaseError, match="no such model file"):
+        stored.load(tmp_path / "absent.skops")
+
+
+def test_packages_are_trusted_by_the_config() -> None:
+    """Only the packages of the candidates' classes, of scikit-learn only the part named."""
+    names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor"]
+    config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
+    assert stored.packages(PipelineConfig.model_validate(config)) == ("lightgbm", "sklearn.gaussian_process")

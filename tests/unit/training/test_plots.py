@@ -1,0 +1,81 @@
+"""Every question that can be answered gets a plot that can be opened; none depends on tame names or large tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from towline.training.evaluation import evaluate
+from towline.training.metrics import Coded
+from towline.training.plots import confusion_matrix, draw
+
+DATA = Path(__file__).parents[3] / "data"
+COMMON = ["fold_scores.png", "importance.png", "slices.png"]
+CLASSES = ["confusion_matrix.png", "roc.png", "precision_recall.png", "calibration.png"]
+
+
+def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
+    work, config, scores, fitted = trained
+    names = draw(work, config, scores, evaluate(work, config, fitted))
+    for name in names:
+        with Image.open(work.file(f"plots/{name}")) as image:
+            image.load()
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=1)
+            assert 300 < image.width < 1500 and 200 < image.height < 2000
+            assert np.asarray(image.convert("L")).std() > 5
+    return names, work.file("plots")
+
+
+def test_numbers_through_time(train: Callable[..., Any]) -> None:
+    """Bike: all plots of a regression, over time too, the same bytes when drawn again, and no setting left changed."""
+    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d"}
+    before = dict(mpl.rcParams)
+    trained = train(DATA / "bike_hourly.parquet", "rentals", data=data)
+    names, folder = _drawn(trained)
+    assert list(names) == [*COMMON, "predicted_vs_actual.png", "residuals.png", "over_time.png"]
+    first = {name: (folder / name).read_bytes() for name in names}
+    assert {name: (folder / name).read_bytes() for name in _drawn(trained)[0]} == first
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("k", [2, 5, 30])
+def test_classes(train: Callable[..., Any], k: int) -> None:
+    """Two, several and many classes, with names that are long, mathematical or of another script."""
+    rng = np.random.default_rng(0)
+    labels = ["$\\alpha_", "ж" * 70, "类别", "a\nb", *(f"class {at}" for at in range(26))][:k]
+    n = 600 + 60 * k
+    at = rng.integers(0, k, n)
+    frame = pd.DataFrame(
+        {
+            "x" * 90: at + rng.normal(size=n),
+            "$y^": at % 3 + rng.normal(size=n),
+            "größe <b>&\t'\"": rng.choice(["$a", "{b}", "%s"], n),
+            "y": [labels[place] for place in at],
+        }
+    )
+    assert list(_drawn(train(frame))[0]) == COMMON + CLASSES
+
+
+@pytest.mark.filterwarnings("error")
+def test_little_to_draw(train: Callable[..., Any]) -> None:
+    """A table of 24 rows without slices, and a model without probabilities: what is undefined is left out, silently."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=24), "y": 0.0})
+    frame["y"] = frame["x"] * 1e-9
+    assert set(_drawn(train(frame, task="regression"))[0]) >= {"fold_scores.png", "residuals.png"}
+    frame["y"] = np.where(frame["x"] > 0, "up", "down")
+    names, _ = _drawn(train(frame, candidate="sklearn.linear_model.RidgeClassifier", evaluation={"metric": "f1"}))
+    assert "confusion_matrix.png" in names and not set(names) & {"roc.png", "calibration.png"}
+
+
+def test_rare_classes_stand_together() -> None:
+    """Beyond 20 classes a confusion matrix shows the commonest and one row for all the others."""
+    truth = np.repeat(np.arange(40), np.arange(40, 0, -1))
+    figure = confusion_matrix(Coded("multiclass", truth, truth, None), [f"c{at}" for at in range(40)])
+    ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(ticks) == 20 and ticks[0] == "c0" and ticks[-1] == "21 others"

@@ -1,0 +1,112 @@
+"""towline run and towline validate."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towline.cli import emit, json_option
+
+if TYPE_CHECKING:
+    from towline.config import PipelineConfig, Settings
+
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config.")
+as_of_option = click.option(
+    "--as-of",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    help="Leave out rows after this time.",
+)
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+
+
+@click.command()
+@config_argument
+@as_of_option
+@set_option
+@click.option("--force", is_flag=True, help="Run again although an identical run has finished.")
+@json_option
+def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Trains, judges and promotes a model: the whole line, as one Prefect flow.
+
+    An interrupted or killed run goes on where it stopped when the same command is given again; a run that has
+    finished is not done twice.
+
+    \b
+    Examples:
+      towline run configs/bike_demand.yaml
+      towline run configs/bike_demand.yaml --as-of 2012-06-30 --set gate.max.mae=50
+    """
+    from towline.cli import screen
+    from towline.config import Settings, read_config
+    from towline.errors import GateRefused
+
+    settings = Settings.from_environment()
+    pipeline = read_config(config, overrides)
+    with screen.progress(settings.store / "logs" / "towline.log"):
+        outcome = _run_flow(settings, pipeline, {"config": pipeline, "as_of": as_of, "force": force})
+    emit(outcome.model_dump(mode="json"), as_json, lambda: screen.summary(outcome, settings))
+    if outcome.event == "refused":
+        click.get_current_context().exit(GateRefused.exit_code)
+
+
+@click.command()
+@config_argument
+@as_of_option
+@set_option
+@json_option
+def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Checks a config and its table, and trains nothing.
+
+    \b
+    Examples:
+      towline validate configs/bike_demand.yaml
+      towline validate configs/bike_demand.yaml --json
+    """
+    from towline.cli import screen
+    from towline.config import Settings, read_config
+
+    settings = Settings.from_environment()
+    pipeline = read_config(config, overrides)
+    with screen.progress(settings.store / "logs" / "towline.log"):
+        from towline.data.checking import check
+
+        validation, page = check(settings, pipeline, as_of)
+    emit(validation.model_dump(mode="json"), as_json, lambda: screen.rules(validation, page))
+
+
+def _run_flow(settings: "Settings", config: "PipelineConfig", parameters: dict[str, Any]) -> Any:
+    """Imports, the second process and the server start side by side: each takes seconds."""
+    import os
+
+    from towline import sidecar
+    from towline.cli import servers
+
+    sidecar.prepare(settings.store / "logs" / "towline.log", "great_expectations")
+    server = None
+    if "PREFECT_API_URL" not in os.environ:
+        server = servers.start(settings, "prefect")
+        os.environ.update(servers.prefect_environment(settings), PREFECT_API_URL=f"{server.url}/api")
+    try:
+        flow = _flow(settings.project, "training", "training_flow")
+        if server:
+            servers.wait(settings, server)
+        from tasks.embedded import run_here
+
+        return run_here(flow, parameters)
+    finally:
+        sidecar.stop()
+
+
+def _flow(project: Path, module: str, name: str) -> Any:
+    import importlib
+
+    from towline.errors import ConfigError
+
+    if not (project / "flows" / f"{module}.py").is_file():
+        raise ConfigError(
+            "no flows here", where=str(project), remedy="stand in a towline project, or set TOWLINE_PROJECT to one"
+        )
+    sys.path.insert(0, str(project))
+    return getattr(importlib.import_module(f"flows.{module}"), name)

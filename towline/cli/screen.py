@@ -1,0 +1,213 @@
+"""What people see: progress by step while it goes on, a summary at the end."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from towline import files
+
+if TYPE_CHECKING:
+    from towline.config import Settings
+    from towline.data.validation import Validation
+    from towline.outcome import Outcome
+    from towline.registry.ledger import Entry
+    from towline.release.manifest import Manifest
+
+MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
+
+
+@contextmanager
+def progress(log: Path) -> Iterator[None]:
+    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``."""
+    with files.disk(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        everything = logging.FileHandler(log, encoding="utf-8")
+    everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, steps = logging.getLogger(), logging.getLogger("towline.steps")
+    logging.captureWarnings(True)
+    root.addHandler(everything)
+    steps.setLevel(logging.INFO)
+    shown: logging.Handler = _Live() if sys.stderr.isatty() else _Lines()
+    steps.addHandler(shown)
+    try:
+        yield
+    finally:
+        shown.close()
+        steps.removeHandler(shown)
+        root.removeHandler(everything)
+
+
+def _line(record: logging.LogRecord) -> str:
+    failed = record.__dict__["status"] == "failed"
+    seconds = f"{record.__dict__.get('seconds', 0):6.1f} s" if not failed else " " * 8
+    mark = click.style("✗", fg="red") if failed else click.style("✓", fg="green")
+    return f"{mark} {record.__dict__['step']:<28}{seconds}  {record.__dict__.get('note', '')}".rstrip()
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.__dict__.get("status") in ("done", "failed"):
+            click.echo(_line(record), err=True)
+
+
+class _Live(logging.Handler):
+    """The step under way with a spinner and its elapsed time, the finished ones above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description:<28}"), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self.bar.start()
+        self.task = self.bar.add_task("starting")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        status = record.__dict__.get("status")
+        if status == "begin":
+            self.bar.reset(self.task, description=record.__dict__["step"])
+        elif status in ("done", "failed"):
+            self.bar.console.print(Text.from_ansi(_line(record)), soft_wrap=True)
+
+    def close(self) -> None:
+        self.bar.stop()
+        super().close()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:
+    """Columns as wide as their content; numbers to the right."""
+    cells = [[str(cell) if cell is not None else "–" for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        return indent + "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ).rstrip()
+
+    return "\n".join([click.style(line(header), bold=True), *(line(row) for row in cells)])
+
+
+def summary(outcome: "Outcome", settings: "Settings") -> str:
+    """The end of a run on one screen."""
+    release = settings.store / outcome.release
+    name = f"{outcome.model}@{outcome.version}"
+    if outcome.repeated:
+        told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
+        return f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n" + _next(
+            [("see it", f"towline show {name}"), ("run all the same", "add --force")]
+        )
+    data, split = outcome.dataset, outcome.split
+    span = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
+    cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
+    lines = [
+        "",
+        _head("data") + f"{data['source']}: {data['rows']:,} rows{span}",
+        _head("checked") + f"{outcome.checked['rules']} rules, {outcome.checked['warned']} warned",
+        *(f"           {click.style('!', fg='yellow')} {note}" for note in _few(outcome.checked["warnings"])),
+        *(f"           · {note}" for note in _few(outcome.checked["notes"])),
+        _head("split") + f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
+        "",
+        table(
+            ["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"],
+            [
+                [
+                    ("→ " if c["name"] == outcome.chosen else "  ") + c["name"],
+                    c["failed"] or f"{c['mean']:.4g} ± {c['sd']:.2g}",
+                    round(c["seconds"], 1),
+                    c["trials"] or None,
+                ]
+                for c in outcome.candidates
+            ],
+            "  ",
+        ),
+        "",
+        table(
+            ["holdout", "value", "95 % interval"],
+            [
+                [metric, _number(m.value), f"{_number(m.low)} … {_number(m.high)}" if m.low is not None else None]
+                for metric, m in outcome.metrics.items()
+            ],
+            "  ",
+        ),
+        "",
+    ]
+    if outcome.verdict:
+        for check in outcome.verdict.checks:
+            mark, colour = MARKS[check.outcome]
+            lines.append(f"  {click.style(mark, fg=colour)} {check.name}: {check.detail}")
+    verdict = click.style("promoted", fg="green") if outcome.event == "promoted" else click.style("refused", fg="red")
+    instead = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
+    lines += [
+        "",
+        _head("verdict") + f"{verdict}: {outcome.reason}",
+        _head("version") + f"{name}{instead}",
+        _head("release") + str(release),
+        _head("report") + str(release / "card.html"),
+    ]
+    steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}")]
+    if outcome.event == "promoted" and outcome.previous:
+        steps.append(("go back", f"towline rollback {outcome.model}"))
+    return "\n".join(lines) + "\n" + _next(steps)
+
+
+def rules(validation: "Validation", page: Path) -> str:
+    """What `towline validate` tells of a table that passed."""
+    warned = [f"  {click.style('!', fg='yellow')} {rule.detail}" for rule in validation.rules if not rule.passed]
+    told = [f"  · {note}" for note in validation.notes]
+    count = len(validation.rules)
+    return "\n".join([f"{count} rules passed, {validation.warned} with a warning", *warned, *told, f"report: {page}"])
+
+
+def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path) -> str:
+    """What `towline show` tells of a version."""
+    data = manifest.dataset
+    parameters = ", ".join(f"{key}={value}" for key, value in manifest.params.items()) or "defaults"
+    lines = [
+        _head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
+        _head("model") + f"{manifest.estimator} ({parameters})",
+        _head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
+        _head("commit") + (manifest.commit or "none: not in git"),
+        _head("run") + f"{manifest.run_id} (MLflow), key {manifest.run_key[:16]}",
+        "",
+        table(
+            ["holdout", "value", "95 % interval"],
+            [
+                [metric, _number(m.value), f"{_number(m.low)} … {_number(m.high)}" if m.low is not None else None]
+                for metric, m in manifest.metrics.items()
+            ],
+            "  ",
+        ),
+        "",
+        *(f"  {row.time[:19].replace('T', ' ')}  {row.event.replace('_', ' ')} by {row.actor}: {row.reason}" for row in past),
+        "",
+        _head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
+    ]
+    return "\n".join(lines)
+
+
+def _head(word: str) -> str:
+    return click.style(f"{word:<10} ", bold=True)
+
+
+def _few(notes: Sequence[str], most: int = 6) -> list[str]:
+    return [*notes[:most], *([f"and {len(notes) - most} more in the report"] if len(notes) > most else [])]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _next(steps: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["", click.style("next", bold=True), *(f"  {what:<24}{command}" for what, command in steps)])

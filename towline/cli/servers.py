@@ -1,0 +1,172 @@
+"""The servers of the embedded default, in the background on loopback: started when needed, reused while they live."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from towline import files
+from towline.config import Frozen, Settings
+from towline.errors import Unavailable
+
+Kind = Literal["prefect", "mlflow"]
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+
+
+class Server(Frozen):
+    """A server under way: ``url`` is what a browser opens."""
+
+    kind: Kind
+    pid: int
+    url: str
+
+    @property
+    def health(self) -> str:
+        return f"{self.url}/api/health" if self.kind == "prefect" else f"{self.url}/health"
+
+
+def find(settings: Settings, kind: Kind) -> Server | None:
+    """The store's server of this kind, if its process lives."""
+    try:
+        server = Server.model_validate_json(_state(settings, kind).read_bytes())
+        os.kill(server.pid, 0)
+    except (OSError, ValueError):
+        return None
+    return server
+
+
+def start(settings: Settings, kind: Kind) -> Server:
+    """Starts it unless it runs; does not wait until it answers (see ``wait``).
+
+    Raises:
+        Unavailable: the store cannot be written.
+    """
+    state = _state(settings, kind)
+    with files.locked(state.with_suffix(".lock")):
+        if running := find(settings, kind):
+            return running
+        port = _port(4200 if kind == "prefect" else 5000)
+        command, environ = _command(settings, kind, port)
+        log = settings.store / "logs" / f"{kind}.log"
+        with files.disk(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    env={**os.environ, **QUIET, **environ},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    cwd=settings.store,
+                )
+        server = Server(kind=kind, pid=process.pid, url=f"http://127.0.0.1:{port}")
+        files.write(state, server.model_dump_json())
+        return server
+
+
+def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
+    """Returns once the server answers.
+
+    Raises:
+        Unavailable: it ended or did not answer within ``timeout`` seconds; names its log.
+    """
+    deadline = time.monotonic() + timeout
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), opener.open(server.health, timeout=2) as answer:
+            if answer.status == 200:
+                return server
+        if find(settings, server.kind) is None or _ended(server.pid):
+            break
+        time.sleep(0.1)
+    raise Unavailable(
+        f"the {server.kind} server does not answer",
+        where=str(settings.store / "logs" / f"{server.kind}.log"),
+        remedy="read the end of that log; `towline ui --stop` clears what is left of it",
+    )
+
+
+def stop(settings: Settings) -> list[Server]:
+    """Ends the store's servers and everything they started; returns those that ran."""
+    stopped = []
+    for kind in ("prefect", "mlflow"):
+        if server := find(settings, kind):
+            with contextlib.suppress(OSError):
+                os.killpg(server.pid, signal.SIGTERM)
+            for _ in range(100):
+                if _ended(server.pid):
+                    break
+                time.sleep(0.1)
+            else:
+                with contextlib.suppress(OSError):
+                    os.killpg(server.pid, signal.SIGKILL)
+            stopped.append(server)
+        _state(settings, kind).unlink(missing_ok=True)
+    return stopped
+
+
+def prefect_environment(settings: Settings) -> dict[str, str]:
+    """What Prefect's client needs to know before it is imported."""
+    return {
+        **QUIET,
+        "PREFECT_HOME": str(settings.store / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "towline",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }
+
+
+def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapping[str, str]]:
+    if kind == "prefect":
+        return ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)], {
+            **prefect_environment(settings),
+            "PREFECT_UI_API_URL": "/api",
+            "PREFECT_SERVER_API_PORT": str(port),
+            # bursts of task runs otherwise lock SQLite for seconds
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
+        }
+    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.store / "artifacts")]
+    return ["mlflow", "server", *address, *stores], {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def _state(settings: Settings, kind: Kind) -> Path:
+    return settings.store / "servers" / f"{kind}.json"
+
+
+def _port(preferred: int) -> int:
+    for port in (preferred, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise Unavailable("no free port on 127.0.0.1", remedy="end some program that listens")
+
+
+def _ended(pid: int) -> bool:
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return True
+    except ChildProcessError:
+        pass  # started by an earlier command: no child of ours
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -1,0 +1,1 @@
+"""From a source to rows a model may learn from."""

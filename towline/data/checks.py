@@ -1,0 +1,170 @@
+"""The rules Great Expectations has no words for: infinities, classes, duplicates, the champion, leaks."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from towline.config import Frozen, PipelineConfig, Severity
+from towline.data.contract import Column, Contract, iso_times
+from towline.data.leaks import find
+
+EXAMPLES = 5
+
+
+class Rule(Frozen):
+    """One rule and its result; ``count`` and ``share`` are of offending rows, where rows can offend."""
+
+    rule: str
+    column: str | None
+    severity: Severity
+    passed: bool
+    count: int = 0
+    share: float = 0.0
+    examples: tuple[str, ...] = ()
+    detail: str = ""
+
+    def line(self) -> str:
+        """The rule in one line, for an error or a log."""
+        rows = f": {self.count:,} row{'s' * (self.count != 1)} ({self.share:.2%})" if self.count else ""
+        seen = f", e.g. {'; '.join(self.examples)}" if self.examples else ""
+        return f"{self.column or 'table'}: {self.rule}: {self.detail}{rows}{seen}"
+
+
+def show(value: object) -> str:
+    """A value in at most 40 printable characters."""
+    if value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    text = str(value.item() if isinstance(value, np.generic) else value)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
+    """``row 12: -3``; rows are positions in the table, from 0."""
+    first = list(rows)[:EXAMPLES]
+    if len(columns) == 1:
+        return tuple(f"row {row}: {show(table[columns[0]].iloc[row])}" for row in first)
+    some = columns[:EXAMPLES]
+    return tuple(f"row {row}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first)
+
+
+def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """The table with numbers and times that are written as text in their own type."""
+    changed = {}
+    for column in contract.columns:
+        values = table[column.name]
+        if column.kind == "numeric" and values.dtype.kind not in "iufb":
+            changed[column.name] = pd.to_numeric(values, errors="coerce")
+        if column.kind == "datetime" and values.dtype.kind != "M":
+            changed[column.name] = iso_times(values)
+    return table.assign(**changed).reset_index(drop=True)
+
+
+def run(table: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None) -> list[Rule]:
+    """All of these rules, on a table after ``convert``."""
+    rules = [
+        *_finite(table, contract),
+        *_classes(table, contract, config),
+        _distinct(table, contract),
+        *_champion(contract, config, previous),
+        *_leaks(table, contract, config),
+    ]
+    features = len(contract.feature_columns)
+    detail = f"{features:,} features, {len(table):,} rows"
+    wide = features > len(table)
+    return [*rules, Rule(rule="fewer_features_than_rows", column=None, severity="warn", passed=not wide, detail=detail)]
+
+
+def _leaks(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
+    allowed = set(config.validation.allow_leaks)
+    found = [leak for leak in find(table, contract, config.seed) if not set(leak.columns) <= allowed]
+    for leak in found:
+        detail = f"{leak.detail}; list under data.drop or, if really known when predicting, validation.allow_leaks"
+        column = ", ".join(leak.columns)
+        yield Rule(rule=f"no_leak_by_{leak.kind}", column=column, severity="error", passed=False, detail=detail)
+    if not found:
+        yield Rule(rule="no_leak", column=None, severity="error", passed=True, detail="no column gives the target away")
+
+
+def _offences(
+    rule: str, column: str | None, bad: np.ndarray, table: pd.DataFrame, detail: str, severity: Severity = "error"
+) -> Rule:
+    rows = np.flatnonzero(bad)
+    return Rule(
+        rule=rule,
+        column=column,
+        severity=severity,
+        passed=not len(rows),
+        count=len(rows),
+        share=len(rows) / max(len(table), 1),
+        examples=examples(table, [column] if column else list(table.columns), rows[:EXAMPLES].tolist()),
+        detail=detail,
+    )
+
+
+def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+    infinite = {
+        column.name: bad
+        for column in contract.columns
+        if table[column.name].dtype.kind == "f" and (bad := np.isinf(table[column.name].to_numpy())).any()
+    }
+    for name, bad in infinite.items():
+        yield _offences("values_finite", name, bad, table, "an infinity is no measurement: write null for unknown")
+    if not infinite:
+        yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
+
+
+def _classes(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
+    if contract.task == "regression":
+        return
+    need = config.cross_validation.folds + 1
+    counts = Counter(contract.labels(table[table[contract.target].notna()]).tolist())
+    short = sorted((rows, show(label)) for label, rows in counts.items() if rows < need)
+    lacking = sum(rows for rows, _ in short)
+    yield Rule(
+        rule="rows_in_each_class",
+        column=contract.target,
+        severity="error",
+        passed=not short,
+        count=lacking,
+        share=lacking / max(len(table), 1),
+        examples=tuple(f"class {label}: {rows} row{'s' * (rows != 1)}" for rows, label in short[:EXAMPLES]),
+        detail=f"each class has at least {need} rows: one for each of {need - 1} folds, one to hold out",
+    )
+
+
+def _distinct(table: pd.DataFrame, contract: Contract) -> Rule:
+    # few rows agree in the eight columns of most levels: only they are compared in full
+    telling = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
+    twins = table[table.duplicated(telling, keep=False)]
+    bad = np.zeros(len(table), dtype=bool)
+    bad[twins.index[twins.duplicated()]] = True
+    return _offences("rows_distinct", None, bad, table, "no row stands in the table twice", "warn")
+
+
+def _champion(contract: Contract, config: PipelineConfig, previous: Contract | None) -> Iterator[Rule]:
+    if previous is None:
+        return
+    present = {column.name: column for column in contract.columns}
+    failed = False
+    for old in previous.feature_columns:
+        new: Column | None = present.get(old.name)
+        severity: Severity = "error"
+        if old.name in config.data.columns or old.name in (*config.data.drop, contract.target):
+            continue  # the config says so
+        if new is None:
+            detail = "a feature of the champion is gone; if on purpose, list it under data.drop"
+        elif new.role == "ignored" and new.kind != "text":
+            severity, detail = "warn", f"a feature of the champion is left out: {new.note}"
+        elif new.kind != old.kind:
+            detail = f"{old.kind} for the champion, {new.kind} now; if on purpose, declare it under data.columns"
+        else:
+            continue
+        failed = True
+        yield Rule(rule="champion_columns", column=old.name, severity=severity, passed=False, detail=detail)
+    if not failed:
+        detail = "the champion's columns, unchanged"
+        yield Rule(rule="champion_columns", column=None, severity="error", passed=True, detail=detail)

@@ -1,0 +1,237 @@
+"""Files and databases as Arrow tables, each fault named."""
+
+import csv
+import difflib
+import gzip
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from towline.config import SqlSource
+from towline.data.contract import examples
+from towline.errors import ConfigError, DataError, Unavailable
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+
+
+def paths(source: str | list[str], project: Path) -> list[Path]:
+    if not isinstance(source, str):
+        return [path for part in source for path in paths(part, project)]
+    """The files a source stands for: itself, a folder's, or those a glob matches; sorted by name."""
+    path = (project / source).absolute()
+    if path.is_dir():
+        found = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
+        if not found:
+            raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy="check data.source")
+        return found
+    if path.exists():
+        return [path]
+    root = Path(path.anchor)
+    found = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+    if not found:
+        raise _missing(path)
+    return found
+
+
+def _missing(path: Path) -> DataError:
+    folder = path.parent
+    names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 3, 0.5)
+    hint = "did you mean " + " or ".join(near) + "?" if near else "check data.source; paths start at the project folder"
+    return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
+
+
+def file(path: Path, separator: str) -> pa.Table:
+    """A CSV, CSV.gz or Parquet file as it is; a CSV's types are those its whole content allows."""
+    name = path.name.lower()
+    if name.endswith(_PARQUET):
+        return parquet(path, "write the file again, or leave it out of data.source")
+    if name.endswith(_CSV):
+        return _csv(path, separator)
+    raise DataError("not a kind of file towline reads", where=str(path), remedy="give CSV, CSV.gz or Parquet")
+
+
+def parquet(path: Path, remedy: str) -> pa.Table:
+    """A Parquet file's content, without the index pandas may have noted."""
+    try:
+        # not pq.read_table: it makes columns of a key=value in the path
+        return pq.ParquetFile(path).read().replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0][:200]
+        what = "the file is empty" if path.stat().st_size == 0 else f"not a readable Parquet file: {reason}"
+        raise DataError(what, where=str(path), remedy=remedy) from None
+
+
+def _csv(path: Path, separator: str) -> pa.Table:
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read the file: {error}", where=str(path), remedy="check or copy it again") from None
+    if not raw.strip():
+        raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"not UTF-8: byte {raw[error.start]:#04x} at position {error.start}",
+            where=f"{path}:{line}",
+            remedy="save it as UTF-8, e.g. iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
+        ) from None
+    records = _records(raw, separator)
+    line, header = next(records)
+    others = [mark for mark in ",;|\t" if mark != separator and mark in header[0]] if len(header) == 1 else []
+    if others:
+        raise DataError(
+            f"one column only, and its name holds {others[0]!r}: {header[0][:80]!r}",
+            where=f"{path}:{line}",
+            remedy=f"set data.separator to {others[0]!r}",
+        )
+    if next(records, None) is None:
+        raise DataError("a header and no rows", where=str(path), remedy="give a file with rows")
+    if raw.count(b'"') % 2 and (line := _open_quote(raw, separator)):
+        raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="mend the line")
+    try:
+        return pyarrow.csv.read_csv(
+            io.BytesIO(raw),
+            # one block: types are then inferred from the whole file
+            read_options=pyarrow.csv.ReadOptions(block_size=min(len(raw) + 1, 2**31 - 1)),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        )
+    except pa.ArrowException as error:
+        for line, fields in _records(raw, separator):
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{len(fields)} fields where the header has {len(header)}",
+                    where=f"{path}:{line}",
+                    remedy="mend the line: a separator too many or too few, or a quote left open",
+                ) from None
+        raise DataError(f"not a readable CSV: {str(error)[:200]}", where=str(path), remedy="mend the file") from None
+
+
+def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Records that are not blank, each with the number of its last line."""
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline=""), delimiter=separator)
+    try:
+        yield from ((reader.line_num, fields) for fields in reader if fields)
+    except csv.Error:  # a field beyond csv's limit
+        yield reader.line_num, []
+
+
+def _open_quote(raw: bytes, separator: str) -> int:
+    """The line on which a quote is opened that the end of the file finds open; 0 if there is none."""
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="")
+    reader, line = csv.reader(text, delimiter=separator, strict=True), 0
+    try:
+        for _ in reader:
+            line = reader.line_num
+    except csv.Error as error:
+        return line + 1 if "unexpected end" in str(error) else 0
+    return 0
+
+
+def query(source: SqlSource, project: Path) -> pa.Table:
+    """The rows of one SELECT. ``${NAME}`` in the URL comes from the environment, there verbatim for user and password.
+
+    Raises:
+        ConfigError: a bad URL, an unset variable, or no driver.
+        DataError: the query fails or gives no rows or a column of mixed types.
+        Unavailable: the database cannot be reached or is locked.
+    """
+    from sqlalchemy import create_engine, exc, make_url
+
+    where = masked(source.url)
+    try:
+        url = make_url(_expanded(source.url))
+    except (exc.ArgumentError, ValueError):
+        raise ConfigError(
+            "not a database URL", where=f"data.source.url: {where}", remedy="write postgresql://user:${PW}@host/name"
+        ) from None
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
+        if not (project / url.database).is_file():
+            raise _missing(project / url.database)  # SQLite would make an empty one
+        url = url.set(database=str(project / url.database))
+    try:
+        engine = create_engine(url)
+    except (exc.NoSuchModuleError, ImportError) as error:
+        raise ConfigError(f"no driver for the database: {error}", where=where, remedy="install the driver") from None
+    connected = False
+    try:
+        with engine.connect() as connection:
+            connected = True
+            # straight to the driver: a colon or a percent sign in the query is no parameter
+            result = connection.execution_options(no_parameters=True).exec_driver_sql(source.query)
+            names = list(result.keys()) if result.returns_rows else []
+            rows = result.fetchall() if names else []
+    except exc.DBAPIError as error:
+        reason = str(error.orig).split("\n")[0][:300].replace(str(url.password or "\0"), "***")
+        if not connected or error.connection_invalidated or "locked" in reason:
+            raise Unavailable(
+                f"the database does not answer: {reason}", where=where, remedy="see that it runs and may be reached"
+            ) from None
+        raise DataError(f"the query failed: {reason}", where=where, remedy="mend data.source.query") from None
+    finally:
+        engine.dispose()
+    if not rows:
+        raise DataError("the query gave no rows", where=where, remedy="mend data.source.query")
+    columns = [_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
+    return pa.Table.from_arrays(columns, names)
+
+
+def _expanded(url: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(
+                f"the environment variable {match[1]} is not set", where="data.source.url", remedy="export it"
+            )
+        # a user or a password stands before : or @ and may hold any character
+        inside = match.start() > 0 and url[match.end() : match.end() + 1] in ("@", ":") and "@" in url[match.end() :]
+        return quote(os.environ[match[1]], safe="") if inside else os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, url)
+
+
+def masked(url: str) -> str:
+    """The URL without its password."""
+    url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+    return re.sub(r"(?i)(passw\w*=)[^&]*", r"\1***", url)
+
+
+def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        kinds = [_kind(value) for value in values]
+        found = sorted({kind for kind in kinds if kind})
+    if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or UUID
+        convert = float if found == ["number"] else str
+        return pa.array([None if value is None else convert(value) for value in values])
+    rare = min(found, key=kinds.count)
+    rows = [row for row, kind in enumerate(kinds) if kind == rare]
+    raise DataError(
+        f"column {name!r} mixes {' and '.join(found)}",
+        where=where,
+        remedy="make it one type in the query, e.g. CAST",
+        details=(examples(values, rows),),
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return "number"
+    return "" if value is None else type(value).__name__

@@ -1,0 +1,203 @@
+"""The holdout and the folds: which rows a model may learn from."""
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from towline.config import Frozen, PipelineConfig
+from towline.data.workspace import Workspace
+from towline.errors import DataRefused
+from towline.files import replacing
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+class Parts(Frozen):
+    """How the table was split: rows of each part, and the time (ISO) at which a time-split holdout begins."""
+
+    by: Literal["time", "random"]
+    train: int
+    holdout: int
+    cut: str | None
+
+
+def split(work: Workspace, config: PipelineConfig) -> Parts:
+    """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``parts.json``).
+
+    By time the newest rows are held out. At random a row's side hangs on a seeded hash of its content (or its group),
+    so that it stays there when rows are added or shuffled, and copies of a row stay together. Rows of one timestamp or
+    one group never straddle: by time, older rows of a held-out group are left out of both parts.
+
+    Raises:
+        DataRefused: one part would be empty.
+    """
+    rows, contract, data = work.table(), work.contract(), config.data
+    by: Literal["time", "random"] = "random" if config.split.by == "random" or not data.time else "time"
+    order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
+    cut = None
+    if by == "time":
+        times = rows[data.time].iloc[order]
+        start = _nearest(_starts(times), len(rows) * (1 - config.split.holdout))
+        cut = times.iloc[start].isoformat()
+        train, holdout = _purged(rows, config, order[:start], order[start:])
+    else:
+        codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
+        units = _hashes(rows[[data.group]] if data.group else rows, config.seed)
+        held = _held(units, codes, config.split.holdout)[order]
+        train, holdout = order[~held], order[held]
+    if not len(train) or not len(holdout):
+        side = "holdout" if len(train) else "train part"
+        raise DataRefused(
+            f"the {side} would be empty",
+            where=f"split by {by}" + (f", groups of {data.group!r} whole" if data.group else ""),
+            remedy="give more distinct rows or groups, or another split.holdout or split.by",
+        )
+    with replacing(work.file("split.npz")) as file:
+        np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
+    parts = Parts(by=by, train=len(train), holdout=len(holdout), cut=cut)
+    work.save("parts.json", parts)
+    return parts
+
+
+def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_by: str) -> list[Fold]:
+    """Positions of (training rows, test rows) for each fold over the train part.
+
+    By time the window expands: each fold learns from all rows before its test rows, and rows of one timestamp are on
+    one side; few distinct timestamps give fewer folds. At random they are shuffled by the seed, stratified for classes,
+    whole for groups.
+
+    Args:
+        rows: the raw rows of the train part, n of them.
+        labels: their target, shape (n,); object for classification.
+        config: names the folds, the seed, and the time and group columns.
+        parts_by: ``Parts.by`` of the split.
+
+    Raises:
+        DataRefused: too few rows, timestamps, groups or rows of a class, or a fold's side that lacks classes.
+    """
+    count = config.cross_validation.folds
+    if len(rows) < count:
+        raise _too_few(f"{len(rows)} training rows", count)
+    made = _expanding(rows, config, count) if parts_by == "time" else _shuffled(rows, labels, config, count)
+    classes = set(labels) if labels.dtype == object else set()
+    for number, (train, test) in enumerate(made, 1):
+        lacking = sorted(classes - set(labels[train]))
+        fault = f"has no row of class {lacking[0]!r} to learn from" if lacking else ""
+        fault = fault or ("" if len(train) else "has no row to learn from")
+        fault = fault or ("is tested on rows of one class only" if classes and len(set(labels[test])) < 2 else "")
+        if fault:
+            raise DataRefused(
+                f"fold {number} of {len(made)} {fault}",
+                where="cross_validation.folds",
+                remedy="lower cross_validation.folds, give more rows, or set split.by to random",
+            )
+    return made
+
+
+def _too_few(what: str, count: int) -> DataRefused:
+    return DataRefused(
+        f"{what}: fewer than {count} folds",
+        where="cross_validation.folds",
+        remedy="lower cross_validation.folds or give more rows",
+    )
+
+
+def _expanding(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
+    times = rows[config.data.time]
+    order = np.argsort(times.to_numpy(), kind="stable")
+    starts = _starts(times.iloc[order])
+    cuts = sorted({_nearest(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
+    if len(cuts) < 2:
+        raise _too_few(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2)
+    ends = [*cuts[1:], len(rows)]
+    return [_purged(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
+
+
+def _shuffled(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, count: int) -> list[Fold]:
+    group = config.data.group
+    groups = _groups(rows, group) if group else None
+    if groups is not None and groups.max() + 1 < count:
+        raise _too_few(f"{groups.max() + 1} groups of {group!r}", count)
+    if labels.dtype != object:
+        plain = KFold if groups is None else GroupKFold
+        return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
+    codes, classes = pd.factorize(labels)
+    sizes = np.bincount(codes)
+    if sizes.min() < count:
+        raise _too_few(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
+    stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+
+
+def _starts(times: pd.Series) -> np.ndarray:
+    """Where each distinct time but the first begins, in times that are sorted."""
+    if times.isna().any():
+        raise DataRefused(
+            f"{int(times.isna().sum())} rows have no time", where=f"column {times.name!r}", remedy="leave them out"
+        )
+    values = times.to_numpy()
+    starts = np.flatnonzero(values[1:] != values[:-1]) + 1
+    if not len(starts):
+        raise DataRefused(
+            "all rows have the same time",
+            where=f"column {times.name!r}",
+            remedy="set split.by to random, or give rows of several times",
+        )
+    return starts
+
+
+def _nearest(starts: np.ndarray, wanted: float) -> int:
+    return int(starts[np.abs(starts - wanted).argmin()])
+
+
+def _groups(rows: pd.DataFrame, group: str) -> np.ndarray:
+    return pd.factorize(rows[group], use_na_sentinel=False)[0]
+
+
+def _purged(rows: pd.DataFrame, config: PipelineConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+    if config.data.group:
+        groups = _groups(rows, config.data.group)
+        older = older[~np.isin(groups[older], groups[newer])]
+    return older, newer
+
+
+def _held(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
+    """Units below the threshold are held out; then each class of two units or more gets one on either side."""
+    held = units < np.uint64(int(share * 2**64))
+    for code in np.unique(codes):
+        own = codes == code
+        distinct = np.unique(units[own])
+        if held[own].all():
+            held[units == distinct[-1]] = False
+        if len(distinct) > 1 and not held[own].any():
+            held[units == distinct[0]] = True
+    return held
+
+
+def _hashes(rows: pd.DataFrame, seed: int) -> np.ndarray:
+    """One uint64 a row: of its values, whatever the order of the columns, the rows, or an integer's dtype."""
+    total = np.zeros(len(rows), dtype=np.uint64)
+    for name in rows.columns:
+        values = rows[name]
+        if values.dtype.kind == "M":
+            plain: np.ndarray = values.to_numpy("datetime64[us]").view(np.int64)
+        elif values.dtype.kind in "biuf":
+            plain = values.to_numpy(np.float64) + 0.0  # a null among later rows turns integers to floats
+        else:
+            plain = values.astype(object).where(values.notna(), "").to_numpy()
+        salt = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
+        mixed = _mixed(pd.util.hash_array(plain) ^ np.frombuffer(salt, np.uint64)[0])
+        mixed[values.isna().to_numpy()] = 0
+        total += mixed
+    return _mixed(total)
+
+
+def _mixed(bits: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): spreads each bit over all."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    spread: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return spread

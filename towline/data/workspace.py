@@ -1,0 +1,132 @@
+"""The folder in which one run keeps what its steps hand each other."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from towline import files
+from towline.config import Frozen, PipelineConfig
+from towline.data.contract import Contract
+from towline.data.sources import Dataset, read
+from towline.errors import Unavailable
+
+
+class Workspace(Frozen):
+    """A small reference to that folder; steps are handed this, never a frame.
+
+    ``token`` is drawn when the folder is made: remembered results of steps hold only while their files do.
+    """
+
+    store: Path
+    key: str
+    token: str
+    dataset: Dataset
+
+    @property
+    def path(self) -> Path:
+        return self.store / "work" / self.key[:16]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps another process from doing the same run at the same time.
+
+        Raises:
+            Unavailable: one is at it.
+        """
+        with files.locked(self.file("lock"), wait=False) as mine:
+            if not mine:
+                raise Unavailable(
+                    "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
+                )
+            yield
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def save(self, name: str, record: BaseModel) -> Path:
+        return files.write(self.file(name), record.model_dump_json(indent=1))
+
+    def save_json(self, name: str, content: object) -> Path:
+        return files.write(self.file(name), json.dumps(content, indent=1, ensure_ascii=False, default=str))
+
+    def contract(self) -> Contract:
+        return Contract.model_validate_json(self.file("contract.json").read_bytes())
+
+    def table(self) -> pd.DataFrame:
+        """The snapshot as read; shared between steps, not to be changed."""
+        return _table(self.store, self.dataset)
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Positions in the table: ``train`` (time-ordered where there is a time) and ``holdout``."""
+        with np.load(self.file("split.npz"), allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+
+    def part(self, name: str) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+        """Features ready for an estimator, target values, and the raw rows of one part (``train`` or ``holdout``)."""
+        rows = self.table().iloc[self.parts()[name]].reset_index(drop=True)
+        contract = self.contract()
+        return contract.features(rows), contract.labels(rows), rows
+
+
+@functools.lru_cache(maxsize=1)
+def _table(store: Path, dataset: Dataset) -> pd.DataFrame:
+    return read(dataset, store)
+
+
+def open_workspace(
+    config: PipelineConfig, dataset: Dataset, project: Path, store: Path, as_of: datetime | None, *, force: bool = False
+) -> Workspace:
+    """The workspace of the run that this config, data, code and ``as_of`` make; what a killed run left is kept.
+
+    Args:
+        config: what the run does.
+        dataset: what it does it on.
+        project: where the flows stand; they are part of the code.
+        store: where workspaces are made.
+        as_of: as the run was given it.
+        force: begin anew, under a key of its own.
+
+    Raises:
+        Unavailable: the store cannot be written.
+    """
+    salt = secrets.token_hex(8) if force else ""
+    parts = (config.digest, dataset.digest, _code(config, project), as_of.isoformat() if as_of else "", salt)
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    token = store / "work" / key[:16] / "token"
+    if not token.exists():
+        files.write(token, secrets.token_hex(8))
+    return Workspace(store=store, key=key, token=token.read_text(), dataset=dataset)
+
+
+def _code(config: PipelineConfig, project: Path) -> str:
+    """Digest of the code that makes the model: towline, the flows, the candidates' own modules, the libraries."""
+    ours = Path(__file__).parents[1]
+    sources = [*ours.rglob("*.py"), *(project / "flows").glob("*.py"), *(project / "tasks").glob("*.py")]
+    for candidate in config.candidates:
+        package = candidate.estimator.partition(".")[0]
+        spec = importlib.util.find_spec(package) if "." in candidate.estimator else None
+        if spec and spec.origin and "site-packages" not in spec.origin:
+            origin = Path(spec.origin)
+            sources += origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
+    digest = hashlib.sha256()
+    for source in sorted(sources):
+        if "cli" not in source.parts:
+            digest.update(f"{source.name}\0".encode() + source.read_bytes())
+    for library in ("numpy", "pandas", "scikit-learn"):
+        digest.update(f"{library}=={metadata.version(library)}".encode())
+    return digest.hexdigest()

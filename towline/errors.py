@@ -1,0 +1,106 @@
+"""Every error towline raises.
+
+TowlineError
+├── Mendable                    the caller can mend it; never retried
+│   ├── ConfigError    T100     exit 2   the YAML or the command line
+│   ├── DataError      T200     exit 2   a table that cannot be read
+│   ├── DataRefused    T300     exit 3   a table that breaks its contract
+│   ├── FitError       T400     exit 2   an estimator that cannot be built or fitted
+│   ├── GateRefused    T500     exit 4   a model that did not pass, or lost a race to promote
+│   └── ReleaseError   T600     exit 6   a release that is not what its manifest says
+└── Unavailable        T900     exit 5   a store or a server away or full; may pass by itself, so it is retried
+
+Exit 0 is done, 1 a fault in towline itself, 130 an interrupt.
+"""
+
+from typing import ClassVar
+
+
+class TowlineError(Exception):
+    """What went wrong, where, and the remedy.
+
+    Args:
+        what: one sentence, no trailing stop.
+        where: the file, column, key or address it was seen at.
+        remedy: what the reader can do about it.
+        details: more lines, one finding each; shown indented.
+    """
+
+    code: ClassVar[str] = "T000"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  {detail}" for detail in self.details]
+        if self.where:
+            lines.append(f"  where:  {self.where}")
+        if self.remedy:
+            lines.append(f"  remedy: {self.remedy}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.remedy, self.details)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "error": type(self).__name__,
+            "code": self.code,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+            "details": list(self.details),
+        }
+
+
+def _rebuild(
+    kind: type[TowlineError], what: str, where: str, remedy: str, details: tuple[str, ...]
+) -> TowlineError:
+    return kind(what, where=where, remedy=remedy, details=details)
+
+
+class Mendable(TowlineError):
+    """The caller can mend it: running again changes nothing."""
+
+
+class ConfigError(Mendable):
+    code = "T100"
+    exit_code = 2
+
+
+class DataError(Mendable):
+    code = "T200"
+    exit_code = 2
+
+
+class DataRefused(Mendable):
+    code = "T300"
+    exit_code = 3
+
+
+class FitError(Mendable):
+    code = "T400"
+    exit_code = 2
+
+
+class GateRefused(Mendable):
+    code = "T500"
+    exit_code = 4
+
+
+class ReleaseError(Mendable):
+    code = "T600"
+    exit_code = 6
+
+
+class Unavailable(TowlineError):
+    """A store or a server is away, locked or full: it may pass by itself."""
+
+    code = "T900"
+    exit_code = 5

@@ -1,0 +1,88 @@
+"""Files that are whole or absent: digests, atomic writes, and a lock between processes."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from towline.errors import TowlineError, Unavailable
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Writes a file so that a reader sees the old content or the new, never a part (temp, fsync, rename).
+
+    Raises:
+        Unavailable: the disk is full or the folder cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes ``path``'s place when the block ends well, and is removed when it does not."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def disk(where: Path) -> Iterator[None]:
+    """Turns a full disk or a folder that cannot be written into the error a user can act on."""
+    try:
+        yield
+    except TowlineError:
+        raise
+    except OSError as error:
+        remedies = {
+            errno.ENOSPC: "free some disk space and run the same command again: finished steps are kept",
+            errno.EDQUOT: "free some of your quota and run the same command again: finished steps are kept",
+            errno.EACCES: "make the folder writable, or point TOWLINE_STORE at one that is",
+            errno.EPERM: "make the folder writable, or point TOWLINE_STORE at one that is",
+            errno.EROFS: "point TOWLINE_STORE at a folder that can be written",
+            errno.ENOTDIR: "a file stands where the store should be: move it, or set TOWLINE_STORE",
+            errno.EEXIST: "a file stands where the store should be: move it, or set TOWLINE_STORE",
+        }
+        if error.errno not in remedies:
+            raise
+        name = error.filename or where
+        raise Unavailable(
+            f"cannot write: {os.strerror(error.errno)}", where=str(name), remedy=remedies[error.errno]
+        ) from error
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds an advisory lock on ``path``; yields whether it was got (always, when waiting). Freed when a process dies."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,182 @@
+"""What a run comes to: where it came from, what it decided, and what a repeated run finds done already."""
+
+import getpass
+import json
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import towline
+from towline.config import Frozen, PipelineConfig, Settings
+from towline.data.splits import Parts
+from towline.data.validation import Validation
+from towline.data.workspace import Workspace
+from towline.registry.ledger import Entry, Ledger
+from towline.release.packaging import Package
+from towline.training.evaluation import Evaluation, Interval
+from towline.training.fitting import Scores
+from towline.training.gate import Verdict
+
+
+class Outcome(Frozen):
+    """The end of a run, enough for a summary without opening a store."""
+
+    model: str
+    version: int
+    event: Literal["promoted", "refused"]
+    repeated: bool = False
+    reason: str
+    run_key: str
+    release: str
+    dataset: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
+    split: dict[str, Any] = {}
+    candidates: tuple[dict[str, Any], ...] = ()
+    chosen: str = ""
+    primary: str = ""
+    metrics: dict[str, Interval] = {}
+    verdict: Verdict | None = None
+    previous: int | None = None
+    run_id: str = ""
+    link: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        work: Workspace,
+        entry: Entry,
+        validation: Validation,
+        parts: Parts,
+        scores: Sequence[Scores],
+        chosen: Scores,
+        evaluation: Evaluation,
+        verdict: Verdict,
+        link: str,
+        run_id: str,
+    ) -> "Outcome":
+        return cls(
+            model=entry.model,
+            version=entry.version,
+            event="promoted" if entry.event == "promoted" else "refused",
+            reason=entry.reason,
+            run_key=work.key,
+            release=entry.release,
+            dataset=work.dataset.model_dump(include={"source", "digest", "rows", "start", "end"}),
+            checked={
+                "rules": len(validation.rules),
+                "warned": validation.warned,
+                "notes": list(validation.notes),
+                "warnings": [rule.detail for rule in validation.rules if not rule.passed],
+            },
+            split=parts.model_dump(),
+            candidates=tuple(
+                {
+                    "name": score.candidate,
+                    "mean": score.mean.get(evaluation.primary),
+                    "sd": score.sd.get(evaluation.primary),
+                    "seconds": score.seconds,
+                    "trials": score.trials,
+                    "failed": score.failed,
+                }
+                for score in scores
+            ),
+            chosen=chosen.candidate,
+            primary=evaluation.primary,
+            metrics=evaluation.metrics,
+            verdict=verdict,
+            previous=entry.previous,
+            run_id=run_id,
+            link=link,
+        )
+
+
+def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
+    """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
+    entry = Ledger(settings.ledger_url).finished(config.name, work.key)
+    if entry is None or work.file("verdict.json").exists():
+        return None
+    work.remove()
+    return Outcome(
+        model=entry.model,
+        version=entry.version,
+        event="promoted" if entry.event == "promoted" else "refused",
+        repeated=True,
+        reason=entry.reason,
+        run_key=work.key,
+        release=entry.release,
+        previous=entry.previous,
+    )
+
+
+def conclude(
+    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, verdict: Verdict, facts: Mapping[str, str]
+) -> Entry:
+    """Promotes or refuses a version, once: the same run concluded again finds its own row.
+
+    Raises:
+        GateRefused: the champion changed since the version was judged.
+    """
+    if entry := ledger.finished(model, work.key):
+        return entry
+    evidence = {"verdict": verdict.outcome, "checks": [check.model_dump() for check in verdict.checks]}
+    facts_of_run = {"dataset": work.dataset.digest, "release": package.digest, **facts}
+    names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
+    ledger.register(model, version, reason=f"trained, trigger {facts['trigger']}", evidence=facts_of_run, **names)
+    if verdict.outcome == "pass":
+        against = f" against version {verdict.champion}" if verdict.champion else ""
+        reason = f"passed {len(verdict.checks)} checks{against}"
+        return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
+    failed = [check.name for check in verdict.checks if check.outcome != "pass"]
+    return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+
+
+def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:
+    """Who ran what, from which commit, when; drawn once for a run, so that a resumed one tells the same."""
+    kept = work.file("provenance.json")
+    if kept.exists():
+        return dict(json.loads(kept.read_bytes()))
+    commit, dirty = commit_of(settings.project)
+    facts = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "actor": actor(),
+        "host": socket.gethostname(),
+        "trigger": trigger,
+        "as_of": as_of.isoformat() if as_of else "",
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "towline": towline.__version__,
+        "python": platform.python_version(),
+        "run_key": work.key,
+    }
+    work.save_json("provenance.json", facts)
+    return facts
+
+
+def actor() -> str:
+    """Who acts, for the ledger."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def commit_of(project: Path) -> tuple[str, str]:
+    """The project's git commit and whether its tree differs from it (``true``/``false``); empty outside git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(project), *words], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return "", ""
+    return commit, "true" if git("status", "--porcelain", "--untracked-files=no") else "false"

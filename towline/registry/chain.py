@@ -1,0 +1,236 @@
+"""One append-only table of hash-chained rows, on SQLite or PostgreSQL.
+
+A model's rows are numbered from 1 and (model, seq) is unique: of two writers that read the same state, only one can
+add the next row, on any database. Each row holds the digest of the row before it.
+"""
+
+import datetime as dt
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import to_json
+
+from towline import files
+from towline.config import Frozen
+from towline.errors import ConfigError, ReleaseError, Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Table
+
+Event = Literal["registered", "promoted", "refused", "rolled_back"]
+
+_BUSY_SECONDS = 10
+_ATTEMPTS = 100
+
+
+class Entry(Frozen):
+    """One row. ``version`` is what the event is about; after ``rolled_back`` it is the version that serves again."""
+
+    seq: int
+    time: str
+    model: str
+    event: Event
+    version: int
+    previous: int | None
+    actor: str
+    reason: str
+    evidence: dict[str, Any]
+    run_key: str
+    release: str
+    prev_hash: str
+    hash: str
+
+    def digest(self) -> str:
+        """What ``hash`` must be: sha256 over the canonical JSON of every other field."""
+        content = self.model_dump(exclude={"hash"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Draft(Frozen):
+    """What a writer wants to add; number, time and digests are given to it when it is."""
+
+    event: Event
+    version: int
+    previous: int | None
+    actor: str
+    reason: str
+    evidence: Mapping[str, Any]
+    run_key: str
+    release: str
+
+
+class Chain:
+    """The rows at an SQLAlchemy URL; the table is made at the first write.
+
+    Every method raises Unavailable when the database is locked, away, full, read-only or not a database, and
+    ConfigError when the URL is none. Reading what does not exist yet finds nothing and creates nothing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def read(self, model: str | None = None) -> list[Entry]:
+        """Rows of one model, or of all by name, oldest first."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return []
+            with engine.connect() as connection:
+                return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
+
+    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
+        """Adds the row ``decide`` makes of the model's rows, or returns the one it finds among them.
+
+        Raises:
+            ReleaseError: the rows there are not what was written; nothing is added to them.
+        """
+        from sqlalchemy.exc import IntegrityError
+
+        with self._database() as (engine, file):
+            if file:
+                with files.disk(file):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+            _create(engine)
+            for _ in range(_ATTEMPTS):
+                try:
+                    with engine.begin() as connection:
+                        rows = _select(connection, model)
+                        check(rows)
+                        decided = decide(rows)
+                        if isinstance(decided, Entry):
+                            return decided
+                        entry = _entry(model, rows, decided)
+                        values = entry.model_dump() | {"evidence": json.dumps(entry.evidence)}
+                        connection.execute(_table().insert().values(values))
+                        return entry
+                except IntegrityError:
+                    continue  # another writer took this number: read again, decide again
+        raise Unavailable("too many writers at once", where=self._where(), remedy="run the same command again")
+
+    @contextmanager
+    def _database(self) -> Iterator[tuple["Engine", Path | None]]:
+        from sqlalchemy import create_engine, make_url
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+        from sqlalchemy.pool import NullPool
+
+        try:
+            url = make_url(self._url)
+            # python's sqlite3 then opens each write with BEGIN IMMEDIATE: it waits its turn instead of failing midway
+            sqlite = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
+            is_sqlite = url.get_backend_name() == "sqlite"
+            connect = sqlite if is_sqlite else {"connect_timeout": _BUSY_SECONDS}
+            engine = create_engine(url, connect_args=connect, poolclass=NullPool)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise ConfigError(
+                f"not a ledger URL: {error}",
+                where="TOWLINE_LEDGER_URL",
+                remedy="write sqlite:////path/ledger.db or postgresql+psycopg://user@host/database",
+            ) from None
+        plain = is_sqlite and url.database and not url.database.startswith(("file:", ":"))
+        try:
+            yield engine, Path(url.database) if plain and url.database else None
+        except SQLAlchemyError as error:
+            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise Unavailable(
+                f"the ledger cannot be used: {said}", where=self._where(), remedy=_remedy(said)
+            ) from error
+
+    def _where(self) -> str:
+        from sqlalchemy import make_url
+
+        return make_url(self._url).render_as_string(hide_password=True)
+
+
+@functools.cache
+def _table() -> "Table":
+    from sqlalchemy import Column, Integer, MetaData, String, Table, Text
+
+    def text(name: str) -> "Column[str]":
+        return Column(name, Text, nullable=False)
+
+    return Table(
+        "ledger",
+        MetaData(),
+        Column("model", String(63), primary_key=True),
+        Column("seq", Integer, primary_key=True, autoincrement=False),
+        Column("version", Integer, nullable=False),
+        Column("previous", Integer),
+        *map(text, ("time", "event", "actor", "reason", "evidence", "run_key", "release", "prev_hash", "hash")),
+    )
+
+
+def _create(engine: "Engine") -> None:
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.schema import CreateTable
+
+    with engine.connect() as connection:
+        if engine.dialect.has_table(connection, "ledger"):
+            return
+    try:
+        with engine.begin() as connection:
+            connection.execute(CreateTable(_table(), if_not_exists=True))
+    except DBAPIError:  # PostgreSQL says so, in several ways, when two create it at once
+        with engine.connect() as connection:
+            if not engine.dialect.has_table(connection, "ledger"):
+                raise
+
+
+def _select(connection: "Connection", model: str | None) -> list[Entry]:
+    table = _table()
+    query = table.select().order_by(table.c.model, table.c.seq)
+    if model is not None:
+        query = query.where(table.c.model == model)
+    entries = []
+    for row in connection.execute(query).mappings():
+        try:
+            entries.append(Entry.model_validate({**row, "evidence": json.loads(row["evidence"])}))
+        except ValueError:  # pydantic's and json's alike
+            raise _broken(row["model"], row["seq"]) from None
+    return entries
+
+
+def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
+    entry = Entry(
+        seq=len(rows) + 1,
+        time=dt.datetime.now(dt.UTC).isoformat(),
+        model=model,
+        prev_hash=rows[-1].hash if rows else "",
+        hash="",
+        **json.loads(to_json(draft, inf_nan_mode="null")),
+    )
+    return entry.model_copy(update={"hash": entry.digest()})
+
+
+def check(rows: Sequence[Entry]) -> None:
+    """Compares a model's rows with their digests and each other; ReleaseError names the first bad one."""
+    before = ""
+    for number, row in enumerate(rows, 1):
+        if (row.seq, row.prev_hash, row.hash) != (number, before, row.digest()):
+            raise _broken(row.model, row.seq)
+        before = row.hash
+
+
+def _broken(model: str, seq: int) -> ReleaseError:
+    return ReleaseError(
+        f"ledger row {seq} of {model} is not what was written",
+        where=f"{model}, row {seq}",
+        remedy="restore the ledger from a backup taken before the row was changed",
+    )
+
+
+def _remedy(said: str) -> str:
+    for part, remedy in (
+        ("locked", "another process holds the ledger: wait for it to end, then run the same command again"),
+        ("readonly", "make the ledger's file and folder writable, or point TOWLINE_LEDGER_URL at one that is"),
+        ("unable to open", "make the ledger's folder writable, or point TOWLINE_LEDGER_URL at one that is"),
+        ("not a database", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
+        ("malformed", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
+        ("full", "free some disk space and run the same command again"),
+    ):
+        if part in said:
+            return remedy
+    return "check that the database at TOWLINE_LEDGER_URL runs and lets you in, then run the same command again"

@@ -1,0 +1,244 @@
+"""The ledger: who served what, when and why. It decides which version is champion; aliases elsewhere mirror it."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from towline.errors import GateRefused
+from towline.registry.chain import Chain, Draft, Entry, check
+
+__all__ = ["Entry", "Ledger"]
+
+
+class Ledger:
+    """The ledger at an SQLAlchemy URL (SQLite or PostgreSQL); errors of the database are told by Chain."""
+
+    def __init__(self, url: str) -> None:
+        self._chain = Chain(url)
+
+    def register(
+        self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, release: str
+    ) -> Entry:
+        """Records a new version; the same run twice is recorded once."""
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            known = (row for row in rows if row.event == "registered" and row.run_key == run_key)
+            return next(known, None) or Draft(
+                event="registered",
+                version=version,
+                previous=_version(_champion(rows)),
+                actor=actor,
+                reason=reason,
+                evidence=evidence,
+                run_key=run_key,
+                release=release,
+            )
+
+        return self._chain.append(model, decide)
+
+    def promote(
+        self,
+        model: str,
+        version: int,
+        expected: int | None,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any],
+        run_key: str,
+        release: str,
+    ) -> Entry:
+        """Makes a version champion if the champion is still ``expected`` (None: there is none yet).
+
+        The verdict is ``evidence["verdict"]``, else the one last recorded for the version. Repeating a promotion that
+        took place (same version, same run) returns its row.
+
+        Raises:
+            GateRefused: the verdict is not ``pass``, or another promotion came first.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            champion = _champion(rows)
+            if champion and (champion.event, champion.version, champion.run_key) == ("promoted", version, run_key):
+                return champion
+            verdict = evidence.get("verdict", _verdict(rows, version))
+            if verdict != "pass":
+                raise GateRefused(
+                    f"version {version} has not passed the gate (verdict: {verdict or 'none recorded'})",
+                    where=model,
+                    remedy="run the pipeline again: only a version whose verdict is pass can serve",
+                )
+            _unchanged(model, champion, expected)
+            return Draft(
+                event="promoted",
+                version=version,
+                previous=_version(champion),
+                actor=actor,
+                reason=reason,
+                evidence={**evidence, "verdict": verdict},
+                run_key=run_key,
+                release=release,
+            )
+
+        return self._chain.append(model, decide)
+
+    def promote_again(self, model: str, version: int, expected: int | None, actor: str, reason: str) -> Entry:
+        """Promotes a version on the verdict, run and release recorded for it.
+
+        Raises:
+            GateRefused: it is not in the ledger, it has not passed, or another promotion came first.
+        """
+        known = self.entry(model, version)
+        if known is None:
+            raise GateRefused(f"{model} has no version {version}", where=model, remedy="see `towline models`")
+        return self.promote(model, version, expected, actor, reason, known.evidence, known.run_key, known.release)
+
+    def refuse(
+        self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, release: str
+    ) -> Entry:
+        """Records that a version was not let through; the champion stays."""
+        return self._chain.append(
+            model,
+            lambda rows: Draft(
+                event="refused",
+                version=version,
+                previous=_version(_champion(rows)),
+                actor=actor,
+                reason=reason,
+                evidence=evidence,
+                run_key=run_key,
+                release=release,
+            ),
+        )
+
+    def rollback(self, model: str, actor: str, reason: str) -> Entry:
+        """Brings back the champion before the present one.
+
+        A version rolled back from is out until it is promoted again: rolling back twice goes one champion further
+        back and never returns to the one that was left. Of two rollbacks at the same moment one is refused.
+
+        Raises:
+            GateRefused: there is no earlier champion, or the champion changed meanwhile.
+        """
+        expected = _version(self.champion(model))
+
+        def decide(rows: Sequence[Entry]) -> Draft:
+            champion = _champion(rows)
+            _unchanged(model, champion, expected)
+            back = _earlier(model, rows)
+            return Draft(
+                event="rolled_back",
+                version=back.version,
+                previous=_version(champion),
+                actor=actor,
+                reason=reason,
+                evidence=back.evidence,
+                run_key=back.run_key,
+                release=back.release,
+            )
+
+        return self._chain.append(model, decide)
+
+    def rollback_target(self, model: str) -> Entry:
+        """The row of the champion that a rollback would bring back.
+
+        Raises:
+            GateRefused: there is none.
+        """
+        return _earlier(model, self._chain.read(model))
+
+    def champion(self, model: str) -> Entry | None:
+        """The row that made the present champion so (``promoted`` or ``rolled_back``)."""
+        return _champion(self._chain.read(model))
+
+    def aliases(self, model: str) -> dict[str, int | None]:
+        """champion; previous: where a rollback would lead; challenger: the newest version, while it has no verdict."""
+        rows = self._chain.read(model)
+        line: list[Entry | None] = [None, None, *_line(rows)]
+        newest = max(rows, key=lambda row: (row.version, row.seq), default=None)
+        waiting = newest if newest and newest.event == "registered" else None
+        return {"champion": _version(line[-1]), "challenger": _version(waiting), "previous": _version(line[-2])}
+
+    def state(self, model: str, version: int) -> str:
+        """champion, previous, passed (has served, or may), rolled back, refused, registered or unknown."""
+        rows = self._chain.read(model)
+        served = [row.version for row in _line(rows)]
+        if version in served[-2:]:
+            return "champion" if version == served[-1] else "previous"
+        events = [row.event for row in rows if row.version == version]
+        if version not in served and "promoted" in events:
+            return "rolled back"
+        return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
+
+    def history(self, model: str | None = None, limit: int | None = None) -> list[Entry]:
+        """Rows of one model or of all, newest first."""
+        return sorted(self._chain.read(model), key=lambda row: (row.time, row.seq), reverse=True)[:limit]
+
+    def models(self) -> list[str]:
+        """Names of every model that has a row."""
+        return sorted({row.model for row in self._chain.read()})
+
+    def versions(self, model: str) -> list[Entry]:
+        """The last row of each version, by version."""
+        return [row for _, row in sorted({row.version: row for row in self._chain.read(model)}.items())]
+
+    def entry(self, model: str, version: int) -> Entry | None:
+        """The last row of a version."""
+        return next((row for row in self.versions(model) if row.version == version), None)
+
+    def finished(self, model: str, run_key: str) -> Entry | None:
+        """How a run ended: its last ``promoted`` or ``refused`` row."""
+        rows = self._chain.read(model)
+        ends = [row for row in rows if row.run_key == run_key and row.event in ("promoted", "refused")]
+        return ends[-1] if ends else None
+
+    def verify(self) -> None:
+        """Checks every row against its digest and the row before it. Rows cut off the end leave no trace.
+
+        Raises:
+            ReleaseError: naming the first row that is not what was written.
+        """
+        for _, rows in groupby(self._chain.read(), key=lambda row: row.model):
+            check(list(rows))
+
+
+def _line(rows: Sequence[Entry]) -> list[Entry]:
+    """The champions a rollback can still reach, oldest first; the last one serves."""
+    line: list[Entry] = []
+    for row in rows:
+        if row.event in ("promoted", "rolled_back"):
+            left = row.previous if row.event == "rolled_back" else None
+            line = [*(kept for kept in line if kept.version not in (row.version, left)), row]
+    return line
+
+
+def _champion(rows: Sequence[Entry]) -> Entry | None:
+    return next(reversed(_line(rows)), None)
+
+
+def _earlier(model: str, rows: Sequence[Entry]) -> Entry:
+    line = _line(rows)
+    if len(line) < 2:
+        raise GateRefused(
+            "no earlier champion to roll back to",
+            where=model,
+            remedy=f"`towline history {model}` lists what has served; promote a version that passed instead",
+        )
+    return line[-2]
+
+
+def _version(entry: Entry | None) -> int | None:
+    return entry.version if entry else None
+
+
+def _verdict(rows: Sequence[Entry], version: int) -> Any:
+    said = [row.evidence["verdict"] for row in rows if row.version == version and "verdict" in row.evidence]
+    return said[-1] if said else None
+
+
+def _unchanged(model: str, champion: Entry | None, expected: int | None) -> None:
+    if (now := _version(champion)) != expected:
+        raise GateRefused(
+            f"lost the race: the champion is version {now}, not {expected}",
+            where=model,
+            remedy="run again: the version is then judged against the champion that serves now",
+        )

@@ -1,0 +1,355 @@
+"""Runs and versions in MLflow: what was tried, on which data, with which result. The ledger decides what serves.
+
+MLflow is spoken to through its client alone. A version and the run key that identifies it are written in one call, so a
+run that is killed leaves either no version, and is begun anew, or a whole one, which is found again.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towline import files
+from towline.config import Frozen, PipelineConfig, Settings
+from towline.data.formats import masked
+from towline.data.validation import Validation
+from towline.data.workspace import Workspace
+from towline.errors import TowlineError, Unavailable
+from towline.registry import record
+from towline.training.evaluation import Evaluation
+from towline.training.fitting import Fitted, Scores
+from towline.training.gate import Verdict
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUN_KEY = "towline.run_key"
+
+_WAIT = 5  # seconds, for a lock on the store or an answer of the server
+
+
+class Version(Frozen):
+    """A registered version; ``link`` is its page within the MLflow UI."""
+
+    name: str
+    version: int
+    run_id: str
+    experiment_id: str
+    link: str
+
+
+def prepare(settings: Settings) -> None:
+    """Makes the store where there is none, which takes MLflow seconds: call it early, beside other work.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings):
+        pass
+
+
+def register(
+    settings: Settings,
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[Scores],
+    chosen: Scores,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    validation: Validation,
+    facts: Mapping[str, str],
+) -> Version:
+    """Records a run, a nested run for each candidate, the model, and a version of it; once for each ``work.key``.
+
+    The runs count as KILLED until they are complete, so that one that is killed does not stay RUNNING for ever; what
+    such a run left behind is deleted when its key comes again.
+
+    Args:
+        settings: where MLflow is.
+        work: the run's folder.
+        config: what the run does.
+        scores: the cross-validation of every candidate.
+        chosen: the candidate that was fitted.
+        fitted: the model.
+        evaluation: its holdout metrics.
+        validation: what the table was checked for.
+        facts: provenance: ``git_commit``, ``git_dirty``, ``trigger`` and others; each becomes a tag.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings) as client, files.locked(work.file("register.lock")):
+        experiment_id = _home(client, settings, config)
+        for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
+            return _version(config.name, known.version, known.run_id, experiment_id)
+        _remove_unfinished(client, experiment_id, work.key)
+
+        tags = record.tags(work, config, chosen, facts) | {RUN_KEY: work.key}
+        began = int((time.time() - sum(one.seconds for one in scores)) * 1000)
+        run = _begin(client, experiment_id, f"{chosen.candidate} {work.key[:8]}", tags, began)
+        for one in scores:
+            began = _log_candidate(client, run, one, tags, began, chosen=one.candidate == chosen.candidate)
+        model_id = _log_model(client, run, work, config.name, chosen, fitted)
+        _log_run(client, run, model_id, work, config, scores, chosen, fitted, evaluation, validation)
+        client.set_terminated(run.info.run_id)
+        version = client.create_model_version(
+            config.name,
+            source=f"models:/{model_id}",
+            run_id=run.info.run_id,
+            model_id=model_id,
+            tags={RUN_KEY: work.key, **record.version_tags(work, chosen, facts)},
+            description=record.describe(work, chosen, fitted, evaluation),
+        )
+        return _version(config.name, version.version, run.info.run_id, experiment_id)
+
+
+def close(
+    settings: Settings,
+    version: Version,
+    release: Path,
+    verdict: Verdict,
+    aliases: Mapping[str, int | None],
+    costs: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Adds to a registered run what was known only later; may be repeated.
+
+    Args:
+        settings: where MLflow is.
+        version: the run and its version.
+        release: its release directory; copied to the run's artifacts under ``release/``.
+        verdict: of the gate; a tag of the run and of the version.
+        aliases: name → version, None to delete it.
+        costs: step → ``wall_s``, ``cpu_s``, ``peak_mb``; the totals (of the memory, the maximum) become metrics.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings) as client:
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        measured = {name: [cost.get(name, 0.0) for cost in costs.values()] for name in ("wall_s", "cpu_s", "peak_mb")}
+        totals = {name: max([0.0, *values]) if name == "peak_mb" else sum(values) for name, values in measured.items()}
+        tags = {"verdict": verdict.outcome, "release": release.name}
+        client.log_artifacts(version.run_id, str(release), "release")
+        client.log_dict(
+            version.run_id, record.table([{"step": step, **cost} for step, cost in costs.items()]), "costs.json"
+        )
+        client.log_batch(
+            version.run_id,
+            metrics=[Metric(name, float(value), now, 0) for name, value in totals.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        for name, value in tags.items():
+            client.set_model_version_tag(version.name, str(version.version), name, value)
+        _align(client, version.name, aliases)
+
+
+def align(settings: Settings, model: str, aliases: Mapping[str, int | None]) -> None:
+    """Makes MLflow's aliases those of the ledger: name → version, None to delete it.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings) as client:
+        _align(client, model, aliases)
+
+
+def _align(client: "MlflowClient", model: str, aliases: Mapping[str, int | None]) -> None:
+    present = {name: int(version) for name, version in client.get_registered_model(model).aliases.items()}
+    for name, version in aliases.items():
+        if version is None and name in present:
+            client.delete_registered_model_alias(model, name)
+        elif version is not None and version != present.get(name):
+            client.set_registered_model_alias(model, name, str(version))
+
+
+def _version(name: str, version: str | int, run_id: str, experiment_id: str) -> Version:
+    link = f"#/models/{name}/versions/{version}"
+    return Version(name=name, version=int(version), run_id=run_id, experiment_id=experiment_id, link=link)
+
+
+def _home(client: "MlflowClient", settings: Settings, config: PipelineConfig) -> str:
+    """Makes the experiment and the registered model where they are missing; returns the experiment's id."""
+    with files.locked(settings.store / ".tracking.lock"):
+        if not client.search_registered_models(f"name = '{config.name}'"):
+            client.create_registered_model(config.name, description=config.description)
+        elif client.get_registered_model(config.name).description != config.description:
+            client.update_registered_model(config.name, config.description)
+        found = client.get_experiment_by_name(config.name)
+        if found is None:
+            place = str(settings.store / "artifacts") if _sqlite(settings) else None
+            return str(client.create_experiment(config.name, artifact_location=place))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _remove_unfinished(client: "MlflowClient", experiment_id: str, key: str) -> None:
+    for run in client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{key}'"):
+        for output in run.outputs.model_outputs if run.outputs else ():
+            client.delete_logged_model(output.model_id)
+        client.delete_run(run.info.run_id)
+
+
+def _begin(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], began: int) -> "Run":
+    run = client.create_run(experiment_id, began, dict(tags), name)
+    client.update_run(run.info.run_id, "KILLED")
+    return run
+
+
+def _log_candidate(
+    client: "MlflowClient", parent: "Run", scores: Scores, tags: Mapping[str, str], began: int, *, chosen: bool
+) -> int:
+    """One nested run; returns when it ended, in ms. Its fold metrics are steps, so that the chart shows the folds."""
+    from mlflow.entities import Metric, Param
+
+    own = {
+        "mlflow.parentRunId": parent.info.run_id,
+        "estimator": scores.estimator,
+        "chosen": str(chosen).lower(),
+        "failed": scores.failed,
+    }
+    run = _begin(client, parent.info.experiment_id, scores.candidate, {**tags, **own}, began)
+    ended = began + int(scores.seconds * 1000)
+    folds = [(f"cv_{name}", value, step) for step, fold in enumerate(scores.folds) for name, value in fold.items()]
+    summary = [(name, value, 0) for name, value in record.cross_validation(scores).items()]
+    client.log_batch(
+        run.info.run_id,
+        metrics=[Metric(name, value, ended, step) for name, value, step in folds + summary],
+        params=[Param(name, value) for name, value in record.candidate(scores).items()],
+    )
+    client.set_terminated(run.info.run_id, "FAILED" if scores.failed else "FINISHED", ended)
+    return ended
+
+
+def _log_model(client: "MlflowClient", run: "Run", work: Workspace, name: str, chosen: Scores, fitted: Fitted) -> str:
+    """Logs the workspace's model file itself, so that MLflow, the workspace and the release hold the same bytes."""
+    from mlflow.entities import LoggedModelOutput
+
+    logged = client.create_logged_model(
+        run.info.experiment_id, name, run.info.run_id, {RUN_KEY: work.key}, record.candidate(chosen)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        record.write_model(Path(folder), logged, run.info.run_id, work, fitted)
+        client.log_model_artifacts(logged.model_id, folder)
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, 0)])
+    return str(logged.model_id)
+
+
+def _log_run(
+    client: "MlflowClient",
+    run: "Run",
+    model_id: str,
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[Scores],
+    chosen: Scores,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    validation: Validation,
+) -> None:
+    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+
+    run_id, now = run.info.run_id, int(time.time() * 1000)
+    dataset = record.dataset(work, config)
+    params = [Param(name, value) for name, value in record.params(work, config, chosen, fitted).items()]
+    metrics = [
+        Metric(name, value, now, 0, model_id, dataset.name, dataset.digest, run_id)
+        for name, value in record.metrics(chosen, evaluation).items()
+    ]
+    tables = [{"path": f"{name}.json", "type": "table"} for name in ("candidates", "slices", "costs")]
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    client.log_batch(run_id, metrics, params, [RunTag("mlflow.loggedArtifacts", json.dumps(tables))])
+    with tempfile.TemporaryDirectory() as folder:
+        record.write_artifacts(Path(folder), work, config, scores, evaluation, validation)
+        client.log_artifacts(run_id, folder)
+
+
+def _sqlite(settings: Settings) -> Path | None:
+    from sqlalchemy import make_url
+
+    if not settings.tracking_uri.startswith("sqlite:"):
+        return None
+    database = make_url(settings.tracking_uri).database
+    return Path(database) if database else None
+
+
+@contextmanager
+def _client(settings: Settings) -> Iterator["MlflowClient"]:
+    """A client of a store that is there and whole; whatever goes wrong with it comes out as Unavailable."""
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_WAIT),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    file = _sqlite(settings)
+    if file:
+        _probe(file)
+    import sqlalchemy.exc
+    from mlflow import MlflowClient, set_tracking_uri
+    from mlflow.exceptions import MlflowException
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), files.disk(settings.store):
+            warnings.simplefilter("ignore")
+            set_tracking_uri(settings.tracking_uri)  # a version's model is looked up there, not in the client's store
+            if file:  # several processes that make one SQLite store at once break it for good
+                with files.locked(settings.store / ".tracking.lock"):
+                    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+                    client.search_experiments(max_results=1)
+                    client.search_registered_models(max_results=1)
+            else:
+                client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+            yield client
+    except TowlineError:
+        raise
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise _unavailable(settings.tracking_uri, str(error)) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _probe(file: Path) -> None:
+    """Asks SQLite for the write lock: MLflow itself would try for minutes before it gives up."""
+    import sqlite3
+
+    with files.disk(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(file, timeout=_WAIT, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise _unavailable(f"sqlite:///{file}", str(error)) from error
+
+
+def _unavailable(uri: str, said: str) -> Unavailable:
+    remedy = (
+        "check that the MLflow server at TOWLINE_TRACKING_URI runs and lets you in, then run the same command again"
+    )
+    if uri.startswith("sqlite:"):
+        remedy = "make the store's file and folder writable, or point TOWLINE_STORE at one that is"
+        if "locked" in said:
+            remedy = "another process holds the store: wait for it to end, then run the same command again"
+        elif "not a database" in said or "malformed" in said:
+            remedy = "the file is damaged: restore it from a backup, or move it away to begin a new store"
+    what = next((line.strip() for line in said.splitlines() if line.strip()), "no answer")[:200]
+    return Unavailable(f"the MLflow store cannot be used: {masked(what)}", where=masked(uri), remedy=remedy)

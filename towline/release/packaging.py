@@ -1,0 +1,228 @@
+"""A run's results put into one immutable folder, whole or not at all."""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from towline import files
+from towline.config import Frozen, PipelineConfig, Settings, SqlSource
+from towline.data.profile import profile
+from towline.data.validation import Validation
+from towline.data.workspace import Workspace
+from towline.release import card
+from towline.release.manifest import MANIFEST, Manifest, describe, verify
+from towline.training import stored
+from towline.training.evaluation import Evaluation, saved_predictions
+from towline.training.fitting import Fitted, Scores
+
+LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
+PROBES = 50
+
+
+class Version(Protocol):
+    """What the registry calls this model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def run_id(self) -> str: ...
+
+
+class Package(Frozen):
+    """A reference to a release: its folder relative to the store, its manifest's digest, its size in bytes.
+
+    ``trusted`` are the packages of the user's own that its estimator may come from.
+    """
+
+    path: str
+    digest: str
+    bytes: int
+    trusted: tuple[str, ...] = ()
+
+
+def package(
+    work: Workspace,
+    config: PipelineConfig,
+    settings: Settings,
+    version: Version,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    scores: Sequence[Scores],
+    validation: Validation,
+    facts: Mapping[str, str],
+) -> Package:
+    """Writes the release of a run beside its final place and renames it; the same inputs give the same release.
+
+    Args:
+        work: the run's folder.
+        config: what the run did; copied into the release.
+        settings: says which store the release goes to.
+        version: its name, version and run in the registry.
+        fitted: the model.
+        evaluation: what it reached on the holdout.
+        scores: what every candidate reached in cross-validation.
+        validation: what was checked before.
+        facts: provenance; ``created``, ``git_commit``, ``git_dirty``, ``towline`` and ``python`` go into the manifest.
+
+    Raises:
+        Unavailable: the disk is full or the store cannot be written; nothing is left behind.
+        ReleaseError: this release exists already and has been changed since.
+    """
+    home = settings.store / "releases" / version.name
+    manifest = _manifest(work, config, version, fitted, evaluation, scores, facts)
+    with files.disk(home), files.locked(home / ".lock"):
+        for stale in home.glob(".draft-*"):  # of a killed run: the lock says that nobody writes there now
+            shutil.rmtree(stale)
+        draft = home / f".draft-{work.key[:16]}"
+        try:
+            _write(draft, work, config, manifest, evaluation, scores, validation)
+            manifest = manifest.model_copy(update={"files": describe(draft)})
+            files.write(draft / MANIFEST, manifest.text())
+            target = home / manifest.folder
+            if target.exists():
+                verify(target)
+            else:
+                draft.rename(target)
+                _sync(home)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return Package(
+        path=target.relative_to(settings.store).as_posix(),
+        digest=manifest.digest,
+        bytes=sum(entry.size for entry in manifest.files.values()),
+        trusted=stored.packages(config),
+    )
+
+
+def _manifest(
+    work: Workspace,
+    config: PipelineConfig,
+    version: Version,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    scores: Sequence[Scores],
+    facts: Mapping[str, str],
+) -> Manifest:
+    contract = work.contract()
+    data = work.dataset
+    return Manifest(
+        name=version.name,
+        version=version.version,
+        run_key=work.key,
+        run_id=version.run_id,
+        created=facts["created"],
+        task=contract.task,
+        target=contract.target,
+        classes=contract.classes,
+        positive=contract.positive,
+        threshold=fitted.threshold,
+        dataset={
+            "digest": data.digest,
+            "rows": data.rows,
+            "start": data.start,
+            "end": data.end,
+            "source": data.source,
+            "train_end": _train_end(work, config),
+        },
+        estimator=next(score.estimator for score in scores if score.candidate == fitted.candidate),
+        params=fitted.params,
+        metrics=evaluation.metrics,
+        primary=evaluation.primary,
+        commit=facts["git_commit"] + ("-dirty" if facts["git_dirty"] == "true" else ""),
+        towline=facts["towline"],
+        python=facts["python"],
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        seeds={"run": config.seed},
+    )
+
+
+def _train_end(work: Workspace, config: PipelineConfig) -> str | None:
+    """The time of the newest row the model was trained on, where the split went by time."""
+    if config.data.time is None or json.loads(work.file("parts.json").read_bytes())["by"] != "time":
+        return None
+    newest = pd.to_datetime(work.table()[config.data.time].iloc[work.parts()["train"]]).max()
+    return str(newest.isoformat())
+
+
+def _write(
+    draft: Path,
+    work: Workspace,
+    config: PipelineConfig,
+    manifest: Manifest,
+    evaluation: Evaluation,
+    scores: Sequence[Scores],
+    validation: Validation,
+) -> None:
+    contract = work.contract()
+    plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
+    written = card.card(manifest, config, contract, evaluation, scores, validation, plots)
+    metrics = {
+        "evaluation": evaluation.model_dump(mode="json"),
+        "cross_validation": [score.model_dump(mode="json") for score in scores],
+    }
+    contents: dict[str, str | bytes] = {
+        "contract.json": contract.model_dump_json(indent=1),
+        "profile.json": json.dumps(profile(work.part("train")[0], contract), ensure_ascii=False),
+        "config.yaml": _config(config),
+        "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
+        "validation.json": validation.model_dump_json(indent=1),
+        "probe.json": json.dumps(_probe(work), indent=1, ensure_ascii=False),
+        "environment.lock": _environment(),
+        "card.md": written.markdown,
+        "card.html": written.html,
+        **{f"plots/{name}": content for name, content in plots.items()},
+    }
+    for name, content in contents.items():
+        files.write(draft / name, content)
+    with work.file("model.skops").open("rb") as model, files.replacing(draft / "model.skops") as copy:
+        shutil.copyfileobj(model, copy)
+
+
+def _config(config: PipelineConfig) -> str:
+    """The resolved config as YAML; a password written into a database's URL is masked, a ``${NAME}`` stays."""
+    resolved = config.model_dump(mode="json")
+    if isinstance(config.data.source, SqlSource):
+        resolved["data"]["source"]["url"] = re.sub(r"(://[^:/@]*:)(?!\$\{).*@", r"\1***@", config.data.source.url)
+    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+
+
+def _environment() -> str:
+    """Every installed distribution, ``name==version``; no addresses."""
+    found = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}
+    return "\n".join(sorted(found)) + "\n"
+
+
+def _probe(work: Workspace) -> dict[str, Any]:
+    """A few holdout rows as a caller would send them, and the answers the training process gave."""
+    rows = work.part("holdout")[2]
+    chosen = np.unique(np.linspace(0, len(rows) - 1, PROBES).astype(int))
+    sent = rows[[column.name for column in work.contract().feature_columns]].iloc[chosen]
+    expected = saved_predictions(work)[1].take(chosen)
+    return {
+        "rows": [
+            {name: value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items()}
+            for row in sent.astype(object).where(sent.notna(), None).to_dict("records")
+        ],
+        "labels": expected.labels.tolist(),
+        "probabilities": None if expected.probabilities is None else expected.probabilities.tolist(),
+    }
+
+
+def _sync(folder: Path) -> None:
+    """Makes a rename in a folder outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

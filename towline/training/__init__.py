@@ -1,0 +1,1 @@
+"""From rows to a model, and whether it is good enough."""

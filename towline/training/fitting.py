@@ -1,0 +1,335 @@
+"""Candidates compared on folds of the train part, and the chosen one fitted on all of it."""
+
+import logging
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.pipeline import Pipeline
+from threadpoolctl import ThreadpoolController
+
+from towline import files
+from towline.config import GREATER_IS_BETTER, METRICS, PRIMARY, Candidate, Frozen, Metric, PipelineConfig, Task
+from towline.data.contract import Contract
+from towline.data.splits import Parts, folds
+from towline.data.workspace import Workspace
+from towline.errors import ConfigError, FitError, TowlineError
+from towline.training.estimators import brief, build, space, trainable
+from towline.training.metrics import Predictions, encode, predict, scores
+from towline.training.search import search
+
+log = logging.getLogger("towline.steps")
+
+
+class Scores(Frozen):
+    """A candidate's cross-validation.
+
+    Attributes:
+        candidate, estimator, params: what was tried; with a search, the best parameters found.
+        folds: each fold's metrics; one that is undefined there is left out.
+        mean, sd: over the folds that have the metric.
+        threshold: binary: from this probability on a row is called positive; None is the estimator's own rule.
+        seconds, cpu_seconds: wall and process time, a search included.
+        trials: of the search.
+        failed: why the candidate could not be fitted, in one line; else empty.
+        notes: warnings of the libraries, each once.
+    """
+
+    candidate: str
+    estimator: str
+    params: dict[str, Any]
+    folds: tuple[dict[str, float], ...]
+    mean: dict[str, float]
+    sd: dict[str, float]
+    threshold: float | None
+    seconds: float
+    cpu_seconds: float
+    trials: int = 0
+    failed: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Fitted(Frozen):
+    """The chosen model, fitted on ``rows`` rows and stored in the workspace under ``file``."""
+
+    candidate: str
+    params: dict[str, Any]
+    file: str
+    sha256: str
+    rows: int
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """The train part and its cut; positions count within the part."""
+
+    contract: Contract
+    features: pd.DataFrame
+    labels: np.ndarray
+    pairs: list[tuple[np.ndarray, np.ndarray]]
+
+    def predict(self, make: Callable[[], Pipeline], candidate: Candidate) -> list[Predictions]:
+        """Predictions for the test side of each fold, of a pipeline fitted on its train side.
+
+        Folds run in threads where that pays: trees free the interpreter, a linear fit is mostly preparation, which
+        does not. Each fold computes in one thread, so that no result depends on the number of processors.
+        """
+        pools = ThreadpoolController()
+        targets = trainable(self.labels)
+
+        def one(fold: int, train: np.ndarray, test: np.ndarray) -> Predictions:
+            started = time.perf_counter()
+            with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
+                model = make().fit(self.features.iloc[train], targets[train])
+                found = predict(model, self.features.iloc[test], self.contract)
+            log.debug("%s: fold %d in %.1f s", candidate.name, fold + 1, time.perf_counter() - started)
+            return found
+
+        workers = 1 if candidate.estimator in ("baseline", "linear") else min(len(self.pairs), joblib.cpu_count())
+        with pools.limit(limits=1):
+            jobs = (joblib.delayed(one)(fold, *pair) for fold, pair in enumerate(self.pairs))
+            return list(joblib.Parallel(n_jobs=workers, backend="threading")(jobs))
+
+    def truth(self) -> list[np.ndarray]:
+        return [self.labels[test] for _, test in self.pairs]
+
+
+def primary(config: PipelineConfig, task: Task) -> Metric:
+    """The metric that decides.
+
+    Raises:
+        ConfigError: the one configured is not a metric of the task.
+    """
+    metric = config.evaluation.metric or PRIMARY[task]
+    if metric not in METRICS[task]:
+        remedy = f"the task is {task}: use one of " + ", ".join(METRICS[task])
+        raise ConfigError(f"{metric} is not a metric of this task", where="evaluation.metric", remedy=remedy)
+    return metric
+
+
+def baseline(config: PipelineConfig) -> Candidate:
+    """The candidate each other must beat: the class shares, or the constant that is best for the metric."""
+    squares = config.evaluation.metric in ("rmse", "r2")
+    return Candidate(estimator="baseline", params={"strategy": "mean"} if squares else {})
+
+
+def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> Scores:
+    """Fits and scores a candidate on the folds of the train part, after its search if it has one.
+
+    Saves ``oof-<name>.npz``: rows (positions in the train part), fold, and predicted values, or classes (positions in
+    ``contract.classes``) and probabilities (n, k). In a binary task the threshold that is best on all of these
+    predictions together (``evaluation.threshold``) decides the labels that are scored; the baseline has none.
+
+    Raises:
+        ConfigError: an estimator, a parameter, a search or a metric that cannot be used.
+        DataRefused: the rows cannot be cut into the folds.
+        FitError: no column to learn from.
+    """
+    started = time.perf_counter(), time.process_time()
+    contract = work.contract()
+    metric = primary(config, contract.task)
+    features, labels, rows = work.part("train")
+    by = Parts.model_validate_json(work.file("parts.json").read_bytes()).by
+    cut = _Folds(contract, features, labels, folds(rows, labels, config, by))
+    deciding = None if candidate.estimator == "baseline" else _deciding(config, contract.task)
+
+    def attempt(params: dict[str, Any]) -> tuple[list[Predictions], float | None, list[dict[str, float]]]:
+        found = cut.predict(lambda: build(candidate, contract, config.seed, params), candidate)
+        limit = None
+        if deciding and all(part.probabilities is not None for part in found):
+            limit = best_threshold(np.concatenate(cut.truth()), _positive(found, contract), contract.positive, deciding)
+            found = [_decide(part, limit, contract) for part in found]
+        measured = (scores(truth, part, contract) for truth, part in zip(cut.truth(), found, strict=True))
+        return found, limit, [{k: v for k, v in fold.items() if np.isfinite(v)} for fold in measured]
+
+    def objective(params: dict[str, Any]) -> float:
+        return _over(attempt(params)[2], np.mean).get(metric, np.nan)
+
+    build(candidate, contract, config.seed)  # what is wrong with the config is told before anything is fitted
+    failed, params, trials = "", candidate.params, 0
+    limit, measured = None, list[dict[str, float]]()
+    with _noting() as notes:
+        try:
+            if candidate.search:
+                kept = work.file(f"search-{candidate.name}.json")
+                default = space(candidate, contract.task)
+                params, trials = search(kept, candidate, default, metric, config.seed, objective)
+            found, limit, measured = attempt(params)
+            _save(work, candidate, cut, found)
+            if metric not in _over(measured, np.mean):
+                failed = f"{metric} is undefined in every fold"
+        except TowlineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates go on
+            failed = brief(error)
+    return Scores(
+        candidate=candidate.name,
+        estimator=candidate.estimator,
+        params=params,
+        folds=tuple(measured),
+        mean=_over(measured, np.mean),
+        sd=_over(measured, np.std),
+        threshold=limit,
+        seconds=round(time.perf_counter() - started[0], 3),
+        cpu_seconds=round(time.process_time() - started[1], 3),
+        trials=trials,
+        failed=failed,
+        notes=tuple(notes),
+    )
+
+
+def choose(scores: Sequence[Scores], config: PipelineConfig, task: Task) -> Scores:
+    """The candidate with the best mean of the primary metric, the baseline aside; the first one on a tie.
+
+    Raises:
+        FitError: none could be fitted; says why for each.
+    """
+    metric = primary(config, task)
+    tried = [one for one in scores if one.estimator != "baseline"]
+    able = [one for one in tried if not one.failed]
+    if not able:
+        raise FitError(
+            "no candidate could be fitted",
+            where="candidates",
+            remedy="mend their params, or try others: linear, forest, boosting",
+            details=tuple(f"{one.candidate}: {one.failed}" for one in tried),
+        )
+    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    return max(able, key=lambda one: sign * one.mean[metric])
+
+
+def fit(work: Workspace, config: PipelineConfig, chosen: Scores) -> Fitted:
+    """Fits the chosen candidate on the whole train part and stores it, and the baseline, with skops.
+
+    Labels are decided by the threshold that cross-validation chose. Files: ``model.skops``, ``baseline.skops``.
+
+    Raises:
+        FitError: it cannot be fitted on all rows, or not be stored.
+    """
+    contract = work.contract()
+    features, labels, _ = work.part("train")
+    reference = baseline(config)
+    candidate = {one.name: one for one in (*config.candidates, reference)}[chosen.candidate]
+    model = build(candidate, contract, config.seed, chosen.params)
+    if chosen.threshold is not None:
+        model = FixedThresholdClassifier(
+            model, threshold=chosen.threshold, pos_label=contract.positive, response_method="predict_proba"
+        )
+    where = f"candidates.{candidate.name}"
+    for file, one in (("model.skops", model), ("baseline.skops", build(reference, contract, config.seed))):
+        with _noting(), ThreadpoolController().limit(limits=1):
+            try:
+                one.fit(features, trainable(labels))
+            except Exception as error:  # an estimator may raise anything
+                what = f"{candidate.name} could not be fitted on all rows: {brief(error)}"
+                raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
+            _store(work, file, one, where)
+    return Fitted(
+        candidate=candidate.name,
+        params=chosen.params,
+        file="model.skops",
+        sha256=files.sha256(work.file("model.skops")),
+        rows=len(features),
+        threshold=chosen.threshold,
+    )
+
+
+def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metric: str) -> float:
+    """The threshold on ``chance`` (n,) that maximises a metric of the labels; the highest one on a tie.
+
+    Every distinct probability is tried in one sorted pass. The threshold lies midway to the next lower one, so that a
+    difference in the last digit moves no row across it.
+    """
+    order = np.argsort(-chance, kind="stable")
+    ordered, hits = chance[order], np.cumsum(truth[order] == positive)
+    last = np.flatnonzero(np.diff(ordered, append=-1.0))  # rows of equal probability are called positive together
+    hit, called = hits[last], last + 1
+    total, n = hits[-1], len(truth)
+    value = {
+        "f1": 2 * hit / (called + total),
+        "precision": hit / called,
+        "recall": hit / max(total, 1),
+        "accuracy": (n - total - called + 2 * hit) / n,
+    }[metric]
+    best = int(np.argmax(value))
+    at = ordered[last[best]]
+    below = ordered[last[best + 1]] if best + 1 < len(last) else 0.0
+    middle = (at + below) / 2
+    return float(middle if middle > below else at)
+
+
+def _deciding(config: PipelineConfig, task: Task) -> str | None:
+    """The metric a binary threshold maximises."""
+    metric = config.evaluation.threshold
+    if task != "binary" or metric == "none":
+        return None
+    known = ("f1", "precision", "recall", "accuracy")
+    if metric not in known:
+        remedy = f"use one of {', '.join(known)}, or none for 0.5"
+        raise ConfigError(f"no threshold changes {metric}", where="evaluation.threshold", remedy=remedy)
+    return metric
+
+
+def _positive(found: list[Predictions], contract: Contract) -> np.ndarray:
+    column = contract.classes.index(contract.positive)
+    return np.concatenate([part.probabilities[:, column] for part in found if part.probabilities is not None])
+
+
+def _decide(part: Predictions, threshold: float, contract: Contract) -> Predictions:
+    (negative,) = (label for label in contract.classes if label != contract.positive)
+    labels = np.full(len(part.labels), negative, dtype=object)
+    labels[_positive([part], contract) >= threshold] = contract.positive
+    return Predictions(labels, part.probabilities)
+
+
+def _over(measured: list[dict[str, float]], summary: Callable[[list[float]], Any]) -> dict[str, float]:
+    """Each metric over the folds in which it is defined."""
+    names = dict.fromkeys(name for fold in measured for name in fold)
+    return {name: float(summary([fold[name] for fold in measured if name in fold])) for name in names}
+
+
+def _save(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predictions]) -> None:
+    arrays = {
+        "rows": np.concatenate([test for _, test in cut.pairs]),
+        "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(cut.pairs)]),
+    }
+    labels = np.concatenate([part.labels for part in found])
+    regression = cut.contract.task == "regression"
+    arrays["predicted" if regression else "classes"] = labels if regression else encode(labels, cut.contract.classes)
+    if all(part.probabilities is not None for part in found):
+        arrays["probabilities"] = np.concatenate([part.probabilities for part in found])
+    with files.replacing(work.file(f"oof-{candidate.name}.npz")) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _store(work: Workspace, name: str, model: Pipeline | FixedThresholdClassifier, where: str) -> None:
+    import skops.io
+
+    try:
+        with files.replacing(work.file(name)) as file:
+            skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    except (TowlineError, OSError):
+        raise
+    except Exception as error:  # skops raises what the object's own state methods raise
+        remedy = "use an estimator that skops can store; scikit-learn's own all can"
+        raise FitError(f"the model cannot be stored: {brief(error)}", where=where, remedy=remedy) from error
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """Collects the libraries' warnings, each once and in one line, instead of printing them."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    lines = (f"{one.category.__name__}: {str(one.message).strip().splitlines()[0][:160]}" for one in caught)
+    notes.extend(dict.fromkeys(lines))
