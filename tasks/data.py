@@ -10,6 +10,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits, validation
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace, open_workspace
+from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.steps import step
 
@@ -36,7 +37,7 @@ def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> val
         checked, told.elsewhere_cpu_s = sidecar.call(
             validation.validate, work, config, previous, datetime.now(UTC).replace(tzinfo=None)
         )
-        sidecar.load("mlflow.sklearn")
+        sidecar.begin(tracking.prepare, settings)
         told.note = f"{len(checked.rules)} rules, {checked.failed} failed, {checked.warned} warned"
     rows = [
         {"rule": rule.rule, "column": rule.column or "", "passed": rule.passed, "rows": rule.count, "detail": rule.detail}

@@ -1,6 +1,5 @@
 """What a run comes to: where it came from, what it decided, and what a repeated run finds done already."""
 
-import getpass
 import json
 import platform
 import socket
@@ -15,9 +14,10 @@ from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import Parts
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.packaging import Package
-from towline.training.evaluation import Evaluation, Interval
+from towline.training.evaluation import Evaluation
+from towline.training.interval import Interval
 from towline.training.fitting import Scores
 from towline.training.gate import Verdict
 
@@ -154,14 +154,6 @@ def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, t
     }
     work.save_json("provenance.json", facts)
     return facts
-
-
-def actor() -> str:
-    """Who acts, for the ledger."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def commit_of(project: Path) -> tuple[str, str]:

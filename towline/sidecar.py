@@ -6,7 +6,6 @@ input does, so it never outlives the process that started it, however that ends.
 """
 
 import contextlib
-import importlib
 import logging
 import os
 import pickle
@@ -25,13 +24,8 @@ T = TypeVar("T")
 _process: "subprocess.Popen[bytes] | None" = None
 
 
-def prepare(output: Path, *modules: str) -> None:
-    """Starts the process, unless there is one, and has it import ``modules``.
-
-    Args:
-        output: the file that gets whatever the vendors print.
-        modules: as for ``load``.
-    """
+def start(output: Path) -> None:
+    """Starts the process, unless there is one; ``output`` is the file that gets whatever the vendors print."""
     global _process
     if _process is None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -39,14 +33,12 @@ def prepare(output: Path, *modules: str) -> None:
             _process = subprocess.Popen(
                 [sys.executable, "-m", "towline.sidecar"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
-    load(*modules)
 
 
-def load(*modules: str) -> None:
-    """Has the process, if there is one, import ``modules`` in this order; calls made later queue behind."""
-    for module in modules:
-        if _process is not None:
-            _send(module)
+def begin(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Has the process, if there is one, run a function; nobody waits for it, and how it ends is not told."""
+    if _process is not None:
+        _send((function, args, kwargs, False))
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
@@ -57,7 +49,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T
     """
     if _process is None:
         return function(*args, **kwargs), 0.0
-    _send((function, args, kwargs))
+    _send((function, args, kwargs, True))
     try:
         result, seconds = pickle.load(cast("IO[bytes]", _process.stdout))  # noqa: S301 - our own child
     except EOFError as error:
@@ -100,19 +92,16 @@ def _serve() -> None:
             message = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent
         except EOFError:
             return
-        if isinstance(message, str):
-            with contextlib.suppress(ImportError):  # told when it is needed
-                importlib.import_module(message)
-            continue
-        function, args, kwargs = message
+        function, args, kwargs, awaited = message
         before = _cpu()
         result: Any
         try:
             result = function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - raised where the call was made
             result = error
-        pickle.dump((result, _cpu() - before), answers)
-        answers.flush()
+        if awaited:
+            pickle.dump((result, _cpu() - before), answers)
+            answers.flush()
 
 
 def _cpu() -> float:

@@ -33,7 +33,8 @@ def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None:
     """Calls run elsewhere, and an error comes back as the error it was, remedy included."""
-    sidecar.prepare(tmp_path / "log", "json")
+    sidecar.start(tmp_path / "log")
+    sidecar.begin(int, "not a number")
     try:
         pid, _ = sidecar.call(os.getpid)
         assert pid != os.getpid()
@@ -59,7 +60,7 @@ def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
 
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom towline import sidecar\n"
-        f"if __name__ == '__main__':\n    sidecar.prepare(Path({str(tmp_path / 'log')!r}))\n"
+        f"if __name__ == '__main__':\n    sidecar.start(Path({str(tmp_path / 'log')!r}))\n"
         "    print(sidecar.call(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
     )
     (tmp_path / "main.py").write_text(code)

@@ -75,7 +75,7 @@ def models(name: str | None, as_json: bool) -> None:
         champion, versions = ledger.champion(model), ledger.versions(model)
         if not name:  # one row a model: its champion, else its newest
             versions = [entry for entry in versions if champion and entry.version == champion.version] or versions[-1:]
-        rows += [_row(settings, entry, champion) for entry in versions]
+        rows += [_row(settings, ledger, entry, champion) for entry in versions]
 
     def text() -> str:
         from towline.cli.screen import table
@@ -90,16 +90,15 @@ def models(name: str | None, as_json: bool) -> None:
     emit(rows, as_json, text)
 
 
-def _row(settings: "Settings", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
+def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
     from towline.errors import ReleaseError
     from towline.release.manifest import read
 
     serves = champion is not None and champion.version == entry.version
-    states = {"promoted": "served before", "rolled_back": "served before", "refused": "refused", "registered": "waits"}
     row: dict[str, object] = {
         "model": entry.model,
         "version": entry.version,
-        "state": "champion" if serves else states[entry.event],
+        "state": ledger.state(entry.model, entry.version),
         "since": (champion if serves and champion else entry).time[:16].replace("T", " "),
         "release": entry.release,
     }
@@ -181,23 +180,14 @@ def promote(version: str, reason: str, as_json: bool) -> None:
     Example:
       towline promote bike-demand@3 --reason "holds better at weekends"
     """
-    from towline.outcome import actor
+    from towline.registry.ledger import actor
     from towline.release.manifest import verify
 
     settings, ledger = _ledger()
     wanted = _which(ledger, version)
     verify(settings.store / wanted.release)
     champion = ledger.champion(wanted.model)
-    entry = ledger.promote(
-        wanted.model,
-        wanted.version,
-        champion.version if champion else None,
-        actor(),
-        reason,
-        evidence={},
-        run_key=wanted.run_key,
-        release=wanted.release,
-    )
+    entry = ledger.promote_again(wanted.model, wanted.version, champion.version if champion else None, actor(), reason)
     _told(settings, ledger, entry, as_json)
 
 
@@ -213,14 +203,12 @@ def rollback(name: str | None, reason: str, as_json: bool) -> None:
       towline rollback
       towline rollback bike-demand --reason "errors on the new weather codes"
     """
-    from towline.outcome import actor
+    from towline.registry.ledger import actor
     from towline.release.manifest import verify
 
     settings, ledger = _ledger()
     model = _known(ledger, name) if name else _only(ledger)
-    back = ledger.aliases(model)["previous"]
-    if back and (entry := ledger.entry(model, back)):
-        verify(settings.store / entry.release)
+    verify(settings.store / ledger.rollback_target(model).release)
     _told(settings, ledger, ledger.rollback(model, actor(), reason), as_json)
 
 

@@ -78,12 +78,15 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
 
 def _run_flow(settings: "Settings", config: "PipelineConfig", parameters: dict[str, Any]) -> Any:
     """Imports, the second process and the server start side by side: each takes seconds."""
+    import importlib
     import os
 
     from towline import sidecar
     from towline.cli import servers
 
-    sidecar.prepare(settings.store / "logs" / "towline.log", "great_expectations")
+    os.environ.update(servers.QUIET)
+    sidecar.start(settings.store / "logs" / "towline.log")
+    sidecar.begin(importlib.import_module, "great_expectations")
     server = None
     if "PREFECT_API_URL" not in os.environ:
         server = servers.start(settings, "prefect")

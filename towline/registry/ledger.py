@@ -1,5 +1,6 @@
 """The ledger: who served what, when and why. It decides which version is champion; aliases elsewhere mirror it."""
 
+import getpass
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 from towline.errors import GateRefused
 from towline.registry.chain import Chain, Draft, Entry, check
 
-__all__ = ["Entry", "Ledger"]
+__all__ = ["Entry", "Ledger", "actor"]
+
+
+def actor() -> str:
+    """Who acts, for the ledger."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 class Ledger:

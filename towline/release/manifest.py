@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from towline import files
 from towline.config import Frozen, Metric, Task
 from towline.errors import ReleaseError
-from towline.training.bootstrap import Interval
+from towline.training.interval import Interval
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 2**20
@@ -86,6 +86,19 @@ def verify(directory: Path) -> Manifest:
     except OSError as error:
         raise _refused(Path(error.filename or directory), f"cannot be read: {error.strerror}") from error
     return manifest
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest alone, checked against the folder's name: enough to list a release, not to load it.
+
+    Raises:
+        ReleaseError: there is none, or it is not what was written.
+    """
+    path = directory / MANIFEST
+    try:
+        return _read(directory.resolve(), path.lstat().st_size)
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror}") from error
 
 
 def describe(directory: Path) -> dict[str, FileEntry]:

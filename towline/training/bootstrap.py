@@ -14,28 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from towline.config import Frozen, PipelineConfig
+from towline.config import PipelineConfig
 from towline.data.contract import Contract
+from towline.training.interval import Interval
 from towline.training.metrics import Coded, Predictions
 
 CELLS = 100_000  # of a chunk of weights: stays in the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]
-
-
-class Interval(Frozen):
-    """A point estimate with a 95 % interval; None where undefined."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-    def text(self) -> str:
-        """For people: ``21.3 [20.6, 22.1]``."""
-        if self.value is None:
-            return "undefined"
-        return f"{self.value:.4g}" + (
-            "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
-        )
 
 
 def units(rows: pd.DataFrame, config: PipelineConfig) -> np.ndarray:

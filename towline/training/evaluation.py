@@ -1,6 +1,7 @@
 """How good the fitted model is on rows that nothing was chosen on: metrics with intervals, by slice, by column."""
 
 import difflib
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import stored
-from towline.training.bootstrap import Interval, interval, resample, units, weights
+from towline.training.bootstrap import interval, resample, units, weights
 from towline.training.fitting import Fitted, primary
+from towline.training.interval import Interval
 from towline.training.metrics import Predictions, encode, predict, scores
 
 __all__ = [
@@ -26,7 +28,7 @@ MAX_SLICES = 60
 SLICE_RESAMPLES = 100
 LEVELS = 20  # of a category that is sliced by without being asked for
 INTEGERS = 12  # the same for whole numbers
-PREDICTED_ROWS = 100_000  # budget of the permutation importance
+PREDICTED_ROWS = 75_000  # budget of the permutation importance
 PREDICTED_CELLS = 40_000_000
 
 
@@ -82,13 +84,13 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluat
     decisive = primary(config, contract.task)
     places, slice_notes = cuts(rows, contract, config)
     model = stored.load(work.file(fitted.file), stored.packages(config))
-    answers = predict(model, features, contract)
-    dummy = predict(stored.load(work.file("baseline.skops")), features, contract)
-
     drawn = units(rows, config)
     draws = weights(len(rows), config.evaluation.resamples, config.seed, drawn)
+    with warnings.catch_warnings(action="ignore"):  # the fit has noted what the libraries warn of
+        answers = predict(model, features, contract)
+        dummy = predict(stored.load(work.file("baseline.skops")), features, contract)
+        importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
     points = scores(truth, answers, contract)
-    importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
     found = Evaluation(
         task=contract.task,
         primary=decisive,

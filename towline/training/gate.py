@@ -237,9 +237,10 @@ def _champion(comparison: _Comparison, challenger: Predictions, champion: Champi
 
 
 def _gain(found: _Excess, margin: float) -> str:
-    """The difference in the metric's own unit, positive is better, with its 90 % interval."""
+    """The difference in the metric's own unit with its 90 % interval, positive in favour of the model."""
     gain, width = -found.value - margin * abs(found.reference), found.limit(LEVEL)
-    return f"better by {gain:.4g} (90 % interval {gain - width:.4g} to {gain + width:.4g})"
+    word = "better" if gain >= 0 else "worse"
+    return f"{word} by {abs(gain):.4g} (90 % interval {gain - width:+.4g} to {gain + width:+.4g}, + is better)"
 
 
 def _slices(

@@ -12,7 +12,6 @@ import pandas as pd
 
 from towline import files
 from towline.config import GREATER_IS_BETTER, PipelineConfig
-from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.fitting import Scores
@@ -26,7 +25,6 @@ INK, MODEL, BEFORE, SOFT, GRID = "#26323d", "#1f6f9f", "#c8553d", "#8f9ba6", "#e
 LINES = (MODEL, "#c8553d", "#4f8f5b", "#8a63a8", "#b58a2a", "#4aa3a8", "#a34a74", "#5c6b7a")
 STYLE: dict[str, Any] = {
     "figure.dpi": 150,
-    "savefig.dpi": 150,
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,  # a dollar in a column's name is a dollar
@@ -39,13 +37,16 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "patch.linewidth": 0,
 }
+DASHED = (0, (4, 3))
 WIDTH = 6.4  # inches
 MOST = {"columns": 20, "slices": 30, "classes": 20, "curves": len(LINES)}
 DENSE = 2_000  # more points than this become a density
@@ -91,7 +92,8 @@ def _figures(
             times = pd.to_datetime(work.part("holdout")[2][config.data.time])
             drawn.append(("over_time", over_time(coded, times, contract.target)))
     else:
-        names = _class_names(contract)
+        # in the order of Coded: a binary task's positive class is the second
+        names = [str(label) for label in sorted(contract.classes, key=lambda label: label == contract.positive)]
         drawn += [
             ("confusion_matrix", confusion_matrix(coded, names)),
             ("roc", roc(coded, names, evaluation)),
@@ -131,8 +133,8 @@ def importance(evaluation: Evaluation) -> Figure | None:
     names, means, errors = zip(*found, strict=True)
     axes.barh(range(len(found)), means, xerr=errors, color=MODEL, height=0.62, error_kw={"ecolor": INK, "lw": 0.9})
     axes.axvline(0, color=SOFT, linewidth=0.8)
-    _names(axes, names)
-    axes.set_xlabel(f"loss of {evaluation.primary} when the column is shuffled; the line is ± 1 sd")
+    _names(axes, [_short(name, 32) for name in names])
+    axes.set_xlabel(f"loss of {evaluation.primary} when shuffled, ± 1 sd")
     more = len(evaluation.importance) - len(found)
     rest = f" ({more} lesser columns left out)" if more else ""
     first = f"{_short(names[-1])} matters most" if means[-1] > 0 else "no column matters"
@@ -158,8 +160,8 @@ def slices(evaluation: Evaluation) -> Figure | None:
             axes.plot([part.baseline], [at], "|", color=BEFORE, markersize=9, markeredgewidth=1.8, label=label)
     overall = evaluation.metrics[evaluation.primary].value
     if overall is not None:
-        axes.axvline(overall, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), label="model, all rows", zorder=1)
-    _names(axes, [f"{_short(part.column, 20)} = {_short(part.value, 20)}  ({part.rows:,})" for part in shown])
+        axes.axvline(overall, color=SOFT, linewidth=0.9, linestyle=DASHED, label="model, all rows", zorder=1)
+    _names(axes, [f"{_short(part.column, 19)} = {_short(part.value, 13)} ({part.rows:,})" for part in shown])
     axes.set_xlabel(f"{evaluation.primary} with 95 % interval, {'higher' if sign > 0 else 'lower'} is better")
     some = f" ({len(shown)} of {len(known)} shown)" if len(known) > len(shown) else ""
     worst = f"{_short(weakest[0].column, 20)} = {_short(weakest[0].value, 20)}"
@@ -186,7 +188,7 @@ def confusion_matrix(coded: Coded, names: Sequence[str]) -> Figure:
             if counts[row, column] or k <= 8:
                 colour = "white" if shares[row, column] > 0.55 else INK
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if k <= 12 else 6)
-    ticks = [_short(name, 16) for name in names]
+    ticks = [_short(name, 13) for name in names]
     turned: dict[str, Any] = {} if k <= 3 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(k), ticks, **turned)
     axes.set_yticks(range(k), ticks)
@@ -213,10 +215,10 @@ def roc(coded: Coded, names: Sequence[str], evaluation: Evaluation) -> Figure | 
     if figure is None:
         return None
     axes = figure.axes[0]
-    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=DASHED)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    _title(figure, f"ROC curve, area {_value(evaluation, 'roc_auc')}")
-    axes.legend(loc="lower right", title="area under the curve", fontsize=8, title_fontsize=8)
+    _title(figure, f"ROC curve, area {evaluation.metrics['roc_auc'].text()}")
+    axes.legend(loc="lower right", title="area under the curve")
     return figure
 
 
@@ -228,16 +230,16 @@ def precision_recall(coded: Coded, names: Sequence[str], evaluation: Evaluation)
         precision, recall, _ = precision_recall_curve(hit, chance)
         label = f"{name}: {average_precision_score(hit, chance):.3f}"
         axes.plot(recall[:-1], precision[:-1], color=colour, linewidth=1.7, label=label, drawstyle="steps-pre")
-        axes.axhline(hit.mean(), color=colour, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
+        axes.axhline(hit.mean(), color=colour, linewidth=0.9, linestyle=DASHED, alpha=0.7)
 
     figure = _curves(coded, names, line)
     if figure is None:
         return None
     axes = figure.axes[0]
     axes.set(xlabel="recall", ylabel="precision")
-    rate = f", average precision {_value(evaluation, 'average_precision')}" if coded.task == "binary" else ""
+    rate = f", average precision {evaluation.metrics['average_precision'].text()}" if coded.task == "binary" else ""
     _title(figure, f"Precision and recall{rate}")
-    axes.legend(title="average precision; dashed: by chance", fontsize=8, title_fontsize=8)
+    axes.legend(title="average precision; dashed: by chance")
     return figure
 
 
@@ -257,7 +259,7 @@ def calibration(coded: Coded, names: Sequence[str]) -> Figure | None:
     y = np.array([hit[part].mean() for part in bins])
     rows = np.array([len(part) for part in bins])
     figure, axes = _figure(5.0, 5.2)
-    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), label="what it should be")
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=DASHED, label="what it should be")
     error = 1.96 * np.sqrt(y * (1 - y) / rows)
     axes.vlines(x, y - error, y + error, color=MODEL, linewidth=0.9)
     axes.plot(x, y, color=MODEL, marker="o", markersize=5, linewidth=1.5, label="model, with 95 % intervals")
@@ -266,7 +268,7 @@ def calibration(coded: Coded, names: Sequence[str]) -> Figure | None:
     axes.set(xlim=(low, high), ylim=(low, high), xlabel=said, ylabel=came, aspect="equal")
     gap = float(np.average(np.abs(x - y), weights=rows))
     _title(figure, f"Probabilities are off by {100 * gap:.1f} points on average")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -277,12 +279,12 @@ def predicted_vs_actual(coded: Coded, target: str) -> Figure:
     ends = np.concatenate([coded.truth, coded.predicted])
     low, high = float(ends.min()), float(ends.max())
     pad = 0.03 * (high - low or 1.0)
-    axes.plot([low, high], [low, high], color=BEFORE, linewidth=1.0, linestyle=(0, (4, 3)), label="exact")
+    axes.plot([low, high], [low, high], color=BEFORE, linewidth=1.0, linestyle=DASHED, label="exact")
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
     axes.set(xlabel=f"actual {_short(target)}", ylabel=f"predicted {_short(target)}")
     above = float((coded.predicted > coded.truth).mean())
     _title(figure, f"{above:.0%} of {len(coded.truth):,} predictions are too high")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -296,39 +298,35 @@ def residuals(coded: Coded, target: str) -> Figure:
     x = [coded.predicted[part].mean() for part in parts]
     low, middle, high = np.array([np.quantile(error[part], (0.25, 0.5, 0.75)) for part in parts]).T
     axes.plot(x, middle, color=BEFORE, linewidth=1.5, label="median error")
-    axes.plot(x, low, color=BEFORE, linewidth=0.9, linestyle=(0, (4, 3)), label="half of the errors lie between")
-    axes.plot(x, high, color=BEFORE, linewidth=0.9, linestyle=(0, (4, 3)))
+    for edge, label in ((low, "half of the errors lie between"), (high, None)):
+        axes.plot(x, edge, color=BEFORE, linewidth=0.9, linestyle=DASHED, label=label)
     axes.set(xlabel=f"predicted {_short(target)}", ylabel="predicted less actual")
     _title(figure, f"Errors: mean {error.mean():+.3g}, half of them within ±{np.median(np.abs(error)):.3g}")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="lower left")
     return figure
 
 
 def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
     """Actual and predicted means by hour, day, week or month, whichever gives 120 points at most."""
-    span = times.max() - times.min()
     steps = {"hour": "1h", "day": "1D", "week": "7D", "four weeks": "28D", "year": "365D"}
+    span = times.max() - times.min()
     step = next((name for name, freq in steps.items() if span / pd.Timedelta(freq) <= 120), "year")
-    bins = pd.DataFrame({"actual": coded.truth, "predicted": coded.predicted}).groupby(
-        times.dt.floor(steps[step]).to_numpy()
-    )
-    means = bins.mean()
+    values = pd.DataFrame({"actual": coded.truth, "predicted": coded.predicted})
+    means = values.groupby(times.dt.floor(steps[step]).to_numpy()).mean()
     if len(means) < 3:
         return None
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.dates import ConciseDateFormatter
 
     figure, axes = _figure(3.4, 7.2)
     marker = "o" if len(means) <= 40 else ""
     for name, colour in (("actual", INK), ("predicted", MODEL)):
         axes.plot(means.index, means[name], color=colour, linewidth=1.4, marker=marker, markersize=3, label=name)
-    locator = AutoDateLocator()
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.set_ylabel(f"mean {_short(target)} by {step}")
-    late = means.iloc[-max(1, len(means) // 4) :]
-    early = means.iloc[: max(1, len(means) // 4)]
-    bias = [float((part["predicted"] - part["actual"]).mean()) for part in (early, late)]
-    _title(figure, f"Over the holdout: mean error {bias[0]:+.3g} in its first quarter, {bias[1]:+.3g} in its last")
+    error = (means["predicted"] - means["actual"]).to_numpy()
+    quarters = np.array_split(error, min(4, len(error)))
+    early, late = quarters[0].mean(), quarters[-1].mean()
+    _title(figure, f"Over the holdout: mean error {early:+.3g} in its first quarter, {late:+.3g} in its last")
     _legend_below(figure, axes)
     return figure
 
@@ -377,20 +375,12 @@ def _merged(coded: Coded, names: list[str]) -> tuple[np.ndarray, np.ndarray, lis
     kept = np.sort(np.argsort(-counts, kind="stable")[: MOST["classes"] - 1])
     position = np.full(len(names), len(kept))
     position[kept] = np.arange(len(kept))
-    others = f"{len(names) - len(kept)} others"
-    return position[coded.truth], position[coded.predicted], [*(names[at] for at in kept), others]
-
-
-def _class_names(contract: Contract) -> list[str]:
-    """In the order of ``Coded``: a binary task's positive class is the second."""
-    classes = list(contract.classes)
-    if contract.task == "binary":
-        classes.sort(key=lambda label: label == contract.positive)
-    return [str(label) for label in classes]
+    shown = [*(names[at] for at in kept), f"{len(names) - len(kept)} others"]
+    return position[coded.truth], position[coded.predicted], shown
 
 
 def _names(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [_short(name, 48) for name in names])
+    axes.set_yticks(range(len(names)), [_short(name, 44) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -398,14 +388,7 @@ def _names(axes: Axes, names: Sequence[str]) -> None:
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-
-
-def _value(evaluation: Evaluation, metric: str) -> str:
-    found = evaluation.metrics[metric]
-    if found.value is None:
-        return "undefined"
-    return f"{found.value:.3f}" + (f" ({found.low:.3f} to {found.high:.3f})" if found.low is not None else "")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _short(name: str, most: int = 28) -> str:

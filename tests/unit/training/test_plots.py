@@ -26,7 +26,8 @@ def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
         with Image.open(work.file(f"plots/{name}")) as image:
             image.load()
             assert image.info["dpi"] == pytest.approx((150, 150), abs=1)
-            assert 300 < image.width < 1500 and 200 < image.height < 2000
+            assert 300 < image.width < 1500
+            assert 200 < image.height < 2000
             assert np.asarray(image.convert("L")).std() > 5
     return names, work.file("plots")
 
@@ -70,7 +71,8 @@ def test_little_to_draw(train: Callable[..., Any]) -> None:
     assert set(_drawn(train(frame, task="regression"))[0]) >= {"fold_scores.png", "residuals.png"}
     frame["y"] = np.where(frame["x"] > 0, "up", "down")
     names, _ = _drawn(train(frame, candidate="sklearn.linear_model.RidgeClassifier", evaluation={"metric": "f1"}))
-    assert "confusion_matrix.png" in names and not set(names) & {"roc.png", "calibration.png"}
+    assert "confusion_matrix.png" in names
+    assert not set(names) & {"roc.png", "calibration.png"}
 
 
 def test_rare_classes_stand_together() -> None:
@@ -78,4 +80,6 @@ def test_rare_classes_stand_together() -> None:
     truth = np.repeat(np.arange(40), np.arange(40, 0, -1))
     figure = confusion_matrix(Coded("multiclass", truth, truth, None), [f"c{at}" for at in range(40)])
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert len(ticks) == 20 and ticks[0] == "c0" and ticks[-1] == "21 others"
+    assert len(ticks) == 20
+    assert ticks[0] == "c0"
+    assert ticks[-1] == "21 others"

@@ -1,0 +1,73 @@
+"""What tests share: a Prefect server for the session, a store of its own for each test, and the commands."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from towline import sidecar
+from towline.cli import main, servers
+from towline.config import Settings
+
+REPOSITORY = Path(__file__).parents[1]
+# before Prefect is imported by any test
+os.environ.update(servers.QUIET)
+for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server that every flow of the session runs against."""
+    store = tmp_path_factory.mktemp("prefect")
+    settings = Settings.from_environment({"TOWLINE_STORE": str(store)}, cwd=REPOSITORY)
+    server = servers.start(settings, "prefect")
+    environment = servers.prefect_environment(settings) | {"PREFECT_API_URL": f"{server.url}/api"}
+    os.environ.update(environment)
+    try:
+        servers.wait(settings, server)
+        yield server.url
+    finally:
+        servers.stop(settings)
+        for name in environment.keys() - servers.QUIET.keys():
+            os.environ.pop(name, None)
+
+
+@dataclass
+class Done:
+    """How a command ended. ``out`` is what a script reads, ``err`` what a person sees besides."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store that commands of this test work on, in the repository's own project."""
+    monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
+    monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
+    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+
+    def run(*words: object) -> Done:
+        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="towline")
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    return run

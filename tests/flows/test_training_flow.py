@@ -1,0 +1,116 @@
+"""The training flow on a small real table: what it leaves in the ledger, in MLflow and on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, Done
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Two months of bike rentals and a quick set of candidates."""
+    table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400)
+    table.to_csv(tmp_path / "bikes.csv", index=False)
+    raw = {
+        "name": "bikes",
+        "data": {
+            "source": str(tmp_path / "bikes.csv"),
+            "target": "rentals",
+            "time": "datetime",
+            "drop": ["casual", "registered"],
+        },
+        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20}}],
+        "cross_validation": {"folds": 3},
+    }
+    path = tmp_path / "bikes.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_a_run_promotes_and_a_repeated_one_finds_nothing_to_do(towline: Command, config: Path, store: Path) -> None:
+    """The first run ends with a champion; the same command again says so and makes no second version."""
+    first = towline("run", config, "--json")
+    assert first.code == 0, first.err
+    outcome = first.json
+    assert outcome["event"] == "promoted"
+    assert (store / outcome["release"] / "card.html").exists()
+    assert not any((store / "work").iterdir())
+
+    again = towline("run", config, "--json").json
+    assert again["repeated"]
+    assert again["version"] == outcome["version"] == 1
+    assert [row["version"] for row in towline("models", "--json").json] == [1]
+
+
+def test_a_changed_table_makes_a_new_version_and_rollback_returns(towline: Command, config: Path) -> None:
+    """One more row is another run; rollback brings the version before back, and history tells all of it."""
+    assert towline("run", config).code == 0
+    path = Path(yaml.safe_load(config.read_text())["data"]["source"])
+    table = pd.read_csv(path)
+    table.iloc[:-1].to_csv(path, index=False)
+    second = towline("run", config, "--json", "--set", "gate.champion_margin=5").json
+    assert (second["version"], second["event"], second["previous"]) == (2, "promoted", 1)
+    back = towline("rollback", "bikes", "--reason", "odd on Sundays", "--json").json
+    assert (back["event"], back["version"]) == ("rolled_back", 1)
+    events = [(row["event"], row["version"]) for row in towline("history", "--json").json]
+    assert events == [("rolled_back", 1), ("promoted", 2), ("registered", 2), ("promoted", 1), ("registered", 1)]
+    assert towline("rollback", "bikes").code == 4
+
+
+def test_a_refused_model_does_not_serve(towline: Command, config: Path) -> None:
+    """A bound that is not met: exit code 4, a recorded refusal with its numbers, no champion, no way round."""
+    done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
+    assert done.code == 4
+    assert done.json["event"] == "refused"
+    failed = [check for check in done.json["verdict"]["checks"] if check["outcome"] == "fail"]
+    assert [check["bound"] for check in failed] == [0.5]
+    assert towline("models", "--json").json[0]["state"] == "refused"
+    assert towline("promote", "bikes@1", "--reason", "please").code == 4
+    assert towline("show", "bikes").code == 2
+
+
+def test_as_of_hides_what_came_later(towline: Command, config: Path) -> None:
+    """A run as of a day in the past sees no row after it."""
+    outcome = towline("run", config, "--as-of", "2011-02-10", "--json").json
+    assert outcome["dataset"]["end"] <= "2011-02-10T00:00:00"
+    assert outcome["dataset"]["rows"] < 1000
+
+
+def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) -> None:
+    """The version is in MLflow with its aliases, its candidates as nested runs, plots, release and digest."""
+    outcome = towline("run", config, "--json").json
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db", f"sqlite:///{store}/mlflow.db")
+    version = client.get_model_version_by_alias("bikes", "champion")
+    assert int(version.version) == outcome["version"]
+    assert version.tags["verdict"] == "pass"
+    run = client.get_run(outcome["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["mae"] == pytest.approx(outcome["metrics"]["mae"]["value"])
+    nested = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    assert len(nested) == 3
+    there = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"plots", "release", "data_docs.html"} <= there
+
+
+def test_without_a_time_column_rows_are_split_at_random(towline: Command, config: Path) -> None:
+    """The same table without its time column trains as well; a refused validation leaves the stores untouched."""
+    words = ["--set", "data.time=null", "--set", "data.drop=[casual, registered, datetime]"]
+    assert towline("run", config, *words, "--json").json["split"]["by"] == "random"
+
+
+def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, config: Path, store: Path) -> None:
+    """Columns that sum to the target end the run with exit code 3 before anything is trained."""
+    done = towline("run", config, "--set", "data.drop=[]")
+    assert done.code == 3
+    assert "casual" in done.err
+    assert "registered" in done.err
+    assert not (store / "ledger.db").exists()
+    assert not (store / "releases").exists()
