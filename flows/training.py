@@ -12,7 +12,7 @@ from tasks.training import cross_validate, draw, evaluate, fit
 from towline.config import PipelineConfig, Settings
 from towline.outcome import Outcome, finished, provenance
 from towline.release.smoke import start
-from towline.training.fitting import baseline, choose
+from towline.training.fitting import baseline, check, choose
 
 
 @flow(name="training", flow_run_name="{config.name}")
@@ -41,6 +41,7 @@ def training_flow(
     with work.held():
         facts = provenance(settings, work, as_of=as_of, trigger=trigger)
         validation = validate(work, config, settings)
+        check(config, work.contract())
         parts = split(work, config)
         scores = [cross_validate(work, config, candidate) for candidate in (baseline(config), *config.candidates)]
         chosen = choose(scores, config, work.contract().task)

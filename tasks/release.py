@@ -56,8 +56,8 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
     """Never remembered: the champion it compares with may have changed since."""
     with step("judge", work.path) as told:
         champion = Ledger(settings.ledger_url).champion(config.name)
-        release = settings.store / champion.release if champion else None
-        verdict = judging.judge(work, config, evaluation, tried, release)
+        serving = (champion.version, settings.store / champion.release) if champion else None
+        verdict = judging.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
     create_table_artifact([check.model_dump() for check in verdict.checks], key="gate", description=told.note)
     return verdict

@@ -70,7 +70,7 @@ class Outcome(Frozen):
                 "rules": len(validation.rules),
                 "warned": validation.warned,
                 "notes": list(validation.notes),
-                "warnings": [rule.detail for rule in validation.rules if not rule.passed],
+                "warnings": [rule.finding for rule in validation.rules if not rule.passed],
             },
             split=parts.model_dump(),
             candidates=tuple(

@@ -164,7 +164,7 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
 
 def rules(validation: "Validation", page: Path) -> str:
     """What `towline validate` tells of a table that passed."""
-    warned = [f"  {click.style('!', fg='yellow')} {rule.detail}" for rule in validation.rules if not rule.passed]
+    warned = [f"  {click.style('!', fg='yellow')} {rule.finding}" for rule in validation.rules if not rule.passed]
     told = [f"  · {note}" for note in validation.notes]
     count = len(validation.rules)
     return "\n".join([f"{count} rules passed, {validation.warned} with a warning", *warned, *told, f"report: {page}"])

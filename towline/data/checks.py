@@ -26,11 +26,17 @@ class Rule(Frozen):
     examples: tuple[str, ...] = ()
     detail: str = ""
 
+    @property
+    def finding(self) -> str:
+        """What is wrong, for a summary: ``x: 16 rows (0.04 %) break: at least 0``."""
+        one = self.count == 1
+        rows = f"{self.count:,} row{'s' * (not one)} ({100 * self.share:.2f} %) break{'s' * one}: " if self.count else ""
+        return f"{self.column or 'table'}: {rows}{self.detail}"
+
     def line(self) -> str:
-        """The rule in one line, for an error or a log."""
-        rows = f": {self.count:,} row{'s' * (self.count != 1)} ({self.share:.2%})" if self.count else ""
+        """The finding with its examples and the rule's name, for an error."""
         seen = f", e.g. {'; '.join(self.examples)}" if self.examples else ""
-        return f"{self.column or 'table'}: {self.rule}: {self.detail}{rows}{seen}"
+        return f"{self.finding}{seen} [{self.rule}]"
 
 
 def show(value: object) -> str:
@@ -43,12 +49,12 @@ def show(value: object) -> str:
 
 
 def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
-    """``row 12: -3``; rows are positions in the table, from 0."""
+    """``row 12: -3``; ``rows`` are positions from 0, those told count from 1 (headers not counted)."""
     first = list(rows)[:EXAMPLES]
     if len(columns) == 1:
-        return tuple(f"row {row}: {show(table[columns[0]].iloc[row])}" for row in first)
+        return tuple(f"row {row + 1}: {show(table[columns[0]].iloc[row])}" for row in first)
     some = columns[:EXAMPLES]
-    return tuple(f"row {row}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first)
+    return tuple(f"row {row + 1}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first)
 
 
 def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:

@@ -26,9 +26,9 @@ _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
 def paths(source: str | list[str], project: Path) -> list[Path]:
+    """The files a source stands for: itself, a folder's, or those a glob matches; sorted by name."""
     if not isinstance(source, str):
         return [path for part in source for path in paths(part, project)]
-    """The files a source stands for: itself, a folder's, or those a glob matches; sorted by name."""
     path = (project / source).absolute()
     if path.is_dir():
         found = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))

@@ -62,6 +62,15 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
     return parts
 
 
+def held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
+    """Which rows (n,) a random split with this seed and share sets apart, in whatever table they stand.
+
+    A row that was moved so that its class stands on both sides is not known here; there are a few at most.
+    """
+    threshold: np.ndarray = _hashes(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
+    return threshold
+
+
 def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_by: str) -> list[Fold]:
     """Positions of (training rows, test rows) for each fold over the train part.
 

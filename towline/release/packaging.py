@@ -133,7 +133,7 @@ def _manifest(
             "start": data.start,
             "end": data.end,
             "source": data.source,
-            "train_end": _train_end(work, config),
+            "split": _split(work, config),
         },
         estimator=next(score.estimator for score in scores if score.candidate == fitted.candidate),
         params=fitted.params,
@@ -147,12 +147,13 @@ def _manifest(
     )
 
 
-def _train_end(work: Workspace, config: PipelineConfig) -> str | None:
-    """The time of the newest row the model was trained on, where the split went by time."""
-    if config.data.time is None or json.loads(work.file("parts.json").read_bytes())["by"] != "time":
-        return None
-    newest = pd.to_datetime(work.table()[config.data.time].iloc[work.parts()["train"]]).max()
-    return str(newest.isoformat())
+def _split(work: Workspace, config: PipelineConfig) -> dict[str, Any]:
+    """How the holdout was set apart: enough to tell of any row whether the model was trained on it."""
+    by = json.loads(work.file("parts.json").read_bytes())["by"]
+    if by == "time":
+        newest = pd.to_datetime(work.table()[config.data.time].iloc[work.parts()["train"]]).max()
+        return {"by": by, "time": config.data.time, "train_end": newest.isoformat()}
+    return {"by": by, "group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
 
 
 def _write(

@@ -116,6 +116,18 @@ def primary(config: PipelineConfig, task: Task) -> Metric:
     return metric
 
 
+def check(config: PipelineConfig, contract: Contract) -> None:
+    """Finds a metric or a candidate that cannot be used before time is spent on the others.
+
+    Raises:
+        ConfigError: names it.
+        FitError: no column to learn from.
+    """
+    primary(config, contract.task)
+    for candidate in config.candidates:
+        build(candidate, contract, config.seed)
+
+
 def baseline(config: PipelineConfig) -> Candidate:
     """The candidate each other must beat: the class shares, or the constant that is best for the metric."""
     squares = config.evaluation.metric in ("rmse", "r2")

@@ -6,7 +6,8 @@ difference is its standard error (Efron & Tibshirani, 1993). Limits use Student'
 
 Against the champion this is a test of non-inferiority (Blackwelder, 1982) at one-sided 5 %. The excess is how much
 worse the challenger is, less the accepted margin: fail when even its lower limit is above 0, pass when its upper limit
-is at most 0 or the challenger scores no worse at all, else inconclusive. So one exactly at the margin fails with 5 %
+is at most 0 or the challenger scores no worse at all, else inconclusive. Only rows the champion was not trained on
+count; where they are too few, all do, and a challenger that looks worse is inconclusive rather than failed. So one exactly at the margin fails with 5 %
 probability and one that equals the champion with far less; one beyond the margin passes with at most 5 %, plus the
 chance that it scores no worse by luck, which is small once the margin is some standard errors wide. A margin narrower
 than two standard errors of the difference leaves an equal challenger inconclusive up to half of the time: the holdout
@@ -222,7 +223,7 @@ def _champion(comparison: _Comparison, challenger: Predictions, champion: Champi
     worse = found.value + margin * abs(found.reference)
     outcome: Outcome = "inconclusive"
     if found.value - width > 0:
-        outcome = "fail"
+        outcome = "fail" if enough else "inconclusive"  # it may be ahead only for having seen the answers
     elif found.value + width <= 0 or worse <= 0:
         outcome = "pass"
     where = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"

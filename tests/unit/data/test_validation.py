@@ -112,10 +112,10 @@ def test_declared_column_rules(desk: Desk, table: pd.DataFrame) -> None:
         table, validation={"columns": rules})}  # fmt: skip
     assert failed.keys() == {("x", "to_be_between"), ("k", "to_not_be_null"), ("k", "to_be_in_set")}
     below = failed["x", "to_be_between"]
-    assert (below.count, below.share, below.examples) == (1, 1 / 300, ("row 12: -3.0",))
-    assert failed["k", "to_not_be_null"].examples == ("row 5: null", "row 6: null")
+    assert (below.count, below.share, below.examples) == (1, 1 / 300, ("row 13: -3.0",))
+    assert failed["k", "to_not_be_null"].examples == ("row 6: null", "row 7: null")
     assert failed["k", "to_be_in_set"].count == (table["k"] == "green").sum()
-    assert any(line.startswith("x: ") and "row 12: -3.0" in line for line in desk.error.details)
+    assert any(line.startswith("x: ") and "row 13: -3.0" in line for line in desk.error.details)
     saved = Validation.model_validate_json(desk.work.file("validation.json").read_bytes())
     assert warned(saved)["n"].count == (table["n"] == 4).sum()
 
@@ -126,7 +126,7 @@ def test_compound_key(desk: Desk, table: pd.DataFrame) -> None:
     table.loc[9, "k"] = table.loc[3, "k"]
     (rule,) = desk.refused(table, validation={"unique": ["t", "k"]})
     assert (rule.column, rule.count) == ("t, k", 2)
-    assert [example.split(":")[0] for example in rule.examples] == ["row 3", "row 9"]
+    assert [example.split(":")[0] for example in rule.examples] == ["row 4", "row 10"]
     assert desk.refused(table, validation={"unique": ["t"]})[0].rule == "expect_column_values_to_be_unique"
 
 
@@ -147,8 +147,8 @@ def test_time(desk: Desk, table: pd.DataFrame) -> None:
     table.loc[4, "t"] = pd.NaT
     table.loc[299, "t"] = pd.Timestamp("2024-03-02")
     assert [rule.examples for rule in desk.refused(table, data={"time": "t"})] == [
-        ("row 4: null",),
-        ("row 299: 2024-03-02 00:00:00",),
+        ("row 5: null",),
+        ("row 300: 2024-03-02 00:00:00",),
     ]
 
 
@@ -161,7 +161,7 @@ def test_rows_of_a_zone_ahead_of_utc_are_not_from_the_future(desk: Desk, table: 
 def test_target(desk: Desk, table: pd.DataFrame) -> None:
     """Null, constant, or a class too small for the folds."""
     null = table.assign(y=table["y"].where(table.index != 7))
-    assert [rule.examples for rule in desk.refused(null)] == [("row 7: null",)]
+    assert [rule.examples for rule in desk.refused(null)] == [("row 8: null",)]
     assert "not constant" in desk.refused(table.assign(y="no"))[0].detail
     rare = table.assign(y=np.where(table.index < 5, "rare", table["y"]))
     (rule,) = desk.refused(rare)
@@ -190,7 +190,7 @@ def test_empty_columns_and_infinities(desk: Desk, table: pd.DataFrame) -> None:
     assert desk(table, data={"columns": {"empty": "ignore"}}).failed == 0
     table["empty"] = np.where(table.index == 250, -np.inf, 1.5 + table.index)
     (rule,) = desk.refused(table)
-    assert (rule.column, rule.rule, rule.examples) == ("empty", "values_finite", ("row 250: -inf",))
+    assert (rule.column, rule.rule, rule.examples) == ("empty", "values_finite", ("row 251: -inf",))
 
 
 def test_columns_left_out_are_noted(desk: Desk, table: pd.DataFrame) -> None:
@@ -237,7 +237,7 @@ def test_users_expectations(desk: Desk, table: pd.DataFrame) -> None:
     ]
     failed = desk.refused(table, validation={"expectations": expectations})
     assert [(rule.column, rule.count) for rule in failed] == [("t", 24), ("when", 203), ("x", 0)]
-    assert failed[0].examples[0] == "row 0: 2024-01-01 00:00:00"
+    assert failed[0].examples[0] == "row 1: 2024-01-01 00:00:00"
     assert "observed" in failed[2].detail
 
 
@@ -280,8 +280,8 @@ def test_odd_names_and_values(desk: Desk, table: pd.DataFrame) -> None:
     odd["k"] = "<i>" + odd["k"] + "</i>\n" + "é" * 60
     rules = {name: {"min": -9, "max": 9, "nullable": False, "unique": True} for name in ODD}
     failed = desk.refused(odd, validation={"columns": {**rules, "k": {"categories": ["a"]}}, "unique": ODD[:3]})
-    assert [rule.column for rule in failed if rule.examples == ("row 3: -99.0",)] == ODD
-    assert all(len(example) <= len("row 299: ") + 40 for rule in failed for example in rule.examples)
+    assert [rule.column for rule in failed if rule.examples == ("row 4: -99.0",)] == ODD
+    assert all(len(example) <= len("row 300: ") + 40 for rule in failed for example in rule.examples)
     page = desk.work.file("data_docs.html").read_text()
     assert "<script" not in page
     assert "<i>" not in page

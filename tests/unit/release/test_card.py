@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import Run
+from tests.unit.release.conftest import Run
 
 from towline.release.card import number, title
 from towline.release.packaging import Package

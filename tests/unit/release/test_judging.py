@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Run, table
+from tests.unit.release.conftest import Run, table
 
 from towline.release import judging
 from towline.release.packaging import Package
@@ -17,7 +17,7 @@ GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0
 
 
 def judge(run: Run, champion: Path | None) -> Verdict:
-    return judging.judge(run.work, run.config, run.evaluation, GOOD, champion)
+    return judging.judge(run.work, run.config, run.evaluation, GOOD, (3, champion) if champion else None)
 
 
 def champion_check(verdict: Verdict) -> Check:
@@ -39,16 +39,25 @@ def test_a_model_does_as_well_as_itself(regression: Run, packed: Package) -> Non
     assert champion_check(verdict).outcome == "pass"
 
 
-def test_only_rows_the_champion_has_not_seen_count(regression: Run, packed: Package, tmp_path: Path) -> None:
-    """By time those after the end of its training; after a random split all."""
+def test_only_rows_the_champion_has_not_seen_count(regression: Run, packed: Package) -> None:
+    """By time those after the end of its training."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.part("holdout")[2]
-    assert judging._unseen(model, regression.config, rows).all()
+    assert judging._unseen(model, rows).all()
     everything = regression.work.table()
-    end = pd.Timestamp(model.metadata.dataset["train_end"])
-    unseen = judging._unseen(model, regression.config, everything)
+    end = pd.Timestamp(model.metadata.dataset["split"]["train_end"])
+    unseen = judging._unseen(model, everything)
     assert unseen.tolist() == (everything["at"] > end).tolist()
     assert 0 < unseen.sum() < len(everything)
+    assert not judging._unseen(model, everything.drop(columns="at")).any()
+
+
+def test_after_a_random_split_the_champion_tells_its_own_holdout(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """Whatever table a row stands in, and in whatever order."""
+    run = build(tmp_path, table(400).drop(columns=["at", "sold"]), target="value")
+    model = open_release(run.settings.store / run.package().path)
+    assert judging._unseen(model, run.work.part("holdout")[2]).all()
+    assert not judging._unseen(model, run.work.part("train")[2].sample(frac=1, random_state=1)).any()
 
 
 def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> None:
@@ -60,7 +69,7 @@ def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> No
 
 
 @pytest.mark.parametrize("change", ["column gone", "another target"])
-def test_a_champion_that_cannot_be_asked_leaves_it_open(
+def test_a_champion_that_cannot_be_asked(
     regression: Run, packed: Package, tmp_path: Path, build: Callable[..., Run], change: str
 ) -> None:
     """A column it needs is gone, or it predicts something else: told by name."""
@@ -68,8 +77,13 @@ def test_a_champion_that_cannot_be_asked_leaves_it_open(
     frame = frame.drop(columns="doors") if change == "column gone" else frame.rename(columns={"value": "price"})
     run = build(tmp_path, frame, target="value" if change == "column gone" else "price", time="at")
     verdict = judge(run, regression.settings.store / packed.path)
-    assert verdict.outcome == "inconclusive"
-    assert ("doors" if change == "column gone" else "predicts something else") in champion_check(verdict).detail
+    assert verdict.champion == 3
+    if change == "column gone":  # what cannot answer cannot serve
+        assert verdict.outcome == "pass"
+        assert "doors" in champion_check(verdict).detail
+    else:
+        assert verdict.outcome == "inconclusive"
+        assert "predicts something else" in champion_check(verdict).detail
 
 
 def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> None:
@@ -81,7 +95,7 @@ def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> No
     more = build(tmp_path / "more", frame, target="sold")
     champion = open_release(fewer.settings.store / fewer.package().path)
     rows = more.work.part("holdout")[2]
-    answers = judging._answers(champion, more.work.contract(), rows)
+    _, answers, _ = judging._ask(champion, more.work.contract(), rows)
     assert answers.probabilities is not None
     np.testing.assert_array_equal(answers.probabilities[:, 1:], champion.predict_proba(rows))
     assert not answers.probabilities[:, 0].any()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import Run, make_run, table
+from tests.unit.release.conftest import Run, make_run, table
 
 from towline import files
 from towline.config import build_config
@@ -41,7 +41,7 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> N
     assert manifest.digest == packed.digest
     assert manifest.files["model.skops"].sha256 == regression.fitted.sha256
     times = regression.work.table()["at"].iloc[regression.work.parts()["train"]]
-    assert manifest.dataset["train_end"] == times.max().isoformat()
+    assert manifest.dataset["split"]["train_end"] == times.max().isoformat()
     kept = yaml.safe_load((directory / "config.yaml").read_text())
     assert build_config(kept, "release") == regression.config
     lock = (directory / "environment.lock").read_text().splitlines()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import Run, table
+from tests.unit.release.conftest import Run, table
 
 from towline.config import Settings
 from towline.errors import DataError, ReleaseError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from tests.unit.release.conftest import Run
 
 from towline.release import smoke
 from towline.release.packaging import Package

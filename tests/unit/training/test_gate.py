@@ -120,12 +120,12 @@ def test_champion() -> None:
 
 
 def test_rows_the_champion_has_seen() -> None:
-    """The champion is judged by rows new to it; with fewer than 50, by all of them, and the detail says so."""
+    """The champion is judged by rows new to it; with fewer than 50, by all of them, and then never failed."""
     case = Case()
     champion = Predictions(np.where(np.arange(N) < 300, case.model(1.0).labels, case.truth))  # it learnt the rest
     assert _check(case.decide(case.model(0.9), champion, 300), "champion").outcome == "pass"
     few = _check(case.decide(case.model(0.9), champion, 49), "champion")
-    assert few.outcome == "fail"
+    assert few.outcome == "inconclusive"
     assert "most of which it has seen" in few.detail
 
 

@@ -1,0 +1,241 @@
+"""Bad input through the whole command: a one-screen error that says what, where and the remedy, and stores untouched."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, Done
+
+Command = Callable[..., Done]
+Source = bytes | pd.DataFrame | None
+
+
+def taxis(rows: int = 150) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    miles = rng.gamma(2.0, 2.0, rows).round(2)
+    night = rng.choice(["day", "night"], rows)
+    fare = (3 + 2.5 * miles + 2 * (night == "night") + rng.normal(0, 0.5, rows)).round(2)
+    start = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(rows), unit="h")
+    return pd.DataFrame({"start": start, "miles": miles, "night": night, "fare": fare})
+
+
+def paid(table: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with a class to predict, half yes and half no, in turns."""
+    return table.drop(columns="fare").assign(tip=np.where(np.arange(len(table)) % 2, "yes", "no"))
+
+
+RAW: dict[str, Any] = {
+    "name": "taxis",
+    "data": {"source": "taxis.csv", "target": "fare", "time": "start"},
+    "candidates": ["linear"],
+    "cross_validation": {"folds": 3},
+}
+TIP: dict[str, Any] = {**RAW, "data": {"source": "taxis.csv", "target": "tip", "time": "start"}}
+
+
+def csv(table: pd.DataFrame, **options: Any) -> bytes:
+    return table.to_csv(index=False, **options).encode()
+
+
+def _where(column: str, value: object, row: int = 12) -> pd.DataFrame:
+    table = taxis().astype({column: object})
+    table.loc[row - 1, column] = value
+    return table
+
+
+BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
+    "missing file": (None, RAW, 2, ["no such file", "taxis.csv", "data.source"]),
+    "empty file": (b"", RAW, 2, ["the file is empty", "taxis.csv", "header"]),
+    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header and no rows", "taxis.csv"]),
+    "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
+    "not UTF-8": (csv(taxis()).replace(b"night,", b"n\xe4cht,", 1), RAW, 2, ["0xe4", "taxis.csv:1", "iconv"]),
+    "duplicate columns": (
+        csv(taxis()).replace(b"night,", b"miles,", 1), RAW, 2, ["columns stand twice: 'miles'", "rename or remove"],
+    ),
+    "target missing": (
+        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean 'fares'?"],
+    ),
+    "target all null": (taxis().assign(fare=None), RAW, 3, ["fare", "150 rows", "never null"]),
+    "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "not constant", "observed 1"]),
+    "class constant": (paid(taxis()).assign(tip="yes"), TIP, 3, ["tip", "not constant", "observed 1"]),
+    "one class in a fold": (
+        paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3, ["fold 1 of 3", "'no'", "random"],
+    ),
+    "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
+    "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
+    "mixed types": (_where("miles", "far"), RAW, 2, ["'miles' is mixed", "row 12: 'far'", "category"]),
+    "dates that do not parse": (_where("start", "01.03.2024"), RAW, 2, ["'start'", "row 12: '01.03.2024'", "2026-01-31"]),
+    "one row": (taxis(1), RAW, 3, ["at least 20 rows", "observed 1"]),
+    "fewer rows than folds": (
+        taxis(6), {**RAW, "cross_validation": {"folds": 8}, "validation": {"min_rows": 2}}, 3, ["rows", "observed 6"],
+    ),
+    "unknown config key": (taxis(), {**RAW, "cross_validaton": {}}, 2, ["cross_validaton", "unknown key", "did you mean"]),
+    "bad YAML": (taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["bad YAML", "taxis.yaml:4"]),
+    "unknown estimator": (
+        taxis(), {**RAW, "candidates": ["linear", "boostin"]}, 2, ["unknown estimator 'boostin'", "did you mean boosting?"],
+    ),
+    "import path that fails": (
+        taxis(), {**RAW, "candidates": ["linear", "sklearn.svn.SVR"]}, 2, ["cannot import 'sklearn.svn'", "SVR.estimator"],
+    ),
+    "no such class": (taxis(), {**RAW, "candidates": ["sklearn.svm.SVRR"]}, 2, ["no class 'SVRR'", "did you mean SVR?"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def make(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a table and a config; returns the config's path."""
+
+    def made(source: Source, raw: dict[str, Any] | str) -> Path:
+        if source is not None:
+            content = source if isinstance(source, bytes) else csv(source)
+            (tmp_path / "taxis.csv").write_bytes(content)
+        if isinstance(raw, dict):
+            raw = yaml.safe_dump({**raw, "data": {**raw["data"], "source": str(tmp_path / "taxis.csv")}})
+        (tmp_path / "taxis.yaml").write_text(raw)
+        return tmp_path / "taxis.yaml"
+
+    return made
+
+
+def told(done: Done) -> list[str]:
+    """The lines of the error on the screen, without those of the steps before it."""
+    lines = done.err.splitlines()
+    return lines[next(place for place, line in enumerate(lines) if line.startswith("error T")) :]
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Callable[..., Path], store: Path) -> None:
+    """Exit code, message and remedy as documented; no traceback, no ledger, no release, no MLflow store."""
+    source, raw, code, words = BAD[case]
+    done = towline("run", make(source, raw), "--json")
+    print(done.err)
+    assert done.code == code, done.err
+    lines = told(done)
+    assert len(lines) <= 25
+    assert max(map(len, lines)) < 400
+    for word in words:
+        assert word in "\n".join(lines)
+    assert "Traceback" not in done.err
+    error = done.json
+    assert error["what"]
+    assert error["where"]
+    assert error["remedy"]
+    assert {2: error["code"] in ("T100", "T200", "T400"), 3: error["code"] == "T300"}[code]
+    assert not [name for name in ("ledger.db", "mlflow.db", "releases", "artifacts") if (store / name).exists()]
+
+
+@contextmanager
+def full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder on a disk that is too small for a release: a real one where mounting is allowed, else a simulated one."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0 if os.geteuid() == 0 else False
+    replace = os.replace
+
+    def refused(source: Any, target: Any) -> None:
+        if folder in Path(target).parents and Path(target).name == "model.skops":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    if not mounted:
+        monkeypatch.setattr(os, "replace", refused)
+    try:
+        yield
+        assert not [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    finally:
+        monkeypatch.setattr(os, "replace", replace)
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def versions(towline: Command) -> list[tuple[str, int]]:
+    return [(row["event"], row["version"]) for row in towline("history", "taxis", "--json").json]
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    towline: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packaging on a full disk ends with exit code 5 and no file; with room again the same command succeeds."""
+    config = make(taxis(), RAW)
+    with full_disk(store / "releases", monkeypatch):
+        done = towline("run", config, "--json")
+        print(done.err)
+        assert done.code == 5, done.err
+        assert (done.json["code"], done.json["where"].startswith(str(store))) == ("T900", True)
+        assert "No space left" in done.json["what"]
+        assert "free some disk space" in done.json["remedy"]
+        assert versions(towline) == []
+    done = towline("run", config, "--json")
+    assert done.code == 0, done.err
+    assert versions(towline) == [("promoted", 1), ("registered", 1)]
+
+
+def test_a_locked_mlflow_store_is_waited_for_and_named(towline: Command, make: Callable[..., Path], store: Path) -> None:
+    """While another process holds the store: exit code 5 within a minute. After it: version 1 and no other."""
+    config = make(taxis(), RAW)
+    store.mkdir()
+    with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE held (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        begin = time.monotonic()
+        done = towline("run", config, "--json")
+        print(done.err, time.monotonic() - begin)
+        assert time.monotonic() - begin < 60
+        assert done.code == 5, done.err
+        assert done.json["code"] == "T900"
+        assert "locked" in done.json["what"]
+        assert "mlflow.db" in done.json["where"]
+        assert "run the same command again" in done.json["remedy"]
+        assert versions(towline) == []
+    done = towline("run", config, "--json")
+    assert done.code == 0, done.err
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{store}/mlflow.db"
+    assert [version.version for version in MlflowClient(uri, uri).search_model_versions()] == [1]
+
+
+def test_a_file_where_the_store_should_be(towline: Command, make: Callable[..., Path], store: Path) -> None:
+    """Exit code 5, and the file is as it was."""
+    store.write_text("mine")
+    done = towline("run", make(taxis(), RAW), "--json")
+    print(done.err)
+    assert done.code == 5
+    assert "TOWLINE_STORE" in done.json["remedy"]
+    assert store.read_text() == "mine"
+
+
+def test_a_store_one_may_not_write(make: Callable[..., Path], store: Path, tmp_path: Path) -> None:
+    """As a user without the right to write: exit code 5 and the remedy, nothing written."""
+    config = make(taxis(), RAW)
+    store.mkdir()
+    store.chmod(0o555)
+    for folder in (tmp_path, *tmp_path.parents[:3]):  # pytest keeps them to the user that runs it
+        folder.chmod(0o755) if os.geteuid() == 0 else None
+    done = subprocess.run(
+        [sys.executable, "-m", "towline", "run", str(config), "--json"],
+        cwd=REPOSITORY,
+        env={**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
+        user=65534 if os.geteuid() == 0 else None,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    print(done.stderr)
+    assert done.returncode == 5, done.stderr
+    assert "TOWLINE_STORE" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(store.iterdir())
