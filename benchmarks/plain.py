@@ -55,14 +55,19 @@ def load(sample: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
         return table, features, table["rentals"].astype(float)
     table = pd.read_parquet(REPOSITORY / "data" / "bank_marketing.parquet").drop(columns=["id", "duration"])
     times = table["date"].dt
-    features = table.drop(columns=["subscribed", "date"]).assign(month=times.month, weekday=times.weekday, day=times.day)
+    features = table.drop(columns=["subscribed", "date"]).assign(
+        month=times.month, weekday=times.weekday, day=times.day
+    )
     return table, features, table["subscribed"].map({"no": 0, "yes": 1})
 
 
 def validate(table: pd.DataFrame, suite: Path) -> dict:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    expectations = [{k: v for k, v in e.items() if k in ("type", "kwargs", "meta")} for e in json.loads(suite.read_text())["expectations"]]
+    expectations = [
+        {k: v for k, v in e.items() if k in ("type", "kwargs", "meta")}
+        for e in json.loads(suite.read_text())["expectations"]
+    ]
     made = gx.ExpectationSuite(name="suite", expectations=expectations)
     asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("table")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
@@ -221,7 +226,9 @@ def main() -> None:
             name="model",
             serialization_format="skops",
             skops_trusted_types=get_untrusted_types(data=dumps(model)),
-            signature=infer_signature(test.head().astype({c: float for c in test.select_dtypes("number")}), y_test.head()),
+            signature=infer_signature(
+                test.head().astype(dict.fromkeys(test.select_dtypes("number"), float)), y_test.head()
+            ),
             input_example=test.head(),
             pip_requirements=["scikit-learn", "pandas", "skops"],
             registered_model_name=name,

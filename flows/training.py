@@ -36,9 +36,9 @@ def training_flow(
     """
     settings = Settings.from_environment()
     work = load(config, settings, as_of, force)
-    if done := finished(settings, config, work):
-        return done
     with work.held():
+        if done := finished(settings, config, work):
+            return done
         facts = provenance(settings, work, as_of=as_of, trigger=trigger)
         validation = validate(work, config, settings)
         check(config, work.contract())
@@ -57,5 +57,5 @@ def training_flow(
         outcome = Outcome.of(
             work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id
         )
-    work.remove()
-    return outcome
+        work.remove()
+        return outcome

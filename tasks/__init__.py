@@ -1,8 +1,7 @@
 """The steps of the flows: one Prefect task each, and one call into towline."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import INPUTS
@@ -11,18 +10,37 @@ from prefect.tasks import exponential_backoff
 
 from towline.errors import Unavailable
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Step(Protocol):
+    """Makes a task of a function."""
+
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+def patient(name: str, **options: Any) -> Step:
+    """A task that is tried again where a store or a server was away, and for no other reason."""
+    return task(
+        name=name,
+        retries=2,
+        retry_delay_seconds=exponential_backoff(2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_may_pass,
+        **options,
+    )
+
+
+def remembered(name: str, *, without: str = "", **options: Any) -> Step:
+    """A patient task that, once done, is not done again for equal inputs (``without`` names one that does not count).
+
+    A workspace carries a token of its own among those inputs, so what is remembered of a folder that is gone is never
+    used again.
+    """
+    policy = INPUTS - without if without else INPUTS
+    return patient(name, persist_result=True, result_serializer="json", cache_policy=policy, **options)
+
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only a store or a server that is away is worth another try."""
-    return isinstance(state.result(raise_on_failure=False), Unavailable)  # type: ignore[call-overload]
-
-
-patient: Callable[..., Any] = partial(
-    task, retries=2, retry_delay_seconds=exponential_backoff(2), retry_jitter_factor=0.5, retry_condition_fn=_may_pass
-)
-
-# A finished step is remembered by what it was given. Workspaces carry a token of their own, so what is remembered of a
-# folder that is gone is never used again.
-remembered: Callable[..., Any] = partial(
-    patient, persist_result=True, result_serializer="json", cache_policy=INPUTS
-)
+    return isinstance(state.result(raise_on_failure=False), Unavailable)

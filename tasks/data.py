@@ -15,12 +15,13 @@ from towline.registry.ledger import Ledger
 from towline.steps import step
 
 
-@patient(name="load")
+@patient("load")
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
         dataset = sources.load(config.data, settings.project, settings.store, as_of)
-        work = open_workspace(config, dataset, settings.project, settings.store, as_of, force=force)
+        ended = Ledger(settings.ledger_url).ended(config.name) if force else ()
+        work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
         told.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
         told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
@@ -28,7 +29,7 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     return work
 
 
-@remembered(name="validate")
+@remembered("validate")
 def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> validation.Validation:
     with step("validate", work.path) as told:
         champion = Ledger(settings.ledger_url).champion(config.name)
@@ -40,7 +41,13 @@ def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> val
         sidecar.begin(tracking.prepare, settings)
         told.note = f"{len(checked.rules)} rules, {checked.failed} failed, {checked.warned} warned"
     rows = [
-        {"rule": rule.rule, "column": rule.column or "", "passed": rule.passed, "rows": rule.count, "detail": rule.detail}
+        {
+            "rule": rule.rule,
+            "column": rule.column or "",
+            "passed": rule.passed,
+            "rows": rule.count,
+            "detail": rule.detail,
+        }
         for rule in checked.rules
     ]
     create_table_artifact(rows, key="validation", description=told.note)
@@ -49,7 +56,7 @@ def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> val
     return checked
 
 
-@remembered(name="split")
+@remembered("split")
 def split(work: Workspace, config: PipelineConfig) -> splits.Parts:
     with step("split", work.path) as told:
         parts = splits.split(work, config)

@@ -3,48 +3,64 @@
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import Flow, tags
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Crashed
+
+from towline.errors import Unavailable
+from towline.processes import born, lives
+
+OPEN = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
 
 
 def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
     """Runs the flow and returns its result; errors of its tasks come out as they were raised.
 
-    Runs that a kill left in state Running are told Crashed first. No heartbeat: ending its thread costs a second a
-    flow, and the process itself is what is looked for when the next run starts.
+    Runs that a kill left open are told Crashed first. No heartbeat: ending its thread costs a second a flow, and the
+    process itself is what is looked for when the next run starts.
+
+    Raises:
+        Unavailable: the Prefect server went away.
     """
-    _reap()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), tags(f"host:{socket.gethostname()}", _process()):
-        return flow(**parameters)
-
-
-def _process() -> str:
-    return f"process:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _started(pid: int) -> str:
-    """A process's start in clock ticks since boot: a pid alone may be another's by now."""
+    host, pid = f"host:{socket.gethostname()}", os.getpid()
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+        _reap(host)
+        with (
+            temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+            tags(host, f"process:{pid}:{born(pid)}"),
+        ):
+            return flow(**parameters)
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        raise Unavailable(
+            f"the Prefect server went away: {str(error).splitlines()[0] or type(error).__name__}",
+            where=str(PREFECT_API_URL.value()),
+            remedy="run the same command again: finished steps are kept",
+        ) from error
 
 
-def _reap() -> None:
-    running = FlowRunFilter.model_validate(
-        {"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [f"host:{socket.gethostname()}"]}}
-    )
+def _reap(host: str) -> None:
+    ours = FlowRunFilter.model_validate(OPEN | {"tags": {"all_": [host]}})
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=running):
-            owner = next((tag for tag in run.tags if tag.startswith("process:")), "")
-            _, _, rest = owner.partition(":")
-            pid, _, started = rest.partition(":")
-            if pid.isdigit() and _started(int(pid)) != started:
-                client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+        for run in client.read_flow_runs(flow_run_filter=ours):
+            if _orphaned(run):
+                _crash(client, run)
 
+
+def _orphaned(run: FlowRun) -> bool:
+    _, pid, birth = next((tag for tag in run.tags if tag.startswith("process:")), "::").split(":")
+    return pid.isdigit() and not lives(int(pid), birth)
+
+
+def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
+    gone = Crashed(message="its process is gone")
+    mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+    for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=TaskRunFilter.model_validate(OPEN)):
+        client.set_task_run_state(task.id, gone, force=True)
+    client.set_flow_run_state(run.id, gone, force=True)

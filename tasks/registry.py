@@ -17,7 +17,7 @@ from towline.training.fitting import Fitted, Scores
 from towline.training.gate import Verdict
 
 
-@remembered(name="register")
+@remembered("register")
 def register(
     work: Workspace,
     config: PipelineConfig,
@@ -37,7 +37,7 @@ def register(
     return version
 
 
-@patient(name="conclude")
+@patient("conclude")
 def conclude(
     work: Workspace,
     config: PipelineConfig,

@@ -5,8 +5,6 @@ from subprocess import Popen
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from prefect.cache_policies import INPUTS
-
 from tasks import patient, remembered
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
@@ -20,7 +18,7 @@ from towline.training.fitting import Fitted, Scores
 from towline.training.gate import Smoke, Verdict
 
 
-@remembered(name="package")
+@remembered("package")
 def package(
     work: Workspace,
     config: PipelineConfig,
@@ -33,16 +31,14 @@ def package(
     facts: Mapping[str, str],
 ) -> packaging.Package:
     with step("package", work.path) as told:
-        packed = packaging.package(
-            work, config, settings, version, fitted, evaluation, scores, validation, facts
-        )
+        packed = packaging.package(work, config, settings, version, fitted, evaluation, scores, validation, facts)
         told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
     card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
     create_markdown_artifact(card, key="model-card")
     return packed
 
 
-@remembered(name="smoke test", cache_policy=INPUTS - "tester")
+@remembered("smoke test", without="tester")
 def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]") -> Smoke:
     """``tester`` was started earlier: it takes seconds to import what a release needs."""
     with step("smoke test", work.path) as told:
@@ -51,13 +47,17 @@ def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]")
     return tried
 
 
-@patient(name="judge")
+@patient("judge")
 def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: Smoke) -> Verdict:
     """Never remembered: the champion it compares with may have changed since."""
     with step("judge", work.path) as told:
-        champion = Ledger(settings.ledger_url).champion(config.name)
-        serving = (champion.version, settings.store / champion.release) if champion else None
-        verdict = judging.judge(work, config, evaluation, tried, serving)
+        ledger = Ledger(settings.ledger_url)
+        if ledger.finished(config.name, work.key):  # killed after it was decided: not to be judged against itself
+            verdict = Verdict.model_validate_json(work.file("verdict.json").read_bytes())
+        else:
+            champion = ledger.champion(config.name)
+            serving = (champion.version, settings.store / champion.release) if champion else None
+            verdict = judging.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
     create_table_artifact([check.model_dump() for check in verdict.checks], key="gate", description=told.note)
     return verdict

@@ -11,7 +11,7 @@ from towline.steps import step
 from towline.training import evaluation, fitting, plots
 
 
-@remembered(name="cross-validate", task_run_name="cross-validate {candidate.name}")
+@remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
 def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> fitting.Scores:
     with step(f"cross-validate {candidate.name}", work.path) as told:
         scores = fitting.cross_validate(work, config, candidate)
@@ -24,7 +24,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     return scores
 
 
-@remembered(name="fit")
+@remembered("fit")
 def fit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> fitting.Fitted:
     with step("fit", work.path) as told:
         fitted = fitting.fit(work, config, chosen)
@@ -32,7 +32,7 @@ def fit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> fitt
     return fitted
 
 
-@remembered(name="evaluate")
+@remembered("evaluate")
 def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) -> evaluation.Evaluation:
     with step("evaluate", work.path) as told:
         evaluated = evaluation.evaluate(work, config, fitted)
@@ -43,7 +43,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) ->
     return evaluated
 
 
-@remembered(name="draw")
+@remembered("draw")
 def draw(
     work: Workspace, config: PipelineConfig, scores: Sequence[fitting.Scores], evaluated: evaluation.Evaluation
 ) -> tuple[str, ...]:

@@ -75,7 +75,9 @@ class DataConfig(Frozen):
     drop: tuple[str, ...] = Field((), description="columns never read: leaks, identifiers, personal data")
     window: Duration | None = Field(None, description="only this much history before the newest row, e.g. 90d")
     separator: str = Field(",", min_length=1, max_length=1)
-    positive: str | int | bool | None = Field(None, description="the positive class; default: yes/true/1, else the rarer")
+    positive: str | int | bool | None = Field(
+        None, description="the positive class; default: yes/true/1, else the rarer"
+    )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
 
 
@@ -156,7 +158,9 @@ class CrossValidationConfig(Frozen):
 class EvaluationConfig(Frozen):
     metric: Metric | None = Field(None, description="decides between candidates; default mae, roc_auc or f1 by task")
     slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
-    threshold: Metric | Literal["none"] = Field("f1", description="binary: metric the decision threshold maximises on CV")
+    threshold: Metric | Literal["none"] = Field(
+        "f1", description="binary: metric the decision threshold maximises on CV"
+    )
     resamples: int = Field(200, ge=50, le=5000, description="bootstrap resamples behind each interval")
 
 
@@ -267,16 +271,16 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a pipeline's YAML file"
         raise ConfigError("no such config", where=str(path), remedy=hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config: {error}", where=str(path), remedy="give a UTF-8 YAML file") from None
+        raise ConfigError(
+            f"cannot read the config: {error}", where=str(path), remedy="give a UTF-8 YAML file"
+        ) from None
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(
-            f"bad YAML: {error.problem or error.context}", where=line, remedy="mend the line"
-        ) from None
+        raise ConfigError(f"bad YAML: {error.problem or error.context}", where=line, remedy="mend the line") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"bad YAML: {error}", where=str(path), remedy="save the file as UTF-8 text") from None
     if not isinstance(raw, dict):
@@ -317,7 +321,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key if isinstance(key, str) else id(key_node))

@@ -59,9 +59,7 @@ class TowlineError(Exception):
         }
 
 
-def _rebuild(
-    kind: type[TowlineError], what: str, where: str, remedy: str, details: tuple[str, ...]
-) -> TowlineError:
+def _rebuild(kind: type[TowlineError], what: str, where: str, remedy: str, details: tuple[str, ...]) -> TowlineError:
     return kind(what, where=where, remedy=remedy, details=details)
 
 

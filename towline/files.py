@@ -41,8 +41,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -75,7 +75,7 @@ def disk(where: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds an advisory lock on ``path``; yields whether it was got (always, when waiting). Freed when a process dies."""
+    """Holds an advisory lock on ``path``, freed when its process dies; yields whether it was got: always, if waiting."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 import towline
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import Parts
@@ -17,9 +19,9 @@ from towline.data.workspace import Workspace
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.packaging import Package
 from towline.training.evaluation import Evaluation
-from towline.training.interval import Interval
 from towline.training.fitting import Scores
 from towline.training.gate import Verdict
+from towline.training.interval import Interval
 
 
 class Outcome(Frozen):
@@ -32,13 +34,13 @@ class Outcome(Frozen):
     reason: str
     run_key: str
     release: str
-    dataset: dict[str, Any] = {}
-    checked: dict[str, Any] = {}
-    split: dict[str, Any] = {}
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    checked: dict[str, Any] = Field(default_factory=dict)
+    split: dict[str, Any] = Field(default_factory=dict)
     candidates: tuple[dict[str, Any], ...] = ()
     chosen: str = ""
     primary: str = ""
-    metrics: dict[str, Interval] = {}
+    metrics: dict[str, Interval] = Field(default_factory=dict)
     verdict: Verdict | None = None
     previous: int | None = None
     run_id: str = ""
@@ -97,7 +99,7 @@ class Outcome(Frozen):
 def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
     """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
     entry = Ledger(settings.ledger_url).finished(config.name, work.key)
-    if entry is None or work.file("verdict.json").exists():
+    if entry is None or work.judged:
         return None
     work.remove()
     return Outcome(
@@ -113,7 +115,13 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
 
 
 def conclude(
-    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, verdict: Verdict, facts: Mapping[str, str]
+    ledger: Ledger,
+    work: Workspace,
+    model: str,
+    version: int,
+    package: Package,
+    verdict: Verdict,
+    facts: Mapping[str, str],
 ) -> Entry:
     """Promotes or refuses a version, once: the same run concluded again finds its own row.
 

@@ -26,7 +26,7 @@ _process: "subprocess.Popen[bytes] | None" = None
 
 def start(output: Path) -> None:
     """Starts the process, unless there is one; ``output`` is the file that gets whatever the vendors print."""
-    global _process
+    global _process  # noqa: PLW0603 - one for the process, as joblib's reusable executor is
     if _process is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as log:
@@ -42,7 +42,7 @@ def begin(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> N
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Runs a function there (here, if no process was prepared); returns its result and its CPU seconds.
+    """Runs a function there (here, if none was started); returns its result and its CPU seconds.
 
     Raises:
         Unavailable: the process was killed from outside.
@@ -60,8 +60,8 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T
 
 
 def stop() -> None:
-    """Ends the process at once, whatever it is at; a later ``prepare`` starts another."""
-    global _process
+    """Ends the process at once, whatever it is at; a later ``start`` starts another."""
+    global _process  # noqa: PLW0603 - one for the process, as joblib's reusable executor is
     if _process is not None:
         _process.kill()
         with contextlib.suppress(BrokenPipeError):

@@ -14,9 +14,8 @@ from towline.errors import Unavailable
 def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
     """A reader never sees half a file, and no temporary file stays."""
     path = files.write(tmp_path / "a", "old")
-    with pytest.raises(RuntimeError), files.replacing(path) as file:
-        file.write(b"half")
-        raise RuntimeError
+    with pytest.raises(TypeError), files.replacing(path) as file:
+        file.writelines([b"half", "not bytes"])  # type: ignore[list-item]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,17 +1,19 @@
 """The commands: thin, and quick to start, since each imports what it needs when it runs."""
 
 import json
+import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from towline import __version__
-from towline.errors import TowlineError
+from towline.errors import ConfigError, TowlineError
 
 EXIT_CODES = """\b
 Exit codes:
@@ -29,35 +31,42 @@ Exit codes:
 class Commands(click.Group):
     """A group whose commands end in a one-screen error and a documented exit code, never in a traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:
+        words = list(sys.argv[1:] if args is None else args)
         try:
-            return super().invoke(ctx)
+            sys.exit(super().main(words, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
-            report(error)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+            wrong = error
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            remedy = f"see `{context.command_path} --help`" if context else ""
+            wrong = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
+        except click.Abort:
             click.echo("interrupted; the same command goes on where it stopped", err=True)
-            ctx.exit(130)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+            sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last stop before the user
-            log = Path.cwd() / "towline-fault.log"
-            log.write_text(f"{datetime.now(UTC).isoformat()} towline {__version__} {sys.argv}\n{traceback.format_exc()}")
-            fault = TowlineError(
-                f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",
-                where=str(log),
-                remedy="the file holds what is needed to report it; nothing was promoted",
-            )
-            report(fault)
-            ctx.exit(1)
+            wrong = _fault(error)
+        report(wrong, as_json="--json" in words)
+        sys.exit(wrong.exit_code)
 
 
-def report(error: TowlineError) -> None:
-    """Tells an error: to people on stderr, to scripts (``--json``) as the one document on stdout."""
-    context = click.get_current_context(silent=True)
-    while context and "as_json" not in context.params and context.parent:
-        context = context.parent
-    if "--json" in sys.argv[1:]:
+def _fault(error: Exception) -> TowlineError:
+    name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
+    log = next(folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)) / name
+    log.write_text(f"towline {__version__} {sys.argv}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+    return TowlineError(
+        f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",
+        where=str(log),
+        remedy="the file holds what is needed to report it; nothing was promoted",
+    )
+
+
+def report(error: TowlineError, *, as_json: bool) -> None:
+    """Tells an error: to people on stderr, to scripts also as the one document on stdout."""
+    if as_json:
         click.echo(json.dumps(error.as_dict(), indent=2, ensure_ascii=False))
     click.echo(click.style(f"error {error.code}: ", fg="red", bold=True, reset=True) + str(error), err=True)
 

@@ -10,7 +10,7 @@ import click
 from towline.cli import emit, json_option
 
 if TYPE_CHECKING:
-    from towline.config import PipelineConfig, Settings
+    from towline.config import Settings
 
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config.")
 as_of_option = click.option(
@@ -45,7 +45,7 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        outcome = _run_flow(settings, pipeline, {"config": pipeline, "as_of": as_of, "force": force})
+        outcome = _run_flow(settings, {"config": pipeline, "as_of": as_of, "force": force})
     emit(outcome.model_dump(mode="json"), as_json, lambda: screen.summary(outcome, settings))
     if outcome.event == "refused":
         click.get_current_context().exit(GateRefused.exit_code)
@@ -76,7 +76,7 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     emit(validation.model_dump(mode="json"), as_json, lambda: screen.rules(validation, page))
 
 
-def _run_flow(settings: "Settings", config: "PipelineConfig", parameters: dict[str, Any]) -> Any:
+def _run_flow(settings: "Settings", parameters: dict[str, Any]) -> Any:
     """Imports, the second process and the server start side by side: each takes seconds."""
     import importlib
     import os
@@ -95,9 +95,7 @@ def _run_flow(settings: "Settings", config: "PipelineConfig", parameters: dict[s
         flow = _flow(settings.project, "training", "training_flow")
         if server:
             servers.wait(settings, server)
-        from tasks.embedded import run_here
-
-        return run_here(flow, parameters)
+        return importlib.import_module("tasks.embedded").run_here(flow, parameters)
     finally:
         sidecar.stop()
 

@@ -10,11 +10,12 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 
 from towline import files
 from towline.config import Frozen, Settings
 from towline.errors import Unavailable
+from towline.processes import born, lives
 
 Kind = Literal["prefect", "mlflow"]
 
@@ -25,12 +26,16 @@ QUIET = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 
+# becomes the server once it is told to: one whose starter is killed before it is written down never begins
+_WHEN_TOLD = ("sh", "-c", 'read -r _ && exec "$@" </dev/null', "towline")
+
 
 class Server(Frozen):
     """A server under way: ``url`` is what a browser opens."""
 
     kind: Kind
     pid: int
+    born: str
     url: str
 
     @property
@@ -42,10 +47,9 @@ def find(settings: Settings, kind: Kind) -> Server | None:
     """The store's server of this kind, if its process lives."""
     try:
         server = Server.model_validate_json(_state(settings, kind).read_bytes())
-        os.kill(server.pid, 0)
     except (OSError, ValueError):
         return None
-    return server
+    return server if lives(server.pid, server.born) else None
 
 
 def start(settings: Settings, kind: Kind) -> Server:
@@ -65,16 +69,18 @@ def start(settings: Settings, kind: Kind) -> Server:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", *command],
+                    [*_WHEN_TOLD, sys.executable, "-m", *command],
                     env={**os.environ, **QUIET, **environ},
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                     cwd=settings.store,
                 )
-        server = Server(kind=kind, pid=process.pid, url=f"http://127.0.0.1:{port}")
-        files.write(state, server.model_dump_json())
+        server = Server(kind=kind, pid=process.pid, born=born(process.pid), url=f"http://127.0.0.1:{port}")
+        with cast("IO[bytes]", process.stdin) as gate:
+            files.write(state, server.model_dump_json())
+            gate.write(b"go\n")
         return server
 
 
@@ -90,7 +96,7 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
         with contextlib.suppress(OSError), opener.open(server.health, timeout=2) as answer:
             if answer.status == 200:
                 return server
-        if find(settings, server.kind) is None or _ended(server.pid):
+        if not lives(server.pid, server.born):
             break
         time.sleep(0.1)
     raise Unavailable(
@@ -108,7 +114,7 @@ def stop(settings: Settings) -> list[Server]:
             with contextlib.suppress(OSError):
                 os.killpg(server.pid, signal.SIGTERM)
             for _ in range(100):
-                if _ended(server.pid):
+                if not find(settings, kind):
                     break
                 time.sleep(0.1)
             else:
@@ -158,15 +164,3 @@ def _port(preferred: int) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise Unavailable("no free port on 127.0.0.1", remedy="end some program that listens")
-
-
-def _ended(pid: int) -> bool:
-    try:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
-    except ChildProcessError:
-        pass  # started by an earlier command: no child of ours
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

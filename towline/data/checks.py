@@ -35,7 +35,7 @@ class Rule(Frozen):
 
     def line(self) -> str:
         """The finding with its examples and the rule's name, for an error."""
-        seen = f", e.g. {'; '.join(self.examples)}" if self.examples else ""
+        seen = f", e.g. {'; '.join(self.examples[:3])}" if self.examples else ""
         return f"{self.finding}{seen} [{self.rule}]"
 
 
@@ -118,7 +118,7 @@ def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
         if table[column.name].dtype.kind == "f" and (bad := np.isinf(table[column.name].to_numpy())).any()
     }
     for name, bad in infinite.items():
-        yield _offences("values_finite", name, bad, table, "an infinity is no measurement: write null for unknown")
+        yield _offences("values_finite", name, bad, table, "values are finite; write null for unknown")
     if not infinite:
         yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
 

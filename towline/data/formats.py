@@ -46,9 +46,11 @@ def paths(source: str | list[str], project: Path) -> list[Path]:
 
 def _missing(path: Path) -> DataError:
     folder = path.parent
-    names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+    kinds = (path.suffix, *_PARQUET, *_CSV)
+    names = [child.name for child in folder.iterdir() if child.name.endswith(kinds)] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, 3, 0.5)
-    hint = "did you mean " + " or ".join(near) + "?" if near else "check data.source; paths start at the project folder"
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint += "check data.source; paths start at the project folder"
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
 
 

@@ -24,7 +24,7 @@ from towline.errors import ConfigError, DataRefused
 __all__ = ["Rule", "Validation", "suite", "validate"]
 
 GE_SEVERITY: Mapping[Severity, str] = {"error": "critical", "warn": "warning"}
-LINES = 30
+LINES = 12  # of an error: with its head and foot on one screen
 
 
 class Validation(Frozen):
@@ -112,21 +112,23 @@ def _expect(type_: str, says: str, severity: Severity = "error", where: str = ""
 def _table(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
     rules, target = config.validation, contract.target
     # each fold needs a row, and so does the part before the first
-    rows = max(rules.min_rows, math.ceil((config.cross_validation.folds + 1) / (1 - config.split.holdout)))
+    folds = config.cross_validation.folds
+    rows = max(rules.min_rows, math.ceil((folds + 1) / (1 - config.split.holdout)))
+    needs = f"needs at least {rows} rows" + (f" for {folds} folds and a holdout" if rows > rules.min_rows else "")
     names = sorted({*(column.name for column in contract.columns), *rules.columns, *rules.unique})
-    yield _expect("expect_table_row_count_to_be_between", f"at least {rows} rows", min_value=rows)
+    yield _expect("expect_table_row_count_to_be_between", needs, min_value=rows)
     yield _expect(
         "expect_table_columns_to_match_set", f"has the {len(names)} columns", column_set=names, exact_match=False
     )
     yield _expect("expect_column_values_to_not_be_null", "the target is never null", column=target)
     yield _expect(
-        "expect_column_unique_value_count_to_be_between", "the target is not constant", column=target, min_value=2
+        "expect_column_unique_value_count_to_be_between", "the target needs two different values", column=target, min_value=2
     )
     for column in contract.columns:
         if column.nullable and column.role != "target" and config.data.columns.get(column.name) != "ignore":
             yield _expect(
                 "expect_column_proportion_of_non_null_values_to_be_between",
-                "not null throughout (else list it under data.drop)",
+                "needs a value somewhere, else list it under data.drop",
                 column=column.name,
                 min_value=0.0,
                 strict_min=True,

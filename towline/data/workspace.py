@@ -1,12 +1,14 @@
 """The folder in which one run keeps what its steps hand each other."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
@@ -43,17 +45,37 @@ class Workspace(Frozen):
         """Keeps another process from doing the same run at the same time.
 
         Raises:
-            Unavailable: one is at it.
+            Unavailable: one is at it, or has ended it since this workspace was opened.
         """
         with files.locked(self.file("lock"), wait=False) as mine:
             if not mine:
                 raise Unavailable(
                     "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
                 )
+            if not self._stands():
+                self.remove()
+                raise Unavailable(
+                    "this very run was in another process's hands",
+                    where=str(self.path),
+                    remedy="run the same command again: it tells what came of it, or goes on",
+                )
             yield
 
+    def _stands(self) -> bool:
+        token = self.file("token")
+        return token.exists() and token.read_text() == self.token
+
+    @property
+    def judged(self) -> bool:
+        """Whether a run has come as far as its verdict here: what it decided may not be mirrored everywhere yet."""
+        return self.file("verdict.json").exists()
+
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Takes the folder away in one move and then deletes it, and with it what a kill kept from being deleted."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.rename(self.path.with_name(f".gone-{secrets.token_hex(8)}"))
+        for gone in self.path.parent.glob(".gone-*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -89,7 +111,13 @@ def _table(store: Path, dataset: Dataset) -> pd.DataFrame:
 
 
 def open_workspace(
-    config: PipelineConfig, dataset: Dataset, project: Path, store: Path, as_of: datetime | None, *, force: bool = False
+    config: PipelineConfig,
+    dataset: Dataset,
+    project: Path,
+    store: Path,
+    as_of: datetime | None,
+    *,
+    ended: Container[str] = (),
 ) -> Workspace:
     """The workspace of the run that this config, data, code and ``as_of`` make; what a killed run left is kept.
 
@@ -99,18 +127,21 @@ def open_workspace(
         project: where the flows stand; they are part of the code.
         store: where workspaces are made.
         as_of: as the run was given it.
-        force: begin anew, under a key of its own.
+        ended: keys of runs that are not to be found done, but done anew under a key of their own.
 
     Raises:
         Unavailable: the store cannot be written.
     """
-    salt = secrets.token_hex(8) if force else ""
-    parts = (config.digest, dataset.digest, _code(config, project), as_of.isoformat() if as_of else "", salt)
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    token = store / "work" / key[:16] / "token"
+    parts = (config.digest, dataset.digest, _code(config, project), as_of.isoformat() if as_of else "")
+    for again in itertools.count():
+        key = hashlib.sha256("\n".join((*parts, str(again or ""))).encode()).hexdigest()
+        work = Workspace(store=store, key=key, token="", dataset=dataset)
+        if key not in ended or work.judged:
+            break
+    token = work.file("token")
     if not token.exists():
         files.write(token, secrets.token_hex(8))
-    return Workspace(store=store, key=key, token=token.read_text(), dataset=dataset)
+    return work.model_copy(update={"token": token.read_text()})
 
 
 def _code(config: PipelineConfig, project: Path) -> str:

@@ -196,9 +196,15 @@ class Ledger:
 
     def finished(self, model: str, run_key: str) -> Entry | None:
         """How a run ended: its last ``promoted`` or ``refused`` row."""
-        rows = self._chain.read(model)
-        ends = [row for row in rows if row.run_key == run_key and row.event in ("promoted", "refused")]
+        ends = [row for row in self._ends(model) if row.run_key == run_key]
         return ends[-1] if ends else None
+
+    def ended(self, model: str) -> set[str]:
+        """Keys of the runs that have finished."""
+        return {row.run_key for row in self._ends(model)}
+
+    def _ends(self, model: str) -> list[Entry]:
+        return [row for row in self._chain.read(model) if row.event in ("promoted", "refused")]
 
     def verify(self) -> None:
         """Checks every row against its digest and the row before it. Rows cut off the end leave no trace.

@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -296,8 +296,9 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     file = _sqlite(settings)
-    if file:
-        _probe(file)
+    new = file.with_name(f".{file.name}.new") if file else None
+    if file and new:
+        _probe(file if file.exists() else new)
     import sqlalchemy.exc
     from mlflow import MlflowClient, set_tracking_uri
     from mlflow.exceptions import MlflowException
@@ -310,13 +311,11 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
         with warnings.catch_warnings(), files.disk(settings.store):
             warnings.simplefilter("ignore")
             set_tracking_uri(settings.tracking_uri)  # a version's model is looked up there, not in the client's store
-            if file:  # several processes that make one SQLite store at once break it for good
+            if file and new:  # several processes that make one SQLite store at once break it for good, and so does a kill
                 with files.locked(settings.store / ".tracking.lock"):
-                    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-                    client.search_experiments(max_results=1)
-                    client.search_registered_models(max_results=1)
-            else:
-                client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+                    if not file.exists():
+                        _make(new, file)
+            client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
             yield client
     except TowlineError:
         raise
@@ -325,6 +324,19 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _make(new: Path, file: Path) -> None:
+    """Makes an SQLite store beside its place and puts it there whole."""
+    from mlflow import MlflowClient
+
+    new.unlink(missing_ok=True)
+    client = MlflowClient(f"sqlite:///{new}", f"sqlite:///{new}")
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    with suppress(FileExistsError):  # an MLflow server was quicker
+        file.hardlink_to(new)
+    new.unlink()
 
 
 def _probe(file: Path) -> None:

@@ -88,5 +88,8 @@ def _unseen(model: Model, rows: pd.DataFrame) -> np.ndarray:
     if not set(columns) <= set(rows.columns):
         return np.zeros(len(rows), dtype=bool)
     if split["by"] == "time":
-        return (pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])).to_numpy(dtype=bool)
+        later: np.ndarray = (pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])).to_numpy(
+            dtype=bool
+        )
+        return later
     return held_out(rows[columns], split["group"], split["seed"], split["holdout"])

@@ -133,7 +133,7 @@ def _choice(candidate: Candidate, task: Task) -> _Choice:
     named = _REGRESSORS if task == "regression" else _CLASSIFIERS
     if "." not in name:
         if name not in named:
-            remedy = f"{_nearest(name, named)}, or give an importable class such as sklearn.svm.SVR"
+            remedy = f"{_nearest(name, named)} (or an importable class such as sklearn.svm.SVR)"
             raise ConfigError(f"unknown estimator {name!r}", where=where, remedy=remedy)
         return named[name]
 

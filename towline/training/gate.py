@@ -7,11 +7,12 @@ difference is its standard error (Efron & Tibshirani, 1993). Limits use Student'
 Against the champion this is a test of non-inferiority (Blackwelder, 1982) at one-sided 5 %. The excess is how much
 worse the challenger is, less the accepted margin: fail when even its lower limit is above 0, pass when its upper limit
 is at most 0 or the challenger scores no worse at all, else inconclusive. Only rows the champion was not trained on
-count; where they are too few, all do, and a challenger that looks worse is inconclusive rather than failed. So one exactly at the margin fails with 5 %
-probability and one that equals the champion with far less; one beyond the margin passes with at most 5 %, plus the
-chance that it scores no worse by luck, which is small once the margin is some standard errors wide. A margin narrower
-than two standard errors of the difference leaves an equal challenger inconclusive up to half of the time: the holdout
-is then too small for the margin.
+count; where they are too few, all do, and a challenger that looks worse is inconclusive rather than failed.
+
+So one exactly at the margin fails with 5 % probability and one that equals the champion with far less; one beyond the
+margin passes with at most 5 %, plus the chance that it scores no worse by luck, which is small once the margin is some
+standard errors wide. A margin narrower than two standard errors of the difference leaves an equal challenger
+inconclusive up to half of the time: the holdout is then too small for the margin.
 
 Slices are held to the same test against the baseline (no margin) and the champion (``slice_margin``), each at
 5 % divided by the number of tests (Bonferroni), so that a sound model fails any slice with at most 5 % probability.

@@ -3,7 +3,6 @@
 import re
 
 from tests.unit.release.conftest import Run
-
 from towline.release.card import number, title
 from towline.release.packaging import Package
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.unit.release.conftest import Run, table
 
+from tests.unit.release.conftest import Run, table
 from towline.release import judging
 from towline.release.packaging import Package
 from towline.release.predictor import open_release

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tests.unit.release.conftest import Run, make_run, table
 
+from tests.unit.release.conftest import Run, make_run, table
 from towline import files
 from towline.config import build_config
 from towline.errors import ReleaseError, Unavailable

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from tests.unit.release.conftest import Run, table
 
+from tests.unit.release.conftest import Run, table
 from towline.config import Settings
 from towline.errors import DataError, ReleaseError
 from towline.release.packaging import Package

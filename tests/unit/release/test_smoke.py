@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.release.conftest import Run
 
+from tests.unit.release.conftest import Run
 from towline.release import smoke
 from towline.release.packaging import Package
 from towline.release.predictor import open_release
