@@ -9,7 +9,7 @@ import httpx
 from prefect import Flow, tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Crashed
@@ -59,7 +59,7 @@ def _orphaned(run: FlowRun) -> bool:
 
 
 def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
-    gone = Crashed(message="its process is gone")
+    gone: State[Any] = Crashed(message="its process is gone")
     mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
     for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=TaskRunFilter.model_validate(OPEN)):
         client.set_task_run_state(task.id, gone, force=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
 
     def run(*words: object) -> Done:
-        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="towline")
+        monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # where an error looks for --json
+        result = CliRunner().invoke(main, sys.argv[1:], prog_name="towline")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Done(result.exit_code, result.stdout, result.stderr)

@@ -280,7 +280,10 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"bad YAML: {error.problem or error.context}", where=line, remedy="mend the line") from None
+        began = error.context_mark
+        context = f", {error.context} that begins on line {began.line + 1}" if error.context and began else ""
+        what = f"bad YAML: {error.problem or error.context}{context}"
+        raise ConfigError(what, where=line, remedy="mend the line") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"bad YAML: {error}", where=str(path), remedy="save the file as UTF-8 text") from None
     if not isinstance(raw, dict):

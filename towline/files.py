@@ -75,7 +75,7 @@ def disk(where: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds an advisory lock on ``path``, freed when its process dies; yields whether it was got: always, if waiting."""
+    """Holds an advisory lock on ``path``, freed when its process dies; yields whether it was got."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")

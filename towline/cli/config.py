@@ -41,12 +41,17 @@ def _describe(node: dict[str, object], root: dict[str, object], path: str) -> li
         inner = _models(field, root)
         default = "required" if name in required else f"default {_short(field.get('default'))}"
         told = f"{path}{name}"
-        many = "[]" if "array" in str(field.get("type", "")) or any(
-            option.get("type") == "array" for option in field.get("anyOf", [])
-        ) else ""
+        many = (
+            "[]"
+            if "array" in str(field.get("type", ""))
+            or any(option.get("type") == "array" for option in field.get("anyOf", []))
+            else ""
+        )
         meaning = field.get("description", "")
         if inner and name != "source":
-            lines.append(f"{told}{many}" + (f"  ({default})" if name in required else "") + (f"  {meaning}" if meaning else ""))
+            lines.append(
+                f"{told}{many}" + (f"  ({default})" if name in required else "") + (f"  {meaning}" if meaning else "")
+            )
             keys = ".*." if field.get("additionalProperties") else f"{many}."
             lines += _describe(inner, root, f"{told}{keys}")
         else:

@@ -8,6 +8,8 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from towline.config import Settings
     from towline.registry.ledger import Entry, Ledger
 
@@ -27,16 +29,19 @@ def _known(ledger: "Ledger", name: str) -> str:
     if name in known:
         return name
     near = get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none yet; towline run CONFIG makes one'}"
-    raise ConfigError(f"no model called {name!r}", where="command line", remedy=hint)
+    remedy = f"did you mean {near[0]}?" if near else _those(known)
+    raise ConfigError(f"no model called {name!r}", where="command line", remedy=remedy)
 
 
 def _only(ledger: "Ledger") -> str:
     known = ledger.models()
     if len(known) != 1:
-        names = ", ".join(known) or "none yet; towline run CONFIG makes one"
-        raise ConfigError("which model?", where="command line", remedy=f"name one of: {names}")
+        raise ConfigError("which model?", where="command line", remedy=_those(known))
     return known[0]
+
+
+def _those(known: "Sequence[str]") -> str:
+    return f"name one of: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
 
 
 def _which(ledger: "Ledger", wanted: str) -> "Entry":
@@ -151,19 +156,16 @@ def history(name: str | None, limit: int, as_json: bool) -> None:
     """
     _, ledger = _ledger()
     ledger.verify()
-    rows = ledger.history(name, limit)
+    rows = ledger.history(_known(ledger, name) if name else None, limit)
 
     def text() -> str:
-        from towline.cli.screen import table
+        from towline.cli.screen import moment, table
 
         if not rows:
             return "nothing has happened yet: towline run CONFIG begins"
         return table(
-            ["time (UTC)", "model", "event", "version", "instead of", "actor", "reason"],
-            [
-                [r.time[:19].replace("T", " "), r.model, r.event.replace("_", " "), r.version, r.previous, r.actor, r.reason]
-                for r in rows
-            ],
+            ["time (UTC)", "event", "model", "version", "instead of", "actor", "reason"],
+            [[*moment(row), row.model, row.version, row.previous, row.actor, row.reason] for row in rows],
         )
 
     emit([row.model_dump() for row in rows], as_json, text)

@@ -12,7 +12,9 @@ from towline.cli import emit, json_option
 if TYPE_CHECKING:
     from towline.config import Settings
 
-set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
+)
 as_of_option = click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
@@ -83,8 +85,15 @@ def _run_flow(settings: "Settings", parameters: dict[str, Any]) -> Any:
 
     from towline import sidecar
     from towline.cli import servers
+    from towline.errors import ConfigError
 
     os.environ.update(servers.QUIET)
+    if not (settings.project / "flows" / "training.py").is_file():
+        raise ConfigError(
+            "no flows here",
+            where=str(settings.project),
+            remedy="stand in a towline project, or set TOWLINE_PROJECT to one",
+        )
     sidecar.start(settings.store / "logs" / "towline.log")
     sidecar.begin(importlib.import_module, "great_expectations")
     server = None
@@ -92,22 +101,10 @@ def _run_flow(settings: "Settings", parameters: dict[str, Any]) -> Any:
         server = servers.start(settings, "prefect")
         os.environ.update(servers.prefect_environment(settings), PREFECT_API_URL=f"{server.url}/api")
     try:
-        flow = _flow(settings.project, "training", "training_flow")
+        sys.path.insert(0, str(settings.project))
+        flow = importlib.import_module("flows.training").training_flow
         if server:
             servers.wait(settings, server)
         return importlib.import_module("tasks.embedded").run_here(flow, parameters)
     finally:
         sidecar.stop()
-
-
-def _flow(project: Path, module: str, name: str) -> Any:
-    import importlib
-
-    from towline.errors import ConfigError
-
-    if not (project / "flows" / f"{module}.py").is_file():
-        raise ConfigError(
-            "no flows here", where=str(project), remedy="stand in a towline project, or set TOWLINE_PROJECT to one"
-        )
-    sys.path.insert(0, str(project))
-    return getattr(importlib.import_module(f"flows.{module}"), name)

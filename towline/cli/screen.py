@@ -88,13 +88,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str =
     """Columns as wide as their content; numbers to the right."""
     cells = [[str(cell) if cell is not None else "–" for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))]
+    right = [all(isinstance(cell, int | float | None) for cell in column) for column in zip(*rows, strict=True)]
+    right = right or [False] * len(header)
 
     def line(row: Sequence[str]) -> str:
-        return indent + "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, right, strict=True)
-        ).rstrip()
+        return (
+            indent
+            + "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for cell, width, number in zip(row, widths, right, strict=True)
+            ).rstrip()
+        )
 
     return "\n".join([click.style(line(header), bold=True), *(line(row) for row in cells)])
 
@@ -105,9 +109,8 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     name = f"{outcome.model}@{outcome.version}"
     if outcome.repeated:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
-        return f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n" + _next(
-            [("see it", f"towline show {name}"), ("run all the same", "add --force")]
-        )
+        done = f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n"
+        return done + _next([("see it", f"towline show {name}"), ("run all the same", "add --force")])
     data, split = outcome.dataset, outcome.split
     span = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
@@ -157,6 +160,8 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
         _head("report") + str(release / "card.html"),
     ]
     steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}")]
+    if outcome.event == "promoted":
+        steps.append(("predict in Python", f'from towline import load; load("{outcome.model}").predict(rows)'))
     if outcome.event == "promoted" and outcome.previous:
         steps.append(("go back", f"towline rollback {outcome.model}"))
     return "\n".join(lines) + "\n" + _next(steps)
@@ -190,11 +195,16 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
             "  ",
         ),
         "",
-        *(f"  {row.time[:19].replace('T', ' ')}  {row.event.replace('_', ' ')} by {row.actor}: {row.reason}" for row in past),
+        *(f"  {'  '.join(moment(row))} by {row.actor}: {row.reason}" for row in past),
         "",
         _head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
     ]
     return "\n".join(lines)
+
+
+def moment(row: "Entry") -> tuple[str, str]:
+    """When and what, as people read it."""
+    return row.time[:19].replace("T", " "), row.event.replace("_", " ")
 
 
 def _head(word: str) -> str:

@@ -149,7 +149,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
         }
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.store / "artifacts")]
+    artifacts = str(settings.store / "artifacts")
+    stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]
     return ["mlflow", "server", *address, *stores], {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 

@@ -34,6 +34,8 @@ def ui(stop: bool, as_json: bool) -> None:
     emit(
         addresses,
         as_json,
-        lambda: f"runs    {addresses['runs']}   (Prefect)\nmodels  {addresses['models']}   (MLflow)\n"
-        "stop    towline ui --stop",
+        lambda: (
+            f"runs    {addresses['runs']}   (Prefect)\nmodels  {addresses['models']}   (MLflow)\n"
+            "stop    towline ui --stop"
+        ),
     )

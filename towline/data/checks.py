@@ -59,14 +59,14 @@ def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -
 
 def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
     """The table with numbers and times that are written as text in their own type."""
-    changed = {}
+    table = table.reset_index(drop=True)
     for column in contract.columns:
         values = table[column.name]
         if column.kind == "numeric" and values.dtype.kind not in "iufb":
-            changed[column.name] = pd.to_numeric(values, errors="coerce")
+            table[column.name] = pd.to_numeric(values, errors="coerce")
         if column.kind == "datetime" and values.dtype.kind != "M":
-            changed[column.name] = iso_times(values)
-    return table.assign(**changed).reset_index(drop=True)
+            table[column.name] = iso_times(values)
+    return table
 
 
 def run(table: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None) -> list[Rule]:

@@ -65,7 +65,7 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
         reach = (quantiles[99] - quantiles[1]) / 2
         low, high = max(finite.min(), quantiles[1] - reach), min(finite.max(), quantiles[99] + reach)
         width = high - low
-    if width < 1e-9 * abs(low) or width == 0:
+    if width < max(1e-9 * abs(low), 1e-290):  # too narrow to be cut into cells
         pad = max(0.5, 1e-3 * abs(low))
         low, high = low - pad, high + pad
     cells = np.histogram(finite, bins=_CELLS, range=(low, high))[0].tolist() if np.isfinite(width) else None

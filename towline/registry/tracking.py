@@ -296,9 +296,8 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     file = _sqlite(settings)
-    new = file.with_name(f".{file.name}.new") if file else None
-    if file and new:
-        _probe(file if file.exists() else new)
+    if file:
+        _probe(file if file.exists() else _beginning(file))
     import sqlalchemy.exc
     from mlflow import MlflowClient, set_tracking_uri
     from mlflow.exceptions import MlflowException
@@ -311,10 +310,9 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
         with warnings.catch_warnings(), files.disk(settings.store):
             warnings.simplefilter("ignore")
             set_tracking_uri(settings.tracking_uri)  # a version's model is looked up there, not in the client's store
-            if file and new:  # several processes that make one SQLite store at once break it for good, and so does a kill
+            if file and not file.exists():
                 with files.locked(settings.store / ".tracking.lock"):
-                    if not file.exists():
-                        _make(new, file)
+                    _make(file)
             client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
             yield client
     except TowlineError:
@@ -326,10 +324,17 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
             logger.setLevel(level)
 
 
-def _make(new: Path, file: Path) -> None:
-    """Makes an SQLite store beside its place and puts it there whole."""
+def _beginning(file: Path) -> Path:
+    return file.with_name(f".{file.name}.new")
+
+
+def _make(file: Path) -> None:
+    """Makes an SQLite store beside its place and puts it there whole: half made, it could not be mended."""
     from mlflow import MlflowClient
 
+    if file.exists():
+        return
+    new = _beginning(file)
     new.unlink(missing_ok=True)
     client = MlflowClient(f"sqlite:///{new}", f"sqlite:///{new}")
     client.search_experiments(max_results=1)

@@ -1,14 +1,13 @@
 """A release that answers: rows in whatever container in, predictions in their order out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from towline.config import Settings
-from towline.errors import DataError, ReleaseError
-from towline.release.manifest import MANIFEST, Manifest, verify
+from towline.errors import DataError
+from towline.release.manifest import Manifest, verify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 #: one row as a dict, a list of such rows, or a pandas, polars or Arrow table
 Rows = Any
-Resolve = Callable[[str, int | None], Path]
 
 
 @dataclass(frozen=True)
@@ -109,59 +107,6 @@ def open_release(directory: Path, trusted: Sequence[str] = ()) -> Model:
         contract=Contract.model_validate_json((directory / "contract.json").read_bytes()),
         estimator=stored.load(directory / "model.skops", tuple(trusted)),
     )
-
-
-def load(
-    name_or_path: str | Path,
-    settings: Settings | None = None,
-    *,
-    resolve: Resolve | None = None,
-    trusted: Sequence[str] = (),
-) -> Model:
-    """Opens a release by its directory, or by a name as in ``bike-demand`` (the champion) or ``bike-demand@3``.
-
-    Args:
-        name_or_path: a directory that holds a manifest, or a name.
-        settings: where the store is; default: from the environment.
-        resolve: finds the directory of a name and version (None: the champion); default: looks into the store.
-        trusted: packages of your own whose estimators may be in the release.
-
-    Raises:
-        ReleaseError: there is no such release, or it is not what its manifest says.
-    """
-    path = Path(name_or_path)
-    if isinstance(name_or_path, Path) or (path / MANIFEST).is_file():
-        return open_release(path, trusted)
-    name, at, version = name_or_path.partition("@")
-    if at and not version.isdecimal():
-        raise ReleaseError(
-            f"not a version: {version!r}", where=name_or_path, remedy="write NAME@3, NAME or a release's directory"
-        )
-    if resolve is None:
-        store = (settings or Settings.from_environment()).store
-        return open_release(_in_store(store, name, int(version) if at else None), trusted)
-    return open_release(resolve(name, int(version) if at else None), trusted)
-
-
-def _in_store(store: Path, name: str, version: int | None) -> Path:
-    home = store / "releases" / name
-    if version is None:
-        raise ReleaseError(
-            f"which version of {name} serves is for the ledger to say", where=str(home), remedy=f"write {name}@VERSION"
-        )
-    found = sorted(home.glob(f"v{version}-*"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = tuple(path.name for path in found)
-        raise ReleaseError(
-            f"{name} version {version} was packaged more than once",
-            where=str(home),
-            remedy="give the directory of the one you mean",
-            details=names,
-        )
-    known = ", ".join(sorted(path.name.partition("-")[0] for path in home.glob("v*-*"))) or "none"
-    raise ReleaseError(f"no release of {name} version {version}", where=str(home), remedy=f"there are: {known}")
 
 
 def _table(rows: Rows, fields: Sequence[str]) -> "pd.DataFrame":

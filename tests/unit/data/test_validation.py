@@ -162,7 +162,7 @@ def test_target(desk: Desk, table: pd.DataFrame) -> None:
     """Null, constant, or a class too small for the folds."""
     null = table.assign(y=table["y"].where(table.index != 7))
     assert [rule.examples for rule in desk.refused(null)] == [("row 8: null",)]
-    assert "not constant" in desk.refused(table.assign(y="no"))[0].detail
+    assert "two different values" in desk.refused(table.assign(y="no"))[0].detail
     rare = table.assign(y=np.where(table.index < 5, "rare", table["y"]))
     (rule,) = desk.refused(rare)
     assert (rule.rule, rule.count, rule.examples) == ("rows_in_each_class", 5, ("class rare: 5 rows",))
@@ -179,7 +179,7 @@ def test_rows_for_the_folds(desk: Desk, table: pd.DataFrame) -> None:
     """A small min_rows does not let a table in that cannot be folded."""
     number = table.assign(y=np.arange(300) % 97 * 1.7)
     failed = desk.refused(number.head(6), validation={"min_rows": 2})
-    assert [rule.detail for rule in failed] == ["at least 8 rows; observed 6"]
+    assert [rule.detail for rule in failed] == ["needs at least 8 rows for 5 folds and a holdout; observed 6"]
 
 
 def test_empty_columns_and_infinities(desk: Desk, table: pd.DataFrame) -> None:

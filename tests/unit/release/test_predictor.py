@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.release.conftest import Run, table
-from towline.config import Settings
 from towline.errors import DataError, ReleaseError
 from towline.release.packaging import Package
-from towline.release.predictor import Model, load, open_release
+from towline.release.predictor import Model, open_release
 
 
 @pytest.fixture(scope="module")
@@ -103,30 +102,6 @@ def test_unseen_and_null_values_are_answered(value: Model) -> None:
     row = dicts(table().head(1))[0]
     for odd in ({"a `kind`, of sorts": "new"}, {"a `kind`, of sorts": None}, {"size": None, "doors": 1e9}):
         assert np.isfinite(value.predict({**row, **odd})).all()
-
-
-def test_load_by_path_name_and_version(regression: Run, packed: Package) -> None:
-    """A path, ``name@version`` out of the store, and what a resolver says for the bare name."""
-    settings, directory = regression.settings, regression.settings.store / packed.path
-    asked: list[tuple[str, int | None]] = []
-
-    def resolve(name: str, version: int | None) -> Path:
-        asked.append((name, version))
-        return directory
-
-    assert load(directory).version == load(str(directory)).version == 3
-    assert load("house-value@3", settings).version == 3
-    assert load("house-value", settings, resolve=resolve).name == "house-value"
-    assert asked == [("house-value", None)]
-
-
-@pytest.mark.parametrize("name", ["house-value@7", "house-value@x", "house-value@", "other@1", "house-value", "../x@1"])
-def test_load_of_what_is_not_there(regression: Run, packed: Package, name: str) -> None:
-    """One error, with the versions there are."""
-    settings: Settings = regression.settings
-    with pytest.raises(ReleaseError) as refused:
-        load(name, settings)
-    assert refused.value.remedy
 
 
 def test_a_changed_model_is_never_built(release: Path) -> None:

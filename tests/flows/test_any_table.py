@@ -1,0 +1,40 @@
+"""Whatever the table, the flow finishes or refuses by name."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+
+from tests.conftest import Done
+from tests.flows.tables import Case, cases
+
+
+def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., Done], tmp_path: Path) -> None:
+    """Random tables through the whole flow: done, not promoted, or an error of the input that says what and where."""
+    ends: Counter[str] = Counter()
+
+    @settings(
+        max_examples=30,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(cases())
+    def check(case: Case) -> None:
+        folder = tmp_path / str(ends.total())
+        folder.mkdir()
+        done = towline("run", case.write(folder, f"any-{ends.total()}"), "--json")
+        assert done.code in (0, 2, 3, 4), done.err
+        assert "Traceback" not in done.err
+        if done.code in (2, 3):
+            assert done.json["code"] in ("T100", "T200", "T300", "T400")
+            assert done.json["what"]
+            assert done.json["where"]
+            assert done.json["remedy"]
+        ends[done.json.get("what") or done.json["event"]] += 1
+
+    check()
+    print(ends)
+    assert ends["promoted"] + ends["refused"] >= 10, ends
