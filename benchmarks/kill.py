@@ -118,9 +118,7 @@ class Line:
         if server is None:
             return []
         body = json.dumps({**filters, "limit": 200, "sort": "EXPECTED_START_TIME_DESC"}).encode()
-        request = urllib.request.Request(
-            f"{server.url}/api/{what}/filter", body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(f"{server.url}/api/{what}/filter", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return list(json.load(answer))
 
@@ -215,7 +213,11 @@ class Line:
 
 def _read(path: Path) -> None:
     inside = path.parts
-    if path.suffix == ".json" or "storage" in inside:
+    if "storage" in inside:  # Prefect's records of finished steps
+        content = path.read_bytes()
+        if not content or content.startswith(b"{"):  # an error it keeps in another format
+            json.loads(content)
+    elif path.suffix == ".json":
         json.loads(path.read_bytes())
     elif path.suffix in (".yaml", ".yml"):
         yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -290,7 +292,14 @@ def main() -> None:
                 print(f"{counts['kills']} kills, {counts['runs']} runs", file=sys.stderr, flush=True)
         finally:
             servers.stop(line.settings)
-    for name in ("kills", "runs", "steps skipped on the rerun", "reruns that failed", *line_kinds(), "orphans after 30 s"):
+    for name in (
+        "kills",
+        "runs",
+        "steps skipped on the rerun",
+        "reruns that failed",
+        *line_kinds(),
+        "orphans after 30 s",
+    ):
         print(f"{name:<28}{counts[name]:>6}")
 
 

@@ -2,8 +2,9 @@
 
 Usage: overhead.py [--pairs 5] [--samples bike bank]
 
-Both run in turn, plain, towline, plain, towline …, on this machine in this call: the ratio pair by pair counts, not the
-seconds. The plain script is plain.py beside this file. towline's first run, which starts a Prefect server, is told apart.
+Both run in turn, plain, towline, plain, towline …, on this machine in this call: the ratio pair by pair counts, not
+the seconds. The plain script is plain.py beside this file. towline's first run, which starts a Prefect server, is told
+apart.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def compare(sample: str, pairs: int, folder: Path) -> None:
     environ = {**os.environ, "TOWLINE_STORE": str(store), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     run = [TOWLINE, "run", CONFIGS[sample], "--force", "--json"]
     # the suite that towline makes of the config is the plain script's, too
-    subprocess.run([TOWLINE, "validate", CONFIGS[sample]], cwd=HERE.parent, env=environ, capture_output=True, check=True)
+    timed([TOWLINE, "validate", CONFIGS[sample]], environ)
     (suite,) = store.glob("work/*/suite.json")
     suite = suite.rename(folder / f"{sample}.json")
     try:
@@ -45,7 +46,7 @@ def compare(sample: str, pairs: int, folder: Path) -> None:
         cpus: dict[str, list[float]] = {"plain": [], "towline": []}
         plain_first = 0.0
         for number in range(pairs + 1):
-            plain_store = folder / f"{sample}-plain-{number if number == 0 else 1}"
+            plain_store = folder / f"{sample}-plain"
             plain_store.mkdir(exist_ok=True)
             plain = [sys.executable, str(HERE / "plain.py"), sample, str(suite), str(plain_store)]
             wall, cpu = timed(plain, environ)

@@ -31,7 +31,7 @@ from sklearn.ensemble import (
 from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import StratifiedKFold, TimeSeriesSplit, cross_validate, train_test_split
+from sklearn.model_selection import TimeSeriesSplit, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skops.io import dumps, get_untrusted_types
@@ -50,7 +50,7 @@ def load(sample: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
         table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
         times = table["datetime"].dt
         features = table.drop(columns=["rentals", "datetime"]).assign(
-            month=times.month, weekday_=times.weekday, day=times.day, hour_=times.hour
+            at_month=times.month, at_weekday=times.weekday, at_day=times.day, at_hour=times.hour
         )
         return table, features, table["rentals"].astype(float)
     table = pd.read_parquet(REPOSITORY / "data" / "bank_marketing.parquet").drop(columns=["id", "duration"])
@@ -78,13 +78,15 @@ def validate(table: pd.DataFrame, suite: Path) -> dict:
 
 
 def candidates(sample: str, features: pd.DataFrame) -> dict:
-    numeric = list(features.select_dtypes("number"))
-    category = [name for name in features if name not in numeric]
+    calendar = [name for name in features if name.startswith("at_")]
+    numeric = [name for name in features.select_dtypes("number") if name not in calendar]
+    category = [name for name in features if name not in numeric + calendar]
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
 
     def prepared(*scale):
         impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-        return ColumnTransformer([("number", make_pipeline(impute, *scale), numeric), ("category", one_hot, category)])
+        parts = [("number", make_pipeline(impute, *scale), numeric), ("category", one_hot, category)]
+        return ColumnTransformer([*parts, ("calendar", one_hot if scale else impute, calendar)])
 
     if sample == "bike":
         forest = RandomForestRegressor(
@@ -183,16 +185,11 @@ def main() -> None:
     name = "bike-demand" if sample == "bike" else "bank-subscription"
     table, features, target = load(sample)
     checked = validate(table, suite)
-    if sample == "bike":
-        cut = int(len(table) * 0.8)
-        train, test = features.iloc[:cut], features.iloc[cut:]
-        y_train, y_test = target.iloc[:cut], target.iloc[cut:]
-        folds, scoring, best, sign = TimeSeriesSplit(5), REGRESSION, "test_mae", 1
-    else:
-        train, test, y_train, y_test = train_test_split(
-            features, target, test_size=0.2, stratify=target, random_state=SEED
-        )
-        folds, scoring, best, sign = StratifiedKFold(5, shuffle=True, random_state=SEED), BINARY, "test_roc_auc", -1
+    cut = int(len(table) * 0.8)  # both tables are in the order of time
+    train, test = features.iloc[:cut], features.iloc[cut:]
+    y_train, y_test = target.iloc[:cut], target.iloc[cut:]
+    folds = TimeSeriesSplit(5)
+    scoring, best, sign = (REGRESSION, "test_mae", 1) if sample == "bike" else (BINARY, "test_roc_auc", -1)
     scores = {
         label: cross_validate(model, train, y_train, cv=folds, scoring=scoring)
         for label, model in candidates(sample, features).items()

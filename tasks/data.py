@@ -25,7 +25,9 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
         told.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
         told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
-    create_table_artifact([dataset.model_dump(exclude={"columns"})], key="dataset", description=told.note)
+    create_table_artifact(
+        [dataset.model_dump(exclude={"columns"})], key=f"{config.name}-dataset", description=told.note
+    )
     return work
 
 
@@ -50,9 +52,13 @@ def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> val
         }
         for rule in checked.rules
     ]
-    create_table_artifact(rows, key="validation", description=told.note)
+    create_table_artifact(rows, key=f"{config.name}-validation", description=told.note)
     if checked.notes:
-        create_markdown_artifact("\n".join(f"- {note}" for note in checked.notes), key="validation-notes")
+        create_markdown_artifact(
+            "\n".join(f"- {note}" for note in checked.notes),
+            key=f"{config.name}-notes",
+            description="what validation noted",
+        )
     return checked
 
 

@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from prefect import Flow, tags
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Crashed
+from prefect.flow_engine import run_flow
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
+from prefect.states import Crashed, Pending
+from prefect.utilities.callables import get_call_parameters
 
 from towline.errors import Unavailable
 from towline.processes import born, lives
@@ -24,19 +31,22 @@ def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
     """Runs the flow and returns its result; errors of its tasks come out as they were raised.
 
     Runs that a kill left open are told Crashed first. No heartbeat: ending its thread costs a second a flow, and the
-    process itself is what is looked for when the next run starts.
+    process itself is what is looked for when the next run starts. The process is a tag of the flow run alone: for each
+    tag of a task the server is asked for a slot.
 
     Raises:
         Unavailable: the Prefect server went away.
     """
     host, pid = f"host:{socket.gethostname()}", os.getpid()
+    given = get_call_parameters(flow.fn, (), dict(parameters))
+    brief = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
     try:
-        _reap(host)
-        with (
-            temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-            tags(host, f"process:{pid}:{born(pid)}"),
-        ):
-            return flow(**parameters)
+        with temporary_settings(brief), get_client(sync_client=True) as client:
+            _reap(client, host)
+            run = client.create_flow_run(
+                flow, parameters=given, tags=[host, f"process:{pid}:{born(pid)}"], state=Pending()
+            )
+            return run_flow(flow, run, given)
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         raise Unavailable(
             f"the Prefect server went away: {str(error).splitlines()[0] or type(error).__name__}",
@@ -45,12 +55,11 @@ def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _reap(host: str) -> None:
+def _reap(client: SyncPrefectClient, host: str) -> None:
     ours = FlowRunFilter.model_validate(OPEN | {"tags": {"all_": [host]}})
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=ours):
-            if _orphaned(run):
-                _crash(client, run)
+    for run in client.read_flow_runs(flow_run_filter=ours):
+        if _orphaned(run):
+            _crash(client, run)
 
 
 def _orphaned(run: FlowRun) -> bool:

@@ -62,5 +62,7 @@ def conclude(
             steps.costs(work.path),
         )
     lines = [f"- **{check.outcome}** {check.name}: {check.detail}" for check in verdict.checks]
-    create_markdown_artifact("\n".join([f"## {entry.event}: {entry.reason}", *lines]), key="verdict")
+    create_markdown_artifact(
+        "\n".join([f"## {entry.event}: {entry.reason}", *lines]), key=f"{config.name}-verdict", description=told.note
+    )
     return entry

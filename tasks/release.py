@@ -34,7 +34,9 @@ def package(
         packed = packaging.package(work, config, settings, version, fitted, evaluation, scores, validation, facts)
         told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
     card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
-    create_markdown_artifact(card, key="model-card")
+    create_markdown_artifact(
+        card, key=f"{config.name}-card", description=f"the model card of version {version.version}"
+    )
     return packed
 
 
@@ -59,5 +61,7 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
             serving = (champion.version, settings.store / champion.release) if champion else None
             verdict = judging.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
-    create_table_artifact([check.model_dump() for check in verdict.checks], key="gate", description=told.note)
+    create_table_artifact(
+        [check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note
+    )
     return verdict

@@ -20,7 +20,10 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
             told.note = f"could not be fitted: {scores.failed}"
         else:
             told.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
-    create_table_artifact([{"fold": n, **fold} for n, fold in enumerate(scores.folds, 1)], key="cross-validation")
+    rows = [{"fold": number, **fold} for number, fold in enumerate(scores.folds, 1)]
+    create_table_artifact(
+        rows, key=f"{config.name}-cross-validation", description=f"{candidate.name}, fold by fold: {told.note}"
+    )
     return scores
 
 
@@ -39,7 +42,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) ->
         interval = evaluated.metrics[evaluated.primary]
         told.note = f"{evaluated.primary} {interval.text()} on {evaluated.rows:,} unseen rows"
     rows = [{"metric": name, **interval.model_dump()} for name, interval in evaluated.metrics.items()]
-    create_table_artifact(rows, key="holdout", description=told.note)
+    create_table_artifact(rows, key=f"{config.name}-holdout", description=told.note)
     return evaluated
 
 

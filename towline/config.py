@@ -151,6 +151,9 @@ class Candidate(Frozen):
         return value
 
 
+Named = Annotated[Candidate, BeforeValidator(lambda given: given, json_schema_input_type=str | Candidate)]
+
+
 class CrossValidationConfig(Frozen):
     folds: int = Field(5, ge=2, le=50)
 
@@ -185,7 +188,7 @@ class PipelineConfig(Frozen):
     data: DataConfig
     validation: ValidationConfig = ValidationConfig()
     split: SplitConfig = SplitConfig()
-    candidates: tuple[Candidate, ...] = Field(
+    candidates: tuple[Named, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()

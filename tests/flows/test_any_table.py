@@ -15,7 +15,7 @@ def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., Done], tmp_
     ends: Counter[str] = Counter()
 
     @settings(
-        max_examples=30,
+        max_examples=25,
         derandomize=True,
         deadline=None,
         database=None,
@@ -34,7 +34,8 @@ def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., Done], tmp_
             assert done.json["where"]
             assert done.json["remedy"]
         ends[done.json.get("what") or done.json["event"]] += 1
+        print(*done.json.get("details", ()), sep="\n")
 
     check()
     print(ends)
-    assert ends["promoted"] + ends["refused"] >= 10, ends
+    assert ends["promoted"] + ends["refused"] >= 8, ends

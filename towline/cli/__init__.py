@@ -52,6 +52,12 @@ class Commands(click.Group):
         report(wrong, as_json="--json" in words)
         sys.exit(wrong.exit_code)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # click itself would print an empty line first
+
 
 def _fault(error: Exception) -> TowlineError:
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"

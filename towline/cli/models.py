@@ -67,7 +67,7 @@ def _which(ledger: "Ledger", wanted: str) -> "Entry":
 @click.argument("name", required=False)
 @json_option
 def models(name: str | None, as_json: bool) -> None:
-    """Lists the models and what serves, or one model's versions.
+    """Lists what serves, or one model's versions.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entr
 @click.argument("version")
 @json_option
 def show(version: str, as_json: bool) -> None:
-    """Shows a version: its data, hyperparameters, metrics, gate and files.
+    """Shows a version: data, metrics, history.
 
     \b
     Examples:
@@ -147,7 +147,9 @@ def show(version: str, as_json: bool) -> None:
 @click.option("--limit", default=20, show_default=True, help="How many rows at most.")
 @json_option
 def history(name: str | None, limit: int, as_json: bool) -> None:
-    """Who served, when and why: the ledger, newest first, its hash chain checked.
+    """Who served, when and why.
+
+    The ledger, newest first, after its hash chain is checked.
 
     \b
     Examples:
@@ -176,7 +178,7 @@ def history(name: str | None, limit: int, as_json: bool) -> None:
 @click.option("--reason", required=True, help="Why; kept in the ledger.")
 @json_option
 def promote(version: str, reason: str, as_json: bool) -> None:
-    """Makes a version that has passed its gate the champion.
+    """Makes a version that passed the champion.
 
     \b
     Example:

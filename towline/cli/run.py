@@ -17,8 +17,9 @@ set_option = click.option(
 )
 as_of_option = click.option(
     "--as-of",
+    metavar="DATE",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
-    help="Leave out rows after this time.",
+    help="Leave out rows after this day or time, e.g. 2012-06-30.",
 )
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 
@@ -30,10 +31,10 @@ config_argument = click.argument("config", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Run again although an identical run has finished.")
 @json_option
 def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Trains, judges and promotes a model: the whole line, as one Prefect flow.
+    """Trains, judges and promotes a model.
 
-    An interrupted or killed run goes on where it stopped when the same command is given again; a run that has
-    finished is not done twice.
+    The whole line is one Prefect flow. An interrupted or killed run goes on where it stopped when the same command is
+    given again; a run that has finished is not done twice.
 
     \b
     Examples:

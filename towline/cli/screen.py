@@ -30,14 +30,16 @@ def progress(log: Path) -> Iterator[None]:
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, steps = logging.getLogger(), logging.getLogger("towline.steps")
     logging.captureWarnings(True)
+    logging.raiseExceptions, logging.lastResort = False, None  # what no log takes is not the user's concern
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
-    shown: logging.Handler = _Live() if sys.stderr.isatty() else _Lines()
+    shown = _Live() if sys.stderr.isatty() else _Lines()
     steps.addHandler(shown)
     try:
         yield
     finally:
-        shown.close()
+        if isinstance(shown, _Live):
+            shown.bar.stop()
         steps.removeHandler(shown)
         root.removeHandler(everything)
 
@@ -56,7 +58,10 @@ class _Lines(logging.Handler):
 
 
 class _Live(logging.Handler):
-    """The step under way with a spinner and its elapsed time, the finished ones above it."""
+    """The step under way with a spinner and its elapsed time, the finished ones above it.
+
+    It goes on when the handler is closed: Prefect closes every handler there is when it configures logging.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +83,6 @@ class _Live(logging.Handler):
             self.bar.reset(self.task, description=record.__dict__["step"])
         elif status in ("done", "failed"):
             self.bar.console.print(Text.from_ansi(_line(record)), soft_wrap=True)
-
-    def close(self) -> None:
-        self.bar.stop()
-        super().close()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:

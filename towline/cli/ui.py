@@ -9,9 +9,10 @@ from towline.cli import emit, json_option
 @click.option("--stop", is_flag=True, help="Stop the servers instead.")
 @json_option
 def ui(stop: bool, as_json: bool) -> None:
-    """Starts the Prefect and MLflow web interfaces on loopback and prints their addresses.
+    """Starts the web interfaces.
 
-    They go on in the background; `towline run` reuses the Prefect one.
+    Prefect's and MLflow's, on loopback; prints their addresses. They go on in the background; `towline run` reuses the
+    Prefect one.
 
     \b
     Examples:

@@ -30,7 +30,9 @@ class Rule(Frozen):
     def finding(self) -> str:
         """What is wrong, for a summary: ``x: 16 rows (0.04 %) break: at least 0``."""
         one = self.count == 1
-        rows = f"{self.count:,} row{'s' * (not one)} ({100 * self.share:.2f} %) break{'s' * one}: " if self.count else ""
+        rows = (
+            f"{self.count:,} row{'s' * (not one)} ({100 * self.share:.2f} %) break{'s' * one}: " if self.count else ""
+        )
         return f"{self.column or 'table'}: {rows}{self.detail}"
 
     def line(self) -> str:
@@ -54,7 +56,9 @@ def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -
     if len(columns) == 1:
         return tuple(f"row {row + 1}: {show(table[columns[0]].iloc[row])}" for row in first)
     some = columns[:EXAMPLES]
-    return tuple(f"row {row + 1}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first)
+    return tuple(
+        f"row {row + 1}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first
+    )
 
 
 def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:

@@ -198,6 +198,8 @@ def _series(values: np.ndarray, index: pd.Index) -> pd.Series | np.ndarray:
 
 def _misfits(values: pd.Series, unread: np.ndarray) -> np.ndarray:
     """Positions that could not be read and held something."""
+    if not unread.any():
+        return np.empty(0, dtype=np.int64)
     places = np.flatnonzero(unread & values.notna().to_numpy(bool))
     held = [not isinstance(value, str) or bool(value.strip()) for value in values.iloc[places]]
     misfits: np.ndarray = places[np.array(held, dtype=bool)]

@@ -122,7 +122,10 @@ def _table(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any
     )
     yield _expect("expect_column_values_to_not_be_null", "the target is never null", column=target)
     yield _expect(
-        "expect_column_unique_value_count_to_be_between", "the target needs two different values", column=target, min_value=2
+        "expect_column_unique_value_count_to_be_between",
+        "the target needs two different values",
+        column=target,
+        min_value=2,
     )
     for column in contract.columns:
         if column.nullable and column.role != "target" and config.data.columns.get(column.name) != "ignore":
@@ -228,9 +231,7 @@ def _between(
     return _expect("expect_column_values_to_be_between", says + because, severity, where, column=name, **bounds)
 
 
-def _one_of(
-    name: str, categories: Sequence[str], severity: Severity, where: str, because: str = ""
-) -> dict[str, Any]:
+def _one_of(name: str, categories: Sequence[str], severity: Severity, where: str, because: str = "") -> dict[str, Any]:
     # the contract writes categories as text; the table may hold the same as numbers or booleans
     values: list[Any] = list(categories)
     values += [number for text in categories if (number := _number(text)) is not None]

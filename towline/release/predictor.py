@@ -125,8 +125,9 @@ def _table(rows: Rows, fields: Sequence[str]) -> "pd.DataFrame":
                     remedy="give every field; null where its value is not known",
                     details=tuple(f"missing: {field}" for field in missing[:10]),
                 )
-        columns = {field: pd.Series([row[field] for row in rows], dtype=object).infer_objects() for field in fields}
-        return pd.DataFrame(columns)
+        return pd.DataFrame(
+            [[row[field] for field in fields] for row in rows], columns=fields, dtype=object
+        ).infer_objects()
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
         import pyarrow as pa
 

@@ -1,0 +1,189 @@
+"""Every command as a stranger meets it: help, JSON, exit codes, nothing on the screen that does not belong there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from benchmarks.kill import MODEL, Line, write_config
+from tests.conftest import REPOSITORY
+from towline.cli import main, servers
+
+GUARD = """
+import os, socket
+_connect = socket.socket.connect
+_resolve = socket.getaddrinfo
+
+def tell(host):
+    if str(host) not in ("127.0.0.1", "localhost", "::1", "None", ""):
+        with open(os.environ["ATTEMPTS"], "a") as file:
+            print(host, file=file)
+
+def connect(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        tell(address[0])
+    return _connect(self, address)
+
+def resolve(host, *rest, **more):
+    tell(host)
+    return _resolve(host, *rest, **more)
+
+socket.socket.connect, socket.getaddrinfo = connect, resolve
+"""
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """A store whose every process tells of the addresses it asks for."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "guard").mkdir()
+    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+    line = Line(folder / "store", write_config(folder))
+    path = f"{folder / 'guard'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
+    line.environment |= {"PYTHONPATH": path, "ATTEMPTS": str(folder / "attempts")}
+    try:
+        yield line
+    finally:
+        servers.stop(line.settings)
+
+
+@pytest.fixture(scope="module")
+def ran(line: Line) -> tuple[str, str]:
+    """What the first run on the store printed, to stdout and to stderr."""
+    code, out, err = line.run()
+    assert code == 0, err
+    return out, err
+
+
+def commands(group: click.Group = main, path: str = "towline") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_each_command_has_an_example_and_json(name: str, command: click.Command) -> None:
+    """Its help shows how it is called, on lines that can be copied; what prints a result can print JSON."""
+    told = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"Examples?:\n +{name}", told)
+    assert "…" not in command.get_short_help_str(80)
+    assert isinstance(command, click.Group) or "--json" in told
+
+
+def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str]) -> None:
+    """No warning, log line or traceback of a library; one plain line a step where stderr is no terminal."""
+    out, err = ran
+    assert [re.fullmatch(r"✓ [a-z -]+ +\d+\.\d s(  .+)?", text) for text in err.splitlines()].count(None) == 0
+    assert len(err.splitlines()) == 14
+    shapes = (
+        r"",
+        r"(data|checked|split|verdict|version|release|report) +\S.*",
+        r" +[·!] .+",
+        r"  (candidate|holdout) +.*",
+        r"  [→ ] [\w-]+ +[-\d.]+ ± [\d.]+ +[\d.]+ +–",
+        r"  \w+ +[-\d.]+ +(–|[-\d.]+ … [-\d.]+)",
+        r"  [✓✗?] \w+: .+",
+        r"next",
+        r"  [A-Za-z ]+  +(from )?towline .+",
+    )
+    assert [text for text in out.splitlines() if not any(re.fullmatch(shape, text) for shape in shapes)] == []
+
+
+def test_no_address_but_loopback_is_asked_for(ran: tuple[str, str], line: Line) -> None:
+    """Neither the run nor the servers it starts try to reach a network."""
+    attempts = Path(line.environment["ATTEMPTS"])
+    assert not attempts.exists() or attempts.read_text() == ""
+
+
+def test_each_result_is_one_json_document(ran: tuple[str, str], line: Line) -> None:
+    """Success or error: stdout holds one document, and errors name their code."""
+    for words, expected in (
+        (["models"], 0),
+        (["models", MODEL], 0),
+        (["show", MODEL], 0),
+        (["show", "1"], 0),
+        (["history"], 0),
+        (["validate", str(line.config)], 0),
+        (["run", str(line.config)], 0),
+        (["config", "schema"], 0),
+        (["promote", f"{MODEL}@1", "--reason", "it serves already"], 0),
+        (["rollback"], 4),
+        (["models", "bikez"], 2),
+        (["history", "bikez"], 2),
+        (["show", f"{MODEL}@9"], 2),
+        (["promote", f"{MODEL}@x", "--reason", "no"], 2),
+        (["promote", MODEL], 2),
+        (["validate", "nowhere.yaml"], 2),
+        (["validate", str(line.config), "--set", "data.drop=[]"], 3),
+        (["run", str(line.config), "--set", "gate.max.mea=1"], 2),
+        (["nonsense"], 2),
+    ):
+        code, out, err = (
+            line.run(*words[1:], "--json", command=words[0]) if words[0] != "run" else line.run(*words[2:], "--json")
+        )
+        assert code == expected, (words, err)
+        document = json.loads(out)
+        if code:
+            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, words
+            assert "Traceback" not in err
+            assert err.splitlines()[-1].startswith(("error", "  ")), words
+
+
+def test_names_that_are_nearly_right(ran: tuple[str, str], line: Line) -> None:
+    """The nearest model, command, option and key is named."""
+    assert "did you mean bikes?" in line.run("bikez", command="show")[2]
+    assert "Did you mean 'models'?" in line.run(command="modles")[2]
+    assert "Did you mean '--json'?" in line.run("--jsn", command="models")[2]
+    assert "did you mean candidates?" in line.run("--set", "candidats=[linear]")[2]
+
+
+def test_the_schema_is_a_json_schema_that_the_shipped_configs_meet(line: Line) -> None:
+    """An editor can complete and check a config by it; the text names every key."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(line.run("schema", "--json", command="config")[1])
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for path in (REPOSITORY / "configs").glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    text = line.run("schema", command="config")[1]
+    for key in ("name", "data.source", "candidates[].search.trials", "gate.champion_margin"):
+        assert f"\n{key}: " in f"\n{text}"
+
+
+def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
+    """Reading commands find nothing, say so and make nothing."""
+    config = write_config(tmp_path)
+    line = Line(tmp_path / "none", config)
+    assert "towline run" in line.run(command="models")[1]
+    assert "towline run" in line.run(command="history")[1]
+    assert line.run("--json", command="models")[1].strip() == "[]"
+    code, _, err = line.run("bikes", command="show")
+    assert code == 2
+    assert "towline run" in err
+    assert line.run("--stop", command="ui")[0] == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_outside_a_project_a_run_says_where_it_looked(tmp_path: Path) -> None:
+    """No flows here: exit code 2, and neither a store nor a server comes of it."""
+    line = Line(tmp_path / "store", write_config(tmp_path))
+    del line.environment["TOWLINE_PROJECT"]
+    code, _, err = line.run()
+    assert code == 2
+    assert "no flows here" in err
+    assert str(tmp_path) in err
+    assert not (tmp_path / "store" / "servers").exists()
+
+
+def test_help_loads_no_heavy_library() -> None:
+    """Help is quick because it imports none of what it describes."""
+    script = "import sys, towline.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(done.stdout.split())

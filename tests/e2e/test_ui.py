@@ -1,0 +1,68 @@
+"""What the CLI did is seen in a browser, in both web interfaces."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+CHROMIUM = shutil.which("chromium")
+TOWLINE = Path(sys.executable).with_name("towline")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=30000",
+    "--window-size=1500,1000",
+]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def page(url: str, profile: Path) -> str:
+    """The text of a page after its scripts have run."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A store with one run of a small table, and both servers over it."""
+    pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400).to_csv(tmp_path / "bikes.csv", index=False)
+    data = {"source": str(tmp_path / "bikes.csv"), "target": "rentals", "time": "datetime"}
+    data |= {"drop": ["casual", "registered"]}
+    raw = {"name": "seen-bikes", "data": data, "candidates": ["linear"], "cross_validation": {"folds": 2}}
+    (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
+    hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    environ |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
+    try:
+        subprocess.run([TOWLINE, "run", tmp_path / "bikes.yaml"], env=environ, check=True, capture_output=True)
+        yield environ
+    finally:
+        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+
+
+def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], tmp_path: Path) -> None:
+    """`towline ui` twice gives the same two addresses; the pages behind them show the run and the version."""
+    first, again = (
+        json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True).stdout)
+        for _ in range(2)
+    )
+    assert first == again
+    api = first["runs"].replace("/runs", "/api")
+    with urlopen(f"{api}/health", timeout=10) as answer:  # on loopback
+        assert answer.status == 200
+    assert "seen-bikes" in page(first["runs"], tmp_path / "profile")
+    assert "seen-bikes" in page(first["models"], tmp_path / "profile")
+    version = page(f"{first['models']}/seen-bikes/versions/1", tmp_path / "profile")
+    assert "Version 1" in version
+    assert "champion" in version

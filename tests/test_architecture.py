@@ -1,0 +1,63 @@
+"""The structure that ARCHITECTURE.md promises."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+SOURCES = [path for room in ("towline", "tasks", "flows") for path in (REPOSITORY / room).rglob("*.py")]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def test_imports_run_one_way() -> None:
+    """flows build on tasks, tasks on towline; each vendor has its one importer."""
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("vendor", ["mlflow", "great_expectations", "skops", "optuna", "matplotlib", "evidently"])
+def test_slow_vendors_are_imported_where_they_are_used(vendor: str) -> None:
+    """None is imported at the top of a module, so that no command pays for what it does not use."""
+    found = [path.name for path in SOURCES if re.search(rf"^(import|from) {vendor}\b", path.read_text(), re.MULTILINE)]
+    assert found == []
+
+
+def test_modules_stay_small_and_have_names() -> None:
+    """No module has more than 400 lines, none is called utils."""
+    assert {path.name: n for path in SOURCES if (n := len(path.read_text().splitlines())) > 400} == {}
+    assert [path.name for path in SOURCES if path.stem in ("utils", "helpers", "base", "manager", "common")] == []
+
+
+def test_the_wheel_holds_towline_alone() -> None:
+    """A wheel with a top-level tasks or flows would break a user's own modules."""
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["towline"]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_lock_files_are_hashed_and_name_no_registry(name: str) -> None:
+    """Every requirement is pinned with hashes; no address is written down."""
+    text = (REPOSITORY / name).read_text()
+    assert re.search(r"https?://|--(extra-)?index-url|--find-links", text) is None
+    pins = re.split(r"\n(?=\S)", text.strip())
+    assert [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
+
+
+def test_importing_towline_is_light() -> None:
+    """A program that embeds a model pays for neither Prefect nor MLflow nor a web framework."""
+    heavy = {"prefect", "mlflow", "great_expectations", "evidently", "fastapi", "pandas", "sklearn", "sqlalchemy"}
+    code = "import sys, towline; towline.load; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_the_changelog_knows_the_version() -> None:
+    """A version is released with what it changes."""
+    from towline import __version__
+
+    assert f"## {__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()

@@ -1,0 +1,69 @@
+"""The guides say what the product does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tests.conftest import REPOSITORY
+from towline.cli import EXIT_CODES, main
+from towline.config import METRICS, PipelineConfig, build_config
+from towline.errors import TowlineError
+
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("data/*.md")]
+
+
+def keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield name
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from keys(part)
+
+
+def errors(kind: type[TowlineError] = TowlineError) -> Iterator[type[TowlineError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from errors(below)
+
+
+def test_every_key_and_metric_is_in_the_guide() -> None:
+    """docs/config.md leaves no key of a config out."""
+    page = (REPOSITORY / "docs" / "config.md").read_text()
+    assert [key for key in keys(PipelineConfig) if not re.search(rf"\b{key}\b", page)] == []
+    assert [name for names in METRICS.values() for name in names if f"`{name}`" not in page] == []
+
+
+def test_the_guides_config_is_valid_and_its_defaults_are_true() -> None:
+    """The annotated example is a config, and where it says default it has the default."""
+    page = (REPOSITORY / "docs" / "config.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    config = build_config(example, "docs/config.md")
+    plain = build_config({"name": config.name, "data": {"source": "x", "target": "y"}}, "")
+    for part in ("seed", "task", "split", "cross_validation", "evaluation", "gate"):
+        assert getattr(config, part) == getattr(plain, part), part
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """No relative link or picture is dead."""
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_error_is_explained() -> None:
+    """Each error type stands with its code and exit code in the guide, in the source's tree and in --help."""
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    for kind in errors():
+        if "code" in vars(kind):
+            assert f"| {kind.code} | {kind.exit_code} | {kind.__name__} |" in page
+            assert re.search(rf"^  {kind.exit_code}  ", EXIT_CODES, re.MULTILINE)
+
+
+def test_every_command_is_in_the_readme_or_its_help() -> None:
+    """A command that the README does not name is not finished."""
+    page = (REPOSITORY / "README.md").read_text()
+    assert [name for name in main.commands if f"towline {name}" not in page] == []
