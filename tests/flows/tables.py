@@ -11,14 +11,21 @@ import yaml
 from hypothesis import strategies as st
 
 ODD = [
-    "a b", " lead", "trail ", "größe", "温度", "🚲", "it's", 'say "hi"', "a[0]", "{x}", "a.b", "a,b", "a;b", "two\nlines", "tab\t",
-    "x" * 300, "1; DROP TABLE rows;--", "' OR 1=1 --", "target", "index", "nan", "None", "null", "NaN", "0", "1.5", "-", "%s",
-    "${HOME}", "__class__", "self", "row", "time", "level_0", "<b>bold</b>", "$x^2$", "a_b", "\\frac", "#", "@", "a=b", "a/b",
-    "../up", "True", "predict", "column", "&amp;", "e\u0301", "\u200b", "a`b", "|", "{{ x }}", "class", "count", "sum", "month", "a__month",
+    "a b", " lead", "trail ", "größe", "温度", "🚲", "it's", 'say "hi"', "a[0]", "{x}", "a.b", "a,b", "a;b",
+    "two\nlines",
+    "tab\t",
+    "x" * 300, "1; DROP TABLE rows;--", "' OR 1=1 --", "target", "index", "nan", "None", "null", "NaN", "0", "1.5", "-",
+    "%s",
+    "${HOME}", "__class__", "self", "row", "time", "level_0", "<b>bold</b>", "$x^2$", "a_b", "\\frac", "#", "@", "a=b",
+    "a/b",
+    "../up", "True", "predict", "column", "&amp;", "e\u0301", "\u200b", "a`b", "|", "{{ x }}", "class", "count",
+    "sum", "month", "a__month",
 ]  # fmt: skip
 KINDS = [
-    "float", "float", "int", "int", "bool", "yes-no", "levels", "levels", "98 levels", "date", "stamp", "stamp text", "constant",
-    "constant text", "null", "text", "id", "key", "huge", "long", "words", "tiny", "numbers as text", "mixed", "infinite",
+    "float", "float", "int", "int", "bool", "yes-no", "levels", "levels", "98 levels", "date", "stamp", "stamp text",
+    "constant",
+    "constant text", "null", "text", "id", "key", "huge", "long", "words", "tiny", "numbers as text", "mixed",
+    "infinite",
 ]  # fmt: skip
 TARGETS = [
     "float",

@@ -1,4 +1,4 @@
-"""Bad input through the whole command: a one-screen error that says what, where and the remedy, and stores untouched."""
+"""Bad input through the whole command: one screen that says what, where and the remedy, and stores untouched."""
 
 import errno
 import os
@@ -78,20 +78,31 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
     "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
     "mixed types": (_where("miles", "far"), RAW, 2, ["'miles' is mixed", "row 12: 'far'", "category"]),
-    "dates that do not parse": (_where("start", "01.03.2024"), RAW, 2, ["'start'", "row 12: '01.03.2024'", "2026-01-31"]),
+    "dates that do not parse": (
+        _where("start", "01.03.2024"), RAW, 2, ["'start'", "row 12: '01.03.2024'", "2026-01-31"],
+    ),
     "one row": (taxis(1), RAW, 3, ["at least 20 rows", "observed 1"]),
     "fewer rows than folds": (
-        taxis(6), {**RAW, "cross_validation": {"folds": 8}, "validation": {"min_rows": 2}}, 3, ["at least 12 rows for 8 folds and a holdout", "observed 6"],
+        taxis(6), {**RAW, "cross_validation": {"folds": 8}, "validation": {"min_rows": 2}}, 3,
+        ["at least 12 rows for 8 folds and a holdout", "observed 6"],
     ),
-    "unknown config key": (taxis(), {**RAW, "cross_validaton": {}}, 2, ["cross_validaton", "unknown key", "did you mean"]),
-    "bad YAML": (taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["bad YAML", "taxis.yaml:4"]),
+    "unknown config key": (
+        taxis(), {**RAW, "cross_validaton": {}}, 2, ["cross_validaton: unknown key", "did you mean cross_validation?"],
+    ),
+    "bad YAML": (
+        taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["line 3", "taxis.yaml:4"],
+    ),
     "unknown estimator": (
-        taxis(), {**RAW, "candidates": ["linear", "boostin"]}, 2, ["unknown estimator 'boostin'", "did you mean boosting?"],
+        taxis(), {**RAW, "candidates": ["linear", "boostin"]}, 2,
+        ["unknown estimator 'boostin'", "did you mean boosting?"],
     ),
     "import path that fails": (
-        taxis(), {**RAW, "candidates": ["linear", "sklearn.svn.SVR"]}, 2, ["cannot import 'sklearn.svn'", "SVR.estimator"],
+        taxis(), {**RAW, "candidates": ["linear", "sklearn.svn.SVR"]}, 2,
+        ["cannot import 'sklearn.svn'", "SVR.estimator"],
     ),
-    "no such class": (taxis(), {**RAW, "candidates": ["sklearn.svm.SVRR"]}, 2, ["no class 'SVRR'", "did you mean SVR?"]),
+    "no such class": (
+        taxis(), {**RAW, "candidates": ["sklearn.svm.SVRR"]}, 2, ["no class 'SVRR'", "did you mean SVR?"],
+    ),
 }  # fmt: skip
 
 
@@ -140,7 +151,7 @@ def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Cal
 
 @contextmanager
 def full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder on a disk that is too small for a release: a real one where mounting is allowed, else a simulated one."""
+    """A folder on a disk too small for a release: a real one where mounting is allowed, else a simulated one."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0 if os.geteuid() == 0 else False

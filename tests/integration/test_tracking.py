@@ -142,7 +142,7 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["mae"] == evaluation.metrics["mae"].value
-    assert {"mae_low", "mae_high", "baseline_mae", "cv_mae_mean", "cv_mae_sd"} <= set(run.data.metrics)
+    assert {"mae_low", "mae_high", "mae_baseline", "mae_cv_mean", "mae_cv_sd"} <= set(run.data.metrics)
     assert run.data.params["candidate"] == chosen.candidate
     assert {"hyperparameters", "seed", "folds", "rows", "gate.latency_ms", "data.time"} <= set(run.data.params)
     assert run.data.tags["dataset"] == work.dataset.digest
@@ -151,7 +151,7 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     assert present >= {"config.yaml", "environment.lock", "validation.json", "slices.json", "data_docs.html", "plots"}
     nested = client.search_runs([version.experiment_id], f"tags.`mlflow.parentRunId` = '{version.run_id}'")
     assert {one.info.run_name for one in nested} == {one.candidate for one in scores}
-    history = client.get_metric_history(nested[0].info.run_id, "cv_mae")
+    history = client.get_metric_history(nested[0].info.run_id, "mae_cv")
     assert [metric.step for metric in history] == [0, 1, 2]
     page = client.get_model_version("houses", "1")
     assert work.dataset.digest in page.description

@@ -83,6 +83,7 @@ class _Live(logging.Handler):
             self.bar.reset(self.task, description=record.__dict__["step"])
         elif status in ("done", "failed"):
             self.bar.console.print(Text.from_ansi(_line(record)), soft_wrap=True)
+            self.bar.reset(self.task, description="…")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:

@@ -152,7 +152,10 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     artifacts = str(settings.store / "artifacts")
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]
-    return ["mlflow", "server", *address, *stores], {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return ["mlflow", "server", *address, *stores], {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    }
 
 
 def _state(settings: Settings, kind: Kind) -> Path:

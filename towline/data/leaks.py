@@ -136,7 +136,8 @@ def _affine_copy(column: _Column, target: np.ndarray) -> Leak | None:
     x, y = column.values[known], target[known]
     if known.sum() < 20 or not np.ptp(x) or not np.ptp(y):
         return None
-    score = abs(float(np.corrcoef(x, y)[0, 1]))
+    # to scale: the squares of the smallest floats are 0, of the largest infinite
+    score = abs(float(np.corrcoef(x / np.abs(x).max(), y / np.abs(y).max())[0, 1]))
     detail = "equals the target" if np.array_equal(x, y) else f"is the target on another scale: |r| {score:.6f}"
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY else None
 

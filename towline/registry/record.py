@@ -89,10 +89,10 @@ def candidate(scores: Scores) -> dict[str, str]:
 
 
 def cross_validation(scores: Scores) -> dict[str, float]:
-    """``cv_<metric>_mean`` and ``_sd`` over the folds."""
+    """``<metric>_cv_mean`` and ``_sd`` over the folds."""
     over = {"mean": scores.mean, "sd": scores.sd}
     return {
-        f"cv_{name}_{kind}": value for kind, by in over.items() for name, value in by.items() if math.isfinite(value)
+        f"{name}_cv_{kind}": value for kind, by in over.items() for name, value in by.items() if math.isfinite(value)
     }
 
 
@@ -101,7 +101,7 @@ def metrics(chosen: Scores, evaluation: Evaluation) -> dict[str, float]:
     found: dict[str, float | None] = {}
     for name, interval in evaluation.metrics.items():
         found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    found |= {f"baseline_{name}": value for name, value in evaluation.baseline.items()}
+    found |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
     found |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 

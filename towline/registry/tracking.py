@@ -219,7 +219,7 @@ def _log_candidate(
     }
     run = _begin(client, parent.info.experiment_id, scores.candidate, {**tags, **own}, began)
     ended = began + int(scores.seconds * 1000)
-    folds = [(f"cv_{name}", value, step) for step, fold in enumerate(scores.folds) for name, value in fold.items()]
+    folds = [(f"{name}_cv", value, step) for step, fold in enumerate(scores.folds) for name, value in fold.items()]
     summary = [(name, value, 0) for name, value in record.cross_validation(scores).items()]
     client.log_batch(
         run.info.run_id,

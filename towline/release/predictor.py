@@ -126,7 +126,7 @@ def _table(rows: Rows, fields: Sequence[str]) -> "pd.DataFrame":
                     details=tuple(f"missing: {field}" for field in missing[:10]),
                 )
         return pd.DataFrame(
-            [[row[field] for field in fields] for row in rows], columns=fields, dtype=object
+            [[row[field] for field in fields] for row in rows], columns=list(fields), dtype=object
         ).infer_objects()
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
         import pyarrow as pa

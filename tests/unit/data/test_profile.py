@@ -72,3 +72,10 @@ def test_order_does_not_matter() -> None:
     rows = pd.DataFrame({"y": np.arange(300) / 3, "c": ["a", "b", "c"] * 100, "n": np.arange(300) % 7 / 4})
     contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     assert profile(contract.features(rows), contract) == profile(contract.features(rows[::-1]), contract)
+
+
+def test_a_range_too_narrow_for_cells() -> None:
+    """A column of the smallest floats has a grid like any other."""
+    rows = pd.DataFrame({"x": [5e-324, 1e-310, 0.0] * 10, "y": range(30)})
+    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    assert sum(profile(contract.features(rows), contract)["columns"]["x"]["grid"]["cells"]) == 30

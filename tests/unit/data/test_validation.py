@@ -17,7 +17,7 @@ from towline.errors import ConfigError, DataRefused
 
 DATA = Path(__file__).parents[3] / "data"
 NOW = dt.datetime.fromisoformat("2024-03-01")
-ODD = ["a b", "ä'ö", '"q"', "x[0]", "'; DROP TABLE t;--", "<script>alert(1)</script>", "日本", "{{7*7}}", "$x"]
+ODD = ["self", "a b", "ä'ö", '"q"', "x[0]", "'; DROP TABLE t;--", "<script>alert(1)</script>", "日本", "{{7*7}}", "$x"]
 
 
 class Desk:

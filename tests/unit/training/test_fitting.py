@@ -18,6 +18,7 @@ from towline.data.splits import split
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.training import fitting
+from towline.training import stored
 from towline.training.fitting import Scores, baseline, best_threshold, choose, cross_validate, fit
 
 DATA = Path(__file__).parents[3] / "data"
@@ -263,3 +264,11 @@ class Unstorable(LogisticRegression):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Unstorable":
         self.left_ = (row for row in ())
         return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
+
+
+def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> None:
+    """98 levels are target-encoded; the stored model opens under the fixed list of types."""
+    table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
+    work, config = _prepared(tmp_path, table)
+    fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
+    assert len(stored.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0

@@ -1,0 +1,64 @@
+"""The folder of a run: found again by what the run is, held by one process, gone in one move."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from towline.config import PipelineConfig
+from towline.data.sources import Dataset
+from towline.data.workspace import Workspace, open_workspace
+from towline.errors import Unavailable
+
+CONFIG = PipelineConfig.model_validate({"name": "fares", "data": {"source": "fares.csv", "target": "fare"}})
+DATA = Dataset(path="", digest="d" * 64, rows=1, columns=("fare",), start=None, end=None, source="fares.csv")
+
+
+def opened(store: Path, *ended: str) -> Workspace:
+    return open_workspace(CONFIG, DATA, REPOSITORY, store, None, ended=ended)
+
+
+def test_the_same_run_finds_its_folder_until_it_is_removed(tmp_path: Path) -> None:
+    """A killed run's folder is taken up with its token; after a removal the token, and so every result, is another."""
+    first = opened(tmp_path)
+    assert opened(tmp_path) == first
+    first.remove()
+    assert not any((tmp_path / "work").iterdir())
+    again = opened(tmp_path)
+    assert again.key == first.key
+    assert again.token != first.token
+
+
+def test_a_run_that_another_process_has_ended_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Its files are gone: the caller is told to run again, and nothing is left behind."""
+    work = opened(tmp_path)
+    work.remove()
+    with pytest.raises(Unavailable, match="another process"), work.held():
+        pass
+    assert not any((tmp_path / "work").iterdir())
+
+
+def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
+    """The second is told that the run is under way."""
+    with opened(tmp_path).held(), pytest.raises(Unavailable, match="under way"), opened(tmp_path).held():
+        pass
+
+
+def test_a_forced_run_takes_the_next_key_that_has_not_ended(tmp_path: Path) -> None:
+    """The same key each time it is given, until that run has ended; one killed after its verdict is taken up."""
+    plain = opened(tmp_path)
+    forced = opened(tmp_path, plain.key)
+    assert forced.key != plain.key
+    assert opened(tmp_path, plain.key) == forced
+    assert opened(tmp_path, plain.key, forced.key).key not in {plain.key, forced.key}
+    forced.save_json("verdict.json", {})
+    assert opened(tmp_path, plain.key, forced.key) == forced
+
+
+def test_what_a_kill_kept_from_being_deleted_goes_with_the_next(tmp_path: Path) -> None:
+    """Removal is a rename and then a deletion; a folder left between the two is swept up."""
+    half = tmp_path / "work" / ".gone-0123"
+    half.mkdir(parents=True)
+    (half / "model.skops").write_bytes(b"x")
+    opened(tmp_path).remove()
+    assert not any((tmp_path / "work").iterdir())
