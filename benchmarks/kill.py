@@ -137,7 +137,7 @@ class Line:
             return connection.execute(query, values).fetchall()
 
     def processes(self) -> list[str]:
-        """What still runs in a session of a run that was killed, on any store: its processes have no parent left."""
+        """What still runs of a run on this store, and testers of any run whose parent is gone."""
         return [told for _, told in _living(str(self.store))]
 
     def faults(self) -> dict[str, list[str]]:

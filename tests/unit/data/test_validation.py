@@ -275,7 +275,8 @@ def test_bounds_on_a_category(desk: Desk, table: pd.DataFrame) -> None:
 def test_odd_names_and_values(desk: Desk, table: pd.DataFrame) -> None:
     """Any name works in any rule, and none reaches the report as markup."""
     rng = np.random.default_rng(1)
-    odd = table.assign(**{name: rng.normal(size=300) for name in ODD})
+    odd = table.copy()
+    odd[ODD] = rng.normal(size=(300, len(ODD)))
     odd.loc[3, ODD] = -99.0
     odd["k"] = "<i>" + odd["k"] + "</i>\n" + "é" * 60
     rules = {name: {"min": -9, "max": 9, "nullable": False, "unique": True} for name in ODD}

@@ -17,8 +17,7 @@ from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
-from towline.training import fitting
-from towline.training import stored
+from towline.training import fitting, stored
 from towline.training.fitting import Scores, baseline, best_threshold, choose, cross_validate, fit
 
 DATA = Path(__file__).parents[3] / "data"
