@@ -10,6 +10,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits, validation
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace, open_workspace
+from towline.errors import DataRefused
 from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.steps import step
@@ -25,41 +26,49 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
         told.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
         told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
-    create_table_artifact(
-        [dataset.model_dump(exclude={"columns"})], key=f"{config.name}-dataset", description=told.note
-    )
+    facts = [{"fact": name, "value": value} for name, value in dataset.model_dump(exclude={"columns"}).items()]
+    create_table_artifact(facts, key=f"{config.name}-dataset", description=told.note)
     return work
 
 
 @remembered("validate")
 def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> validation.Validation:
-    with step("validate", work.path) as told:
-        champion = Ledger(settings.ledger_url).champion(config.name)
-        kept = settings.store / champion.release / "contract.json" if champion else None
-        previous = Contract.model_validate_json(kept.read_bytes()) if kept and kept.exists() else None
-        checked, told.elsewhere_cpu_s = sidecar.call(
-            validation.validate, work, config, previous, datetime.now(UTC).replace(tzinfo=None)
-        )
-        sidecar.begin(tracking.prepare, settings)
-        told.note = f"{len(checked.rules)} rules, {checked.failed} failed, {checked.warned} warned"
+    try:
+        with step("validate", work.path) as told:
+            champion = Ledger(settings.ledger_url).champion(config.name)
+            kept = settings.store / champion.release / "contract.json" if champion else None
+            previous = Contract.model_validate_json(kept.read_bytes()) if kept and kept.exists() else None
+            checked, told.elsewhere_cpu_s = sidecar.call(
+                validation.validate, work, config, previous, datetime.now(UTC).replace(tzinfo=None)
+            )
+            sidecar.begin(tracking.prepare, settings)
+            told.note = checked.text()
+    except DataRefused:
+        _show(config, validation.Validation.model_validate_json(work.file("validation.json").read_bytes()))
+        raise
+    _show(config, checked)
+    return checked
+
+
+def _show(config: PipelineConfig, checked: validation.Validation) -> None:
     rows = [
         {
-            "rule": rule.rule,
+            "result": rule.result,
             "column": rule.column or "",
-            "passed": rule.passed,
-            "rows": rule.count,
             "detail": rule.detail,
+            "rows": rule.count or "",
+            "examples": "; ".join(rule.examples),
+            "rule": rule.rule,
         }
         for rule in checked.rules
     ]
-    create_table_artifact(rows, key=f"{config.name}-validation", description=told.note)
+    create_table_artifact(rows, key=f"{config.name}-validation", description=checked.text())
     if checked.notes:
         create_markdown_artifact(
             "\n".join(f"- {note}" for note in checked.notes),
             key=f"{config.name}-notes",
             description="what validation noted",
         )
-    return checked
 
 
 @remembered("split")

@@ -9,6 +9,7 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import evaluation, fitting, plots
+from towline.training.interval import Interval
 
 
 @remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
@@ -20,7 +21,10 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
             told.note = f"could not be fitted: {scores.failed}"
         else:
             told.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
-    rows = [{"fold": number, **fold} for number, fold in enumerate(scores.folds, 1)]
+    rows = [
+        {"fold": number, **{name: f"{value:.4g}" for name, value in fold.items()}}
+        for number, fold in enumerate(scores.folds, 1)
+    ]
     create_table_artifact(
         rows, key=f"{config.name}-cross-validation", description=f"{candidate.name}, fold by fold: {told.note}"
     )
@@ -41,7 +45,10 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) ->
         evaluated = evaluation.evaluate(work, config, fitted)
         interval = evaluated.metrics[evaluated.primary]
         told.note = f"{evaluated.primary} {interval.text()} on {evaluated.rows:,} unseen rows"
-    rows = [{"metric": name, **interval.model_dump()} for name, interval in evaluated.metrics.items()]
+    rows = [
+        {"metric": name, "value": interval.text(), "baseline": Interval(value=evaluated.baseline.get(name)).text()}
+        for name, interval in evaluated.metrics.items()
+    ]
     create_table_artifact(rows, key=f"{config.name}-holdout", description=told.note)
     return evaluated
 

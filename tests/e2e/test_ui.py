@@ -35,7 +35,7 @@ def page(url: str, profile: Path) -> str:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A store with one run of a small table, and both servers over it."""
+    """A store with a run of a small table and one that its leaks ended; the servers are stopped in the end."""
     pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400).to_csv(tmp_path / "bikes.csv", index=False)
     data = {"source": str(tmp_path / "bikes.csv"), "target": "rentals", "time": "datetime"}
     data |= {"drop": ["casual", "registered"]}
@@ -45,23 +45,27 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
     environ = {name: value for name, value in os.environ.items() if name not in hidden}
     environ |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
     try:
-        subprocess.run([TOWLINE, "run", tmp_path / "bikes.yaml"], env=environ, check=True, capture_output=True)
+        command = [TOWLINE, "run", tmp_path / "bikes.yaml"]
+        subprocess.run(command, env=environ, check=True, capture_output=True)
+        refused = subprocess.run([*command, "--set", "data.drop=[]"], env=environ, check=False, capture_output=True)
+        assert refused.returncode == 3
         yield environ
     finally:
         subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
 
 
 def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], tmp_path: Path) -> None:
-    """`towline ui` twice gives the same two addresses; the pages behind them show the run and the version."""
+    """`towline ui` twice gives the same two addresses; behind them are the runs, the version and a refusal."""
     first, again = (
         json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True).stdout)
         for _ in range(2)
     )
     assert first == again
-    api = first["runs"].replace("/runs", "/api")
-    with urlopen(f"{api}/health", timeout=10) as answer:  # on loopback
-        assert answer.status == 200
+    prefect = first["runs"].removesuffix("/runs")
+    with urlopen(f"{prefect}/api/artifacts/seen-bikes-validation/latest", timeout=10) as answer:  # on loopback
+        rules = f"{prefect}/artifacts/artifact/{json.load(answer)['id']}"
     assert "seen-bikes" in page(first["runs"], tmp_path / "profile")
+    assert "casual + registered = rentals" in page(rules, tmp_path / "profile")
     assert "seen-bikes" in page(first["models"], tmp_path / "profile")
     version = page(f"{first['models']}/seen-bikes/versions/1", tmp_path / "profile")
     assert "Version 1" in version

@@ -174,7 +174,7 @@ def full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def versions(towline: Command) -> list[tuple[str, int]]:
-    return [(row["event"], row["version"]) for row in towline("history", "taxis", "--json").json]
+    return [(row["event"], row["version"]) for row in towline("history", "--json").json]
 
 
 def test_a_full_disk_leaves_nothing_half_written(

@@ -1,5 +1,6 @@
 """What people see: progress by step while it goes on, a summary at the end."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,8 @@ def _line(record: logging.LogRecord) -> str:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.__dict__.get("status") in ("done", "failed"):
-            click.echo(_line(record), err=True)
+            with contextlib.suppress(OSError):  # a run does not end because its reader did
+                click.echo(_line(record), err=True)
 
 
 class _Live(logging.Handler):

@@ -12,6 +12,7 @@ from towline.data.contract import Column, Contract, iso_times
 from towline.data.leaks import find
 
 EXAMPLES = 5
+LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
 
 
 class Rule(Frozen):
@@ -25,6 +26,10 @@ class Rule(Frozen):
     share: float = 0.0
     examples: tuple[str, ...] = ()
     detail: str = ""
+
+    @property
+    def result(self) -> str:
+        return "passed" if self.passed else "failed" if self.severity == "error" else "warned"
 
     @property
     def finding(self) -> str:
@@ -119,10 +124,11 @@ def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
     infinite = {
         column.name: bad
         for column in contract.columns
-        if table[column.name].dtype.kind == "f" and (bad := np.isinf(table[column.name].to_numpy())).any()
+        if table[column.name].dtype.kind == "f" and (bad := np.abs(table[column.name].to_numpy()) > LARGEST).any()
     }
     for name, bad in infinite.items():
-        yield _offences("values_finite", name, bad, table, "values are finite; write null for unknown")
+        detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
+        yield _offences("values_finite", name, bad, table, detail)
     if not infinite:
         yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
 

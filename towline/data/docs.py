@@ -28,7 +28,8 @@ table { border-collapse: collapse; width: 100%; font-size: .87rem }
 th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid var(--ink) }
 th, td { padding: .4rem .7rem .4rem 0; vertical-align: top } td { border-bottom: 1px solid var(--line) }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td { overflow-wrap: anywhere } td.key { white-space: nowrap; overflow-wrap: normal } code { font-size: .82rem }
+th.rule { min-width: 21em } td { overflow-wrap: anywhere }
+td.key { white-space: nowrap; overflow-wrap: normal } code { font-size: .82rem }
 .passed { color: var(--pass) } .warned { color: var(--warn) } .failed { color: var(--fail) }
 .result { font-weight: 600 } ul.examples { list-style: none; margin: 0; padding: 0 } .examples li { margin: 0 }
 </style>
@@ -43,12 +44,11 @@ td { overflow-wrap: anywhere } td.key { white-space: nowrap; overflow-wrap: norm
 sha256 <code>{{ dataset.digest }}</code></p>
 <h2>Rules</h2>
 <div class="wide"><table>
-<thead><tr><th>Result</th><th>Severity</th><th>Column</th><th>Rule and what was observed</th>
+<thead><tr><th>Result</th><th>Severity</th><th>Column</th><th class="rule">Rule and what was observed</th>
 <th class="number">Rows</th><th class="number">Share</th><th>Examples</th></tr></thead>
 <tbody>
 {%- for rule in rules %}
-{%- set result = 'passed' if rule.passed else 'failed' if rule.severity == 'error' else 'warned' %}
-<tr><td class="key result {{ result }}">{{ result }}</td><td>{{ rule.severity }}</td>
+<tr><td class="key result {{ rule.result }}">{{ rule.result }}</td><td>{{ rule.severity }}</td>
 <td>{{ rule.column if rule.column is not none else '' }}</td>
 <td>{{ rule.detail }}<br><code class="soft">{{ rule.rule }}</code></td>
 <td class="number">{{ '{:,}'.format(rule.count) if rule.count else '' }}</td>

@@ -36,6 +36,10 @@ class Validation(Frozen):
     warned: int
     docs: str = "data_docs.html"
 
+    def text(self) -> str:
+        """For people: ``23 rules, 1 failed, 0 warned``."""
+        return f"{len(self.rules)} rules, {self.failed} failed, {self.warned} warned"
+
 
 def validate(work: Workspace, config: PipelineConfig, previous: Contract | None, now: dt.datetime) -> Validation:
     """Infers the contract, checks the table against it and keeps what was found.

@@ -129,9 +129,9 @@ def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evalua
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Records as MLflow's table artifact."""
+    """Records as MLflow's table artifact, numbers to five digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
+    return {"columns": columns, "data": [[_brief(row.get(name)) for name in columns] for row in rows]}
 
 
 def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
@@ -267,6 +267,10 @@ def _text(value: object) -> str:
     if value is None or value in ((), [], {}):
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)[:6000]
+
+
+def _brief(value: object) -> object:
+    return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _number(value: float | None) -> str:

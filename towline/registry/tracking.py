@@ -268,7 +268,11 @@ def _log_run(
     ]
     tables = [{"path": f"{name}.json", "type": "table"} for name in ("candidates", "slices", "costs")]
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-    client.log_batch(run_id, metrics, params, [RunTag("mlflow.loggedArtifacts", json.dumps(tables))])
+    tags = {
+        "mlflow.loggedArtifacts": json.dumps(tables),
+        "mlflow.note.content": record.describe(work, chosen, fitted, evaluation),
+    }
+    client.log_batch(run_id, metrics, params, [RunTag(name, value) for name, value in tags.items()])
     with tempfile.TemporaryDirectory() as folder:
         record.write_artifacts(Path(folder), work, config, scores, evaluation, validation)
         client.log_artifacts(run_id, folder)
