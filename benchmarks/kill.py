@@ -67,6 +67,8 @@ class Line:
         self.environment |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         self.settings = Settings.from_environment(self.environment)
         self.ledger = Ledger(self.settings.ledger_url)
+        # a shell that runs us in the background has had SIGINT ignored, which the commands would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(self, *words: str, command: str = "run") -> "subprocess.Popen[str]":
         """A command, by default the run, as a group and a session of its own."""

@@ -96,8 +96,11 @@ class _Folds:
 
         workers = 1 if candidate.estimator in ("baseline", "linear") else min(len(self.pairs), joblib.cpu_count())
         with pools.limit(limits=1):
-            jobs = (joblib.delayed(one)(fold, *pair) for fold, pair in enumerate(self.pairs))
-            return list(joblib.Parallel(n_jobs=workers, backend="threading")(jobs))
+            # the longest first: expanding folds would otherwise leave one thread alone with the last
+            order = sorted(range(len(self.pairs)), key=lambda fold: -len(self.pairs[fold][0]))
+            jobs = (joblib.delayed(one)(fold, *self.pairs[fold]) for fold in order)
+            found = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
+            return [found[fold] for fold in range(len(self.pairs))]
 
     def truth(self) -> list[np.ndarray]:
         return [self.labels[test] for _, test in self.pairs]
