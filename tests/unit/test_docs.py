@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from tests.conftest import REPOSITORY
+from towline import errors as tree
 from towline.cli import EXIT_CODES, main
 from towline.config import METRICS, PipelineConfig, build_config
 from towline.errors import TowlineError
@@ -61,6 +62,8 @@ def test_every_error_is_explained() -> None:
         if "code" in vars(kind):
             assert f"| {kind.code} | {kind.exit_code} | {kind.__name__} |" in page
             assert re.search(rf"^  {kind.exit_code}  ", EXIT_CODES, re.MULTILINE)
+        if "exit_code" in vars(kind) and kind is not TowlineError:
+            assert re.search(rf"{kind.__name__}\s+{kind.code}\s+exit {kind.exit_code}\b", str(tree.__doc__))
 
 
 def test_every_command_is_in_the_readme_or_its_help() -> None:
