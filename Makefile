@@ -48,9 +48,9 @@ bench: dev ## what the README's figures rest on
 
 lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra pipeline pyproject.toml deployments/build-requirements.in -o requirements.txt
+	  --extra all pyproject.toml deployments/build-requirements.in -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra pipeline --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
+	  --extra all --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
 	  -o requirements-dev.txt
 
 wheel: dev ## the wheel
