@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, PipelineConfig, Severity
-from towline.data.contract import Column, Contract, iso_times
+from towline.data.columns import iso_times
+from towline.data.contract import Column, Contract
 from towline.data.leaks import find
 
 EXAMPLES = 5

@@ -14,7 +14,8 @@ from sklearn import metrics as sk
 from sklearn.preprocessing import FunctionTransformer
 
 from towline.config import METRICS, PipelineConfig
-from towline.data.contract import Contract, infer
+from towline.data.contract import Contract
+from towline.data.inference import infer
 from towline.errors import ConfigError, ReleaseError
 from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.contract import Contract, infer
+from towline.data.contract import Contract
+from towline.data.inference import infer
 from towline.training.evaluation import Evaluation
 from towline.training.gate import Check, Smoke, Verdict, decide
 from towline.training.interval import Interval
