@@ -276,7 +276,6 @@ def test_a_misspelt_private_column_is_not_overlooked(desk: Desk, table: pd.DataF
         desk(table, data=data, privacy={"columns": {"phone": "hash"}})
 
 
-
 def test_bounds_on_a_category(desk: Desk, table: pd.DataFrame) -> None:
     """Refused by name before anything runs."""
     with pytest.raises(ConfigError, match="'k' is category"):
