@@ -26,8 +26,8 @@ HASH_KEYS = "hash-keys"
 _POLL = 0.05  # seconds between two looks at the queue
 _TEND = 1.0
 _SETTLED = 30.0  # a service that starts has better things to do than to tidy up
-_SLICE = 64  # rows that are made ready before the other threads get their turn, and at most in one line
-_GIVE_WAY = 0.0002
+_SLICE = 64  # rows in a line, at most
+_WORK, _REST = 0.0002, 0.0002  # seconds: the interpreter is the service's, too
 _PENDING = 8_000_000  # bytes of lines that wait while the disk takes none
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class PredictionLog:
         self._converts = convert
         self._converter: subprocess.Popen[bytes] | None = None
         self._convert_at = time.monotonic() + _SETTLED
-        self._made = 0
+        self._rested = 0.0
         self._tended = self._complained = -60.0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
@@ -138,6 +138,7 @@ class PredictionLog:
             self._complain(error)
 
     def _drain(self) -> None:
+        self._rested = time.perf_counter()
         for _ in range(len(self._queue)):
             if self._segments.bytes > _PENDING:
                 break
@@ -155,10 +156,9 @@ class PredictionLog:
             except Exception as error:  # noqa: BLE001 - no policy, no log: counted
                 self._lost += len(part)
                 self._complain(error)
-            self._made += len(part)
-            if self._made >= _SLICE:
-                self._made = 0
-                time.sleep(_GIVE_WAY)
+            if time.perf_counter() - self._rested > _WORK:
+                time.sleep(_REST)
+                self._rested = time.perf_counter()
 
     def _convert(self) -> None:
         if not self._converts or not self._segments.orphans():
