@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
