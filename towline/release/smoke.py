@@ -156,9 +156,8 @@ def _differences(path: Path, answers: "Predictions", contract: "Contract", toler
             if ours is not theirs:
                 differences.append(f"{name} have another shape")
         else:
-            apart = (
-                ours != theirs if ours.dtype.kind == "i" else np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))
-            )
+            classes = ours.dtype.kind == "i"
+            apart = ours != theirs if classes else np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))
             off = (apart > tolerance).reshape(len(ours), -1).any(axis=1)
             if off.any():
                 by = "" if classes else f" by up to {apart.max():.3g}"
