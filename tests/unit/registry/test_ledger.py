@@ -1,5 +1,4 @@
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -17,18 +16,11 @@ from towline.registry.ledger import Entry, Ledger
 PASS = {"verdict": "pass"}
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    """An empty ledger: SQLite, or the PostgreSQL database that LEDGER_TEST_URL names."""
-    url = os.environ.get("LEDGER_TEST_URL")
-    if url:
-        from sqlalchemy import create_engine, text
-
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS ledger"))
-        engine.dispose()
-    return Ledger(url or f"sqlite:///{tmp_path}/store/ledger.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    """An empty ledger, in turn on SQLite and on PostgreSQL."""
+    on_file = f"sqlite:///{tmp_path}/store/ledger.db"
+    return Ledger(on_file if request.param == "sqlite" else request.getfixturevalue("postgres"))
 
 
 def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[str, Any] | None = None) -> Entry:
