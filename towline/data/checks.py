@@ -11,9 +11,9 @@ from towline.config import Frozen, PipelineConfig, Severity
 from towline.data.columns import iso_times
 from towline.data.contract import Column, Contract
 from towline.data.leaks import find
+from towline.data.values import LARGEST
 
 EXAMPLES = 5
-LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
 
 
 class Rule(Frozen):

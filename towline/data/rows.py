@@ -8,7 +8,7 @@ import numpy as np
 
 from towline.config import Kind
 from towline.data.contract import Contract
-from towline.data.values import blank, instant, level, number
+from towline.data.values import LARGEST, blank, instant, level, number
 from towline.errors import Fault, InputRefused
 
 Row = list[Any]
@@ -86,9 +86,9 @@ class Reader:
                 faults.append(Fault(position, name, "is missing"))
                 continue
             seen = value.__class__
-            if kind == "numeric" and seen is float:
-                found.append(value)
-            elif kind == "category" and seen is str and value:
+            if (seen is float and kind == "numeric" and not abs(value) > LARGEST) or (
+                seen is str and kind == "category" and value
+            ):
                 found.append(value)
             else:
                 found.append(_canonical(value, kind, position, name, faults))
@@ -110,6 +110,8 @@ def _canonical(value: Any, kind: Kind, position: int, name: str, faults: list[Fa
         missed = read != read or (kind == "boolean" and read not in (0.0, 1.0))  # noqa: PLR0124 - NaN
     if missed and not blank(value):
         faults.append(Fault(position, name, _KINDS[kind]))
+    elif isinstance(read, float) and abs(read) > LARGEST:
+        faults.append(Fault(position, name, "is too large"))
     return read
 
 

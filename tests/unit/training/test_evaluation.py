@@ -20,7 +20,8 @@ from towline.errors import ConfigError, ReleaseError
 from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights
 from towline.training.evaluation import Evaluation, cuts, evaluate, saved_predictions
-from towline.training.metrics import Predictions, predict, scores
+from towline.training.metrics import predict, scores
+from towline.training.predictions import Predictions
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = np.array(["a", "b", "c", "d"], dtype=object)

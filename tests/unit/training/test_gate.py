@@ -14,7 +14,8 @@ from towline.data.inference import infer
 from towline.training.evaluation import Evaluation
 from towline.training.gate import Check, Smoke, Verdict, decide
 from towline.training.interval import Interval
-from towline.training.metrics import Predictions, scores
+from towline.training.metrics import scores
+from towline.training.predictions import Predictions
 
 GOOD = Smoke(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
 N = 1200
