@@ -7,6 +7,7 @@ A part is named after its segment, so doing it again after a kill makes the same
 import datetime as dt
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -222,8 +223,9 @@ class _Collected:
 
     def __init__(self, head: dict[str, Any]) -> None:
         self.fields = [Field(*field) for field in head["fields"]]
+        self.width = len(self.fields)
         self.model, self.version = head["model"], head["version"]
-        self.prediction = _TYPES[head["prediction"]]
+        self.prediction = head["prediction"]
         self.clear()
 
     def clear(self) -> None:
@@ -236,12 +238,15 @@ class _Collected:
 
     def add(self, record: dict[str, Any]) -> None:
         count = len(record["rows"])
+        probabilities = record["probabilities"] or [None] * count
+        if {len(record["predictions"]), len(probabilities)} != {count} or {*map(len, record["rows"])} != {self.width}:
+            raise ValueError("not as many values as the head says")
         self.ids += [record["id"]] * count
         self.places += range(record["first"], record["first"] + count)
         self.times += [record["at"]] * count
         self.rows += record["rows"]
         self.predictions += record["predictions"]
-        self.probabilities += record["probabilities"] or [None] * count
+        self.probabilities += probabilities
 
     def table(self) -> pa.Table:
         count = len(self.ids)
@@ -254,9 +259,9 @@ class _Collected:
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
             *(_array(values, field.stored) for field, values in zip(self.fields, columns, strict=True)),
-            pa.array(self.predictions, self.prediction), pa.array(self.probabilities, pa.list_(pa.float64())),
+            _array(self.predictions, self.prediction), pa.array(self.probabilities, pa.list_(pa.float64())),
         ]  # fmt: skip
-        schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", self.prediction), _LAST[1]])
+        schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", _TYPES[self.prediction]), _LAST[1]])
         self.clear()
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -278,10 +283,10 @@ def _pieces(path: Path) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
                     collected[key] = _Collected(heads[record["of"]])
-            except (orjson.JSONDecodeError, KeyError, TypeError):
+                collected[key].add(record)
+            except (ValueError, KeyError, TypeError):
                 unread += 1  # the disk's doing
                 continue
-            collected[key].add(record)
             if len(collected[key].ids) >= _CHUNK:
                 yield _key(key), collected[key].table()
     if unread:
@@ -297,20 +302,27 @@ def _key(key: tuple[int, int]) -> tuple[dt.date, int]:
 
 def _array(values: Sequence[Any], stored: str) -> pa.Array:
     """Canonical values of a column that was written as it came."""
-    read: Callable[[Any], Any]
-    if stored == "float64":
+    if stored not in ("string", "timestamp"):
         try:
-            return pa.array(values, pa.float64(), from_pandas=True)
+            return pa.array(values, _TYPES[stored], from_pandas=True)
         except (pa.ArrowException, TypeError, OverflowError):
-            read = number
-    else:
-        read = {"bool": _flag, "timestamp": instant}.get(stored, level)
-    return pa.array([read(value) for value in values], _TYPES[stored], from_pandas=True)
+            pass  # a number or a flag that is spelt out
+    return pa.array([_READ[stored](value) for value in values], _TYPES[stored], from_pandas=True)
 
 
 def _flag(value: Any) -> bool | None:
     read = number(value, True)
     return None if read != read else bool(read)  # noqa: PLR0124 - NaN
+
+
+def _whole(value: Any) -> int | None:
+    read = number(value)
+    return int(read) if math.isfinite(read) else None
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "float64": number, "int64": _whole, "bool": _flag, "timestamp": instant, "string": level,
+}  # fmt: skip
 
 
 def main(words: Sequence[str]) -> int:

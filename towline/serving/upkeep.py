@@ -24,7 +24,8 @@ from towline.serving.privacy import HashKeys, spelt
 HASH_KEYS = "hash-keys"
 _LARGE = 128_000_000  # bytes; a part that has them is left alone
 _GROUP = 65_536  # rows
-_PATIENCE = 10.0  # seconds for services to close their segments
+_GRACE = 2.0  # seconds for services to write what waits
+_PATIENCE = 10.0  # seconds for them to close their segments
 
 
 class Forgotten(NamedTuple):
@@ -44,11 +45,12 @@ class Forgotten(NamedTuple):
 
 
 def close_segments(folder: Path) -> None:
-    """Has running services end the segments they write to; they go on in new ones.
+    """Has running services end the segments they write to, with all that was sent before; they go on in new ones.
 
     Raises:
         Unavailable: one does not within ten seconds.
     """
+    time.sleep(_GRACE)
     before = set(segments.paths(folder))
     until = time.monotonic() + _PATIENCE
     while still := before & (set(segments.paths(folder)) - set(segments.finished(folder))):
@@ -140,6 +142,8 @@ def erase(folder: Path, column: str, value: str, first: Callable[[pa.Table], Non
         Unavailable: a service does not close its segment, or the disk is full or cannot be written.
     """
     close_segments(folder)
+    if not folder.is_dir():
+        return Forgotten(0, 0)
     with held(folder):
         convert(folder)
         keys = HashKeys(folder / HASH_KEYS)
