@@ -19,9 +19,8 @@ from towline.data.values import instant, number
 from towline.errors import ConfigError, Unavailable
 from towline.serving import segments
 from towline.serving.parts import INPUT, MERGED, REPLACES, Part, convert, held, joined, opened, part_path, parts
-from towline.serving.privacy import HashKeys, spelt
+from towline.serving.privacy import HASH_KEYS, HashKeys, spelt
 
-HASH_KEYS = "hash-keys"
 _LARGE = 128_000_000  # bytes; a part that has them is left alone
 _GROUP = 65_536  # rows
 _GRACE = 2.0  # seconds for services to write what waits
