@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.data.contract import examples
+from towline.data.columns import examples
 from towline.errors import ConfigError, DataError, Unavailable
 
 _PARQUET = (".parquet", ".pq")

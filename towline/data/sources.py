@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, SqlSource
 from towline.data import formats
-from towline.data.contract import examples, iso_times
+from towline.data.columns import examples, iso_times
 from towline.errors import ConfigError, DataError
 from towline.files import replacing
 

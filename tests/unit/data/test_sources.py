@@ -15,7 +15,7 @@ import pytest
 
 from towline.config import DataConfig, PipelineConfig
 from towline.data import sources
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.errors import ConfigError, DataError, TowlineError, Unavailable
 
 DATA = Path(__file__).parents[3] / "data"
