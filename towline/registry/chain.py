@@ -197,7 +197,7 @@ def _select(connection: "Connection", model: str | None) -> list[Entry]:
     query = table.select().order_by(table.c.model, table.c.seq)
     if model is not None:
         query = query.where(table.c.model == model)
-    return rows_of(connection.execute(query).mappings())
+    return rows_of(dict(row) for row in connection.execute(query).mappings())
 
 
 def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:

@@ -29,7 +29,7 @@ class Release(NamedTuple):
 class Watch:
     """One model's rows in the ledger at a URL.
 
-    Every method raises Unavailable when the ledger is away, locked, gone or not a database, ConfigError when the URL
+    Every method raises Unavailable when the ledger is away, locked or not a database, ConfigError when the URL
     is none, and ReleaseError when the rows are not what was written.
     """
 
@@ -70,6 +70,8 @@ class Watch:
         if self._file is None:
             return Chain(self._url).head(self._model)
         try:
+            if not self._file.exists():
+                return ()
             with self._file.open("rb") as file:
                 changes = os.pread(file.fileno(), 4, _CHANGES)
             status = [path.stat() for path in (self._file, Path(f"{self._file}-wal")) if path.exists()]
@@ -78,6 +80,8 @@ class Watch:
         return changes, *((one.st_ino, one.st_mtime_ns, one.st_size) for one in status)
 
     def _sqlite(self, file: Path) -> list[Entry]:
+        if not file.exists():
+            return []
         try:
             uri = f"{file.absolute().as_uri()}?mode=rw"  # mends what a killed writer left, never makes a file
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:

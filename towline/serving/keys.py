@@ -170,14 +170,13 @@ class Keys:
         if stamp == self._seen:
             return
         self._seen = stamp
+        if stamp is None:
+            _LOG.error("the keys are gone (%s): those read before stay in force", _path(self._store))
+            return
         try:
-            if stamp is None:
-                raise ConfigError("the keys are gone", where=str(_path(self._store)))
             self._take(read(self._store))
         except ConfigError as error:
-            _LOG.error("%s (%s): the keys read before stay in force", error.what, error.where)
-        else:
-            _LOG.info("read the keys again: %d", len(self._keys))
+            _LOG.error("%s (%s): those read before stay in force", error.what, error.where)
 
     def _take(self, ring: Keyring) -> None:
         self._keys = {key.id: key for key in ring.keys}
@@ -192,7 +191,9 @@ class Keys:
 
 _GRANTED = {"predict": frozenset({"predict"}), "admin": frozenset({"predict", "admin"})}
 # what an unknown key is compared with: the same work as for a known one
-_NOBODY = Key(id="0" * 8, name="nobody", scopes=("predict",), sha256="0" * 64, created=dt.datetime.fromtimestamp(0, dt.UTC))
+_NOBODY = Key(
+    id="0" * 8, name="nobody", scopes=("predict",), sha256="0" * 64, created=dt.datetime.fromtimestamp(0, dt.UTC)
+)
 
 
 def _number(presented: str) -> str:

@@ -1,4 +1,4 @@
-"""The model that answers now: opened at the start, exchanged when the ledger names another, kept when anything fails."""
+"""The model that answers now: exchanged when the ledger names another champion, kept when anything fails."""
 
 import gc
 import json
@@ -8,9 +8,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,14 +16,13 @@ from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TowlineError, Unavailable
 from towline.registry.watch import Release, Watch
-from towline.release.predictor import open_release
+from towline.release.manifest import MANIFEST, REMEDY
+from towline.release.predictor import Model, open_release
 from towline.serving.options import Options
-
-if TYPE_CHECKING:
-    from towline.release.predictor import Model
 
 _LOG = logging.getLogger("towline.serving")
 _EVERY = 0.5  # seconds between two looks at the ledger
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _AGAIN = 30.0  # seconds until a refused release is looked at again: it may have been restored
 
 
@@ -77,18 +74,14 @@ class Live:
             ReleaseError: the release is not what its manifest says, and none was served before.
             Unavailable: the ledger is away, and nothing was served before.
         """
+        wanted = self._wanted()
         try:
-            wanted = self._wanted()
             model = self._load(wanted)
-        except (Unavailable, ReleaseError) as error:
-            good = self._good() if self.follows else None
-            if good is None or isinstance(error, ReleaseError) and good == self._serves:
+        except ReleaseError as error:
+            good = self._good()
+            if good is None or good.path == wanted.path:
                 raise
-            if isinstance(error, ReleaseError):
-                self._refuse(self._serves, error)
-            else:
-                self._outage(error)
-            _LOG.warning("opening version %d, which served last", good.version)
+            self._refuse(wanted, error)
             wanted, model = good, self._load(good)
         self._take(wanted, model)
 
@@ -107,7 +100,7 @@ class Live:
             self._outage(error)
             return
         if wanted is None:
-            self._outage(TowlineError("the ledger names no champion any more", where=self._name))
+            self._outage(_NO_CHAMPION)
             return
         if self._away:
             self._away = False
@@ -124,6 +117,7 @@ class Live:
             self._refuse(wanted, error)
             return
         self._take(wanted, model)
+        self._bad = None
         _LOG.info("version %d serves now, opened in %.0f ms", model.version, (time.perf_counter() - began) * 1e3)
 
     def drain(self) -> None:
@@ -140,7 +134,7 @@ class Live:
         while not self._end.wait(_EVERY):
             try:
                 self.look()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the service outlives whatever a database or a release may raise
                 _LOG.exception("following the ledger failed; what serves goes on serving")
 
     def _wanted(self) -> Release:
@@ -148,9 +142,19 @@ class Live:
             return Release(0, str(self._directory), "")
         if self._version is not None:
             return self._pinned(self._version)
-        wanted = self._watch.champion()
+        try:
+            wanted = self._watch.champion()
+        except (Unavailable, ReleaseError) as error:
+            good = self._good()
+            if good is None:
+                raise
+            self._outage(error)
+            return good
         if wanted is None:
-            raise _unknown(self._options, self._name)
+            wanted = self._good()
+            if wanted is None:
+                raise _unknown(self._options, self._name)
+            self._outage(_NO_CHAMPION)
         return wanted
 
     def _pinned(self, version: int) -> Release:
@@ -165,7 +169,7 @@ class Live:
             raise _unknown(self._options, self._name, version)
         return known
 
-    def _load(self, wanted: Release) -> "Model":
+    def _load(self, wanted: Release) -> Model:
         model = open_release(self._store / wanted.path, self._options.trusted)
         found = model.metadata
         if self._directory is None:
@@ -176,11 +180,9 @@ class Live:
         _probe(model)
         return model
 
-    def _take(self, release: Release, model: "Model") -> None:
-        before, self.model, self._serves, self._bad = self.model, model, release, None
-        if before is not None:
-            del before
-            gc.collect()  # what the old model held goes now, not when the collector comes round to old objects
+    def _take(self, release: Release, model: Model) -> None:
+        self.model, self._serves = model, release
+        gc.collect()  # what the old model held goes now, not when the collector comes round to old objects
         if self.follows:
             self._remember(Good(
                 name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
@@ -196,6 +198,8 @@ class Live:
             _LOG.warning("cannot note what serves, so a start without the ledger will not find it: %s", error)
 
     def _good(self) -> Release | None:
+        if not self.follows:
+            return None
         try:
             good = Good.model_validate_json(self._path().read_bytes())
         except (OSError, ValidationError):
@@ -208,10 +212,62 @@ class Live:
     def _refuse(self, release: Release, error: Exception) -> None:
         if release.path != self._bad:
             self.refused += 1
-            _LOG.error("version %d is refused, what serves goes on serving: %s", release.version, error)
+            told = f"{error.what} ({error.where})" if isinstance(error, TowlineError) else str(error)
+            _LOG.error("version %d is refused, what serves goes on serving: %s", release.version, told)
         self._bad, self._again = release.path, time.monotonic() + _AGAIN
 
     def _outage(self, error: TowlineError) -> None:
         if not self._away:
             _LOG.warning("cannot follow the ledger, what serves goes on serving: %s (%s)", error.what, error.where)
         self._away = True
+
+
+_NO_CHAMPION = TowlineError("it names no champion", where="TOWLINE_LEDGER_URL")
+
+
+def _which(name: str) -> tuple[Path | None, str, int | None]:
+    """The directory, the model's name and the version that are meant."""
+    path = Path(name)
+    if os.sep in name or (path / MANIFEST).is_file():
+        return path.absolute(), path.name, None
+    model, at, version = name.partition("@")
+    if not NAME.fullmatch(model) or (at and not version.isdecimal()):
+        raise ConfigError(
+            f"not a model: {name!r}", where="command line", remedy="write NAME, NAME@3, or a path to a release"
+        )
+    return None, model, int(version) if at else None
+
+
+def _unknown(options: Options, name: str, version: int | None = None) -> ConfigError:
+    from difflib import get_close_matches
+
+    from towline.registry.ledger import Ledger
+
+    ledger = Ledger(options.settings.ledger_url)
+    known = ledger.models()
+    versions = [f"{name}@{row.version}" for row in ledger.versions(name)]
+    if version is not None and versions:
+        what, remedy = f"{name} has no version {version}", f"there are: {', '.join(versions)}"
+    elif versions:
+        what, remedy = f"{name} has no champion yet", f"serve one of its versions by number: {', '.join(versions)}"
+    else:
+        near = get_close_matches(name, known, 1)
+        some = f"there are: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
+        what, remedy = f"no model called {name!r}", f"did you mean {near[0]}?" if near else some
+    return ConfigError(what, where=str(options.settings.store), remedy=remedy)
+
+
+def _probe(model: Model) -> None:
+    """The release must give the answers it was stored with: the last word on whether it works on this machine."""
+    try:
+        probe = json.loads((model.directory / "probe.json").read_bytes())
+        given, expected = model.answer(probe["rows"]).predictions, probe["labels"]
+    except Exception as error:
+        raise _refused(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
+    for position, (now, then) in enumerate(zip(given, expected, strict=True)):
+        if not (math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-12) if isinstance(then, float) else now == then):
+            raise _refused(model, f"answers row {position} of its own probe with {now!r}, it was {then!r}")
+
+
+def _refused(model: Model, finding: str) -> ReleaseError:
+    return ReleaseError(f"the release {finding}", where=str(model.directory), remedy=REMEDY)
