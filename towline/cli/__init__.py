@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, models, run, ui
+    from towline.cli import config, keys, models, run, serve, ui
 
     for command in (
         run.run,
@@ -117,6 +117,8 @@ def _register() -> None:
         models.history,
         models.promote,
         models.rollback,
+        serve.serve,
+        keys.keys,
         config.config,
     ):
         main.add_command(command)
