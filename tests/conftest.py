@@ -61,9 +61,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Runs a command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
-    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command that needs no server in this process: ``command("keys", "list").code``."""
 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # where an error looks for --json
@@ -73,3 +72,10 @@ def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Calla
         return Done(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture
+def towline(command: Callable[..., Done], prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
+    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+    return command
