@@ -23,8 +23,8 @@ def blank(value: Any) -> bool:
         return True
     try:
         return bool(value != value)  # noqa: PLR0124 - NaN and NaT are not equal to themselves
-    except (TypeError, ValueError):  # pandas' NA will not say; an array says too much
-        return type(value).__name__ == "NAType"
+    except (TypeError, ValueError, ArithmeticError):  # NA and a signalling NaN will not say; an array says too much
+        return isinstance(value, Decimal) or type(value).__name__ == "NAType"
 
 
 def number(value: Any, boolean: bool = False) -> float:
@@ -41,7 +41,7 @@ def number(value: Any, boolean: bool = False) -> float:
         return math.nan
     try:
         return float(value)
-    except OverflowError:  # an integer beyond all floats
+    except (OverflowError, ValueError):  # an integer beyond all floats, a signalling NaN
         return math.nan
 
 
@@ -57,7 +57,7 @@ def level(value: Any) -> str | None:
         except ValueError:  # longer than Python spells out
             return None
     if isinstance(value, (numbers.Real, Decimal)):
-        return _whole(float(value))
+        return _whole(number(value))
     return str(value) if isinstance(value, dt.date) and not blank(value) else None
 
 

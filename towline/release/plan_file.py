@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -64,7 +65,7 @@ def read(path: Path) -> Plan:
         raw = json.loads(arrays["plan"].tobytes())
         output = raw["output"] | {"order": tuple(raw["output"]["order"])}
         return Plan(_head(raw, arrays), Output(**output))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
             where=str(path),
