@@ -250,7 +250,7 @@ def _given(
     for column, lines in bad.items():
         if lines:
             what = f"column {column!r}: {len(lines)} of {len(texts)} values are none"
-            raise _refusal(what, file, [examples(frame[column], lines)], "mend or leave out these rows")
+            raise _refusal(what, file, [examples(frame[column].tolist(), lines)], "mend or leave out these rows")
     given: dict[_Place, _Given] = {}
     twice = []
     for line, (text, place, label) in enumerate(zip(texts, places, labels, strict=True)):
