@@ -14,7 +14,7 @@ from towline.cli import servers
 from towline.release.predictor import Model, open_release
 from towline.serving.prediction_log import PredictionLog
 
-PRIVACY = {"join_keys": ["customer"], "columns": {"temp": "bucket"}, "pii": ["humidity"]}
+PRIVACY = {"join_on": ["customer"], "columns": {"temp": "bucket"}, "pii": ["humidity"]}
 
 
 @pytest.fixture(scope="module")

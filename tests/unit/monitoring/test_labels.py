@@ -25,7 +25,7 @@ from towline.serving.privacy import HashKeys, read_policy
 
 AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 11, 20, tzinfo=dt.UTC)
-PRIVACY = {"join_keys": ["customer", "order"], "columns": {"order": "keep", "age": "bucket"}, "pii": ["street"]}
+PRIVACY = {"join_on": ["customer", "order"], "columns": {"order": "keep", "age": "bucket"}, "pii": ["street"]}
 CLASSES = ("no", "yes")
 
 
