@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from towline.data.values import blank, level
-from towline.serving.privacy import HashKeys, Policy, read_policy
+from towline.serving.privacy import HASH_KEYS, HashKeys, Policy, read_policy
 from towline.serving.segments import Segments
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from towline.release.predictor import Model
     from towline.release.scorer import Answer
 
-HASH_KEYS = "hash-keys"
 _POLL = 0.05  # seconds between two looks at the queue
 _TEND = 1.0
 _SETTLED = 30.0  # a service that starts has better things to do than to tidy up
