@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import re
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -151,7 +150,7 @@ class Desk:
             if asked.id is not None:
                 call.take(asked.id)
             reply = Reply(how.write(found, model, asked, call.request_id))
-            self.metrics.predicted(model, found, odd)
+            self.metrics.predicted(model, call.version, found, odd)
             if self._log is not None:
                 self._log.write(call.request_id, time.time(), model, asked.rows, found)
             return reply
@@ -245,7 +244,7 @@ class Desk:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[list[Any]], "Counter[tuple[str, str]]"]
+_Rows = tuple[Asked, list[list[Any]], list[tuple[str, str]]]
 
 
 async def to_docs(call: Call) -> Reply:

@@ -69,7 +69,7 @@ class Metrics:
 
         self._requests = counter("requests", "Requests answered.", "route", "status")
         self._seconds = Histogram(
-            "towline_request_seconds", "Of a request that reached a model, until its answer left.", ("route", "version"),
+            "towline_request_seconds", "Of a request that reached a model until it was answered.", ("route", "version"),
             registry=self.registry, buckets=SECONDS,
         )  # fmt: skip
         self._errors = counter("errors", "Requests refused, by the code of the problem.", "code")
@@ -98,16 +98,15 @@ class Metrics:
     def refused(self, code: str) -> None:
         self._codes[code] += 1
 
-    def predicted(self, model: "Model", answer: "Answer", odd: "Tally[tuple[str, str]]") -> None:
+    def predicted(self, model: "Model", version: str, answer: "Answer", odd: Sequence[tuple[str, str]]) -> None:
         """Counts what was predicted, and what was odd about the input (see ``oddities``)."""
-        version = str(model.version)
         self._rows[version] += len(answer.predictions)
-        if version not in self._answers:
-            self._answers[version] = []
+        if (pending := self._answers.get(version)) is None:
+            pending = self._answers[version] = []
             self._values = self._values or _histogram(model, self.registry)
-        self._answers[version] += answer.predictions
-        for (column, what), count in odd.items():
-            self._odd[version, column, what] += count
+        pending += answer.predictions
+        for column, what in odd:
+            self._odd[version, column, what] += 1
 
     def serving(self, model: "Model") -> None:
         """Tells which version this worker serves."""
@@ -161,13 +160,10 @@ class Metrics:
         self._memory.labels(self._worker).set(_resident())
 
 
-def oddities(model: "Model", rows: Iterable[list[Any]]) -> "Tally[tuple[str, str]]":
-    """How often a column of canonical rows was null, out of range or unseen."""
-    found: Tally[tuple[str, str]] = Tally()
-    for row in rows:
-        for odd in model.reader.oddities(row):
-            found[odd] += 1
-    return found
+def oddities(model: "Model", rows: Iterable[list[Any]]) -> list[tuple[str, str]]:
+    """The columns of canonical rows that are null, out of range or unseen: one entry for each value."""
+    of = model.reader.oddities
+    return [odd for row in rows for odd in of(row)]
 
 
 def _histogram(model: "Model", registry: CollectorRegistry) -> Histogram | None:

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,9 +12,7 @@ from towline.serving.problems import Problem
 
 DEPTH = 32  # levels; no path takes more than six
 LARGE = 65_536  # bytes
-# "\u0000", unless its backslash is itself escaped
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_SPACED = (b" :", b"\n:", b"\t:", b"\r:")
+OBJECTS, LISTS = 10, 50  # at most, for each row that is allowed
 _LOW, _HIGH = -(2.0**63), 2.0**64
 
 
@@ -40,6 +37,8 @@ def loads(body: bytes, longest: int = 10_000) -> Any:
 
 
 def _loads(body: bytes, longest: int) -> Any:
+    if body.count(b"{") > OBJECTS * longest or body.count(b"[") > LISTS * longest:
+        _check_size(body, longest)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -50,11 +49,26 @@ def _loads(body: bytes, longest: int) -> Any:
         document = json.loads(body)
         keys = _keys(document, longest, DEPTH, rounded=False)
     # in most bodies each '":' ends one key; where not, the colons outside of strings are counted
-    if (body.count(b'":') != keys or any(mark in body for mark in _SPACED)) and _colons(body) != keys:
+    spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
+    if (spaced or body.count(b'":') != keys) and np.count_nonzero(_bare(body) == ord(":")) != keys:
         raise Problem("malformed-json", "a key stands twice in one object")
-    if b"\\u0000" in body and _NUL.search(body):
+    if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
         raise Problem("malformed-json", "a text holds a NUL character")
     return document
+
+
+def _check_size(body: bytes, longest: int) -> None:
+    """Millions of empty objects cost more than their few bytes let expect."""
+    marks = _bare(body)
+    opened, closed = (marks == ord("[")) | (marks == ord("{")), (marks == ord("]")) | (marks == ord("}"))
+    if np.cumsum(opened.astype(np.int8) - closed, dtype=np.int32).max(initial=0) > DEPTH:
+        raise _too_deep()
+    if np.count_nonzero(marks == ord("{")) > OBJECTS * longest or np.count_nonzero(opened) > LISTS * longest:
+        raise Problem("too-large", f"the body holds far more lists and objects than {longest:,} rows need")
+
+
+def _too_deep() -> Problem:
+    return Problem("malformed-json", f"more than {DEPTH} levels of lists and objects")
 
 
 class _Beyond64Bits(Exception):
@@ -63,29 +77,29 @@ class _Beyond64Bits(Exception):
 
 def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
     """How many keys all objects of a document have together."""
+    if not depth:
+        raise _too_deep()
     keys = 0
-    inner: Iterable[Any]
+    inner: Iterable[Any] = (value,)
     if value.__class__ is dict:
         keys, inner = len(value), value.values()
     elif value.__class__ is list:
         inner = value
         if len(value) > longest and value[0].__class__ in (dict, list):
             raise Problem("too-large", f"a list holds {len(value):,} entries: at most {longest:,} are taken")
-    else:
-        inner = (value,)
-    if not depth:
-        raise Problem("malformed-json", f"more than {DEPTH} levels of lists and objects")
     for item in inner:
         kind = item.__class__
-        if kind is dict or kind is list:
+        if kind is float:
+            if rounded and not _LOW <= item < _HIGH:
+                raise _Beyond64Bits
+        elif kind is dict or kind is list:
             keys += _keys(item, longest, depth - 1, rounded=rounded)
-        elif rounded and kind is float and not _LOW <= item < _HIGH:
-            raise _Beyond64Bits
     return keys
 
 
-def _colons(body: bytes) -> int:
-    """How many colons stand outside of the strings of a valid document, in a few passes over its bytes."""
+def _bare(body: bytes) -> np.ndarray:
+    """The bytes of a document, those inside of strings made 0, in a few passes over it."""
     marks = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), dtype=np.uint8)
-    inside = np.cumsum(marks == 0x22, dtype=np.uint8) & 1  # wraps around, and stays odd or even
-    return int(np.count_nonzero((marks == 0x3A) & (inside == 0)))
+    inside = np.cumsum(marks == ord('"'), dtype=np.uint8) & 1  # wraps around, and stays odd or even
+    bare: np.ndarray = marks * (1 - inside)
+    return bare
