@@ -48,6 +48,15 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
             raise
 
 
+def sync(folder: Path) -> None:
+    """Makes a rename in a folder outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def disk(where: Path) -> Iterator[None]:
     """Turns a full disk or a folder that cannot be written into the error a user can act on."""

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from towline.data.values import level
+from towline.data.values import blank, level
 from towline.serving.privacy import HashKeys, Policy, read_policy
 from towline.serving.segments import Segments
 
 if TYPE_CHECKING:
     from towline.data.contract import Label
-    from towline.release.predictor import Answer, Model
+    from towline.release.predictor import Model
+    from towline.release.scorer import Answer
 
 HASH_KEYS = "hash-keys"
 _POLL = 0.05  # seconds between two looks at the queue
@@ -230,7 +231,7 @@ def _prediction(classes: "Sequence[Label]") -> str:
 def _plain(value: Any) -> Any:
     """What JSON has no word for, as a text of the same meaning."""
     if isinstance(value, dt.datetime):  # pandas' own
-        return str(value)
+        return None if blank(value) else str(value)
     return level(value) if not isinstance(value, Decimal) else str(value)
 
 

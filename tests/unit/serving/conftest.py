@@ -1,15 +1,18 @@
 """A release as the log knows it: a name, a version, a contract, and a folder with config and profile."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
 from towline.data.contract import Column, Contract
+from towline.release.scorer import Answer
+from towline.serving.prediction_log import PredictionLog
 
 PRIVACY = {
     "pii": ["street", "mail"],
@@ -24,11 +27,6 @@ ROW = {
     "size": 12.5, "age": 41, "zip": "80331", "town": "Ulm", "street": "Gasse 7", "member": True,
     "at": "2026-10-05T08:00:00", "born": "1985-02-11", "customer": 4711, "order": "A-1", "mail": "eva@example.org",
 }  # fmt: skip
-
-
-class Answer(NamedTuple):
-    predictions: list[Any]
-    probabilities: list[list[float]] | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,36 @@ def make_release(folder: Path, privacy: dict[str, Any], classes: tuple[Any, ...]
     }
     (folder / "profile.json").write_text(json.dumps({"rows": 100, "columns": profile}))
     return Release(folder, contract, version=version)
+
+
+def answer(count: int = 1, first: int = 0) -> Answer:
+    return Answer([float(first + n) for n in range(count)], None)
+
+
+def wait(until: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The records in the segments, in the order they were written; each line must be whole."""
+    paths = sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    found = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+    return [line for line in found if "fields" not in line]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "predictions" / "demo"
+
+
+@pytest.fixture
+def log(folder: Path) -> Iterator[PredictionLog]:
+    log = PredictionLog(folder, "w0", convert=False)
+    yield log
+    log.close()
 
 
 @pytest.fixture
