@@ -185,7 +185,7 @@ class PrivacyConfig(Frozen):
 
     pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
     columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
-    keys: tuple[str, ...] = Field(
+    join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
     )
 
