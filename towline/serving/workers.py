@@ -21,7 +21,7 @@ _LOG = logging.getLogger("towline.serving")
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 _TICK = 0.25  # seconds between two looks around
 _BACKOFF = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a worker is replaced, by deaths without an answer
-_MARGIN = 2.0  # seconds beyond the drain until a worker that still runs is killed
+_MARGIN = 4.0  # seconds beyond the drain until a worker that still runs is killed
 
 
 @dataclass
