@@ -1,6 +1,7 @@
 """Sources: what is read, what is kept, and how each fault is told."""
 
 import gzip
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -221,6 +222,20 @@ def test_text_times(tmp_path: Path) -> None:
     pq.write_table(pa.table({"y": [1, 2], "t": ["2026-01-01T10:00+02:00", "2026-01-02"]}), tmp_path / "t.parquet")
     read = frame(tmp_path, "t.parquet", time="t")
     assert read["t"].tolist() == [pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-01-02")]
+
+
+def test_what_killed_writes_left_is_swept_up(tmp_path: Path) -> None:
+    """Unfinished snapshots go after a day; one that may still be being written, and every whole one, stays."""
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n3,4\n")
+    whole = tmp_path / "store" / load(tmp_path, "t.csv").path
+    old, young = whole.with_name(".0123.parquet.abc"), whole.with_name(".0123.parquet.def")
+    yesterday = (datetime.now(UTC) - timedelta(days=1, hours=1)).timestamp()
+    for path in (old, young, whole.with_name("0123.parquet")):
+        path.write_bytes(b"half")
+        if path != young:
+            os.utime(path, (yesterday, yesterday))
+    load(tmp_path, "t.csv")
+    assert {path.name for path in whole.parent.iterdir()} == {whole.name, young.name, "0123.parquet"}
 
 
 def test_snapshot_is_checked(tmp_path: Path) -> None:
