@@ -14,7 +14,7 @@ from towline.cli import servers
 from towline.release.predictor import Model, open_release
 from towline.serving.prediction_log import PredictionLog
 
-PRIVACY = {"join_on": ["customer"], "columns": {"temp": "bucket"}, "pii": ["humidity"]}
+PRIVACY = {"join_on": ["customer"], "columns": {"temp_c": "bucket"}, "pii": ["humidity"]}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_log_from_its_first_answer_to_its_last(line: Line, model: Model, tmp_p
     shown = command(line, "log", "show", MODEL, "--tail", "3")
     assert (shown["rows"], shown["waiting"], len(shown["days"])) == (40, 40, 2)
     kept = {field["name"]: field["kept"] for field in shown["fields"]}
-    assert (kept["temp"], kept["customer"], kept["windspeed"], "humidity" in kept) == ("bucket", "hash", "keep", False)
+    assert [kept.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
     number = int(shown["tail"][-1]["request_id"].removeprefix("r0-"))
     assert shown["tail"][-1]["prediction"] == model.answer([rows[number]]).predictions[0]
     assert command(line, "log", "compact", MODEL) == {
@@ -98,7 +98,7 @@ def test_what_cannot_be_done_is_told(line: Line, model: Model, tmp_path: Path) -
         (("log", "erase", MODEL, "--key", "humidity=3"), "'humidity' is not logged"),
         (("labels", "add", MODEL, str(labels)), "row 1: 'many'"),
         (("labels", "add", MODEL, str(tmp_path / "label.csv")), "did you mean labels.csv?"),
-        (("labels", "add", MODEL, str(labels), "--by", "temp"), "not logged with 'temp'"),
+        (("labels", "add", MODEL, str(labels), "--by", "temp_c"), "not logged with 'temp_c'"),
     ):
         code, _, err = line.run(*words[1:], command=words[0])
         assert (code, said in err) == (2, True), err
