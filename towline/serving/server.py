@@ -1,6 +1,7 @@
 """The process behind ``towline serve``: sockets, one process or several, an orderly end."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -121,6 +122,8 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
     options, live = service.options, service.live
 
     def answering() -> None:
+        gc.collect()
+        gc.freeze()  # a request does not wait while the collector goes through what was made at the start
         live.follow()
         ready()
 
