@@ -1,7 +1,8 @@
-"""What tests share: a Prefect server for the session, a store of its own for each test, and the commands."""
+"""What tests share: servers for the session, a store or database of its own for each test, and the commands."""
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.postgres import programs, running
 from towline import sidecar
 from towline.cli import main, servers
 from towline.config import Settings
@@ -37,6 +39,35 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         servers.stop(settings)
         for name in environment.keys() - servers.QUIET.keys():
             os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a PostgreSQL server: the one that LEDGER_TEST_URL names, or the session's own."""
+    named, installed = os.environ.get("LEDGER_TEST_URL"), programs()
+    if named:
+        yield named
+    elif installed:
+        with running(installed) as url:
+            yield url
+    else:
+        pytest.skip("PostgreSQL is not installed, nor does LEDGER_TEST_URL name one")
+
+
+@pytest.fixture
+def postgres(cluster: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database that goes when the test ends."""
+    from sqlalchemy import create_engine, make_url
+
+    name = f"test_{secrets.token_hex(8)}"
+    server = create_engine(cluster, isolation_level="AUTOCOMMIT")
+    try:
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            yield make_url(cluster).set(database=name).render_as_string(hide_password=False)
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        server.dispose()
 
 
 @dataclass

@@ -4,6 +4,7 @@ TowlineError
 ├── Mendable                    the caller can mend it; never retried
 │   ├── ConfigError    T100     exit 2   the YAML or the command line
 │   ├── DataError      T200     exit 2   a table that cannot be read
+│   │   └── InputRefused T210   exit 2   rows to predict that do not fit the contract
 │   ├── DataRefused    T300     exit 3   a table that breaks its contract
 │   ├── FitError       T400     exit 2   an estimator that cannot be built or fitted
 │   ├── GateRefused    T500     exit 4   a model that did not pass, or lost a race to promote
@@ -13,6 +14,8 @@ TowlineError
 Exit 0 is done, 1 a fault in towline itself, 130 an interrupt.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -75,6 +78,38 @@ class ConfigError(Mendable):
 class DataError(Mendable):
     code = "T200"
     exit_code = 2
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One value that cannot be taken: its row, counted from 0, its field, and why."""
+
+    row: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"row {self.row + 1}, {self.field!r}: {self.message}"
+
+
+class InputRefused(DataError):
+    """Rows that cannot be predicted; ``faults`` are at most the first twenty of ``count``."""
+
+    code = "T210"
+
+    def __init__(self, faults: Sequence[Fault], count: int) -> None:
+        first = faults[0]
+        super().__init__(
+            f"row {first.row + 1}: {first.field!r} {first.message}",
+            where=first.field,
+            remedy="give every field a value of its kind; null where it is not known",
+            details=tuple(map(str, faults[:10])) if count > 1 else (),
+        )
+        self.faults = tuple(faults)
+        self.count = count
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.faults, self.count)
 
 
 class DataRefused(Mendable):

@@ -16,7 +16,8 @@ import pytest
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.data.contract import Contract, infer
+from towline.data.contract import Contract
+from towline.data.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.validation import Rule, Validation

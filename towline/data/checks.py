@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, PipelineConfig, Severity
-from towline.data.contract import Column, Contract, iso_times
+from towline.data.columns import iso_times
+from towline.data.contract import Column, Contract
 from towline.data.leaks import find
+from towline.data.values import LARGEST
 
 EXAMPLES = 5
-LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
 
 
 class Rule(Frozen):

@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.data.contract import examples
+from towline.data.columns import examples
 from towline.errors import ConfigError, DataError, Unavailable
 
 _PARQUET = (".parquet", ".pq")
@@ -217,10 +217,10 @@ def masked(url: str) -> str:
 def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowException, OverflowError):
+    except (pa.ArrowException, OverflowError, TypeError):  # the last for an infinite Decimal
         kinds = [_kind(value) for value in values]
         found = sorted({kind for kind in kinds if kind})
-    if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or UUID
+    if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
         convert = float if found == ["number"] else str
         return pa.array([None if value is None else convert(value) for value in values])
     rare = min(found, key=kinds.count)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, SqlSource
 from towline.data import formats
-from towline.data.contract import examples, iso_times
+from towline.data.columns import examples, iso_times
 from towline.errors import ConfigError, DataError
 from towline.files import replacing
 
@@ -153,6 +153,9 @@ def _plain(column: pa.ChunkedArray, name: str, config: DataConfig, where: str) -
         return column.cast(_TIME) if is_time else column
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(_TIME)
+    if isinstance(kind, pa.UuidType):
+        texts = [None if value is None else str(value) for value in column.to_pylist()]
+        column, kind = pa.chunked_array([pa.array(texts, pa.large_string())]), pa.large_string()
     if kind in (pa.string(), pa.large_string(), pa.string_view()):
         column = column.cast(pa.large_string())
         # CSV cannot tell an empty string from a null, so nothing does

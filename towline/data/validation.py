@@ -17,7 +17,8 @@ from towline import files
 from towline.config import Frozen, PipelineConfig, Severity
 from towline.data import checks, docs
 from towline.data.checks import Rule
-from towline.data.contract import Contract, infer
+from towline.data.contract import Contract
+from towline.data.inference import infer
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataRefused
 

@@ -122,7 +122,8 @@ class Chain:
             # python's sqlite3 then opens each write with BEGIN IMMEDIATE: it waits its turn instead of failing midway
             sqlite = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
             is_sqlite = url.get_backend_name() == "sqlite"
-            connect = sqlite if is_sqlite else {"connect_timeout": _BUSY_SECONDS}
+            options = f"-c lock_timeout={_BUSY_SECONDS}s"
+            connect = sqlite if is_sqlite else {"connect_timeout": _BUSY_SECONDS, "options": options}
             engine = create_engine(url, connect_args=connect, poolclass=NullPool)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(
@@ -225,6 +226,7 @@ def _broken(model: str, seq: int) -> ReleaseError:
 def _remedy(said: str) -> str:
     for part, remedy in (
         ("locked", "another process holds the ledger: wait for it to end, then run the same command again"),
+        ("lock timeout", "another process holds the ledger: wait for it to end, then run the same command again"),
         ("readonly", "make the ledger's file and folder writable, or point TOWLINE_LEDGER_URL at one that is"),
         ("unable to open", "make the ledger's folder writable, or point TOWLINE_LEDGER_URL at one that is"),
         ("not a database", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),

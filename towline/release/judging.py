@@ -14,7 +14,7 @@ from towline.release.predictor import Model, open_release
 from towline.training import stored
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.gate import Check, Smoke, Verdict, decide
-from towline.training.metrics import Predictions
+from towline.training.predictions import Predictions
 
 
 def judge(

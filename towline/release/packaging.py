@@ -12,14 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import yaml
+from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings, SqlSource
+from towline.data.contract import Contract
 from towline.data.profile import profile
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.release import card
+from towline.release.certificate import Certificate, certify
 from towline.release.manifest import MANIFEST, Manifest, describe, verify
+from towline.release.plan_file import PLAN
 from towline.training import stored
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.fitting import Fitted, Scores
@@ -188,6 +192,18 @@ def _write(
         files.write(draft / name, content)
     with work.file("model.skops").open("rb") as model, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model, copy)
+    certificate, plan = _compiled(work, config, contract)
+    files.write(draft / "certificate.json", certificate.model_dump_json(indent=1))
+    if plan:
+        files.write(draft / PLAN, plan)
+
+
+def _compiled(work: Workspace, config: PipelineConfig, contract: Contract) -> tuple[Certificate, bytes]:
+    """The compiled scorer, if it answers every row as the model does, and the proof."""
+    model = stored.load(work.file("model.skops"), stored.packages(config))
+    tables = {name: work.part(name)[0] for name in ("train", "holdout")}
+    with ThreadpoolController().limit(limits=1):
+        return certify(model, contract, tables, config.seed)
 
 
 def _config(config: PipelineConfig) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from towline.release.packaging import Package
     from towline.release.predictor import Model
     from towline.training.gate import Smoke
-    from towline.training.metrics import Predictions
+    from towline.training.predictions import Predictions
 
 FORBIDDEN = frozenset({
     "alembic", "docker", "evidently", "fastapi", "flask", "great_expectations", "matplotlib", "mlflow", "optuna",
@@ -61,9 +61,10 @@ def start() -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package", timeout: float = TIMEOUT) -> "Smoke":
     """Sends the release and the raw holdout rows to a started process and compares its answers.
 
-    Labels must be equal and floats the same to the last bit. ``seconds`` is opening the release and scoring the
-    holdout, ``latency_ms`` the median of single-row predictions from a dict, ``peak_mb`` the process's peak memory
-    (MiB). A process that does not answer is a failed smoke test with the cause as its detail, never an error.
+    Labels must be equal, and floats the same to the last bit, or to 1e-12 where the compiled scorer answers.
+    ``seconds`` is opening the release and scoring the holdout, ``latency_ms`` the median of single-row predictions from
+    a dict, ``peak_mb`` the process's peak memory (MiB). A process that does not answer is a failed smoke test with the
+    cause as its detail, never an error.
     """
     from towline.training.gate import Smoke
 
@@ -113,6 +114,7 @@ def _serve() -> None:
     import skops.io  # noqa: F401 - as above
 
     from towline.release.predictor import open_release
+    from towline.release.scorer import TOLERANCE
 
     line = sys.stdin.readline()
     if not line:
@@ -123,7 +125,8 @@ def _serve() -> None:
     answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
     latency, differences = _singles(model)
-    differences = _differences(Path(job["expected"]), answers, model.contract) + differences
+    tolerance = TOLERANCE if model.compiled else 0.0
+    differences = _differences(Path(job["expected"]), answers, model.contract, tolerance) + differences
     found = {
         "identical": not differences,
         "rows": len(answers.labels),
@@ -136,11 +139,11 @@ def _serve() -> None:
     print(json.dumps(found))
 
 
-def _differences(path: Path, answers: "Predictions", contract: "Contract") -> list[str]:
-    """Where the answers differ from those of the training process."""
+def _differences(path: Path, answers: "Predictions", contract: "Contract", tolerance: float) -> list[str]:
+    """Where the answers differ from those of the training process by more than a compiled scorer may."""
     import numpy as np
 
-    from towline.training.metrics import encode
+    from towline.training.predictions import encode
 
     labels = encode(answers.labels, contract.classes) if contract.classes else answers.labels
     given = {"labels": labels, "probabilities": answers.probabilities}
@@ -152,10 +155,13 @@ def _differences(path: Path, answers: "Predictions", contract: "Contract") -> li
         if ours is None or theirs is None or ours.shape != theirs.shape:
             if ours is not theirs:
                 differences.append(f"{name} have another shape")
-        elif not np.array_equal(ours, theirs):
-            rows = int((ours != theirs).reshape(len(ours), -1).any(axis=1).sum())
-            by = "" if ours.dtype.kind == "i" else f" by up to {np.abs(ours - theirs).max():.3g}"
-            differences.append(f"{name} differ in {rows:,} of {len(ours):,} rows{by}")
+        else:
+            classes = ours.dtype.kind == "i"
+            apart = ours != theirs if classes else np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))
+            off = (apart > tolerance).reshape(len(ours), -1).any(axis=1)
+            if off.any():
+                by = "" if classes else f" by up to {apart.max():.3g}"
+                differences.append(f"{name} differ in {int(off.sum()):,} of {len(ours):,} rows{by}")
     return differences
 
 
@@ -171,7 +177,7 @@ def _singles(model: "Model") -> tuple[float, list[str]]:
         times.append(1000 * (time.perf_counter() - begin))
     expected = list(itertools.islice(itertools.cycle(probe["labels"]), SINGLES))
     # a linear model's sum over one row and over many may differ in the last bit
-    same = labels == expected if model.contract.classes else bool(np.allclose(labels, expected, rtol=1e-9, atol=0))
+    same = labels == expected if model.contract.classes else bool(np.allclose(labels, expected, rtol=1e-12, atol=1e-12))
     return statistics.median(times), [] if same else ["rows sent one by one as JSON are answered otherwise"]
 
 

@@ -17,7 +17,8 @@ from scipy import sparse
 from towline.config import PipelineConfig
 from towline.data.contract import Contract
 from towline.training.interval import Interval
-from towline.training.metrics import Coded, Predictions
+from towline.training.metrics import Coded
+from towline.training.predictions import Predictions
 
 CELLS = 100_000  # of a chunk of weights: stays in the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]

@@ -16,7 +16,8 @@ from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights
 from towline.training.fitting import Fitted, primary
 from towline.training.interval import Interval
-from towline.training.metrics import Predictions, encode, predict, scores
+from towline.training.metrics import predict, scores
+from towline.training.predictions import Predictions, encode
 
 __all__ = [
     "Evaluation", "Interval", "Predictions", "Slice", "cuts", "evaluate", "predict", "primary", "resample",

@@ -23,7 +23,8 @@ from towline.data.splits import Parts, folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training.estimators import brief, build, space, trainable
-from towline.training.metrics import Predictions, encode, predict, scores
+from towline.training.metrics import predict, scores
+from towline.training.predictions import Predictions, encode
 from towline.training.search import search
 
 log = logging.getLogger("towline.steps")

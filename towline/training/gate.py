@@ -30,7 +30,7 @@ from towline.config import GREATER_IS_BETTER, METRICS, Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.training.bootstrap import resample, units, weights
 from towline.training.evaluation import MIN_ROWS, Evaluation, cuts
-from towline.training.metrics import Predictions
+from towline.training.predictions import Predictions
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 Champion = tuple[int, Predictions, np.ndarray]

@@ -9,24 +9,7 @@ from sklearn import metrics as sk
 
 from towline.config import METRICS, Task
 from towline.data.contract import Contract
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says about n rows.
-
-    Attributes:
-        labels: (n,) predicted values, or class labels.
-        probabilities: (n, k) in the order of ``contract.classes``; None for regression and for a model that gives none.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray | None = None
-
-    def take(self, rows: np.ndarray) -> "Predictions":
-        """The same for some rows: positions, or a mask of length n."""
-        probabilities = self.probabilities
-        return Predictions(self.labels[rows], None if probabilities is None else probabilities[rows])
+from towline.training.predictions import Predictions, encode
 
 
 def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictions:
@@ -40,12 +23,6 @@ def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictio
     probabilities = np.zeros((len(features), len(contract.classes)))
     probabilities[:, encode(model.classes_, contract.classes)] = given / given.sum(axis=1, keepdims=True)
     return Predictions(labels, probabilities)
-
-
-def encode(labels: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
-    """(n,) positions of labels in ``classes``; -1 for a label that is not one of them."""
-    position = {label: at for at, label in enumerate(classes)}
-    return np.fromiter((position.get(label, -1) for label in labels), np.int64, len(labels))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.leaks import Leak, find
 
 DATA = Path(__file__).parents[3] / "data"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.profile import profile
 
 DATA = Path(__file__).parents[3] / "data"

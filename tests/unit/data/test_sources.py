@@ -1,26 +1,41 @@
 """Sources: what is read, what is kept, and how each fault is told."""
 
 import gzip
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import create_engine, make_url
 
 from towline.config import DataConfig, PipelineConfig
 from towline.data import sources
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.errors import ConfigError, DataError, TowlineError, Unavailable
 
 DATA = Path(__file__).parents[3] / "data"
 BIKE = {"target": "rentals", "time": "datetime", "drop": ("casual", "registered", "season")}
 BANK = {"target": "subscribed", "time": "date", "drop": ("duration",)}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, in turn on SQLite and on PostgreSQL."""
+    return f"sqlite:///{tmp_path}/t.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
+
+
+def execute(url: str, *statements: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+    engine.dispose()
 
 
 def load(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: Any) -> sources.Dataset:
@@ -45,7 +60,7 @@ def fault(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any
 
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
 def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None:
-    """A table has one digest and one feature frame, be it Parquet, CSV, CSV.gz, SQLite or chunks in a folder."""
+    """A table has one digest and one feature frame, be it Parquet, CSV, CSV.gz or chunks in a folder."""
     rows = pd.read_parquet(DATA / f"{table}.parquet")
     rows.to_csv(tmp_path / "t.csv", index=False)
     rows.to_csv(tmp_path / "t.csv.gz", index=False)
@@ -53,10 +68,7 @@ def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None
     (tmp_path / "folder").mkdir()
     rows[:5000].to_csv(tmp_path / "folder" / "1.csv", index=False)
     rows[5000:].to_parquet(tmp_path / "folder" / "2.parquet")
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        rows.to_sql("t", connection, index=False)
     kinds = ["t.csv", "t.csv.gz", "t.parquet", "folder", ["folder/1.csv", "folder/2*"], str(DATA / f"{table}.parquet")]
-    kinds.append({"url": "sqlite:///t.db", "query": "SELECT * FROM t"})
     loaded = [load(tmp_path, kind, **data) for kind in kinds]
     assert len({dataset.digest for dataset in loaded}) == 1
     config = PipelineConfig(name="x", data=DataConfig(source="t.csv", **data))
@@ -67,6 +79,18 @@ def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None
         pd.testing.assert_frame_equal(contract.features(other), features, check_exact=True)
     assert loaded[0].rows == len(rows)
     assert loaded[0].start == rows[data["time"]].min().isoformat()
+
+
+@pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
+def test_a_database_agrees_with_files(tmp_path: Path, database: str, table: str, data: dict[str, Any]) -> None:
+    """The same table in a database has the digest it has as Parquet."""
+    rows = pd.read_parquet(DATA / f"{table}.parquet")
+    engine = create_engine(database)
+    rows.to_sql("t", engine, index_label="position")
+    engine.dispose()
+    columns = ", ".join(f'"{name}"' for name in rows.columns)
+    stored = load(tmp_path, {"url": database, "query": f"SELECT {columns} FROM t ORDER BY position"}, **data)
+    assert stored.digest == load(tmp_path, str(DATA / f"{table}.parquet"), **data).digest
 
 
 def test_types(tmp_path: Path) -> None:
@@ -85,6 +109,7 @@ def test_types(tmp_path: Path) -> None:
             "zoned": pa.array([stamp] * 3, pa.timestamp("ns", "Europe/Paris")),
             "huge": pa.array([2**64 - 1, 0, 1], pa.uint64()),
             "hour": pa.array([stamp.time()] * 3),
+            "code": pa.array([UUID(int=1), None, UUID(int=2)]),
             "none": pa.nulls(3),
             "none too": pa.nulls(3, pa.string()),
             'a.b[c] "ü"': pa.array([1, 2, 3]),
@@ -96,10 +121,50 @@ def test_types(tmp_path: Path) -> None:
     assert kinds == {
         "y": "int64", "gaps": "float64", "flag": "bool", "flag?": "float64", "price": "float64", "half": "float64",
         "level": "str", "day": "datetime64[us]", "zoned": "datetime64[us]", "huge": "float64", "hour": "str",
-        "none": "float64", "none too": "float64", 'a.b[c] "ü"': "int64",
+        "code": "str", "none": "float64", "none too": "float64", 'a.b[c] "ü"': "int64",
     }  # fmt: skip
     assert read["zoned"][0] == pd.Timestamp("2026-01-01 12:00")
     assert read["price"].tolist()[::2] == [1.25, 2.5]
+
+
+def test_types_of_postgresql(tmp_path: Path, postgres: str) -> None:
+    """Every scalar type of PostgreSQL comes back as it does from Parquet, whatever zone the server lives in."""
+    winter, summer = (datetime(2026, month, 1, 12, 30, 0, 5, tzinfo=UTC) for month in (1, 7))
+    columns = {
+        "y": ("smallint", pa.array([1, 2, 3], pa.int16())),
+        "gaps": ("integer", pa.array([1, None, 3], pa.int32())),
+        "big": ("bigint", pa.array([2**62 + 1, -(2**63), 0])),
+        "price": ("numeric(9, 2)", pa.array([Decimal("1.25"), None, Decimal("-2.50")])),
+        "wide": ("numeric", pa.array([1e40, 1e-40, float("inf")])),
+        "half": ("real", pa.array(np.array([1.5, np.nan, 2.5], np.float32))),
+        "third": ("double precision", pa.array([1 / 3, -0.0, None])),
+        "flag": ("boolean", pa.array([True, False, True])),
+        "flag?": ("boolean", pa.array([True, None, False])),
+        "day": ("date", pa.array([winter.date(), None, summer.date()])),
+        "plain": ("timestamp", pa.array([winter.replace(tzinfo=None), None, summer.replace(tzinfo=None)])),
+        "zoned": ("timestamptz", pa.array([winter, summer, None], pa.timestamp("us", "Asia/Tokyo"))),
+        "hour": ("time", pa.array([winter.time(), None, summer.time()])),
+        "code": ("uuid", pa.array([UUID(int=1), None, UUID(int=2)])),
+        "words": ("text", pa.array(["ü", "", "a\nb"])),
+        "level": ("varchar(9)", pa.array(["low", None, "high"]).dictionary_encode()),
+        "enum": ("rank", pa.array(["low", None, "high"])),
+        "none": ("text", pa.nulls(3, pa.string())),
+    }
+    table = pa.table({name: values for name, (_, values) in columns.items()})
+    pq.write_table(table, tmp_path / "t.parquet")
+    described = ", ".join(f'"{name}" {kind}' for name, (kind, _) in columns.items())
+    marks = ", ".join(["%s"] * len(columns))
+    engine = create_engine(postgres)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {make_url(postgres).database} SET timezone = 'America/New_York'")
+        connection.exec_driver_sql("CREATE TYPE rank AS ENUM ('low', 'high')")
+        connection.exec_driver_sql(f"CREATE TABLE t ({described})")
+        rows = [tuple(row.values()) for row in table.to_pylist()]
+        connection.exec_driver_sql(f"INSERT INTO t VALUES ({marks})", rows)
+    engine.dispose()
+    source = {"url": postgres, "query": "SELECT * FROM t ORDER BY y"}
+    pd.testing.assert_frame_equal(frame(tmp_path, source), frame(tmp_path, "t.parquet"), check_exact=True)
+    assert load(tmp_path, source).digest == load(tmp_path, "t.parquet").digest
 
 
 def test_digest_sees_values_only(tmp_path: Path) -> None:
@@ -239,28 +304,41 @@ def test_folder_that_disagrees(tmp_path: Path) -> None:
         load(tmp_path, "d")
 
 
-def test_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query is read as it stands; faults name the query or the database and never the password."""
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        connection.execute("CREATE TABLE t (y INT, a, s TEXT)")
-        connection.executemany("INSERT INTO t VALUES (?, ?, ?)", [(1, 1, "10%"), (2, 2.5, ":x"), (3, None, None)])
-    url = "sqlite:///t.db"
-    monkeypatch.setenv("DB_FILE", "t.db")
-    read = frame(tmp_path, {"url": "sqlite:///${DB_FILE}", "query": "SELECT * FROM t WHERE s LIKE '%' OR s = ':x'"})
+def test_database(tmp_path: Path, database: str) -> None:
+    """A query is read as it stands: colons and percent signs are no parameters; its faults are told."""
+    rows = "(1, 1, '10%'), (2, 2.5, ':x'), (3, NULL, NULL)"
+    execute(database, "CREATE TABLE t (y INT, a NUMERIC, s TEXT)", f"INSERT INTO t VALUES {rows}")
+    read = frame(tmp_path, {"url": database, "query": "SELECT * FROM t WHERE s LIKE '%' OR s = ':x' ORDER BY y"})
     assert read["a"].tolist() == [1.0, 2.5]
-    for query, word in (("SELECT * FROM tt", "no such table"), ("SELECT * FROM t WHERE y > 9", "no rows")):
-        with pytest.raises(DataError, match=word):
-            load(tmp_path, {"url": url, "query": query})
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        connection.execute("INSERT INTO t VALUES (4, 'four', NULL)")
+    assert read["s"].tolist() == ["10%", ":x"]
+    with pytest.raises(DataError, match=r"the query failed: .*not_there") as caught:
+        load(tmp_path, {"url": database, "query": "SELECT * FROM not_there"})
+    assert caught.value.where == sources.formats.masked(database)
+    for query in ("SELECT * FROM t WHERE y > 9", "DELETE FROM t"):
+        with pytest.raises(DataError, match="no rows"):
+            load(tmp_path, {"url": database, "query": query})
+    assert load(tmp_path, {"url": database, "query": "SELECT * FROM t"}).rows == 3
+
+
+def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is found from the project folder and never made; a column may mix types only if they are numbers."""
+    execute(f"sqlite:///{tmp_path}/t.db", "CREATE TABLE t (y INT, a)", "INSERT INTO t VALUES (1, 1), (2, 2.5)")
+    monkeypatch.setenv("DB_FILE", "t.db")
+    source = {"url": "sqlite:///${DB_FILE}", "query": "SELECT * FROM t"}
+    assert frame(tmp_path, source)["a"].tolist() == [1.0, 2.5]
+    execute(f"sqlite:///{tmp_path}/t.db", "INSERT INTO t VALUES (4, 'four')")
     with pytest.raises(DataError, match="mixes number and str") as caught:
-        load(tmp_path, {"url": url, "query": "SELECT * FROM t"})
+        load(tmp_path, source)
     assert "four" in str(caught.value)
-    with pytest.raises(ConfigError, match="NOT_SET"):
-        load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
     with pytest.raises(DataError, match="no such file"):
         load(tmp_path, {"url": "sqlite:///u.db", "query": "SELECT 1"})
     assert not (tmp_path / "u.db").exists()
+
+
+def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that is none, an unset variable and a server that is away are told apart, without the password."""
+    with pytest.raises(ConfigError, match="NOT_SET"):
+        load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
     with pytest.raises(ConfigError, match="not a database URL"):
         load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
     monkeypatch.setenv("DB_PW", "s3cr:t@/x")
@@ -268,3 +346,20 @@ def test_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
     assert "s3cr" not in str(away.value)
     assert "hidden" not in sources.formats.masked("postgresql://me:hid@hidden@h/d?password=hidden")
+
+
+def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password from the environment opens the database as it stands there, and is told nowhere."""
+    password = make_url(postgres).password
+    monkeypatch.setenv("DB_PW", password or "")
+    url = make_url(postgres).set(password="PW").render_as_string(hide_password=False).replace(":PW@", ":${DB_PW}@")
+    dataset = load(tmp_path, {"url": url, "query": "SELECT 1 AS y"})
+    assert dataset.rows == 1
+    assert dataset.source == url.replace("${DB_PW}", "***") + " SELECT 1 AS y"
+    for wrong, query in (
+        (f"{url}_not_there", "SELECT 1 AS y"),
+        (url, "SELECT 1 AS y, pg_terminate_backend(pg_backend_pid())"),
+    ):
+        with pytest.raises(Unavailable, match="does not answer") as away:
+            load(tmp_path, {"url": wrong, "query": query})
+        assert str(password) not in str(away.value)

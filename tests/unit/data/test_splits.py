@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.sources import Dataset, load
 from towline.data.splits import Parts, folds, split
 from towline.data.workspace import Workspace

@@ -1,6 +1,4 @@
 import json
-import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,18 +15,11 @@ from towline.registry.ledger import Entry, Ledger
 PASS = {"verdict": "pass"}
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    """An empty ledger: SQLite, or the PostgreSQL database that LEDGER_TEST_URL names."""
-    url = os.environ.get("LEDGER_TEST_URL")
-    if url:
-        from sqlalchemy import create_engine, text
-
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS ledger"))
-        engine.dispose()
-    return Ledger(url or f"sqlite:///{tmp_path}/store/ledger.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    """An empty ledger, in turn on SQLite and on PostgreSQL."""
+    on_file = f"sqlite:///{tmp_path}/store/ledger.db"
+    return Ledger(on_file if request.param == "sqlite" else request.getfixturevalue("postgres"))
 
 
 def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[str, Any] | None = None) -> Entry:
@@ -229,17 +220,19 @@ def test_reading_a_ledger_that_does_not_exist_creates_nothing(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_locked_ledger_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_ledger_is_unavailable(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that waits in vain for another process says so."""
-    monkeypatch.setattr(chain, "_BUSY_SECONDS", 0.1)
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    from sqlalchemy import create_engine
+
+    monkeypatch.setattr(chain, "_BUSY_SECONDS", 1)
     promote(ledger, 1, None)
-    holder = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(Unavailable, match="locked") as caught:
-        promote(ledger, 2, 1)
+    engine = create_engine(ledger._chain._url)
+    with engine.connect() as holder:
+        holder.exec_driver_sql("BEGIN EXCLUSIVE" if engine.dialect.name == "sqlite" else "LOCK TABLE ledger")
+        with pytest.raises(Unavailable, match="lock") as caught:
+            promote(ledger, 2, 1)
+    engine.dispose()
     assert "another process holds the ledger" in caught.value.remedy
-    holder.close()
     assert promote(ledger, 2, 1).version == 2
 
 

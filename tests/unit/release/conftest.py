@@ -13,7 +13,7 @@ import pytest
 
 from towline.config import PipelineConfig, Settings, build_config
 from towline.data import sources, splits
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.release.packaging import Package, package

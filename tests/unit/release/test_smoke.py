@@ -35,13 +35,13 @@ def test_another_answer_is_found(regression: Run, packed: Package, tmp_path: Pat
     answers = model.predictions(regression.work.part("holdout")[0])
     labels = answers.labels.copy()
     np.savez(tmp_path / "same.npz", labels=labels)
-    assert smoke._differences(tmp_path / "same.npz", answers, model.contract) == []
+    assert smoke._differences(tmp_path / "same.npz", answers, model.contract, 0.0) == []
     labels[7] = np.nextafter(labels[7], np.inf)
     np.savez(tmp_path / "off.npz", labels=labels)
-    (found,) = smoke._differences(tmp_path / "off.npz", answers, model.contract)
+    (found,) = smoke._differences(tmp_path / "off.npz", answers, model.contract, 0.0)
     assert f"labels differ in 1 of {len(labels)} rows" in found
     np.savez(tmp_path / "short.npz", labels=labels[1:], probabilities=labels)
-    assert len(smoke._differences(tmp_path / "short.npz", answers, model.contract)) == 2
+    assert len(smoke._differences(tmp_path / "short.npz", answers, model.contract, 0.0)) == 2
 
 
 def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, release: Path) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace

@@ -14,12 +14,14 @@ from sklearn import metrics as sk
 from sklearn.preprocessing import FunctionTransformer
 
 from towline.config import METRICS, PipelineConfig
-from towline.data.contract import Contract, infer
+from towline.data.contract import Contract
+from towline.data.inference import infer
 from towline.errors import ConfigError, ReleaseError
 from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights
 from towline.training.evaluation import Evaluation, cuts, evaluate, saved_predictions
-from towline.training.metrics import Predictions, predict, scores
+from towline.training.metrics import predict, scores
+from towline.training.predictions import Predictions
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = np.array(["a", "b", "c", "d"], dtype=object)

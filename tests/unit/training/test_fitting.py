@@ -12,7 +12,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from towline.config import Candidate, PipelineConfig
-from towline.data.contract import infer
+from towline.data.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace

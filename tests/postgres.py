@@ -1,0 +1,52 @@
+"""A PostgreSQL server of the tests' own, gone with its data when they end."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+
+def programs() -> Path | None:
+    """The folder that holds initdb and pg_ctl: Debian's newest, which is not on the path, or the path's."""
+    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    newest = max(versions, key=lambda folder: int(folder.parent.name), default=None)
+    on_path = shutil.which("initdb")
+    return newest or (Path(on_path).parent if on_path else None)
+
+
+@contextmanager
+def running(programs: Path) -> Iterator[str]:
+    """The superuser's URL of a new server on loopback; its password has every character that URLs trip over."""
+    password = f"{secrets.token_hex(8)}:@/% ?#"
+    is_root = os.geteuid() == 0  # as whom PostgreSQL refuses to run; its own user must be able to enter the folder
+    folder = Path(tempfile.mkdtemp(prefix="towline-postgres-", dir="/tmp" if is_root else None))
+    (folder / "password").write_text(password)
+    user = ["runuser", "-u", "postgres", "--"] if is_root else []
+    if is_root:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def call(program: str, *arguments: str) -> None:
+        subprocess.run([*user, programs / program, "-D", folder / "data", *arguments], cwd=folder, check=True)
+
+    try:
+        call(
+            "initdb", "--username=tester", "--auth=scram-sha-256", f"--pwfile={folder}/password", "--encoding=UTF8",
+            "--locale=C", "--no-sync",
+        )  # fmt: skip
+        options = f"-h 127.0.0.1 -p {port} -k '' -c fsync=off"
+        call("pg_ctl", "start", "--wait", "--timeout=120", f"--log={folder}/log", f"--options={options}")
+        try:
+            yield f"postgresql+psycopg://tester:{quote(password, safe='')}@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "stop", "--wait", "--mode=fast")
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,116 @@
+"""A field of a request means what the same cell of a table means."""
+
+import datetime as dt
+import decimal
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from towline.config import build_config
+from towline.data.contract import Contract
+from towline.data.inference import infer
+from towline.data.rows import Reader
+from towline.data.values import blank, instant, level, number
+from towline.errors import DataError, InputRefused
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "size": np.append(rng.normal(size=399), np.nan),
+            "kind": rng.choice(["a", "b", "3"], 400),
+            "flag": rng.random(400) < 0.5,
+            "at": pd.date_range("2024-01-01", periods=400, freq="2D"),
+            "y": rng.normal(size=400),
+        }
+    )
+    columns = {"at": "datetime", "flag": "boolean"}
+    return infer(table, build_config({"name": "t", "data": {"source": "x", "target": "y", "columns": columns}}, "t"))
+
+
+CELLS = [
+    None, math.nan, pd.NA, pd.NaT, "", "  ", 0, 1, -3, 2.5, True, False, np.float32(1.5), np.int64(3), np.bool_(True),
+    decimal.Decimal("2.5"), "1.5", " 7 ", "1_000", "true", "False", "a", "3", "no such", "inf", math.inf, 10**400,
+    "2024-03-01", "2024-03-01T10:30", "2024-03-01 10:30:05.123456789Z", "2024-03-01T10:30+02:00", "2024-13-01", "202",
+    "0000-01-01", "2024-03-01T25:00", "2024/03/01", "20240301T1030", "now", dt.date(2024, 3, 1),
+    dt.datetime(2024, 3, 1, 10, tzinfo=dt.UTC), pd.Timestamp("2024-03-01T10:00", tz="Asia/Tokyo"),
+    np.datetime64("2024-03-01"), np.datetime64("NaT"), [1], {"a": 1}, "0001-01-01T00:00+10:00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["size", "kind", "flag", "at"])
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: object) -> None:
+    """The same canonical value, or refused by both."""
+    row = {"size": 1.0, "kind": "a", "flag": True, "at": "2024-01-01", "more": 1, column: cell}
+    frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
+    reader = Reader(contract)
+    try:
+        expected = contract.features(frame)
+    except DataError:
+        with pytest.raises(InputRefused) as told:
+            reader.read([row])
+        assert [fault.field for fault in told.value.faults] == [column]
+        return
+    found = reader.columns(reader.read([row]))
+    for name, values in zip(reader.fields, found, strict=True):
+        theirs = expected[name].to_numpy()
+        assert values.dtype == theirs.dtype
+        nothing = pd.isna(values)
+        assert (nothing == pd.isna(theirs)).all()
+        assert (values[~nothing] == theirs[~nothing]).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.datetimes(), st.sampled_from(["T", " "]))
+def test_times_read_back(moment: dt.datetime, separator: str) -> None:
+    """What Python writes as ISO 8601 is that very time; pandas agrees."""
+    text = moment.isoformat(separator)
+    assert instant(text) == moment
+    assert pd.Timestamp(text) == pd.Timestamp(moment) if 1700 < moment.year < 2200 else True
+    if 1 < moment.year < 9999:
+        assert instant(text + "-03:30") == moment + dt.timedelta(hours=3, minutes=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none(), st.binary(), st.decimals()))
+def test_any_value_has_a_meaning(value: object) -> None:
+    """Nothing raises, whatever stands in a field."""
+    assert isinstance(number(value), float)
+    assert level(value) is None or isinstance(level(value), str)
+    assert instant(value) is None or isinstance(instant(value), dt.datetime)
+    assert blank(value) in (True, False)
+
+
+def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> None:
+    """With its row and field; the error survives being sent to another process."""
+    rows = [{"size": "wide", "kind": "a", "flag": "perhaps"}] * 15
+    with pytest.raises(InputRefused) as told:
+        Reader(contract).read(rows)
+    assert told.value.count == 45
+    assert len(told.value.faults) == 20
+    assert {fault.message for fault in told.value.faults} == {
+        "is not a number", "is neither true nor false", "is missing",
+    }  # fmt: skip
+    assert (told.value.faults[4].row, told.value.faults[4].field) == (1, "flag")
+    assert pickle.loads(pickle.dumps(told.value)).count == 45
+
+
+def test_what_is_odd_about_a_row(contract: Contract) -> None:
+    """Null, outside the range of training, a level never seen; a usual row is not odd."""
+    reader = Reader(contract)
+    usual, odd = reader.read(
+        [
+            {"size": 0.1, "kind": "a", "flag": True, "at": "2024-05-01"},
+            {"size": 99, "kind": "new", "flag": None, "at": None},
+        ]
+    )
+    assert reader.oddities(usual) == []
+    assert reader.oddities(odd) == [("size", "out_of_range"), ("kind", "unseen"), ("flag", "null"), ("at", "null")]

@@ -1,0 +1,203 @@
+"""The compiled scorer says what scikit-learn says, for every kind of column and estimator that it knows."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.model_selection import FixedThresholdClassifier
+
+from towline.config import build_config
+from towline.data.contract import Contract
+from towline.data.inference import infer
+from towline.data.rows import Reader
+from towline.errors import DataError, ReleaseError
+from towline.release import certificate, plan_file
+from towline.release.certificate import certify
+from towline.release.compiling import NotCompiledError, compile_plan
+from towline.release.plan import Bits, Linear, Plan, Walk
+from towline.release.scorer import Compiled
+from towline.training.estimators import build, trainable
+from towline.training.metrics import predict
+
+ROWS = 900
+
+
+def odd_table() -> pd.DataFrame:
+    """Nulls in every kind of column, 40 levels, odd names, times over two years, whole and huge numbers."""
+    rng = np.random.default_rng(3)
+    holes = rng.random((ROWS, 4)) < 0.1
+    size = rng.normal(0, 3, ROWS)
+    colour = rng.choice(["rot", "grün", "it's", ""], ROWS)
+    town = np.array([f"t{k}" for k in rng.integers(0, 40, ROWS)], dtype=object)
+    at = pd.Series(pd.date_range("2023-01-01", periods=ROWS, freq="19h"))
+    score = size + 2 * (colour == "rot") + at.dt.hour.to_numpy() / 12 + rng.normal(0, 0.5, ROWS)
+    return pd.DataFrame(
+        {
+            "größe (m)": np.where(holes[:, 0], np.nan, size),
+            "whole": rng.integers(-5, 6, ROWS),
+            "huge": rng.lognormal(20, 4, ROWS),
+            "colour": np.where(holes[:, 1], None, colour),
+            "town": np.where(holes[:, 2], None, town),
+            "flag": np.where(rng.random(ROWS) < 0.05, None, rng.random(ROWS) < 0.3),
+            "at": at.where(~holes[:, 3]),
+            "value": score,
+            "sold": np.where(score > 1, "ja", "nein"),
+            "grade": pd.cut(score, [-np.inf, -1, 0, 2, np.inf], labels=[1, 2, 3, 5]).astype(int),
+        }
+    )
+
+
+def fitted(
+    target: str, estimator: str, threshold: float | None = None, **params: Any
+) -> tuple[Any, Contract, pd.DataFrame]:
+    """A model of ours on the odd table, its contract, and the canonical features."""
+    table = odd_table().drop(columns={"value", "sold", "grade"} - {target})
+    data = {"source": "x", "target": target, "columns": {"at": "datetime", "town": "category", "flag": "boolean"}}
+    raw = {"name": "odd", "data": data, "candidates": [{"estimator": estimator, "params": params}]}
+    config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
+    contract = infer(table, config)
+    model = build(config.candidates[0], contract, 7)
+    if threshold is not None:
+        model = FixedThresholdClassifier(
+            model, threshold=threshold, pos_label=contract.positive, response_method="predict_proba"
+        )
+    features = contract.features(table)
+    model.fit(features, trainable(contract.labels(table)))
+    return model, contract, features
+
+
+CASES = [
+    ("value", "linear", None, {}, Linear),
+    ("value", "boosting", None, {"max_iter": 40}, Bits),
+    ("value", "boosting", None, {"max_iter": 15, "max_leaf_nodes": 200, "min_samples_leaf": 2}, Walk),
+    ("value", "forest", None, {"n_estimators": 20}, Walk),
+    ("value", "sklearn.ensemble.ExtraTreesRegressor", None, {"n_estimators": 10}, Walk),
+    ("value", "sklearn.linear_model.Lasso", None, {"alpha": 0.01}, Linear),
+    ("sold", "linear", 0.37, {}, Linear),
+    ("sold", "linear", None, {}, Linear),
+    ("sold", "boosting", 0.61, {"max_iter": 40}, Bits),
+    ("sold", "boosting", None, {"max_iter": 10, "early_stopping": False}, Bits),
+    ("sold", "forest", 0.5, {"n_estimators": 20}, Walk),
+    ("grade", "linear", None, {}, Linear),
+    ("grade", "boosting", None, {"max_iter": 12}, Bits),
+    ("grade", "forest", None, {"n_estimators": 20}, Walk),
+]
+
+
+def name_of(case: object) -> str | None:
+    return case if isinstance(case, str) else getattr(case, "__name__", None)
+
+
+@pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
+def test_it_agrees_with_scikit_learn(
+    target: str, estimator: str, threshold: float | None, params: dict[str, Any], head: type
+) -> None:
+    """On training rows and on 5,000 made around its cuts: trees to the last bit, sums to 1e-12, labels all."""
+    model, contract, features = fitted(target, estimator, threshold, **params)
+    found, file = certify(model, contract, {"train": features}, seed=1)
+    assert found.compiled, found.reason
+    assert file
+    assert found.rows == {"train": ROWS, "generated": 5000}
+    assert found.scorer == head.__name__.lower()
+    assert found.wrong_labels == 0
+    assert found.largest_difference <= 1e-12
+    if head is not Linear and target == "value":
+        assert found.identical == 1.0
+
+
+@pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
+def test_one_row_is_answered_as_many_are(
+    tmp_path: Path, target: str, estimator: str, threshold: float | None, params: dict[str, Any], head: type
+) -> None:
+    """To the last bit, from dicts and from a frame, before and after it was written to a file."""
+    model, contract, features = fitted(target, estimator, threshold, **params)
+    written = io.BytesIO()
+    plan = compile_plan(model, contract)
+    assert isinstance(plan.head, head)
+    plan_file.write(plan, written)
+    (tmp_path / "plan.npz").write_bytes(written.getvalue())
+    read = plan_file.read(tmp_path / "plan.npz")
+    again = io.BytesIO()
+    plan_file.write(read, again)
+    assert again.getvalue() == written.getvalue()
+    reader = Reader(contract)
+    rows = reader.read(odd_table().head(60).astype(object).to_dict("records"))
+    scorer = Compiled(read, contract, reader)
+    together = scorer.rows(rows)
+    single = [scorer.rows([row]) for row in rows]
+    frame = scorer.frame(features.head(60))
+    assert together.predictions == [one.predictions[0] for one in single] == frame.labels.tolist()
+    if together.probabilities is not None:
+        assert frame.probabilities is not None
+        assert together.probabilities == [one.probabilities[0] for one in single if one.probabilities]
+        assert together.probabilities == frame.probabilities.tolist()
+        assert {type(label) for label in together.predictions} == {type(contract.classes[0])}
+
+
+def test_a_loss_with_a_link() -> None:
+    """A Poisson loss predicts through an exponential."""
+    table = odd_table().drop(columns=["sold", "grade"])
+    table["value"] = np.exp(table["value"].clip(upper=3)).round()
+    raw = {
+        "name": "odd", "data": {"source": "x", "target": "value", "columns": {"town": "category"}},
+        "candidates": [{"estimator": "boosting", "params": {"loss": "poisson", "max_iter": 20}}], "task": "regression",
+    }  # fmt: skip
+    config = build_config(raw, "test")
+    contract = infer(table, config)
+    features = contract.features(table)
+    model = build(config.candidates[0], contract, 7).fit(features, contract.labels(table))
+    assert certify(model, contract, {"train": features}, 1)[0].compiled
+    assert (predict(model, features, contract).labels > 0).all()
+
+
+def test_what_is_not_known_is_left_to_scikit_learn() -> None:
+    """Another estimator is named as the reason, and no plan is written."""
+    model, contract, features = fitted("value", "sklearn.svm.SVR")
+    with pytest.raises(NotCompiledError, match="SVR"):
+        compile_plan(model, contract)
+    found, file = certify(model, contract, {"train": features}, 1)
+    assert not found.compiled
+    assert "SVR" in found.reason
+    assert file == b""
+
+
+def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaf that is off by a millionth is seen, told, and the plan is not used."""
+    model, contract, features = fitted("value", "boosting", max_iter=20)
+
+    def spoilt(*given: Any) -> Plan:
+        plan = compile_plan(*given)
+        assert isinstance(plan.head, Bits)
+        leaves = plan.head.leaves.copy()
+        leaves[3, 0] += 1e-6
+        return Plan(Bits(plan.head.start, plan.head.masks, leaves), plan.output)
+
+    monkeypatch.setattr(certificate, "compile_plan", spoilt)
+    found, file = certify(model, contract, {"train": features}, 1)
+    assert not found.compiled
+    assert "values differ by up to" in found.reason
+    assert 1e-12 < found.largest_difference < 2e-6
+    assert file == b""
+
+
+def test_a_number_scikit_learn_refuses_is_refused() -> None:
+    """A forest rounds to float32: what does not fit there is an error in both."""
+    model, contract, features = fitted("value", "forest", n_estimators=5)
+    scorer = Compiled(compile_plan(model, contract), contract, Reader(contract))
+    features.loc[3, "huge"] = 1e60
+    with pytest.raises(ValueError, match="float32"):
+        predict(model, features, contract)
+    with pytest.raises(DataError, match="too large"):
+        scorer.frame(features)
+
+
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+    """Whatever is wrong with it, the error names the file."""
+    for content in (b"", b"PK\x03\x04nonsense"):
+        (tmp_path / "plan.npz").write_bytes(content)
+        with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as told:
+            plan_file.read(tmp_path / "plan.npz")
+        assert "plan.npz" in told.value.where
