@@ -12,7 +12,6 @@ validation, metrics and its prediction log on. What counts are the ratios: the l
 import argparse
 import contextlib
 import http.client
-import importlib.metadata
 import json
 import os
 import shutil
@@ -26,8 +25,9 @@ from typing import Any
 
 import psutil
 from peers import prepare
+from peers.environments import CACHE, HERE, bin_of, version
 from peers.prepare import Sample
-from peers.servers import HERE, SERVERS, Place, Server
+from peers.servers import SERVERS, Place, Server
 
 CONNECTIONS = (1, 8, 32)
 START = 120  # seconds a server has to answer for the first time
@@ -44,28 +44,6 @@ QUIET = {
 
 class Failed(Exception):  # noqa: N818
     """A server that did not start, or answered wrongly."""
-
-
-def environment_of(peer: str, cache: Path) -> Path:
-    """The bin folder of a peer's own environment, made when its requirements are new."""
-    wanted = (HERE / peer / "requirements.txt").read_text()
-    home, mark = cache / peer, cache / peer / "made-from.txt"
-    if not mark.exists() or mark.read_text() != wanted:
-        print(f"making the environment of {peer} in {home}", file=sys.stderr)
-        shutil.rmtree(home, ignore_errors=True)
-        uv = shutil.which("uv") or shutil.which("/opt/tools/bin/uv")
-        make = [uv, "venv", "--quiet"] if uv else [sys.executable, "-m", "venv"]
-        pip = [uv, "pip", "install", "--compile-bytecode", "--python", str(home)] if uv else [home / "bin/pip", "install"]
-        subprocess.run([*make, *(["--python", sys.executable] if uv else []), str(home)], check=True)
-        subprocess.run([*pip, "--quiet", "-r", str(HERE / peer / "requirements.txt")], check=True)
-        mark.write_text(wanted)
-    return home / "bin"
-
-
-def version(distribution: str, bin_: Path) -> str:
-    path = [str(next(bin_.parent.glob("lib/python*/site-packages")))] if bin_ != Path(sys.executable).parent else None
-    found = importlib.metadata.distributions(name=distribution, **({"path": path} if path else {}))
-    return f"{distribution} {next(iter(found)).version}"
 
 
 def free_ports(count: int) -> list[int]:
@@ -164,7 +142,7 @@ def measure(server: Server, sample: Sample, key: str, store: Path, cache: Path, 
         Failed: it does not start, or a row is refused.
     """
     ours = "towline" in server.versions
-    bin_ = environment_of(server.folder, cache) if server.folder else Path(sys.executable).parent
+    bin_ = bin_of(server.folder, cache) if server.folder else Path(sys.executable).parent
     work = cache / "work" / "".join(c if c.isalnum() else "-" for c in server.name)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -221,7 +199,12 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         flask = "Flask + joblib" if same else "Flask, the same"
         ratios = [f"{rates[row['name']] / rates[one]:.2f}" if one in rates else "" for one in (*against, flask)]
         loads = [f"{row['loads'][str(connections)]['rate']:,.0f}" for connections in CONNECTIONS]
-        cells = [*loads, f"{row['loads']['8']['p99']:.1f}", f"{row['start']:.2f}", f"{row['rss']:.0f} ({row['pss']:.0f})"]
+        cells = [
+            *loads,
+            f"{row['loads']['8']['p99']:.1f}",
+            f"{row['start']:.2f}",
+            f"{row['rss']:.0f} ({row['pss']:.0f})",
+        ]
         name = row["name"] + (" FAILED" if row["failed"] else "")
         yield "| " + " | ".join([name, *cells, *ratios, ", ".join(row["versions"])]) + " |"
 
@@ -231,7 +214,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="servers whose names hold one of these words")
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
     parser.add_argument("--json", type=Path, help="all figures, into this file")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/towline-bench").expanduser())
+    parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: install Debian's package wrk")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers.environments import HERE
 from peers.prepare import TOWLINE
 
-HERE = Path(__file__).parent
 NUMBERS = ("age", "balance", "campaign", "pdays", "previous")
 Row = Mapping[str, Any]
 
