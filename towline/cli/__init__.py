@@ -102,11 +102,12 @@ def main() -> None:
       towline run configs/bike_demand.yaml    train, judge and promote a model
       towline ui                              look at runs and versions
       towline models                          what serves, and since when
+      towline score new.csv scored.csv        predictions for a file of rows
     """
 
 
 def _register() -> None:
-    from towline.cli import config, models, run, ui
+    from towline.cli import config, models, run, score, ui
 
     for command in (
         run.run,
@@ -117,6 +118,7 @@ def _register() -> None:
         models.history,
         models.promote,
         models.rollback,
+        score.score,
         config.config,
     ):
         main.add_command(command)

@@ -33,6 +33,15 @@ def _known(ledger: "Ledger", name: str) -> str:
     raise ConfigError(f"no model called {name!r}", where="command line", remedy=remedy)
 
 
+def only() -> str:
+    """The name of the store's one model.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    return _only(_ledger()[1])
+
+
 def _only(ledger: "Ledger") -> str:
     known = ledger.models()
     if len(known) != 1:

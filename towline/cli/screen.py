@@ -166,6 +166,8 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}")]
     if outcome.event == "promoted":
         steps.append(("predict in Python", f'from towline import load; load("{outcome.model}").predict(rows)'))
+        steps.append(("predict over HTTP", f"towline serve {outcome.model}"))
+        steps.append(("score a file", f"towline score IN OUT --model {outcome.model}"))
     if outcome.event == "promoted" and outcome.previous:
         steps.append(("go back", f"towline rollback {outcome.model}"))
     return "\n".join(lines) + "\n" + _next(steps)

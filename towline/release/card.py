@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.contract import Column, Contract
 from towline.data.validation import Validation
+from towline.release.certificate import Certificate
 from towline.release.manifest import Manifest
 from towline.training.evaluation import Evaluation, Slice
 from towline.training.fitting import Scores
@@ -36,6 +37,7 @@ def card(
     scores: Sequence[Scores],
     validation: Validation,
     plots: Mapping[str, bytes],
+    certificate: Certificate,
 ) -> Card:
     """Renders the card of a release; whatever the user or the table wrote is escaped.
 
@@ -47,6 +49,7 @@ def card(
         scores: what each candidate reached in cross-validation.
         validation: what was checked before training.
         plots: PNG files by name.
+        certificate: how the release answers.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -55,6 +58,7 @@ def card(
         "config": config,
         "evaluation": evaluation,
         "validation": validation,
+        "certificate": certificate,
         "metrics": [(name, value, evaluation.baseline.get(name)) for name, value in evaluation.metrics.items()],
         "candidates": [
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)

@@ -45,6 +45,12 @@ class Certificate(Frozen):
     identical: float = 1.0
     tolerance: float = TOLERANCE
 
+    def __str__(self) -> str:
+        if not self.compiled:
+            return f"scikit-learn itself: {self.reason}"
+        apart = "to the last bit" if self.identical == 1 else f"within {self.largest_difference:.1g}"
+        return f"compiled ({self.scorer}): {sum(self.rows.values()):,} rows answered as scikit-learn does, {apart}"
+
 
 def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], seed: int) -> tuple[Certificate, bytes]:
     """Compiles a model and compares it with itself.

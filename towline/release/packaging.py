@@ -171,7 +171,8 @@ def _write(
 ) -> None:
     contract = work.contract()
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
-    written = card.card(manifest, config, contract, evaluation, scores, validation, plots)
+    certificate, plan = _compiled(work, config, contract)
+    written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate)
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),
         "cross_validation": [score.model_dump(mode="json") for score in scores],
@@ -183,6 +184,7 @@ def _write(
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),
         "probe.json": json.dumps(_probe(work), indent=1, ensure_ascii=False),
+        "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
         "card.md": written.markdown,
         "card.html": written.html,
@@ -192,8 +194,6 @@ def _write(
         files.write(draft / name, content)
     with work.file("model.skops").open("rb") as model, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model, copy)
-    certificate, plan = _compiled(work, config, contract)
-    files.write(draft / "certificate.json", certificate.model_dump_json(indent=1))
     if plan:
         files.write(draft / PLAN, plan)
 

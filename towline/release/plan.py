@@ -201,7 +201,7 @@ class Bits:
         leaf = np.bitwise_count((mask & -mask) - self._one)  # the zeros below the lowest open leaf
         steps = np.empty((len(mask), 1 + len(self.leaves) // len(self.start), len(self.start)))
         steps[:, 0] = self.start
-        steps[:, 1:] = self._flat[self._tree + leaf].reshape(len(mask), -1, len(self.start))
+        steps[:, 1:] = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
         total: np.ndarray = np.cumsum(steps, axis=1)[:, -1]  # np.sum would add in pairs
         return total
 
@@ -286,15 +286,15 @@ class Walk:
         flat, rows = design.ravel(), np.arange(len(design))[:, None] * self.width
         holes = bool(np.isnan(flat).any())
         at = np.repeat(roots[None, :], len(design), axis=0)
-        for _ in range(self.depth):
-            value = flat[rows + feature[at]]
-            left = value <= threshold[at]
+        for _ in range(self.depth):  # take() costs half of what indexing does
+            value = flat.take(rows + feature.take(at))
+            left = value <= threshold.take(at)
             if holes:
-                left |= np.isnan(value) & missing_left[at]
-            at = kids[2 * at + left]
+                left |= np.isnan(value) & missing_left.take(at)
+            at = kids.take(2 * at + left)
         steps = np.empty((len(design), 1 + values.shape[1] * len(roots) // len(self.start), len(self.start)))
         steps[:, 0] = self.start
-        steps[:, 1:] = values[at].reshape(len(design), -1, len(self.start))
+        steps[:, 1:] = values.take(at, axis=0).reshape(len(design), -1, len(self.start))
         total: np.ndarray = np.cumsum(steps, axis=1)[:, -1]
         return total
 

@@ -1,0 +1,25 @@
+"""A release that is not what was written is never opened."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from towline.errors import ReleaseError
+from towline.release.predictor import open_release
+
+
+def test_a_flipped_byte_is_refused_wherever_it_is(release: Path) -> None:
+    """At 1,000 positions over all files of a release, each in its turn: refused, and whole again it opens."""
+    files = {path: path.read_bytes() for path in sorted(release.rglob("*")) if path.is_file()}
+    draw = random.Random(11)
+    places = [(path, draw.randrange(len(files[path]))) for path in files for _ in range(-(-1000 // len(files)))]
+    assert len(places) >= 1000
+    for path, position in places:
+        spoilt = bytearray(files[path])
+        spoilt[position] ^= 1 << draw.randrange(8)
+        path.write_bytes(spoilt)
+        with pytest.raises(ReleaseError):
+            open_release(release)
+        path.write_bytes(files[path])
+    assert open_release(release).compiled
