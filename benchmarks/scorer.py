@@ -10,7 +10,6 @@ towline is from dicts to answers; towline's with the check against the contract.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = "1"
-
 import joblib
 import numpy as np
 import pandas as pd
 from peers.environments import bin_of
 from peers.rows import generate
+from threadpoolctl import threadpool_limits
 
 from towline.config import read_config
 from towline.data.contract import Contract
@@ -169,6 +166,7 @@ def main() -> None:
     print("| model | scorer | one row, µs | of 10,000, µs a row | largest difference | labels that differ |")
     print("|---|---|---:|---:|---:|---:|")
     told = []
+    threadpool_limits(1)
     for sample in given.samples:
         for estimator in given.estimators:
             fitted = fit(sample, estimator)

@@ -42,7 +42,7 @@ QUIET = {
 }
 
 
-class Failed(Exception):  # noqa: N818
+class Failed(Exception):
     """A server that did not start, or answered wrongly."""
 
 

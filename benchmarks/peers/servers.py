@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Server:
     before: Words | None = None
     path: str = "/predict"
     body: Callable[[Sequence[Row]], Any] = _rows
-    labels: Callable[[Any], list[Any]] = lambda answer: answer["predictions"]  # noqa: E731
+    labels: Callable[[Any], list[Any]] = lambda answer: answer["predictions"]
     model: str = "boosting"
     checked: bool = True
 

@@ -8,7 +8,7 @@ START = {
 }
 
 
-async def app(scope, receive, send):
+async def app(_scope, receive, send):
     while (await receive()).get("more_body"):
         pass
     await send(START)
