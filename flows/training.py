@@ -6,6 +6,7 @@ from typing import Literal
 from prefect import flow
 
 from tasks.data import load, split, validate
+from tasks.ending import ends
 from tasks.registry import conclude, register
 from tasks.release import judge, package, smoke_test
 from tasks.training import cross_validate, draw, evaluate, fit
@@ -16,6 +17,7 @@ from towline.training.fitting import baseline, check, choose
 
 
 @flow(name="training", flow_run_name="{config.name}")
+@ends
 def training_flow(
     config: PipelineConfig,
     as_of: datetime | None = None,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +16,9 @@ from tests.postgres import programs, running
 from towline import sidecar
 from towline.cli import main, servers
 from towline.config import Settings
+
+if TYPE_CHECKING:
+    from tests.shelf import Shelf
 
 REPOSITORY = Path(__file__).parents[1]
 # before Prefect is imported by any test
@@ -92,9 +95,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Runs a command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
-    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command that needs no server in this process: ``command("keys", "list").code``."""
 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # where an error looks for --json
@@ -104,3 +106,23 @@ def towline(store: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Calla
         return Done(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture
+def towline(command: Callable[..., Done], prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
+    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+    return command
+
+
+@pytest.fixture(scope="session")
+def made_shelf(tmp_path_factory: pytest.TempPathFactory) -> "Shelf":
+    from tests.shelf import make_shelf
+
+    return make_shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def shelf(made_shelf: "Shelf", tmp_path: Path) -> "Shelf":
+    """A store of the test's own: versions 1 and 2 of a model, 1 is champion."""
+    return made_shelf.copy(tmp_path / "store")

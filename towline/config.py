@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from towline import strict_yaml
 from towline.errors import ConfigError
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
@@ -26,6 +27,7 @@ Metric = Literal[
     "mae", "rmse", "r2", "mape",
 ]  # fmt: skip
 Severity = Literal["error", "warn"]
+Keeping = Literal["keep", "drop", "hash", "bucket"]
 
 GREATER_IS_BETTER: Mapping[str, bool] = {
     "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
@@ -178,6 +180,30 @@ class GateConfig(Frozen):
     latency_ms: float = Field(250.0, gt=0, description="median of single-row predictions")
 
 
+class PrivacyConfig(Frozen):
+    """What the prediction log keeps of a request."""
+
+    pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
+    columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
+    keys: tuple[str, ...] = Field(
+        (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "PrivacyConfig":
+        for column, keeping in self.columns.items():
+            if column in self.pii and keeping == "keep":
+                raise ValueError(f"column {column!r} is pii and also kept: say drop, hash or bucket")
+            if column in self.keys and keeping not in ("keep", "hash"):
+                raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
+        return self
+
+    def of(self, column: str) -> Keeping:
+        """How a column is logged. A key is hashed, also one that is pii."""
+        default: Keeping = "hash" if column in self.keys else "drop" if column in self.pii else "keep"
+        return self.columns.get(column, default)
+
+
 class PipelineConfig(Frozen):
     """What one pipeline does: logged with each run and copied into each release."""
 
@@ -194,6 +220,7 @@ class PipelineConfig(Frozen):
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @field_validator("candidates")
     @classmethod
@@ -214,6 +241,8 @@ class PipelineConfig(Frozen):
         for column in (self.data.target, self.data.time, self.data.group):
             if column in self.data.drop:
                 raise ValueError(f"column {column!r} is needed and also in data.drop")
+        if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.keys}:
+            raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         return self
@@ -277,22 +306,11 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         raise ConfigError(
             f"cannot read the config: {error}", where=str(path), remedy="give a UTF-8 YAML file"
         ) from None
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"{path}:{mark.line + 1}" if mark else str(path)
-        began = error.context_mark
-        context = f", {error.context} that begins on line {began.line + 1}" if error.context and began else ""
-        what = f"bad YAML: {error.problem or error.context}{context}"
-        raise ConfigError(what, where=line, remedy="mend the line") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"bad YAML: {error}", where=str(path), remedy="save the file as UTF-8 text") from None
+    raw, tree = strict_yaml.parse(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError("the config is not a mapping", where=str(path), remedy="start from configs/bike_demand.yaml")
     for override in overrides:
-        _override(raw, override)
+        strict_yaml.override(raw, override)
     return build_config(raw, str(path), tree)
 
 
@@ -308,7 +326,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     first = where
     for error in errors[:10]:
         keys = [str(part) for part in error["loc"] if part not in ("str", "list[str]", "SqlSource")]
-        line = _line(tree, keys)
+        line = strict_yaml.line(tree, keys)
         label = ".".join(keys) or "config"
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
@@ -319,35 +337,6 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
         if first == where and line:
             first = f"{where}:{line}"
     raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(dict.fromkeys(lines)))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML lets a key stand twice and keeps the last: refuse it."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"not an override: {override!r}", where="--set", remedy="write --set gate.max.mae=50")
-    *parents, last = key.split(".")
-    node: Any = raw
-    for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise ConfigError(f"{key!r} does not lead to a mapping", where="--set", remedy="only mappings can be set into")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"not a YAML value: {value!r}", where=f"--set {key}", remedy="quote it") from None
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -366,19 +355,3 @@ def _known_keys(loc: tuple[int | str, ...]) -> set[str]:
             inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
             model = inner[0] if inner else annotation
     return set(getattr(model, "model_fields", {}))
-
-
-def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
-    line = None
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == key), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
-            node = node.value[int(key)]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

@@ -19,19 +19,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: Path, content: str | bytes) -> Path:
+def write(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
     """Writes a file so that a reader sees the old content or the new, never a part (temp, fsync, rename).
 
     Raises:
         Unavailable: the disk is full or the folder cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A binary file that takes ``path``'s place when the block ends well, and is removed when it does not."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
+            Path(name).chmod(mode)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def sync(folder: Path) -> None:
+    """Makes a rename in a folder outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_a_run_killed_at_each_step_ends_as_one_that_was_not(line: Line) -> None:
     assert (outcome["version"], outcome["event"]) == (1, "promoted")
     assert line.faults() == NOTHING
     states = {run["state_name"] for run in line.api("flow_runs")}
-    assert states == {"Completed", "Crashed"}
+    assert {"Crashed"} < states <= {"Completed", "Crashed", "Unchanged"}
 
 
 def test_what_was_finished_is_skipped(line: Line) -> None:

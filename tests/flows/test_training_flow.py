@@ -1,7 +1,9 @@
 """The training flow on a small real table: what it leaves in the ledger, in MLflow and on disk."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pandas as pd
 import pytest
@@ -114,3 +116,25 @@ def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, c
     assert "registered" in done.err
     assert not (store / "ledger.db").exists()
     assert not (store / "releases").exists()
+
+
+def test_the_list_of_runs_tells_how_each_ended(towline: Command, config: Path, prefect: str) -> None:
+    """In Prefect a refused model, refused data and a repeated run are told apart from a promotion, with the reason."""
+
+    def last() -> dict[str, str]:
+        body = json.dumps({"limit": 1, "sort": "START_TIME_DESC"}).encode()
+        request = Request(f"{prefect}/api/flow_runs/filter", body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=30) as answer:  # on loopback
+            return json.load(answer)[0]["state"]
+
+    code, state = towline("run", config).code, last()
+    assert (code, state["name"], state["type"]) == (0, "Completed", "COMPLETED")
+    code, state = towline("run", config).code, last()
+    assert (code, state["name"], state["type"]) == (0, "Unchanged", "COMPLETED")
+    for name in ("Refused", "Unchanged"):
+        code, state = towline("run", config, "--set", "gate.max.mae=0.5").code, last()
+        assert (code, state["name"], state["type"]) == (4, name, "COMPLETED")
+        assert "version 2 of bikes, refused: fail: max mae" in state["message"]
+    code, state = towline("run", config, "--set", "data.drop=[]").code, last()
+    assert (code, state["name"], state["type"]) == (3, "Data refused", "FAILED")
+    assert "casual + registered = rentals" in state["message"]

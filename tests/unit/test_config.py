@@ -100,6 +100,11 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"validation": {"columns": {"a": {"min": 3, "max": 1}}}},
         {"gate": {"max": {"mea": 1}}},
         {"seed": -1},
+        {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
+        {"privacy": {"keys": ["order"], "columns": {"order": "drop"}}},
+        {"privacy": {"keys": ["order"], "columns": {"order": "bucket"}}},
+        {"privacy": {"columns": {"age": "blur"}}},
+        {"privacy": {"pii": ["y"]}},
     ],
 )
 def test_contradictions_are_refused(change: dict[str, object]) -> None:
@@ -107,6 +112,18 @@ def test_contradictions_are_refused(change: dict[str, object]) -> None:
     raw = {"name": "demo", "data": {"source": "t", "target": "y"}, **change}
     with pytest.raises(ConfigError):
         build_config(raw, "demo.yaml")
+
+
+def test_how_columns_are_logged() -> None:
+    """What tells of a person is dropped, a key is hashed even so, and what columns says goes first."""
+    raw = {
+        "pii": ["phone", "customer", "zip"],
+        "keys": ["customer", "order"],
+        "columns": {"zip": "bucket", "order": "keep"},
+    }
+    privacy = build_config({"name": "demo", "data": {"source": "t", "target": "y"}, "privacy": raw}, "").privacy
+    found = {name: privacy.of(name) for name in ("phone", "customer", "zip", "order", "age")}
+    assert found == {"phone": "drop", "customer": "hash", "zip": "bucket", "order": "keep", "age": "keep"}
 
 
 def test_digest_ignores_order_and_defaults() -> None:

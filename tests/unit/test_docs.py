@@ -44,7 +44,7 @@ def test_the_guides_config_is_valid_and_its_defaults_are_true() -> None:
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
     config = build_config(example, "docs/config.md")
     plain = build_config({"name": config.name, "data": {"source": "x", "target": "y"}}, "")
-    for part in ("seed", "task", "split", "cross_validation", "evaluation", "gate"):
+    for part in ("seed", "task", "split", "cross_validation", "evaluation", "gate", "privacy"):
         assert getattr(config, part) == getattr(plain, part), part
 
 

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, models, run, score, ui
+    from towline.cli import config, keys, models, run, score, serve, ui
 
     for command in (
         run.run,
@@ -119,6 +119,8 @@ def _register() -> None:
         models.promote,
         models.rollback,
         score.score,
+        serve.serve,
+        keys.keys,
         config.config,
     ):
         main.add_command(command)

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,11 +122,14 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
     lines = [
         "",
-        _head("data") + f"{data['source']}: {data['rows']:,} rows{span}",
+        _hanging(_head("data"), f"{data['source']}: {data['rows']:,} rows{span}"),
         _head("checked") + f"{outcome.checked['rules']} rules, {outcome.checked['warned']} warned",
-        *(f"           {click.style('!', fg='yellow')} {note}" for note in _few(outcome.checked["warnings"])),
-        *(f"           · {note}" for note in _few(outcome.checked["notes"])),
-        _head("split") + f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
+        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _few(outcome.checked["warnings"])),
+        *(_hanging(f"{'':11}· ", note) for note in _few(outcome.checked["notes"])),
+        _hanging(
+            _head("split"),
+            f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
+        ),
         "",
         table(
             ["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"],
@@ -153,12 +158,12 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     if outcome.verdict:
         for check in outcome.verdict.checks:
             mark, colour = MARKS[check.outcome]
-            lines.append(f"  {click.style(mark, fg=colour)} {check.name}: {check.detail}")
+            lines.append(_hanging(f"  {click.style(mark, fg=colour)} ", f"{check.name}: {check.detail}"))
     verdict = click.style("promoted", fg="green") if outcome.event == "promoted" else click.style("refused", fg="red")
     instead = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
-        _head("verdict") + f"{verdict}: {outcome.reason}",
+        _hanging(_head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
         _head("version") + f"{name}{instead}",
         _head("release") + str(release),
         _head("report") + str(release / "card.html"),
@@ -175,8 +180,9 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
 
 def rules(validation: "Validation", page: Path) -> str:
     """What `towline validate` tells of a table that passed."""
-    warned = [f"  {click.style('!', fg='yellow')} {rule.finding}" for rule in validation.rules if not rule.passed]
-    told = [f"  · {note}" for note in validation.notes]
+    yellow = click.style("!", fg="yellow")
+    warned = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
+    told = [_hanging("  · ", note) for note in validation.notes]
     count = len(validation.rules)
     return "\n".join([f"{count} rules passed, {validation.warned} with a warning", *warned, *told, f"report: {page}"])
 
@@ -215,6 +221,22 @@ def moment(row: "Entry") -> tuple[str, str]:
 
 def _head(word: str) -> str:
     return click.style(f"{word:<10} ", bold=True)
+
+
+def _hanging(head: str, text: str, indent: int | None = None) -> str:
+    """Text wrapped between words to the terminal's width, its further lines below its first; whole where none is."""
+    begun = len(click.unstyle(head))
+    indent = begun if indent is None else indent
+    width = shutil.get_terminal_size(fallback=(0, 0)).columns
+    if not width:
+        return head + text
+    room = max(width, indent + 30)
+    joined = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    wrapped = textwrap.fill(
+        joined, room, initial_indent="-" * begun, subsequent_indent=" " * indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return head + wrapped[begun:].replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _few(notes: Sequence[str], most: int = 6) -> list[str]:

@@ -60,6 +60,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
     """
     table = work.table()
     contract = infer(table, config)
+    _privacy(contract, config)
     work.save("contract.json", contract)
     expectations = suite(contract, config, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
@@ -88,6 +89,18 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
             details=(*lines[:LINES], *more),
         )
     return validation
+
+
+def _privacy(contract: Contract, config: PipelineConfig) -> None:
+    """A misspelt column would be logged although the config says otherwise."""
+    names = [column.name for column in contract.columns] + list(config.data.drop)
+    privacy = config.privacy
+    for key, asked in (("privacy.pii", privacy.pii), ("privacy.columns", privacy.columns)):
+        for name in asked:
+            if name not in names and name not in privacy.keys:  # a key may come with requests alone
+                near = difflib.get_close_matches(name, [*names, *privacy.keys], 1)
+                known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(names[:30])
+                raise ConfigError(f"no column {name!r} in the table, and no such key", where=key, remedy=known)
 
 
 def _failed(rules: Iterable[Rule], severity: Severity) -> list[Rule]:

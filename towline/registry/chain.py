@@ -8,7 +8,7 @@ import datetime as dt
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +81,19 @@ class Chain:
                 return []
             with engine.connect() as connection:
                 return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
+
+    def head(self, model: str) -> str:
+        """The digest of a model's last row, empty where it has none: it changes with every row added."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return ""
+            with engine.connect() as connection:
+                if not engine.dialect.has_table(connection, "ledger"):
+                    return ""
+                table = _table()
+                last = table.select().where(table.c.model == model).order_by(table.c.seq.desc()).limit(1)
+                row = connection.execute(last).mappings().first()
+                return str(row["hash"]) if row else ""
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
         """Adds the row ``decide`` makes of the model's rows, or returns the one it finds among them.
@@ -185,8 +198,13 @@ def _select(connection: "Connection", model: str | None) -> list[Entry]:
     query = table.select().order_by(table.c.model, table.c.seq)
     if model is not None:
         query = query.where(table.c.model == model)
+    return rows_of(dict(row) for row in connection.execute(query).mappings())
+
+
+def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Rows as the database holds them, with ``evidence`` still text; ReleaseError names one that cannot be read."""
     entries = []
-    for row in connection.execute(query).mappings():
+    for row in stored:
         try:
             entries.append(Entry.model_validate({**row, "evidence": json.loads(row["evidence"])}))
         except ValueError:  # pydantic's and json's alike

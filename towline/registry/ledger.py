@@ -35,7 +35,7 @@ class Ledger:
             return next(known, None) or Draft(
                 event="registered",
                 version=version,
-                previous=_version(_champion(rows)),
+                previous=_version(champion_of(rows)),
                 actor=actor,
                 reason=reason,
                 evidence=evidence,
@@ -66,7 +66,7 @@ class Ledger:
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
-            champion = _champion(rows)
+            champion = champion_of(rows)
             if champion and (champion.event, champion.version, champion.run_key) == ("promoted", version, run_key):
                 return champion
             verdict = evidence.get("verdict", _verdict(rows, version))
@@ -110,7 +110,7 @@ class Ledger:
             lambda rows: Draft(
                 event="refused",
                 version=version,
-                previous=_version(_champion(rows)),
+                previous=_version(champion_of(rows)),
                 actor=actor,
                 reason=reason,
                 evidence=evidence,
@@ -131,7 +131,7 @@ class Ledger:
         expected = _version(self.champion(model))
 
         def decide(rows: Sequence[Entry]) -> Draft:
-            champion = _champion(rows)
+            champion = champion_of(rows)
             _unchanged(model, champion, expected)
             back = _earlier(model, rows)
             return Draft(
@@ -157,7 +157,7 @@ class Ledger:
 
     def champion(self, model: str) -> Entry | None:
         """The row that made the present champion so (``promoted`` or ``rolled_back``)."""
-        return _champion(self._chain.read(model))
+        return champion_of(self._chain.read(model))
 
     def aliases(self, model: str) -> dict[str, int | None]:
         """champion; previous: where a rollback would lead; challenger: the newest version, while it has no verdict."""
@@ -226,7 +226,8 @@ def _line(rows: Sequence[Entry]) -> list[Entry]:
     return line
 
 
-def _champion(rows: Sequence[Entry]) -> Entry | None:
+def champion_of(rows: Sequence[Entry]) -> Entry | None:
+    """The row that made the present champion so, of one model's rows, oldest first."""
     return next(reversed(_line(rows)), None)
 
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -98,7 +97,7 @@ def package(
                 verify(target)
             else:
                 draft.rename(target)
-                _sync(home)
+                files.sync(home)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return Package(
@@ -234,12 +233,3 @@ def _probe(work: Workspace) -> dict[str, Any]:
         "labels": expected.labels.tolist(),
         "probabilities": None if expected.probabilities is None else expected.probabilities.tolist(),
     }
-
-
-def _sync(folder: Path) -> None:
-    """Makes a rename in a folder outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

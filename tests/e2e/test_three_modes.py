@@ -1,0 +1,118 @@
+"""One release, three modes, identical answers: in a program, over HTTP, and in batch, on rows of both samples."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests.conftest import REPOSITORY
+from towline import load
+from towline.config import read_config
+from towline.release.predictor import Model
+
+TOWLINE = Path(sys.executable).with_name("towline")
+ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Served:
+    """A trained sample, its rows, and the service that answers for it."""
+
+    model: Model
+    table: pd.DataFrame
+    port: int
+    environ: dict[str, str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """As a client of the service writes them: JSON, null where nothing is known."""
+        frame = self.table.astype(object).where(self.table.notna(), None)
+        for name in frame.columns:
+            if self.table[name].dtype.kind == "M":
+                frame[name] = [None if value is None else value.isoformat() for value in frame[name]]
+        return json.loads(json.dumps(frame.to_dict("records")))  # type: ignore[no-any-return]
+
+    def ask(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> dict[str, Any]:
+        connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        content = json.loads(answer.read())
+        assert answer.status == 200, content
+        assert content["model"] == {"name": self.model.name, "version": 1}
+        return content  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module", params=["bike_demand", "bank_subscription"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    store = tmp_path_factory.mktemp(request.param) / "store"
+    hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    environ |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY)}
+    config = read_config(REPOSITORY / "configs" / f"{request.param}.yaml")
+    # a threshold and trees in one, a sum in the other would be found by the unit tests of the plan
+    command = [TOWLINE, "run", REPOSITORY / "configs" / f"{request.param}.yaml"]
+    quick = ["--set", "candidates=[boosting]", "--set", "cross_validation.folds=2", "--set", "gate={}"]
+    service = None
+    try:
+        done = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        command = [TOWLINE, "serve", config.name, "--port", "0", "--json"]
+        service = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+        assert service.stdout is not None
+        told = ""
+        while not told.endswith("}\n"):
+            line = service.stdout.readline()
+            assert line, "the service ended"
+            told += line
+        port = int(json.loads(told)["address"].rpartition(":")[2])
+        release = next((store / "releases" / config.name).glob("v1-*"))
+        source = REPOSITORY / str(config.data.source)
+        table = pd.read_parquet(source).drop(columns=[*config.data.drop, config.data.target])
+        yield Served(load(release), table.sample(ROWS, random_state=3).reset_index(drop=True), port, environ)
+    finally:
+        if service is not None:
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(30) == 0
+        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+
+
+def test_the_three_modes_agree_to_the_last_bit(served: Served, tmp_path: Path) -> None:
+    """10,000 rows: dicts together and one by one, frames, Arrow; requests of 500 and of one; Parquet and CSV files."""
+    model, rows = served.model, served.rows
+    expected = model.predict(rows).tolist()
+    assert [model.predict(row)[0] for row in rows] == expected
+    assert model.predict(served.table).tolist() == expected
+    assert model.predict(pa.Table.from_pandas(served.table)).tolist() == expected
+    chances = model.predict_proba(rows).tolist() if model.contract.classes else None
+
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    for begin in range(0, ROWS, 500):
+        answer = served.ask(connection, {"rows": rows[begin : begin + 500]})
+        assert answer["predictions"] == expected[begin : begin + 500]
+        if chances:
+            assert answer["probabilities"] == chances[begin : begin + 500]
+    for row, value in zip(rows[:1000], expected, strict=False):
+        assert served.ask(connection, {"row": row})["predictions"] == [value]
+
+    served.table.to_parquet(tmp_path / "in.parquet", index=False)
+    served.table.to_csv(tmp_path / "in.csv", index=False)
+    for source, output in (("in.parquet", "out.parquet"), ("in.csv", "out.csv"), ("in.csv", "out.csv.gz")):
+        command = [TOWLINE, "score", tmp_path / source, tmp_path / output, "--json"]
+        done = subprocess.run(command, env=served.environ, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["rows"] == ROWS
+        read = pd.read_parquet if output.endswith("parquet") else pd.read_csv
+        scored = read(tmp_path / output, **({} if output.endswith("parquet") else {"float_precision": "round_trip"}))
+        assert scored["prediction"].tolist() == expected
+        assert set(scored["version"]) == {1}
+        if chances:
+            given = scored[[f"probability_{label}" for label in model.contract.classes]]
+            assert given.to_numpy().tolist() == chances

@@ -1,0 +1,206 @@
+"""A service in this process: a made-up model behind the real application."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+
+from towline.data.contract import Column, Contract
+from towline.data.rows import Reader
+from towline.release.manifest import Manifest
+from towline.release.scorer import Answer
+from towline.serving.app import Service, create
+
+COLUMNS = (
+    ("size", "numeric", {"min": 0.0, "max": 100.0}),
+    ("kind", "category", {"categories": ("house", "flat & <b>garden</b>"), "levels": 2}),
+    ("sunny", "boolean", {"min": 0.0, "max": 1.0}),
+    ("at", "datetime", {"derive": ("hour",)}),
+)
+ROW = {"size": 20.5, "kind": "house", "sunny": True, "at": "2026-03-01T12:00:00"}
+CLASSES = ("no", "yes")
+
+
+def column(name: str, kind: str, role: str = "feature", **more: Any) -> Column:
+    facts = {"nullable": True, "min": None, "max": None, "categories": None, "levels": 9} | more
+    return Column(name=name, kind=kind, role=role, **facts)
+
+
+def make_contract(
+    classes: tuple[Any, ...] = (), columns: Sequence[tuple[str, str, dict[str, Any]]] = COLUMNS
+) -> Contract:
+    features = tuple(column(name, kind, **more) for name, kind, more in columns)
+    target = column("price", "category" if classes else "numeric", "target", min=0.0, max=200.0)
+    task = "multiclass" if len(classes) > 2 else "binary" if classes else "regression"
+    return Contract(target="price", task=task, columns=(*features, target), classes=classes)
+
+
+@dataclass
+class Fake:
+    """Predicts twice the first column plus ``offset``; a class is the last one where that is above 50."""
+
+    contract: Contract
+    directory: Path
+    compiled: bool = True
+    version: int = 3
+    offset: float = 0.0
+    name: str = "house-price"
+    calls: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.contract)
+        self.metadata = Manifest(
+            name=self.name, version=self.version, run_key="k", run_id="r", created="2026-03-01T12:00:00+00:00",
+            task=self.contract.task, target="price", classes=self.contract.classes, positive=None, threshold=None,
+            dataset={}, estimator="linear", params={}, metrics={}, primary="mae", commit="c", towline="0", python="3",
+            libraries={}, seeds={},
+        )  # fmt: skip
+        row = {name: ROW.get(name, 1.5) for name in self.reader.fields}
+        (self.directory / "probe.json").write_text(json.dumps({"rows": [row]}))
+
+    def answer(self, rows: Sequence[dict[str, Any]]) -> Answer:
+        return self.score(self.reader.read(rows))
+
+    def score(self, canonical: Sequence[Sequence[Any]]) -> Answer:
+        self.calls.append(len(canonical))
+        values = [(0.0 if row[0] != row[0] else row[0] * 2) + self.offset for row in canonical]
+        classes = self.contract.classes
+        if not classes:
+            return Answer(values, None)
+        sure = [
+            [0.0] * (len(classes) - 1) + [1.0] if value > 50 else [1.0] + [0.0] * (len(classes) - 1) for value in values
+        ]
+        return Answer([classes[share.index(1.0)] for share in sure], sure)
+
+
+@dataclass
+class FakeKeys:
+    """Keys by their text."""
+
+    granted: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def required(self) -> bool:
+        return bool(self.granted)
+
+    def scopes(self, presented: str) -> frozenset[str] | None:
+        return self.granted.get(presented)
+
+    def identity(self, presented: str) -> str:
+        return presented[:4]
+
+
+@dataclass
+class FakeLog:
+    """What would have been logged."""
+
+    records: list[tuple[Any, ...]] = field(default_factory=list)
+    depth: int = 0
+    drops: int = 0
+
+    def write(self, *record: Any) -> None:
+        self.records.append(record)
+
+
+class Client:
+    """httpx, in an event loop of its own that goes on only during requests."""
+
+    def __init__(self, app: Service, base_url: str) -> None:
+        self._runner = asyncio.Runner()
+        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
+
+    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return self._runner.run(self._http.request(method, path, **more))
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.request("GET", path, headers=_headers(headers))
+
+    def post(self, path: str, document: Any, **headers: str) -> httpx.Response:
+        return self.request("POST", path, json=document, headers=_headers(headers))
+
+    def send(self, body: bytes, path: str = "/predict", **headers: str) -> httpx.Response:
+        given = {"content-type": "application/json"} | _headers(headers)
+        return self.request("POST", path, content=body, headers=given)
+
+    def run(self, work: Any) -> Any:
+        return self._runner.run(work)
+
+    def close(self) -> None:
+        self._runner.run(self._http.aclose())
+        self._runner.close()
+
+
+@dataclass
+class Running:
+    client: Client
+    live: SimpleNamespace
+    log: FakeLog
+    app: Service
+
+
+def application(
+    model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **options: Any
+) -> tuple[Service, SimpleNamespace, FakeLog]:
+    settings = {
+        "rate": None,
+        "max_body": 5_000_000,
+        "max_rows": 10_000,
+        "certificate": None,
+        "host": "127.0.0.1",
+        "port": 8080,
+    }
+    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting")
+    log = FakeLog()
+    app = create(SimpleNamespace(**(settings | options)), live, FakeKeys(keys or {}), log)
+    return app, live, log
+
+
+@contextmanager
+def running(model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **options: Any) -> Iterator[Running]:
+    """The service, its client, and what can be changed while it runs."""
+    app, live, log = application(model, keys, **options)
+    client = Client(app, "http://127.0.0.1:8080")
+    try:
+        yield Running(client, live, log, app)
+    finally:
+        client.close()
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+async def call(
+    app: Service, body: Sequence[bytes | None] = (b"",), path: str = "/predict", method: str = "POST", **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    """One request as raw ASGI; each part of the body is a message of its own, None is a client that left."""
+    messages = [
+        {"type": "http.disconnect"}
+        if part is None
+        else {"type": "http.request", "body": part, "more_body": place < len(body) - 1}
+        for place, part in enumerate(body)
+    ]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await asyncio.sleep(3600, {})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = {"content_type": "application/json"} | headers
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"", "client": ("127.0.0.1", 1),
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()],
+    }  # fmt: skip
+    await app(scope, receive, send)
+    if not sent:
+        return 0, {}, b""
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(message["body"] for message in sent[1:])

@@ -1,0 +1,371 @@
+"""The log as tables: each prediction once, whatever is killed when, until it is purged or erased."""
+
+import datetime as dt
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, wait
+from towline import files
+from towline.errors import ConfigError, DataError, Unavailable
+from towline.release.scorer import Answer
+from towline.serving import parts, segments, upkeep
+from towline.serving.prediction_log import PredictionLog
+
+FIRST = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
+HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_GRACE", 0.5)
+
+
+def fill(
+    folder: Path, release: Release, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
+) -> None:
+    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
+    log = PredictionLog(folder, "w0", convert=False)
+    for number in ids:
+        sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
+        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, answer(rows, number))
+    log.close()
+    assert log.written == len(ids) * rows
+
+
+def moment(day: int, hour: int) -> dt.datetime:
+    """In October 2026, in UTC without saying so."""
+    return dt.datetime.fromisoformat(f"2026-10-{day:02}T{hour:02}:00:00")
+
+
+def convert(folder: Path) -> int:
+    with parts.held(folder):
+        return parts.convert(folder)
+
+
+def ids(folder: Path) -> list[str]:
+    return sorted(parts.read(folder).column("request_id").to_pylist())
+
+
+def content(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Release]) -> None:
+    """Values come as JSON and leave as the contract's types, the same from a segment and from a part."""
+    release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
+    log = PredictionLog(folder, "w0", convert=False)
+    odd = {"size": "12.50", "age": None, "zip": 80331.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
+    log.write("a", FIRST.timestamp(), release, [ROW, ROW | odd], Answer([1, 0], [[0.25, 0.75], [0.5, 0.5]]))
+    log.close()
+    before = parts.read(folder)
+    assert convert(folder) == 1
+    table = parts.read(folder)
+    assert table.equals(before)
+    assert table.schema.types == [
+        pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.int32(), pa.string(),
+        pa.float64(), pa.float64(), pa.string(), pa.string(), pa.bool_(), pa.timestamp("us"), pa.timestamp("us"),
+        pa.string(), pa.string(), pa.int64(), pa.list_(pa.float64()),
+    ]  # fmt: skip
+    first, second = table.to_pylist()
+    assert first == {
+        "request_id": "a", "row": 0, "time": FIRST, "version": 1, "model": "demo",
+        "input.size": 12.5, "input.age": 41.0, "input.zip": "80331", "input.town": "Ulm", "input.member": True,
+        "input.at": moment(5, 8), "input.born": dt.datetime.fromisoformat(str(ROW["born"])),
+        "input.customer": first["input.customer"], "input.order": "A-1",
+        "prediction": 1, "probabilities": [0.25, 0.75],
+    }  # fmt: skip
+    assert second["row"] == 1
+    assert second["prediction"] == 0
+    assert [second[f"input.{name}"] for name in odd] == [12.5, None, "80331", False, moment(5, 8)]
+
+
+def test_days_and_spans(folder: Path, release: Release) -> None:
+    """Parts go by day in UTC; a span takes its start and leaves its end, in parts and in open segments alike."""
+    fill(folder, release, range(30))
+    for _ in range(2):
+        table = parts.read(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
+        assert sorted(table.column("request_id").to_pylist()) == sorted(f"r{n}" for n in range(1, 11))
+        convert(folder)
+    assert sorted(path.name for path in folder.glob("day=*")) == ["day=2026-09-30", "day=2026-10-01", "day=2026-10-02"]
+    assert parts.read(folder, columns=["input.town", "prediction"]).column_names == ["input.town", "prediction"]
+
+
+def test_no_log_is_an_empty_table(folder: Path) -> None:
+    """Reading makes nothing."""
+    assert parts.read(folder).num_rows == 0
+    assert "prediction" in parts.read(folder).column_names
+    assert not folder.exists()
+
+
+def test_open_and_torn_segments(folder: Path, release: Release) -> None:
+    """What a living service writes is read and left alone; a line cut short by a kill is none."""
+    fill(folder, release, range(5))
+    (path,) = segments.paths(folder)
+    with path.open("ab") as file:
+        file.write(path.read_bytes().splitlines()[1][:40])
+    log = PredictionLog(folder, "w1", convert=False)
+    log.write("living", FIRST.timestamp(), release, [ROW], answer())
+    wait(lambda: log.written == 1)
+    expected = sorted(["living", *(f"r{number}" for number in range(5))])
+    assert ids(folder) == expected
+    assert convert(folder) == 1
+    assert ids(folder) == expected
+    assert len(segments.paths(folder)) == 1
+    log.close()
+
+
+def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..., Release]) -> None:
+    """A column that another version does not log is null; one that it hashes makes both strings."""
+    fill(folder, releases(version=1), range(2))
+    fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
+    for _ in range(2):
+        table = parts.read(folder).sort_by("request_id")
+        assert table.column("version").to_pylist() == [1, 1, 2, 2]
+        assert table.column("input.town").to_pylist() == ["Ulm", "Ulm", None, None]
+        sizes = table.column("input.size").to_pylist()
+        assert sizes[:2] == ["0", "1"]
+        assert all(size.startswith(("2026-10:", "2026-09:")) for size in sizes[2:])
+        convert(folder)
+
+
+class Stop(BaseException):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_a_kill_at_any_step_of_converting(
+    folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Each prediction is read once before the work is done again, and once after it."""
+    fill(folder, release, range(60))
+    expected = sorted(f"r{number}" for number in range(60))
+    seen = 0
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def call_it(*args: object, **kwargs: object) -> object:
+            nonlocal seen
+            seen += 1
+            if seen > call:
+                raise Stop
+            return function(*args, **kwargs)
+
+        return call_it
+
+    with monkeypatch.context() as patch:
+        # every step that changes the folder: a draft, its rename, the sync of a folder, and the end of the segment
+        patch.setattr(files.tempfile, "mkstemp", counted(files.tempfile.mkstemp))
+        patch.setattr(Path, "replace", counted(Path.replace))
+        patch.setattr(files, "sync", counted(files.sync))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        try:
+            convert(folder)
+        except Stop:
+            assert len(segments.paths(folder)) == 1
+    assert seen == min(call + 1, 13) or seen > call
+    assert ids(folder) == expected
+    convert(folder)
+    assert ids(folder) == expected
+    assert segments.paths(folder) == []
+    assert not list(folder.glob("day=*/.*"))
+
+
+def test_converters_killed_at_random(folder: Path, release: Release) -> None:
+    """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
+    command = [sys.executable, "-m", "towline.serving.parts", str(folder)]
+    for start in range(0, 1_200, 100):
+        fill(folder, release, range(start, start + 100), rows=2)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import towline.serving.parts"], check=True)
+    loading = time.monotonic() - began
+    killed = 0
+    for _ in range(8):
+        process = subprocess.Popen(command, cwd=REPOSITORY)
+        time.sleep(loading * random.uniform(0.8, 1.6))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert set(Counter(ids(folder)).values()) == {2}
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
+    assert segments.paths(folder) == []
+
+
+def test_a_full_disk_keeps_the_segment(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converting fails with a remedy, and nothing is half done."""
+    fill(folder, release, range(30))
+
+    def full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(Unavailable, match="No space left"):
+            convert(folder)
+    assert parts.parts(folder) == []
+    assert len(ids(folder)) == 30
+    assert convert(folder) == 1
+
+
+def test_merging(folder: Path, releases: Callable[..., Release]) -> None:
+    """Small parts of a day and version become one; the days that are not over are left where that is asked for."""
+    one, two = releases(version=1), releases(version=2)
+    for start in range(0, 60, 20):
+        fill(folder, one, range(start, start + 20), HOUR / 2)
+        fill(folder, two, range(start + 60, start + 80), HOUR / 100)
+    convert(folder)
+    before = parts.read(folder).sort_by("request_id")
+    with parts.held(folder):
+        upkeep.merge(folder, before=dt.date(2026, 10, 1))
+    assert Counter((part.day.day, part.version) for part in parts.parts(folder)) == {
+        (30, 1): 1, (30, 2): 1, (1, 1): 3, (1, 2): 1, (2, 1): 1,
+    }  # fmt: skip
+    assert upkeep.compact(folder) == (0, 7, 5)
+    assert parts.read(folder).sort_by("request_id").equals(before)
+    assert upkeep.compact(folder) == (0, 5, 5)
+
+
+def test_a_kill_while_merging(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the merged part has taken its place, those it stands for are not read again."""
+    for start in (0, 10, 20):
+        fill(folder, release, range(start, start + 10), 60.0)
+    convert(folder)
+    unlink = Path.unlink
+
+    def stop(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("part-w0"):
+            raise Stop
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        with pytest.raises(Stop):
+            upkeep.compact(folder)
+    assert len(parts.parts(folder)) == 4
+    assert len(ids(folder)) == len(set(ids(folder))) == 30
+    assert len(parts.parts(folder)) == 1
+
+
+def test_purging(folder: Path, release: Release) -> None:
+    """Days before a day go, in parts and segments, with the hash keys of months that are over."""
+    fill(folder, release, range(30))
+    convert(folder)
+    fill(folder, release, range(30, 40))
+    (folder / "hash-keys" / "2026-08").write_bytes(b"k" * 32)
+    gone = upkeep.purge(folder, dt.date(2026, 10, 1))
+    assert (gone.rows, gone.files, gone.keys) == (1, 1, ("2026-08", "2026-09"))
+    assert ids(folder) == sorted(f"r{number}" for number in range(1, 40))
+    assert upkeep.purge(folder, dt.date(2026, 11, 1)).rows == 39
+    assert ids(folder) == []
+    assert list(folder.glob("day=*")) == []
+
+
+def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) -> None:
+    """Every row of the value goes, from parts and segments and under every key's hash; other parts are not touched."""
+    kept, hashed = releases({"keys": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
+    fill(folder, kept, range(700_040, 700_045))
+    convert(folder)
+    untouched = {part.path: part.path.stat() for part in parts.parts(folder)}
+    fill(folder, kept, range(700_045, 700_050))
+    fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
+    keys = upkeep.HashKeys(folder / "hash-keys")
+    secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
+    assert sum(secret.encode() in content(folder) for secret in secrets) >= 3
+    found: list[pa.Table] = []
+    gone = upkeep.erase(folder, "customer", "700047", found.append)
+    assert (gone.rows, gone.files, gone.blind) == (2, 2, 0)
+    assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
+    for secret in secrets:
+        assert secret.encode() not in content(folder)
+    assert len(ids(folder)) == 13
+    assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
+    assert upkeep.erase(folder, "customer", "700047", found.append).rows == 0
+    assert len(found) == 1
+
+
+def test_erasing_while_a_service_writes(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service is asked to close its segment, and goes on in another; nothing sent meanwhile is lost."""
+    monkeypatch.setattr("towline.serving.prediction_log._TEND", 0.1)
+    log = PredictionLog(folder, "w0", convert=False)
+    for number in range(20):
+        log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], answer())
+    assert upkeep.erase(folder, "customer", "3", lambda _: None).rows == 5
+    log.write("after", FIRST.timestamp(), release, [ROW], answer())
+    log.close()
+    assert len(ids(folder)) == 16
+    assert "after" in ids(folder)
+
+
+def test_a_service_that_hangs_is_named(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erasing would miss what is in its segment, so it does not begin."""
+    log = PredictionLog(folder, "w0", convert=False)
+    log.write("r", FIRST.timestamp(), release, [ROW], answer())
+    wait(lambda: log.written == 1)
+    monkeypatch.setattr(upkeep, "_PATIENCE", 0.3)
+    monkeypatch.setattr(segments, "ask", lambda _: None)
+    with pytest.raises(Unavailable, match=r"(?s)still writes.*w0-"):
+        upkeep.erase(folder, "customer", "1", lambda _: None)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rows"),
+    [
+        ("size", "3", 1), ("size", "3.0", 1), ("size", "wide", 0), ("size", "nan", 0), ("member", "true", 10),
+        ("member", "maybe", 0), ("at", "2026-10-05T10:00:00+02:00", 10), ("at", "someday", 0), ("zip", "80331", 10),
+        ("zip", "", 0), ("request_id", "r4", 1), ("order", "a-1", 0), ("order", "A-1", 10),
+    ],
+)  # fmt: skip
+def test_erasing_by_any_logged_column(folder: Path, release: Release, column: str, value: str, rows: int) -> None:
+    """The value is read as the column's kind; what is no such value is in no row, not in the empty ones."""
+    fill(folder, release, range(10))
+    log = PredictionLog(folder, "w1", convert=False)
+    empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
+    log.write("empty", FIRST.timestamp(), release, [empty], answer())
+    log.close()
+    assert upkeep.erase(folder, column, value, lambda _: None).rows == rows
+    assert len(ids(folder)) == 11 - rows
+
+
+def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Release]) -> None:
+    """Refused with the columns there are; where only some versions log the column, the other rows are told."""
+    fill(folder, releases(PRIVACY), range(3))
+    for column, said in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
+        with pytest.raises(ConfigError, match=said):
+            upkeep.erase(folder, column, "1", lambda _: None)
+    fill(folder, releases({}, version=2), range(3, 8))
+    assert upkeep.erase(folder, "customer", "1", lambda _: None) == upkeep.Forgotten(1, 1, (), 5)
+    assert upkeep.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
+
+
+def test_a_spoilt_part_is_named(folder: Path, release: Release) -> None:
+    """Reading says which file, rather than leaving it out."""
+    fill(folder, release, range(3))
+    convert(folder)
+    part = parts.parts(folder)[0]
+    part.path.write_bytes(part.path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=part.path.name):
+        parts.read(folder)
+
+
+def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
+    """By a process of its own, when it closes and for what a dead one left; without being waited for."""
+    release = make_release(tmp_path / "release", PRIVACY)
+    fill(folder, release, range(5))
+    log = PredictionLog(folder, "w1")
+    log.write("last", FIRST.timestamp(), release, [ROW], answer())
+    log.close()
+    wait(lambda: not segments.paths(folder), 60)
+    assert len(ids(folder)) == 6
+    assert not math.isnan(parts.read(folder).column("prediction")[0].as_py())

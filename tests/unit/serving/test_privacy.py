@@ -1,0 +1,147 @@
+"""What a policy lets through."""
+
+import datetime as dt
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.serving.conftest import ROW, Release
+from towline.serving.privacy import HashKeys, Policy, hashed, read_policy, spelt
+
+OCTOBER = dt.datetime(2026, 10, 5, tzinfo=dt.UTC).timestamp()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> HashKeys:
+    return HashKeys(tmp_path / "hash-keys")
+
+
+def applied(policy: Policy, row: dict[str, object], at: float = OCTOBER) -> dict[str, object]:
+    (values,) = policy.apply([row], at)
+    return dict(zip([field.name for field in policy.fields], values, strict=True))
+
+
+def test_each_column_as_the_release_says(release: Release, keys: HashKeys) -> None:
+    """Kept as it came, hashed, coarse, or absent; extra fields of a request only where they are keys."""
+    policy = read_policy(release.directory, release.contract, keys)
+    found = applied(policy, ROW | {"colour": "red"})
+    key = keys.of("2026-10")
+    assert found == {
+        "size": 12.5,
+        "age": "40..50",
+        "zip": hashed("2026-10", key, "zip", "80331"),
+        "town": "Ulm",
+        "member": True,
+        "at": "2026-10-05T08:00:00",
+        "born": "1985-02",
+        "customer": hashed("2026-10", key, "customer", "4711"),
+        "order": hashed("2026-10", key, "order", "A-1"),
+    }
+    assert [field.stored for field in policy.fields] == [
+        "float64", "string", "string", "string", "bool", "timestamp", "string", "string", "string",
+    ]  # fmt: skip
+
+
+def test_without_a_policy_every_feature_is_kept(releases: Callable[..., Release], keys: HashKeys) -> None:
+    """And nothing else: a field that is no feature is not logged. No key is made that nobody needs."""
+    release = releases()
+    assert list(applied(read_policy(release.directory, release.contract, keys), ROW)) == [
+        "size", "age", "zip", "town", "street", "member", "at", "born",
+    ]  # fmt: skip
+    assert not keys.folder.exists()
+
+
+def test_everything_may_be_dropped(releases: Callable[..., Release], keys: HashKeys) -> None:
+    """A release whose every feature is personal is logged by its answers alone."""
+    release = releases({"pii": list(ROW)})
+    assert read_policy(release.directory, release.contract, keys).apply([ROW, ROW], OCTOBER) == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "bucket"),
+    [
+        ("age", -3, "..10"), ("age", "9.99", "..10"), ("age", 10, "10..20"), ("age", 90, "90.."), ("age", 1e9, "90.."),
+        ("age", None, None), ("size", 9.5, "..10"), ("size", 55.5, "50..60"), ("size", 400, "90.."),
+        ("town", "town 3", "town 3"), ("town", "town 15", "other"), ("town", "Atlantis", "other"), ("town", None, None),
+        ("born", "1985-12-31T23:59:59+02:00", "1985-12"), ("born", None, None), ("member", True, True),
+    ],
+)  # fmt: skip
+def test_buckets(releases: Callable[..., Release], keys: HashKeys, column: str, value: object, bucket: object) -> None:
+    """Tenths of the training rows, else of the range; months; the ten commonest levels; null stays null."""
+    release = releases({"columns": dict.fromkeys(("age", "size", "town", "born", "member"), "bucket")})
+    policy = read_policy(release.directory, release.contract, keys)
+    assert applied(policy, ROW | {column: value})[column] == bucket
+
+
+def test_one_value_has_one_hash(release: Release, keys: HashKeys) -> None:
+    """However it is spelt, within a month; in another month, and in another column, it has another."""
+    policy = read_policy(release.directory, release.contract, keys)
+    same = {str(applied(policy, ROW | {"customer": value})["customer"]) for value in (4711, 4711.0, "4711")}
+    assert len(same) == 1
+    later = applied(policy, ROW | {"zip": "4711"}, OCTOBER + 31 * 86400)
+    assert later["customer"] not in same
+    assert later["zip"].split(":")[1] != later["customer"].split(":")[1]  # type: ignore[attr-defined]
+    assert {*same, later["customer"]} == set(keys.hashes("customer", "4711"))
+
+
+@pytest.mark.parametrize("value", [None, "", [1, 2], {"a": 1}, float("nan")])
+def test_what_is_no_value_has_no_hash(release: Release, keys: HashKeys, value: object) -> None:
+    """A key may be absent, or hold anything: then it is null."""
+    policy = read_policy(release.directory, release.contract, keys)
+    assert applied(policy, ROW | {"customer": value})["customer"] is None
+    row = {name: each for name, each in ROW.items() if name != "customer"}
+    assert applied(policy, row)["customer"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("numeric", "12.50", "12.5"), ("numeric", 12, "12"), ("numeric", "wide", None), ("boolean", "true", "True"),
+        ("boolean", 0, "False"), ("datetime", "2026-10-05T10:00:00+02:00", "2026-10-05T08:00:00"),
+        ("category", "007", "007"), ("category", 7.0, "7"),
+    ],
+)  # fmt: skip
+def test_a_value_is_spelt_one_way(kind: str, value: object, text: str | None) -> None:
+    """So that the value a person names finds the hash of the value a request brought."""
+    assert spelt(kind, value) == text  # type: ignore[arg-type]
+
+
+def test_keys_are_nobody_elses(keys: HashKeys) -> None:
+    """A key is 32 random bytes in a file that its owner alone reads, in a folder that is closed to others."""
+    assert keys.of("2026-10") != keys.of("2026-11")
+    assert len(keys.of("2026-10")) == 32
+    assert stat.S_IMODE((keys.folder / "2026-10").stat().st_mode) == 0o600
+    assert stat.S_IMODE(keys.folder.stat().st_mode) == 0o700
+    assert keys.months() == ["2026-10", "2026-11"]
+
+
+def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
+    """Only months that are over before the day."""
+    for month in ("2026-08", "2026-09", "2026-10"):
+        keys.of(month)
+    assert keys.remove(dt.date(2026, 9, 30)) == ["2026-08"]
+    assert keys.remove(dt.date(2026, 10, 1)) == ["2026-09"]
+    assert [path.name for path in keys.folder.iterdir()] == ["2026-10"]
+
+
+def test_processes_agree_on_a_key(tmp_path: Path) -> None:
+    """Of several that need a new key at once, all use the one that was made first."""
+    code = (
+        "import sys, pathlib; from towline.serving.privacy import HashKeys;"
+        "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)
+    ]
+    assert len({process.communicate(timeout=60)[0] for process in started}) == 1
+    assert [path.name for path in (tmp_path / "k").iterdir()] == ["2026-10"]
+
+
+def test_the_releases_own_config_counts(release: Release, keys: HashKeys) -> None:
+    """Whatever the project's config says by now."""
+    (release.directory / "config.yaml").write_text("name: demo\ndata: {source: t, target: y}\n")
+    assert len(read_policy(release.directory, release.contract, keys).fields) == 8

@@ -1,0 +1,59 @@
+"""What people read at the end of a run."""
+
+import re
+
+import click
+import pytest
+
+from tests.conftest import REPOSITORY
+from towline.cli import screen
+from towline.config import Settings
+from towline.outcome import Outcome
+from towline.training.gate import Check, Verdict
+
+DETAIL = (
+    "mae 23.25 against 23.31 of version 1 on 9,201 rows new to it, better by 0.06 "
+    "(90 % interval -4.029 to +4.149, + is better)"
+)
+OUTCOME = Outcome(
+    model="bikes",
+    version=2,
+    event="refused",
+    reason="inconclusive: " + ", ".join(f"check number {number}" for number in range(12)),
+    run_key="",
+    release="v2",
+    dataset={"source": "bikes.csv", "rows": 600, "start": None, "end": None},
+    checked={"rules": 9, "warned": 1, "warnings": ["temp_c: " + "colder than ever before, " * 8], "notes": []},
+    split={"train": 480, "holdout": 120, "by": "random", "cut": None},
+    verdict=Verdict(
+        outcome="inconclusive", checks=(Check(name="champion", outcome="inconclusive", detail=DETAIL),), primary="mae"
+    ),
+)
+
+
+def summary() -> list[str]:
+    settings = Settings.from_environment({"TOWLINE_STORE": "/s"}, cwd=REPOSITORY)
+    return click.unstyle(screen.summary(OUTCOME, settings)).splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_long_lines_go_on_below_their_own_text(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the terminal's width, no line is longer and no number is cut; further lines hang below the first."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = summary()
+    assert max(map(len, lines)) <= width
+    at = next(place for place, line in enumerate(lines) if line.startswith("  ? champion:"))
+    whole = [lines[at]]
+    for line in lines[at + 1 :]:
+        if not re.match(r" {4}\S", line):
+            break
+        whole.append(line)
+    assert len(whole) == -(-len(f"  ? champion: {DETAIL}") // width)
+    assert " ".join(line.strip() for line in whole) == f"? champion: {DETAIL}"
+    assert not any(line.startswith("%") for line in map(str.strip, whole))
+
+
+def test_no_line_is_wrapped_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not shown on a terminal can be searched line by line."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert f"  ? champion: {DETAIL}" in summary()

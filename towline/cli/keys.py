@@ -1,0 +1,124 @@
+"""towline keys: who may ask a service."""
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towline.cli import emit, json_option
+from towline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from towline.serving.keys import Key, Scope
+
+
+@click.group()
+def keys() -> None:
+    """API keys of the services on this store.
+
+    \b
+    Examples:
+      towline keys create shop --expires 90d
+      towline keys list
+      towline keys revoke 1f0c9a3e
+    """
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(["predict", "admin"]), default=["predict"],
+              show_default=True, help="What its holder may do; admin may predict too. Can be repeated.")  # fmt: skip
+@click.option("--expires", metavar="DURATION", help="Ends by itself, e.g. after 90d or 12h.")
+@json_option
+def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json: bool) -> None:
+    """Makes a key for NAME and shows it, once.
+
+    \b
+    Examples:
+      towline keys create shop --scope predict --expires 90d
+      towline keys create operator --scope admin
+    """
+    from towline.config import Settings
+    from towline.serving.keys import create
+
+    text, key = create(Settings.from_environment().store, name, scopes, _lifetime(expires))
+
+    def told() -> str:
+        until = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
+        click.echo(f"key {key.id} for {key.name} ({', '.join(key.scopes)}{until}); it is not shown again", err=True)
+        return text
+
+    emit({"key": text, **_shown(key)}, as_json, told)
+
+
+@keys.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """Lists keys, never their text.
+
+    \b
+    Example:
+      towline keys list
+    """
+    from towline.config import Settings
+    from towline.serving.keys import read
+
+    shown = [_shown(key) for key in read(Settings.from_environment().store).keys]
+
+    def text() -> str:
+        from towline.cli.screen import table
+
+        if not shown:
+            return "no keys yet: towline keys create NAME makes one"
+        head = ["id", "name", "scopes", "created", "expires", "state"]
+        rows = [{**row, "scopes": ", ".join(row["scopes"])} for row in shown]
+        return table(
+            head,
+            [
+                [
+                    str(row[name] or "–")[:16].replace("T", " ") if name in ("created", "expires") else row[name]
+                    for name in head
+                ]
+                for row in rows
+            ],
+        )
+
+    emit(shown, as_json, text)
+
+
+@keys.command()
+@click.argument("id")
+@json_option
+def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
+    """Ends a key; running services refuse it within two seconds.
+
+    \b
+    Example:
+      towline keys revoke 1f0c9a3e
+    """
+    from towline.config import Settings
+    from towline.serving.keys import revoke
+
+    key = revoke(Settings.from_environment().store, id)
+    emit(_shown(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")
+
+
+def _shown(key: "Key") -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC)
+    return {**key.model_dump(mode="json", exclude={"sha256"}), "state": key.state(now)}
+
+
+def _lifetime(expires: str | None) -> dt.timedelta | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from towline.config import Duration
+
+    if expires is None:
+        return None
+    try:
+        lifetime: dt.timedelta = TypeAdapter(Duration).validate_python(expires)
+    except (ValidationError, OverflowError):
+        lifetime = dt.timedelta(0)
+    if lifetime <= dt.timedelta(0):
+        raise ConfigError(f"not a duration: {expires!r}", where="--expires", remedy="write e.g. 90d or 12h")
+    return lifetime

@@ -1,0 +1,74 @@
+"""towline serve: a release behind HTTP."""
+
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towline.cli import emit, json_option
+from towline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from towline.serving.server import Started
+
+VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that answer.")
+@click.option("--insecure", is_flag=True, help="Serve other machines without any key.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: speak TLS.")
+@click.option("--private-key", type=click.Path(path_type=Path), help="PEM file, if not in the certificate's.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second for each key, a worker.")
+@click.option("--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
+@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Rows of a request.")
+@click.option("--no-log", is_flag=True, help="Keep no log of predictions.")
+@click.option("--trust", "trusted", multiple=True, metavar="PACKAGE", help="Your package that its estimator is of.")
+@click.option(
+    "--grace",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 60),
+    help="Seconds to go on accepting when told to end.",
+)
+@click.option(
+    "--drain",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(1, 600),
+    help="Seconds until it has ended, at most.",
+)
+@json_option
+def serve(no_log: bool, as_json: bool, **given: Any) -> None:
+    """Answers requests over HTTP.
+
+    NAME is a model, whose champion is served and followed as it changes; a version of one, NAME@3; or a folder that
+    holds a release. Ends in order on SIGTERM and Ctrl-C.
+
+    \b
+    Examples:
+      towline serve bike-demand
+      towline serve bike-demand@3 --port 8081
+      towline serve bike-demand --host 0.0.0.0 --certificate chain.pem --private-key key.pem
+    """
+    from towline.config import Settings
+
+    missing = [vendor for vendor in VENDORS if find_spec(vendor) is None]
+    if missing:
+        raise ConfigError(
+            f"not installed: {', '.join(missing)}", where="towline serve", remedy="pip install 'towline[serve]'"
+        )
+    from towline.serving.options import Options
+    from towline.serving.server import run
+
+    def started(service: "Started") -> None:
+        emit(asdict(service), as_json, service.text)
+        sys.stdout.flush()
+
+    run(Options(settings=Settings.from_environment(), log=not no_log, **given), started)

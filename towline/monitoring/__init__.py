@@ -1,0 +1,1 @@
+"""Monitoring: what the log tells of a model that serves."""

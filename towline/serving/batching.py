@@ -1,0 +1,98 @@
+"""Models that sklearn answers: requests that arrive while it is busy are joined into one call."""
+
+import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from towline.release.scorer import Answer
+from towline.serving.problems import Problem
+
+if TYPE_CHECKING:
+    from towline.release.predictor import Model
+
+QUEUED = 20_000  # rows that may wait
+JOINED = 1_000  # rows of one call, if it joins requests
+
+
+class _Job(NamedTuple):
+    model: "Model"
+    rows: list[list[Any]]
+    done: "asyncio.Future[Answer]"
+
+
+class Batcher:
+    """Scores on one thread of its own, in the order of arrival; all rows of a call are of one model.
+
+    Args:
+        queued: how many rows may wait before more are refused.
+        joined: up to how many rows requests are joined.
+    """
+
+    def __init__(self, queued: int = QUEUED, joined: int = JOINED) -> None:
+        self._queued, self._joined = queued, joined
+        self._jobs: deque[_Job] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="towline-score")
+        self._runner: asyncio.Task[None] | None = None
+        self.depth = 0  # rows waiting
+
+    async def score(self, model: "Model", rows: list[list[Any]]) -> Answer:
+        """What ``model.score(rows)`` gives.
+
+        Raises:
+            Problem: too many rows wait.
+        """
+        if self.depth and self.depth + len(rows) > self._queued:
+            raise Problem("busy", f"{self.depth:,} rows wait for an answer", headers=((b"retry-after", b"1"),))
+        loop = asyncio.get_running_loop()
+        job = _Job(model, rows, loop.create_future())
+        self._jobs.append(job)
+        self.depth += len(rows)
+        if self._runner is None or self._runner.done():
+            self._runner = loop.create_task(self._run())
+        return await job.done
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._jobs:
+            jobs = self._take()
+            try:
+                answers = await loop.run_in_executor(self._thread, _score, jobs)
+            except Exception as error:  # noqa: BLE001 - told to each that waits; the thread is gone
+                answers = [error] * len(jobs)
+            for job, answer in zip(jobs, answers, strict=True):
+                if job.done.cancelled():
+                    continue
+                if isinstance(answer, Exception):
+                    job.done.set_exception(answer)
+                else:
+                    job.done.set_result(answer)
+
+    def _take(self) -> list[_Job]:
+        """The oldest job, and those behind it that are of the same model and still fit in."""
+        jobs = [self._jobs.popleft()]
+        rows = len(jobs[0].rows)
+        while self._jobs and self._jobs[0].model is jobs[0].model and rows + len(self._jobs[0].rows) <= self._joined:
+            jobs.append(self._jobs.popleft())
+            rows += len(jobs[-1].rows)
+        self.depth -= rows
+        return jobs
+
+
+def _score(jobs: list[_Job]) -> list[Answer | Exception]:
+    """One answer or error for each job; rows that cannot be answered spoil nobody else's."""
+    try:
+        answer = jobs[0].model.score([row for job in jobs for row in job.rows])
+    except Exception as error:  # noqa: BLE001 - goes to whom it concerns
+        return [error] if len(jobs) == 1 else [_score([job])[0] for job in jobs]
+    parts: list[Answer | Exception] = []
+    start = 0
+    for job in jobs:
+        end = start + len(job.rows)
+        shares = None if answer.probabilities is None else answer.probabilities[start:end]
+        parts.append(Answer(answer.predictions[start:end], shares))
+        start = end
+    return parts

@@ -1,0 +1,188 @@
+"""One route: who may ask, how the answer leaves, what is told when it fails. Raw ASGI, for it is on the hot path."""
+
+import base64
+import binascii
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from towline.errors import TowlineError
+from towline.serving import problems
+from towline.serving.limits import Gone, Rate, Receive
+from towline.serving.metrics import Metrics
+from towline.serving.problems import Header, Problem
+
+if TYPE_CHECKING:
+    from towline.serving.keys import Keys
+
+Access = Literal["public", "predict", "admin"]
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+_VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
+_LOG = logging.getLogger("towline.serving")
+_SAFE = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Reply(NamedTuple):
+    body: bytes
+    content_type: bytes = JSON
+    status: int = 200
+    headers: tuple[Header, ...] = ()
+
+
+class Call:
+    """A request on its way: ``version`` is of the model that answers it, for the metrics."""
+
+    __slots__ = ("headers", "named", "receive", "request_id", "scope", "version")
+
+    def __init__(self, scope: Scope, receive: Receive, drawn: str) -> None:
+        self.scope, self.receive = scope, receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id")
+        self.named = given is not None and _VALID_ID.fullmatch(given) is not None
+        self.request_id = given.decode("ascii") if given and self.named else drawn
+        self.version = ""
+
+    def take(self, given: str) -> None:
+        """Takes the id that stands in the body, where no header gave one."""
+        if not self.named and _VALID_ID.fullmatch(given.encode()):
+            self.request_id = given
+
+
+Answers = Callable[[Call], Awaitable[Reply]]
+
+
+class Guard:
+    """What all routes share.
+
+    Args:
+        keys: who may ask what.
+        rate: how often.
+        metrics: what is counted.
+        tls: whether this process itself speaks TLS.
+    """
+
+    def __init__(self, keys: "Keys", rate: Rate, metrics: Metrics, *, tls: bool) -> None:
+        self.keys, self.rate, self.metrics = keys, rate, metrics
+        self.headers = [*_SAFE, _HSTS] if tls else _SAFE
+        self._drawn = secrets.token_hex(8)
+        self._count = itertools.count()
+
+    def draw(self) -> str:
+        """A request id that no other process and no other request has."""
+        return f"{self._drawn}-{next(self._count):x}"
+
+    def admit(self, call: Call, access: Access, challenge: bytes) -> None:
+        """Lets a request in, or raises Problem."""
+        if access == "public":
+            return
+        if not self.keys.required:
+            client = call.scope.get("client")
+            self.rate.take(client[0] if client else "")
+            return
+        key = _presented(call.headers)
+        scopes = None if key is None else self.keys.scopes(key)
+        if key is None or scopes is None:
+            raise Problem(
+                "no-key",
+                "no key came with the request" if key is None else "the key is unknown, expired or revoked",
+                headers=((b"www-authenticate", challenge),),
+            )
+        self.rate.take(self.keys.identity(key))
+        if access not in scopes:
+            raise Problem("missing-scope", f"the key has no scope {access!r}")
+
+
+class Endpoint:
+    """An ASGI application for one path.
+
+    Args:
+        path: as in the table of routes; also the label of its metrics.
+        access: ``public``, or the scope a key must have.
+        answer: makes the reply, or raises Problem or another error of towline.
+        guard: what it shares with the others.
+        method: the one it takes; GET takes HEAD too, "*" takes all.
+        browser: whether people open it: then a browser asks for the key.
+    """
+
+    def __init__(
+        self, path: str, access: Access, answer: Answers, guard: Guard, method: str = "GET", *, browser: bool = False
+    ) -> None:
+        self.path, self.access, self.method = path, access, method
+        self._answer, self._guard, self._metrics = answer, guard, guard.metrics
+        self._methods = (method, "HEAD") if method == "GET" else (method,)
+        self._challenge = b'Basic realm="towline", charset="UTF-8"' if browser else b'Bearer realm="towline"'
+        self._error_member = path.startswith("/v2")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        self._metrics.in_flight += 1
+        call = Call(scope, receive, self._guard.draw())
+        try:
+            reply = await self._reply(call)
+            body = b"" if scope["method"] == "HEAD" else reply.body
+            headers = [
+                (b"content-type", reply.content_type),
+                (b"content-length", b"%d" % len(reply.body)),
+                (b"x-request-id", call.request_id.encode("ascii")),
+                *self._guard.headers,
+                *reply.headers,
+            ]
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        except Gone:
+            return
+        finally:
+            self._metrics.in_flight -= 1
+        self._metrics.finished(self.path, reply.status, call.version, time.perf_counter() - began)
+
+    async def _reply(self, call: Call) -> Reply:
+        try:
+            self._check_method(call.scope["method"])
+            self._guard.admit(call, self.access, self._challenge)
+            return await self._answer(call)
+        except Problem as problem:
+            return self._refusal(problem, call)
+        except TowlineError as error:
+            told = problems.of(error)
+            if told.kind.status >= 500:
+                _LOG.error("request %s to %s: %s", call.request_id, self.path, error)
+            return self._refusal(told, call)
+        except Gone:
+            raise
+        except Exception:  # noqa: BLE001 - the last stop: whatever it is, the client gets an answer
+            _LOG.exception("request %s to %s failed", call.request_id, self.path)
+            return self._refusal(Problem(problems.FAULT, "the service failed; its log tells why"), call)
+
+    def _check_method(self, method: str) -> None:
+        if method not in self._methods and self.method != "*":
+            allowed = ", ".join(self._methods)
+            raise Problem("method-not-allowed", f"this path takes {allowed}", headers=((b"allow", allowed.encode()),))
+
+    def _refusal(self, problem: Problem, call: Call) -> Reply:
+        self._metrics.refused(problem.code)
+        body = problem.body(call.request_id, error_member=self._error_member)
+        return Reply(body, PROBLEM, problem.kind.status, problem.headers)
+
+
+def _presented(headers: dict[bytes, bytes]) -> str | None:
+    """The key of a request: X-API-Key, a bearer's, or the password of a browser."""
+    if (key := headers.get(b"x-api-key")) is not None:
+        return key.decode("latin-1")
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return given.strip().decode("latin-1")
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(given, validate=True).partition(b":")[2].decode("latin-1")
+        except binascii.Error:
+            return None
+    return None

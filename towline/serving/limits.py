@@ -1,0 +1,98 @@
+"""How much a request may bring, and how often one may ask."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from towline.serving.problems import Problem
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+TRACKED = 10_000  # callers remembered
+
+
+class Gone(Exception):
+    """The client has left: nobody waits for an answer."""
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
+    """The whole body of a request, also one sent in chunks.
+
+    Raises:
+        Problem: it is longer than ``most`` bytes, or its length is no number.
+        Gone: the client left before it was complete.
+    """
+    length = headers.get(b"content-length")
+    if length is not None:
+        if not length.isdigit():
+            raise Problem("bad-request", "Content-Length is not a number", headers=((b"connection", b"close"),))
+        if len(length) > 18 or int(length) > most:
+            raise _too_large(most)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Gone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > most:
+            raise _too_large(most)
+        return body
+    return await _rest(receive, body, most)
+
+
+async def _rest(receive: Receive, first: bytes, most: int) -> bytes:
+    parts, size = [first], len(first)
+    while True:
+        if size > most:
+            raise _too_large(most)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if not message.get("more_body"):
+            if size > most:
+                raise _too_large(most)
+            return b"".join(parts)
+
+
+def _too_large(most: int) -> Problem:
+    # what is still under way is not read: the connection ends with the answer
+    return Problem("too-large", f"the body has more than {most:,} bytes", headers=((b"connection", b"close"),))
+
+
+class Rate:
+    """So many requests a second for each caller, with room for a burst of one second.
+
+    Args:
+        rate: requests per second; None lets everything pass.
+        clock: seconds, only ever going on.
+    """
+
+    def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self._burst = max(1.0, rate or 0.0)
+        self._clock = clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()  # when a caller's bucket is full again
+
+    def take(self, caller: str) -> None:
+        """Counts one request.
+
+        Raises:
+            Problem: this caller has none left.
+        """
+        if self.rate is None:
+            return
+        now = self._clock()
+        full_at = max(self._full_at.get(caller, now), now) + 1.0 / self.rate
+        wait = full_at - now - self._burst / self.rate
+        if wait > 1e-9:
+            raise Problem(
+                "too-many-requests",
+                f"more than {self.rate:g} requests a second",
+                headers=((b"retry-after", b"%d" % max(1, -int(-wait // 1))),),
+            )
+        self._full_at[caller] = full_at
+        self._full_at.move_to_end(caller)
+        if len(self._full_at) > TRACKED:
+            self._full_at.popitem(last=False)

@@ -1,0 +1,206 @@
+"""What Prometheus is told, right with one worker or many.
+
+A request leaves a few numbers in lists; they are counted twice a second and before each scrape, which costs a tenth of
+counting one by one.
+"""
+
+import asyncio
+import os
+import resource
+import time
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from towline.release.predictor import Model
+    from towline.release.scorer import Answer
+    from towline.serving.prediction_log import PredictionLog
+
+EVERY = 0.5  # seconds
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+CELLS = 20  # of the histogram of predicted values, over the range of the training table
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Metrics:
+    """The metrics of one worker, and of all where they share a directory.
+
+    Args:
+        log: whose depth and drops are told.
+        waiting: how many rows wait to be scored.
+    """
+
+    def __init__(self, log: "PredictionLog | None" = None, waiting: Callable[[], int] = lambda: 0) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.in_flight = 0
+        self._log, self._waiting = log, waiting
+        self._worker = str(os.getpid())
+        self._durations: dict[tuple[str, int, str], list[float]] = {}
+        self._codes: Tally[str] = Tally()
+        self._rows: Tally[str] = Tally()
+        self._odd: Tally[tuple[str, str, str]] = Tally()
+        self._answers: dict[str, list[Any]] = {}
+        self._flushing: asyncio.TimerHandle | None = None
+        self._cpu = self._drops = 0.0
+        self._values: Histogram | None = None
+        self._served: str | None = None
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"towline_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"towline_{name}", text, labels, registry=self.registry, multiprocess_mode="livesum")
+
+        self._requests = counter("requests", "Requests answered.", "route", "status")
+        self._seconds = Histogram(
+            "towline_request_seconds", "Of a request that reached a model, until its answer left.", ("route", "version"),
+            registry=self.registry, buckets=SECONDS,
+        )  # fmt: skip
+        self._errors = counter("errors", "Requests refused, by the code of the problem.", "code")
+        self._input = counter("input_rows", "Rows predicted.", "version")
+        self._oddities = counter(
+            "input_oddities", "Input values that were null, out of the range or unseen in training.",
+            "version", "column", "what",
+        )  # fmt: skip
+        self._labels = counter("predicted_labels", "Labels predicted.", "version", "label")
+        self._flight = gauge("in_flight", "Requests being answered.")
+        self._depth = gauge("queue_depth", "Rows that wait to be scored, and records to be logged.", "queue")
+        self._dropped = counter("log_dropped", "Predictions that found the log's queue full.")
+        self._cpu_seconds = counter("process_cpu_seconds", "CPU time of a worker.", "worker")
+        self._memory = gauge("process_resident_memory_bytes", "Memory of a worker.", "worker")
+        self._model = gauge("model_version", "The version that a worker serves.", "name", "worker")
+
+    def finished(self, route: str, status: int, version: str, seconds: float) -> None:
+        """Counts one answer."""
+        key = route, status, version
+        if (pending := self._durations.get(key)) is None:
+            pending = self._durations[key] = []
+        pending.append(seconds)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(EVERY, self.flush)
+
+    def refused(self, code: str) -> None:
+        self._codes[code] += 1
+
+    def predicted(self, model: "Model", answer: "Answer", odd: "Tally[tuple[str, str]]") -> None:
+        """Counts what was predicted, and what was odd about the input (see ``oddities``)."""
+        version = str(model.version)
+        self._rows[version] += len(answer.predictions)
+        if version not in self._answers:
+            self._answers[version] = []
+            self._values = self._values or _histogram(model, self.registry)
+        self._answers[version] += answer.predictions
+        for (column, what), count in odd.items():
+            self._odd[version, column, what] += count
+
+    def serving(self, model: "Model") -> None:
+        """Tells which version this worker serves."""
+        if self._served not in (None, model.name):
+            self._model.remove(self._served, self._worker)
+        self._served = model.name
+        self._model.labels(model.name, self._worker).set(model.version)
+
+    def flush(self) -> None:
+        """Counts what requests have left."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        for (route, status, version), seconds in self._durations.items():
+            if seconds:
+                self._requests.labels(route, str(status)).inc(len(seconds))
+                if version:
+                    _observe(self._seconds.labels(route, version), seconds)
+                seconds.clear()
+        for version, answers in self._answers.items():
+            if self._values is not None:
+                _observe(self._values.labels(version), answers)
+            else:
+                for label, count in Tally(map(str, answers)).items():
+                    self._labels.labels(version, label).inc(count)
+            answers.clear()
+        _drain(self._codes, self._errors.labels)
+        _drain(self._rows, self._input.labels)
+        _drain(self._odd, lambda key: self._oddities.labels(*key))
+        self._state()
+
+    def render(self) -> bytes:
+        """The exposition text of this worker, or of all that share a directory."""
+        self.flush()
+        if SHARED not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _state(self) -> None:
+        self._flight.set(self.in_flight)
+        self._depth.labels("score").set(self._waiting())
+        if self._log is not None:
+            self._depth.labels("log").set(self._log.depth)
+            self._dropped.inc(self._log.drops - self._drops)
+            self._drops = self._log.drops
+        cpu = time.process_time()
+        self._cpu_seconds.labels(self._worker).inc(cpu - self._cpu)
+        self._cpu = cpu
+        self._memory.labels(self._worker).set(_resident())
+
+
+def oddities(model: "Model", rows: Iterable[list[Any]]) -> "Tally[tuple[str, str]]":
+    """How often a column of canonical rows was null, out of range or unseen."""
+    found: Tally[tuple[str, str]] = Tally()
+    for row in rows:
+        for odd in model.reader.oddities(row):
+            found[odd] += 1
+    return found
+
+
+def _histogram(model: "Model", registry: CollectorRegistry) -> Histogram | None:
+    """Of predicted numbers; its cells stay those of the first version that this worker served."""
+    if model.contract.classes:
+        return None
+    target = next((column for column in model.contract.columns if column.role == "target"), None)
+    low, high = (target.min, target.max) if target else (None, None)
+    if low is None or high is None or not low < high:
+        low, high = 0.0, 1.0
+    edges = [low + (high - low) * cell / CELLS for cell in range(CELLS + 1)]
+    return Histogram(
+        "towline_predictions", "Predicted values.", ("version",), registry=registry,
+        buckets=sorted({float(f"{edge:.6g}") for edge in edges}),
+    )  # fmt: skip
+
+
+def _observe(histogram: Histogram, values: Sequence[float]) -> None:
+    """Many at once: prometheus_client has no public way, and one by one costs ten times as much."""
+    edges = histogram._upper_bounds
+    for cell, count in Tally(bisect_left(edges, value) for value in values).items():
+        histogram._buckets[cell].inc(count)
+    histogram._sum.inc(sum(values))
+
+
+def _drain(tally: "Tally[Any]", child: Callable[[Any], Counter]) -> None:
+    for key, count in tally.items():
+        child(key).inc(count)
+    tally.clear()
+
+
+def _resident() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE
+    except OSError:  # no Linux: the most it ever was
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

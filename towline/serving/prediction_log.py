@@ -1,0 +1,248 @@
+"""The log of what a service answered: JSON lines, written by a thread that the service never waits for."""
+
+import datetime as dt
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from towline.data.values import blank, level
+from towline.serving.privacy import HashKeys, Policy, read_policy
+from towline.serving.segments import Segments
+
+if TYPE_CHECKING:
+    from towline.data.contract import Label
+    from towline.release.predictor import Model
+    from towline.release.scorer import Answer
+
+HASH_KEYS = "hash-keys"
+_POLL = 0.05  # seconds between two looks at the queue
+_TEND = 1.0
+_SETTLED = 30.0  # a service that starts has better things to do than to tidy up
+_SLICE = 64  # rows in a line, at most
+_WORK, _REST = 0.0002, 0.0002  # seconds: the interpreter is the service's, too
+_PENDING = 8_000_000  # bytes of lines that wait while the disk takes none
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_logger = logging.getLogger(__name__)
+
+
+class PredictionLog:
+    """Takes what was answered and returns at once; a thread applies the privacy policy and writes.
+
+    Args:
+        folder: ``predictions/<name>`` of the store; made when the first record is written.
+        worker: names this process among those that write for the same model.
+        capacity: rows that may wait; what comes beyond is dropped and counted.
+        segment_bytes: a segment that has grown so far is closed.
+        segment_seconds: the same for its age.
+        convert: whether closed segments are turned into Parquet, by a process of its own.
+
+    Attributes:
+        written: rows that are in a segment. ``written``, ``drops`` and ``depth`` add up to what was sent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        worker: str,
+        capacity: int = 10_000,
+        *,
+        segment_bytes: int = 64_000_000,
+        segment_seconds: float = 3600.0,
+        convert: bool = True,
+    ) -> None:
+        self.folder, self.worker, self.capacity = folder, worker, capacity
+        self.written = 0
+        self._sent = self._refused = 0  # by those who call
+        self._taken = self._lost = 0  # by the thread
+        self._callers = threading.Lock()
+        self._queue: deque[tuple[str, float, Model, Sequence[Mapping[str, Any]], Answer]] = deque()
+        self._closing = threading.Event()
+        self._deadline = 0.0
+        self._encoder = _Encoder(HashKeys(folder / HASH_KEYS))
+        self._segments = Segments(folder, worker, segment_bytes, segment_seconds)
+        self._converts = convert
+        self._converter: subprocess.Popen[bytes] | None = None
+        self._convert_at = time.monotonic() + _SETTLED
+        self._rested = 0.0
+        self._tended = self._complained = -60.0
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Rows that wait to be written."""
+        return self._sent - self._taken + self._segments.waiting
+
+    @property
+    def drops(self) -> int:
+        """Rows that never will be: there was no room for them, or they could not be made ready."""
+        return self._refused + self._lost
+
+    def write(
+        self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "Answer"
+    ) -> None:
+        """Keeps the references and returns; what they lead to must not be changed. Never blocks, never raises."""
+        count = len(rows)
+        with self._callers:
+            waiting = self._sent - self._taken
+            # a request of more rows than fit is taken when nothing else waits
+            if (waiting and waiting + count > self.capacity) or self._closing.is_set():
+                self._refused += count
+            else:
+                self._sent += count
+                self._queue.append((request_id, at, model, rows, answer))
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Writes what waits and ends the thread; what the disk has not taken after ``timeout`` seconds is dropped."""
+        self._deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._thread.join(timeout + 1.0)
+
+    def _run(self) -> None:
+        while not self._closing.wait(_POLL):
+            self._turn()
+        self._turn()
+        while self.depth and time.monotonic() < self._deadline:
+            time.sleep(_POLL)
+            self._turn()
+        self._lost += self.depth
+        self._taken, self._segments.waiting = self._sent, 0
+        self._queue.clear()
+        self._segments.roll()
+        self._convert()
+
+    def _turn(self) -> None:
+        try:
+            now = time.monotonic()
+            tend = now - self._tended >= _TEND
+            due = tend and self._segments.due()  # asked first: what was sent before is in the segment that is closed
+            self._drain()
+            if self._segments.failure:
+                self._complain(self._segments.failure)
+            if due:
+                self._segments.roll()
+                self._convert_at = now
+            if tend:
+                self._tended = now
+                if now >= self._convert_at:
+                    self._convert()
+        except Exception as error:  # noqa: BLE001 - the service goes on, and so does its log
+            self._complain(error)
+
+    def _drain(self) -> None:
+        self._rested = time.perf_counter()
+        for _ in range(len(self._queue)):
+            if self._segments.bytes > _PENDING:
+                break
+            self._take()
+        self.written += self._segments.flush()
+
+    def _take(self) -> None:
+        record = self._queue.popleft()
+        rows = record[3]
+        for first in range(0, len(rows), _SLICE):
+            part = rows[first : first + _SLICE]
+            self._taken += len(part)
+            try:
+                self._segments.add(*self._encoder.line(record, first, part), len(part))
+            except Exception as error:  # noqa: BLE001 - no policy, no log: counted
+                self._lost += len(part)
+                self._complain(error)
+            if time.perf_counter() - self._rested > _WORK:
+                time.sleep(_REST)
+                self._rested = time.perf_counter()
+
+    def _convert(self) -> None:
+        if not self._converts or not self._segments.orphans():
+            self._convert_at = float("inf")
+            return
+        if self._converter is not None and self._converter.poll() is None and not self._closing.is_set():
+            return  # tried again a second later
+        command = [sys.executable, "-m", "towline.serving.parts", str(self.folder)]
+        quiet = subprocess.DEVNULL
+        self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
+        self._convert_at = float("inf")
+
+    def _complain(self, error: Exception) -> None:
+        """At most once a minute, and never with a value in it."""
+        now = time.monotonic()
+        if now - self._complained >= 60.0:
+            self._complained = now
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            _logger.warning(
+                "predictions are not logged: %s; waiting %d, dropped %d, in %s",
+                reason, self.depth, self.drops, self.folder,
+            )  # fmt: skip
+
+
+class _Encoder:
+    """Makes lines of answered rows. A line names its version, whose fields the version's head lists."""
+
+    def __init__(self, keys: HashKeys) -> None:
+        self._keys = keys
+        self._known: dict[Path, tuple[Policy, bytes]] = {}
+
+    def line(
+        self, record: tuple[str, float, "Model", Any, "Answer"], first: int, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, bytes, bytes]:
+        """The version, its head, and a line: ``rows`` are those of the record from ``first`` on."""
+        request_id, at, model, _, answer = record
+        policy, head = self._known.get(model.directory) or self._read(model)
+        end = first + len(rows)
+        content = {
+            "of": model.version,
+            "id": request_id,
+            "at": round(at * 1e6),
+            "first": first,
+            "rows": policy.apply(rows, at),
+            "predictions": answer.predictions[first:end],
+            "probabilities": None if answer.probabilities is None else answer.probabilities[first:end],
+        }
+        try:
+            return model.version, head, orjson.dumps(content, _plain, _OPTIONS)
+        except orjson.JSONEncodeError:
+            return model.version, head, orjson.dumps(_tame(content), _plain, _OPTIONS)
+
+    def _read(self, model: "Model") -> tuple[Policy, bytes]:
+        policy = read_policy(model.directory, model.contract, self._keys)
+        fields = [list(field) for field in policy.fields]
+        prediction = _prediction(model.contract.classes)
+        head = {"version": model.version, "model": model.name, "prediction": prediction, "fields": fields}
+        self._known[model.directory] = policy, orjson.dumps(head, option=_OPTIONS)
+        return self._known[model.directory]
+
+
+def _prediction(classes: "Sequence[Label]") -> str:
+    kinds = {type(label) for label in classes}
+    if kinds <= {int, float} and kinds != {int}:
+        return "float64"
+    return {int: "int64", bool: "bool"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for, as a text of the same meaning."""
+    if isinstance(value, dt.datetime):  # pandas' own
+        return None if blank(value) else str(value)
+    return level(value) if not isinstance(value, Decimal) else str(value)
+
+
+def _tame(value: Any) -> Any:
+    """The same record without integers beyond 64 bits and halves of surrogate pairs."""
+    if isinstance(value, dict):
+        return {key: _tame(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tame(part) for part in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value
