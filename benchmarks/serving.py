@@ -226,7 +226,7 @@ def main() -> None:
             "boosting": prepare.train(store, "bench-boosting", prepare.BOOSTING),
             "uncompiled": prepare.train(store, "bench-uncompiled", prepare.UNCOMPILED),
         }
-        key = ""
+        key = prepare.key(store)
     finally:
         prepare.stop_servers(store)
     rows: list[dict[str, Any]] = []

@@ -79,6 +79,13 @@ def contract_of(release: Path) -> Contract:
     return Contract.model_validate_json((release / "contract.json").read_bytes())
 
 
+def key(store: Path) -> str:
+    """An API key of the services on this store."""
+    command = [TOWLINE, "keys", "create", "bench", "--json"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment(store), capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout)["key"])
+
+
 def stop_servers(store: Path) -> None:
     """Ends the Prefect server that training started for this store."""
     subprocess.run([TOWLINE, "ui", "--stop"], cwd=PROJECT, env=environment(store), capture_output=True, check=False)

@@ -91,12 +91,13 @@ def _gunicorn(at: Place) -> list[str]:
     return [str(at.bin / "gunicorn"), *where, "--log-level", "warning", "app:app"]
 
 
-def _uvicorn(folder: str, *more: str) -> Words:
-    def words(at: Place) -> list[str]:
-        where = ["--app-dir", str(HERE / folder), "--host", "127.0.0.1", "--port", at.port]
-        return [str(at.bin / "uvicorn"), *where, "--no-access-log", "--log-level", "warning", *more, "app:app"]
+def _noop(at: Place) -> list[str]:
+    return [str(at.bin / "python"), str(HERE / "noop" / "app.py"), at.port]
 
-    return words
+
+def _uvicorn(at: Place) -> list[str]:
+    where = ["--app-dir", str(HERE / "fastapi"), "--host", "127.0.0.1", "--port", at.port]
+    return [str(at.bin / "uvicorn"), *where, "--no-access-log", "--log-level", "warning", "app:app"]
 
 
 def _save(at: Place) -> list[str]:
@@ -127,11 +128,11 @@ def _litserve(at: Place) -> list[str]:
 
 
 SERVERS = (
-    Server("no-op, our stack", _uvicorn("noop"), versions=("uvicorn",), checked=False),
+    Server("no-op, our stack", _noop, versions=("uvicorn",), checked=False),
     Server("towline, 1 worker", _towline("boosting", 1), versions=("towline",)),
     Server("towline, 2 workers", _towline("boosting", 2), versions=("towline",)),
     Server("Flask + joblib", _gunicorn, "flask", ("flask", "gunicorn")),
-    Server("FastAPI + pandas", _uvicorn("fastapi"), "fastapi", ("fastapi", "uvicorn")),
+    Server("FastAPI + pandas", _uvicorn, "fastapi", ("fastapi", "uvicorn")),
     Server("mlflow models serve", _mlflow, "mlflow", ("mlflow",), before=_save, path="/invocations", body=_records),
     Server(
         "MLServer", _mlserver, "mlserver", ("mlserver",), path="/v2/models/bank/infer",
