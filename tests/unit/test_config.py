@@ -101,8 +101,8 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"gate": {"max": {"mea": 1}}},
         {"seed": -1},
         {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
-        {"privacy": {"keys": ["order"], "columns": {"order": "drop"}}},
-        {"privacy": {"keys": ["order"], "columns": {"order": "bucket"}}},
+        {"privacy": {"join_on": ["order"], "columns": {"order": "drop"}}},
+        {"privacy": {"join_on": ["order"], "columns": {"order": "bucket"}}},
         {"privacy": {"columns": {"age": "blur"}}},
         {"privacy": {"pii": ["y"]}},
     ],
@@ -118,7 +118,7 @@ def test_how_columns_are_logged() -> None:
     """What tells of a person is dropped, a key is hashed even so, and what columns says goes first."""
     raw = {
         "pii": ["phone", "customer", "zip"],
-        "keys": ["customer", "order"],
+        "join_on": ["customer", "order"],
         "columns": {"zip": "bucket", "order": "keep"},
     }
     privacy = build_config({"name": "demo", "data": {"source": "t", "target": "y"}, "privacy": raw}, "").privacy

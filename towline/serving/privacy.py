@@ -120,7 +120,7 @@ class Policy:
         self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
         fields: list[Field] = []
         names = [name for name in kinds if privacy.of(name) != "drop"]
-        for place, name in enumerate([*names, *(key for key in privacy.keys if key not in kinds)]):
+        for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in kinds)]):
             kind, kept = kinds.get(name, "category"), privacy.of(name)
             if kept == "bucket" and kind == "boolean":
                 kept = "keep"  # two values are as coarse as it gets

@@ -17,7 +17,7 @@ from towline.serving.prediction_log import PredictionLog
 PRIVACY = {
     "pii": ["street", "mail"],
     "columns": {"zip": "hash", "age": "bucket", "town": "bucket", "born": "bucket"},
-    "keys": ["customer", "order"],
+    "join_on": ["customer", "order"],
 }
 KINDS = {
     "size": "numeric", "age": "numeric", "zip": "category", "town": "category", "street": "category",

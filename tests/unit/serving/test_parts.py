@@ -273,7 +273,7 @@ def test_purging(folder: Path, release: Release) -> None:
 
 def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) -> None:
     """Every row of the value goes, from parts and segments and under every key's hash; other parts are not touched."""
-    kept, hashed = releases({"keys": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
+    kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
     fill(folder, kept, range(700_040, 700_045))
     convert(folder)
     untouched = {part.path: part.path.stat() for part in parts.parts(folder)}
