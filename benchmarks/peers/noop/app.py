@@ -1,4 +1,4 @@
-"""The limit: an ASGI app that reads the body and answers a constant, behind the server that towline uses. app.py PORT."""
+"""The limit: an ASGI app that reads the body and answers a constant, behind towline's own server: app.py PORT."""
 
 import sys
 
