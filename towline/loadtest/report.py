@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towline import __version__, files
-from towline.drawing import BEFORE, DASHED, INK, MODEL, SOFT, blank, save, styled, title
+from towline.drawing import BEFORE, DASHED, INK, MODEL, blank, save, styled, title
 from towline.loadtest.run import Result
 from towline.loadtest.samples import FIELDS, Interval, intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 PAGE, PICTURE, TABLE = "loadtest.md", "loadtest.png", "requests.csv"
 SHADES = {"p50": "#9cc3dc", "p95": "#4f94bf", "p99": MODEL}
@@ -86,9 +87,9 @@ def draw(result: Result, path: Path) -> None:
     with styled():
         figure = blank(7.2, 7.2)
         top, middle, bottom = figure.subplots(3, 1, height_ratios=[3, 2, 2.4])
+        top.sharex(middle)
         _latency(top, over_time)
         _requests(middle, over_time, result)
-        middle.sharex(top)
         _spread(bottom, result.samples.seconds * 1e3, latency)
         errors = f"{result.failed:,} of {len(result.samples):,} failed" if result.failed else "none failed"
         name = f"{result.target.model}, {result.load.text()}"
@@ -104,26 +105,25 @@ def _latency(axes: Axes, over_time: list[Interval]) -> None:
     x = _middles(over_time)
     for name, colour in SHADES.items():
         y = np.array([getattr(interval, name) or np.nan for interval in over_time])
-        marker = "o" if len(x) <= 40 else ""
-        axes.plot(x, y, color=colour, linewidth=1.6, marker=marker, markersize=3, label=name)
+        axes.plot(x, y, color=colour, linewidth=1.6, marker="o" if len(x) <= 40 else "", markersize=3, label=name)
     axes.set_yscale("log")
     axes.set_ylabel("latency, ms")
     _plain(axes.yaxis)
-    axes.legend(loc="upper left", ncols=3)
+    _legend_above(axes)
 
 
 def _requests(axes: Axes, over_time: list[Interval], result: Result) -> None:
     x, width = _middles(over_time), np.array([interval.seconds for interval in over_time])
     failed = np.array([interval.failed for interval in over_time]) / width
     right = np.array([interval.requests for interval in over_time]) / width - failed
-    axes.bar(x, right, width * 0.9, color=MODEL, label="answered")
+    axes.bar(x, right, width * 0.94, color=MODEL, label="answered")
     if failed.any():
-        axes.bar(x, failed, width * 0.9, bottom=right, color=BEFORE, label="failed")
+        axes.bar(x, failed, width * 0.94, bottom=right, color=BEFORE, label="failed")
     if result.load.rate:
-        axes.axhline(result.load.rate, color=SOFT, linewidth=0.9, linestyle=DASHED, label="asked for")
-    axes.set(xlabel="seconds, when requests were due", ylabel="requests/s")
-    axes.margins(y=0.3)
-    axes.legend(loc="upper left", ncols=3)
+        axes.axhline(result.load.rate, color=INK, linewidth=0.9, linestyle=DASHED, label="asked for")
+    axes.set(xlabel="seconds, when requests were due", ylabel="requests/s", xlim=(0, x[-1] + width[-1] / 2))
+    axes.margins(y=0.12)
+    _legend_above(axes)
 
 
 def _spread(axes: Axes, milliseconds: np.ndarray, latency: dict[str, float]) -> None:
@@ -131,20 +131,29 @@ def _spread(axes: Axes, milliseconds: np.ndarray, latency: dict[str, float]) -> 
     edges = np.geomspace(low * 0.98, high * 1.02, 70).tolist()
     axes.hist(np.maximum(milliseconds, low), edges, color=MODEL, log=True)
     axes.set_xscale("log")
+    axes.set_ylim(bottom=0.7)
     _plain(axes.xaxis)
+    _plain(axes.yaxis)
     for name, alignment in (("p50", "right"), ("p99", "left")):
         axes.axvline(latency[name], color=INK, linewidth=0.9, linestyle=DASHED)
-        text = f" {name} {_ms(latency[name])} "
-        axes.annotate(text, (latency[name], 1), xycoords=("data", "axes fraction"), ha=alignment, va="top", fontsize=8)
+        text, place = f" {name} {_ms(latency[name])} ", (latency[name], 1.02)
+        axes.annotate(text, place, xycoords=("data", "axes fraction"), ha=alignment, va="bottom", fontsize=8)
     axes.set(xlabel="latency, ms", ylabel="requests")
 
 
-def _plain(axis: object) -> None:
-    """Powers of ten as people write them."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _legend_above(axes: Axes) -> None:
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.01), ncols=3, borderaxespad=0, borderpad=0.2)
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # type: ignore[attr-defined]
-    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+
+def _plain(axis: Axis) -> None:
+    """Ones, twos and fives as people write them; tens alone where there are many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _ms(value: float) -> str:
