@@ -23,6 +23,7 @@ from towline.data.contract import Contract
 from towline.data.values import instant, level, number
 
 Stored = Literal["float64", "bool", "string", "timestamp"]
+HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
 BUCKETS = 10
 _STORED: Mapping[Kind, Stored] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
 
