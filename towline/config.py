@@ -185,7 +185,7 @@ class PrivacyConfig(Frozen):
 
     pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
     columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
-    keys: tuple[str, ...] = Field(
+    join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
     )
 
@@ -194,13 +194,13 @@ class PrivacyConfig(Frozen):
         for column, keeping in self.columns.items():
             if column in self.pii and keeping == "keep":
                 raise ValueError(f"column {column!r} is pii and also kept: say drop, hash or bucket")
-            if column in self.keys and keeping not in ("keep", "hash"):
+            if column in self.join_on and keeping not in ("keep", "hash"):
                 raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
         return self
 
     def of(self, column: str) -> Keeping:
         """How a column is logged. A key is hashed, also one that is pii."""
-        default: Keeping = "hash" if column in self.keys else "drop" if column in self.pii else "keep"
+        default: Keeping = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
         return self.columns.get(column, default)
 
 
@@ -241,7 +241,7 @@ class PipelineConfig(Frozen):
         for column in (self.data.target, self.data.time, self.data.group):
             if column in self.data.drop:
                 raise ValueError(f"column {column!r} is needed and also in data.drop")
-        if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.keys}:
+        if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.join_on}:
             raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")

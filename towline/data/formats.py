@@ -54,13 +54,16 @@ def _missing(path: Path) -> DataError:
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
 
 
-def file(path: Path, separator: str) -> pa.Table:
-    """A CSV, CSV.gz or Parquet file as it is; a CSV's types are those its whole content allows."""
+def file(path: Path, separator: str, text: Sequence[str] = ()) -> pa.Table:
+    """A CSV, CSV.gz or Parquet file as it is; a CSV's types are those its whole content allows.
+
+    ``text`` are columns of a CSV that stay what is written there: 007 is no 7.
+    """
     name = path.name.lower()
     if name.endswith(_PARQUET):
         return parquet(path, "write the file again, or leave it out of data.source")
     if name.endswith(_CSV):
-        return _csv(path, separator)
+        return _csv(path, separator, text)
     raise DataError("not a kind of file towline reads", where=str(path), remedy="give CSV, CSV.gz or Parquet")
 
 
@@ -75,7 +78,7 @@ def parquet(path: Path, remedy: str) -> pa.Table:
         raise DataError(what, where=str(path), remedy=remedy) from None
 
 
-def _csv(path: Path, separator: str) -> pa.Table:
+def _csv(path: Path, separator: str, text: Sequence[str]) -> pa.Table:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
@@ -111,7 +114,9 @@ def _csv(path: Path, separator: str) -> pa.Table:
             # one block: types are then inferred from the whole file
             read_options=pyarrow.csv.ReadOptions(block_size=min(len(raw) + 1, 2**31 - 1)),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                strings_can_be_null=True, column_types=dict.fromkeys(text, pa.string())
+            ),
         )
     except pa.ArrowException as error:
         for line, fields in _records(raw, separator):
@@ -216,10 +221,14 @@ def masked(url: str) -> str:
 
 def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
     try:
-        return pa.array(values)
+        array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError):  # the last for an infinite Decimal
         kinds = [_kind(value) for value in values]
         found = sorted({kind for kind in kinds if kind})
+    else:
+        if not isinstance(array.type, pa.BaseExtensionType):
+            return array
+        return pa.array([None if value is None else str(value) for value in values])  # UUID
     if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
         convert = float if found == ["number"] else str
         return pa.array([None if value is None else convert(value) for value in values])

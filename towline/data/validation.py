@@ -97,8 +97,8 @@ def _privacy(contract: Contract, config: PipelineConfig) -> None:
     privacy = config.privacy
     for key, asked in (("privacy.pii", privacy.pii), ("privacy.columns", privacy.columns)):
         for name in asked:
-            if name not in names and name not in privacy.keys:  # a key may come with requests alone
-                near = difflib.get_close_matches(name, [*names, *privacy.keys], 1)
+            if name not in names and name not in privacy.join_on:  # a key may come with requests alone
+                near = difflib.get_close_matches(name, [*names, *privacy.join_on], 1)
                 known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(names[:30])
                 raise ConfigError(f"no column {name!r} in the table, and no such key", where=key, remedy=known)
 

@@ -97,10 +97,16 @@ def tables(
         file = opened(part.path)
         have = None if wanted is None else [name for name in file.schema_arrow.names if name in wanted]
         yield part.path, _between(file.read(columns=have), start, end)
+    for path, _, table in unconverted(folder):
+        yield path, _between(table if wanted is None else _only(table, wanted), start, end)
+
+
+def unconverted(folder: Path) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
+    """What is in segments alone: the segment, day and version, and a table; for callers that hold the folder."""
     for path in segments.paths(folder):
         for (day, version), table in _pieces(path):
             if not part_path(folder, day, path.stem, version).exists():  # else a kill came before the segment went
-                yield path, _between(table if wanted is None else _only(table, wanted), start, end)
+                yield path, (day, version), table
 
 
 def parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[Part]:

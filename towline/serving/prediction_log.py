@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from towline.data.values import blank, level
-from towline.serving.privacy import HashKeys, Policy, read_policy
+from towline.serving.privacy import HASH_KEYS, HashKeys, Policy, read_policy
 from towline.serving.segments import Segments
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from towline.release.predictor import Model
     from towline.release.scorer import Answer
 
-HASH_KEYS = "hash-keys"
 _POLL = 0.05  # seconds between two looks at the queue
 _TEND = 1.0
 _SETTLED = 30.0  # a service that starts has better things to do than to tidy up
 _SLICE = 64  # rows in a line, at most
-_WORK, _REST = 0.0002, 0.0002  # seconds: the interpreter is the service's, too
+_WORK, _HURRY, _REST = 0.0002, 0.0005, 0.0002  # seconds: the interpreter is the service's, too
+_FLUSH = 256_000  # bytes of lines that are written without waiting for the rest of the queue
 _PENDING = 8_000_000  # bytes of lines that wait while the disk takes none
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class PredictionLog:
         self,
         folder: Path,
         worker: str,
-        capacity: int = 10_000,
+        capacity: int = 4_000,
         *,
         segment_bytes: int = 64_000_000,
         segment_seconds: float = 3600.0,
@@ -144,6 +144,8 @@ class PredictionLog:
             if self._segments.bytes > _PENDING:
                 break
             self._take()
+            if self._segments.bytes > _FLUSH:
+                self.written += self._segments.flush()
         self.written += self._segments.flush()
 
     def _take(self) -> None:
@@ -157,7 +159,8 @@ class PredictionLog:
             except Exception as error:  # noqa: BLE001 - no policy, no log: counted
                 self._lost += len(part)
                 self._complain(error)
-            if time.perf_counter() - self._rested > _WORK:
+            waiting = self._sent - self._taken
+            if time.perf_counter() - self._rested > (_WORK if waiting < self.capacity / 2 else _HURRY):
                 time.sleep(_REST)
                 self._rested = time.perf_counter()
 

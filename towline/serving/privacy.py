@@ -23,6 +23,7 @@ from towline.data.contract import Contract
 from towline.data.values import instant, level, number
 
 Stored = Literal["float64", "bool", "string", "timestamp"]
+HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
 BUCKETS = 10
 _STORED: Mapping[Kind, Stored] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
 
@@ -120,7 +121,7 @@ class Policy:
         self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
         fields: list[Field] = []
         names = [name for name in kinds if privacy.of(name) != "drop"]
-        for place, name in enumerate([*names, *(key for key in privacy.keys if key not in kinds)]):
+        for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in kinds)]):
             kind, kept = kinds.get(name, "category"), privacy.of(name)
             if kept == "bucket" and kind == "boolean":
                 kept = "keep"  # two values are as coarse as it gets

@@ -153,7 +153,7 @@ def finished(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not hinder each other
         except BlockingIOError:
             continue
         finally:

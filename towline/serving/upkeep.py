@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,22 @@ from towline import files
 from towline.data.values import instant, number
 from towline.errors import ConfigError, Unavailable
 from towline.serving import segments
-from towline.serving.parts import INPUT, MERGED, REPLACES, Part, convert, held, joined, opened, part_path, parts
-from towline.serving.privacy import HashKeys, spelt
+from towline.serving.parts import (
+    INPUT,
+    MERGED,
+    REPLACES,
+    Part,
+    convert,
+    held,
+    joined,
+    opened,
+    part_path,
+    parts,
+    read,
+    unconverted,
+)
+from towline.serving.privacy import HASH_KEYS, Field, HashKeys, spelt
 
-HASH_KEYS = "hash-keys"
 _LARGE = 128_000_000  # bytes; a part that has them is left alone
 _GROUP = 65_536  # rows
 _GRACE = 2.0  # seconds for services to write what waits
@@ -63,6 +75,83 @@ def close_segments(folder: Path) -> None:
         with files.disk(folder):
             segments.ask(folder)
         time.sleep(0.1)
+
+
+class Summary(NamedTuple):
+    """What a log holds: rows by day and version, the columns as the newest version logs them, and the rest."""
+
+    rows: int
+    first: str | None
+    last: str | None
+    days: list[dict[str, Any]]
+    fields: list[Field]
+    waiting: int
+    bytes: int
+    hash_keys: list[str]
+
+
+def summary(folder: Path) -> Summary:
+    """Tells of a log; ``waiting`` are the rows that are not in Parquet yet.
+
+    Raises:
+        DataError: a part cannot be read.
+        Unavailable: the folder cannot be written, which its lock needs.
+    """
+    rows: Counter[tuple[dt.date, int]] = Counter()
+    fields: dict[int, list[Field]] = {}
+    with held(folder):
+        for part in parts(folder):
+            file = opened(part.path)
+            rows[part.day, part.version] += file.metadata.num_rows
+            fields[part.version] = _fields(file.schema_arrow)
+        done = rows.total()
+        for _, (day, version), table in unconverted(folder):
+            rows[day, version] += len(table)
+            fields[version] = _fields(table.schema)
+        paths = [*folder.glob("day=*/*.parquet"), *segments.paths(folder)]
+        size = sum(path.stat().st_size for path in paths)
+    ends: list[str | None] = [None, None]
+    if rows:
+        for place, day in enumerate((min(rows)[0], max(rows)[0])):
+            start = dt.datetime.combine(day, dt.time(), dt.UTC)
+            times = read(folder, start, start + dt.timedelta(days=1), ["time"])["time"]
+            ends[place] = (pc.min(times), pc.max(times))[place].as_py().isoformat()
+    return Summary(
+        rows=rows.total(),
+        first=ends[0],
+        last=ends[1],
+        days=[
+            {"day": day.isoformat(), "version": version, "rows": rows[day, version]} for day, version in sorted(rows)
+        ],
+        fields=fields[max(fields)] if fields else [],
+        waiting=rows.total() - done,
+        bytes=size,
+        hash_keys=HashKeys(folder / HASH_KEYS).months(),
+    )
+
+
+def tail(folder: Path, count: int) -> pa.Table:
+    """The last predictions, in order of time.
+
+    Raises:
+        DataError, Unavailable: as ``read``.
+    """
+    table = read(folder, dt.datetime.now(dt.UTC))
+    for facts in reversed(summary(folder).days):
+        table = read(folder, dt.datetime.fromisoformat(facts["day"]))
+        if len(table) >= count:
+            break
+    ordered = table.sort_by([("time", "ascending"), ("request_id", "ascending"), ("row", "ascending")])
+    return ordered.slice(max(0, len(ordered) - count))
+
+
+def _fields(schema: pa.Schema) -> list[Field]:
+    found = []
+    for field in schema:
+        if field.name.startswith(INPUT):
+            kind, kept = (str((field.metadata or {})[name], "utf-8") for name in (b"kind", b"kept"))
+            found.append(Field(field.name.removeprefix(INPUT), kind, kept, str(field.type)))  # type: ignore[arg-type]
+    return found
 
 
 def compact(folder: Path) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -17,7 +18,7 @@ from towline.serving.prediction_log import PredictionLog
 PRIVACY = {
     "pii": ["street", "mail"],
     "columns": {"zip": "hash", "age": "bucket", "town": "bucket", "born": "bucket"},
-    "keys": ["customer", "order"],
+    "join_on": ["customer", "order"],
 }
 KINDS = {
     "size": "numeric", "age": "numeric", "zip": "category", "town": "category", "street": "category",
@@ -76,6 +77,18 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     paths = sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     found = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
     return [line for line in found if "fields" not in line]
+
+
+def visible(folder: Path) -> bytes:
+    """Everything the files of a folder tell: their bytes and names, and what is compressed in Parquet."""
+    found = b""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found += str(path.relative_to(folder)).encode() + path.read_bytes()
+        if path.suffix == ".parquet":
+            file = pq.ParquetFile(path)
+            found += f"{file.read().to_pydict()} {file.metadata.to_dict()}".encode()
+    return found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, wait
+from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, visible, wait
 from towline import files
 from towline.errors import ConfigError, DataError, Unavailable
 from towline.release.scorer import Answer
@@ -56,10 +56,6 @@ def convert(folder: Path) -> int:
 
 def ids(folder: Path) -> list[str]:
     return sorted(parts.read(folder).column("request_id").to_pylist())
-
-
-def content(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Release]) -> None:
@@ -273,7 +269,7 @@ def test_purging(folder: Path, release: Release) -> None:
 
 def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) -> None:
     """Every row of the value goes, from parts and segments and under every key's hash; other parts are not touched."""
-    kept, hashed = releases({"keys": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
+    kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
     fill(folder, kept, range(700_040, 700_045))
     convert(folder)
     untouched = {part.path: part.path.stat() for part in parts.parts(folder)}
@@ -281,13 +277,13 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) 
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
     keys = upkeep.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
-    assert sum(secret.encode() in content(folder) for secret in secrets) >= 3
+    assert sum(secret.encode() in visible(folder) for secret in secrets) == 3
     found: list[pa.Table] = []
     gone = upkeep.erase(folder, "customer", "700047", found.append)
     assert (gone.rows, gone.files, gone.blind) == (2, 2, 0)
     assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
-        assert secret.encode() not in content(folder)
+        assert secret.encode() not in visible(folder)
     assert len(ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
     assert upkeep.erase(folder, "customer", "700047", found.append).rows == 0
@@ -347,6 +343,15 @@ def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Rel
     fill(folder, releases({}, version=2), range(3, 8))
     assert upkeep.erase(folder, "customer", "1", lambda _: None) == upkeep.Forgotten(1, 1, (), 5)
     assert upkeep.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
+
+
+def test_what_tells_of_a_person_is_in_no_part(folder: Path, release: Release) -> None:
+    """Neither in the table nor in the statistics that Parquet keeps of it."""
+    fill(folder, release, range(30))
+    convert(folder)
+    told = visible(folder)
+    assert b"Ulm" in told
+    assert not any(secret in told for secret in (b"Gasse", b"eva@", b"80331", b"A-1", b"1985-02-11"))
 
 
 def test_a_spoilt_part_is_named(folder: Path, release: Release) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import ROW, Release, answer, lines, wait
+from tests.unit.serving.conftest import ROW, Release, answer, lines, visible, wait
 from towline.release.scorer import Answer
 from towline.serving import segments
 from towline.serving.prediction_log import PredictionLog
@@ -247,7 +247,7 @@ def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, 
     for number in range(50):
         log.write(f"r{number}", OCTOBER, release, [ROW], answer())
     log.close()
-    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    content = visible(folder)
     assert len(content) > 10_000
     for secret in ("Gasse", "eva@", "80331", "4711", "A-1", "1985-02-11"):
         assert secret.encode() not in content
