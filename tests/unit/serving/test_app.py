@@ -111,7 +111,8 @@ def test_no_spelling_of_a_path_gets_around_its_key(locked: Running, path: str) -
     where = filled(path)
     for odd in (
         f"/{where}", f"{where}/", f"/livez/..{where}", f"/livez/../{where}", f"{where}/livez", f"{where};/livez",
-        where.upper(), f"{where}\0", f"{where} ", f"{where}?x", f"{where}#/livez", where.replace("/", "\\"), where[1:], "",
+        where.upper(), f"{where}\0", f"{where} ", f"{where}?x", f"{where}#/livez", where.replace("/", "\\"),
+        where[1:], "",
     ):  # fmt: skip
         status, _, _ = asyncio.run(call(locked.app, [BODY], odd, ROUTES[path][0], host="x/livez"))
         assert status in (401, 404), odd

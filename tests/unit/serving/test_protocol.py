@@ -331,7 +331,7 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
     "split with more": ("/invocations", {"dataframe_split": {**FRAME, "x": 1}}, "not an object with columns"),
     "split's columns numbers": ("/invocations", {"dataframe_split": {"columns": [1], "data": [[1]]}}, "list of names"),
     "split's columns twice": ("/invocations", {"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}, "twice"),
-    "split's rows short": ("/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": [[1]]}}, "each of the 2"),
+    "split, rows short": ("/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": [[1]]}}, "each of the 2"),
     "split's data is text": ("/invocations", {"dataframe_split": {"columns": ["a"], "data": "x"}}, "not a list"),
     "instances is a text": ("/invocations", {"instances": "x"}, "not a list"),
     "instances mixed": ("/invocations", {"instances": [ROW, [1]]}, "not an object"),
