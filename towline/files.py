@@ -1,12 +1,15 @@
 """Files that are whole or absent: digests, atomic writes, and a lock between processes."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +58,23 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def age(path: Path) -> timedelta:
+    """How long ago a file, or a folder or anything right in it, was written; 0 where it is gone meanwhile."""
+    try:
+        newest = max(entry.stat().st_mtime for entry in (path, *(path.iterdir() if path.is_dir() else ())))
+    except FileNotFoundError:
+        return timedelta(0)
+    return timedelta(seconds=time.time() - newest)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writes left in a folder: unfinished files that no one has written to for a day."""
+    for left in folder.glob(".*"):
+        if left.is_file() and age(left) > timedelta(days=1):
+            with contextlib.suppress(OSError):  # another has removed it, or it is another user's
+                left.unlink()
 
 
 @contextmanager

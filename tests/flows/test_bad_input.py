@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -73,7 +74,8 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "two different values", "observed 1"]),
     "class constant": (paid(taxis()).assign(tip="yes"), TIP, 3, ["tip", "two different values", "observed 1"]),
     "one class in a fold": (
-        paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3, ["fold 1 of 3", "'no'", "random"],
+        paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3,
+        ["fold 1 of 3", "'no'", "remedy: set split.by: random, lower cross_validation.folds"],
     ),
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
     "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
@@ -147,6 +149,16 @@ def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Cal
     assert error["remedy"]
     assert {2: error["code"] in ("T100", "T200", "T400"), 3: error["code"] == "T300"}[code]
     assert not [name for name in ("ledger.db", "mlflow.db", "releases", "artifacts") if (store / name).exists()]
+
+
+def test_the_remedy_for_a_class_that_comes_late_helps(towline: Command, make: Callable[..., Path]) -> None:
+    """A fold by time lacks a class; with the setting that the error names first, the same table is trained on."""
+    config = make(*BAD["one class in a fold"][:2])
+    done = towline("run", config, "--json")
+    key, value = re.match(r"set ([\w.]+): (\w+),", done.json["remedy"]).groups()
+    done = towline("run", config, "--set", f"{key}={value}", "--json")
+    assert done.code in (0, 4), done.err
+    assert done.json["split"]["by"] == "random"
 
 
 @contextmanager

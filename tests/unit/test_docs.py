@@ -1,9 +1,11 @@
 """The guides say what the product does."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -46,6 +48,30 @@ def test_the_guides_config_is_valid_and_its_defaults_are_true() -> None:
     plain = build_config({"name": config.name, "data": {"source": "x", "target": "y"}}, "")
     for part in ("seed", "task", "split", "cross_validation", "evaluation", "gate", "privacy"):
         assert getattr(config, part) == getattr(plain, part), part
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_on_a_page_is_a_config(page: Path) -> None:
+    """Whatever YAML a page shows can be copied into a file and run."""
+    for example in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        build_config(yaml.safe_load(example), page.name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_on_a_page_exist(page: Path) -> None:
+    """Each towline command that a page names is there, with each option it is shown with."""
+    text = page.read_text()
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+    shown = re.findall(r"`towline ([a-z][^`\n]*)`", text) + re.findall(r"^towline ([^#\n]*)", blocks, re.MULTILINE)
+    for line in shown:
+        name, *words = shlex.split(line)
+        assert name in main.commands, line
+        command, known = main.commands[name], {"--help"}
+        if isinstance(command, click.Group):
+            command = command.commands[words[0]]
+        for parameter in command.params:
+            known |= set(parameter.opts)
+        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

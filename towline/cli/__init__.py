@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, log, models, run, score, serve, ui
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui
 
     for command in (
         run.run,
@@ -123,6 +123,7 @@ def _register() -> None:
         keys.keys,
         log.log,
         labels.labels,
+        loadtest.loadtest,
         config.config,
     ):
         main.add_command(command)

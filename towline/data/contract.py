@@ -4,7 +4,7 @@ import difflib
 from typing import TYPE_CHECKING, Literal
 
 from towline.config import Frozen, Kind, Task
-from towline.data.values import LARGEST, level
+from towline.data.values import level
 from towline.errors import DataError
 
 if TYPE_CHECKING:  # a service that needs the columns alone does not load them
@@ -56,9 +56,8 @@ class Contract(Frozen):
             object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null).
 
         Raises:
-            DataError: a column is missing or stands twice, or values do not fit its kind or are beyond 1e150.
+            DataError: a column is missing or stands twice, or values do not fit its kind.
         """
-        import numpy as np
         import pandas as pd
 
         from towline.data.columns import convert, examples
@@ -78,8 +77,6 @@ class Contract(Frozen):
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert(values, column.kind)
-            if column.kind == "numeric":
-                bad = np.union1d(bad, np.flatnonzero(np.abs(converted[column.name]) > LARGEST))
             if len(bad):
                 details.append(f"column {column.name!r} ({column.kind}): {examples(values, bad)}")
         if details:

@@ -221,10 +221,14 @@ def masked(url: str) -> str:
 
 def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
     try:
-        return pa.array(values)
+        array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError):  # the last for an infinite Decimal
         kinds = [_kind(value) for value in values]
         found = sorted({kind for kind in kinds if kind})
+    else:
+        if not isinstance(array.type, pa.BaseExtensionType):
+            return array
+        return pa.array([None if value is None else str(value) for value in values])  # UUID
     if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
         convert = float if found == ["number"] else str
         return pa.array([None if value is None else convert(value) for value in values])

@@ -16,7 +16,7 @@ from towline.config import DataConfig, Frozen, SqlSource
 from towline.data import formats
 from towline.data.columns import examples, iso_times
 from towline.errors import ConfigError, DataError
-from towline.files import replacing
+from towline.files import replacing, sweep
 
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
@@ -70,6 +70,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
     )
     with replacing(store / dataset.path) as file:
         pq.write_table(table, file, compression="zstd")
+    sweep((store / dataset.path).parent)
     return dataset
 
 

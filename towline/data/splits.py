@@ -98,20 +98,19 @@ def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_
         fault = fault or ("" if len(train) else "has no row to learn from")
         fault = fault or ("is tested on rows of one class only" if classes and len(set(labels[test])) < 2 else "")
         if fault:
-            raise DataRefused(
-                f"fold {number} of {len(made)} {fault}",
-                where="cross_validation.folds",
-                remedy="lower cross_validation.folds, give more rows, or set split.by to random",
-            )
+            raise _refused(f"fold {number} of {len(made)} {fault}", by_time=parts_by == "time")
     return made
 
 
-def _too_few(what: str, count: int) -> DataRefused:
-    return DataRefused(
-        f"{what}: fewer than {count} folds",
-        where="cross_validation.folds",
-        remedy="lower cross_validation.folds or give more rows",
-    )
+def _too_few(what: str, count: int, *, by_time: bool = False) -> DataRefused:
+    return _refused(f"{what}: fewer than {count} folds", by_time=by_time)
+
+
+def _refused(what: str, *, by_time: bool) -> DataRefused:
+    # fewer folds by time seldom help where classes or times come and go
+    first = "set split.by: random, " if by_time else ""
+    remedy = f"{first}lower cross_validation.folds or give more rows"
+    return DataRefused(what, where="cross_validation.folds", remedy=remedy)
 
 
 def _expanding(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
@@ -120,7 +119,7 @@ def _expanding(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[F
     starts = _starts(times.iloc[order])
     cuts = sorted({_nearest(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
     if len(cuts) < 2:
-        raise _too_few(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2)
+        raise _too_few(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2, by_time=True)
     ends = [*cuts[1:], len(rows)]
     return [_purged(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
 
@@ -153,7 +152,7 @@ def _starts(times: pd.Series) -> np.ndarray:
         raise DataRefused(
             "all rows have the same time",
             where=f"column {times.name!r}",
-            remedy="set split.by to random, or give rows of several times",
+            remedy="set split.by: random, or give rows of several times",
         )
     return starts
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.sources import Dataset, read
 from towline.errors import Unavailable
+
+ABANDONED = timedelta(days=30)
 
 
 class Workspace(Frozen):
@@ -71,9 +73,18 @@ class Workspace(Frozen):
         return self.file("verdict.json").exists()
 
     def remove(self) -> None:
-        """Takes the folder away in one move and then deletes it, and with it what a kill kept from being deleted."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.rename(self.path.with_name(f".gone-{secrets.token_hex(8)}"))
+        """Takes the folder away in one move and then deletes it, with what a kill kept from being deleted.
+
+        Folders of other runs go too where nothing was written for 30 days, no process is at it, and no verdict waits
+        to be carried out: their configs have changed, or they were given up.
+        """
+        _put_aside(self.path)
+        for other in self.path.parent.glob("[!.]*"):
+            if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
+                # of another user's folder this one may not be able to dispose
+                with contextlib.suppress(OSError, Unavailable), files.locked(other / "lock", wait=False) as ours:
+                    if ours:
+                        _put_aside(other)
         for gone in self.path.parent.glob(".gone-*"):
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -103,6 +114,11 @@ class Workspace(Frozen):
         rows = self.table().iloc[self.parts()[name]].reset_index(drop=True)
         contract = self.contract()
         return contract.features(rows), contract.labels(rows), rows
+
+
+def _put_aside(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f".gone-{secrets.token_hex(8)}"))
 
 
 @functools.lru_cache(maxsize=1)

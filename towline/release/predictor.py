@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from towline.data.contract import Contract
 from towline.data.rows import Reader, Row
+from towline.data.values import LARGEST
 from towline.errors import DataError
 from towline.release import plan_file
 from towline.release.manifest import Manifest, verify
@@ -101,8 +102,18 @@ class Model:
         return self.scorer.rows(canonical)
 
     def features(self, rows: Rows) -> "pd.DataFrame":
-        """The canonical frame of a table of rows."""
-        return self.contract.features(_table(rows))
+        """The canonical frame of a table of rows.
+
+        Raises:
+            DataError: as ``contract.features``; and a number is too large, which the training table could not hold.
+        """
+        features = self.contract.features(_table(rows))
+        for column in self.contract.feature_columns:
+            if column.kind == "numeric" and (features[column.name].abs() > LARGEST).any():
+                raise DataError(
+                    f"column {column.name!r} holds numbers beyond {LARGEST:g}", where="rows", remedy="mend the values"
+                )
+        return features
 
     def predictions(self, features: "pd.DataFrame") -> Predictions:
         """Labels and, for a classification, probabilities; ``features`` are the contract's."""

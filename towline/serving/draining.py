@@ -31,6 +31,7 @@ class Draining(Server):
     Args:
         config: uvicorn's.
         grace: seconds.
+        drain: seconds after which nothing is waited for any more; ``left`` tells how many of them remain.
         started: called once requests are answered.
         draining: called when the end begins.
         orphaned: a file descriptor that ends when the supervisor does: this process ends then too. The supervisor
@@ -41,14 +42,17 @@ class Draining(Server):
         self,
         config: Config,
         grace: float,
+        drain: float,
         started: Callable[[], None],
         draining: Callable[[], None],
         orphaned: int | None = None,
     ) -> None:
         super().__init__(config)
-        self._grace, self._started, self._draining, self._orphaned = grace, started, draining, orphaned
+        self._grace, self._drain = grace, drain
+        self._started, self._draining, self._orphaned = started, draining, orphaned
         self._listeners: list[socket.socket] = []
         self._until: float | None = None  # when the sockets are closed
+        self._latest = 0.0
         self._settling = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,6 +91,7 @@ class Draining(Server):
         until = time.monotonic() + LINGER
         while self.server_state.connections and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
+        self.config.timeout_graceful_shutdown = max(1, int(self.left()))
         await super().shutdown(sockets)
 
     def _end(self, name: signal.Signals | None) -> None:
@@ -98,6 +103,11 @@ class Draining(Server):
             asyncio.get_running_loop().remove_reader(self._orphaned)
         self._draining()
         self._until = time.monotonic() + self._grace
+        self._latest = time.monotonic() + self._drain
+
+    def left(self) -> float:
+        """Seconds until the end is due."""
+        return self._latest - time.monotonic()
 
     def _close_stale(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -43,13 +43,15 @@ class Call:
 
     __slots__ = ("headers", "named", "receive", "request_id", "scope", "version")
 
-    def __init__(self, scope: Scope, receive: Receive, drawn: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, draw: Callable[[], str]) -> None:
         self.scope, self.receive = scope, receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id")
-        self.named = given is not None and _VALID_ID.fullmatch(given) is not None
-        self.request_id = given.decode("ascii") if given and self.named else drawn
         self.version = ""
+        given = self.headers.get(b"x-request-id")
+        if given is not None and _VALID_ID.fullmatch(given):
+            self.named, self.request_id = True, given.decode("ascii")
+        else:
+            self.named, self.request_id = False, draw()
 
     def take(self, given: str) -> None:
         """Takes the id that stands in the body, where no header gave one."""
@@ -125,24 +127,24 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         self._metrics.in_flight += 1
-        call = Call(scope, receive, self._guard.draw())
+        call = Call(scope, receive, self._guard.draw)
         try:
             reply = await self._reply(call)
-            body = b"" if scope["method"] == "HEAD" else reply.body
+            content, content_type, status, more = reply
             headers = [
-                (b"content-type", reply.content_type),
-                (b"content-length", b"%d" % len(reply.body)),
+                (b"content-type", content_type),
+                (b"content-length", b"%d" % len(content)),
                 (b"x-request-id", call.request_id.encode("ascii")),
                 *self._guard.headers,
-                *reply.headers,
+                *more,
             ]
-            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
         except Gone:
             return
         finally:
             self._metrics.in_flight -= 1
-        self._metrics.finished(self.path, reply.status, call.version, time.perf_counter() - began)
+        self._metrics.finished(self.path, status, call.version, time.perf_counter() - began)
 
     async def _reply(self, call: Call) -> Reply:
         try:

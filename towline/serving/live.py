@@ -1,6 +1,5 @@
 """The model that answers now: exchanged when the ledger names another champion, kept when anything fails."""
 
-import gc
 import json
 import logging
 import math
@@ -182,7 +181,6 @@ class Live:
 
     def _take(self, release: Release, model: Model) -> None:
         self.model, self._serves = model, release
-        gc.collect()  # what the old model held goes now, not when the collector comes round to old objects
         if self.follows:
             self._remember(Good(
                 name=model.name, version=model.version, release=release.path, digest=model.metadata.digest

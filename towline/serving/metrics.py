@@ -43,23 +43,27 @@ class Metrics:
     Args:
         log: whose depth and drops are told.
         waiting: how many rows wait to be scored.
+        serving: the model that answers.
     """
 
-    def __init__(self, log: "PredictionLog | None" = None, waiting: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        log: "PredictionLog | None",
+        waiting: Callable[[], int],
+        serving: "Callable[[], Model | None]",
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.in_flight = 0
-        self._log, self._waiting = log, waiting
+        self._log, self._waiting, self._serving = log, waiting, serving
         self._worker = str(os.getpid())
         self._durations: dict[tuple[str, int, str], list[float]] = {}
         self._codes: Tally[str] = Tally()
         self._rows: Tally[str] = Tally()
         self._odd: Tally[tuple[str, str, str]] = Tally()
         self._answers: dict[str, list[Any]] = {}
-        self._flushing: asyncio.TimerHandle | None = None
         self._cpu = self._drops = 0.0
         self._values: Histogram | None = None
-        self._served: str | None = None
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"towline_{name}", text, labels, registry=self.registry)
@@ -69,7 +73,7 @@ class Metrics:
 
         self._requests = counter("requests", "Requests answered.", "route", "status")
         self._seconds = Histogram(
-            "towline_request_seconds", "Of a request that reached a model, until its answer left.", ("route", "version"),
+            "towline_request_seconds", "Of a request that reached a model until it was answered.", ("route", "version"),
             registry=self.registry, buckets=SECONDS,
         )  # fmt: skip
         self._errors = counter("errors", "Requests refused, by the code of the problem.", "code")
@@ -92,35 +96,28 @@ class Metrics:
         if (pending := self._durations.get(key)) is None:
             pending = self._durations[key] = []
         pending.append(seconds)
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_later(EVERY, self.flush)
 
     def refused(self, code: str) -> None:
         self._codes[code] += 1
 
-    def predicted(self, model: "Model", answer: "Answer", odd: "Tally[tuple[str, str]]") -> None:
+    def predicted(self, model: "Model", version: str, answer: "Answer", odd: Sequence[tuple[str, str]]) -> None:
         """Counts what was predicted, and what was odd about the input (see ``oddities``)."""
-        version = str(model.version)
         self._rows[version] += len(answer.predictions)
-        if version not in self._answers:
-            self._answers[version] = []
+        if (pending := self._answers.get(version)) is None:
+            pending = self._answers[version] = []
             self._values = self._values or _histogram(model, self.registry)
-        self._answers[version] += answer.predictions
-        for (column, what), count in odd.items():
-            self._odd[version, column, what] += count
+        pending += answer.predictions
+        for column, what in odd:
+            self._odd[version, column, what] += 1
 
-    def serving(self, model: "Model") -> None:
-        """Tells which version this worker serves."""
-        if self._served not in (None, model.name):
-            self._model.remove(self._served, self._worker)
-        self._served = model.name
-        self._model.labels(model.name, self._worker).set(model.version)
+    async def keep(self) -> None:
+        """Counts what requests have left, for ever."""
+        while True:
+            self.flush()
+            await asyncio.sleep(EVERY)
 
     def flush(self) -> None:
         """Counts what requests have left."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
         for (route, status, version), seconds in self._durations.items():
             if seconds:
                 self._requests.labels(route, str(status)).inc(len(seconds))
@@ -150,6 +147,8 @@ class Metrics:
 
     def _state(self) -> None:
         self._flight.set(self.in_flight)
+        if (model := self._serving()) is not None:
+            self._model.labels(model.name, self._worker).set(model.version)
         self._depth.labels("score").set(self._waiting())
         if self._log is not None:
             self._depth.labels("log").set(self._log.depth)
@@ -161,13 +160,10 @@ class Metrics:
         self._memory.labels(self._worker).set(_resident())
 
 
-def oddities(model: "Model", rows: Iterable[list[Any]]) -> "Tally[tuple[str, str]]":
-    """How often a column of canonical rows was null, out of range or unseen."""
-    found: Tally[tuple[str, str]] = Tally()
-    for row in rows:
-        for odd in model.reader.oddities(row):
-            found[odd] += 1
-    return found
+def oddities(model: "Model", rows: Iterable[list[Any]]) -> list[tuple[str, str]]:
+    """The columns of canonical rows that are null, out of range or unseen: one entry for each value."""
+    of = model.reader.oddities
+    return [odd for row in rows for odd in of(row)]
 
 
 def _histogram(model: "Model", registry: CollectorRegistry) -> Histogram | None:

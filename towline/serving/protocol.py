@@ -29,22 +29,25 @@ class Protocol(NamedTuple):
 
     ``read`` takes the document, the model's feature names and the most rows allowed, and raises Problem. ``write``
     takes the answer, the model, what was asked and the request id, and gives JSON. ``bare``: its clients do not say
-    that they send JSON.
+    that they send JSON. ``nan``: they write NaN for null.
     """
 
     name: str
     read: "Callable[[Any, Model, int], Asked]"
     write: "Callable[[Answer, Model, Asked, str], bytes]"
     bare: bool = False
+    nan: bool = False
 
 
 def read_rows(document: Any, model: "Model", most: int) -> Asked:
     """``{"rows": [{…}, …]}``, or one object as ``{"row": {…}}``."""
     del model
-    if document.__class__ is not dict or len(document) != 1 or not document.keys() <= {"rows", "row"}:
-        raise wrong('give one object with one member, "rows" (a list of objects) or "row" (one object)')
-    rows = document["rows"] if "rows" in document else [document["row"]]
-    return Asked(records(rows, "rows", most))
+    if document.__class__ is dict and len(document) == 1:
+        if "rows" in document:
+            return Asked(records(document["rows"], "rows", most))
+        if "row" in document:
+            return Asked(records([document["row"]], "row", most))
+    raise wrong('give one object with one member, "rows" (a list of objects) or "row" (one object)')
 
 
 def write_rows(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> bytes:
@@ -88,11 +91,10 @@ def records(rows: Any, name: str, most: int) -> Rows:
     if rows.__class__ is not list:
         raise wrong(f"{name} is not a list of objects")
     limit(len(rows), most)
-    faults = [
-        Fault(place, "", "the row is not an object") for place, row in enumerate(rows) if row.__class__ is not dict
-    ]
-    if faults:
-        raise Problem("wrong-shape", f"{name} holds what is not an object", faults=tuple(faults))
+    for row in rows:
+        if row.__class__ is not dict:
+            odd = [place for place, row in enumerate(rows) if row.__class__ is not dict]
+            raise wrong(f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd))
     found: Rows = rows
     return found
 
@@ -151,4 +153,4 @@ def _unwrapped(value: Any) -> Any:
 
 
 ROWS = Protocol("rows", read_rows, write_rows)
-INVOCATIONS = Protocol("invocations", read_invocations, write_invocations)
+INVOCATIONS = Protocol("invocations", read_invocations, write_invocations, nan=True)

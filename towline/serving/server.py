@@ -1,6 +1,7 @@
 """The process behind ``towline serve``: sockets, one process or several, an orderly end."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -116,11 +117,13 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
 
     from towline.serving.app import create
     from towline.serving.connection import Connection
-    from towline.serving.draining import LINGER, Draining
+    from towline.serving.draining import Draining
 
     options, live = service.options, service.live
 
     def answering() -> None:
+        gc.collect()
+        gc.freeze()  # a request does not wait while the collector goes through what was made at the start
         live.follow()
         ready()
 
@@ -137,15 +140,15 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
         server_header=False,
         backlog=2048,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, int(options.drain - options.grace - LINGER)),
         ssl_context_factory=None if service.tls is None else lambda *_: service.tls,  # type: ignore[arg-type]
     )
+    server = Draining(config, options.grace, options.drain, answering, live.drain, orphaned)
     try:
-        Draining(config, options.grace, answering, live.drain, orphaned).run(service.sockets)
+        server.run(service.sockets)
     finally:
         live.close()
         if log is not None:
-            log.close()
+            log.close(timeout=min(10.0, max(1.0, server.left())))
     LOG.info("ended")
 
 

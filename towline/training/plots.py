@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from towline import files
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.workspace import Workspace
+from towline.drawing import BEFORE, DASHED, INK, LINES, MODEL, SOFT, WIDTH, blank, legend_below, save, styled, title
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.fitting import Scores
 from towline.training.metrics import Coded
@@ -21,33 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MODEL, BEFORE, SOFT, GRID = "#26323d", "#1f6f9f", "#c8553d", "#8f9ba6", "#e4e8eb"
-LINES = (MODEL, "#c8553d", "#4f8f5b", "#8a63a8", "#b58a2a", "#4aa3a8", "#a34a74", "#5c6b7a")
-STYLE: dict[str, Any] = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a dollar in a column's name is a dollar
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "figure.titlesize": 10.5,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.fontsize": 8,
-    "legend.title_fontsize": 8,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
-    "patch.linewidth": 0,
-}
-DASHED = (0, (4, 3))
-WIDTH = 6.4  # inches
 MOST = {"columns": 20, "slices": 30, "classes": 20, "curves": len(LINES)}
 DENSE = 2_000  # more points than this become a density
 
@@ -59,15 +31,10 @@ def draw(work: Workspace, config: PipelineConfig, scores: Sequence[Scores], eval
         The file names: fold_scores, importance, slices; confusion_matrix, roc, precision_recall, calibration for
         classes; predicted_vs_actual, residuals and, where the split is by time, over_time for numbers.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     names = []
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a script that the font lacks: boxes in a plot are no news for the user
+    with styled():
         for name, figure in _figures(work, config, scores, evaluation):
-            with files.replacing(work.file(f"plots/{name}.png")) as file:
-                FigureCanvasAgg(figure).print_png(file)
+            save(figure, work.file(f"plots/{name}.png"))
             names.append(f"{name}.png")
     return tuple(names)
 
@@ -120,7 +87,7 @@ def fold_scores(scores: Sequence[Scores], metric: str) -> Figure | None:
         axes.text(1.02, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     _names(axes, [score.candidate for score in shown])
     axes.set_xlabel(f"{metric}, {'higher' if best else 'lower'} is better; a dot is a fold, the bar their mean")
-    _title(figure, f"Cross-validation: {_short(shown[-1].candidate)} comes first")
+    title(figure, f"Cross-validation: {_short(shown[-1].candidate)} comes first")
     return figure
 
 
@@ -138,7 +105,7 @@ def importance(evaluation: Evaluation) -> Figure | None:
     more = len(evaluation.importance) - len(found)
     rest = f" ({more} lesser columns left out)" if more else ""
     first = f"{_short(names[-1])} matters most" if means[-1] > 0 else "no column matters"
-    _title(figure, f"Importance: {first}{rest}")
+    title(figure, f"Importance: {first}{rest}")
     return figure
 
 
@@ -165,8 +132,8 @@ def slices(evaluation: Evaluation) -> Figure | None:
     axes.set_xlabel(f"{evaluation.primary} with 95 % interval, {'higher' if sign > 0 else 'lower'} is better")
     some = f" ({len(shown)} of {len(known)} shown)" if len(known) > len(shown) else ""
     worst = f"{_short(weakest[0].column, 20)} = {_short(weakest[0].value, 20)}"
-    _title(figure, f"By slice: weakest where {worst}{some}")
-    _legend_below(figure, axes)
+    title(figure, f"By slice: weakest where {worst}{some}")
+    legend_below(figure, axes)
     return figure
 
 
@@ -199,7 +166,7 @@ def confusion_matrix(coded: Coded, names: Sequence[str]) -> Figure:
     if k > 8:
         figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.7, format=lambda v, _: f"{100 * v:.0f}")
     right = float((coded.truth == coded.predicted).mean())
-    _title(figure, f"{right:.1%} of {len(truth):,} rows are right")
+    title(figure, f"{right:.1%} of {len(truth):,} rows are right")
     return figure
 
 
@@ -217,7 +184,7 @@ def roc(coded: Coded, names: Sequence[str], evaluation: Evaluation) -> Figure | 
     axes = figure.axes[0]
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=DASHED)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    _title(figure, f"ROC curve, area {evaluation.metrics['roc_auc'].text()}")
+    title(figure, f"ROC curve, area {evaluation.metrics['roc_auc'].text()}")
     axes.legend(loc="lower right", title="area under the curve")
     return figure
 
@@ -238,7 +205,7 @@ def precision_recall(coded: Coded, names: Sequence[str], evaluation: Evaluation)
     axes = figure.axes[0]
     axes.set(xlabel="recall", ylabel="precision")
     rate = f", average precision {evaluation.metrics['average_precision'].text()}" if coded.task == "binary" else ""
-    _title(figure, f"Precision and recall{rate}")
+    title(figure, f"Precision and recall{rate}")
     axes.legend(title="average precision; dashed: by chance")
     return figure
 
@@ -267,7 +234,7 @@ def calibration(coded: Coded, names: Sequence[str]) -> Figure | None:
     low, high = max(0.0, ends.min() - 0.05), min(1.0, ends.max() + 0.05)
     axes.set(xlim=(low, high), ylim=(low, high), xlabel=said, ylabel=came, aspect="equal")
     gap = float(np.average(np.abs(x - y), weights=rows))
-    _title(figure, f"Probabilities are off by {100 * gap:.1f} points on average")
+    title(figure, f"Probabilities are off by {100 * gap:.1f} points on average")
     axes.legend(loc="upper left")
     return figure
 
@@ -283,7 +250,7 @@ def predicted_vs_actual(coded: Coded, target: str) -> Figure:
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
     axes.set(xlabel=f"actual {_short(target)}", ylabel=f"predicted {_short(target)}")
     above = float((coded.predicted > coded.truth).mean())
-    _title(figure, f"{above:.0%} of {len(coded.truth):,} predictions are too high")
+    title(figure, f"{above:.0%} of {len(coded.truth):,} predictions are too high")
     axes.legend(loc="upper left")
     return figure
 
@@ -301,7 +268,7 @@ def residuals(coded: Coded, target: str) -> Figure:
     for edge, label in ((low, "half of the errors lie between"), (high, None)):
         axes.plot(x, edge, color=BEFORE, linewidth=0.9, linestyle=DASHED, label=label)
     axes.set(xlabel=f"predicted {_short(target)}", ylabel="predicted less actual")
-    _title(figure, f"Errors: mean {error.mean():+.3g}, half of them within ±{np.median(np.abs(error)):.3g}")
+    title(figure, f"Errors: mean {error.mean():+.3g}, half of them within ±{np.median(np.abs(error)):.3g}")
     axes.legend(loc="lower left")
     return figure
 
@@ -326,20 +293,14 @@ def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
     error = (means["predicted"] - means["actual"]).to_numpy()
     quarters = np.array_split(error, min(4, len(error)))
     early, late = quarters[0].mean(), quarters[-1].mean()
-    _title(figure, f"Over the holdout: mean error {early:+.3g} in its first quarter, {late:+.3g} in its last")
-    _legend_below(figure, axes)
+    title(figure, f"Over the holdout: mean error {early:+.3g} in its first quarter, {late:+.3g} in its last")
+    legend_below(figure, axes)
     return figure
 
 
 def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = blank(height, width)
     return figure, figure.add_subplot()
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.02, ha="left")
 
 
 def _curves(
@@ -384,11 +345,6 @@ def _names(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _short(name: str, most: int = 28) -> str:

@@ -269,11 +269,6 @@ def test_any_table(cells: list[list[Any]], name: str) -> None:
             found = infer(rows, wish)
     if found is None:
         return
-    numbers = rows[[column.name for column in found.feature_columns if column.kind == "numeric"]]
-    if (numbers.abs() > 1e150).any(axis=None):
-        with pytest.raises(DataError, match="do not fit"):
-            found.features(rows)
-        return
     features = found.features(rows)
     pd.testing.assert_frame_equal(found.features(pd.DataFrame(rows.to_dict("records"))), features, check_exact=True)
     assert Contract.model_validate_json(found.model_dump_json()) == found

@@ -1,6 +1,7 @@
 """Sources: what is read, what is kept, and how each fault is told."""
 
 import gzip
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -223,6 +224,20 @@ def test_text_times(tmp_path: Path) -> None:
     assert read["t"].tolist() == [pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-01-02")]
 
 
+def test_what_killed_writes_left_is_swept_up(tmp_path: Path) -> None:
+    """Unfinished snapshots go after a day; one that may still be being written, and every whole one, stays."""
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n3,4\n")
+    whole = tmp_path / "store" / load(tmp_path, "t.csv").path
+    old, young = whole.with_name(".0123.parquet.abc"), whole.with_name(".0123.parquet.def")
+    yesterday = (datetime.now(UTC) - timedelta(days=1, hours=1)).timestamp()
+    for path in (old, young, whole.with_name("0123.parquet")):
+        path.write_bytes(b"half")
+        if path != young:
+            os.utime(path, (yesterday, yesterday))
+    load(tmp_path, "t.csv")
+    assert {path.name for path in whole.parent.iterdir()} == {whole.name, young.name, "0123.parquet"}
+
+
 def test_snapshot_is_checked(tmp_path: Path) -> None:
     """A snapshot that is gone, broken or of another content is never handed on."""
     (tmp_path / "t.csv").write_text("y,a\n1,2\n")
@@ -333,6 +348,16 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no such file"):
         load(tmp_path, {"url": "sqlite:///u.db", "query": "SELECT 1"})
     assert not (tmp_path / "u.db").exists()
+
+
+def test_uuids(tmp_path: Path, postgres: str) -> None:
+    """PostgreSQL's own type for them is read as text."""
+    execute(
+        postgres, "CREATE TABLE keyed (y INT, ref UUID)", f"INSERT INTO keyed VALUES (1, '{UUID(int=7)}'), (2, NULL)"
+    )
+    keyed = frame(tmp_path, {"url": postgres, "query": "SELECT * FROM keyed ORDER BY y"})
+    assert keyed["ref"].isna().tolist() == [False, True]
+    assert keyed["ref"][0] == str(UUID(int=7))
 
 
 def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

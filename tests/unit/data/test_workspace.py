@@ -1,10 +1,13 @@
 """The folder of a run: found again by what the run is, held by one process, gone in one move."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from towline import files
 from towline.config import PipelineConfig
 from towline.data.sources import Dataset
 from towline.data.workspace import Workspace, open_workspace
@@ -62,3 +65,33 @@ def test_what_a_kill_kept_from_being_deleted_goes_with_the_next(tmp_path: Path) 
     (half / "model.skops").write_bytes(b"x")
     opened(tmp_path).remove()
     assert not any((tmp_path / "work").iterdir())
+
+
+def aged(folder: Path, days: float) -> Path:
+    then = time.time() - days * 86_400
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+def other(store: Path, name: str, *files: str) -> Path:
+    folder = store / "work" / name
+    folder.mkdir(parents=True)
+    for file in ("token", *files):
+        (folder / file).write_text("x")
+    return folder
+
+
+def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -> None:
+    """A month after the last write the folder of a changed config is gone; younger, judged and held ones stay."""
+    aged(other(tmp_path, "given-up", "contract.json"), 31)
+    young = aged(other(tmp_path, "young"), 29)
+    written = aged(other(tmp_path, "written-to-again"), 31)
+    (written / "costs-fit.json").write_text("{}")
+    judged = aged(other(tmp_path, "judged", "verdict.json"), 400)
+    held = aged(other(tmp_path, "held", "lock"), 400)
+    with files.locked(held / "lock"):
+        opened(tmp_path).remove()
+    assert set((tmp_path / "work").iterdir()) == {young, written, judged, held}
+    opened(tmp_path).remove()
+    assert held not in (tmp_path / "work").iterdir()

@@ -89,6 +89,9 @@ def test_what_cannot_be_read_is_named(value: Model) -> None:
         value.predict([good[0], {name: v for name, v in good[1].items() if name != "size"}])
     with pytest.raises(DataError, match=r"row 1: 'size' is not a number"):
         value.predict({**good[0], "size": "wide"})
+    for rows in ({**good[0], "doors": 1e200}, table().head(2).assign(doors=1e200)):
+        with pytest.raises(DataError, match="'doors'"):
+            value.predict(rows)
     with pytest.raises(DataError, match="'doors'"):
         value.predict(table().drop(columns="doors"))
     with pytest.raises(DataError, match="ndarray"):

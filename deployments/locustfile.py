@@ -1,0 +1,13 @@
+"""Load on a service, with Locust's own screen or without.
+
+    TOWLINE_API_KEY=... locust --locustfile deployments/locustfile.py --host http://127.0.0.1:8080
+    TOWLINE_API_KEY=... locust --locustfile deployments/locustfile.py --host http://127.0.0.1:8080 \\
+        --headless --users 50 --spawn-rate 10 --run-time 5m --html load.html
+
+The service tells its rows, so this works with any model. It needs towline[loadtest]. `towline loadtest` runs the same
+users, knows a fixed rate besides, and writes a report.
+"""
+
+from towline.loadtest.locustfile import Client
+
+__all__ = ["Client"]

@@ -1,0 +1,56 @@
+"""The README's own example, followed to the letter."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from tests.conftest import REPOSITORY, Done
+
+
+def houses(rows: int = 1200) -> pd.DataFrame:
+    """A table with the columns that the README names, sold day by day until the summer of 2026."""
+    rng = np.random.default_rng(11)
+    rooms, heating = rng.integers(1, 9, rows), rng.choice(["gas", "oil", "none"], rows)
+    area = (25 * rooms + rng.normal(20, 15, rows)).clip(20).round(1)
+    price = 150_000 + 1_200 * area + 60_000 * (heating == "gas") + rng.normal(0, 15_000, rows)
+    return pd.DataFrame(
+        {
+            "listing_id": np.arange(rows),
+            "sold_on": (pd.Timestamp("2026-07-15") - pd.to_timedelta(np.arange(rows)[::-1] // 2, unit="D")).date,
+            "rooms": rooms,
+            "area": area,
+            "heating": heating,
+            "price": price.round(-2),
+        }
+    )
+
+
+def test_the_readmes_own_table(towline: Callable[..., Done], tmp_path: Path) -> None:
+    """Its config, its three commands and its program work on a table with the columns it names."""
+    page = (REPOSITORY / "README.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page[page.index("with the columns") : page.index("```yaml")]))
+    table = houses()
+    assert set(table) == named
+    table.to_csv(tmp_path / "houses.csv", index=False)
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "house_prices.yaml").write_text(config)
+    commands = re.findall(r"^towline (.*house_prices.yaml[^#\n]*)", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command.replace("configs", str(tmp_path)))
+        done = towline(*words, "--set", f"data.source={tmp_path / 'houses.csv'}", "--json")
+        assert done.code == 0, done.err
+    assert done.json["dataset"]["end"] == "2026-06-30T00:00:00"
+
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program, names)  # the README's own
+    asked = yaml.safe_load(re.findall(r"predict\((\{.*?\})", program)[0])
+    (answer,) = names["model"].predict(asked)
+    assert table["price"].min() < answer < table["price"].max()

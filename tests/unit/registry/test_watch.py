@@ -1,0 +1,103 @@
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.registry.test_ledger import execute
+from towline.errors import ConfigError, ReleaseError, Unavailable
+from towline.registry.ledger import Ledger
+from towline.registry.watch import Release, Watch
+
+PASS = {"verdict": "pass"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    on_file = f"sqlite:///{tmp_path}/ledger.db"
+    return on_file if request.param == "sqlite" else request.getfixturevalue("postgres")
+
+
+def train(ledger: Ledger, version: int, model: str = "bikes") -> None:
+    evidence = {"release": f"{version}" * 64}
+    ledger.register(model, version, "ann", "", evidence, f"key{version}", f"releases/{model}/v{version}")
+
+
+def promote(ledger: Ledger, version: int, expected: int | None, model: str = "bikes") -> None:
+    given = (PASS, f"key{version}", f"releases/{model}/v{version}")
+    ledger.promote(model, version, expected, "ann", "", *given)
+
+
+def test_it_names_the_champion_as_it_changes(url: str) -> None:
+    """What the ledger says at each moment, with the digest that was registered; another model's rows do not matter."""
+    ledger, watch = Ledger(url), Watch(url, "bikes")
+    assert watch.champion() is None
+    train(ledger, 1)
+    assert watch.champion() is None
+    promote(ledger, 1, None)
+    assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
+    train(ledger, 2)
+    promote(ledger, 2, 1)
+    train(ledger, 1, "cars")
+    promote(ledger, 1, None, "cars")
+    assert watch.champion() == Release(2, "releases/bikes/v2", "2" * 64)
+    assert watch.version(1) == Release(1, "releases/bikes/v1", "1" * 64)
+    assert watch.version(3) is None
+    ledger.rollback("bikes", "ann", "")
+    assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
+    assert Watch(url, "bikes").champion() == watch.champion()
+
+
+def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> None:
+    """A row that says nothing of the release's digest is no error."""
+    ledger = Ledger(url)
+    promote(ledger, 1, None)
+    assert Watch(url, "bikes").champion() == Release(1, "releases/bikes/v1", "")
+
+
+def test_rows_that_were_changed_are_not_believed(url: str) -> None:
+    """A champion that was written past the ledger is not one."""
+    ledger = Ledger(url)
+    train(ledger, 1)
+    promote(ledger, 1, None)
+    execute(ledger, "UPDATE ledger SET release = 'releases/bikes/v9' WHERE seq = 2")
+    with pytest.raises(ReleaseError, match="row 2 of bikes"):
+        Watch(url, "bikes").champion()
+
+
+def test_it_makes_no_file(tmp_path: Path) -> None:
+    """Watching a ledger that does not exist yet leaves nothing behind, and finds it once it does."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    watch = Watch(url, "bikes")
+    assert watch.champion() is None
+    assert list(tmp_path.iterdir()) == []
+    promote(Ledger(url), 1, None)
+    assert watch.champion() is not None
+
+
+def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
+    """There a commit changes another file than the database's own."""
+    ledger, watch = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Watch(f"sqlite:///{tmp_path}/ledger.db", "bikes")
+    promote(ledger, 1, None)
+    holder = sqlite3.connect(tmp_path / "ledger.db")
+    holder.execute("PRAGMA journal_mode=WAL")
+    holder.execute("SELECT * FROM ledger").fetchall()
+    for version in (2, 3):
+        promote(ledger, version, version - 1)
+        champion = watch.champion()
+        assert champion is not None
+        assert champion.version == version
+    holder.close()
+
+
+def test_what_is_wrong_with_the_ledger_is_told(tmp_path: Path) -> None:
+    """Damaged, away, or no URL at all."""
+    (tmp_path / "ledger.db").write_bytes(b"not a database, but long enough to be looked at" * 50)
+    for url, kind in (
+        (f"sqlite:///{tmp_path}/ledger.db", Unavailable),
+        ("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline", Unavailable),
+        ("nonsense", ConfigError),
+    ):
+        with pytest.raises(kind) as caught:
+            Watch(url, "bikes").champion()
+        assert "s3cret" not in str(caught.value)

@@ -1,0 +1,78 @@
+"""Users who ask one row after another, each waiting for its answer. Locust runs this file.
+
+The key comes from ``TOWLINE_API_KEY``. ``--samples`` writes every request to a file.
+"""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust import FastHttpUser, constant, events, task
+
+from towline.errors import TowlineError
+from towline.loadtest import kinds
+from towline.loadtest.samples import Recorder
+from towline.loadtest.target import KEY, PATH, WAIT, find, headers
+
+_bodies: "itertools.cycle[str]" = itertools.cycle([""])
+
+
+def _arguments(parser: Any) -> None:
+    parser.add_argument("--samples", default="", help="file that every request is written to")
+
+
+def _start(environment: Any, **_: Any) -> None:
+    global _bodies  # noqa: PLW0603 - Locust makes the users itself
+    try:
+        bodies = find(environment.host or "", os.environ.get(KEY)).bodies
+    except TowlineError as error:
+        print(error)
+        environment.process_exit_code = error.exit_code
+        environment.runner.quit()
+        return
+    _bodies = itertools.cycle([body.decode() for body in bodies])
+    if environment.parsed_options and environment.parsed_options.samples:
+        _record(environment, Recorder(Path(environment.parsed_options.samples)))
+
+
+def _record(environment: Any, recorder: Recorder) -> None:
+    def add(start_time: float, response_time: float, exception: Any, **_: Any) -> None:
+        recorder.add(start_time, response_time / 1e3, 0.0, str(exception or ""))
+
+    def often() -> None:
+        while True:
+            gevent.sleep(0.25)
+            recorder.flush()
+
+    environment.events.request.add_listener(add)
+    environment.events.quitting.add_listener(lambda **_: recorder.flush())
+    gevent.spawn(often)
+
+
+events.init_command_line_parser.add_listener(_arguments)  # type: ignore[no-untyped-call]
+events.test_start.add_listener(_start)  # type: ignore[no-untyped-call]
+
+
+class Client(FastHttpUser):
+    """Asks for predictions without a pause: as many requests are under way as there are users."""
+
+    wait_time = constant(0)
+    connection_timeout = network_timeout = WAIT
+    insecure = False
+
+    def on_start(self) -> None:
+        self._headers = headers(os.environ.get(KEY))
+
+    @task
+    def predict(self) -> None:
+        with self.client.post(PATH, data=next(_bodies), headers=self._headers, catch_response=True) as answer:
+            if answer.status_code:
+                error = kinds.of_answer(answer.status_code, answer.content or b"")
+            else:
+                error = kinds.of_exception(answer.error)
+            if error:
+                answer.failure(error)
+            else:
+                answer.success()
