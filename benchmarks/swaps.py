@@ -72,6 +72,11 @@ class Serving:
     def port(self) -> int:
         return int(self.told["address"].rpartition(":")[2])
 
+    def memory(self) -> float:
+        """Resident memory of the process in MiB, without its workers."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
     def end(self, name: signal.Signals = signal.SIGTERM) -> int:
         """Tells it to end and waits; its exit code."""
         if self.process.poll() is None:
@@ -212,8 +217,9 @@ def main() -> None:
         line.ledger.rollback(MODEL, "swaps", "begin with the older")
         pool = json.loads((releases[1] / "probe.json").read_bytes())["rows"]
         with Serving(line.settings, MODEL, "--workers", str(given.workers)) as serving:
-            load, seen = Load(serving.port, pool), []
+            load, seen, memory = Load(serving.port, pool), [], [serving.memory()]
             asyncio.run(load.run(given.callers, lambda: seen.extend(swap(line.ledger, MODEL, load, given.swaps, 2))))
+            memory.append(serving.memory())
             code = serving.end()
         mixed = load.mixed(releases)
         latency = sorted(answer.ended - answer.began for answer in load.answers)
@@ -229,6 +235,7 @@ def main() -> None:
             ("longest gap without an answer", f"{load.longest_gap() * 1e3:.0f} ms"),
             ("latency, median", f"{latency[len(latency) // 2] * 1e3:.1f} ms"),
             ("latency, p99", f"{latency[len(latency) * 99 // 100] * 1e3:.1f} ms"),
+            ("memory, before and after", " and ".join(f"{size:.0f} MiB" for size in memory)),
             ("exit code of the service", code),
         ):
             print(f"{name:<32}{value:>24}")

@@ -12,6 +12,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,12 +235,21 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(shelf: Shelf, serve: Ca
 
 
 def test_workers_end_with_their_supervisor(shelf: Shelf, serve: Callable[..., Serving]) -> None:
-    """None is left behind on the port when it is killed."""
+    """None is left behind on the port when it is killed; what it leaves on the disk goes at the next start."""
     serving = serve("--workers", "2")
     workers = workers_of(serving)
     serving.process.kill()
     until(lambda: not any(Path(f"/proc/{pid}/fd").exists() and list_open(pid) for pid in workers))
     assert not listens(serving.port)
+    left = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("towline-metrics-*")
+        if list(path.glob(f"*_{min(workers)}.db"))
+    ]
+    assert len(left) == 1
+    os.utime(left[0], (0, 0))
+    assert predict(serve("--workers", "2"), shelf) == (200, 1)
+    assert not left[0].exists()
 
 
 def list_open(pid: int) -> bool:

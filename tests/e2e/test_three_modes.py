@@ -116,3 +116,32 @@ def test_the_three_modes_agree_to_the_last_bit(served: Served, tmp_path: Path) -
         if chances:
             given = scored[[f"probability_{label}" for label in model.contract.classes]]
             assert given.to_numpy().tolist() == chances
+
+
+def test_clients_of_other_servers_work_unchanged(served: Served) -> None:
+    """MLflow's scoring client, and Triton's with its tensors as JSON and as bytes, get the model's own predictions."""
+    import tritonclient.http as triton
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    model, table = served.model, served.table.head(50)
+    expected = model.predict(table).tolist()
+    client = ScoringServerClient("127.0.0.1", served.port)
+    client.wait_server_ready(timeout=5)
+    assert client.invoke(table).get_predictions()[0].tolist() == expected
+
+    rows = pd.DataFrame(served.rows[:50])
+    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as v2:
+        assert v2.is_server_live()
+        assert v2.is_model_ready(model.name)
+        assert v2.get_model_metadata(model.name)["versions"] == ["1"]
+        for as_bytes in (False, True):
+            inputs = []
+            for column in model.contract.feature_columns:
+                numeric = column.kind in ("numeric", "boolean")
+                values = rows[column.name].to_numpy(float if numeric else object).reshape(-1, 1)
+                one = triton.InferInput(column.name, list(values.shape), "FP64" if numeric else "BYTES")
+                holes = numeric and bool(pd.isna(values).any())  # JSON has no word for NaN, and Triton writes it
+                inputs.append(one.set_data_from_numpy(values, binary_data=as_bytes or holes))
+            answer = v2.infer(model.name, inputs, outputs=[triton.InferRequestedOutput("predict", binary_data=False)])
+            found = answer.as_numpy("predict").ravel().tolist()
+            assert [one.decode() if isinstance(one, bytes) else one for one in found] == expected

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from towline import __version__
 from towline.errors import Fault
-from towline.serving import metrics, openapi, page, protocol, tensors
+from towline.serving import binary, metrics, openapi, page, protocol, tensors
 from towline.serving.batching import Batcher
 from towline.serving.endpoint import Access, Answers, Call, Endpoint, Guard, Reply, Scope, Send
 from towline.serving.limits import Rate, Receive, read_body
@@ -51,7 +51,8 @@ class Service(Starlette):
 
     def __init__(self, endpoints: list[Endpoint], unknown: Endpoint, lifespan: Any) -> None:
         super().__init__(routes=[Route(endpoint.path, endpoint) for endpoint in endpoints], lifespan=lifespan)
-        self.router.default = unknown
+        self.router.default = self._none
+        self._unknown = unknown
         self.router.redirect_slashes = False
         self.endpoints = endpoints
         self._direct: Mapping[str, Endpoint] = {
@@ -63,6 +64,9 @@ class Service(Starlette):
             await endpoint(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    async def _none(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._unknown if scope["type"] == "http" else self.router.not_found)(scope, receive, send)
 
 
 def create(options: "Options", live: "Live", keys: "Keys", log: "PredictionLog | None") -> Service:
@@ -120,14 +124,16 @@ class Desk:
     def __init__(self, options: "Options", live: "Live", log: "PredictionLog | None") -> None:
         self._options, self._live, self._log = options, live, log
         self._batcher = Batcher()
-        self.metrics = Metrics(log, lambda: self._batcher.depth)
+        self.metrics = Metrics(log, lambda: self._batcher.depth, lambda: live.model)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="towline-read")
         self._reading = 0
         self._told: tuple[Model, dict[str, Any]] | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        counting = asyncio.create_task(self.metrics.keep())
         yield
+        counting.cancel()
         self._batcher.close()
         self._reader.shutdown(wait=False)
         self.metrics.flush()
@@ -141,10 +147,11 @@ class Desk:
             if kind not in _JSON_TYPES or b"content-encoding" in call.headers:
                 _check_type(call.headers, how)
             body = await read_body(call.receive, call.headers, self._options.max_body)
+            end = binary.cut(call.headers, len(body)) if binary.HEADER in call.headers else None
             if len(body) < LARGE:
-                asked, canonical, odd = _read(how, body, model, self._options.max_rows)
+                asked, canonical, odd = _read(how, body, end, model, self._options.max_rows)
             else:
-                asked, canonical, odd = await self._read_aside(how, body, model)
+                asked, canonical, odd = await self._read_aside(how, body, end, model)
             found = await self._score(model, canonical)
             _check_finite(found)
             if asked.id is not None:
@@ -192,8 +199,6 @@ class Desk:
 
     async def exposition(self, call: Call) -> Reply:
         del call
-        if (model := self._live.model) is not None:
-            self.metrics.serving(model)
         return Reply(self.metrics.render(), metrics.CONTENT_TYPE)
 
     async def openapi(self, call: Call) -> Reply:
@@ -224,14 +229,14 @@ class Desk:
                 raise Problem("not-found", f"this service has no such version: it serves {call.version}")
         return model
 
-    async def _read_aside(self, how: Protocol, body: bytes, model: "Model") -> "_Rows":
+    async def _read_aside(self, how: Protocol, body: bytes, end: int | None, model: "Model") -> "_Rows":
         """On a thread: small requests are answered meanwhile."""
         if self._reading >= READING:
             raise Problem("busy", f"{self._reading} large requests wait to be read", headers=_RETRY)
         self._reading += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._reader, _read, how, body, model, self._options.max_rows)
+            return await loop.run_in_executor(self._reader, _read, how, body, end, model, self._options.max_rows)
         finally:
             self._reading -= 1
 
@@ -259,7 +264,7 @@ async def version(call: Call) -> Reply:
 
 async def server(call: Call) -> Reply:
     del call
-    return Reply(orjson.dumps({"name": "towline", "version": __version__, "extensions": []}))
+    return Reply(orjson.dumps({"name": "towline", "version": __version__, "extensions": ["binary_tensor_data"]}))
 
 
 async def unknown(call: Call) -> Reply:
@@ -267,9 +272,14 @@ async def unknown(call: Call) -> Reply:
     raise Problem("not-found", "no such path")
 
 
-def _read(how: Protocol, body: bytes, model: "Model", most: int) -> _Rows:
-    """What is asked, as the model takes it, and what is odd about it."""
-    asked = how.read(loads(body, most), model, most)
+def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int) -> _Rows:
+    """What is asked, as the model takes it, and what is odd about it; tensors may stand behind the document's end."""
+    if end is None:
+        document = loads(body, most, nan=how.nan)
+    else:
+        document = loads(body[:end], most, nan=how.nan)
+        binary.attach(document, body[end:])
+    asked = how.read(document, model, most)
     canonical = model.reader.read(asked.rows)
     return asked, canonical, metrics.oddities(model, canonical)
 
@@ -277,13 +287,11 @@ def _read(how: Protocol, body: bytes, model: "Model", most: int) -> _Rows:
 def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem("not-json", "compressed bodies are not read")
-    if b"inference-header-content-length" in headers:
-        raise Problem("not-json", "binary tensors are not read: send their data in the document (binary_data=False)")
     kind, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
-    charset = [part.strip() for part in parameters.split(";") if part.strip()]
-    if not kind and how.bare:
+    if how.bare and (not kind or binary.HEADER in headers):
         return
-    if kind.strip() != "application/json" or any(part not in _CHARSETS for part in charset):
+    given = [part.strip() for part in parameters.split(";") if part.strip()]
+    if kind.strip() != "application/json" or any(part not in _CHARSETS for part in given):
         raise Problem("not-json", "the body is not declared as application/json in UTF-8")
 
 

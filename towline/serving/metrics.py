@@ -43,23 +43,27 @@ class Metrics:
     Args:
         log: whose depth and drops are told.
         waiting: how many rows wait to be scored.
+        serving: the model that answers.
     """
 
-    def __init__(self, log: "PredictionLog | None" = None, waiting: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        log: "PredictionLog | None",
+        waiting: Callable[[], int],
+        serving: "Callable[[], Model | None]",
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.in_flight = 0
-        self._log, self._waiting = log, waiting
+        self._log, self._waiting, self._serving = log, waiting, serving
         self._worker = str(os.getpid())
         self._durations: dict[tuple[str, int, str], list[float]] = {}
         self._codes: Tally[str] = Tally()
         self._rows: Tally[str] = Tally()
         self._odd: Tally[tuple[str, str, str]] = Tally()
         self._answers: dict[str, list[Any]] = {}
-        self._flushing: asyncio.TimerHandle | None = None
         self._cpu = self._drops = 0.0
         self._values: Histogram | None = None
-        self._served: str | None = None
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"towline_{name}", text, labels, registry=self.registry)
@@ -92,8 +96,6 @@ class Metrics:
         if (pending := self._durations.get(key)) is None:
             pending = self._durations[key] = []
         pending.append(seconds)
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_later(EVERY, self.flush)
 
     def refused(self, code: str) -> None:
         self._codes[code] += 1
@@ -108,18 +110,14 @@ class Metrics:
         for column, what in odd:
             self._odd[version, column, what] += 1
 
-    def serving(self, model: "Model") -> None:
-        """Tells which version this worker serves."""
-        if self._served not in (None, model.name):
-            self._model.remove(self._served, self._worker)
-        self._served = model.name
-        self._model.labels(model.name, self._worker).set(model.version)
+    async def keep(self) -> None:
+        """Counts what requests have left, for ever."""
+        while True:
+            self.flush()
+            await asyncio.sleep(EVERY)
 
     def flush(self) -> None:
         """Counts what requests have left."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
         for (route, status, version), seconds in self._durations.items():
             if seconds:
                 self._requests.labels(route, str(status)).inc(len(seconds))
@@ -149,6 +147,8 @@ class Metrics:
 
     def _state(self) -> None:
         self._flight.set(self.in_flight)
+        if (model := self._serving()) is not None:
+            self._model.labels(model.name, self._worker).set(model.version)
         self._depth.labels("score").set(self._waiting())
         if self._log is not None:
             self._depth.labels("log").set(self._log.depth)

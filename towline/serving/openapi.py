@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from towline.data.contract import Column, Contract
 from towline.serving.problems import KINDS
-from towline.serving.protocol import ROWS
 from towline.serving.tensors import DATATYPES, LABELS, PROBABILITIES, describe
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ def _predict(model: "Model", row: Json | None, most: int) -> Json:
     told = {"schema": {"type": "object", "properties": properties, "required": sorted(properties)}}
     if row:
         asked["example"] = {"rows": [row]}
-    return _post("Predictions for rows", ROWS.name, asked, told)
+    return _post("Predictions for rows", "predict", asked, told)
 
 
 def _probabilities(contract: Contract) -> Json:

@@ -6,8 +6,6 @@ import json
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from towline.data.contract import Column
 from towline.serving.problems import KINDS
 
@@ -67,7 +65,7 @@ def render(model: "Model", document: dict[str, Any], address: str, answer: bytes
     errors = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td class="number">{kind.status}</td>'
         f"<td>{escape(kind.title)}{f'. <span class=soft>{escape(kind.remedy)}</span>' if kind.remedy else ''}</td></tr>"
-        for code, kind in KINDS.items()
+        for code, kind in sorted(KINDS.items(), key=lambda one: one[1].status)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -109,7 +107,8 @@ def _example(asked: dict[str, Any], address: str, answer: bytes) -> str:
     line = json.dumps(asked, ensure_ascii=False)
     quoted = line.replace("'", "'\\''")
     curl = f"curl {address}/predict -H 'Content-Type: application/json' \\\n  -d '{quoted}'"
-    answered = orjson.dumps(orjson.loads(answer), option=orjson.OPT_INDENT_2).decode()
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in json.loads(answer).items())
+    answered = "{{\n{}\n}}".format(",\n".join(lines))
     return (
         f"<h2>Ask</h2><pre>{escape(curl)}</pre>"
         "<p class=soft>Where keys are needed, with <code>-H 'Authorization: Bearer KEY'</code>. Many rows go in one "
@@ -119,7 +118,9 @@ def _example(asked: dict[str, Any], address: str, answer: bytes) -> str:
 
 
 def _column(column: Column) -> str:
-    if column.min is not None and column.max is not None:
+    if column.kind == "boolean":
+        held = "true, false"
+    elif column.min is not None and column.max is not None:
         held = f"{column.min:.6g} to {column.max:.6g}"
     elif column.categories:
         more = f", … ({len(column.categories):,})" if len(column.categories) > 12 else ""

@@ -53,7 +53,7 @@ class PredictionLog:
         self,
         folder: Path,
         worker: str,
-        capacity: int = 10_000,
+        capacity: int = 4_000,
         *,
         segment_bytes: int = 64_000_000,
         segment_seconds: float = 3600.0,

@@ -97,14 +97,15 @@ class Problem(Exception):
         told = self.document(request_id)
         if error_member:
             lines = [f"row {fault['row']}: {fault['detail']}" for fault in told.get("errors", ())]
-            told["error"] = "; ".join([self.detail, *lines])
+            told["error"] = "; ".join([self.detail, *lines[:5], *(["…"] if self.count > 5 else [])])
         return orjson.dumps(told)
 
 
 def of(error: TowlineError) -> Problem:
     """The problem an error of the library is, told without where on this machine it happened."""
     if isinstance(error, InputRefused):
-        return Problem(error.code, error.what, faults=error.faults, count=error.count)
+        told = "1 value does" if error.count == 1 else f"{error.count:,} values do"
+        return Problem(error.code, f"{told} not fit the contract", faults=error.faults, count=error.count)
     code = error.code if error.code in KINDS else FAULT
     if KINDS[code].status >= 500:
         return Problem(code, "the service could not answer; its log tells why")

@@ -111,7 +111,7 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
         raise wrong(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
     limit(shape[0], most)
     if not isinstance(data, list):
-        raise wrong(f"{place}: data is not a list; tensors behind the document or in shared memory are not read")
+        raise wrong(f"{place}: data is not a list; tensors in shared memory are not read")
     values = _flat(data, shape, place)
     if content_type == "pd_json":  # each value is a document of its own: how MLServer writes columns of many types
         values = [loads(value.encode()) if isinstance(value, str) else value for value in values]

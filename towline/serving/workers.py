@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from towline import files
 from towline.errors import TowlineError
 from towline.serving import sockets as listening
 from towline.serving.server import Service, Started, answer
@@ -21,6 +22,8 @@ _LOG = logging.getLogger("towline.serving")
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 _TICK = 0.25  # seconds between two looks around
 _BACKOFF = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a worker is replaced, by deaths without an answer
+_FOLDER, _LOCK = "towline-metrics-", "lock"
+_NEW = 60.0  # seconds in which another's folder may not be locked yet
 _MARGIN = 4.0  # seconds beyond the drain until a worker that still runs is killed
 
 
@@ -39,15 +42,29 @@ def supervise(service: Service, started: Callable[[Started], None]) -> None:
     Raises:
         TowlineError: no worker came up at the start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="towline-metrics-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # before prometheus_client is imported
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        _warm()
-        _Supervisor(service, started, folder).run()
+        with files.locked(folder / _LOCK):  # workers hold it too
+            _warm()
+            _Supervisor(service, started, folder).run()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Removes the metrics of supervisors that were killed, which no process holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError, TowlineError):
+            status = folder.lstat()
+            if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _NEW:
+                continue
+            with files.locked(folder / _LOCK, wait=False) as ours:
+                if ours:
+                    shutil.rmtree(folder)
 
 
 def _warm() -> None:

@@ -350,19 +350,22 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "u.db").exists()
 
 
+def test_uuids(tmp_path: Path, postgres: str) -> None:
+    """PostgreSQL's own type for them is read as text."""
+    execute(
+        postgres, "CREATE TABLE keyed (y INT, ref UUID)", f"INSERT INTO keyed VALUES (1, '{UUID(int=7)}'), (2, NULL)"
+    )
+    keyed = frame(tmp_path, {"url": postgres, "query": "SELECT * FROM keyed ORDER BY y"})
+    assert keyed["ref"].isna().tolist() == [False, True]
+    assert keyed["ref"][0] == str(UUID(int=7))
+
+
 def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL that is none, an unset variable and a server that is away are told apart, without the password."""
     with pytest.raises(ConfigError, match="NOT_SET"):
         load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
     with pytest.raises(ConfigError, match="not a database URL"):
         load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
-    sqlite3.register_converter("UUID", lambda content: UUID(content.decode()))
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        connection.execute("CREATE TABLE keyed (y INT, ref UUID)")
-        connection.executemany("INSERT INTO keyed VALUES (?, ?)", [(1, str(UUID(int=7))), (2, None)])
-    keyed = frame(tmp_path, {"url": f"{url}?detect_types=1", "query": "SELECT * FROM keyed"})
-    assert keyed["ref"].isna().tolist() == [False, True]
-    assert keyed["ref"][0] == str(UUID(int=7))
     monkeypatch.setenv("DB_PW", "s3cr:t@/x")
     with pytest.raises(Unavailable) as away:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})

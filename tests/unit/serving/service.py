@@ -122,7 +122,10 @@ class Client:
         return self.request("GET", path, headers=_headers(headers))
 
     def post(self, path: str, document: Any, **headers: str) -> httpx.Response:
-        return self.request("POST", path, json=document, headers=_headers(headers))
+        return self.send(json.dumps(document).encode(), path, **headers)
+
+    async def post_async(self, path: str, document: Any) -> httpx.Response:
+        return await self._http.post(path, json=document)
 
     def send(self, body: bytes, path: str = "/predict", **headers: str) -> httpx.Response:
         given = {"content-type": "application/json"} | _headers(headers)

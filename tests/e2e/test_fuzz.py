@@ -1,0 +1,208 @@
+"""Ten thousand requests nobody would write, in every protocol: none is the service's fault."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.unit.release.conftest import make_run, table
+from tests.unit.serving.service import FakeKeys, FakeLog
+from tests.unit.serving.test_strict_json import HOSTILE
+from towline.release.predictor import Model, open_release
+from towline.serving.app import Service, create
+
+GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models
+MUTATED = 5_000  # for each of two models
+TASKS = {
+    "compiled": ("boosting", {"target": "value", "time": "at", "drop": ["sold"]}),
+    "scikit-learn": ("sklearn.neighbors.KNeighborsClassifier", {"target": "sold", "drop": ["value"]}),
+}
+
+
+class Asked:
+    """A service, how it answered so far, and what it announces."""
+
+    def __init__(self, model: Model) -> None:
+        options = SimpleNamespace(
+            rate=None, max_body=100_000, max_rows=500, certificate=None, host="127.0.0.1", port=8080
+        )
+        live = SimpleNamespace(model=model, ready=True, reason="")
+        self.app: Service = create(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
+        self.model = model
+        self.statuses: Counter[int] = Counter()
+        self.runner = asyncio.Runner()
+        _, _, body = self.ask("GET", "/openapi.json")
+        self.document = json.loads(body)
+        problem = self.document["components"]["schemas"]["Problem"]
+        self.problem = jsonschema.Draft202012Validator(problem)
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        given = {"content-type": "application/json"} | (headers or {})
+        scope = {
+            "type": "http", "method": method, "path": path, "query_string": b"", "client": ("127.0.0.1", 1),
+            "headers": [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given.items()],
+        }  # fmt: skip
+        self.runner.run(self.app(scope, receive, send))
+        status = sent[0]["status"]
+        self.statuses[status] += 1
+        return status, {name.decode(): value.decode() for name, value in sent[0]["headers"]}, sent[1]["body"]
+
+    def check(self, path: str, asked: bytes, headers: dict[str, str] | None = None) -> None:
+        """The answer is a prediction or a problem, as announced."""
+        status, told, body = self.ask("POST", path, asked, headers)
+        assert status < 500, (path, asked[:2000], body)
+        content = json.loads(body)
+        assert str(status) in self.document["paths"][path]["post"]["responses"], (status, asked[:2000])
+        if status == 200:
+            assert told["content-type"] == "application/json"
+            assert b"null" not in body  # no prediction is NaN or infinite
+        else:
+            assert told["content-type"] == "application/problem+json"
+            self.problem.validate(content)
+            assert content["request_id"] == told["x-request-id"]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    estimator, data = TASKS[request.param]
+    folder = tmp_path_factory.mktemp("fuzz")
+    frame = table(200)
+    if "time" not in data:
+        frame["size"] = frame["size"].fillna(50)
+    run = make_run(folder, frame, estimator, **data)
+    model = open_release(run.settings.store / run.package().path)
+    assert model.compiled == (request.param == "compiled")
+    found = Asked(model)
+    yield found
+    found.runner.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("operation", ["predict", "invocations", "infer"])
+def test_what_the_document_allows_and_forbids(asked: Asked, operation: str) -> None:
+    """Requests that schemathesis makes of the service's own document, in order and not."""
+    schema = schemathesis.openapi.from_dict(asked.document)
+    chosen = schema.include(operation_id=operation)
+    modes = list(schemathesis.GenerationMode)
+    for one in chosen.get_all_operations():
+        for mode in modes:
+
+            @seed(7)
+            @settings(
+                max_examples=GENERATED // len(modes),
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=one.ok().as_strategy(generation_mode=mode))
+            def send(case: Any) -> None:
+                written = case.as_transport_kwargs(base_url="http://127.0.0.1:8080")
+                if "json" in written:
+                    body = json.dumps(written["json"]).encode()
+                else:
+                    data = written.get("data") or b""
+                    body = data if isinstance(data, bytes) else str(data).encode()
+                headers = {name: value for name, value in (case.headers or {}).items() if isinstance(value, str)}
+                asked.check(case.path, body, {name: value for name, value in headers.items() if value.isascii()})
+
+            send()
+    assert asked.statuses[422] > 0
+
+
+TOKENS = [
+    b"null", b"true", b"false", b"0", b"-0", b"1e308", b"-1e308", b"1e-400", b"1e400", b"NaN", b"Infinity", b"{}",
+    b"[]", b'""', b'" "', b'"x"', b'"1"', b'"nan"', b'"-inf"', b'"2025-01-01"', b'"0001-01-01T00:00:00+23:59"',
+    b"[[1]]", b'{"a":1}', b"9223372036854775808", b"123456789012345678901234567890", b"9" * 400, b'"\\ud83d\\ude00"',
+    b'"\\u0000"', b'"\\ud800"', b'"\\u0663"', b"4e-324", b"1.7976931348623157e308", b'"' + b"y" * 5000 + b'"',
+    b"[" * 40, b'"9999-12-31T23:59:59-23:59"', b'"1e400"', b'"0x10"', b'"1_0"', b"\xff", b"\xed\xa0\x80", b"\x00",
+    b",", b":", b'"',
+]  # fmt: skip
+SPAN = 12
+
+
+def mutated(body: bytes, rng: random.Random) -> bytes:
+    """One to four small wounds: bytes flipped, cut, doubled, values exchanged for odd ones."""
+    parts = bytearray(body)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(parts) + 1)
+        kind = rng.randrange(6)
+        if kind == 0 and at < len(parts):
+            parts[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del parts[at : at + rng.randint(1, SPAN)]
+        elif kind == 2:
+            parts[at:at] = parts[at : at + rng.randint(1, SPAN)]
+        elif kind == 3:
+            parts[at:at] = rng.choice(TOKENS)
+        else:  # a whole value
+            places = [place for place, byte in enumerate(parts) if byte in b":[,"]
+            if places:
+                begin = rng.choice(places) + 1
+                end = next((place for place in range(begin, len(parts)) if parts[place] in b",]}"), len(parts))
+                parts[begin:end] = rng.choice(TOKENS)
+    return bytes(parts)
+
+
+def bodies(asked: Asked) -> list[tuple[str, bytes]]:
+    found = []
+    for path, methods in asked.document["paths"].items():
+        if "post" in methods:
+            example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
+            found.append((path, json.dumps(example).encode()))
+    row = found[0][1]
+    rows = json.loads(row)["rows"] * 3
+    names = list(rows[0])
+    found += [
+        ("/predict", json.dumps({"row": rows[0]}, separators=(",", ":")).encode()),
+        ("/predict", json.dumps({"rows": rows}, indent=1).encode()),
+        ("/invocations", json.dumps({"dataframe_records": rows}).encode()),
+        ("/invocations", json.dumps({"inputs": {name: [row[name] for row in rows] for name in names}}).encode()),
+        ("/invocations", json.dumps({"instances": [list(row.values()) for row in rows]}).encode()),
+    ]
+    return found
+
+
+def test_wounded_bodies(asked: Asked) -> None:
+    """Valid bodies with a few bytes changed, as a bad client, network or attacker would send them."""
+    rng = random.Random(20_261_122)
+    valid = bodies(asked)
+    for path, body in valid:
+        assert asked.ask("POST", path, body)[0] == 200
+    for _ in range(MUTATED):
+        path, body = rng.choice(valid)
+        headers = {}
+        if path.endswith("/infer") and rng.random() < 0.2:
+            headers["inference-header-content-length"] = str(rng.randint(0, len(body) + 5))
+        asked.check(path, mutated(body, rng), headers)
+    assert asked.statuses[200] > MUTATED // 100  # some wounds are none
+    assert asked.statuses[400] > MUTATED // 10
+    assert asked.statuses[422] > MUTATED // 10
+    assert sum(asked.statuses.values()) > MUTATED
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_values_inside_of_rows(asked: Asked, body: bytes) -> None:
+    """The same traps, in the place of a value."""
+    for path, valid in bodies(asked):
+        at = valid.rindex(b":") + 1
+        asked.check(path, valid[:at] + body + valid[at:])
+        asked.check(path, valid[: at + 1] + body + b"}]}")

@@ -1,0 +1,73 @@
+"""How often one may ask."""
+
+import pytest
+
+from towline.serving import limits
+from towline.serving.limits import Rate
+from towline.serving.problems import Problem
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def passes(rate: Rate, caller: str, asked: int) -> int:
+    count = 0
+    for _ in range(asked):
+        try:
+            rate.take(caller)
+        except Problem:
+            continue
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 3.0, 100.0])
+def test_a_steady_rate(rate: float) -> None:
+    """A burst of one second at most, then as many as the rate says, however many are asked for."""
+    clock = Clock()
+    limiter = Rate(rate, clock)
+    assert passes(limiter, "a", 500) == max(1, rate)
+    clock.now += 10
+    total = passes(limiter, "a", 500)
+    for _ in range(100):
+        clock.now += 0.1
+        total += passes(limiter, "a", 50)
+    assert total == pytest.approx(max(1, rate) + 10 * rate, abs=1)
+
+
+def test_callers_do_not_share() -> None:
+    """One caller's haste is not another's."""
+    clock = Clock()
+    limiter = Rate(2.0, clock)
+    assert (passes(limiter, "a", 9), passes(limiter, "b", 9)) == (2, 2)
+
+
+def test_when_to_come_again() -> None:
+    """Whole seconds, enough to pass then."""
+    clock = Clock()
+    limiter = Rate(0.1, clock)
+    limiter.take("a")
+    with pytest.raises(Problem) as caught:
+        limiter.take("a")
+    ((name, value),) = caught.value.headers
+    assert (name, value) == (b"retry-after", b"10")
+    clock.now += 10
+    limiter.take("a")
+
+
+def test_no_rate_no_limit() -> None:
+    """None lets everything pass."""
+    assert passes(Rate(None), "a", 10_000) == 10_000
+
+
+def test_callers_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million addresses fill no memory."""
+    monkeypatch.setattr(limits, "TRACKED", 100)
+    limiter = Rate(1.0, Clock())
+    assert sum(passes(limiter, str(n), 1) for n in range(1_000)) == 1_000
+    assert len(limiter._full_at) == 100

@@ -1,0 +1,189 @@
+"""What Prometheus is told is right, with one worker and with many."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import REPOSITORY
+from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted((k, v) for k, v in sample.labels.items() if k != "worker"))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Samples, metric: str, **labels: str) -> float:
+    return found.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Running]:
+    with running(Fake(make_contract(), tmp_path)) as found:
+        yield found
+
+
+def read(service: Running) -> Samples:
+    return samples(service.client.get("/metrics").text)
+
+
+def test_requests_and_errors_are_counted(service: Running) -> None:
+    """By route and status, and by the code of the problem."""
+    for _ in range(3):
+        service.client.post("/predict", {"rows": [ROW, ROW]})
+    service.client.post("/predict", {"rows": [{}]})
+    service.client.send(b"{")
+    service.client.get("/nope")
+    service.client.get("/nope/7")
+    found = read(service)
+    assert value(found, "requests_total", route="/predict", status="200") == 3
+    assert value(found, "requests_total", route="/predict", status="422") == 1
+    assert value(found, "requests_total", route="/predict", status="400") == 1
+    assert value(found, "requests_total", route="unknown", status="404") == 2
+    assert value(found, "errors_total", code="T210") == 1
+    assert value(found, "errors_total", code="malformed-json") == 1
+    assert value(found, "input_rows_total", version="3") == 6
+    assert value(found, "in_flight") == 1  # this one
+    read(service)
+    assert value(read(service), "requests_total", route="/predict", status="200") == 3
+
+
+def test_latency_by_route_and_version(service: Running) -> None:
+    """Each answered request is in the histogram once, the sum is of seconds."""
+    for _ in range(5):
+        service.client.post("/predict", {"rows": [ROW]})
+    found = read(service)
+    where = {"route": "/predict", "version": "3"}
+    assert value(found, "request_seconds_count", **where) == 5
+    assert value(found, "request_seconds_bucket", le="+Inf", **where) == 5
+    assert value(found, "request_seconds_bucket", le="10.0", **where) == 5
+    assert 0 < value(found, "request_seconds_sum", **where) < 50
+
+
+def test_odd_input_is_counted(service: Running) -> None:
+    """Nulls, values out of the range and categories unseen in training, by column."""
+    service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
+    found = read(service)
+    assert value(found, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
+    assert value(found, "input_oddities_total", version="3", column="size", what="null") == 1
+    assert value(found, "input_oddities_total", version="3", column="kind", what="unseen") == 1
+    assert value(found, "input_oddities_total", version="3", column="sunny", what="null") == 0
+
+
+def test_the_distribution_of_predicted_values(service: Running) -> None:
+    """In cells over the range of the training table; what lies on an edge belongs below it, as Prometheus has it."""
+    service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (-50, 5, 5.5, 100, 1000)]})
+    found = read(service)
+    cells = {
+        le: value(found, "predictions_bucket", version="3", le=le) for le in ("0.0", "10.0", "20.0", "200.0", "+Inf")
+    }
+    assert cells == {"0.0": 1, "10.0": 2, "20.0": 3, "200.0": 4, "+Inf": 5}
+    assert value(found, "predictions_sum", version="3") == -100 + 10 + 11 + 200 + 2000
+
+
+def test_the_distribution_of_labels(tmp_path: Path) -> None:
+    """Counted by label."""
+    with running(Fake(make_contract(CLASSES), tmp_path)) as service:
+        service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (1, 2, 90)]})
+        found = read(service)
+    assert value(found, "predicted_labels_total", version="3", label="no") == 2
+    assert value(found, "predicted_labels_total", version="3", label="yes") == 1
+
+
+def test_another_version_counts_for_itself(service: Running, tmp_path: Path) -> None:
+    """After a promotion the two are told apart."""
+    service.client.post("/predict", {"rows": [ROW]})
+    folder = tmp_path / "newer"
+    folder.mkdir()
+    service.live.model = Fake(make_contract(), folder, version=4)
+    service.client.post("/predict", {"rows": [ROW, ROW]})
+    found = read(service)
+    assert value(found, "input_rows_total", version="3") == 1
+    assert value(found, "input_rows_total", version="4") == 2
+    assert value(found, "request_seconds_count", route="/predict", version="4") == 1
+    assert value(found, "model_version", name="house-price") == 4
+
+
+def test_the_log_and_the_process(service: Running) -> None:
+    """Queue depth, drops, CPU and memory."""
+    service.log.depth, service.log.drops = 7, 2
+    found = read(service)
+    assert value(found, "queue_depth", queue="log") == 7
+    assert value(found, "log_dropped_total") == 2
+    assert value(found, "process_cpu_seconds_total") > 0
+    assert value(found, "process_resident_memory_bytes") > 10_000_000
+    service.log.drops = 5
+    assert value(read(service), "log_dropped_total") == 5
+
+
+def test_counting_goes_on_by_itself(service: Running) -> None:
+    """A worker that is never scraped itself is seen by the others: it counts twice a second while it runs."""
+
+    async def serve() -> None:
+        async with service.app.router.lifespan_context(service.app):
+            await service.client.post_async("/predict", {"rows": [ROW]})
+            await asyncio.sleep(0)
+            metrics = service.app.endpoints[0]._metrics
+            for _ in range(200):
+                if metrics.registry.get_sample_value("towline_input_rows_total", {"version": "3"}):
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("nothing was counted")
+
+    service.client.run(serve())
+
+
+WORKER = """
+import os
+import sys
+from pathlib import Path
+from tests.unit.serving.service import ROW, Fake, make_contract, running
+folder = Path(sys.argv[1])
+folder.mkdir()
+with running(Fake(make_contract(), folder)) as service:
+    for _ in range(int(sys.argv[2])):
+        service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
+    print(service.client.get("/metrics").text, flush=True)
+    os.close(1)
+    sys.stdin.read()
+"""
+
+
+def test_workers_are_added_up(tmp_path: Path) -> None:
+    """Any worker answers for all: counts are summed, memory is told of each; a dead worker's counts stay."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
+    workers, told = [], ""
+    try:
+        for place, requests in enumerate((3, 4)):
+            command = [sys.executable, "-c", WORKER, str(tmp_path / f"worker-{place}"), str(requests)]
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+            workers.append(worker)
+            assert worker.stdout is not None
+            told = worker.stdout.read()
+    finally:
+        for worker in workers:
+            worker.communicate()
+    found = samples(told)
+    assert value(found, "requests_total", route="/predict", status="200") == 7
+    assert value(found, "request_seconds_count", route="/predict", version="3") == 7
+    assert value(found, "predictions_bucket", version="3", le="+Inf") == 7
+    assert value(found, "input_oddities_total", version="3", column="size", what="null") == 7
+    each = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
+    pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
+    assert pids == {str(worker.pid) for worker in workers}
+    assert {sample.value for sample in each if sample.name == "towline_model_version"} == {3.0}

@@ -1,0 +1,426 @@
+"""Every way of asking leads to the same rows; every body of another shape is refused with its place."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
+from towline.serving import tensors
+from towline.serving.problems import Problem
+
+ROWS = [ROW, {"size": 30, "kind": "flat & <b>garden</b>", "sunny": False, "at": None}, {**ROW, "size": None}]
+NUMBERS = (("a", "numeric", {}), ("b", "numeric", {}), ("c", "boolean", {}))
+PREDICTED = [41.0, 60.0, 0.0]
+INFER = "/v2/models/house-price/infer"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Running]:
+    with running(Fake(make_contract(), tmp_path)) as found:
+        yield found
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Iterator[Running]:
+    """A model whose features are all numbers."""
+    with running(Fake(make_contract((), NUMBERS), tmp_path)) as found:
+        yield found
+
+
+def tensor(name: str, values: list[Any], datatype: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "shape": [len(values), 1], "datatype": datatype, "data": values, **more}
+
+
+def column(name: str) -> list[Any]:
+    return [row[name] for row in ROWS]
+
+
+# as MLServer's PandasCodec.encode_request writes a frame, and as tritonclient writes tensors with binary_data=False
+PANDAS = {
+    "parameters": {"content_type": "pd"},
+    "inputs": [
+        tensor("size", [20.5, 30.0, None], "FP64"),
+        tensor("kind", column("kind"), "BYTES", parameters={"content_type": "str"}),
+        tensor("sunny", column("sunny"), "BOOL"),
+        tensor(
+            "at",
+            ['"2026-03-01T12:00:00"', "null", '"2026-03-01T12:00:00"'],
+            "BYTES",
+            parameters={"content_type": "pd_json"},
+        ),
+    ],
+}
+TRITON = {
+    "id": "42",
+    "parameters": {"binary_data_output": True},
+    "inputs": [
+        {"name": "size", "shape": [3], "datatype": "FP32", "data": [20.5, 30.0, None]},
+        {"name": "kind", "shape": [3], "datatype": "BYTES", "data": column("kind")},
+        {"name": "sunny", "shape": [3, 1], "datatype": "BOOL", "data": [[True], [False], [True]]},
+        {"name": "at", "shape": [3], "datatype": "BYTES", "data": column("at")},
+    ],
+}
+FRAME = {"columns": list(ROW), "data": [list(row.values()) for row in ROWS]}
+ASKED = {
+    "rows": ("/predict", {"rows": ROWS}),
+    "records": ("/invocations", {"dataframe_records": ROWS}),
+    "split": ("/invocations", {"dataframe_split": FRAME}),
+    "split with index": ("/invocations", {"dataframe_split": {**FRAME, "index": [7, 8, 9]}}),
+    "split in another order": (
+        "/invocations",
+        {"dataframe_split": {"columns": [*reversed(ROW)], "data": [[*reversed(row.values())] for row in ROWS]}},
+    ),
+    "split without columns": ("/invocations", {"dataframe_split": {"data": FRAME["data"]}}),
+    "instances": ("/invocations", {"instances": ROWS}),
+    "instances as lists": ("/invocations", {"instances": FRAME["data"]}),
+    "inputs by column": ("/invocations", {"inputs": {name: column(name) for name in ROW}}),
+    "inputs of shape (n, 1)": ("/invocations", {"inputs": {name: [[value] for value in column(name)] for name in ROW}}),
+    "inputs as rows": ("/invocations", {"inputs": ROWS}),
+    "inputs with params": ("/invocations", {"inputs": ROWS, "params": {"temperature": 1}}),
+    "MLServer": (INFER, PANDAS),
+    "tritonclient": (INFER, TRITON),
+    "a version": ("/v2/models/house-price/versions/3/infer", TRITON),
+}
+
+
+@pytest.mark.parametrize(("path", "document"), ASKED.values(), ids=ASKED.keys())
+def test_each_format_gives_the_same_predictions(service: Running, path: str, document: Any) -> None:
+    """Ours, MLflow's four and the Open Inference Protocol's: same rows, same answers, same log."""
+    answer = service.client.post(path, document)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert (told["outputs"][0]["data"] if path.startswith("/v2") else told["predictions"]) == PREDICTED
+    logged = service.log.records[0][3]
+    assert [service.live.model.reader.read([row]) for row in logged] == [
+        service.live.model.reader.read([row]) for row in ROWS
+    ]
+
+
+def test_the_answer_to_rows(service: Running) -> None:
+    """Predictions, the model that made them, and the request's id, in header and body."""
+    answer = service.client.post("/predict", {"rows": [ROW]}, x_request_id="order-7")
+    assert answer.json() == {
+        "predictions": [41.0],
+        "model": {"name": "house-price", "version": 3},
+        "request_id": "order-7",
+    }
+    assert answer.headers["x-request-id"] == "order-7"
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_one_row_alone(service: Running) -> None:
+    """One object is answered as a list of one."""
+    assert service.client.post("/predict", {"row": ROW}).json()["predictions"] == [41.0]
+
+
+def test_no_rows(service: Running) -> None:
+    """An empty table has an empty answer."""
+    assert service.client.post("/predict", {"rows": []}).json()["predictions"] == []
+    assert service.client.post("/invocations", {"dataframe_records": []}).json()["predictions"] == []
+
+
+def test_a_classification_tells_its_probabilities(tmp_path: Path) -> None:
+    """In every protocol that has a place for them, in the order of the classes."""
+    with running(Fake(make_contract(CLASSES), tmp_path)) as service:
+        told = service.client.post("/predict", {"rows": ROWS}).json()
+        assert told["predictions"] == ["no", "yes", "no"]
+        assert told["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+        assert service.client.post("/invocations", {"inputs": ROWS}).json()["predictions"] == ["no", "yes", "no"]
+        labels, shares = service.client.post(INFER, PANDAS).json()["outputs"]
+        assert labels == {"name": "predict", "datatype": "BYTES", "shape": [3, 1], "data": ["no", "yes", "no"]}
+        assert shares == {
+            "name": "predict_proba",
+            "datatype": "FP64",
+            "shape": [3, 2],
+            "data": [1.0, 0.0, 0.0, 1.0, 1.0, 0.0],
+        }
+        chosen = service.client.post(INFER, {**PANDAS, "outputs": [{"name": "predict_proba"}]}).json()["outputs"]
+        assert chosen == [shares]
+
+
+@pytest.mark.parametrize(
+    ("classes", "datatype"), [((0, 1), "INT64"), ((False, True), "BOOL"), ((0.5, 1.5), "FP64"), (("a", 1), "BYTES")]
+)
+def test_labels_have_their_own_datatype(tmp_path: Path, classes: tuple[Any, ...], datatype: str) -> None:
+    """A tensor says of what its labels are."""
+    with running(Fake(make_contract(classes), tmp_path)) as service:
+        assert service.client.get("/v2/models/house-price").json()["outputs"][0]["datatype"] == datatype
+        assert service.client.post(INFER, PANDAS).json()["outputs"][0]["datatype"] == datatype
+
+
+def test_the_ids_of_the_inference_protocol(service: Running) -> None:
+    """The body's id comes back in the body; it is the request's id where no header gave one."""
+    answer = service.client.post(INFER, TRITON)
+    assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "42")
+    answer = service.client.post(INFER, TRITON, x_request_id="mine")
+    assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "mine")
+    answer = service.client.post(INFER, {**TRITON, "id": "two words\r\nx: y"})
+    assert answer.json()["id"] == "two words\r\nx: y"
+    assert "x" not in answer.headers
+    assert " " not in answer.headers["x-request-id"]
+    answer = service.client.post(INFER, PANDAS)
+    assert answer.json()["id"] == answer.headers["x-request-id"] != ""
+
+
+def test_one_tensor_of_all_columns(numbers: Running) -> None:
+    """Where all features are numbers, one tensor may hold them all, in the contract's order."""
+    values = [[1.5, 2, 1], [3, 4, 0]]
+    for data in (values, [*values[0], *values[1]]):
+        document = {"inputs": [{"name": "input-0", "shape": [2, 3], "datatype": "FP64", "data": data}]}
+        answer = numbers.client.post(INFER, document)
+        assert answer.json()["outputs"][0]["data"] == [3.0, 6.0]
+    assert numbers.client.post("/invocations", {"inputs": values}).json()["predictions"] == [3.0, 6.0]
+
+
+def test_one_tensor_does_not_do_for_texts(service: Running) -> None:
+    """Columns that are not all numbers are told apart by name."""
+    document = {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]}
+    answer = service.client.post(INFER, document)
+    assert answer.status_code == 422
+    assert "one named input a column" in answer.json()["detail"]
+
+
+def test_the_models_own_description(service: Running) -> None:
+    """A client learns names, datatypes and shapes; MLServer's and Triton's both ask for it."""
+    told = service.client.get("/v2/models/house-price/versions/3").json()
+    assert told["name"] == "house-price"
+    assert told["versions"] == ["3"]
+    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [
+        ("size", "FP64", [-1, 1]), ("kind", "BYTES", [-1, 1]), ("sunny", "BOOL", [-1, 1]), ("at", "BYTES", [-1, 1]),
+    ]  # fmt: skip
+    assert told["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1, 1]}]
+    assert service.client.get("/v2/models/house-price/ready").json()["ready"] is True
+    assert service.client.get("/v2").json()["name"] == "towline"
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/house-price/versions/4", "/v2/models/other/ready"])
+def test_another_model_is_not_found(service: Running, path: str) -> None:
+    """What is not served is a 404, with the member that clients of this protocol read."""
+    answer = service.client.get(path)
+    assert answer.status_code == 404
+    assert "house-price" in answer.json()["error"] or "3" in answer.json()["error"]
+    assert service.client.post("/v2/models/other/infer", TRITON).status_code == 404
+
+
+def test_a_frame_as_mlflows_client_writes_it(service: Running) -> None:
+    """MLflow's own serialisation of a pandas frame, nulls and all."""
+    from mlflow.utils.proto_json_utils import dump_input_data
+
+    frame = pd.DataFrame(ROWS).astype({"size": object, "at": object}).where(pd.DataFrame(ROWS).notna(), None)
+    answer = service.client.send(dump_input_data(frame).encode(), "/invocations")
+    assert answer.json()["predictions"] == PREDICTED
+    numbers = dump_input_data(FRAME["data"])
+    assert service.client.send(numbers.encode(), "/invocations").json()["predictions"] == PREDICTED
+
+
+def binary(document: dict[str, Any], *tails: bytes) -> tuple[bytes, dict[str, str]]:
+    head = json.dumps(document).encode()
+    headers = {"inference_header_content_length": str(len(head)), "content_type": "application/octet-stream"}
+    return head + b"".join(tails), headers
+
+
+def texts(values: list[str]) -> bytes:
+    return b"".join(struct.pack("<I", len(value.encode())) + value.encode() for value in values)
+
+
+def raw(name: str, shape: list[int], datatype: str, part: bytes) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(part)}}
+
+
+def test_tensors_behind_the_document(service: Running) -> None:
+    """Triton's client sends tensors as bytes unless it is told not to."""
+    parts = {
+        "size": np.array([20.5, 30, np.nan], np.float32).tobytes(),
+        "kind": texts(column("kind")),
+        "at": texts(["2026-03-01T12:00:00"] * 3),
+    }
+    inputs = [
+        raw("size", [3, 1], "FP32", parts["size"]),
+        raw("kind", [3, 1], "BYTES", parts["kind"]),
+        tensor("sunny", [True, False, True], "BOOL"),
+        raw("at", [3], "BYTES", parts["at"]),
+    ]
+    body, headers = binary({"inputs": inputs}, *parts.values())
+    answer = service.client.send(body, INFER, **headers)
+    assert answer.json()["outputs"][0]["data"] == PREDICTED
+
+
+@pytest.mark.parametrize(
+    "datatype",
+    ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"],
+)
+def test_every_number_of_bytes(numbers: Running, datatype: str) -> None:
+    """Each datatype has its own width and sign."""
+    dtype = {"F": "float", "I": "int", "U": "uint"}[datatype[0]] + datatype.lstrip("FPINTU")
+    part = np.array([[21, 3, 1], [30, 4, 0]], dtype).tobytes()
+    body, headers = binary({"inputs": [raw("all", [2, 3], datatype, part)]}, part)
+    assert numbers.client.send(body, INFER, **headers).json()["outputs"][0]["data"] == [42.0, 60.0]
+
+
+EIGHT = b"\0" * 8
+BAD_BINARY = {
+    "too short": ({"inputs": [raw("size", [1], "FP64", EIGHT)]}, b"\0" * 4, "beyond the end"),
+    "too long": ({"inputs": [raw("size", [1], "FP64", EIGHT)]}, b"\0" * 12, "behind the last"),
+    "nobody's": ({"inputs": [tensor("size", [1.0], "FP64")]}, b"\0", "behind the last"),
+    "no inputs": ({}, b"\0", "behind the last"),
+    "negative": (
+        {"inputs": [{**raw("size", [1], "FP64", b""), "parameters": {"binary_data_size": -8}}]},
+        b"",
+        "beyond",
+    ),
+    "no size": (
+        {"inputs": [{**raw("size", [1], "FP64", b""), "parameters": {"binary_data_size": "8"}}]},
+        b"",
+        "beyond",
+    ),
+    "half a number": ({"inputs": [raw("size", [1], "FP64", b"\0" * 9)]}, b"\0" * 9, "whole number"),
+    "other shape": ({"inputs": [raw("size", [2], "FP64", EIGHT)]}, EIGHT, "not of its shape"),
+    "no datatype": ({"inputs": [raw("size", [1], "FP65", EIGHT)]}, EIGHT, "datatype"),
+    "long text": ({"inputs": [raw("size", [1], "BYTES", b"\xff\0\0\0a")]}, b"\xff\0\0\0a", "longer than its tensor"),
+    "half a length": ({"inputs": [raw("size", [1], "BYTES", b"\1\0")]}, b"\1\0", "no texts"),
+    "no UTF-8": ({"inputs": [raw("size", [1], "BYTES", b"\1\0\0\0\xff")]}, b"\1\0\0\0\xff", "no texts"),
+    "NUL": ({"inputs": [raw("size", [1], "BYTES", b"\1\0\0\0\0")]}, b"\1\0\0\0\0", "NUL"),
+}
+
+
+@pytest.mark.parametrize(("document", "tail", "told"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
+def test_bytes_that_are_no_tensors(service: Running, document: Any, tail: bytes, told: str) -> None:
+    """Refused with the input's place."""
+    body, headers = binary(document, tail)
+    answer = service.client.send(body, INFER, **headers)
+    assert answer.status_code == 422
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 30, "1e2", ""])
+def test_a_document_that_ends_nowhere(service: Running, length: str) -> None:
+    """Refused, whatever the header says."""
+    answer = service.client.send(b"{}", INFER, inference_header_content_length=length)
+    assert answer.status_code == 400
+
+
+def with_input(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [{**PANDAS["inputs"][0], **changes}, *PANDAS["inputs"][1:]]}
+
+
+SHAPES: dict[str, tuple[str, Any, str]] = {
+    "no object": ("/predict", [ROW], "one object"),
+    "a text": ("/predict", "rows", "one object"),
+    "null": ("/predict", None, "one object"),
+    "no rows": ("/predict", {}, "one object"),
+    "a bare row": ("/predict", ROW, "one object"),
+    "both": ("/predict", {"rows": [ROW], "row": ROW}, "one object"),
+    "a further member": ("/predict", {"rows": [ROW], "x": 1}, "one object"),
+    "rows is an object": ("/predict", {"rows": ROW}, "not a list"),
+    "rows is null": ("/predict", {"rows": None}, "not a list"),
+    "row is a list": ("/predict", {"row": [ROW]}, "not an object"),
+    "a row is a list": ("/predict", {"rows": [ROW, [1]]}, "not an object"),
+    "a row is null": ("/predict", {"rows": [None]}, "not an object"),
+    "no format": ("/invocations", {"rows": [ROW]}, "exactly one of"),
+    "two formats": ("/invocations", {"inputs": [ROW], "instances": [ROW]}, "exactly one of"),
+    "list for a format": ("/invocations", [ROW], "exactly one of"),
+    "records is an object": ("/invocations", {"dataframe_records": ROW}, "not a list"),
+    "split is a list": ("/invocations", {"dataframe_split": [1]}, "not an object"),
+    "split without data": ("/invocations", {"dataframe_split": {"columns": ["size"]}}, "not an object with columns"),
+    "split with more": ("/invocations", {"dataframe_split": {**FRAME, "x": 1}}, "not an object with columns"),
+    "split's columns numbers": ("/invocations", {"dataframe_split": {"columns": [1], "data": [[1]]}}, "list of names"),
+    "split's columns twice": ("/invocations", {"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}, "twice"),
+    "split, rows short": ("/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": [[1]]}}, "each of the 2"),
+    "split's data is text": ("/invocations", {"dataframe_split": {"columns": ["a"], "data": "x"}}, "not a list"),
+    "instances is a text": ("/invocations", {"instances": "x"}, "not a list"),
+    "instances mixed": ("/invocations", {"instances": [ROW, [1]]}, "not an object"),
+    "instances of another width": ("/invocations", {"instances": [[1, 2]]}, "each of the 4"),
+    "inputs ragged": ("/invocations", {"inputs": {"size": [1, 2], "kind": ["a"]}}, "one length"),
+    "inputs list and value": ("/invocations", {"inputs": {"size": [1, 2], "kind": "a"}}, "one length"),
+    "inputs missing": (INFER, {}, '"inputs"'),
+    "inputs empty": (INFER, {"inputs": []}, '"inputs"'),
+    "inputs an object": (INFER, {"inputs": {}}, '"inputs"'),
+    "input no object": (INFER, {"inputs": [1]}, "inputs[0] is not an object"),
+    "input no name": (INFER, with_input(name=None), "inputs[0] has no name"),
+    "input twice": (INFER, with_input(name="kind"), "inputs[1] has the name"),
+    "no shape": (INFER, with_input(shape=None), "inputs[0]: the shape"),
+    "empty shape": (INFER, with_input(shape=[]), "inputs[0]: the shape"),
+    "negative shape": (INFER, with_input(shape=[-1]), "inputs[0]: the shape"),
+    "shape of floats": (INFER, with_input(shape=[3.0]), "inputs[0]: the shape"),
+    "shape of flags": (INFER, with_input(shape=[True]), "inputs[0]: the shape"),
+    "wrong shape": (INFER, with_input(shape=[2, 1]), "inputs[0]: the data is not of its shape"),
+    "wide shape": (INFER, with_input(shape=[3, 2], data=[1.0] * 6), "not [n] or [n, 1]"),
+    "nested otherwise": (INFER, with_input(data=[[1.0, 2.0], [3.0]]), "inputs[0]: the data is not of its shape"),
+    "too deeply nested": (INFER, with_input(data=[[[1.0]], [[2.0]], [[3.0]]]), "the data is not of its shape"),
+    "other number of rows": (INFER, with_input(shape=[1, 1], data=[1.0]), "the same number of rows"),
+    "no datatype": (INFER, with_input(datatype=None), "inputs[0]: the datatype"),
+    "unknown datatype": (INFER, with_input(datatype="FP128"), "inputs[0]: the datatype"),
+    "list for a datatype": (INFER, with_input(datatype=[]), "inputs[0]: the datatype"),
+    "unknown content type": (INFER, with_input(parameters={"content_type": "base64"}), "inputs[0]: the content_type"),
+    "no data": (INFER, with_input(data=None), "inputs[0]: data is not a list"),
+    "text for a number": (INFER, with_input(data=["a", 1, 2]), "not FP64"),
+    "unknown output": (INFER, {**PANDAS, "outputs": [{"name": "x"}]}, "outputs names"),
+    "outputs no list": (INFER, {**PANDAS, "outputs": 1}, "outputs names"),
+    "id no text": (INFER, {**PANDAS, "id": 1}, "id is not"),
+    "id too long": (INFER, {**PANDAS, "id": "x" * 129}, "id is not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "document", "told"), SHAPES.values(), ids=SHAPES.keys())
+def test_another_shape_is_refused_with_what_is_wrong(service: Running, path: str, document: Any, told: str) -> None:
+    """A document of the wrong shape is a 422 that says where and what."""
+    answer = service.client.post(path, document)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "wrong-shape"
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values", "wrong"),
+    [
+        ("BOOL", [True, False, 0, 1, None], ["true", 2, 0.5]),
+        ("INT8", [-128, 127, None], [128, -129, 1.0, True, "1"]),
+        ("UINT8", [0, 255], [256, -1]),
+        ("INT64", [2**63 - 1, -(2**63)], [2**63]),
+        ("UINT64", [2**64 - 1], [2**64, -1]),
+        ("FP16", [65504, -1.5], [65505.0, "1", True]),
+        ("FP32", [3.4e38, 1], [3.5e38]),
+        ("FP64", [1e308, 1, None], ["1e3", False, [], {}]),
+        ("BYTES", ["", "x", None], [1, True, ["x"]]),
+    ],
+)
+def test_values_are_of_their_datatype(datatype: str, values: list[Any], wrong: list[Any]) -> None:
+    """What fits passes, null in each; what does not is named by row."""
+    tensors._check(values, datatype, "x")
+    for value in wrong:
+        with pytest.raises(Problem) as caught:
+            tensors._check([*values, value], datatype, "x")
+        assert [(fault.row, fault.field) for fault in caught.value.faults] == [(len(values), "x")]
+
+
+def test_too_many_rows_in_each_format(tmp_path: Path) -> None:
+    """The limit on rows holds however they come."""
+    with running(Fake(make_contract((), NUMBERS), tmp_path), max_rows=3) as service:
+        row = {"a": 1, "b": 2, "c": 0}
+        data = [[1, 2, 0]] * 4
+        flat = {"name": "all", "shape": [4, 3], "datatype": "FP64", "data": [value for row in data for value in row]}
+        for path, document in [
+            ("/predict", {"rows": [row] * 4}),
+            ("/invocations", {"dataframe_records": [row] * 4}),
+            ("/invocations", {"dataframe_split": {"columns": list(row), "data": data}}),
+            ("/invocations", {"inputs": {name: [0] * 4 for name in row}}),
+            (INFER, {"inputs": [flat]}),
+        ]:
+            answer = service.client.post(path, document)
+            assert (answer.status_code, answer.json()["code"]) == (413, "too-large"), path
+        assert service.client.post("/predict", {"rows": [row] * 3}).status_code == 200
+
+
+def test_a_missing_column_is_named(service: Running) -> None:
+    """In tensors as in rows."""
+    answer = service.client.post(INFER, {"inputs": PANDAS["inputs"][1:]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0] == {"row": 0, "field": "size", "detail": "'size' is missing"}
+    assert "'size' is missing" in answer.json()["error"]
