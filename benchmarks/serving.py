@@ -1,12 +1,13 @@
 """Requests per second of one model behind towline and behind its peers, side by side in one run.
 
-Usage: serving.py [--only mlflow towline] [--seconds 10] [--json FILE] [--cache DIR] [--tries 2]
+Usage: serving.py [--only mlflow towline] [--seconds 10] [--json FILE] [--cache DIR]
 
 One row of named columns is posted by wrk at 1, 8 and 32 connections. Each peer runs in an environment of its own, made
 from ``peers/<peer>/requirements.txt`` the first time, with one worker and set up as its guide shows. Access logs are
 off, numbers of threads are 1: without that the peers are slower. Before and after it is measured a server must answer
-200 rows as scikit-learn does; a row with one wrong or refused answer is marked failed. towline runs with an API key,
-validation, metrics and its prediction log on. What counts are the ratios: the load generator has the same two cores.
+200 rows as scikit-learn does; a line with one wrong or refused answer is marked failed. towline runs with an API key,
+validation, metrics and its prediction log on. What counts are the ratios, and the CPU a request took: the load
+generator has the same cores. `scorer.py --onnx` tells what ONNX would have answered.
 """
 
 import argparse
@@ -23,11 +24,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psutil
 from peers import prepare
 from peers.environments import CACHE, HERE, bin_of, version
 from peers.prepare import Sample
+from peers.rows import generate
 from peers.servers import SERVERS, Place, Server
+
+from towline.release.predictor import open_release
 
 CONNECTIONS = (1, 8, 32)
 START = 120  # seconds a server has to answer for the first time
@@ -145,6 +151,17 @@ def wrong_answers(running: Running, server: Server, sample: Sample, headers: dic
     return sum(str(answer) != label for answer, label in zip(answers, sample.labels, strict=True))
 
 
+def settle(store: Path) -> None:
+    """Waits for the process that writes a service's log into Parquet: it may outlive the service, and would be in the
+    way of the next."""
+    for _ in range(120):
+        words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+        if not any("towline.serving.parts" in line and str(store) in " ".join(line) for line in words):
+            break
+        time.sleep(0.5)
+    shutil.rmtree(store / "predictions", ignore_errors=True)
+
+
 def measure(server: Server, sample: Sample, key: str, store: Path, cache: Path, seconds: float) -> dict[str, Any]:
     """One line of the table.
 
@@ -180,6 +197,8 @@ def measure(server: Server, sample: Sample, key: str, store: Path, cache: Path, 
         wrong += wrong_answers(running, server, sample, headers)
     finally:
         running.stop()
+        if ours:
+            settle(store)
     return {
         "name": server.name,
         "versions": [version(one, bin_) for one in server.versions],
@@ -190,6 +209,19 @@ def measure(server: Server, sample: Sample, key: str, store: Path, cache: Path, 
         "loads": loads,
         "failed": bool(wrong or any(load["refused"] or load["broken"] for load in loads.values())),
     }
+
+
+def wrong_embedded(sample: Sample, count: int) -> str:
+    """How often the release, opened in this process, answers generated rows otherwise than scikit-learn."""
+    estimator, contract = prepare.load(sample.release), prepare.contract_of(sample.release)
+    rows = generate(pd.read_parquet(prepare.TABLE), contract, estimator, count)
+    features = contract.features(pd.DataFrame(rows))
+    answer = open_release(sample.release).answer(rows)
+    wrong = int((np.array(answer.predictions, dtype=object) != estimator.predict(features)).sum())
+    gap = np.abs(np.array(answer.probabilities) - estimator.predict_proba(features)).max()
+    return (
+        f"embedded, compiled: {wrong:,} of {count:,} generated rows get another label; probabilities within {gap:.1e}"
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -225,6 +257,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="servers whose names hold one of these words")
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
     parser.add_argument("--json", type=Path, help="all figures, into this file")
+    parser.add_argument("--rows", type=int, default=100_000, help="generated, to look for wrong answers")
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     if not shutil.which("wrk"):
@@ -249,6 +282,7 @@ def main() -> None:
             rows.append({"name": server.name, "failed": str(error)})
             print(error, file=sys.stderr)
     print("\n".join(table(rows)))
+    print(f"\n{wrong_embedded(samples['boosting'], given.rows)}")
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -70,7 +71,7 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
     return Sample(name, release, model, json.loads(picked.to_json(orient="records")), list(answers[chosen]))
 
 
-def load(release: Path) -> object:
+def load(release: Path) -> Any:
     """scikit-learn's estimator out of a release."""
     return stored.load(release / "model.skops", ("sklearn.ensemble",))
 

@@ -53,8 +53,8 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 
         lines = [f"{name}: {found.rows:,} predictions, {found.bytes / 1e6:,.1f} MB in {folder}"]
         if found.rows:
-            span = f"from {str(found.first)[:19]} to {str(found.last)[:19]} UTC"
-            lines[0] += f", {span.replace('T', ' ')}"
+            first, end = (str(moment)[:19].replace("T", " ") for moment in (found.first, found.last))
+            lines[0] += f", from {first} to {end} UTC"
             lines += ["", table(["day", "version", "predictions"], [list(day.values()) for day in found.days[-14:]])]
         if len(found.days) > 14:
             lines.append(f"and {len(found.days) - 14} earlier; --json lists all")

@@ -3,6 +3,7 @@
 The key comes from ``TOWLINE_API_KEY``. ``--samples`` writes every request to a file.
 """
 
+import contextlib
 import itertools
 import os
 from pathlib import Path
@@ -16,25 +17,36 @@ from towline.loadtest import kinds
 from towline.loadtest.samples import Recorder
 from towline.loadtest.target import KEY, PATH, WAIT, find, headers
 
-_bodies: "itertools.cycle[str]" = itertools.cycle([""])
+_bodies: dict[str, "itertools.cycle[str]"] = {}  # by host
 
 
 def _arguments(parser: Any) -> None:
     parser.add_argument("--samples", default="", help="file that every request is written to")
 
 
+def _ready(environment: Any, **_: Any) -> None:
+    """Fetches the rows before the time of the run counts; what is wrong is told when it begins."""
+    with contextlib.suppress(TowlineError):
+        _fetch(environment.host or "")
+
+
 def _start(environment: Any, **_: Any) -> None:
-    global _bodies  # noqa: PLW0603 - Locust makes the users itself
+    host = environment.host or ""
     try:
-        bodies = find(environment.host or "", os.environ.get(KEY)).bodies
+        if host not in _bodies:
+            _fetch(host)
     except TowlineError as error:
         print(error)
         environment.process_exit_code = error.exit_code
         environment.runner.quit()
         return
-    _bodies = itertools.cycle([body.decode() for body in bodies])
     if environment.parsed_options and environment.parsed_options.samples:
         _record(environment, Recorder(Path(environment.parsed_options.samples)))
+
+
+def _fetch(host: str) -> None:
+    bodies = find(host, os.environ.get(KEY)).bodies
+    _bodies[host] = itertools.cycle([body.decode() for body in bodies])
 
 
 def _record(environment: Any, recorder: Recorder) -> None:
@@ -52,6 +64,7 @@ def _record(environment: Any, recorder: Recorder) -> None:
 
 
 events.init_command_line_parser.add_listener(_arguments)  # type: ignore[no-untyped-call]
+events.init.add_listener(_ready)  # type: ignore[no-untyped-call]
 events.test_start.add_listener(_start)  # type: ignore[no-untyped-call]
 
 
@@ -63,11 +76,11 @@ class Client(FastHttpUser):
     insecure = False
 
     def on_start(self) -> None:
-        self._headers = headers(os.environ.get(KEY))
+        self._headers, self._rows = headers(os.environ.get(KEY)), _bodies[self.host or ""]
 
     @task
     def predict(self) -> None:
-        with self.client.post(PATH, data=next(_bodies), headers=self._headers, catch_response=True) as answer:
+        with self.client.post(PATH, data=next(self._rows), headers=self._headers, catch_response=True) as answer:
             if answer.status_code:
                 error = kinds.of_answer(answer.status_code, answer.content or b"")
             else:

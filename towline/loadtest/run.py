@@ -1,6 +1,7 @@
 """A load from beginning to end: its generator in a process of its own, watched from here."""
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -159,7 +160,7 @@ def _command(target: Target, load: Load, kept: Path) -> list[str]:
     file = Path(__file__).with_name("locustfile.py")
     return [
         sys.executable, "-m", "locust", "--headless", "--locustfile", str(file), "--host", target.url,
-        "--users", str(load.users), "--spawn-rate", str(load.users), "--run-time", f"{load.seconds:g}s",
+        "--users", str(load.users), "--spawn-rate", str(load.users), "--run-time", f"{math.ceil(load.seconds)}s",
         "--stop-timeout", f"{WAIT:g}", "--samples", str(kept),
         "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
     ]  # fmt: skip
@@ -209,4 +210,6 @@ def _failed(code: int, end: str, target: Target) -> TowlineError:
     if code == Unavailable.exit_code:
         return Unavailable("the service went away before the load began", where=target.url, remedy="try again")
     details = tuple(end.splitlines()[-8:])
+    if not code:
+        return Unavailable("no request was made in that time", where="towline loadtest", remedy="give --duration more")
     return TowlineError(f"the load generator ended with {code}", where="towline loadtest", details=details)

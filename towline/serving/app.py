@@ -275,9 +275,9 @@ async def unknown(call: Call) -> Reply:
 def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int) -> _Rows:
     """What is asked, as the model takes it, and what is odd about it; tensors may stand behind the document's end."""
     if end is None:
-        document = loads(body, most)
+        document = loads(body, most, nan=how.nan)
     else:
-        document = loads(body[:end], most)
+        document = loads(body[:end], most, nan=how.nan)
         binary.attach(document, body[end:])
     asked = how.read(document, model, most)
     canonical = model.reader.read(asked.rows)

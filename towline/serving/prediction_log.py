@@ -27,11 +27,15 @@ _POLL = 0.05  # seconds between two looks at the queue
 _TEND = 1.0
 _SETTLED = 30.0  # a service that starts has better things to do than to tidy up
 _SLICE = 64  # rows in a line, at most
-_WORK, _HURRY, _REST = 0.0002, 0.0005, 0.0002  # seconds: the interpreter is the service's, too
+# seconds of work before other threads get their turn, by how full the queue is: the interpreter is the service's, too
+_TURNS = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
+_REST = 0.0002
 _FLUSH = 256_000  # bytes of lines that are written without waiting for the rest of the queue
-_PENDING = 8_000_000  # bytes of lines that wait while the disk takes none
+_PENDING = 2_000_000  # bytes of lines that wait while the disk takes none
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
+
+_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "Answer"]
 
 
 class PredictionLog:
@@ -64,7 +68,7 @@ class PredictionLog:
         self._sent = self._refused = 0  # by those who call
         self._taken = self._lost = 0  # by the thread
         self._callers = threading.Lock()
-        self._queue: deque[tuple[str, float, Model, Sequence[Mapping[str, Any]], Answer]] = deque()
+        self._queue: deque[_Record] = deque()
         self._closing = threading.Event()
         self._deadline = 0.0
         self._encoder = _Encoder(HashKeys(folder / HASH_KEYS))
@@ -72,8 +76,8 @@ class PredictionLog:
         self._converts = convert
         self._converter: subprocess.Popen[bytes] | None = None
         self._convert_at = time.monotonic() + _SETTLED
-        self._rested = 0.0
-        self._tended = self._complained = -60.0
+        self._began, self._turn_length = 0.0, _TURNS[0][1]
+        self._tended = self._complained = self._keyless = -60.0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -139,17 +143,20 @@ class PredictionLog:
             self._complain(error)
 
     def _drain(self) -> None:
-        self._rested = time.perf_counter()
+        self._began = time.perf_counter()
         for _ in range(len(self._queue)):
-            if self._segments.bytes > _PENDING:
-                break
-            self._take()
+            record = self._queue.popleft()
+            if self._segments.bytes > _PENDING or time.monotonic() < self._keyless:
+                # not left in the queue: Python's collector would go through it again and again
+                self._taken += len(record[3])
+                self._lost += len(record[3])
+                continue
+            self._take(record)
             if self._segments.bytes > _FLUSH:
                 self.written += self._segments.flush()
         self.written += self._segments.flush()
 
-    def _take(self) -> None:
-        record = self._queue.popleft()
+    def _take(self, record: _Record) -> None:
         rows = record[3]
         for first in range(0, len(rows), _SLICE):
             part = rows[first : first + _SLICE]
@@ -158,11 +165,17 @@ class PredictionLog:
                 self._segments.add(*self._encoder.line(record, first, part), len(part))
             except Exception as error:  # noqa: BLE001 - no policy, no log: counted
                 self._lost += len(part)
+                if isinstance(error, OSError):  # no key to hash with: not tried again for each row
+                    self._keyless = time.monotonic() + _TEND
                 self._complain(error)
-            waiting = self._sent - self._taken
-            if time.perf_counter() - self._rested > (_WORK if waiting < self.capacity / 2 else _HURRY):
-                time.sleep(_REST)
-                self._rested = time.perf_counter()
+            if time.perf_counter() - self._began > self._turn_length:
+                self._rest()
+
+    def _rest(self) -> None:
+        share = (self._sent - self._taken) / self.capacity
+        self._turn_length = next((seconds for most, seconds in _TURNS if share < most), _TURNS[-1][1])
+        time.sleep(_REST if share < _TURNS[0][0] else 0)  # 0: whoever waits for the interpreter goes first
+        self._began = time.perf_counter()
 
     def _convert(self) -> None:
         if not self._converts or not self._segments.orphans():
@@ -194,9 +207,7 @@ class _Encoder:
         self._keys = keys
         self._known: dict[Path, tuple[Policy, bytes]] = {}
 
-    def line(
-        self, record: tuple[str, float, "Model", Any, "Answer"], first: int, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, bytes, bytes]:
+    def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
         """The version, its head, and a line: ``rows`` are those of the record from ``first`` on."""
         request_id, at, model, _, answer = record
         policy, head = self._known.get(model.directory) or self._read(model)

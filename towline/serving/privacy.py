@@ -73,7 +73,8 @@ class HashKeys:
         return gone
 
     def _make(self, path: Path) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder.parent, self.folder):  # not the mode of parents that mkdir makes by itself
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self.folder / f".{path.name}.{secrets.token_hex(8)}"
         try:
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -29,13 +29,14 @@ class Protocol(NamedTuple):
 
     ``read`` takes the document, the model's feature names and the most rows allowed, and raises Problem. ``write``
     takes the answer, the model, what was asked and the request id, and gives JSON. ``bare``: its clients do not say
-    that they send JSON.
+    that they send JSON. ``nan``: they write NaN for null.
     """
 
     name: str
     read: "Callable[[Any, Model, int], Asked]"
     write: "Callable[[Answer, Model, Asked, str], bytes]"
     bare: bool = False
+    nan: bool = False
 
 
 def read_rows(document: Any, model: "Model", most: int) -> Asked:
@@ -152,4 +153,4 @@ def _unwrapped(value: Any) -> Any:
 
 
 ROWS = Protocol("rows", read_rows, write_rows)
-INVOCATIONS = Protocol("invocations", read_invocations, write_invocations)
+INVOCATIONS = Protocol("invocations", read_invocations, write_invocations, nan=True)

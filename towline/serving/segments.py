@@ -15,6 +15,7 @@ from pathlib import Path
 FOLDER = "segments"
 ROLL = "roll"  # touched by whoever wants the open segments closed
 _RETRY = 1.0  # seconds
+_BLOCK = 500  # lines that are written at once
 
 
 class Segments:
@@ -38,7 +39,7 @@ class Segments:
         self.failure: OSError | None = None
         self._worker = re.sub(r"[^\w.-]", "_", worker)
         self._most_bytes, self._most_seconds = most_bytes, most_seconds
-        self._lines: list[bytes] = []
+        self._lines: list[tuple[bytes, int]] = []
         self._heads: dict[int, bytes] = {}
         self._headed: set[int] = set()
         self._file = -1
@@ -50,29 +51,31 @@ class Segments:
     def add(self, version: int, head: bytes, line: bytes, rows: int) -> None:
         """One line; ``head`` says what the lines of ``version`` hold and is written before the first of them."""
         self._heads[version] = head
-        self._lines.append(line)
+        self._lines.append((line, rows))
         self.waiting += rows
         self.bytes += len(line)
 
     def flush(self) -> int:
-        """Writes what was added; returns how many rows, 0 while the disk takes none."""
+        """Writes what was added; returns how many rows the disk took, 0 while it takes none."""
         now = time.monotonic()
         if not self._lines or (self.failure and now < self._retry):
             return 0
-        heads = {version: head for version, head in self._heads.items() if version not in self._headed}
+        before = self.waiting
         try:
             if self._file < 0:
                 self._open()
-                heads = self._heads
-            self._append(b"".join([*heads.values(), *self._lines]))
+            for version in self._heads.keys() - self._headed:
+                self._append(self._heads[version])
+                self._headed.add(version)
+            while block := self._lines[:_BLOCK]:
+                self._append(b"".join(line for line, _ in block))
+                del self._lines[:_BLOCK]
+                self.waiting -= sum(rows for _, rows in block)
+                self.bytes -= sum(len(line) for line, _ in block)
+            self._heads, self.failure = {}, None
         except OSError as error:
             self.failure, self._retry = error, now + _RETRY
-            return 0
-        self.failure = None
-        self._headed |= heads.keys()
-        written = self.waiting
-        self._lines, self._heads, self.waiting, self.bytes = [], {}, 0, 0
-        return written
+        return before - self.waiting
 
     def due(self) -> bool:
         """Whether the open segment is large or old enough, was asked for, or is no longer there."""

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,36 +14,42 @@ from towline.serving.problems import Problem
 DEPTH = 32  # levels; no path takes more than six
 LARGE = 65_536  # bytes
 OBJECTS, LISTS = 10, 50  # at most, for each row that is allowed
+# a text without an end is taken to the end: else it would be looked for again from each quote in it
+_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|\bNaN\b', re.DOTALL)
 _LOW, _HIGH = -(2.0**63), 2.0**64
 
 
-def loads(body: bytes, longest: int = 10_000) -> Any:
+def loads(body: bytes, longest: int = 10_000, *, nan: bool = False) -> Any:
     """One JSON document.
 
     Args:
         body: UTF-8, without a byte order mark.
         longest: how long a list of objects or of lists may be.
+        nan: whether the word NaN is taken for null, as clients written in Python have it.
 
     Raises:
         Problem: it is no JSON, or holds NaN, a number beyond all floats, a key twice in one object, a NUL, half of a
             surrogate pair, or more than 32 levels (``malformed-json``); or too long a list (``too-large``).
     """
     if len(body) < LARGE or not gc.isenabled():
-        return _loads(body, longest)
+        return _loads(body, longest, nan)
     gc.disable()  # else each of a million new lists would be looked through for cycles again and again
     try:
-        return _loads(body, longest)
+        return _loads(body, longest, nan)
     finally:
         gc.enable()
 
 
-def _loads(body: bytes, longest: int) -> Any:
+def _loads(body: bytes, longest: int, nan: bool) -> Any:
     if body.count(b"{") > OBJECTS * longest or body.count(b"[") > LISTS * longest:
         _check_size(body, longest)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Problem("malformed-json", f"not JSON: {error}") from None
+        if not (nan and b"NaN" in body):
+            raise Problem("malformed-json", f"not JSON: {error}") from None
+        body = _without_nan(body)
+        return _loads(body, longest, nan=False)
     try:
         keys = _keys(document, longest, DEPTH)
     except _Beyond64Bits:  # orjson rounds such integers
@@ -69,6 +76,11 @@ def _check_size(body: bytes, longest: int) -> None:
 
 def _too_deep() -> Problem:
     return Problem("malformed-json", f"more than {DEPTH} levels of lists and objects")
+
+
+def _without_nan(body: bytes) -> bytes:
+    """Each NaN outside of strings made null."""
+    return _TEXT_OR_NAN.sub(lambda found: b"null" if found[0] == b"NaN" else found[0], body)
 
 
 class _Beyond64Bits(Exception):

@@ -232,7 +232,10 @@ def test_ids_are_all_different(service: Running, model: Fake) -> None:
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/house-price/infer"])
 def test_hostile_json(service: Running, path: str, body: bytes) -> None:
-    """400 with what is wrong, for whatever a parser could stumble over."""
+    """400 with what is wrong, for whatever a parser could stumble over; MLflow's clients write NaN and may."""
+    if path == "/invocations" and body == HOSTILE["NaN"]:
+        assert service.client.send(b'{"dataframe_records": [NaN]}', path).status_code == 422
+        return
     answer = service.client.send(body, path)
     assert answer.status_code == 400
     assert answer.json()["code"] == "malformed-json"

@@ -17,7 +17,7 @@ OCTOBER = dt.datetime(2026, 10, 5, tzinfo=dt.UTC).timestamp()
 
 @pytest.fixture
 def keys(tmp_path: Path) -> HashKeys:
-    return HashKeys(tmp_path / "hash-keys")
+    return HashKeys(tmp_path / "demo" / "hash-keys")
 
 
 def applied(policy: Policy, row: dict[str, object], at: float = OCTOBER) -> dict[str, object]:
@@ -115,7 +115,7 @@ def test_keys_are_nobody_elses(keys: HashKeys) -> None:
     assert keys.of("2026-10") != keys.of("2026-11")
     assert len(keys.of("2026-10")) == 32
     assert stat.S_IMODE((keys.folder / "2026-10").stat().st_mode) == 0o600
-    assert stat.S_IMODE(keys.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(keys.folder.stat().st_mode) == stat.S_IMODE(keys.folder.parent.stat().st_mode) == 0o700
     assert keys.months() == ["2026-10", "2026-11"]
 
 

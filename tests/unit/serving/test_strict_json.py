@@ -164,3 +164,19 @@ def test_the_collector_is_left_as_it_was() -> None:
     assert gc.isenabled()
     refused(b"[" + b"1," * 100_000)
     assert gc.isenabled()
+
+
+def test_nan_where_it_is_allowed() -> None:
+    """The word becomes null outside of texts, and nothing else is let through with it."""
+    body = b'{"a": [NaN, 1, NaN], "b": "NaN, \\"NaN", "c": NaN}'
+    assert loads(body, nan=True) == {"a": [None, 1, None], "b": 'NaN, "NaN', "c": None}
+    for bad in (b"[NaN, Infinity]", b"[-NaN]", b"[NaN", b'[NaN, {"a": 1, "a": 2}]', b"[NaN, 1e400]", b'[NaN "a]'):
+        with pytest.raises(Problem):
+            loads(bad, nan=True)
+
+
+def test_quotes_without_end_are_read_once() -> None:
+    """Millions of quotes behind a NaN end in a refusal, not in a search that begins anew from each."""
+    for tail in (b'\\"' * 1_000_000, b'"' * 999_999, b"\\" * 999_999):
+        with pytest.raises(Problem):
+            loads(b'[NaN, "' + tail, nan=True)

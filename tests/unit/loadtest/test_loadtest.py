@@ -1,0 +1,225 @@
+"""Load is put on as told, and what comes of it is told as it was."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import REPOSITORY, Done
+from tests.unit.loadtest.conftest import FIELDS, ROW, Fake
+from towline.cli import main
+from towline.loadtest import report, target
+from towline.loadtest.run import Load, Result, run
+from towline.loadtest.samples import Recorder, Samples, intervals
+
+
+def loadtest(*words: object) -> Done:
+    result = CliRunner().invoke(main, ["loadtest", *map(str, words)], prog_name="towline")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def load(fake: Fake, seconds: float, **kind: Any) -> Result:
+    return run(target.find(fake.url, None), Load(seconds, **kind), None, lambda _: None)
+
+
+def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: Fake) -> None:
+    """A service that holds its answers meets every request that was due meanwhile, each late by the rest of the
+    stall; two users meet it with two requests."""
+    fake.hold_from, fake.hold_to = 21, 61  # the first two are tries before the load
+    result = load(fake, 1.0, rate=100.0)
+    assert fake.held == 40
+    assert len(result.samples) == 100
+    assert result.failed == 0
+    held = np.sort(result.samples.seconds)[-40:]
+    assert (held >= np.arange(40) / 100.0 - 0.001).all()  # none was answered before the last of them was even due
+    assert result.samples.percentiles()["p90"] >= 299
+
+    fake.seen.clear()
+    fake.hold_to, fake.held = 61, 0
+    fake._gate.clear()
+    load(fake, 2.0, users=2)
+    assert fake.held <= 2
+
+
+def test_users_wait_for_their_answers(fake: Fake) -> None:
+    """As many requests are under way as there are users, and what they see is what the service counted."""
+    fake.delay = 0.02
+    done = loadtest(fake.url, "--users", 5, "--duration", "2s", "--json")
+    assert done.code == 0, done.err
+    assert fake.most == 5
+    assert done.json["model"] == "demo@3"
+    assert done.json["failed"] == 0
+    assert done.json["requests"] == len(fake.seen) - 2  # one try by the command, one by Locust's own process
+    assert done.json["latency_ms"]["p50"] >= 20
+    assert done.json["rate"] is None
+
+
+@pytest.mark.parametrize("kind", [{"users": 3}, {"rate": 120.0}])
+def test_errors_are_counted_by_kind(fake: Fake, kind: dict[str, Any]) -> None:
+    """Refusals by their title, an answer without predictions as what it is."""
+    fake.refuse_every, fake.strange_every = 5, 7
+    result = load(fake, 1.5, **kind)
+    tries = len(fake.seen) - len(result.samples)
+    numbers = range(tries + 1, len(fake.seen) + 1)
+    refused = sum(number % 5 == 0 for number in numbers)
+    strange = sum(number % 7 == 0 and number % 5 != 0 for number in numbers)
+    assert result.samples.kinds() == {
+        "429 Too many requests with this key": refused,
+        "an answer without predictions": strange,
+    }
+    assert result.failed == refused + strange > 0
+
+
+def test_rows_vary_within_what_training_saw() -> None:
+    """The example comes first; others keep to ranges, categories and nulls, and are the same every time."""
+    rows = target.vary(ROW, FIELDS)
+    assert rows[0] == ROW
+    assert rows == target.vary(ROW, FIELDS)
+    assert len({json.dumps(row) for row in rows}) > 50
+    assert all(row.keys() == ROW.keys() for row in rows)
+    assert all(isinstance(row["size"], int) and 1 <= row["size"] <= 40 for row in rows)
+    assert {row["town"] for row in rows} == {"Ulm", "Köln", None}
+    assert {row["at"] for row in rows} == {ROW["at"]}
+
+
+def test_the_report_holds_every_request(fake: Fake, tmp_path: Path) -> None:
+    """Page, picture and table say the same."""
+    done = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
+    assert done.code == 0, done.err
+    page = Path(done.json["report"]).read_text()
+    assert "| requests | 50 in" in page
+    assert f"| p99, ms | {done.json['latency_ms']['p99']:,.2f} |" in page
+    picture = re.findall(r"\]\(([^)]+\.png)\)", page)[0]
+    assert (tmp_path / "load" / picture).read_bytes().startswith(b"\x89PNG")
+    assert len(Samples.read(tmp_path / "load" / "requests.csv")) == 50
+
+
+def test_the_service_s_own_metrics_are_read(fake: Fake, tmp_path: Path) -> None:
+    """CPU and memory of all workers together; without them the reason is told."""
+    fake.key = "sesame"
+    done = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
+    server = done.json["server"]
+    assert server["memory_before_mb"] == server["memory_most_mb"] == 70
+    assert server["cores"] * done.json["seconds"] == pytest.approx(0.1, rel=0.05)  # a ms for each of 100 requests
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["http://127.0.0.1:9"], 5, "nothing answers"),
+        (["127.0.0.1:8080"], 2, "write http://127.0.0.1:8080"),
+        (["URL", "--users", "2", "--rate", "3"], 2, "two kinds of load"),
+        (["URL", "--duration", "soon"], 2, "write e.g. 30s or 5m"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(fake: Fake, words: list[str], code: int, told: str) -> None:
+    """One error with its remedy, and no load."""
+    done = loadtest(*[fake.url if word == "URL" else word for word in words])
+    assert (done.code, told in done.err) == (code, True), done.err
+    assert fake.seen == []
+
+
+def test_a_wrong_key_and_a_stranger_are_told(fake: Fake) -> None:
+    """Neither is loaded."""
+    fake.key = "sesame"
+    done = loadtest(fake.url, "--key", "guess")
+    assert done.code == 2
+    assert "TOWLINE_API_KEY" in done.err
+    fake.stranger = True
+    assert "not a service of towline" in loadtest(fake.url).err
+
+
+def test_without_locust_the_install_command_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is named."""
+    monkeypatch.setattr("towline.cli.loadtest.find_spec", lambda name: None if name == "locust" else 1)
+    done = loadtest(fake.url)
+    assert done.code == 2
+    assert "pip install 'towline[loadtest]'" in done.err
+
+
+def test_plain_locust_runs_the_file(fake: Fake) -> None:
+    """deployments/locustfile.py, with the key from the environment."""
+    fake.key = "sesame"
+    words = ["--headless", "--users", "2", "--run-time", "2s", "--host", fake.url, "--only-summary"]
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *words],
+        env={**os.environ, "TOWLINE_API_KEY": "sesame"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(fake.seen) > 10
+    assert len({json.dumps(row) for row in fake.seen}) > 5
+
+
+def test_plain_locust_says_what_is_wrong(fake: Fake) -> None:
+    """Without the key it ends with our exit code and remedy, and asks for no prediction."""
+    fake.key = "sesame"
+    words = ["--headless", "--users", "2", "--run-time", "5s", "--host", fake.url]
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *words],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "TOWLINE_API_KEY" in done.stdout + done.stderr
+    assert fake.seen == []
+
+
+def test_interrupted_it_tells_what_it_has_seen(fake: Fake) -> None:
+    """Ctrl-C ends the load; the requests until then are told, with exit code 130."""
+    command = [
+        Path(sys.executable).with_name("towline"),
+        "loadtest",
+        fake.url,
+        "--rate",
+        "50",
+        "--duration",
+        "60s",
+        "--json",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while len(fake.seen) < 60 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    told = json.loads(out)
+    assert told["interrupted"]
+    assert 0 < told["requests"] < 3000
+    seen = len(fake.seen)
+    time.sleep(0.3)
+    assert len(fake.seen) == seen  # the generator is gone
+
+
+def test_intervals_and_percentiles(tmp_path: Path) -> None:
+    """Requests count where they were due; a second without any has no latency."""
+    recorder = Recorder(tmp_path / "samples.csv")
+    for at, seconds, error in [(100.0, 0.01, ""), (100.9, 0.03, "500, a fault"), (102.5, 0.02, "")]:
+        recorder.add(at, seconds, 0.0, error)
+    recorder.flush()
+    samples = Samples.read(tmp_path / "samples.csv")
+    assert samples.percentiles() == {"p50": 20, "p90": 30, "p95": 30, "p99": 30, "p99.9": 30, "max": 30}
+    assert samples.kinds() == {"500 a fault": 1}
+    assert [(part.requests, part.failed, part.p50) for part in intervals(samples)] == [
+        (2, 1, 30),
+        (0, 0, None),
+        (1, 0, 20),
+    ]
+
+
+def test_a_late_generator_says_so(fake: Fake) -> None:
+    """Latencies that are the load generator's own doing are not passed off as the service's."""
+    samples = Samples(np.arange(100) / 10, np.full(100, 0.05), np.full(100, 0.04), ("",) * 100)
+    result = Result(target.Target(fake.url, "demo@3", ()), Load(10, rate=10), samples, {"unknown": "-"}, 0.2, False)
+    assert "its machine is busy" in result.warnings[0]
+    assert f"**Note:** {result.warnings[0]}" in report.page(result)
