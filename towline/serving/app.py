@@ -296,10 +296,12 @@ def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
 
 
 def _check_finite(answer: "Answer") -> None:
+    """JSON has no word for NaN and the infinities."""
+    sums = answer.predictions if answer.probabilities is None else map(sum, answer.probabilities)
     faults = [
         Fault(row, "", "the prediction is not finite")
-        for row, value in enumerate(answer.predictions)
-        if value.__class__ is float and value - value != 0.0
+        for row, value in enumerate(sums)
+        if value.__class__ is float and value - value != 0.0  # true of these alone
     ]
     if faults:
         raise Problem("unanswerable", "a prediction is not a finite number", faults=tuple(faults))

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.serving.service import CLASSES, ROW, Fake, Running, application, call, make_contract, running
 from tests.unit.serving.test_strict_json import HOSTILE
 from towline.errors import DataError, ReleaseError, Unavailable
+from towline.release.scorer import Answer
 from towline.serving.problems import KINDS
 
 KEYS = {"pkey": frozenset({"predict"}), "akey": frozenset({"predict", "admin"})}
@@ -350,6 +351,15 @@ def test_a_prediction_that_is_not_finite(service: Running, model: Fake) -> None:
         assert (answer.status_code, answer.json()["code"]) == (422, "unanswerable")
         assert answer.json()["errors"] == [{"row": 0, "field": "", "detail": "the prediction is not finite"}]
     assert service.log.records == []
+
+
+def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a classification."""
+    model = Fake(make_contract(CLASSES), tmp_path)
+    monkeypatch.setattr(Fake, "score", lambda *_: Answer(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]]))
+    with running(model) as service:
+        answer = service.client.post("/predict", {"rows": [ROW, ROW]})
+    assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
