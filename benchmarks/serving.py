@@ -274,6 +274,7 @@ def main() -> None:
     finally:
         prepare.stop_servers(store)
     rows: list[dict[str, Any]] = []
+    busy = os.getloadavg()[0]
     for server in chosen:
         print(f"{server.name} …", file=sys.stderr)
         try:
@@ -281,10 +282,11 @@ def main() -> None:
         except Failed as error:
             rows.append({"name": server.name, "failed": str(error)})
             print(error, file=sys.stderr)
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
     print("\n".join(table(rows)))
+    print(f"\n{os.cpu_count()} cores; load average before the first server {busy:.1f}, over the last minute")
     print(f"\n{wrong_embedded(samples['boosting'], given.rows)}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

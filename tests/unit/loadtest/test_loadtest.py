@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ def loadtest(*words: object) -> Done:
 
 def load(fake: Fake, seconds: float, **kind: Any) -> Result:
     return run(target.find(fake.url, None), Load(seconds, **kind), None, lambda _: None)
+
+
+def until(holds: Callable[[], object], every: float = 0.05) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(every)
 
 
 def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: Fake) -> None:
@@ -174,31 +182,24 @@ def test_plain_locust_says_what_is_wrong(fake: Fake) -> None:
     assert fake.seen == []
 
 
-def test_interrupted_it_tells_what_it_has_seen(fake: Fake) -> None:
-    """Ctrl-C ends the load; the requests until then are told, with exit code 130."""
-    command = [
-        Path(sys.executable).with_name("towline"),
-        "loadtest",
-        fake.url,
-        "--rate",
-        "50",
-        "--duration",
-        "60s",
-        "--json",
-    ]
+@pytest.mark.parametrize("kind", [["--rate", "50"], ["--users", "2"]])
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
+def test_told_to_end_no_load_goes_on(fake: Fake, kind: list[str], name: signal.Signals) -> None:
+    """Ctrl-C tells what was seen until then, with exit code 130; a killed command leaves no generator behind."""
+    fake.delay = 0.02
+    command = [Path(sys.executable).with_name("towline"), "loadtest", fake.url, *kind, "--duration", "60s", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while len(fake.seen) < 60 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    until(lambda: len(fake.seen) > 60)
+    process.send_signal(name)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    told = json.loads(out)
-    assert told["interrupted"]
-    assert 0 < told["requests"] < 3000
-    seen = len(fake.seen)
-    time.sleep(0.3)
-    assert len(fake.seen) == seen  # the generator is gone
+    if name == signal.SIGINT:
+        assert process.returncode == 130, err
+        told = json.loads(out)
+        assert told["interrupted"]
+        assert 0 < told["requests"] < 3000
+        assert told["failed"] == 0
+    seen = [-1]
+    until(lambda: seen.append(len(fake.seen)) or seen[-1] == seen[-2], every=0.7)
 
 
 def test_intervals_and_percentiles(tmp_path: Path) -> None:
