@@ -342,7 +342,10 @@ def _store(work: Workspace, name: str, model: Pipeline | FixedThresholdClassifie
 
 @contextmanager
 def _noting() -> Iterator[list[str]]:
-    """Collects the libraries' warnings, each once and in one line, instead of printing them."""
+    """Collects the libraries' warnings, each once and in one line, instead of printing them.
+
+    Where folds run in threads one may be missed: until Python 3.14 all threads share one set of filters.
+    """
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -149,8 +149,11 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert results[:2] == results[2:]
 
 
-def test_a_candidate_that_fails_does_not_end_the_run(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_candidate_that_fails_does_not_end_the_run(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its cause is one line; warnings become notes; choosing among failures says why for each."""
+    monkeypatch.setattr(fitting.joblib, "cpu_count", lambda: 1)  # threads share their filters, and may lose a warning
     work, config = _prepared(tmp_path, _binary(share=0.3))
     moody = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 0.5})
     failed = cross_validate(work, config, moody)
