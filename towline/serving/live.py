@@ -20,7 +20,7 @@ from towline.release.predictor import Model, open_release
 from towline.serving.options import Options
 
 _LOG = logging.getLogger("towline.serving")
-_EVERY = 0.5  # seconds between two looks at the ledger
+_EVERY = 0.25  # seconds between two looks at the ledger
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _AGAIN = 30.0  # seconds until a refused release is looked at again: it may have been restored
 
