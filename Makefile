@@ -44,7 +44,8 @@ imports: dev ## which room may import which
 check: lint types imports ## lint, types and imports
 
 bench: dev ## what the README's figures rest on
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in overhead serving scorer swaps prediction_log gate kill; do \
+	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

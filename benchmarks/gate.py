@@ -1,0 +1,118 @@
+"""How often the gate errs: verdicts on challengers whose true quality is known.
+
+Usage: gate.py [--trials 400] [--rows 200 1000 5000] [--alike 0.9]
+
+Each trial draws a holdout, a champion and a challenger that is truly as good, or truly worse by a share of the deciding
+metric, and asks the gate (`towline.training.gate`, default margins, all checks, two columns to slice by). Regression
+is judged by mae, with normal errors; binary by roc_auc, with one row in five positive and a champion of AUC 0.8. The
+errors of the two models correlate (`--alike`), as those of a model and its retrained successor do. Rows are independent
+of each other and new to the champion.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from towline.config import PipelineConfig
+from towline.data.contract import Column, Contract
+from towline.training.evaluation import Evaluation
+from towline.training.gate import Smoke, decide
+from towline.training.interval import Interval
+from towline.training.metrics import Predictions, scores
+
+AUC = 0.8
+SHARE = 0.2
+WELL = Smoke(identical=True, rows=0, latency_ms=1.0, seconds=0.1, peak_mb=1.0, modules=())
+COLUMN: dict[str, Any] = {"nullable": False, "min": None, "max": None, "categories": None, "levels": 4}
+SLICED = tuple(Column(name=name, kind="category", role="feature", **COLUMN) for name in ("region", "size"))
+
+
+class Holdout(NamedTuple):
+    contract: Contract
+    truth: np.ndarray
+    baseline: Predictions
+    champion: Predictions
+    challenger: Predictions
+
+
+def errors(rows: int, alike: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two standard normal samples with this correlation."""
+    common, own, other = rng.normal(size=(3, rows))
+    return tuple(math.sqrt(alike) * common + math.sqrt(1 - alike) * alone for alone in (own, other))
+
+
+def regression(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Holdout:
+    truth, (one, two) = 3 * rng.normal(size=rows), errors(rows, alike, rng)
+    contract = Contract(target="y", task="regression", columns=SLICED)
+    constant = Predictions(np.full(rows, np.median(truth)))
+    return Holdout(contract, truth, constant, Predictions(truth + one), Predictions(truth + (1 + worse) * two))
+
+
+def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Holdout:
+    positive, (one, two) = rng.random(rows) < SHARE, errors(rows, alike, rng)
+    contract = Contract(target="y", task="binary", columns=SLICED, classes=("no", "yes"), positive="yes")
+
+    def scored(noise: np.ndarray, auc: float) -> Predictions:
+        apart = math.sqrt(2) * NormalDist().inv_cdf(auc)  # of two normal scores, the AUC is Phi(d / sqrt 2)
+        chance = 1 / (1 + np.exp(-(apart * positive + noise - 1)))
+        return Predictions(_named(chance > 0.5), np.column_stack([1 - chance, chance]))
+
+    flat = Predictions(_named(np.zeros(rows, dtype=bool)), np.tile([1 - SHARE, SHARE], (rows, 1)))
+    return Holdout(contract, _named(positive), flat, scored(one, AUC), scored(two, AUC * (1 - worse)))
+
+
+def _named(positive: np.ndarray) -> np.ndarray:
+    return np.where(positive, "yes", "no").astype(object)
+
+
+def verdict(case: Holdout, metric: str, seed: int, rng: np.random.Generator) -> str:
+    rows = pd.DataFrame({column.name: rng.choice(list("abcd"), len(case.truth)) for column in SLICED})
+    config = PipelineConfig.model_validate({"name": "t", "seed": seed, "data": {"source": "x", "target": "y"}})
+    measured = scores(case.truth, case.challenger, case.contract)
+    evaluation = Evaluation(
+        task=case.contract.task, primary=metric, rows=len(rows), baseline={}, slices=(), importance=(), notes=(),
+        metrics={name: Interval(value=value) for name, value in measured.items()},
+    )  # fmt: skip
+    serving = (1, case.champion, np.ones(len(rows), dtype=bool))
+    return decide(
+        config, case.contract, evaluation, WELL, case.truth, case.challenger, case.baseline, serving, rows
+    ).outcome
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--rows", nargs="+", type=int, default=[200, 1000, 5000])
+    parser.add_argument("--worse", nargs="+", type=float, default=[0.0, 0.02, 0.05, 0.1])
+    parser.add_argument("--alike", type=float, default=0.9)
+    arguments = parser.parse_args()
+    kinds: dict[str, tuple[str, Callable[..., Holdout]]] = {
+        "regression": ("mae", regression),
+        "binary": ("roc_auc", binary),
+    }
+    print("| task | holdout rows | challenger | passed | inconclusive | failed |\n|---|---|---|---|---|---|")
+    for task, (metric, draw) in kinds.items():
+        for rows in arguments.rows:
+            for worse in arguments.worse:
+                rng = np.random.default_rng(rows)
+                found = Counter(
+                    verdict(draw(rows, worse, arguments.alike, rng), metric, trial, rng)
+                    for trial in range(arguments.trials)
+                )
+                share = " | ".join(f"{found[word] / arguments.trials:.1%}" for word in ("pass", "inconclusive", "fail"))
+                told = f"{worse:.0%} worse" if worse else "as good"
+                print(f"| {task}, {metric} | {rows:,} | {told} | {share} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
