@@ -12,6 +12,7 @@ from towline.data.values import LARGEST, blank, instant, level, number
 from towline.errors import Fault, InputRefused
 
 Row = list[Any]
+Odd = tuple[str, str]
 _LISTED = 20
 _KINDS: Mapping[Kind, str] = {
     "numeric": "is not a number", "boolean": "is neither true nor false", "category": "is not a text, number or flag",
@@ -20,11 +21,21 @@ _KINDS: Mapping[Kind, str] = {
 
 
 class _Field(NamedTuple):
+    """``known``: the categories of the training table; None where any text is one."""
+
     name: str
     kind: Kind
     low: float
     high: float
     known: frozenset[str] | None
+
+    def oddity(self, value: Any) -> str | None:
+        """What is odd about a canonical value against the training table."""
+        if value is None or value != value:  # noqa: PLR0124 - NaN
+            return "null"
+        if self.kind == "category":
+            return "unseen" if self.known is not None and value not in self.known else None
+        return None if self.kind == "datetime" or self.low <= value <= self.high else "out_of_range"
 
 
 class Reader:
@@ -39,59 +50,58 @@ class Reader:
             _Field(
                 column.name,
                 column.kind,
-                -math.inf if column.min is None else column.min,
-                math.inf if column.max is None else column.max,
+                -LARGEST if column.min is None else column.min,
+                LARGEST if column.max is None else column.max,
                 None if column.categories is None else frozenset(column.categories),
             )
             for column in contract.feature_columns
         )
         self.fields = tuple(field.name for field in self._fields)
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
         """Canonical values of the features, in the contract's order; other fields of a row are left out.
+
+        Args:
+            rows: as they came.
+            odd: is told each value that the training table had not: its column, and whether it is ``null``,
+                ``out_of_range`` or ``unseen``.
 
         Raises:
             InputRefused: a field is missing or does not fit its kind, with each such field and row.
         """
         faults: list[Fault] = []
-        found = [self._row(row, position, faults) for position, row in enumerate(rows)]
+        odd = [] if odd is None else odd
+        found = [self._row(row, position, faults, odd) for position, row in enumerate(rows)]
         if faults:
             raise InputRefused(faults[:_LISTED], len(faults))
         return found
-
-    def oddities(self, row: Row) -> list[tuple[str, str]]:
-        """Which columns of a canonical row are ``null``, ``out_of_range`` or ``unseen``, against the training table."""
-        odd = []
-        for field, value in zip(self._fields, row, strict=True):
-            if value is None or value != value:  # noqa: PLR0124 - NaN
-                odd.append((field.name, "null"))
-            elif field.kind == "category":
-                if field.known is not None and value not in field.known:
-                    odd.append((field.name, "unseen"))
-            elif field.kind != "datetime" and not field.low <= value <= field.high:
-                odd.append((field.name, "out_of_range"))
-        return odd
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """Canonical rows as one array (n,) a column: float64, object or datetime64[us]."""
         values = zip(*rows, strict=True) if rows else ((),) * len(self._fields)
         return [_array(column, field.kind) for field, column in zip(self._fields, values, strict=True)]
 
-    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault]) -> Row:
+    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], odd: list[Odd]) -> Row:
         found: Row = []
-        for name, kind, *_ in self._fields:
+        for field in self._fields:
+            name, kind, low, high, known = field
             try:
                 value = row[name]
             except KeyError:
                 faults.append(Fault(position, name, "is missing"))
                 continue
             seen = value.__class__
-            if (seen is float and kind == "numeric" and not abs(value) > LARGEST) or (
-                seen is str and kind == "category" and value
-            ):
-                found.append(value)
-            else:
-                found.append(_canonical(value, kind, position, name, faults))
+            if seen is str:
+                if kind == "category" and value and (known is None or value in known):
+                    found.append(value)
+                    continue
+            elif (seen is float or seen is int) and kind == "numeric" and low <= value <= high:
+                found.append(float(value))
+                continue
+            read = _canonical(value, kind, position, name, faults)
+            found.append(read)
+            if (what := field.oddity(read)) is not None:
+                odd.append((name, what))
         return found
 
 

@@ -23,6 +23,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.contract import Contract
 from towline.release.plan import (
+    NARROW,
     PART_VALUES,
     Bits,
     Level,
@@ -261,8 +262,10 @@ def _bits(start: np.ndarray, blocks: Sequence[Block], trees: Sequence[_Tree]) ->
                 keep = np.uint64(~((1 << end) - (1 << begin)) & (2**64 - 1))
                 cut = (float(tree.threshold[node]), number, keep, bool(tree.missing_left[node]))
                 cuts.setdefault(int(tree.feature[node]), []).append(cut)
-    asked = [block for block in blocks if any(int(column) in cuts for column in block.at)]
-    return Bits(start, [_masks(block, cuts, len(trees)) for block in asked], leaves)
+    masks = [_masks(block, cuts, len(trees)) for block in blocks if any(int(column) in cuts for column in block.at)]
+    if max(int(tree.leaf.sum()) for tree in trees) <= NARROW:
+        return Bits(start, [(slot, table.astype(np.uint32)) for slot, table in masks], leaves[:, :NARROW])
+    return Bits(start, masks, leaves)
 
 
 def _masks(

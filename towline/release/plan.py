@@ -23,6 +23,7 @@ from towline.errors import DataError
 Link = Literal["identity", "exp", "expit", "softmax", "mean"]
 NULL, UNSEEN = 0, 1  # rows of a level's table; of a part's, the first
 CHUNK = 64  # rows at once: their masks then stay in the cache
+NARROW = 32  # leaves of trees whose masks take half of the room
 
 _PARTS: Mapping[str, tuple[Callable[[datetime], int], int]] = {
     "month": (lambda moment: moment.month, 1),
@@ -61,7 +62,9 @@ class Number:
         return value if self.scale is None else value * self.scale + self.mean
 
     def place(self, value: float) -> int:
-        return bisect_left(self.cuts, self.scaled(value)) if value == value else -1  # noqa: PLR0124 - NaN
+        if value != value:  # noqa: PLR0124 - NaN
+            return len(self.cuts) + 1
+        return bisect_left(self.cuts, self.scaled(value))
 
     def places(self, values: np.ndarray) -> np.ndarray:
         found: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")
@@ -109,9 +112,9 @@ class Part:
 
 
 class Head(Protocol):
-    """The estimator: raw scores, (outputs,) of a canonical row or (n, outputs) of canonical columns."""
+    """The estimator: raw scores, (n, outputs), of a few canonical rows or of canonical columns."""
 
-    def one(self, row: Sequence[Any]) -> list[float]: ...
+    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]: ...
     def many(self, columns: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
@@ -134,7 +137,10 @@ class Linear:
         ]
         self._outputs = range(len(start))
 
-    def one(self, row: Sequence[Any]) -> list[float]:
+    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Sequence[Any]) -> list[float]:
         total: list[float] = self._start.copy()
         for slot, rows, slope in self._shares:
             value = row[slot.column]
@@ -163,46 +169,56 @@ class Linear:
 
 
 class Bits:
-    """Trees of at most 64 leaves, numbered from the left.
+    """Trees of at most 32 or 64 leaves, numbered from the left.
 
     Args:
         start: (outputs,) what the sums begin with.
-        masks: for each slot (its places, trees) uint64: the leaves that stay open.
-        leaves: (trees, 64) values; tree t adds to output t mod outputs.
+        masks: for each slot (its places, trees) uint32 or uint64: the leaves that stay open.
+        leaves: (trees, 32 or 64) values; tree t adds to output t mod outputs.
     """
 
     def __init__(self, start: np.ndarray, masks: Sequence[tuple[Slot, np.ndarray]], leaves: np.ndarray) -> None:
-        self.start, self.masks, self.leaves = start, tuple(masks), leaves
-        self._rows = [(slot, slot.place, slot.column, list(table)) for slot, table in self.masks]
-        self._flat = leaves.ravel()
-        self._tree = np.arange(len(leaves)) * 64
-        self._open = np.full(len(leaves), ~np.uint64(0))
-        self._one = np.uint64(1)
+        self.start, self.leaves = start, leaves
+        outputs, width = len(start), leaves.shape[1]
+        kind = np.uint32 if width == NARROW else np.uint64
+        # the sums begin with trees of one leaf each, which is always open
+        first = np.zeros((outputs, width))
+        first[:, 0] = start
+        self._flat = np.concatenate([first, leaves]).ravel()
+        self._tree = np.arange(outputs + len(leaves)) * width
+        self._one, self._open = kind(1), ~kind(0)
+        sizes = [len(table) for _, table in masks]
+        self._rows = np.ones((sum(sizes), len(self._tree)), dtype=kind)
+        self._slots: list[tuple[Slot, int]] = []
+        self.masks: list[tuple[Slot, np.ndarray]] = []
+        begin = 0
+        for (slot, table), size in zip(masks, sizes, strict=True):
+            self._rows[begin : begin + size, outputs:] = table
+            self._slots.append((slot, begin))
+            self.masks.append((slot, self._rows[begin : begin + size, outputs:]))
+            begin += size
+        self._places = [(slot.place, slot.column, begin) for slot, begin in self._slots]
 
-    def one(self, row: Sequence[Any]) -> list[float]:
-        mask = self._open.copy()
-        for _, place, column, rows in self._rows:
-            np.bitwise_and(mask, rows[place(row[column])], mask)
-        raw: list[float] = self._sum(mask[None, :])[0].tolist()
+    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+        at = np.array([[begin + place(row[column]) for place, column, begin in self._places] for row in rows], np.intp)
+        raw: list[list[float]] = self._sum(np.bitwise_and.reduce(self._rows.take(at, axis=0), axis=1)).tolist()
         return raw
 
     def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.empty((len(columns[0]), len(self.start)))
-        places = [(slot.places(columns[slot.column]), table) for slot, table in self.masks]
+        places = [begin + slot.places(columns[slot.column]) for slot, begin in self._slots]
         for begin in range(0, len(total), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            mask = np.repeat(self._open[None, :], len(total[rows]), axis=0)
-            for at, table in places:
-                np.bitwise_and(mask, table[at[rows]], mask)
+            mask = np.full((len(total[rows]), len(self._tree)), self._open)
+            for at in places:
+                np.bitwise_and(mask, self._rows[at[rows]], mask)
             total[rows] = self._sum(mask)
         return total
 
     def _sum(self, mask: np.ndarray) -> np.ndarray:
         leaf = np.bitwise_count((mask & -mask) - self._one)  # the zeros below the lowest open leaf
-        steps = np.empty((len(mask), 1 + len(self.leaves) // len(self.start), len(self.start)))
-        steps[:, 0] = self.start
-        steps[:, 1:] = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
-        total: np.ndarray = np.cumsum(steps, axis=1)[:, -1]  # np.sum would add in pairs
+        steps = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
+        total: np.ndarray = steps.cumsum(axis=1)[:, -1]  # sum() would add in pairs
         return total
 
 
@@ -247,18 +263,19 @@ class Walk:
         self.start, self.vectors, self.width = start, tuple(vectors), width
         self.nodes, self.depth, self.single = nodes, depth, single
 
-    def one(self, row: Sequence[Any]) -> list[float]:
-        design = np.zeros((1, self.width))
-        for slot, at, rows, number in self.vectors:
-            value = row[slot.column]
-            if not number:
-                design[0, at] = rows[slot.place(value)]
-            elif value != value:  # noqa: PLR0124 - NaN
-                design[0, at] = rows[1]
-            else:
-                design[0, at] = rows[0]
-                design[0, at[0]] = slot.scaled(value)  # type: ignore[attr-defined]
-        raw: list[float] = self._sum(design)[0].tolist()
+    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+        design = np.zeros((len(rows), self.width))
+        for line, row in zip(design, rows, strict=True):
+            for slot, at, table, number in self.vectors:
+                value = row[slot.column]
+                if not number:
+                    line[at] = table[slot.place(value)]
+                elif value != value:  # noqa: PLR0124 - NaN
+                    line[at] = table[1]
+                else:
+                    line[at] = table[0]
+                    line[at[0]] = slot.scaled(value)  # type: ignore[attr-defined]
+        raw: list[list[float]] = self._sum(design).tolist()
         return raw
 
     def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -361,10 +378,12 @@ class Plan:
     head: Head
     output: Output
 
-    def one(self, row: Sequence[Any]) -> tuple[float | int, list[float] | None]:
-        """The value, or the class's position and the probabilities, of one canonical row."""
-        raw = self.head.one(row)
-        return self.output.label(raw) if self.output.classes else (self.output.value(raw[0]), None)
+    def few(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
+        """The value, or the class's position and the probabilities, of each canonical row."""
+        raw = self.head.few(rows)
+        if not self.output.classes:
+            return [(self.output.value(scores[0]), None) for scores in raw]
+        return [self.output.label(scores) for scores in raw]
 
     def many(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """The same of n rows: values (n,) float64, or positions (n,) int64 with probabilities (n, classes)."""

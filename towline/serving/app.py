@@ -20,7 +20,7 @@ from starlette.routing import Route
 from towline import __version__
 from towline.errors import Fault
 from towline.serving import binary, metrics, openapi, page, protocol, tensors
-from towline.serving.batching import Batcher
+from towline.serving.batching import Batcher, Turn
 from towline.serving.endpoint import Access, Answers, Call, Endpoint, Guard, Reply, Scope, Send
 from towline.serving.limits import Rate, Receive, read_body
 from towline.serving.metrics import Metrics
@@ -124,6 +124,7 @@ class Desk:
     def __init__(self, options: "Options", live: "Live", log: "PredictionLog | None") -> None:
         self._options, self._live, self._log = options, live, log
         self._batcher = Batcher()
+        self._turn = Turn()
         self.metrics = Metrics(log, lambda: self._batcher.depth, lambda: live.model)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="towline-read")
         self._reading = 0
@@ -242,8 +243,8 @@ class Desk:
 
     async def _score(self, model: "Model", canonical: list[list[Any]]) -> "Answer":
         try:
-            if (model.compiled and len(canonical) <= AT_ONCE) or not canonical:
-                return model.score(canonical)
+            if not canonical or (model.compiled and len(canonical) <= AT_ONCE):
+                return await self._turn.score(model, canonical)
             return await self._batcher.score(model, canonical)
         except ArithmeticError as error:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
@@ -280,8 +281,8 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
         document = loads(body[:end], most, nan=how.nan)
         binary.attach(document, body[end:])
     asked = how.read(document, model, most)
-    canonical = model.reader.read(asked.rows)
-    return asked, canonical, metrics.oddities(model, canonical)
+    odd: list[tuple[str, str]] = []
+    return asked, model.reader.read(asked.rows, odd), odd
 
 
 def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:

@@ -1,8 +1,10 @@
-"""Models that sklearn answers: requests that arrive while it is busy are joined into one call."""
+"""Requests joined into one call: those of one turn of the event loop, or, behind sklearn, while it is busy."""
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towline.release.scorer import Answer
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from towline.release.predictor import Model
 
 QUEUED = 20_000  # rows that may wait
+JOBS = 64  # requests that are joined on the event loop
 JOINED = 1_000  # rows of one call, if it joins requests
 
 
@@ -22,7 +25,7 @@ class _Job(NamedTuple):
 
 
 class Batcher:
-    """Scores on one thread of its own, in the order of arrival; all rows of a call are of one model.
+    """For models that sklearn answers: one thread scores, in the order of arrival, the rows of one model in each call.
 
     Args:
         queued: how many rows may wait before more are refused.
@@ -63,13 +66,7 @@ class Batcher:
                 answers = await loop.run_in_executor(self._thread, _score, jobs)
             except Exception as error:  # noqa: BLE001 - told to each that waits; the thread is gone
                 answers = [error] * len(jobs)
-            for job, answer in zip(jobs, answers, strict=True):
-                if job.done.cancelled():
-                    continue
-                if isinstance(answer, Exception):
-                    job.done.set_exception(answer)
-                else:
-                    job.done.set_result(answer)
+            _tell(jobs, answers)
 
     def _take(self) -> list[_Job]:
         """The oldest job, and those behind it that are of the same model and still fit in."""
@@ -80,6 +77,43 @@ class Batcher:
             rows += len(jobs[-1].rows)
         self.depth -= rows
         return jobs
+
+
+class Turn:
+    """Joins the requests of one turn of the event loop, which then share what a call costs however few its rows."""
+
+    def __init__(self) -> None:
+        self._jobs: list[_Job] = []
+        self._seen = 0
+
+    def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[Answer]":
+        """What ``model.score(rows)`` gives, at the end of this turn."""
+        loop = asyncio.get_running_loop()
+        if not self._jobs:
+            loop.call_soon(self._run, loop)
+        job = _Job(model, rows, loop.create_future())
+        self._jobs.append(job)
+        return job.done
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._seen < len(self._jobs) < JOBS:  # as long as each turn brings more
+            self._seen = len(self._jobs)
+            loop.call_soon(self._run, loop)
+            return
+        jobs, self._jobs, self._seen = self._jobs, [], 0
+        for _, group in groupby(jobs, lambda job: id(job.model)):  # two, while one takes the other's place
+            together = list(group)
+            _tell(together, _score(together))
+
+
+def _tell(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
+    for job, answer in zip(jobs, answers, strict=True):
+        if job.done.cancelled():
+            continue
+        if isinstance(answer, Exception):
+            job.done.set_exception(answer)
+        else:
+            job.done.set_result(answer)
 
 
 def _score(jobs: list[_Job]) -> list[Answer | Exception]:

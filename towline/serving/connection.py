@@ -3,6 +3,7 @@
 uvicorn's parser takes headers without end, and waits for the rest of a request for ever.
 """
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,31 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 HEADERS = 65_536  # bytes of a request that are not its body: line, headers, the framing of chunks
 PATIENCE = 60.0  # seconds in which a request must have come whole
+
+
+class Joined:
+    """A transport; what is written in one turn of the event loop leaves in one call to the system."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._call_soon = transport, loop.call_soon
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.writelines(held)
 
 
 class Connection(HttpToolsProtocol):
@@ -20,6 +46,10 @@ class Connection(HttpToolsProtocol):
         self._beside = 0  # bytes of the present request, without its body
         self._body = 0
         self._began = self.loop.time()  # when the present request did; 0 while none has
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.transport = Joined(transport, self.loop)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if not self._began:

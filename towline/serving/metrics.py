@@ -10,7 +10,7 @@ import resource
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ class Metrics:
         self._codes[code] += 1
 
     def predicted(self, model: "Model", version: str, answer: "Answer", odd: Sequence[tuple[str, str]]) -> None:
-        """Counts what was predicted, and what was odd about the input (see ``oddities``)."""
+        """Counts what was predicted, and what was odd about the input (see ``Reader.read``)."""
         self._rows[version] += len(answer.predictions)
         if (pending := self._answers.get(version)) is None:
             pending = self._answers[version] = []
@@ -158,12 +158,6 @@ class Metrics:
         self._cpu_seconds.labels(self._worker).inc(cpu - self._cpu)
         self._cpu = cpu
         self._memory.labels(self._worker).set(_resident())
-
-
-def oddities(model: "Model", rows: Iterable[list[Any]]) -> list[tuple[str, str]]:
-    """The columns of canonical rows that are null, out of range or unseen: one entry for each value."""
-    of = model.reader.oddities
-    return [odd for row in rows for odd in of(row)]
 
 
 def _histogram(model: "Model", registry: CollectorRegistry) -> Histogram | None:

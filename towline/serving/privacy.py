@@ -57,6 +57,9 @@ class HashKeys:
             self._known[month] = path.read_bytes()
         return self._known[month]
 
+    def known(self, month: str) -> bool:
+        return month in self._known
+
     def hashes(self, column: str, text: str) -> list[str]:
         """What a value is called under every key that is kept."""
         return [hashed(month, self.of(month), column, text) for month in self.months()]
@@ -134,6 +137,10 @@ class Policy:
         self.fields = tuple(fields)
         self._features = _getter(names)
         self._extra = [field.name for field in fields[len(names) :]]
+
+    def ready(self, at: float) -> bool:
+        """Whether ``apply`` needs no file for rows of this time."""
+        return not self._hashed or self._keys.known(_month(dt.datetime.fromtimestamp(at, dt.UTC)))
 
     def apply(self, rows: Iterable[Mapping[str, Any]], at: float) -> list[list[Any]]:
         """What may be written of rows that the release has answered; ``at`` is the time of it, in seconds since 1970.

@@ -49,7 +49,7 @@ class Segments:
         self._rolled = 0
 
     def add(self, version: int, head: bytes, line: bytes, rows: int) -> None:
-        """One line; ``head`` says what the lines of ``version`` hold and is written before the first of them."""
+        """One line or several; ``head`` says what those of ``version`` hold and is written before the first of them."""
         self._heads[version] = head
         self._lines.append((line, rows))
         self.waiting += rows

@@ -124,6 +124,7 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
     def answering() -> None:
         gc.collect()
         gc.freeze()  # a request does not wait while the collector goes through what was made at the start
+        gc.set_threshold(20_000, 50, 100)  # a request makes hundreds of objects and no cycles
         live.follow()
         ready()
 

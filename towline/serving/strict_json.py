@@ -55,9 +55,7 @@ def _loads(body: bytes, longest: int, nan: bool) -> Any:
     except _Beyond64Bits:  # orjson rounds such integers
         document = json.loads(body)
         keys = _keys(document, longest, DEPTH, rounded=False)
-    # in most bodies each '":' ends one key; where not, the colons outside of strings are counted
-    spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
-    if (spaced or body.count(b'":') != keys) and np.count_nonzero(_bare(body) == ord(":")) != keys:
+    if body.count(b":") != keys and _colons(body, keys) != keys:
         raise Problem("malformed-json", "a key stands twice in one object")
     if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
         raise Problem("malformed-json", "a text holds a NUL character")
@@ -107,6 +105,14 @@ def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
         elif kind is dict or kind is list:
             keys += _keys(item, longest, depth - 1, rounded=rounded)
     return keys
+
+
+def _colons(body: bytes, keys: int) -> int:
+    """How many colons stand outside of strings: one behind each key that was written."""
+    spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
+    if not spaced and body.count(b'":') == keys:
+        return keys
+    return int(np.count_nonzero(_bare(body) == ord(":")))
 
 
 def _bare(body: bytes) -> np.ndarray:

@@ -107,12 +107,10 @@ def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> Non
 
 def test_what_is_odd_about_a_row(contract: Contract) -> None:
     """Null, outside the range of training, a level never seen; a usual row is not odd."""
-    reader = Reader(contract)
-    usual, odd = reader.read(
-        [
-            {"size": 0.1, "kind": "a", "flag": True, "at": "2024-05-01"},
-            {"size": 99, "kind": "new", "flag": None, "at": None},
-        ]
-    )
-    assert reader.oddities(usual) == []
-    assert reader.oddities(odd) == [("size", "out_of_range"), ("kind", "unseen"), ("flag", "null"), ("at", "null")]
+    usual = {"size": 0.1, "kind": "a", "flag": True, "at": "2024-05-01"}
+    unusual = {"size": 99, "kind": "new", "flag": None, "at": None}
+    odd: list[tuple[str, str]] = []
+    Reader(contract).read([usual], odd)
+    assert odd == []
+    Reader(contract).read([usual, unusual], odd)
+    assert odd == [("size", "out_of_range"), ("kind", "unseen"), ("flag", "null"), ("at", "null")]
