@@ -91,8 +91,8 @@ def _gunicorn(at: Place) -> list[str]:
     return [str(at.bin / "gunicorn"), *where, "--log-level", "warning", "app:app"]
 
 
-def _noop(at: Place) -> list[str]:
-    return [str(at.bin / "python"), str(HERE / "noop" / "app.py"), at.port]
+def _noop(*words: str) -> Words:
+    return lambda at: [str(at.bin / "python"), str(HERE / "noop" / "app.py"), at.port, *words]
 
 
 def _uvicorn(at: Place) -> list[str]:
@@ -128,7 +128,8 @@ def _litserve(at: Place) -> list[str]:
 
 
 SERVERS = (
-    Server("no-op, our stack", _noop, versions=("uvicorn",), checked=False),
+    Server("no-op, our stack", _noop(), versions=("uvicorn",), checked=False),
+    Server("no-op, uvicorn as it comes", _noop("plain"), versions=("uvicorn",), checked=False),
     Server("towline, 1 worker", _towline("boosting", 1), versions=("towline",)),
     Server("towline, 2 workers", _towline("boosting", 2), versions=("towline",)),
     Server("Flask + joblib", _gunicorn, "flask", ("flask", "gunicorn")),

@@ -65,6 +65,17 @@ def test_mlflows_own_client(port: int) -> None:
         client.invoke(frame.drop(columns="size"))
 
 
+def test_mlflows_deployments_client(port: int) -> None:
+    """The model is an endpoint of its name; another name is not found."""
+    from mlflow.deployments import get_deploy_client
+
+    client = get_deploy_client(f"http://127.0.0.1:{port}")
+    rows = {"dataframe_records": [ROW, {**ROW, "size": 7.5}]}
+    assert client.predict(endpoint="house-price", inputs=rows)["predictions"] == [41.0, 15.0]
+    with pytest.raises(Exception, match="404"):
+        client.predict(endpoint="another", inputs=rows)
+
+
 def test_requests_on_one_connection(port: int) -> None:
     """A refusal ends the request, not the connection."""
     bad = HEAD + b"Content-Length: 2\r\n\r\n{]"

@@ -64,7 +64,7 @@ class Number:
     def place(self, value: float) -> int:
         if value != value:  # noqa: PLR0124 - NaN
             return len(self.cuts) + 1
-        return bisect_left(self.cuts, self.scaled(value))
+        return bisect_left(self.cuts, value if self.scale is None else self.scaled(value))
 
     def places(self, values: np.ndarray) -> np.ndarray:
         found: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")

@@ -96,8 +96,9 @@ def create(options: "Options", live: "Live", keys: "Keys", log: "PredictionLog |
         get("/openapi.json", "predict", desk.openapi, browser=True),
         get("/docs", "predict", desk.docs, browser=True),
         get("/", "public", to_docs),
-        # MLflow's scoring protocol
+        # MLflow's scoring protocol, and the path of its deployments client
         post("/invocations", protocol.INVOCATIONS),
+        post("/endpoints/{name}/invocations", protocol.INVOCATIONS),
         get("/ping", "public", desk.ping),
         get("/health", "public", desk.ping),
         get("/version", "public", version),

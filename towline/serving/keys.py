@@ -150,8 +150,9 @@ class Keys:
         """What the bearer may do (admin may predict too); None for a key that is unknown, expired or revoked."""
         self.refresh()
         key = self._keys.get(_number(presented), _NOBODY)
-        known = hmac.compare_digest(_digest(presented), key.sha256)
-        if not known or key.revoked is not None or (key.expires is not None and key.expires.timestamp() <= time.time()):
+        if not hmac.compare_digest(_digest(presented), key.sha256) or key.revoked is not None:
+            return None
+        if key.expires is not None and key.expires.timestamp() <= time.time():
             return None
         return _GRANTED["admin" if "admin" in key.scopes else "predict"]
 

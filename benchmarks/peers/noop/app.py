@@ -1,4 +1,8 @@
-"""The limit: an ASGI app that reads the body and answers a constant, behind towline's own server: app.py PORT."""
+"""The limit: an ASGI app that reads the body and answers a constant.
+
+app.py PORT         behind towline's connections, which join the two writes of an answer
+app.py PORT plain   behind uvicorn's own
+"""
 
 import sys
 
@@ -23,8 +27,9 @@ async def app(scope, receive, send):
 
 
 if __name__ == "__main__":
+    http = "httptools" if sys.argv[2:] else Connection
     uvicorn.run(
-        app, port=int(sys.argv[1]), loop="uvloop", http=Connection, ws="none", lifespan="off", interface="asgi3",
+        app, port=int(sys.argv[1]), loop="uvloop", http=http, ws="none", lifespan="off", interface="asgi3",
         log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=2048,
         timeout_keep_alive=75,
     )  # fmt: skip

@@ -33,6 +33,7 @@ ROUTES = {
     "/v2/models/{name}/versions/{version}/ready": ("GET", "public"),
     "/predict": ("POST", "predict"),
     "/invocations": ("POST", "predict"),
+    "/endpoints/{name}/invocations": ("POST", "predict"),
     "/metadata": ("GET", "predict"),
     "/openapi.json": ("GET", "predict"),
     "/docs": ("GET", "predict"),
