@@ -192,6 +192,7 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(shelf: Shelf, se
     asyncio.run(load.run(2, damage))
     assert (load.failures, {answer.version for answer in load.answers}) == ([], {1})
     assert "plan.npz has the sha256" in serving.log.read_text()
+    assert re.search(r"^towline_releases_refused_total\{.*\} 1\.0$", ask(serving, "/metrics")[1], re.MULTILINE)
     shelf.rollback()
     file.write_bytes(content)
     time.sleep(1)

@@ -126,7 +126,7 @@ class Desk:
         self._options, self._live, self._log = options, live, log
         self._batcher = Batcher()
         self._turn = Turn()
-        self.metrics = Metrics(log, lambda: self._batcher.depth, lambda: live.model)
+        self.metrics = Metrics(log, lambda: self._batcher.depth, lambda: live.model, lambda: live.refused)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="towline-read")
         self._reading = 0
         self._told: tuple[Model, dict[str, Any]] | None = None

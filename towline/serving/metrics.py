@@ -44,6 +44,7 @@ class Metrics:
         log: whose depth and drops are told.
         waiting: how many rows wait to be scored.
         serving: the model that answers.
+        refused: how many releases were to serve and were not let.
     """
 
     def __init__(
@@ -51,18 +52,19 @@ class Metrics:
         log: "PredictionLog | None",
         waiting: Callable[[], int],
         serving: "Callable[[], Model | None]",
+        refused: Callable[[], int] = lambda: 0,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.in_flight = 0
-        self._log, self._waiting, self._serving = log, waiting, serving
+        self._log, self._waiting, self._serving, self._refusals = log, waiting, serving, refused
         self._worker = str(os.getpid())
         self._durations: dict[tuple[str, int, str], list[float]] = {}
         self._codes: Tally[str] = Tally()
         self._rows: Tally[str] = Tally()
         self._odd: Tally[tuple[str, str, str]] = Tally()
         self._answers: dict[str, list[Any]] = {}
-        self._cpu = self._drops = 0.0
+        self._cpu = self._drops = self._refused_before = 0.0
         self._values: Histogram | None = None
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -86,6 +88,7 @@ class Metrics:
         self._flight = gauge("in_flight", "Requests being answered.")
         self._depth = gauge("queue_depth", "Rows that wait to be scored, and records to be logged.", "queue")
         self._dropped = counter("log_dropped", "Predictions that found the log's queue full.")
+        self._refused = counter("releases_refused", "Releases that were to serve and failed a check.", "worker")
         self._cpu_seconds = counter("process_cpu_seconds", "CPU time of a worker.", "worker")
         self._memory = gauge("process_resident_memory_bytes", "Memory of a worker.", "worker")
         self._model = gauge("model_version", "The version that a worker serves.", "name", "worker")
@@ -154,6 +157,9 @@ class Metrics:
             self._depth.labels("log").set(self._log.depth)
             self._dropped.inc(self._log.drops - self._drops)
             self._drops = self._log.drops
+        refused = self._refusals()
+        self._refused.labels(self._worker).inc(refused - self._refused_before)
+        self._refused_before = refused
         cpu = time.process_time()
         self._cpu_seconds.labels(self._worker).inc(cpu - self._cpu)
         self._cpu = cpu

@@ -158,7 +158,7 @@ def application(
         "host": "127.0.0.1",
         "port": 8080,
     }
-    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting")
+    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
     log = FakeLog()
     app = create(SimpleNamespace(**(settings | options)), live, FakeKeys(keys or {}), log)
     return app, live, log

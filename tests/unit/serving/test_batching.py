@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.release.scorer import Answer
-from towline.serving.batching import Batcher
+from towline.serving.batching import Batcher, Turn
 from towline.serving.problems import Problem
 
 
@@ -160,3 +160,26 @@ def test_an_answer_nobody_waits_for(slow: Slow) -> None:
         return await behind
 
     assert run(ask()).predictions == ["no"]
+
+
+def test_requests_of_one_turn(tmp_path: Path) -> None:
+    """They share one call, kept apart by model; each gets its own rows' answers, and a bad row spoils no other's."""
+    old, new = (Slow(make_contract(CLASSES), tmp_path, offset=offset) for offset in (0, 1000))
+    old.go.set()
+    new.go.set()
+
+    async def ask() -> list[Any]:
+        turn = Turn()
+        asked = [turn.score(old, rows(n)) for n in (1, 2)]
+        asked += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
+        nobody = turn.score(new, rows(5))
+        nobody.cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    *answered, unlucky = run(ask())
+    assert [answer.predictions for answer in answered] == [
+        old.score(rows(1)).predictions, old.score(rows(2)).predictions,
+        new.score(rows(3, 33)).predictions, new.score(rows(12, 42)).predictions,
+    ]  # fmt: skip
+    assert isinstance(unlucky, ValueError)
+    assert old.calls[0] == 2
