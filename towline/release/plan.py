@@ -182,41 +182,34 @@ class Bits:
         outputs, width = len(start), leaves.shape[1]
         kind = np.uint32 if width == NARROW else np.uint64
         # the sums begin with trees of one leaf each, which is always open
-        first = np.zeros((outputs, width))
-        first[:, 0] = start
-        self._flat = np.concatenate([first, leaves]).ravel()
+        self._flat = np.concatenate([np.pad(start[:, None], ((0, 0), (0, width - 1))), leaves]).ravel()
         self._tree = np.arange(outputs + len(leaves)) * width
-        self._one, self._open = kind(1), ~kind(0)
-        sizes = [len(table) for _, table in masks]
-        self._rows = np.ones((sum(sizes), len(self._tree)), dtype=kind)
-        self._slots: list[tuple[Slot, int]] = []
-        self.masks: list[tuple[Slot, np.ndarray]] = []
-        begin = 0
-        for (slot, table), size in zip(masks, sizes, strict=True):
-            self._rows[begin : begin + size, outputs:] = table
-            self._slots.append((slot, begin))
-            self.masks.append((slot, self._rows[begin : begin + size, outputs:]))
-            begin += size
-        self._places = [(slot.place, slot.column, begin) for slot, begin in self._slots]
+        begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
+        self._rows = np.ones((begins[-1], len(self._tree)), dtype=kind)
+        self._slots = [(slot, slot.place, slot.column, at) for (slot, _), at in zip(masks, begins, strict=False)]
+        self.masks = []
+        for (slot, table), at in zip(masks, begins, strict=False):
+            self.masks.append((slot, self._rows[at : at + len(table), outputs:]))
+            self.masks[-1][1][:] = table
 
     def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
-        at = np.array([[begin + place(row[column]) for place, column, begin in self._places] for row in rows], np.intp)
+        at = np.array([[begin + place(row[of]) for _, place, of, begin in self._slots] for row in rows], np.intp)
         raw: list[list[float]] = self._sum(np.bitwise_and.reduce(self._rows.take(at, axis=0), axis=1)).tolist()
         return raw
 
     def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.empty((len(columns[0]), len(self.start)))
-        places = [begin + slot.places(columns[slot.column]) for slot, begin in self._slots]
+        places = [begin + slot.places(columns[column]) for slot, _, column, begin in self._slots]
         for begin in range(0, len(total), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            mask = np.full((len(total[rows]), len(self._tree)), self._open)
+            mask = np.full((len(total[rows]), len(self._tree)), ~self._rows.dtype.type(0))
             for at in places:
-                np.bitwise_and(mask, self._rows[at[rows]], mask)
+                mask &= self._rows[at[rows]]
             total[rows] = self._sum(mask)
         return total
 
     def _sum(self, mask: np.ndarray) -> np.ndarray:
-        leaf = np.bitwise_count((mask & -mask) - self._one)  # the zeros below the lowest open leaf
+        leaf = np.bitwise_count((mask & -mask) - 1)  # the zeros below the lowest open leaf
         steps = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
         total: np.ndarray = steps.cumsum(axis=1)[:, -1]  # sum() would add in pairs
         return total
