@@ -186,11 +186,12 @@ class Bits:
         self._tree = np.arange(outputs + len(leaves)) * width
         begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
         self._rows = np.ones((begins[-1], len(self._tree)), dtype=kind)
-        self._slots = [(slot, slot.place, slot.column, at) for (slot, _), at in zip(masks, begins, strict=False)]
-        self.masks = []
-        for (slot, table), at in zip(masks, begins, strict=False):
-            self.masks.append((slot, self._rows[at : at + len(table), outputs:]))
-            self.masks[-1][1][:] = table
+        self._slots = [(slot, slot.place, slot.column, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
+        self.masks = [
+            (slot, self._rows[at : at + len(table), outputs:])
+            for (slot, table), at in zip(masks, begins[:-1], strict=True)
+        ]
+        self._rows[:, outputs:] = np.concatenate([self._rows[:0, outputs:], *(table for _, table in masks)])
 
     def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
         at = np.array([[begin + place(row[of]) for _, place, of, begin in self._slots] for row in rows], np.intp)

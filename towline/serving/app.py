@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
+from towline.data.rows import Odd, Row
 from towline.errors import Fault
 from towline.serving import binary, metrics, openapi, page, protocol, tensors
 from towline.serving.batching import Batcher, Turn
@@ -251,7 +252,7 @@ class Desk:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[list[Any]], list[tuple[str, str]]]
+_Rows = tuple[Asked, list[Row], list[Odd]]
 
 
 async def to_docs(call: Call) -> Reply:
@@ -282,7 +283,7 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
         document = loads(body[:end], most, nan=how.nan)
         binary.attach(document, body[end:])
     asked = how.read(document, model, most)
-    odd: list[tuple[str, str]] = []
+    odd: list[Odd] = []
     return asked, model.reader.read(asked.rows, odd), odd
 
 

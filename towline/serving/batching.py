@@ -80,14 +80,14 @@ class Batcher:
 
 
 class Turn:
-    """Joins the requests of one turn of the event loop, which then share what a call costs however few its rows."""
+    """Joins requests of turns of the event loop that follow each other: they share what any call costs."""
 
     def __init__(self) -> None:
         self._jobs: list[_Job] = []
         self._seen = 0
 
     def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[Answer]":
-        """What ``model.score(rows)`` gives, at the end of this turn."""
+        """What ``model.score(rows)`` gives, after the first turn that brings no more, or when there are enough."""
         loop = asyncio.get_running_loop()
         if not self._jobs:
             loop.call_soon(self._run, loop)
@@ -96,7 +96,7 @@ class Turn:
         return job.done
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._seen < len(self._jobs) < JOBS:  # as long as each turn brings more
+        if self._seen < len(self._jobs) < JOBS:
             self._seen = len(self._jobs)
             loop.call_soon(self._run, loop)
             return

@@ -52,7 +52,7 @@ class Metrics:
         log: "PredictionLog | None",
         waiting: Callable[[], int],
         serving: "Callable[[], Model | None]",
-        refused: Callable[[], int] = lambda: 0,
+        refused: Callable[[], int],
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from towline import files
 from towline.config import GREATER_IS_BETTER, Frozen, Metric, PipelineConfig, Task
@@ -89,8 +88,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluat
     drawn = units(rows, config)
     draws = weights(len(rows), config.evaluation.resamples, config.seed, drawn)
     with warnings.catch_warnings(action="ignore"):  # the fit has noted what the libraries warn of
-        with threadpool_limits(1):  # as the release will answer: sums of several threads end in other bits
-            answers = predict(model, features, contract)
+        answers = predict(model, features, contract)
         dummy = predict(stored.load(work.file("baseline.skops")), features, contract)
         importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
     points = scores(truth, answers, contract)
