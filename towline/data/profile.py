@@ -22,8 +22,8 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     Returns:
         ``{"rows": n, "columns": {name: …}}``, JSON-able. Each column has kind, count (non-null) and nulls. Numeric and
         boolean add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid: counts in 256 equal cells from low to high,
-        and below and above these. Category adds levels, counts (of the most frequent) and other. Datetime adds min and
-        max. What is undefined is None.
+        and those below and above these with their means. Category adds levels, counts (of the most frequent) and other.
+        Datetime adds min and max. What is undefined is None.
     """
     columns = {}
     for column in contract.feature_columns:
@@ -69,8 +69,11 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
         pad = max(0.5, 1e-3 * abs(low))
         low, high = low - pad, high + pad
     cells = np.histogram(finite, bins=_CELLS, range=(low, high))[0].tolist() if np.isfinite(width) else None
-    below, above = int((values < low).sum()), int((values > high).sum())
-    grid = {"low": float(low), "high": float(high), "cells": cells, "below": below, "above": above}
+    grid = {"low": float(low), "high": float(high), "cells": cells}
+    for side, beyond in (("below", values[values < low]), ("above", values[values > high])):
+        with np.errstate(over="ignore"):
+            mean = float(beyond.mean()) if len(beyond) else np.nan
+        grid |= {side: len(beyond), f"{side}_mean": mean if np.isfinite(mean) else None}
     return {
         **{name: float(fact) if np.isfinite(fact) else None for name, fact in facts.items()},
         "quantiles": quantiles.tolist() if np.isfinite(quantiles).all() else None,
