@@ -46,7 +46,21 @@ def test_the_guides_config_is_valid_and_its_defaults_are_true() -> None:
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
     config = build_config(example, "docs/config.md")
     plain = build_config({"name": config.name, "data": {"source": "x", "target": "y"}}, "")
-    for part in ("seed", "task", "split", "cross_validation", "evaluation", "gate", "privacy"):
+    for part in (
+        "seed",
+        "task",
+        "split",
+        "cross_validation",
+        "evaluation",
+        "gate",
+        "privacy",
+        "drift",
+        "quality",
+        "retrain",
+        "slo",
+        "alerts",
+        "schedule",
+    ):
         assert getattr(config, part) == getattr(plain, part), part
 
 

@@ -1,0 +1,67 @@
+"""The two kinds of configuration: Settings say where, PipelineConfig says what.
+
+Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML file. Both are frozen, built at an
+entrypoint and handed on as arguments.
+"""
+
+from towline.config.pipeline import PipelineConfig, build_config, read_config
+from towline.config.record import Duration, Frozen
+from towline.config.settings import Settings
+from towline.config.training import (
+    GREATER_IS_BETTER,
+    METRICS,
+    PRIMARY,
+    Candidate,
+    ColumnRule,
+    CrossValidationConfig,
+    DataConfig,
+    EvaluationConfig,
+    Expectation,
+    GateConfig,
+    Keeping,
+    Kind,
+    Metric,
+    PrivacyConfig,
+    SearchConfig,
+    Severity,
+    SplitConfig,
+    SqlSource,
+    Task,
+    ValidationConfig,
+)
+from towline.config.watch import AlertConfig, DriftConfig, QualityConfig, RetrainConfig, ScheduleConfig, SloConfig
+
+__all__ = [
+    "GREATER_IS_BETTER",
+    "METRICS",
+    "PRIMARY",
+    "AlertConfig",
+    "Candidate",
+    "ColumnRule",
+    "CrossValidationConfig",
+    "DataConfig",
+    "DriftConfig",
+    "Duration",
+    "EvaluationConfig",
+    "Expectation",
+    "Frozen",
+    "GateConfig",
+    "Keeping",
+    "Kind",
+    "Metric",
+    "PipelineConfig",
+    "PrivacyConfig",
+    "QualityConfig",
+    "RetrainConfig",
+    "ScheduleConfig",
+    "SearchConfig",
+    "Settings",
+    "Severity",
+    "SloConfig",
+    "SplitConfig",
+    "SqlSource",
+    "Task",
+    "ValidationConfig",
+    "build_config",
+    "read_config",
+]  # fmt: skip

@@ -1,0 +1,157 @@
+"""What one pipeline does, from one YAML file."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from towline import strict_yaml
+from towline.config.record import Frozen, suggest
+from towline.config.training import (
+    Candidate,
+    CrossValidationConfig,
+    DataConfig,
+    EvaluationConfig,
+    GateConfig,
+    Named,
+    PrivacyConfig,
+    SplitConfig,
+    SqlSource,
+    Task,
+    ValidationConfig,
+)
+from towline.config.watch import (
+    WATCH,
+    AlertConfig,
+    DriftConfig,
+    QualityConfig,
+    RetrainConfig,
+    ScheduleConfig,
+    SloConfig,
+)
+from towline.errors import ConfigError
+
+
+class PipelineConfig(Frozen):
+    """What one pipeline does: logged with each run and copied into each release."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="the model's name")
+    description: str = ""
+    task: Task | None = Field(None, description="default: inferred from the target")
+    seed: int = Field(42, ge=0, lt=2**32)
+    data: DataConfig
+    validation: ValidationConfig = ValidationConfig()
+    split: SplitConfig = SplitConfig()
+    candidates: tuple[Named, ...] = Field(
+        (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
+    )
+    cross_validation: CrossValidationConfig = CrossValidationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    drift: DriftConfig = DriftConfig()
+    quality: QualityConfig = QualityConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    slo: SloConfig = SloConfig()
+    alerts: AlertConfig = AlertConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @field_validator("candidates")
+    @classmethod
+    def _distinct(cls, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        names = [candidate.name for candidate in candidates]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two candidates are called {twice[0]!r}; give one a name of its own")
+        if "baseline" in names:
+            raise ValueError("'baseline' is always a candidate; leave it out")
+        return candidates
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> "PipelineConfig":
+        for role in ("time", "group"):
+            if (column := getattr(self.data, role)) == self.data.target:
+                raise ValueError(f"data.{role} and data.target are both {column!r}")
+        for column in (self.data.target, self.data.time, self.data.group):
+            if column in self.data.drop:
+                raise ValueError(f"column {column!r} is needed and also in data.drop")
+        if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.join_on}:
+            raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
+        if self.split.by == "time" and not self.data.time:
+            raise ValueError("split.by is time but data.time names no column")
+        return self
+
+    def canonical(self) -> str:
+        """One JSON text for configs that make equal models: part of the run key. How it is watched does not count."""
+        trained = self.model_dump(mode="json", exclude=set(WATCH))
+        return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
+    """Reads a pipeline's YAML, with ``key.path=value`` overrides.
+
+    Raises:
+        ConfigError: no such file, bad YAML (with its line), an unknown key (with the nearest known one) or a bad value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a pipeline's YAML file"
+        raise ConfigError("no such config", where=str(path), remedy=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the config: {error}", where=str(path), remedy="give a UTF-8 YAML file"
+        ) from None
+    raw, tree = strict_yaml.parse(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError("the config is not a mapping", where=str(path), remedy="start from configs/bike_demand.yaml")
+    for override in overrides:
+        strict_yaml.override(raw, override)
+    return build_config(raw, str(path), tree)
+
+
+def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None) -> PipelineConfig:
+    """Validates a mapping as a PipelineConfig; errors name the key and, with ``tree``, the line."""
+    try:
+        return PipelineConfig.model_validate(raw)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+    # in a union (data.source) every branch complains; the longest path is the one the user meant
+    lines = []
+    remedy = "run `towline config schema` for every key and its meaning"
+    first = where
+    for error in errors[:10]:
+        keys = [str(part) for part in error["loc"] if part not in ("str", "list[str]", "SqlSource")]
+        line = strict_yaml.line(tree, keys)
+        label = ".".join(keys) or "config"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            known = _known_keys(error["loc"][:-1])
+            message = "unknown key"
+            remedy = suggest(keys[-1], known)
+        lines.append(f"{label}: {message}" + (f" (line {line})" if line else ""))
+        if first == where and line:
+            first = f"{where}:{line}"
+    raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(dict.fromkeys(lines)))
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> set[str]:
+    model: Any = PipelineConfig
+    for part in loc:
+        if part == "SqlSource":
+            model = SqlSource
+        elif isinstance(part, str) and part in getattr(model, "model_fields", {}):
+            annotation = model.model_fields[part].annotation
+            inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+            model = inner[0] if inner else annotation
+    return set(getattr(model, "model_fields", {}))

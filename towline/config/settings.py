@@ -1,0 +1,42 @@
+"""Where things are, from the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from towline.config.record import Frozen, suggest
+from towline.errors import ConfigError
+
+
+class Settings(Frozen):
+    """Where things are. Nothing secret has a default."""
+
+    project: Path
+    store: Path
+    tracking_uri: str
+    ledger_url: str
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
+        """Reads ``TOWLINE_PROJECT``, ``TOWLINE_STORE``, ``TOWLINE_TRACKING_URI`` and ``TOWLINE_LEDGER_URL``.
+
+        The project defaults to the nearest folder upwards that holds ``flows/training.py``, else the working folder.
+
+        Raises:
+            ConfigError: a ``TOWLINE_*`` variable that does not exist.
+        """
+        env = os.environ if environ is None else environ
+        known = {"TOWLINE_PROJECT", "TOWLINE_STORE", "TOWLINE_TRACKING_URI", "TOWLINE_LEDGER_URL"}
+        for name in sorted(env.keys() - {"TOWLINE_API_KEY"}):  # of callers; it says not where anything is
+            if name.startswith("TOWLINE_") and name not in known:
+                raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
+        here = (cwd or Path.cwd()).resolve()
+        found = next((d for d in (here, *here.parents) if (d / "flows" / "training.py").is_file()), here)
+        project = Path(env.get("TOWLINE_PROJECT", found)).resolve()
+        store = (project / env.get("TOWLINE_STORE", "mlruns")).resolve()
+        return cls(
+            project=project,
+            store=store,
+            tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{store}/mlflow.db"),
+            ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{store}/ledger.db"),
+        )

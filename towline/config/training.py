@@ -1,0 +1,174 @@
+"""The parts of a pipeline's config that say what is trained, on what, and what it must reach."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from towline.config.record import Duration, Frozen
+
+Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
+Task = Literal["regression", "binary", "multiclass"]
+Metric = Literal[
+    "accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "log_loss", "brier",
+    "mae", "rmse", "r2", "mape",
+]  # fmt: skip
+Severity = Literal["error", "warn"]
+Keeping = Literal["keep", "drop", "hash", "bucket"]
+
+GREATER_IS_BETTER: Mapping[str, bool] = {
+    "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
+    "log_loss": False, "brier": False, "mae": False, "rmse": False, "r2": True, "mape": False,
+}  # fmt: skip
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "regression": ("mae", "rmse", "r2", "mape"),
+    "binary": ("roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"),
+    "multiclass": ("f1", "precision", "recall", "accuracy", "roc_auc", "log_loss"),
+}
+PRIMARY: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
+
+
+class SqlSource(Frozen):
+    """A query on a database."""
+
+    url: str = Field(description="SQLAlchemy URL; ${NAME} is replaced from the environment")
+    query: str = Field(description="one SELECT")
+
+
+class DataConfig(Frozen):
+    """Where the rows come from and which of their columns count."""
+
+    source: str | list[str] | SqlSource = Field(
+        description="a CSV, CSV.gz or Parquet file, a folder or glob of them, a list of these, or {url, query}"
+    )
+    target: str
+    time: str | None = Field(None, description="when the row happened; makes the split and the folds time-aware")
+    group: str | None = Field(None, description="rows of one group never stand on both sides of a split")
+    drop: tuple[str, ...] = Field((), description="columns never read: leaks, identifiers, personal data")
+    window: Duration | None = Field(None, description="only this much history before the newest row, e.g. 90d")
+    separator: str = Field(",", min_length=1, max_length=1)
+    positive: str | int | bool | None = Field(
+        None, description="the positive class; default: yes/true/1, else the rarer"
+    )
+    columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+
+
+class ColumnRule(Frozen):
+    """What a column must hold."""
+
+    nullable: bool | None = None
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str, ...] | None = None
+    unique: bool = False
+    severity: Severity = "error"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ColumnRule":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Expectation(Frozen):
+    """One Great Expectations expectation, by its own name."""
+
+    type: str = Field(examples=["expect_column_values_to_be_between"])
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    severity: Severity = "error"
+
+
+class ValidationConfig(Frozen):
+    """What the table must satisfy before anything is trained on it."""
+
+    min_rows: int = Field(20, ge=2)
+    columns: dict[str, ColumnRule] = Field(default_factory=dict)
+    unique: tuple[str, ...] = Field((), description="columns that together identify a row")
+    expectations: tuple[Expectation, ...] = ()
+    allow_leaks: tuple[str, ...] = Field((), description="columns that look like a leak and are known not to be one")
+
+
+class SplitConfig(Frozen):
+    holdout: float = Field(0.2, gt=0.0, lt=0.9)
+    by: Literal["auto", "time", "random"] = "auto"
+
+
+class SearchConfig(Frozen):
+    """Hyperparameter search with Optuna."""
+
+    trials: int = Field(20, ge=1)
+    timeout: float | None = Field(None, gt=0, description="seconds")
+    space: dict[str, Any] = Field(
+        default_factory=dict,
+        description="parameter → [low, high] | {low, high, log} | {choices: [...]}; default: the estimator's own",
+    )
+
+
+class Candidate(Frozen):
+    """An estimator to try: a name of ours, or an importable scikit-learn compatible class."""
+
+    estimator: str = Field(examples=["linear", "forest", "boosting", "sklearn.svm.SVR"])
+    name: str = Field("", pattern=r"^[\w-]{1,60}$", description="how it is called in reports; default: the estimator's")
+    params: dict[str, Any] = Field(default_factory=dict)
+    weights: Literal["balanced"] | None = Field(None, description="class weights, classification only")
+    search: SearchConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = {"estimator": value}
+        if isinstance(value, dict) and not value.get("name"):
+            value = {**value, "name": str(value.get("estimator", "")).rpartition(".")[2]}
+        return value
+
+
+Named = Annotated[Candidate, BeforeValidator(lambda given: given, json_schema_input_type=str | Candidate)]
+
+
+class CrossValidationConfig(Frozen):
+    folds: int = Field(5, ge=2, le=50)
+
+
+class EvaluationConfig(Frozen):
+    metric: Metric | None = Field(None, description="decides between candidates; default mae, roc_auc or f1 by task")
+    slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
+    threshold: Metric | Literal["none"] = Field(
+        "f1", description="binary: metric the decision threshold maximises on CV"
+    )
+    resamples: int = Field(200, ge=50, le=5000, description="bootstrap resamples behind each interval")
+
+
+class GateConfig(Frozen):
+    """What a model must reach to serve."""
+
+    max: dict[Metric, float] = Field(default_factory=dict)
+    min: dict[Metric, float] = Field(default_factory=dict)
+    baseline_margin: float = Field(0.0, ge=0, description="relative improvement over the baseline")
+    champion_margin: float = Field(0.02, ge=0, description="relative loss against the champion that is still accepted")
+    slice_margin: float = Field(0.25, ge=0, description="the same for each slice")
+    latency_ms: float = Field(250.0, gt=0, description="median of single-row predictions")
+
+
+class PrivacyConfig(Frozen):
+    """What the prediction log keeps of a request."""
+
+    pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
+    columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
+    join_on: tuple[str, ...] = Field(
+        (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "PrivacyConfig":
+        for column, keeping in self.columns.items():
+            if column in self.pii and keeping == "keep":
+                raise ValueError(f"column {column!r} is pii and also kept: say drop, hash or bucket")
+            if column in self.join_on and keeping not in ("keep", "hash"):
+                raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
+        return self
+
+    def of(self, column: str) -> Keeping:
+        """How a column is logged. A key is hashed, also one that is pii."""
+        default: Keeping = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
+        return self.columns.get(column, default)
