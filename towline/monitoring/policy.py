@@ -146,7 +146,10 @@ def _held(evidence: Evidence, config: RetrainConfig) -> str:
 def _decision(
     evidence: Evidence, action: Action, trigger: Trigger | None, reason: str, moment: dt.datetime | None = None
 ) -> Decision:
-    """A cause is an action on one champion since it serves (and since the last training), or at one moment."""
-    parts = (action, trigger, evidence.champion, evidence.since, evidence.trained, moment)
+    """A cause is an action on one champion since it serves (and since the last training), or at one moment.
+
+    What led to a training is no part of it: two flows that see the same ill at once start one training.
+    """
+    parts = (action, evidence.champion, evidence.since, evidence.trained, moment)
     cause = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     return Decision(action=action, trigger=trigger, reason=reason, cause=cause)

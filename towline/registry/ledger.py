@@ -119,6 +119,35 @@ class Ledger:
             ),
         )
 
+    def decide(self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], cause: str) -> Entry:
+        """Records what the watch decided about the champion; the same cause is recorded once.
+
+        Raises:
+            GateRefused: no version serves.
+        """
+
+        def choose(rows: Sequence[Entry]) -> Entry | Draft:
+            champion = champion_of(rows)
+            if champion is None:
+                raise GateRefused("no version serves", where=model, remedy="towline run CONFIG makes one")
+            known = (row for row in rows if row.event == "decided" and row.run_key == cause)
+            return next(known, None) or Draft(
+                event="decided",
+                version=champion.version,
+                previous=champion.previous,
+                actor=actor,
+                reason=reason,
+                evidence=evidence,
+                run_key=cause,
+                release=champion.release,
+            )
+
+        return self._chain.append(model, choose)
+
+    def decisions(self, model: str) -> list[Entry]:
+        """What the watch decided, oldest first; ``evidence["action"]`` is what."""
+        return [row for row in self._chain.read(model) if row.event == "decided"]
+
     def rollback(self, model: str, actor: str, reason: str) -> Entry:
         """Brings back the champion before the present one.
 
@@ -161,7 +190,7 @@ class Ledger:
 
     def aliases(self, model: str) -> dict[str, int | None]:
         """champion; previous: where a rollback would lead; challenger: the newest version, while it has no verdict."""
-        rows = self._chain.read(model)
+        rows = self._life(model)
         line: list[Entry | None] = [None, None, *_line(rows)]
         newest = max(rows, key=lambda row: (row.version, row.seq), default=None)
         waiting = newest if newest and newest.event == "registered" else None
@@ -169,7 +198,7 @@ class Ledger:
 
     def state(self, model: str, version: int) -> str:
         """champion, previous, passed (has served, or may), rolled back, refused, registered or unknown."""
-        rows = self._chain.read(model)
+        rows = self._life(model)
         served = [row.version for row in _line(rows)]
         if version in served[-2:]:
             return "champion" if version == served[-1] else "previous"
@@ -187,8 +216,8 @@ class Ledger:
         return sorted({row.model for row in self._chain.read()})
 
     def versions(self, model: str) -> list[Entry]:
-        """The last row of each version, by version."""
-        return [row for _, row in sorted({row.version: row for row in self._chain.read(model)}.items())]
+        """The last row of each version, by version; decisions do not count."""
+        return [row for _, row in sorted({row.version: row for row in self._life(model)}.items())]
 
     def entry(self, model: str, version: int) -> Entry | None:
         """The last row of a version."""
@@ -202,6 +231,10 @@ class Ledger:
     def ended(self, model: str) -> set[str]:
         """Keys of the runs that have finished."""
         return {row.run_key for row in self._ends(model)}
+
+    def _life(self, model: str) -> list[Entry]:
+        """Rows that changed what a version is."""
+        return [row for row in self._chain.read(model) if row.event != "decided"]
 
     def _ends(self, model: str) -> list[Entry]:
         return [row for row in self._chain.read(model) if row.event in ("promoted", "refused")]

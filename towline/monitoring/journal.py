@@ -1,0 +1,82 @@
+"""What each round of the watch found, kept as lines of JSON beside the store's models."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from towline import files
+from towline.config import Settings
+from towline.monitoring.evidence import Drift, Quality
+
+Kind = Literal["drift", "quality"]
+Record = TypeVar("Record", Drift, Quality)
+
+FINDINGS = 100  # of a night that are kept beside those that alarm: a table may have a thousand columns
+
+
+class Journal:
+    """``watch/<name>`` of the store: ``drift.jsonl`` and ``quality.jsonl``, ``{"at": …, "record": …}`` a line.
+
+    A window that was looked at twice stands there twice; the last time counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, settings: Settings, model: str) -> "Journal":
+        return cls(settings.store / "watch" / model)
+
+    def add(self, record: Drift | Quality, at: dt.datetime) -> None:
+        """One more line, whole or not at all.
+
+        Raises:
+            Unavailable: the store cannot be written.
+        """
+        if isinstance(record, Drift):
+            alarms = [finding for finding in record.findings if finding.alarm or finding.broken]
+            calm = [finding for finding in record.findings if not (finding.alarm or finding.broken)]
+            record = record.model_copy(update={"findings": (*alarms, *calm[:FINDINGS])})
+        path = self._path("drift" if isinstance(record, Drift) else "quality")
+        line = orjson.dumps({"at": at, "record": record.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
+        with files.disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.locked(path.with_suffix(".lock")), path.open("ab+") as file:
+                if file.tell():  # a killed writer may have left half a line
+                    file.seek(-1, 2)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                file.write(line)
+
+    def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[Drift]:
+        """Windows, oldest first: of one version, and that ended before a moment, where these are given."""
+        return self._records("drift", Drift, version, before)
+
+    def quality(self, version: int | None = None, before: dt.datetime | None = None) -> list[Quality]:
+        """The same of quality."""
+        return self._records("quality", Quality, version, before)
+
+    def _records(
+        self, kind: Kind, record: type[Record], version: int | None, before: dt.datetime | None
+    ) -> list[Record]:
+        found: dict[tuple[int, dt.datetime | None], Record] = {}
+        for raw in self._lines(kind):
+            one = record.model_validate(raw["record"])
+            if version in (None, one.version) and (before is None or (one.end and one.end < before)):
+                found[one.version, one.end] = one
+        return sorted(found.values(), key=lambda one: one.end or dt.datetime.min.replace(tzinfo=dt.UTC))
+
+    def _lines(self, kind: Kind) -> Iterator[dict[str, Any]]:
+        path = self._path(kind)
+        if not path.exists():
+            return
+        for line in path.read_bytes().splitlines():
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+
+    def _path(self, kind: Kind) -> Path:
+        return self.folder / f"{kind}.jsonl"
