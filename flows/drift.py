@@ -9,11 +9,12 @@ from tasks.ending import watched
 from tasks.watch import detect, report_drift
 from towline.config import PipelineConfig, Settings
 from towline.monitoring import rounds
+from towline.monitoring.policy import Round
 
 
 @flow(name="drift", flow_run_name="{config.name}")
 @watched
-def drift_flow(config: PipelineConfig, as_of: datetime | None = None) -> rounds.Round:
+def drift_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
     """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
 
     Args:
@@ -29,5 +30,5 @@ def drift_flow(config: PipelineConfig, as_of: datetime | None = None) -> rounds.
     serving = rounds.champion(settings, config.name, now)
     found = detect(config, settings, serving, now)
     page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "broken") else ""
-    seen = rounds.Round(model=config.name, version=serving.version, at=now, drift=found, report=page)
+    seen = Round(model=config.name, version=serving.version, at=now, drift=found, report=page)
     return react(config, settings, serving, seen)

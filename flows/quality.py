@@ -9,11 +9,12 @@ from tasks.ending import watched
 from tasks.watch import measure
 from towline.config import PipelineConfig, Settings
 from towline.monitoring import rounds
+from towline.monitoring.policy import Round
 
 
 @flow(name="quality", flow_run_name="{config.name}")
 @watched
-def quality_flow(config: PipelineConfig, as_of: datetime | None = None) -> rounds.Round:
+def quality_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 
     Args:
@@ -28,5 +29,5 @@ def quality_flow(config: PipelineConfig, as_of: datetime | None = None) -> round
     settings, now = Settings.from_environment(), rounds.moment(as_of)
     serving = rounds.champion(settings, config.name, now)
     found = measure(config, settings, serving, now)
-    seen = rounds.Round(model=config.name, version=serving.version, at=now, quality=found)
+    seen = Round(model=config.name, version=serving.version, at=now, quality=found)
     return react(config, settings, serving, seen)

@@ -9,12 +9,13 @@ from tasks.ending import watched
 from tasks.watch import begin, decide, deployed, roll_back, tell
 from towline.config import PipelineConfig, Settings
 from towline.monitoring import rounds
+from towline.monitoring.policy import Round
 from towline.registry.ledger import Entry
 
 
 @flow(name="reaction", flow_run_name="{config.name}")
 @watched
-def reaction_flow(config: PipelineConfig, breach: str = "", as_of: datetime | None = None) -> rounds.Round:
+def reaction_flow(config: PipelineConfig, breach: str = "", as_of: datetime | None = None) -> Round:
     """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
 
     Raises:
@@ -23,12 +24,10 @@ def reaction_flow(config: PipelineConfig, breach: str = "", as_of: datetime | No
     """
     settings, now = Settings.from_environment(), rounds.moment(as_of)
     serving = rounds.champion(settings, config.name, now)
-    return react(config, settings, serving, rounds.Round(model=config.name, version=serving.version, at=now), breach)
+    return react(config, settings, serving, Round(model=config.name, version=serving.version, at=now), breach)
 
 
-def react(
-    config: PipelineConfig, settings: Settings, serving: Entry, seen: rounds.Round, breach: str = ""
-) -> rounds.Round:
+def react(config: PipelineConfig, settings: Settings, serving: Entry, seen: Round, breach: str = "") -> Round:
     """Decides and acts within the flow under way. A training is its child, and is started once for a cause."""
     decision = decide(config, settings, serving, seen.at, breach)
     tell(config, settings, seen.drift or seen.quality, decision)

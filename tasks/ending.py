@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from towline.errors import DataRefused
-from towline.monitoring.rounds import Round
+from towline.monitoring.policy import Round
 from towline.outcome import Outcome
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ from towline.cli.run import as_of_option, config_argument, set_option
 
 if TYPE_CHECKING:
     from towline.monitoring.evidence import Drift
-    from towline.monitoring.rounds import Round
+    from towline.monitoring.policy import Round
 
 
 @click.command()

@@ -11,37 +11,20 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from towline.config import Frozen, PipelineConfig, Settings
+from towline.config import PipelineConfig, Settings
 from towline.data import sources
 from towline.data.contract import Contract
 from towline.errors import GateRefused
 from towline.monitoring import labels
-from towline.monitoring.drift import current, detect, table
-from towline.monitoring.estimate import estimate
-from towline.monitoring.evidence import Drift, Quality
+from towline.monitoring.evidence import Drift, Quality, Triage
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.quality import measure
-from towline.monitoring.triage import triage as compare
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 from towline.release.manifest import verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
 
 NIGHT = dt.timedelta(days=1)
 LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
-
-
-class Round(Frozen):
-    """What came of one round: what was seen, and what was decided about it."""
-
-    model: str
-    version: int
-    at: dt.datetime
-    drift: Drift | None = None
-    quality: Quality | None = None
-    decision: Decision | None = None
-    report: str = ""
-    done: str = ""
 
 
 def moment(as_of: dt.datetime | None) -> dt.datetime:
@@ -71,6 +54,8 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         ReleaseError: the champion's release is not what its manifest says.
         Unavailable: the log's folder cannot be written, which its lock needs.
     """
+    from towline.monitoring.drift import current, detect
+
     release = settings.store / serving.release
     verify(release)
     closed = [w.end for w in Journal.of(settings, config.name).drift(serving.version, now) if w.state != "unknown"]
@@ -88,6 +73,8 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         DataError: the table cannot be read.
         ReleaseError: as ``drift``.
     """
+    from towline.monitoring.drift import detect, table
+
     release = settings.store / serving.release
     verify(release)
     return detect(release, table(file, config.data.separator), config.drift)
@@ -100,6 +87,9 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         DataError: a part of the log cannot be read.
         ReleaseError, Unavailable: as ``drift``.
     """
+    from towline.monitoring.estimate import estimate
+    from towline.monitoring.quality import measure
+
     release = settings.store / serving.release
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
@@ -118,6 +108,8 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     Raises:
         DataError: a part of the log cannot be read.
     """
+    from towline.monitoring.triage import triage as compare
+
     if not seen.quality or seen.quality[-1].state != "bad":
         return None
     window = seen.quality[-1]
