@@ -10,6 +10,7 @@ from tasks.watch import begin, decide, deployed, roll_back, tell
 from towline.config import PipelineConfig, Settings
 from towline.monitoring import rounds
 from towline.monitoring.policy import Round
+from towline.outcome import Outcome
 from towline.registry.ledger import Entry
 
 
@@ -39,6 +40,7 @@ def react(config: PipelineConfig, settings: Settings, serving: Entry, seen: Roun
         if deployed(name):
             done = begin(name, config, decision.trigger, decision.cause)
         else:
-            outcome = training_flow(config, trigger=decision.trigger)
+            state = training_flow(config, trigger=decision.trigger, return_state=True)
+            outcome = Outcome.model_validate(state.result())
             done = f"version {outcome.version}, {outcome.event}: {outcome.reason}"
     return seen.model_copy(update={"decision": decision, "done": done})

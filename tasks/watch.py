@@ -110,4 +110,4 @@ def begin(name: str, config: PipelineConfig, trigger: str, cause: str) -> str:
         idempotency_key=cause,
         timeout=0,
     )
-    return f"{run.name} ({name})"
+    return f"{getattr(run, 'name', '')} ({name})"  # in a flow that is not async it is no coroutine
