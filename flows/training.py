@@ -22,7 +22,7 @@ def training_flow(
     config: PipelineConfig,
     as_of: datetime | None = None,
     force: bool = False,
-    trigger: Literal["manual", "schedule", "drift", "quality"] = "manual",
+    trigger: Literal["manual", "schedule", "drift", "quality", "slo"] = "manual",
 ) -> Outcome:
     """Trains, judges and promotes one model; a run that was done before is not done again.
 

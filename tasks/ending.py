@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from towline.errors import DataRefused
+from towline.monitoring.policy import Round
 from towline.outcome import Outcome
 
 P = ParamSpec("P")
@@ -29,5 +30,18 @@ def ends(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
         name = "Unchanged" if outcome.repeated else "Refused" if outcome.event == "refused" else "Completed"
         told = f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
         return Completed(name=name, message=told, data=outcome)
+
+    return named
+
+
+def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
+    """Names the state a round of the watch ends in by what was decided."""
+
+    @functools.wraps(function)
+    def named(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        seen = function(*args, **kwargs)
+        action = seen.decision.action if seen.decision else "nothing"
+        told = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
+        return Completed(name="Completed" if action == "nothing" else action.capitalize(), message=told, data=seen)
 
     return named

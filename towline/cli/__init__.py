@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui, watch
 
     for command in (
         run.run,
@@ -123,6 +123,8 @@ def _register() -> None:
         keys.keys,
         log.log,
         labels.labels,
+        watch.drift,
+        watch.quality,
         loadtest.loadtest,
         config.config,
     ):

@@ -1,16 +1,11 @@
 """towline run and towline validate."""
 
-import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from towline.cli import emit, json_option
-
-if TYPE_CHECKING:
-    from towline.config import Settings
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -41,14 +36,14 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
       towline run configs/bike_demand.yaml
       towline run configs/bike_demand.yaml --as-of 2012-06-30 --set gate.max.mae=50
     """
-    from towline.cli import screen
+    from towline.cli import flows, screen
     from towline.config import Settings, read_config
     from towline.errors import GateRefused
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        outcome = _run_flow(settings, {"config": pipeline, "as_of": as_of, "force": force})
+        outcome = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
     emit(outcome.model_dump(mode="json"), as_json, lambda: screen.summary(outcome, settings))
     if outcome.event == "refused":
         click.get_current_context().exit(GateRefused.exit_code)
@@ -77,35 +72,3 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
 
         validation, page = check(settings, pipeline, as_of)
     emit(validation.model_dump(mode="json"), as_json, lambda: screen.rules(validation, page))
-
-
-def _run_flow(settings: "Settings", parameters: dict[str, Any]) -> Any:
-    """Imports, the second process and the server start side by side: each takes seconds."""
-    import importlib
-    import os
-
-    from towline import sidecar
-    from towline.cli import servers
-    from towline.errors import ConfigError
-
-    os.environ.update(servers.QUIET)
-    if not (settings.project / "flows" / "training.py").is_file():
-        raise ConfigError(
-            "no flows here",
-            where=str(settings.project),
-            remedy="stand in a towline project, or set TOWLINE_PROJECT to one",
-        )
-    sidecar.start(settings.store / "logs" / "towline.log")
-    sidecar.begin(importlib.import_module, "great_expectations")
-    server = None
-    if "PREFECT_API_URL" not in os.environ:
-        server = servers.start(settings, "prefect")
-        os.environ.update(servers.prefect_environment(settings), PREFECT_API_URL=f"{server.url}/api")
-    try:
-        sys.path.insert(0, str(settings.project))
-        flow = importlib.import_module("flows.training").training_flow
-        if server:
-            servers.wait(settings, server)
-        return importlib.import_module("tasks.embedded").run_here(flow, parameters)
-    finally:
-        sidecar.stop()

@@ -49,6 +49,19 @@ class Decision(Frozen):
     cause: str
 
 
+class Round(Frozen):
+    """What came of one round: what was seen, and what was decided about it."""
+
+    model: str
+    version: int
+    at: dt.datetime
+    drift: Drift | None = None
+    quality: Quality | None = None
+    decision: Decision | None = None
+    report: str = ""
+    done: str = ""
+
+
 def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
     """The first that holds, in this order.
 

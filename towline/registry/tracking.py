@@ -162,6 +162,16 @@ def align(settings: Settings, model: str, aliases: Mapping[str, int | None]) -> 
         _align(client, model, aliases)
 
 
+def attach(settings: Settings, run_id: str, file: Path, folder: str) -> None:
+    """Adds a file to a run's artifacts.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings) as client:
+        client.log_artifact(run_id, str(file), folder)
+
+
 def _align(client: "MlflowClient", model: str, aliases: Mapping[str, int | None]) -> None:
     present = {name: int(version) for name, version in client.get_registered_model(model).aliases.items()}
     for name, version in aliases.items():

@@ -37,7 +37,7 @@ def days(*states: QualityState) -> tuple[Quality, ...]:
             due=900,
             end=NOW - dt.timedelta(days=len(states) - at),
             reason=f"quality {state}",
-        )  # fmt: skip
+        )
         for at, state in enumerate(states)
     )
 
@@ -83,7 +83,7 @@ def test_broken_input_blocks_whatever_else_is_seen() -> None:
 
 
 def test_the_previous_champion_comes_back_where_it_does_better() -> None:
-    """One bad window with a triage beyond doubt is enough; without a previous champion or against the config it is not."""
+    """One bad window is enough where the triage is beyond doubt, there is a champion to return to, and it is wanted."""
     seen = known(quality=days("bad"), triage=triage(better=True))
     assert decide(seen, PLAIN).action == "roll back"
     assert decide(seen, RetrainConfig(rollback=False)).action == "warn"

@@ -290,3 +290,19 @@ def test_importing_the_ledger_is_light() -> None:
     code = "import sys, json, towline.registry.ledger; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"sqlalchemy", "pandas", "numpy", "mlflow", "sklearn"} & set(loaded)
+
+
+def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger: Ledger) -> None:
+    """Twenty flows that decide the same leave one row; who serves, and what each version is, stays as it was."""
+    with pytest.raises(GateRefused):
+        ledger.decide("bikes", "watch", "warn: too few", {}, "a")
+    promote(ledger, 1, None)
+    before = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
+    told = {"action": "retrain", "at": "2026-03-01T02:00:00+00:00"}
+    rows = everyone(lambda _: Ledger(ledger._chain._url).decide("bikes", "watch", "retrain: drift", told, "a"))
+    assert len({row.seq for row in rows}) == 1
+    ledger.decide("bikes", "watch", "nothing: all is quiet", {"action": "nothing"}, "b")
+    assert [row.evidence["action"] for row in ledger.decisions("bikes")] == ["retrain", "nothing"]
+    after = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
+    assert after == before
+    ledger.verify()

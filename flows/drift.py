@@ -1,0 +1,34 @@
+"""Drift, nightly: what production saw against what the champion was trained on, and the right reaction."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from flows.reaction import react
+from tasks.ending import watched
+from tasks.watch import detect, report_drift
+from towline.config import PipelineConfig, Settings
+from towline.monitoring import rounds
+from towline.monitoring.policy import Round
+
+
+@flow(name="drift", flow_run_name="{config.name}")
+@watched
+def drift_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
+    """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
+
+    Args:
+        config: of the model.
+        as_of: predictions from then on do not exist for this run; default: now.
+
+    Raises:
+        GateRefused: no version serves yet.
+        DataError: a part of the log cannot be read.
+        Unavailable: a store stayed away through the retries.
+    """
+    settings, now = Settings.from_environment(), rounds.moment(as_of)
+    serving = rounds.champion(settings, config.name, now)
+    found = detect(config, settings, serving, now)
+    page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "broken") else ""
+    seen = Round(model=config.name, version=serving.version, at=now, drift=found, report=page)
+    return react(config, settings, serving, seen)

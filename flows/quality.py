@@ -1,0 +1,33 @@
+"""Quality, daily: predictions whose labels have come, against what the model reached on its holdout."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from flows.reaction import react
+from tasks.ending import watched
+from tasks.watch import measure
+from towline.config import PipelineConfig, Settings
+from towline.monitoring import rounds
+from towline.monitoring.policy import Round
+
+
+@flow(name="quality", flow_run_name="{config.name}")
+@watched
+def quality_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
+    """Measures the champion on the labels that are there, estimates where they are not, and reacts.
+
+    Args:
+        config: of the model.
+        as_of: predictions and labels from then on do not exist for this run; default: now.
+
+    Raises:
+        GateRefused: no version serves yet.
+        DataError: a part of the log cannot be read.
+        Unavailable: a store stayed away through the retries.
+    """
+    settings, now = Settings.from_environment(), rounds.moment(as_of)
+    serving = rounds.champion(settings, config.name, now)
+    found = measure(config, settings, serving, now)
+    seen = Round(model=config.name, version=serving.version, at=now, quality=found)
+    return react(config, settings, serving, seen)

@@ -1,0 +1,46 @@
+"""The reaction to what the watch saw: nothing, a warning, a training, a rollback, or a block."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from flows.training import training_flow
+from tasks.ending import watched
+from tasks.watch import begin, decide, deployed, roll_back, tell
+from towline.config import PipelineConfig, Settings
+from towline.monitoring import rounds
+from towline.monitoring.policy import Round
+from towline.outcome import Outcome
+from towline.registry.ledger import Entry
+
+
+@flow(name="reaction", flow_run_name="{config.name}")
+@watched
+def reaction_flow(config: PipelineConfig, breach: str = "", as_of: datetime | None = None) -> Round:
+    """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
+
+    Raises:
+        GateRefused: no version serves.
+        Unavailable: a store stayed away through the retries.
+    """
+    settings, now = Settings.from_environment(), rounds.moment(as_of)
+    serving = rounds.champion(settings, config.name, now)
+    return react(config, settings, serving, Round(model=config.name, version=serving.version, at=now), breach)
+
+
+def react(config: PipelineConfig, settings: Settings, serving: Entry, seen: Round, breach: str = "") -> Round:
+    """Decides and acts within the flow under way. A training is its child, and is started once for a cause."""
+    decision = decide(config, settings, serving, seen.at, breach)
+    tell(config, settings, seen.drift or seen.quality, decision)
+    done = ""
+    if decision.action == "roll back":
+        done = roll_back(config, settings, serving, decision.reason)
+    elif decision.action == "retrain" and decision.trigger:
+        name = f"training/{config.name}"
+        if deployed(name):
+            done = begin(name, config, decision.trigger, decision.cause)
+        else:
+            state = training_flow(config, trigger=decision.trigger, return_state=True)
+            outcome = Outcome.model_validate(state.result())
+            done = f"version {outcome.version}, {outcome.event}: {outcome.reason}"
+    return seen.model_copy(update={"decision": decision, "done": done})

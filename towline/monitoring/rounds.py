@@ -1,0 +1,204 @@
+"""A round of the watch: which rows are looked at, what is known then, and what was decided.
+
+Windows follow each other without a gap. One that says nothing (too few rows, too few labels) is not closed: the next
+round looks at its rows together with those that came since.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from towline.config import PipelineConfig, Settings
+from towline.data import sources
+from towline.data.contract import Contract
+from towline.errors import GateRefused
+from towline.monitoring import labels
+from towline.monitoring.evidence import Drift, Quality, Triage
+from towline.monitoring.journal import Journal
+from towline.monitoring.policy import Decision, Evidence, decide
+from towline.registry.ledger import Entry, Ledger, actor, champion_of
+from towline.release.manifest import verify
+from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
+
+NIGHT = dt.timedelta(days=1)
+LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
+
+
+def moment(as_of: dt.datetime | None) -> dt.datetime:
+    """The time of a round, in UTC; a time without a zone is UTC."""
+    if as_of is None:
+        return dt.datetime.now(dt.UTC)
+    return as_of.replace(tzinfo=dt.UTC) if as_of.tzinfo is None else as_of.astimezone(dt.UTC)
+
+
+def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
+    """The row that made the champion of that moment so.
+
+    Raises:
+        GateRefused: no version served then.
+    """
+    rows = [row for row in Ledger(settings.ledger_url).history(model) if dt.datetime.fromisoformat(row.time) <= now]
+    found = champion_of(rows[::-1])
+    if found is None:
+        raise GateRefused(f"no version of {model} serves", where=model, remedy="towline run CONFIG makes one")
+    return found
+
+
+def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Drift:
+    """The rows that the champion answered since the last night that said something, against its training rows.
+
+    Raises:
+        ReleaseError: the champion's release is not what its manifest says.
+        Unavailable: the log's folder cannot be written, which its lock needs.
+    """
+    from towline.monitoring.drift import current, detect
+
+    release = settings.store / serving.release
+    verify(release)
+    closed = [w.end for w in Journal.of(settings, config.name).drift(serving.version, now) if w.state != "unknown"]
+    start = _start(closed, serving, now, NIGHT)
+    log = _log(settings, config.name, release)
+    kept = [field.name for field in log.fields if field.kept == "keep"]
+    batches = current(log.predictions, serving.version, start, now, log.fields)
+    return detect(release, batches, config.drift, start=start, end=now, columns=kept)
+
+
+def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> Drift:
+    """The rows of a table against the champion's training rows.
+
+    Raises:
+        DataError: the table cannot be read.
+        ReleaseError: as ``drift``.
+    """
+    from towline.monitoring.drift import detect, table
+
+    release = settings.store / serving.release
+    verify(release)
+    return detect(release, table(file, config.data.separator), config.drift)
+
+
+def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Quality:
+    """The predictions since the last window that said something, as far as their labels are due.
+
+    Raises:
+        DataError: a part of the log cannot be read.
+        ReleaseError, Unavailable: as ``drift``.
+    """
+    from towline.monitoring.estimate import estimate
+    from towline.monitoring.quality import measure
+
+    release = settings.store / serving.release
+    verify(release)
+    journal, due = Journal.of(settings, config.name), now - config.quality.delay
+    past = journal.quality(serving.version, due)
+    start = _start([w.end for w in past if w.state != "unknown"], serving, due, config.quality.window)
+    table = labels.read(_log(settings, config.name, release), start, now)
+    found = measure(table, release, config, start=start, end=due, now=now)
+    nights = journal.drift(serving.version)
+    guess = estimate(table, release, config, nights[-1] if nights else None, past)
+    return found.model_copy(update={"estimate": guess})
+
+
+def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Triage | None:
+    """The champion and the one before it on the labelled rows of the last window, where that is bad.
+
+    Raises:
+        DataError: a part of the log cannot be read.
+    """
+    from towline.monitoring.triage import triage as compare
+
+    if not seen.quality or seen.quality[-1].state != "bad":
+        return None
+    window = seen.quality[-1]
+    try:
+        earlier = Ledger(settings.ledger_url).rollback_target(config.name)
+    except GateRefused:
+        previous = None
+    else:
+        previous = settings.store / earlier.release
+    release = settings.store / serving.release
+    table = labels.read(_log(settings, config.name, release), window.start, window.end)
+    return compare(table, release, previous, config, seen.drift[-1] if seen.drift else None)
+
+
+def evidence(
+    settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime, breach: str = ""
+) -> Evidence:
+    """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
+    journal, ledger = Journal.of(settings, config.name), Ledger(settings.ledger_url)
+    after = now + dt.timedelta(microseconds=1)
+    known = [window for window in journal.drift(serving.version, after) if window.state != "unknown"]
+    measured = [window for window in journal.quality(serving.version, after) if window.state != "unknown"]
+    try:
+        previous: int | None = ledger.rollback_target(config.name).version
+    except GateRefused:
+        previous = None
+    decided = [dt.datetime.fromisoformat(row.evidence["at"]) for row in ledger.decisions(config.name)
+               if row.evidence.get("action") == "retrain"]  # fmt: skip
+    return Evidence(
+        now=now,
+        champion=serving.version,
+        since=dt.datetime.fromisoformat(serving.time),
+        previous=previous,
+        drift=tuple(known[-config.retrain.of :]),
+        quality=tuple(measured[-config.retrain.of :]),
+        trained=max((at for at in decided if at < now), default=None),
+        breach=breach,
+        on_breach=config.slo.on_breach,
+    )
+
+
+def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Decision:
+    """Decides, and writes the decision with its evidence into the ledger; once for a cause.
+
+    Before a training is decided its new rows are counted, which reads the source.
+
+    Raises:
+        DataError, Unavailable: the source cannot be read.
+    """
+    decision = decide(seen, config.retrain)
+    if decision.action == "retrain" and seen.new_rows is None:
+        seen = seen.model_copy(update={"new_rows": new_rows(settings, config, serving, seen.now)})
+        decision = decide(seen, config.retrain)
+    facts = {
+        "action": decision.action,
+        "trigger": decision.trigger,
+        "at": seen.now.isoformat(),
+        "drift": [window.model_dump(mode="json", exclude={"findings"}) for window in seen.drift],
+        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].findings if f.alarm][:20] if seen.drift else [],
+        "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in seen.quality],
+        "triage": seen.triage.model_dump(mode="json") if seen.triage else None,
+        "new_rows": seen.new_rows,
+        "breach": seen.breach,
+    }
+    told = f"{decision.action}: {decision.reason}"
+    Ledger(settings.ledger_url).decide(config.name, actor(), told, facts, decision.cause)
+    return decision
+
+
+def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
+    """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
+    trained = verify(settings.store / serving.release).dataset
+    dataset = sources.load(config.data, settings.project, settings.store, now.replace(tzinfo=None))
+    if dataset.digest == trained["digest"]:
+        return 0
+    if not (config.data.time and trained["end"]):
+        return max(0, dataset.rows - int(trained["rows"]))
+    times = pq.read_table(settings.store / dataset.path, columns=[config.data.time])[config.data.time].to_pandas()
+    return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
+
+
+def _start(closed: Sequence[dt.datetime | None], serving: Entry, end: dt.datetime, length: dt.timedelta) -> dt.datetime:
+    """The end of the last closed window, or the champion's first moment; not longer ago than 30 windows."""
+    last = [one for one in closed if one is not None]
+    return max(last[-1] if last else dt.datetime.fromisoformat(serving.time), end - LONGEST * length)
+
+
+def _log(settings: Settings, model: str, release: Path) -> labels.Log:
+    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    predictions = settings.store / "predictions" / model
+    policy = read_policy(release, contract, HashKeys(predictions / HASH_KEYS))
+    return labels.Log(predictions, settings.store / "labels" / model, policy.fields)
