@@ -9,7 +9,8 @@ estimated from what came before it.
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 from towline import files
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.contract import Column, Contract
+from towline.data.splits import Parts
 from towline.data.workspace import Workspace
 from towline.training import stored
 from towline.training.bootstrap import interval, resample
@@ -37,8 +39,8 @@ _PAST = 3  # parts that are estimated from what came before them
 _TRIED = 3_000  # rows of each
 _DRAWS = 100
 _CELLS = 100_000  # rows x classes of an estimate; beyond, evenly spaced rows are taken
-_ENOUGH, _EACH = 500, 25  # rows, and of each class, that a calibration asks for; it then leaves older ones out
-_ISOTONIC, _KNOTS = 1_000, 60
+_ENOUGH, _EACH = 1_000, 50  # rows, and of each class, that a calibration asks for; it then leaves older ones out
+_BIN, _KNOTS = 200, 40  # rows of a bin; knots of a curve
 _SMALL = {"max_iter": 30, "max_leaf_nodes": 7, "min_samples_leaf": 20}
 
 
@@ -141,7 +143,9 @@ def _learn(
     if (rows := sum(len(part.truth) for part in parts)) < _LEAST:
         return Basis(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
     with ThreadpoolController().limit(limits=1):
-        learner = _learn_losses if contract.task == "regression" else _learn_curves
+        by_time = Parts.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
+        curves: Callable[..., tuple[Basis, Any]] = partial(_learn_curves, ages=by_time)
+        learner = _learn_losses if contract.task == "regression" else curves
         missed = []
         for at in range(max(1, len(parts) - _PAST), len(parts)):
             before, model = learner(parts[:at], contract, metric, config.seed)
@@ -152,9 +156,9 @@ def _learn(
             true = float(resample(part.truth, part.predictions, contract, metric, once)[0])
             if guess.value is not None and guess.low is not None and guess.high is not None and math.isfinite(true):
                 sampling = (guess.high - guess.low) / 2 / 1.96
-                missed.append((max(0.0, (true - guess.value) ** 2 - sampling**2), before.noise))
+                missed.append(((true - guess.value) ** 2 - sampling**2, before.noise))
         basis, model = learner(parts, contract, metric, config.seed)
-    error = math.sqrt(float(np.mean([miss for miss, _ in missed]))) if missed else None
+    error = math.sqrt(max(0.0, float(np.mean([miss for miss, _ in missed])))) if missed else None
     return basis.model_copy(update={"error": error, "noise": missed[-1][1] if missed else 0.0}), model
 
 
@@ -172,7 +176,8 @@ def estimate(
         seed: draws the labels behind a classifier's interval.
 
     Returns:
-        The interval holds what chance does to so many rows, and what estimates missed by on the model's own past.
+        The interval holds what chance does to so many rows, what it did to those that were learnt from, and what
+        estimates missed by on the model's own past.
     """
     n = len(predictions.labels)
     if n == 0 or basis.why_not:
@@ -187,7 +192,8 @@ def estimate(
         chance = Interval(value=value, low=value - spread, high=value + spread)
     else:
         chance = _of_labels(basis, predictions, contract, seed)
-    return _widened(chance, 1.96 * (basis.error or 0.0), contract.task)
+    learnt = math.sqrt(1 + n / max(1, basis.rows))  # they were as few as they were
+    return _widened(chance, learnt, 1.96 * (basis.error or 0.0), contract.task)
 
 
 def _of_labels(basis: Basis, predictions: Predictions, contract: Contract, seed: int) -> Interval:
@@ -253,9 +259,11 @@ def _joined(parts: Sequence[_Part]) -> _Part:
     )
 
 
-def _learn_curves(parts: Sequence[_Part], contract: Contract, metric: Metric, _: int) -> tuple[Basis, None]:
-    """From the newest part, and older ones only as far as that is too small: old folds had weaker models."""
-    count = 1
+def _learn_curves(
+    parts: Sequence[_Part], contract: Contract, metric: Metric, _: int, *, ages: bool
+) -> tuple[Basis, None]:
+    """From all parts; where what they say ages, from the newest, and older ones only as far as that is too small."""
+    count = 1 if ages else len(parts)
     while count < len(parts) and not _enough(parts[-count:]):
         count += 1
     joined = _joined(parts[-count:])
@@ -272,23 +280,28 @@ def _enough(parts: Sequence[_Part]) -> bool:
 
 
 def _curve(given: np.ndarray, true: np.ndarray) -> Curve:
-    """Isotonic where there are rows enough, else Platt's sigmoid (Niculescu-Mizil & Caruana, 2005)."""
+    """Isotonic over means of bins where there are rows enough, else Platt's sigmoid (Niculescu-Mizil & Caruana, 2005).
+
+    Isotonic over single rows bends after their labels, and so makes any model look better than it is.
+    """
     from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
 
     rate, rarer = float(true.mean()), int(min(true.sum(), (~true).sum()))
-    if rarer >= _ISOTONIC // 10 and len(true) >= _ISOTONIC:
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(given, true.astype(np.float64))
-        knots = _thinned(len(fitted.X_thresholds_), _KNOTS)
-        return Curve(given=fitted.X_thresholds_[knots].tolist(), true=fitted.y_thresholds_[knots].tolist())
+    if rarer >= _ENOUGH // 10 and len(true) >= _ENOUGH:
+        bins = np.array_split(np.argsort(given, kind="stable"), min(_KNOTS, len(given) // _BIN))
+        means, rates = (np.array([values[rows].mean() for rows in bins]) for values in (given, true))
+        sizes = np.array([len(rows) for rows in bins])
+        rising = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means, rates, sample_weight=sizes)
+        return Curve(given=rising.X_thresholds_.tolist(), true=rising.y_thresholds_.tolist())
     flat = Curve(given=(0.0, 1.0), true=(rate, rate))
     if rarer == 0:
         return flat
-    fitted = LogisticRegression(C=1e6).fit(_logit(given), true)
-    if fitted.coef_[0, 0] <= 0:
+    sigmoid = LogisticRegression(C=1e6).fit(_logit(given), true)
+    if sigmoid.coef_[0, 0] <= 0:
         return flat
     knots = 1 / (1 + np.exp(-np.linspace(-10, 10, _KNOTS)))
-    return Curve(given=knots.tolist(), true=fitted.predict_proba(_logit(knots))[:, 1].tolist())
+    return Curve(given=knots.tolist(), true=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
 
 
 def _logit(chances: np.ndarray) -> np.ndarray:
@@ -349,11 +362,11 @@ def _with_answers(features: pd.DataFrame, predictions: Predictions, contract: Co
     return features.assign(**{contract.target: predictions.labels.astype(np.float64)})
 
 
-def _widened(chance: Interval, more: float, task: Task) -> Interval:
+def _widened(chance: Interval, times: float, more: float, task: Task) -> Interval:
     if chance.value is None or chance.low is None or chance.high is None:
         return chance
-    low = chance.value - math.hypot(chance.value - chance.low, more)
-    high = chance.value + math.hypot(chance.high - chance.value, more)
+    low = chance.value - math.hypot(times * (chance.value - chance.low), more)
+    high = chance.value + math.hypot(times * (chance.high - chance.value), more)
     return Interval(value=chance.value, low=max(0.0, low) if task == "regression" else low, high=high)
 
 
