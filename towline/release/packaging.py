@@ -16,10 +16,9 @@ from threadpoolctl import ThreadpoolController
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings, SqlSource
 from towline.data.contract import Contract
-from towline.data.profile import profile
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
-from towline.release import card
+from towline.release import card, reference
 from towline.release.certificate import Certificate, certify
 from towline.release.manifest import MANIFEST, Manifest, describe, verify
 from towline.release.plan_file import PLAN
@@ -178,7 +177,7 @@ def _write(
     }
     contents: dict[str, str | bytes] = {
         "contract.json": contract.model_dump_json(indent=1),
-        "profile.json": json.dumps(profile(work.part("train")[0], contract), ensure_ascii=False),
+        **reference.of(work, config),
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),
