@@ -59,7 +59,8 @@ class Objective(Frozen):
         good: share that was, over the period; None where nothing happened.
         total, bad: requests, looks or windows of the period.
         shown: how it is now, in words: of the last hour, or of the last window.
-        budget: share that is left; negative where more went wrong than was allowed.
+        budget: share that is left of the period's; negative where more went wrong than was allowed. As long as less
+            than a period was watched, what was seen stands for what is to come.
         burns: by window, the shortest first; none for metric, which is looked at once a day.
         severity: of a breach.
     """
@@ -194,7 +195,8 @@ def _objective(ask: _Ask, history: Sequence[Total], config: SloConfig, now: dt.d
     counts = {window: count(now - length, now) for window, length in WINDOWS.items()}
     rates = {window: found.bad / found.total / allowed if found.total > 0 else None for window, found in counts.items()}
     good = 1 - whole.bad / whole.total if whole.total > 0 else None
-    budget = None if good is None else 1 - (1 - good) / allowed
+    watched = min(1.0, (now - history[0].at) / config.period)
+    budget = None if good is None else 1 - (1 - good) / allowed * watched
     hour = counts["1h"]
     one = one.model_copy(
         update={

@@ -71,7 +71,7 @@ def test_burn_rates_and_the_budget() -> None:
     assert found.burn("6h") == pytest.approx(10 / 3)
     assert found.burn("3d") == pytest.approx(10 * 2 / 72)
     assert (found.total, found.bad) == (pytest.approx(432_000), pytest.approx(120))
-    assert found.budget == pytest.approx(1 - 120 / 432)
+    assert found.budget == pytest.approx(1 - 120 / 4320)  # of the requests of thirty such days
     assert (found.state, found.shown) == ("met", "99 %")
 
 
@@ -97,11 +97,22 @@ def test_trouble_that_is_over_wakes_nobody() -> None:
 
 def test_a_budget_that_is_gone_is_told_without_a_breach() -> None:
     """Spent a day ago, quiet since: known, and no reason to act."""
-    found = one(minutely(lambda ago: (100, 20 if 2000 <= ago < 2060 else 0), 4000))
+    found = one(minutely(lambda ago: (100, 100 if 2000 <= ago < 2060 else 0), 4000))
     assert found.budget is not None
     assert found.budget < 0
     assert found.state == "spent"
     assert breach([found]) == ""
+
+
+def test_the_first_failures_do_not_spend_the_month() -> None:
+    """Three minutes away are 7 % of the 43 that 99.9 % of thirty days allow, however short the watch is."""
+    found = one(
+        [*minutely(lambda _: (100, 0), 7), *(away(NOW + at * MINUTE) for at in (1, 2, 3))],
+        "answering",
+        NOW + 3 * MINUTE,
+    )
+    assert found.budget == pytest.approx(1 - 3 / 43.2)
+    assert "93 % of the budget is left" in found.reason
 
 
 def test_a_restart_begins_counters_again_and_loses_nothing_that_was_seen() -> None:
