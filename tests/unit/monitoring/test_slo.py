@@ -2,7 +2,10 @@
 
 import datetime as dt
 import json
+import threading
+import urllib.request
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -453,8 +456,6 @@ def settled(url: str, requests: int) -> Sample:
 
 
 def post(url: str, document: object) -> int:
-    import urllib.request
-
     request = urllib.request.Request(
         f"{url}/predict", json.dumps(document).encode(), {"content-type": "application/json"}
     )
@@ -485,6 +486,40 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         scrape(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [(503, "/metrics answers 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
+)
+def test_what_answers_otherwise(status: int, why: str | None) -> None:
+    """Overload is an absence; a redirect is followed by nobody, least of all with the key."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["authorization"]))
+            self.send_response(status)
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        if why is None:
+            with pytest.raises(ConfigError):
+                scrape(url, "key")
+        else:
+            found = scrape(url, "key")
+            assert (found.up, found.why, found.counts) == (False, why, None)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked == [("/metrics", "Bearer key")]
 
 
 @pytest.mark.parametrize("text", ["", "hello", "node_cpu_seconds_total 5\n", "<html>{", "towline_x{le=} 1"])
