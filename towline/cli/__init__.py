@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui, watch
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, slo, ui, watch
 
     for command in (
         run.run,
@@ -125,6 +125,7 @@ def _register() -> None:
         labels.labels,
         watch.drift,
         watch.quality,
+        slo.slo,
         loadtest.loadtest,
         config.config,
     ):
