@@ -51,6 +51,23 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
             raise
 
 
+def append(path: Path, line: bytes) -> None:
+    """One more line of a file, which begins on a line of its own though a killed writer may have left half a one.
+
+    The caller holds a lock where there are several writers.
+
+    Raises:
+        Unavailable: the disk is full or the folder cannot be written.
+    """
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
+
+
 def sync(folder: Path) -> None:
     """Makes a rename in a folder outlast a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -154,11 +154,13 @@ def show(version: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--limit", default=20, show_default=True, help="How many rows at most.")
+@click.option("--all", "everything", is_flag=True, help="Also decisions to do nothing.")
 @json_option
-def history(name: str | None, limit: int, as_json: bool) -> None:
+def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:
     """Who served, when and why.
 
-    The ledger, newest first, after its hash chain is checked.
+    The ledger, newest first, after its hash chain is checked: versions registered, promoted, refused and rolled back,
+    and what the watch decided.
 
     \b
     Examples:
@@ -167,7 +169,8 @@ def history(name: str | None, limit: int, as_json: bool) -> None:
     """
     _, ledger = _ledger()
     ledger.verify()
-    rows = ledger.history(_known(ledger, name) if name else None, limit)
+    rows = ledger.history(_known(ledger, name) if name else None)
+    rows = [row for row in rows if everything or row.evidence.get("action") != "nothing"][:limit]
 
     def text() -> str:
         from towline.cli.screen import moment, table

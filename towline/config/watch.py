@@ -1,8 +1,11 @@
 """The parts of a pipeline's config that say how a model in production is watched, and what is done when it slips."""
 
 import datetime as dt
+import ipaddress
+import re
 import zoneinfo
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,12 +65,67 @@ class SloConfig(Frozen):
     period: Duration = Field(dt.timedelta(days=30), description="over which the budget is counted")
     on_breach: Literal["alert", "rollback", "retrain"] = "alert"
 
+    @field_validator("period")
+    @classmethod
+    def _long_enough(cls, period: dt.timedelta) -> dt.timedelta:
+        if period < dt.timedelta(days=3):
+            raise ValueError("a budget is counted over 3d at least: the longest window that is looked at for burning")
+        return period
+
 
 class AlertConfig(Frozen):
     """Who is told. The log always is."""
 
     webhook: str | None = Field(None, description="gets a JSON POST; ${NAME} is replaced from the environment")
     hosts: tuple[str, ...] = Field((), description="hosts a webhook may go to, and no other")
+
+    @field_validator("hosts")
+    @classmethod
+    def _plain(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:]+", host):
+                raise ValueError(f"not a host: {host!r}; write e.g. hooks.example.com, without https:// and path")
+        return tuple(host.lower() for host in hosts)
+
+    @model_validator(mode="after")
+    def _allowed(self) -> "AlertConfig":
+        if self.webhook is None:
+            return self
+        if not self.hosts:
+            raise ValueError("a webhook goes only to hosts that are listed; add hosts: [hooks.example.com]")
+        begin, _ = _halves(self.webhook)
+        if "${" not in begin:  # else it is known only when it is used
+            self.check(self.webhook)
+        return self
+
+    def check(self, url: str) -> None:
+        """Whether a webhook may go there.
+
+        Raises:
+            ValueError: it may not; the message holds nothing of the address but what the config itself lists.
+        """
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            raise ValueError("the webhook is not an address") from None
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("the webhook is not an https:// address")
+        if "@" in parts.netloc:
+            raise ValueError("the webhook names a user; put what is secret into its path, as ${NAME}")
+        if host not in self.hosts:
+            listed = ", ".join(self.hosts)
+            raise ValueError(f"the webhook's host is not one of alerts.hosts ({listed}); add it there if it is meant")
+        if parts.scheme == "http" and not _loopback(host):
+            raise ValueError("the webhook would travel unencrypted; write https://")
+
+    def masked(self) -> "AlertConfig":
+        """What may be shown and stored: without what is literal in the webhook's path, which may be a secret."""
+        if self.webhook is None:
+            return self
+        begin, path = _halves(self.webhook)
+        hidden = "".join(part if part.startswith("${") else "***" for part in re.split(r"(\$\{\w+\})", path) if part)
+        return self.model_copy(update={"webhook": begin + hidden})
 
 
 class ScheduleConfig(Frozen):
@@ -86,3 +144,18 @@ class ScheduleConfig(Frozen):
         except (zoneinfo.ZoneInfoNotFoundError, ValueError):
             raise ValueError(f"no time zone {name!r}; write e.g. Europe/Berlin") from None
         return name
+
+
+def _halves(url: str) -> tuple[str, str]:
+    """Scheme and host, and all that follows; the first is the whole where it is a ``${NAME}``."""
+    found = re.match(r"(\$\{\w+\}|[A-Za-z]+://[^/?#]*)(.*)", url, re.DOTALL)
+    return (found[1], found[2]) if found else ("", url)
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

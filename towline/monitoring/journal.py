@@ -42,13 +42,8 @@ class Journal:
             record = record.model_copy(update={"findings": (*alarms, *calm[:FINDINGS])})
         path = self._path("drift" if isinstance(record, Drift) else "quality")
         line = orjson.dumps({"at": at, "record": record.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
-        with files.disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with files.locked(path.with_suffix(".lock")), path.open("ab+") as file:
-                if file.tell():  # a killed writer may have left half a line
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                file.write(line)
+        with files.locked(path.with_suffix(".lock")):
+            files.append(path, line)
 
     def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[Drift]:
         """Windows, oldest first: of one version, and that ended before a moment, where these are given."""

@@ -263,7 +263,7 @@ def _label_type(contract: Contract) -> str:
 
 
 def _config(config: PipelineConfig) -> dict[str, Any]:
-    settings = config.model_dump(mode="json")
+    settings = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
     if isinstance(config.data.source, SqlSource):
         settings["data"]["source"]["url"] = masked(config.data.source.url)
     return settings

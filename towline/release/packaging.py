@@ -240,8 +240,8 @@ def _compiled(
 
 
 def _config(config: PipelineConfig) -> str:
-    """The resolved config as YAML; a password written into a database's URL is masked, a ``${NAME}`` stays."""
-    resolved = config.model_dump(mode="json")
+    """The resolved config as YAML; a secret written into a URL is masked, a ``${NAME}`` stays."""
+    resolved = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
     if isinstance(config.data.source, SqlSource):
         resolved["data"]["source"]["url"] = re.sub(r"(://[^:/@]*:)(?!\$\{).*@", r"\1***@", config.data.source.url)
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)

@@ -91,6 +91,10 @@ class Metrics:
         self._refused = counter("releases_refused", "Releases that were to serve and failed a check.", "worker")
         self._cpu_seconds = counter("process_cpu_seconds", "CPU time of a worker.", "worker")
         self._memory = gauge("process_resident_memory_bytes", "Memory of a worker.", "worker")
+        Gauge(
+            "towline_start_time_seconds", "When the service started, since 1970.", registry=self.registry,
+            multiprocess_mode="min",
+        ).set(time.time())  # fmt: skip
         self._model = gauge("model_version", "The version that a worker serves.", "name", "worker")
 
     def finished(self, route: str, status: int, version: str, seconds: float) -> None:
