@@ -28,16 +28,23 @@ class Reference(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def of(work: Workspace, config: PipelineConfig) -> dict[str, str | bytes]:
-    """The files that hold it, by name. Answers are those to the holdout: to training rows they are too sure."""
+def of(work: Workspace, config: PipelineConfig, learnt: pd.DataFrame) -> dict[str, str | bytes]:
+    """The files that hold it, by name.
+
+    Args:
+        work: the run's folder.
+        config: names the columns of time and group.
+        learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
+            learnt from they are too sure.
+    """
     contract = work.contract()
-    features, _, rows = work.part("train")
+    features = contract.features(learnt)
     held = work.part("holdout")[2]
     table = answers(saved_predictions(work)[1], contract)
     inputs = profile(features, contract)
     told = described(table, kinds(contract))
     parts = {}
-    for name, frame, facts, raw in (("inputs", features, inputs, rows), ("answers", table, told, held)):
+    for name, frame, facts, raw in (("inputs", features, inputs, learnt), ("answers", table, told, held)):
         data = config.data
         times, groups = (raw[column] if column else None for column in (data.time, data.group))
         kind, unit = blocks.units(times, groups, len(facts["columns"]))
