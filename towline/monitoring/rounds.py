@@ -20,6 +20,8 @@ from towline.monitoring.drift import current, detect, table
 from towline.monitoring.evidence import Drift, Quality, Triage
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision, Evidence, decide
+from towline.monitoring.quality import measure
+from towline.monitoring.triage import triage as compare
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 from towline.release.manifest import verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
@@ -86,19 +88,13 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         DataError: a part of the log cannot be read.
         ReleaseError, Unavailable: as ``drift``.
     """
-    from towline.monitoring.estimate import estimate
-    from towline.monitoring.quality import measure
-
     release = settings.store / serving.release
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
     start = _start([w.end for w in past if w.state != "unknown"], serving, due, config.quality.window)
     table = labels.read(_log(settings, config.name, release), start, now)
-    found = measure(table, release, config, start=start, end=due, now=now)
-    nights = journal.drift(serving.version)
-    guess = estimate(table, release, config, nights[-1] if nights else None, past)
-    return found.model_copy(update={"estimate": guess})
+    return measure(table, release, config, start=start, end=due, now=now)
 
 
 def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Triage | None:
@@ -107,8 +103,6 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     Raises:
         DataError: a part of the log cannot be read.
     """
-    from towline.monitoring.triage import triage as compare
-
     if not seen.quality or seen.quality[-1].state != "bad":
         return None
     window = seen.quality[-1]
