@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from tasks import patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
-from towline.monitoring import rounds
+from towline.monitoring import rounds, schedule
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
@@ -93,7 +93,9 @@ def tell(config: PipelineConfig, settings: Settings, found: Drift | Quality | No
 
 
 def deployed(name: str) -> bool:
-    """Whether Prefect knows a deployment ``flow/name``."""
+    """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` is there to run it."""
+    if schedule.running(Settings.from_environment()) is None:
+        return False
     with get_client(sync_client=True) as client:
         try:
             client.read_deployment_by_name(name)

@@ -107,12 +107,13 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui, watch
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui, up, watch
 
     for command in (
         run.run,
         run.validate,
         ui.ui,
+        up.up,
         models.models,
         models.show,
         models.history,
