@@ -21,7 +21,7 @@ from flows.training import training_flow
 from tasks import scheduling
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
-from towline.monitoring.schedule import TAG
+from towline.monitoring.running import TAG
 from towline.registry.ledger import Ledger
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost

@@ -185,8 +185,9 @@ def _last(client: SyncPrefectClient, number: UUID) -> FlowRun | None:
 
 
 def _slot(run: FlowRun) -> dt.datetime:
-    found = run.expected_start_time or run.next_scheduled_start_time or dt.datetime.now(dt.UTC)
-    return dt.datetime.fromtimestamp(found.timestamp(), dt.UTC)
+    """When its time came: the slot itself where it waits for its turn, or a moment that was asked for since."""
+    times = [time.timestamp() for time in (run.expected_start_time, run.next_scheduled_start_time) if time]
+    return dt.datetime.fromtimestamp(min(times), dt.UTC) if times else dt.datetime.now(dt.UTC)
 
 
 def _ours(run: FlowRun) -> bool:

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast, get_args
 
-from towline.cli import servers
+from towline.cli import pulse, servers
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError, TowlineError
-from towline.monitoring import schedule
-from towline.monitoring.schedule import Part, Up
+from towline.monitoring import running
+from towline.monitoring.running import Part, Up
 from towline.processes import born, lives
 
 SCHEDULES = "schedules"
@@ -81,7 +81,7 @@ class _Child:
 
     def part(self) -> Part:
         pid = self.process.pid if self.process else 0
-        state: schedule.State = "runs" if pid else "restarts" if self.wanted else "waits"
+        state: running.State = "runs" if pid else "restarts" if self.wanted else "waits"
         return Part(
             name=self.name,
             state=state,
@@ -113,7 +113,9 @@ class Supervisor:
         tell: Callable[[str], None],
     ) -> None:
         self._settings, self._paths, self._tell = settings, paths, tell
-        self._names = [config.name for config in configs]
+        self._configs = {config.name: config for config in configs}
+        self._looked: dict[str, float] = {}
+        self._said: dict[str, str] = {}
         self._foreign = os.environ.get("PREFECT_API_URL", "")
         self._kinds: list[servers.Kind] = [
             kind for kind in get_args(servers.Kind) if not (kind == "prefect" and self._foreign)
@@ -137,7 +139,7 @@ class Supervisor:
             born=born(os.getpid()),
             since=datetime.now(UTC).replace(microsecond=0),
             configs=tuple(str(path.resolve()) for path in paths),
-            models=tuple(self._names),
+            models=tuple(self._configs),
         )
         self._stamps = self._stamp()
 
@@ -159,6 +161,7 @@ class Supervisor:
                 time.sleep(_LOOK)
                 self._serve_pages()
                 self._look()
+                self._pulse()
                 self._read_again()
         except _Told:
             self._tell("ending …")
@@ -169,11 +172,11 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Ends what a ``towline up`` that was killed has left, and takes over the servers that it started."""
-        before = schedule.left(self._settings)
+        before = running.left(self._settings)
         if before is not None:
             self._up = self._up.model_copy(update={"owned": before.owned})
             _await_end([(part.pid, part.born) for part in before.parts])
-        schedule.write(self._settings, self._up)
+        running.write(self._settings, self._up)
         for child in self._services.values():
             _free(int(child.url.rpartition(":")[2]))
 
@@ -185,7 +188,7 @@ class Supervisor:
         if not first:
             self._tell(f"{', '.join(missing)}: ended; started again")
         owned = tuple(dict.fromkeys((*self._up.owned, *missing)))
-        schedule.write(self._settings, self._up.model_copy(update={"owned": owned}))
+        running.write(self._settings, self._up.model_copy(update={"owned": owned}))
         pages = {}
         for kind in self._kinds:
             server = servers.start(self._settings, kind)
@@ -222,7 +225,22 @@ class Supervisor:
         parts = tuple(child.part() for child in (self._scheduler, *self._services.values()))
         if parts != self._up.parts:
             self._up = self._up.model_copy(update={"parts": parts})
-            schedule.write(self._settings, self._up)
+            running.write(self._settings, self._up)
+
+    def _pulse(self) -> None:
+        """Once a minute looks whether each service that has begun keeps what is promised."""
+        for name, child in self._services.items():
+            now = time.monotonic()
+            if not child.wanted or now < self._looked.setdefault(name, now) + pulse.EVERY:
+                continue
+            self._looked[name] = now
+            try:
+                said = pulse.look(self._settings, self._configs[name], child.url, self._up.api)
+            except TowlineError as error:
+                said = f"not looked at: {error}"
+            if said != self._said.get(name, ""):
+                self._tell(f"{name}: {said or 'what is promised is kept'}")
+            self._said[name] = said
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(self._settings.project), os.environ.get("PYTHONPATH", ""))))
@@ -236,13 +254,14 @@ class Supervisor:
             return
         self._stamps = stamps
         try:
-            names = [read_config(path).name for path in self._paths]
+            configs = {config.name: config for config in map(read_config, self._paths)}
         except ConfigError as error:
             self._tell(f"the configs go on as they were: {error}")
             return
-        if names != self._names:
+        if list(configs) != list(self._configs):
             self._tell("the configs go on as they were: a model has another name; start `towline up` again for that")
             return
+        self._configs = configs
         if self._scheduler.process is not None:
             self._scheduler.process.send_signal(signal.SIGHUP)
         self._tell("the configs have changed; runs from now on go by them")
@@ -274,7 +293,7 @@ class Supervisor:
                 process.kill()
                 process.wait()
         servers.stop(self._settings, [kind for kind in self._kinds if kind in self._up.owned])
-        schedule.path(self._settings).unlink(missing_ok=True)
+        running.path(self._settings).unlink(missing_ok=True)
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -14,7 +14,7 @@ from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
-    from towline.monitoring.schedule import Up
+    from towline.monitoring.running import Up
 
 _UNIT = """\
 [Unit]
@@ -65,7 +65,7 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     from towline import files
     from towline.cli.supervision import Supervisor
     from towline.config import Settings
-    from towline.monitoring import schedule
+    from towline.monitoring import running
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
@@ -82,9 +82,9 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
             click.launch(state.pages.get("status") or next(iter(state.pages.values())))
 
     click.echo("starting …", err=True)
-    with files.locked(schedule.path(settings).with_suffix(".lock"), wait=False) as got:
+    with files.locked(running.path(settings).with_suffix(".lock"), wait=False) as got:
         if not got:
-            other = schedule.running(settings)
+            other = running.find(settings)
             since = f", process {other.pid}, since {other.since:%Y-%m-%d %H:%M} UTC" if other else ""
             raise ConfigError(
                 f"towline up runs already on this store{since}",

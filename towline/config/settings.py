@@ -49,3 +49,8 @@ class Settings(Frozen):
             "TOWLINE_TRACKING_URI": self.tracking_uri,
             "TOWLINE_LEDGER_URL": self.ledger_url,
         }
+
+    @property
+    def evidently(self) -> Path:
+        """Evidently's workspace: the nights of every model."""
+        return self.store / "evidently"

@@ -16,6 +16,7 @@ from towline.data import sources
 from towline.data.contract import Contract
 from towline.errors import GateRefused
 from towline.monitoring import labels
+from towline.monitoring.drift import current, detect, table
 from towline.monitoring.evidence import Drift, Quality, Triage
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision, Evidence, decide
@@ -54,15 +55,15 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         ReleaseError: the champion's release is not what its manifest says.
         Unavailable: the log's folder cannot be written, which its lock needs.
     """
-    from towline.monitoring.drift import current, detect
-
     release = settings.store / serving.release
     verify(release)
     closed = [w.end for w in Journal.of(settings, config.name).drift(serving.version, now) if w.state != "unknown"]
     start = _start(closed, serving, now, NIGHT)
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
-    batches = current(log.predictions, serving.version, start, now, log.fields)
+    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    positive = contract.classes.index(contract.positive) if contract.task == "binary" and contract.positive else None
+    batches = current(log.predictions, serving.version, start, now, log.fields, positive)
     return detect(release, batches, config.drift, start=start, end=now, columns=kept)
 
 
@@ -73,8 +74,6 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         DataError: the table cannot be read.
         ReleaseError: as ``drift``.
     """
-    from towline.monitoring.drift import detect, table
-
     release = settings.store / serving.release
     verify(release)
     return detect(release, table(file, config.data.separator), config.drift)
