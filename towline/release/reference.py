@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from towline.config import Kind, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
 from towline.data.contract import Contract
-from towline.data.profile import described, profile
 from towline.data.values import level
+from towline.training.predictions import Predictions
 
-if TYPE_CHECKING:  # whoever only reads a reference does without scikit-learn
+if TYPE_CHECKING:  # a night is compared without them
+    import pandas as pd
+
     from towline.data.workspace import Workspace
-    from towline.training.predictions import Predictions
 
 PROFILE, BLOCKS = "profile.json", "blocks.npz"
 PREDICTION, PROBABILITY = "prediction", "probability"
@@ -30,7 +30,7 @@ class Reference(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def of(work: "Workspace", config: PipelineConfig, learnt: pd.DataFrame) -> dict[str, str | bytes]:
+def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dict[str, str | bytes]:
     """The files that hold it, by name.
 
     Args:
@@ -39,6 +39,7 @@ def of(work: "Workspace", config: PipelineConfig, learnt: pd.DataFrame) -> dict[
         learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
             learnt from they are too sure.
     """
+    from towline.data.profile import described, profile
     from towline.training.evaluation import saved_predictions
 
     contract = work.contract()
@@ -57,8 +58,10 @@ def of(work: "Workspace", config: PipelineConfig, learnt: pd.DataFrame) -> dict[
     return {PROFILE: text, BLOCKS: blocks.packed(parts)}
 
 
-def answers(found: "Predictions", contract: Contract) -> pd.DataFrame:
+def answers(found: Predictions, contract: Contract) -> "pd.DataFrame":
     """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
+    import pandas as pd
+
     labels = found.labels if contract.task == "regression" else [level(label) for label in found.labels]
     table = pd.DataFrame({PREDICTION: pd.Series(labels, dtype=np.float64 if contract.task == "regression" else object)})
     if contract.task == "binary" and found.probabilities is not None:
