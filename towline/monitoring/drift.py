@@ -214,16 +214,12 @@ def _broken(
     return [Finding(column=name, what="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
 
 
-def _compared(
-    name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig
-) -> list[Finding]:
+def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig) -> list[Finding]:
     found = []
 
     def add(what: str, value: float, drawn: float, least: float, told: str) -> None:
         limit = max(drawn, least * config.min_effect)
-        found.append(
-            Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told)
-        )
+        found.append(Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told))
 
     far = distance(facts, seen)
     if far is not None and seen.levels is not None:
