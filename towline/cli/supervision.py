@@ -149,8 +149,7 @@ class Supervisor:
             ConfigError: a port of a service is taken.
             Unavailable: a server does not start; the store cannot be written.
         """
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, _end)
+        before = {name: signal.signal(name, _end) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
             self._clear()
             self._serve_pages(first=True)
@@ -165,9 +164,11 @@ class Supervisor:
         except _Told:
             self._tell("ending …")
         finally:
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, signal.SIG_IGN)
+            for name in before:
+                signal.signal(name, signal.SIG_IGN)  # it ends already
             self._stop()
+            for name, handler in before.items():
+                signal.signal(name, handler)
 
     def _clear(self) -> None:
         """Ends what a ``towline up`` that was killed has left, and takes over the servers that it started."""
