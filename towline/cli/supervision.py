@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, cast, get_args
+from typing import NoReturn, get_args
 
 from towline.cli import pulse, servers
 from towline.config import PipelineConfig, Settings, read_config
@@ -25,6 +25,7 @@ SCHEDULES = "schedules"
 _LOOK = 0.5  # seconds between two looks at everything
 _WELL = 60.0  # seconds after which a process has started well
 _LONGEST = 60.0  # seconds until one that ended is started again, at most
+_TRIES = 3  # for a server to start
 _DRAIN = 40.0  # seconds that processes get to end
 
 
@@ -117,9 +118,7 @@ class Supervisor:
         self._looked: dict[str, float] = {}
         self._said: dict[str, str] = {}
         self._foreign = os.environ.get("PREFECT_API_URL", "")
-        self._kinds: list[servers.Kind] = [
-            kind for kind in get_args(servers.Kind) if not (kind == "prefect" and self._foreign)
-        ]
+        self._patience = 0.0
         logs = settings.store / "logs"
         self._scheduler = _Child(
             SCHEDULES, ["flows.deployments", *(str(path.resolve()) for path in paths)], logs / "schedules.log"
@@ -150,8 +149,7 @@ class Supervisor:
             ConfigError: a port of a service is taken.
             Unavailable: a server does not start; the store cannot be written.
         """
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, _end)
+        before = {name: signal.signal(name, _end) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
             self._clear()
             self._serve_pages(first=True)
@@ -166,9 +164,11 @@ class Supervisor:
         except _Told:
             self._tell("ending …")
         finally:
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, signal.SIG_IGN)
+            for name in before:
+                signal.signal(name, signal.SIG_IGN)  # it ends already
             self._stop()
+            for name, handler in before.items():
+                signal.signal(name, handler)
 
     def _clear(self) -> None:
         """Ends what a ``towline up`` that was killed has left, and takes over the servers that it started."""
@@ -182,29 +182,42 @@ class Supervisor:
 
     def _serve_pages(self, *, first: bool = False) -> None:
         """Starts the servers that do not run; those that did before are left to whoever started them."""
-        missing = [kind for kind in self._kinds if servers.find(self._settings, kind) is None]
-        if not missing and not first:
+        kinds = self._kinds()
+        missing = [kind for kind in kinds if servers.find(self._settings, kind) is None]
+        if not first and (not missing or time.monotonic() < self._patience):
             return
-        if not first:
-            self._tell(f"{', '.join(missing)}: ended; started again")
-        owned = tuple(dict.fromkeys((*self._up.owned, *missing)))
-        running.write(self._settings, self._up.model_copy(update={"owned": owned}))
-        pages = {}
-        for kind in self._kinds:
-            server = servers.start(self._settings, kind)
-            pages[kind] = server.url
-        for kind in self._kinds:
+        for kind in missing:
+            if kind in self._up.pages:
+                self._tell(f"{kind}: ended; it is started again")
+        for left in reversed(range(_TRIES)):
+            started = [servers.start(self._settings, kind) for kind in kinds]
+            mine: dict[str, int] = {server.kind: server.pid for server in started if server.kind in missing}
+            self._up = self._up.model_copy(update={"owned": {**self._up.owned, **mine}})
+            running.write(self._settings, self._up)
             try:
-                servers.wait(self._settings, cast("servers.Server", servers.find(self._settings, kind)))
-            except (TowlineError, AttributeError):
-                if first:
+                for server in started:
+                    servers.wait(self._settings, server, 180 if first else 30)
+                break
+            except TowlineError as error:  # another program may have taken its port meanwhile
+                if left:
+                    missing = [kind for kind in kinds if servers.find(self._settings, kind) is None or kind in missing]
+                elif first:
                     raise
-                self._tell(f"{kind}: does not answer; see {self._settings.store / 'logs' / f'{kind}.log'}")
-                time.sleep(_LOOK)
+                else:
+                    self._tell(str(error))
+                    self._patience = time.monotonic() + _LONGEST
+        pages = {server.kind: server.url for server in started}
         api = self._foreign or f"{pages['prefect']}/api"
         if self._up.api not in ("", api):
             self._restart_scheduler()
-        self._up = self._up.model_copy(update={"owned": owned, "pages": pages, "api": api})
+        self._up = self._up.model_copy(update={"pages": pages, "api": api})
+        running.write(self._settings, self._up)
+
+    def _kinds(self) -> list[servers.Kind]:
+        """Evidently's page begins with the first night it can show; a Prefect server elsewhere is not ours to start."""
+        without = {"prefect"} if self._foreign else set()
+        without |= set() if self._settings.evidently.is_dir() else {"evidently"}
+        return [kind for kind in get_args(servers.Kind) if kind not in without]
 
     def _look(self) -> None:
         """Starts what is due, and tells what ended."""
@@ -292,7 +305,8 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        servers.stop(self._settings, [kind for kind in self._kinds if kind in self._up.owned])
+        there = {kind: server.pid for kind in self._kinds() if (server := servers.find(self._settings, kind))}
+        servers.stop(self._settings, [kind for kind in there if self._up.owned.get(kind) == there[kind]])
         running.path(self._settings).unlink(missing_ok=True)
 
 

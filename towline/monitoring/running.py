@@ -45,7 +45,7 @@ class Up(Frozen):
         models: their names, in the same order.
         api: of the Prefect server it works with.
         pages: where the web interfaces are, by kind.
-        owned: kinds of servers that it started, and ends.
+        owned: servers that it started, and ends: their process by kind.
         parts: its processes.
     """
 
@@ -56,7 +56,7 @@ class Up(Frozen):
     models: tuple[str, ...]
     api: str = ""
     pages: Mapping[str, str] = {}
-    owned: tuple[str, ...] = ()
+    owned: Mapping[str, int] = {}
     parts: tuple[Part, ...] = ()
 
 
