@@ -89,7 +89,7 @@ def test_drift_is_seen_trained_away_and_served(line: Line) -> None:
 
         again = round_of(line, "drift")
         assert again["decision"]["action"] == "nothing"
-        assert [run["version"] for run in line.ledger.versions(MODEL)] == [1, 2]
+        assert [entry.version for entry in line.ledger.versions(MODEL)] == [1, 2]
     told = [(row.event, row.evidence.get("action")) for row in reversed(line.ledger.history(MODEL))]
     assert [one for one in told if one[0] == "decided"] == [("decided", "retrain"), ("decided", "nothing")]
 

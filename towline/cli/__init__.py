@@ -108,12 +108,13 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, status, ui, watch
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, slo, status, ui, up, watch
 
     for command in (
         run.run,
         run.validate,
         ui.ui,
+        up.up,
         status.status,
         models.models,
         models.show,
@@ -127,6 +128,7 @@ def _register() -> None:
         labels.labels,
         watch.drift,
         watch.quality,
+        slo.slo,
         loadtest.loadtest,
         config.config,
     ):

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, cast, get_args
 
 from towline import files
 from towline.config import Frozen, Settings
@@ -108,10 +108,10 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
     )
 
 
-def stop(settings: Settings) -> list[Server]:
-    """Ends the store's servers and everything they started; returns those that ran."""
+def stop(settings: Settings, kinds: Iterable[Kind] = get_args(Kind)) -> list[Server]:
+    """Ends the store's servers of these kinds and everything they started; returns those that ran."""
     stopped = []
-    for kind in PORTS:
+    for kind in kinds:
         if server := find(settings, kind):
             with contextlib.suppress(OSError):
                 os.killpg(server.pid, signal.SIGTERM)
@@ -144,6 +144,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             **prefect_environment(settings),
             "PREFECT_UI_API_URL": "/api",
             "PREFECT_SERVER_API_PORT": str(port),
+            # who holds a deployment's one place is known after a restart too
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # bursts of task runs otherwise lock SQLite for seconds
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
