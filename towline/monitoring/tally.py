@@ -163,7 +163,8 @@ class _Numeric:
         return fitting
 
     def _count(self, values: np.ndarray) -> None:
-        given, total = len(values), float(values.sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            given, total = len(values), float(values.sum())
         if total != total:  # noqa: PLR0124 - NaN is among them, or both infinities
             missing = np.isnan(values)
             self._seen.nulls += int(missing.sum())
