@@ -31,6 +31,11 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     return described(features, {column.name: column.kind for column in contract.feature_columns})
 
 
+def repeated(features: pd.DataFrame) -> float:
+    """The share of rows that are equal to an earlier one."""
+    return float(pd.util.hash_pandas_object(features, index=False).duplicated().mean()) if len(features) else 0.0
+
+
 def described(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """The same of any columns of these kinds."""
     columns = {}

@@ -1,6 +1,7 @@
 """Drift of a window: rows counted against a release's reference, and which differences are beyond chance."""
 
 import datetime as dt
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from towline.data.contract import Column, Contract
 from towline.errors import DataError
 from towline.monitoring import thresholds
 from towline.monitoring.evidence import Drift, Finding
+from towline.monitoring.repeats import Repeats
 from towline.monitoring.scores import distance
 from towline.monitoring.tally import Levels, Seen, Tally
 from towline.monitoring.thresholds import Limits, Window
@@ -26,6 +28,7 @@ UNFIT = 0.05  # the share of values of another kind from which on a column is br
 RARE = 0.02  # the least share of unseen levels, or of values out of range, that alarms
 # least effects, in parts of drift.min_effect: a level of half of the rows that moves by 10 points is .085 away
 CATEGORY, SHARE = 0.5, 0.5
+REPEATED = 0.2  # more of the rows than of the training rows that are equal to an earlier one
 NIGHTS = 365
 _CHECKS = {"numeric": 3, "category": 4, "datetime": 1}  # distribution, nulls, what training never saw; one level
 _BATCH = 131_072
@@ -63,25 +66,36 @@ def detect(
     answered = Tally(reference.answers, _answers(reference))
     present: set[str] = set()
     twice: set[str] = set()
+    repeats = Repeats(contract.feature_columns)
     for batch in batches:
         names = batch.schema.names
         present.update(names)
         twice.update(name for name in names if names.count(name) > 1)
         inputs.add(batch)
         answered.add(batch)
+        repeats.add(batch)
     rows, budget = inputs.rows, config.false_alarms_per_year
-    strange = inputs.strange - {PREDICTION, PROBABILITY}
     told = {"version": version, "rows": rows, "start": start, "end": end, "budget": budget}
+    features = [c for c in contract.feature_columns if columns is None or c.name in columns]
+    found = [_new(name) for name in sorted(inputs.strange - {PREDICTION, PROBABILITY, *(columns or ())})[:20]]
+    for column in features:
+        seen = inputs.columns[column.name]
+        if column.name in present and column.name not in twice:
+            seen.nulls, seen.rows = seen.nulls + rows - seen.rows, rows  # where only some files have it
+        found += _broken(column, seen, reference.profile["columns"][column.name], present, twice)
     if rows < config.min_rows:
-        return Drift(state="unknown", reason=f"{rows:,} rows, {config.min_rows:,} are needed", **told)
-    wanted = [
-        column
-        for column in contract.feature_columns
-        if column.name not in config.ignore and (columns is None or column.name in columns)
-    ]
-    found = [_new(name) for name in sorted(strange)[:20]]
-    for column in wanted:
-        found += _broken(column, inputs.columns[column.name], reference.profile["columns"][column.name], present, twice)
+        gone = [finding.column for finding in found if finding.broken] if rows else []
+        reason = f"{rows:,} rows, {config.min_rows:,} are needed"
+        reason += f"; they are not as they should be: {', '.join(gone[:_SHOWN])}" if gone else ""
+        return Drift(state="unknown", reason=reason, **told)
+    again = _repeated(repeats.share, reference.profile.get("repeated", 0.0))
+    found += again
+
+    def of(count: int) -> int:
+        """What is sent twice tells no more than if it were sent once."""
+        return math.ceil(count * (1 - repeats.share)) if again else count
+
+    wanted = [column for column in features if column.name not in config.ignore]
     spoilt = {finding.column for finding in found if finding.broken}
     days = (end - start) / dt.timedelta(days=1) if start and end else None
     sound = [column for column in wanted if column.name not in spoilt]
@@ -93,13 +107,13 @@ def detect(
         facts = reference.profile["columns"][column.name]
         blocks = reference.blocks.get("inputs")
         seen = inputs.columns[column.name]
-        limits = thresholds.limits(facts, blocks, column.name, seen.count, seen.rows, window, draws, seed)
+        limits = thresholds.limits(facts, blocks, column.name, of(seen.count), of(seen.rows), window, draws, seed)
         found += _compared(column.name, facts, seen, limits, config)
         found += _rare(column.name, facts, seen, window)
     for name in outputs:
         facts, seen = reference.answers["columns"][name], answered.columns[name]
         blocks = reference.blocks.get("answers")
-        limits = thresholds.limits(facts, blocks, name, seen.count, seen.rows, window, draws, seed)
+        limits = thresholds.limits(facts, blocks, name, of(seen.count), of(seen.rows), window, draws, seed)
         found += _compared(name, facts, seen, limits, config)
     return _verdict(found, told)
 
@@ -129,19 +143,32 @@ def current(
     if not folder.is_dir():
         return
     names = [field.name for field in fields if field.kept == "keep"]
-    wanted = [*(INPUT + name for name in names), "version", "prediction", "probabilities"]
+    wanted = {*(INPUT + name for name in names), "time", "prediction", "probabilities"}
     start, end = parts.utc(start), parts.utc(end)
     with parts.held(folder):
-        for _, table in parts.tables(folder, start, end, wanted):
-            mine = table.filter(pc.equal(table["version"], version))
-            if not len(mine):
-                continue
-            taken = {name: mine[INPUT + name] for name in names if INPUT + name in mine.schema.names}
-            if PREDICTION in mine.schema.names:
-                taken[PREDICTION] = mine[PREDICTION]
-            if positive is not None and "probabilities" in mine.schema.names:
-                taken[PROBABILITY] = pc.list_element(mine["probabilities"], positive)
+        for rows in _logged(folder, version, start, end, wanted):
+            there = rows.schema.names
+            taken = {name: rows[INPUT + name] for name in names if INPUT + name in there}
+            if PREDICTION in there:
+                taken[PREDICTION] = rows[PREDICTION]
+            if positive is not None and "probabilities" in there:
+                taken[PROBABILITY] = pc.list_element(rows["probabilities"], positive)
             yield pa.table(taken)
+
+
+def _logged(
+    folder: Path, version: int, start: dt.datetime | None, end: dt.datetime | None, wanted: Collection[str]
+) -> Iterator[pa.Table]:
+    """Some rows at a time: a day's file may be larger than the memory."""
+    for part in parts.parts(folder, start and start.date(), end and end.date()):
+        if part.version == version:
+            file = parts.opened(part.path)
+            have = [name for name in file.schema_arrow.names if name in wanted]
+            for batch in file.iter_batches(_BATCH, columns=have):
+                yield parts.between(pa.Table.from_batches([batch]), start, end)
+    for _, (_, of), rows in parts.unconverted(folder):
+        if of == version:
+            yield parts.between(rows, start, end)
 
 
 def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
@@ -152,16 +179,51 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
     """
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
-    if not path.name.endswith(".parquet"):
-        from towline.data import formats
-
-        yield formats.file(path, separator)
+    if not path.name.lower().endswith((".parquet", ".pq")):
+        yield from _csv(path, separator)
         return
     try:
-        file = pq.ParquetFile(path)
-        yield from file.iter_batches(_BATCH)
-    except pa.ArrowException as error:
-        raise DataError(f"not a Parquet file: {error}", where=str(path), remedy="write it again") from None
+        yield from pq.ParquetFile(path).iter_batches(_BATCH)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise DataError(f"not a Parquet file: {reason}", where=str(path), remedy="write it again") from None
+
+
+def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
+    """Types are those of the first 16 MB; where later rows do not fit them, the rest is read as text.
+
+    A file that cannot be read so is read whole, by what names each fault.
+    """
+    from pyarrow import csv
+
+    read, text = 0, list[str]()
+    try:
+        while True:
+            options = csv.ReadOptions(block_size=2**24, use_threads=False)
+            parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(text, pa.string()))
+            skipped = 0
+            with csv.open_csv(str(path), options, parsing, types) as file:
+                text = [] if text else file.schema.names
+                try:
+                    for batch in file:
+                        fresh = batch.slice(min(len(batch), read - skipped))
+                        skipped += len(batch) - len(fresh)
+                        if len(fresh):
+                            yield fresh
+                            read += len(fresh)
+                            skipped += len(fresh)
+                    return
+                except pa.ArrowInvalid as error:
+                    if not text or "conversion error" not in str(error):
+                        raise
+    except (pa.ArrowException, OSError, EOFError):
+        if read:
+            where, remedy = f"{path}, after {read:,} rows", "mend the line that follows"
+            raise DataError("not a readable CSV", where=where, remedy=remedy) from None
+        from towline.data import formats
+
+        yield from formats.file(path, separator).to_batches(_BATCH)
 
 
 def _answers(reference: Reference) -> Contract:
@@ -188,6 +250,13 @@ def _new(name: str) -> Finding:
     return Finding(
         column=name, what="new", value=1.0, threshold=None, alarm=False, detail="training had no such column"
     )
+
+
+def _repeated(share: float, then: float) -> list[Finding]:
+    if share <= then + REPEATED:
+        return []
+    told = f"{share:.0%} of the rows are equal to an earlier one, of the training rows {then:.0%}: sent twice?"
+    return [Finding(column="rows", what="repeated", value=share, threshold=None, alarm=False, detail=told)]
 
 
 def _broken(
@@ -228,7 +297,8 @@ def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, c
         add("distribution", far, limits.distance, CATEGORY, told)
         add("level", abs(now - then), limits.level, SHARE, told)
     elif far is not None and seen.numbers is not None:
-        told = f"mean {facts['mean']:.4g} then, {seen.numbers.total / seen.count:.4g} now"
+        told = "" if facts["mean"] is None else f"mean {facts['mean']:.4g} then, "
+        told += f"{'mean ' if not told else ''}{seen.numbers.total / seen.count:.4g} now"
         add("distribution", far, limits.distance, 1.0, told)
     total = facts["nulls"] + facts["count"]
     if seen.rows and total:

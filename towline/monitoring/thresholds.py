@@ -3,7 +3,7 @@
 A night's shares are drawn in two steps. Blocks of the training rows say how far the shares of a day, or of as many
 groups as the night has, stand from those of all rows; of their spread only what goes beyond chance is used. Then rows
 are drawn from these shares, as many as the night had, with the chance that is in the reference itself added. The limit
-of a check is where its share of the budget leaves it, beyond the draws by an exponential tail.
+of a check is where its share of the budget leaves it, beyond the draws by an exponential tail of the squares.
 
 Sources: Bonferroni for the sum of checks; Breiman, Stone and Kooperberg, Robust confidence bounds for extreme upper
 quantiles (1990), for the tail; the split of a variance between and within clusters as in Donner and Klar, Design and
@@ -18,11 +18,11 @@ import numpy as np
 
 from towline.data.blocks import CELLS, Blocks
 
-DRAWS = 1_000
-WIDE = 200  # draws where there are more than a hundred columns
+DRAWS = 2_000
+WIDE = 400  # draws where there are more than a hundred columns
 CHUNK = 4_000_000  # cells of draws at once
 SPARE = 0.75  # of the budget; the rest is for what the draws do not know
-_TAIL = 0.1  # the share of the draws that the tail is read from
+_TAILS = (0.1, 0.02)  # shares of the draws that the tail is read from
 
 
 class Limits(NamedTuple):
@@ -212,10 +212,20 @@ def _distances(
 
 
 def _limit(drawn: np.ndarray, each: float) -> float:
-    """The value that a share ``each`` of nights exceeds."""
-    if each >= _TAIL:
-        return float(np.quantile(drawn, 1 - each))
-    start = float(np.quantile(drawn, 1 - _TAIL))
-    beyond = drawn[drawn > start]
-    mean = float((beyond - start).mean()) if len(beyond) else 0.0
-    return start + mean * math.log(_TAIL / each)
+    """The value that a share ``each`` of nights exceeds.
+
+    Distances of many rows have normal tails, their squares exponential ones. Where the tail is longer, as with few rows
+    of a heavy-tailed column, it shows in its far end: the larger of two readings counts.
+    """
+    squares = drawn**2
+    limit = 0.0
+    for tail in _TAILS:
+        if each >= tail:
+            found = float(np.quantile(squares, 1 - each))
+        else:
+            start = float(np.quantile(squares, 1 - tail))
+            beyond = squares[squares > start]
+            mean = float((beyond - start).mean()) if len(beyond) else 0.0
+            found = start + mean * math.log(tail / each)
+        limit = max(limit, found)
+    return math.sqrt(limit)

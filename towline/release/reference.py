@@ -39,7 +39,7 @@ def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dic
         learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
             learnt from they are too sure.
     """
-    from towline.data.profile import described, profile
+    from towline.data.profile import described, profile, repeated
     from towline.training.evaluation import saved_predictions
 
     contract = work.contract()
@@ -54,7 +54,7 @@ def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dic
         times, groups = (raw[column] if column else None for column in (data.time, data.group))
         kind, unit = blocks.units(times, groups, len(facts["columns"]))
         parts[name] = blocks.count(frame, facts["columns"], kind, unit)
-    text = json.dumps({**inputs, "answers": told}, ensure_ascii=False)
+    text = json.dumps({**inputs, "repeated": repeated(features), "answers": told}, ensure_ascii=False)
     return {PROFILE: text, BLOCKS: blocks.packed(parts)}
 
 
