@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from towline.config import GREATER_IS_BETTER, Metric, PipelineConfig
 from towline.config.watch import QualityConfig
 from towline.data.contract import Contract
+from towline.errors import DataError
 from towline.monitoring.evidence import Measured, Quality, QualityState
 from towline.monitoring.logged import BY_CHANCE, Answered, Known, answered, frame, known, moments, padded, plain, utc
 from towline.release.manifest import read
@@ -54,26 +55,30 @@ def accepted(release: Path, config: PipelineConfig, contract: Contract) -> Accep
 
     A loss (mae, log loss, …) may grow by that share of itself. A score may fall by that share of its distance to 1 or
     to what no skill reaches (roc_auc: 0.5, others: 0), whichever is nearer: of a roc_auc of 0.95 to 0.9375, of 0.6 to
-    0.575. Where the holdout was (nearly) without fault, what its number of rows cannot rule out is accepted: 3/n (rule
-    of three: Hanley & Lippman-Hand, 1983), of the baseline's value where the metric is a loss.
+    0.575. What the holdout is too small to rule out is no loss: the bound is never stricter than the worse end of the
+    holdout's own interval, nor, where the holdout was (nearly) without fault, than 3/n of n rows from there (rule of
+    three: Hanley & Lippman-Hand, 1983), of the baseline's value where the metric is a loss.
 
     Raises:
         ConfigError: the metric is not one of the task.
     """
     metric = primary(config, contract.task)
     facts: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
-    holdout = facts["metrics"].get(metric, {}).get("value")
+    measured = Interval.model_validate(facts["metrics"].get(metric) or {"value": None})
+    holdout = measured.value
     if config.slo.metric is not None:
         return Accepted(metric, holdout, config.slo.metric)
     if holdout is None:
         return Accepted(metric, None, 0.0)
     least = _RULE_OF_THREE / max(1, facts["rows"])
-    if not GREATER_IS_BETTER[metric]:
-        more = max(config.quality.tolerance * holdout, least * abs(facts["baseline"].get(metric) or 0.0))
-        return Accepted(metric, holdout, holdout + more)
-    nothing = 0.5 if metric == "roc_auc" else 0.0
-    nearer = min(abs(holdout - nothing), abs(1.0 - holdout))
-    return Accepted(metric, holdout, holdout - max(config.quality.tolerance * nearer, least))
+    if GREATER_IS_BETTER[metric]:
+        nothing = 0.5 if metric == "roc_auc" else 0.0
+        less = config.quality.tolerance * min(abs(holdout - nothing), abs(1.0 - holdout))
+        end = holdout if measured.low is None else measured.low
+        return Accepted(metric, holdout, min(end, holdout - max(less, least)))
+    more = max(config.quality.tolerance * holdout, least * abs(facts["baseline"].get(metric) or 0.0))
+    end = holdout if measured.high is None else measured.high
+    return Accepted(metric, holdout, max(end, holdout + more))
 
 
 def measure(
@@ -141,7 +146,8 @@ class _Sample:
         self.labels = labels
         self.table = found.table.take(pa.array(places))
         self.truth = labels.truth[places]
-        answers = padded(found.predictions, self.contract).take(places)
+        self.given = found.predictions.take(places)
+        answers = padded(self.given, self.contract)
         self.answers = answers if metric in BY_CHANCE else Predictions(answers.labels)
         self.units = blocks(self.table, config)
         self.draws = weights(len(places), config.evaluation.resamples, config.seed, self.units)
@@ -177,18 +183,16 @@ class _Sample:
 
     def expected(self, release: Path, contract: Contract) -> Interval | None:
         """What would have been thought of these rows without their labels; None where there is no estimate."""
-        basis = unlabelled.load(release)
-        if basis is None or basis[0].metric != self.metric or basis[0].why_not or not len(self.truth):
+        loaded = unlabelled.load(release)
+        if loaded is None or loaded[0].metric != self.metric or not len(self.truth):
             return None
         features: pd.DataFrame | None = None
         if contract.task == "regression":
-            needed = {column.name for column in contract.feature_columns}
-            if not needed <= plain(release, contract):
+            try:
+                features = contract.features(frame(self.table, sorted(plain(release, contract))))
+            except DataError:  # a column is not in the log, or not as it was
                 return None
-            features = contract.features(frame(self.table, sorted(needed)))
-        if contract.classes != self.contract.classes:
-            return None
-        return unlabelled.estimate(*basis, self.answers, features, contract, self.config.seed)
+        return unlabelled.estimate(*loaded, self.given, features, contract, self.config.seed)
 
     def undefined(self) -> str:
         """Why the metric has no value."""

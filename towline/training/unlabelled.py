@@ -166,7 +166,7 @@ def estimate(
     Args:
         basis: as ``learn`` gave it.
         model: of the losses; of a regression alone.
-        predictions: what the model said of n rows.
+        predictions: what the model said of n rows; of a classification, those without probabilities are left out.
         features: (n, …) the canonical frame; of a regression alone.
         contract: of the model.
         seed: draws the labels behind a classifier's interval.
@@ -193,8 +193,12 @@ def estimate(
 def _of_labels(basis: Basis, predictions: Predictions, contract: Contract, seed: int) -> Interval:
     """Each row stands once for each class, weighted by its chance; or, for the interval, where a draw says so."""
     classes = _named(contract)
-    kept = predictions.take(_thinned(len(predictions.labels), _CELLS // len(classes)))
-    assert kept.probabilities is not None  # noqa: S101 - learn has seen to it
+    if predictions.probabilities is None:
+        return Interval(value=None)
+    able = np.flatnonzero(np.isfinite(predictions.probabilities).all(axis=1))
+    kept = predictions.take(able[_thinned(len(able), _CELLS // len(classes))])
+    if kept.probabilities is None or not len(able):
+        return Interval(value=None)
     chances = calibrated(basis, kept.probabilities)
     n = len(chances)
     truth = np.repeat(classes, n)

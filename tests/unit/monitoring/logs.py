@@ -58,17 +58,19 @@ def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.
     return pa.table({**columns, **changes})
 
 
+def signed(release: Path) -> Path:
+    """The release with a manifest that says what it holds after it was changed; its folder has another name."""
+    changed = read(release).model_copy(update={"files": {}})
+    (release / MANIFEST).unlink()
+    (release / MANIFEST).write_text(changed.model_copy(update={"files": describe(release)}).text())
+    return release.rename(release.with_name("changed"))
+
+
 def keep_private(release: Path, **columns: str) -> Path:
     """The release as it would be, had its config kept these columns otherwise."""
     path = release / "config.yaml"
-    raw = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**raw, "privacy": {"columns": columns}}))
-    changed = read(release).model_copy(update={"files": {}})
-    (release / MANIFEST).unlink()
-    text = changed.model_copy(update={"files": describe(release)}).text()
-    (release / MANIFEST).write_text(text)
-    moved = release.with_name("private")
-    return release.rename(moved)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "privacy": {"columns": columns}}))
+    return signed(release)
 
 
 def night(state: Any, *columns: str) -> Drift:

@@ -76,7 +76,9 @@ def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
     assert quality.value.high is not None
     assert quality.value.low < quality.value.value < quality.value.high
     assert quality.holdout is not None
-    assert quality.bound == pytest.approx(1.25 * quality.holdout)
+    assert quality.bound == pytest.approx(
+        max(1.25 * quality.holdout, regression[0].evaluation.metrics["mae"].high or 0)
+    )
     assert (quality.rows, quality.due, quality.labelled) == (400, 400, 400)
     assert quality.state == "good", quality.reason
     assert Quality.model_validate_json(quality.model_dump_json()) == quality
@@ -263,16 +265,19 @@ def test_labels_of_versions_that_differ_in_type(binary: Case) -> None:
     ],
 )  # fmt: skip
 def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows: int, bound: float) -> None:
-    """A loss that means something however near to 0 or 1 the holdout's value is."""
+    """A loss that means something however near to 0 or 1 the holdout's value is, and that the holdout can rule out."""
     release = Path(shutil.copytree(binary[1], tmp_path / "release"))
     facts = json.loads((release / "metrics.json").read_text())
-    facts["evaluation"]["metrics"][metric]["value"] = holdout
+    facts["evaluation"]["metrics"][metric] = {"value": holdout, "low": holdout, "high": holdout}
     facts["evaluation"]["baseline"][metric] = 0.6
     facts["evaluation"]["rows"] = rows
     (release / "metrics.json").write_text(json.dumps(facts))
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     config = changed(binary, evaluation={"metric": metric})
     assert accepted(release, config, contract).bound == pytest.approx(bound)
+    facts["evaluation"]["metrics"][metric] = {"value": 0.5, "low": 0.1, "high": 0.9}
+    (release / "metrics.json").write_text(json.dumps(facts))
+    assert accepted(release, config, contract).bound == (0.9 if metric in ("log_loss", "brier") else 0.1)
     own = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
     assert accepted(release, own, contract).bound == 0.123
 
