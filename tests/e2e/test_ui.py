@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -107,6 +108,12 @@ def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, 
     with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
         [project] = json.load(answer)
     assert project["name"] == "seen-bikes"
+    runs = f"{addresses['drift']}/api/projects/{project['id']}/snapshots"
+    for _ in range(120):
+        with urlopen(runs, timeout=10) as answer:
+            if len(json.load(answer)) == 2:
+                break
+        time.sleep(1)
     shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
     shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "quiet")
     shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")

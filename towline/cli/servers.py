@@ -153,11 +153,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
         }
-    if kind == "evidently":
-        workspace = str(settings.evidently)
-        return ["evidently.cli", "ui", "--host", "127.0.0.1", "--port", str(port), "--workspace", workspace], {}
-    if kind == "status":
-        return ["towline.cli.status_server", str(port)], settings.environment()
+    if kind in ("evidently", "status"):
+        return [f"towline.cli.{kind}_server", str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     artifacts = str(settings.store / "artifacts")
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]

@@ -1,13 +1,8 @@
 """towline ui: the web interfaces over the store."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from towline.cli import emit, json_option
-
-if TYPE_CHECKING:
-    from towline.config import Settings
 
 
 @click.command()
@@ -33,10 +28,11 @@ def ui(stop: bool, as_json: bool) -> None:
         told = ", ".join(server.kind for server in stopped) or "none ran"
         emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {told}")
         return
-    started = [servers.start(settings, kind) for kind in ("prefect", "mlflow", "status")]
+    kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]
+    if settings.evidently.is_dir() or any(settings.store.glob("watch/*/drift.jsonl")):
+        kinds.append("evidently")
+    started = [servers.start(settings, kind) for kind in kinds]
     click.echo("starting …", err=True)
-    if _nights(settings):
-        started.append(servers.start(settings, "evidently"))
     urls = {server.kind: servers.wait(settings, server).url for server in started}
     addresses = {"runs": f"{urls['prefect']}/runs", "models": f"{urls['mlflow']}/#/models", "status": urls["status"]}
     by = {"runs": "Prefect", "models": "MLflow", "status": "towline"}
@@ -44,18 +40,3 @@ def ui(stop: bool, as_json: bool) -> None:
         addresses["drift"], by["drift"] = urls["evidently"], "Evidently"
     lines = [f"{what:<8}{address}   ({by[what]})" for what, address in addresses.items()]
     emit(addresses, as_json, lambda: "\n".join([*lines, "stop    towline ui --stop"]))
-
-
-def _nights(settings: "Settings") -> bool:
-    """Whether there is a workspace; nights that are not in it yet are added first, which takes Evidently's import."""
-    journals = sorted(settings.store.glob("watch/*/drift.jsonl"))
-    if journals:
-        import datetime as dt
-
-        from towline.monitoring.journal import Journal
-        from towline.monitoring.report import catch_up
-
-        for path in journals:
-            nights = Journal(path.parent).drift()
-            catch_up(nights, settings.evidently, path.parent.name, dt.datetime.now(dt.UTC))
-    return settings.evidently.is_dir()

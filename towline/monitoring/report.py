@@ -1,7 +1,7 @@
 """The Evidently report of a night: exact scores as its metrics, Evidently's own views of a small sample beside them.
 
 Nothing else imports Evidently, which takes seconds: a night without an alarm never comes here. Such nights are added
-to the workspace later, by ``catch_up``.
+to the workspace by its web interface, and with the next report.
 """
 
 import datetime as dt
@@ -9,6 +9,8 @@ import functools
 import json
 import logging
 import math
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +20,17 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
+from towline.errors import TowlineError
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
 from towline.monitoring.samples import Sides, drawn, logged, plain, sides
 from towline.registry.ledger import Entry
 from towline.release.manifest import verify
+from towline.release.reference import read
 
 MOST = 300  # findings of a night that become metrics; they come alarms first
 VERDICT = "verdict"
+_LOOK = 30.0  # seconds
 _TABLE = "findings"
 _NATS = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance has the base e, ours 2
 # what the page needs is in it; what a value smuggles in can load nothing
@@ -114,12 +119,35 @@ def write(
     if current is None and drift.end is not None:
         folder = settings.store / "predictions" / config.name
         current = logged(folder, drift.version, drift.start, drift.end)
-    reference = drawn(json.loads((release / "profile.json").read_bytes()))
+    then = read(release)
+    reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)
     if drift.end is None:  # a table is no night: it has a page, and no place in the history
         snapshot, _ = _run(drift, _pair(drift, reference, current), now)
         return _page(snapshot, _folder(workspace, config.name) / f"drift-{now:%Y-%m-%d}-table.html")
     catch_up(Journal.of(settings, config.name).drift(before=now), workspace, config.name, now)
     return report(drift, reference, current, workspace, config.name, now)
+
+
+def serve(settings: Settings, port: int) -> None:
+    """Evidently's web interface on loopback, until the process ends; nights are added to its workspace as they come."""
+    from evidently.ui.service.app import run_local
+
+    def keep_up() -> None:
+        while True:
+            time.sleep(_LOOK)
+            _follow(settings)
+
+    _follow(settings)
+    threading.Thread(target=keep_up, daemon=True).start()
+    run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
+
+
+def _follow(settings: Settings) -> None:
+    for path in sorted(settings.store.glob("watch/*/drift.jsonl")):
+        try:
+            catch_up(Journal(path.parent).drift(), settings.evidently, path.parent.name, dt.datetime.now(dt.UTC))
+        except (TowlineError, OSError, ValueError) as error:
+            _logger.warning("the nights of %s are not added: %s", path.parent.name, error)
 
 
 class _Row(NamedTuple):

@@ -1,14 +1,17 @@
 """Two small tables side by side, fit to be drawn: one out of a release's profile, one of current rows."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from towline.data.values import LARGEST, level, number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS = 5_000
 COLUMNS = 50
@@ -100,7 +103,7 @@ def _spread(counts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def logged(folder: Path, version: int, start: dt.datetime | None, end: dt.datetime | None) -> pd.DataFrame:
-    """At most 5,000 predictions of one version and window: each has the same chance, in memory that stays small.
+    """A sample of the predictions of one version and window.
 
     Args:
         folder: ``predictions/<name>`` of the store.
@@ -116,28 +119,36 @@ def logged(folder: Path, version: int, start: dt.datetime | None, end: dt.dateti
         DataError: a part cannot be read.
         Unavailable: the folder cannot be written, which its lock needs.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     from towline.serving import parts
 
-    generator = np.random.default_rng(0)
-    kept: list[pa.Table] = []
-    lots = np.empty(0)
+    def mine() -> Iterator["pa.Table"]:
+        for _, table in parts.tables(folder, start, end):
+            names = [field.name for field in table.schema if _drawable(field)]
+            yield table.filter(pc.equal(table["version"], version)).select(names)
+
     if not folder.is_dir():
         return pd.DataFrame()
     with parts.held(folder):
-        for _, table in parts.tables(folder, start, end):
-            mine = table.filter(pc.equal(table["version"], version))
-            if not len(mine):
-                continue
-            mine = mine.select([field.name for field in mine.schema if _drawable(field)])
-            lots = np.concatenate([lots, generator.random(len(mine))])
-            together = pa.concat_tables([*kept, mine], promote_options="permissive")
+        return sampled(mine()).rename(columns=lambda name: str(name).removeprefix(parts.INPUT))
+
+
+def sampled(tables: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
+    """At most 5,000 of all rows: each has the same chance, in memory that does not grow with them."""
+    import pyarrow as pa
+
+    generator = np.random.default_rng(0)
+    kept: list[pa.Table] = []
+    lots = np.empty(0)
+    for table in tables:
+        if table.num_rows:
+            more = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+            lots = np.concatenate([lots, generator.random(len(more))])
             chosen = np.sort(np.argsort(lots, kind="stable")[:ROWS])
+            together = pa.concat_tables([*kept, more], promote_options="permissive")
             kept, lots = [together.take(pa.array(chosen))], lots[chosen]
-    rows = kept[0].to_pandas() if kept else pd.DataFrame()
-    return rows.rename(columns=lambda name: str(name).removeprefix(parts.INPUT))
+    return kept[0].to_pandas() if kept else pd.DataFrame()
 
 
 def _drawable(field: Any) -> bool:
@@ -155,7 +166,7 @@ def sides(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] =
         current: rows of production, of any types.
         first: names that come first where there are too many.
     """
-    reference, current = _sampled(reference), _sampled(current)
+    reference, current = _fewer(reference), _fewer(current)
     left_out: dict[str, str] = {}
     then: dict[str, pd.Series] = {}
     now: dict[str, pd.Series] = {}
@@ -207,7 +218,7 @@ def _paired(
     return ""
 
 
-def _sampled(rows: pd.DataFrame) -> pd.DataFrame:
+def _fewer(rows: pd.DataFrame) -> pd.DataFrame:
     """At most so many rows, in their order: it is mostly that of time."""
     if len(rows) <= ROWS:
         return rows

@@ -8,6 +8,7 @@ from typing import Literal
 
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.errors import DataError, ReleaseError, TowlineError
+from towline.monitoring.alerts import opened
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.registry.ledger import Entry, Ledger
@@ -170,7 +171,19 @@ def gather(
         calm=len(idle),
         runs=(*runs, *(run for run in _known(rows, drift, quality) if run.flow not in {one.flow for one in runs})),
     )
-    return status.model_copy(update={"alarms": _alarms(status, decided[0] if decided else None, config)})
+    found = _alarms(status, decided[0] if decided else None, config)
+    told = [alert for alert in opened(settings.store, model) if not any(one.reason in alert.detail for one in found)]
+    found += [
+        Alarm(
+            what=alert.title.removeprefix(f"{model}: "),
+            reason=alert.detail,
+            since=alert.at,
+            bad=alert.severity == "page",
+        )
+        for alert in told
+        if alert.kind != "slo" or not status.goals
+    ]
+    return status.model_copy(update={"alarms": tuple(sorted(found, key=lambda alarm: not alarm.bad))})
 
 
 def traffic(folder: Path, today: dt.date) -> Traffic:
@@ -257,8 +270,8 @@ def _known(rows: Sequence[Entry], drift: Sequence[Drift], quality: Sequence[Qual
     return tuple(runs)
 
 
-def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None) -> tuple[Alarm, ...]:
-    """What of all this somebody should know, worst first."""
+def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None) -> list[Alarm]:
+    """What of all this somebody should know."""
     found: list[Alarm] = []
     if status.champion is None:
         found.append(Alarm(what="no version serves", reason="towline run CONFIG makes one"))
@@ -283,7 +296,7 @@ def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None
     if last and scheduled and status.at - last > LATE:
         reason = f"the last night that was looked at ended {last:%Y-%m-%d %H:%M} UTC"
         found.append(Alarm(what="no watch", reason=reason, since=last, bad=False))
-    return tuple(sorted(found, key=lambda alarm: not alarm.bad))
+    return found
 
 
 def _time(text: str) -> dt.datetime:

@@ -18,10 +18,13 @@ from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
 from towline.cli.status_server import Pages
 from towline.config import PipelineConfig, build_config
+from towline.monitoring.alerts import tell
 from towline.monitoring.evidence import Drift, Estimate, Finding, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.looks import Counts
 from towline.monitoring.page import index, render
+from towline.monitoring.policy import Decision
+from towline.monitoring.slo import evaluate
 from towline.monitoring.status import Day, Goal, Run, Status, gather, traffic
 from towline.monitoring.traffic import FILE, Total
 from towline.serving import parts
@@ -118,19 +121,37 @@ def test_a_watch_that_stands_still_is_told(shelf: Shelf) -> None:
 def test_promises_are_told_with_their_budget(shelf: Shelf) -> None:
     """A service that was looked at has its objectives; one that failed too often is an alarm."""
     assert look(shelf).goals == ()
-    begun = Total(at=NOW - 2 * DAY, service="http://s", looks=1, counts=Counts())
-    ended = Total(at=NOW, service="http://s", looks=2000, counts=Counts(requests=10_000, errors=40))
     path = Journal.of(shelf.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
-    path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
-    found = look(shelf, config=config(availability=0.99))
-    goals = {goal.name: goal for goal in found.goals}
-    assert goals["availability"].budget == pytest.approx(0.6)
-    assert goals["answering"].state == "met"
-    assert "60%" in render(found)
-    spent = look(shelf, config=config(availability=0.999))
+
+    def looked(errors: int) -> tuple[Total, ...]:
+        begun = Total(at=NOW - 2 * DAY, service="http://s", looks=1, counts=Counts())
+        ended = Total(at=NOW, service="http://s", looks=2000, counts=Counts(requests=10_000, errors=errors))
+        path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
+        return begun, ended
+
+    promised = config(availability=0.99)
+    expected = {one.name: one for one in evaluate(looked(40), promised.slo, NOW, metric="mae")}
+    found = look(shelf, config=promised)
+    assert {goal.name: goal.budget for goal in found.goals} == {name: one.budget for name, one in expected.items()}
+    assert {goal.state for goal in found.goals} == {"met"}
+    assert f"{expected['availability'].budget:.0%}</td>" in render(found)
+    looked(9000)
+    spent = look(shelf, config=promised)
     assert {goal.name: goal.state for goal in spent.goals}["availability"] in ("burning", "spent")
     assert any(alarm.what.startswith("availability") for alarm in spent.alarms)
+
+
+def test_open_alerts_are_told(shelf: Shelf) -> None:
+    """What somebody was told and is not over stands among the alarms, unless the alarm is there already."""
+    journal(shelf, night(0))
+    pipeline = config()
+    decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
+    tell(shelf.settings, pipeline, None, decision)
+    assert [(one.what, one.reason) for one in look(shelf).alarms] == [("it is trained again", "two bad nights")]
+    assert look(shelf).health == "warn"
+    tell(shelf.settings, pipeline, None, Decision(action="nothing", trigger=None, reason="calm", cause="d"))
+    assert look(shelf).alarms == ()
 
 
 def test_decisions_stand_between_promotions(shelf: Shelf) -> None:
