@@ -9,7 +9,7 @@ from tasks.data import load, split, validate
 from tasks.ending import ends
 from tasks.registry import conclude, register
 from tasks.release import judge, package, smoke_test
-from tasks.training import cross_validate, draw, evaluate, fit
+from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
 from towline.config import PipelineConfig, Settings
 from towline.outcome import Outcome, finished, provenance
 from towline.release.smoke import start
@@ -47,8 +47,10 @@ def training_flow(
         parts = split(work, config)
         scores = [cross_validate(work, config, candidate) for candidate in (baseline(config), *config.candidates)]
         chosen = choose(scores, config, work.contract().task)
-        fitted = fit(work, config, chosen)
-        evaluation = evaluate(work, config, fitted)
+        history = choose_history(work, config, chosen)
+        measured = fit(work, config, chosen, history)
+        evaluation = evaluate(work, config, measured)
+        fitted = refit(work, config, chosen, measured)
         with start() as tester:
             draw(work, config, scores, evaluation)
             version = register(work, config, settings, scores, chosen, fitted, evaluation, validation, facts)

@@ -1,7 +1,6 @@
 """Runs a flow in this very process, against whichever Prefect server the environment names."""
 
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +20,9 @@ from prefect.settings import (
 from prefect.states import Crashed, Pending
 from prefect.utilities.callables import get_call_parameters
 
+from tasks.attended import whose
 from towline.errors import Unavailable
-from towline.processes import born, lives
+from towline.processes import lives
 
 OPEN = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
 
@@ -37,15 +37,13 @@ def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
     Raises:
         Unavailable: the Prefect server went away.
     """
-    host, pid = f"host:{socket.gethostname()}", os.getpid()
+    host, process = whose(os.getpid())
     given = get_call_parameters(flow.fn, (), dict(parameters))
     brief = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
     try:
         with temporary_settings(brief), get_client(sync_client=True) as client:
             _reap(client, host)
-            run = client.create_flow_run(
-                flow, parameters=given, tags=[host, f"process:{pid}:{born(pid)}"], state=Pending()
-            )
+            run = client.create_flow_run(flow, parameters=given, tags=[host, process], state=Pending())
             return run_flow(flow, run, given)
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         raise Unavailable(
@@ -58,18 +56,24 @@ def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
 def _reap(client: SyncPrefectClient, host: str) -> None:
     ours = FlowRunFilter.model_validate(OPEN | {"tags": {"all_": [host]}})
     for run in client.read_flow_runs(flow_run_filter=ours):
-        if _orphaned(run):
-            _crash(client, run)
+        if orphaned(run):
+            crash(client, run)
 
 
-def _orphaned(run: FlowRun) -> bool:
+def orphaned(run: FlowRun) -> bool:
+    """Whether the process is gone that a run says does it; not so of one that says none."""
     _, pid, birth = next((tag for tag in run.tags if tag.startswith("process:")), "::").split(":")
     return pid.isdigit() and not lives(int(pid), birth)
 
 
-def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
+def crash(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Tells the server that a run's process is gone, and so its tasks and the flows that ran within it."""
     gone: State[Any] = Crashed(message="its process is gone")
     mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
     for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=TaskRunFilter.model_validate(OPEN)):
         client.set_task_run_state(task.id, gone, force=True)
+    within = FlowRunFilter.model_validate(OPEN | {"parent_flow_run_id": {"any_": [run.id]}})
+    for inner in client.read_flow_runs(flow_run_filter=within):
+        if inner.deployment_id is None:  # one of a deployment has a process of its own
+            crash(client, inner)
     client.set_flow_run_state(run.id, gone, force=True)

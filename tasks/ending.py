@@ -7,6 +7,7 @@ from typing import Any, ParamSpec
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from tasks.attended import attended
 from towline.errors import DataRefused
 from towline.monitoring.policy import Round
 from towline.outcome import Outcome
@@ -24,7 +25,8 @@ def ends(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
-            outcome = function(*args, **kwargs)
+            with attended():
+                outcome = function(*args, **kwargs)
         except DataRefused as error:
             return Failed(name="Data refused", message=str(error), data=error)
         name = "Unchanged" if outcome.repeated else "Refused" if outcome.event == "refused" else "Completed"
@@ -39,7 +41,8 @@ def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
 
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
-        seen = function(*args, **kwargs)
+        with attended():
+            seen = function(*args, **kwargs)
         action = seen.decision.action if seen.decision else "nothing"
         told = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
         return Completed(name="Completed" if action == "nothing" else action.capitalize(), message=told, data=seen)

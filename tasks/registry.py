@@ -13,7 +13,8 @@ from towline.registry import tracking
 from towline.registry.ledger import Entry, Ledger
 from towline.release.packaging import Package
 from towline.training.evaluation import Evaluation
-from towline.training.fitting import Fitted, Scores
+from towline.training.final import Fitted
+from towline.training.fitting import Scores
 from towline.training.gate import Verdict
 
 

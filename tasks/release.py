@@ -14,7 +14,8 @@ from towline.registry.tracking import Version
 from towline.release import judging, packaging, smoke
 from towline.steps import step
 from towline.training.evaluation import Evaluation
-from towline.training.fitting import Fitted, Scores
+from towline.training.final import Fitted
+from towline.training.fitting import Scores
 from towline.training.gate import Smoke, Verdict
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from prefect.artifacts import create_table_artifact
 
 from tasks import remembered
-from towline.config import Candidate, PipelineConfig
+from towline.config import Candidate, PipelineConfig, span
 from towline.data.workspace import Workspace
 from towline.steps import step
-from towline.training import evaluation, fitting, plots
+from towline.training import evaluation, final, fitting, history, plots
 from towline.training.interval import Interval
 
 
@@ -31,16 +31,48 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     return scores
 
 
+@remembered("choose history")
+def choose_history(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> history.History:
+    if len(config.data.histories) == 1:
+        return history.choose_history(work, config, chosen)
+    with step("choose history", work.path) as told:
+        found = history.choose_history(work, config, chosen)
+        told.note = f"{found}, best of {len(found.tried)} on {found.rows:,} recent rows"
+    rows = [
+        {
+            "window": span(one.window),
+            "half-life": span(one.half_life) if one.half_life else "none",
+            "rows": one.rows,
+            found.metric: one.failed or f"{one.value:.4g}",
+        }
+        for one in found.tried
+    ]
+    create_table_artifact(rows, key=f"{config.name}-history", description=told.note)
+    return found
+
+
 @remembered("fit")
-def fit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> fitting.Fitted:
+def fit(
+    work: Workspace, config: PipelineConfig, chosen: fitting.Scores, chosen_history: history.History
+) -> final.Fitted:
     with step("fit", work.path) as told:
-        fitted = fitting.fit(work, config, chosen)
+        fitted = final.fit(work, config, chosen, chosen_history)
         told.note = f"{chosen.candidate} on {fitted.rows:,} rows"
     return fitted
 
 
+@remembered("refit")
+def refit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores, measured: final.Fitted) -> final.Fitted:
+    if not config.refits:
+        return measured
+    with step("refit", work.path) as told:
+        fitted = final.refit(work, config, chosen, measured)
+        told.note = f"{chosen.candidate} on {fitted.rows:,} rows" + (f", up to {fitted.end}" if fitted.end else "")
+    return fitted
+
+
 @remembered("evaluate")
-def evaluate(work: Workspace, config: PipelineConfig, fitted: fitting.Fitted) -> evaluation.Evaluation:
+def evaluate(work: Workspace, config: PipelineConfig, fitted: final.Fitted) -> evaluation.Evaluation:
     with step("evaluate", work.path) as told:
         evaluated = evaluation.evaluate(work, config, fitted)
         interval = evaluated.metrics[evaluated.primary]

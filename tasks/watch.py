@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from tasks import patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
-from towline.monitoring import rounds
+from towline.monitoring import alerts, report, rounds, running
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
@@ -34,8 +34,6 @@ def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
 @patient("report drift")
 def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, found: Drift, now: dt.datetime) -> str:
     """Evidently's report of a night that alarmed: kept in its workspace, here and in MLflow. Other nights have none."""
-    from towline.monitoring import report
-
     with step("report drift") as told:
         path, told.elsewhere_cpu_s = sidecar.call(report.write, settings, config, serving, found, now)
         told.note = str(path)
@@ -85,15 +83,15 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
 
 @patient("tell")
 def tell(config: PipelineConfig, settings: Settings, found: Drift | Quality | None, decision: Decision) -> str:
-    from towline.monitoring import alerts
-
     with step("tell") as told:
         told.note = alerts.tell(settings, config, found, decision)
     return told.note
 
 
 def deployed(name: str) -> bool:
-    """Whether Prefect knows a deployment ``flow/name``."""
+    """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` is there to run it."""
+    if running.find(Settings.from_environment()) is None:
+        return False
     with get_client(sync_client=True) as client:
         try:
             client.read_deployment_by_name(name)
@@ -107,7 +105,7 @@ def begin(name: str, config: PipelineConfig, trigger: str, cause: str) -> str:
     run = run_deployment(
         name,
         parameters={"config": config.model_dump(mode="json"), "trigger": trigger},
-        idempotency_key=cause,
+        idempotency_key=f"{config.name}-{cause}",  # Prefect knows a key by its flow, whatever the deployment
         timeout=0,
     )
     return f"{getattr(run, 'name', '')} ({name})"  # in a flow that is not async it is no coroutine

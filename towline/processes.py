@@ -1,6 +1,16 @@
-"""Which process is meant, and whether it lives: a pid alone may be another's by now."""
+"""Which process is meant, and whether it lives: a pid alone may be another's by now.
 
+``python -m towline.processes PARENT MODULE …`` becomes ``python -m MODULE …``, tied to its parent.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
 
 
 def born(pid: int) -> str:
@@ -15,3 +25,30 @@ def born(pid: int) -> str:
 def lives(pid: int, birth: str) -> bool:
     """Whether the process that was ``pid`` at its ``birth`` still runs."""
     return bool(birth) and born(pid) == birth
+
+
+def tie(parent: int, sent: signal.Signals = signal.SIGTERM) -> None:
+    """From now on this process is sent a signal when its parent ends, however that ends; at once if it has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), sent)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started and that still run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] not in ("Z", "X"):
+                found.append(int(entry.name))
+    return found
+
+
+if __name__ == "__main__":
+    tie(int(sys.argv[1]))
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

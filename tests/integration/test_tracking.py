@@ -25,7 +25,8 @@ from towline.data.workspace import Workspace
 from towline.errors import Unavailable
 from towline.registry import tracking
 from towline.training.evaluation import evaluate
-from towline.training.fitting import baseline, choose, cross_validate, fit
+from towline.training.final import fit
+from towline.training.fitting import baseline, choose, cross_validate
 from towline.training.gate import Check, Verdict
 
 FACTS = {

@@ -1,5 +1,6 @@
 """What a user sees of a wrong config: the key, the line, the remedy."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"data": {"source": "t", "target": "y", "time": "y"}},
         {"data": {"source": "t", "target": "y", "drop": ["y"]}},
         {"split": {"by": "time"}},
+        {"split": {"holdout": "28d"}},
+        {"split": {"holdout": 0.95}},
+        {"split": {"holdout": "0d"}},
         {"candidates": ["forest", "forest"]},
         {"candidates": ["baseline"]},
         {"candidates": []},
@@ -113,6 +117,22 @@ def test_contradictions_are_refused(change: dict[str, object]) -> None:
     raw = {"name": "demo", "data": {"source": "t", "target": "y"}, **change}
     with pytest.raises(ConfigError):
         build_config(raw, "demo.yaml")
+
+
+def test_windows_and_holdouts_as_they_are_written() -> None:
+    """One window or several, a share or a duration; a config that was written out reads as the same config."""
+    data = {"source": "t", "target": "y", "time": "t", "window": ["30d", "36h", "all"], "half_life": "60d"}
+    several = build_config({"name": "demo", "data": data, "split": {"holdout": "4w"}}, "")
+    month, hours = timedelta(days=30), timedelta(hours=36)
+    assert several.data.window == (month, hours, None)
+    assert several.data.histories == tuple((window, timedelta(days=60)) for window in (month, hours, None))
+    assert several.data.reach is None
+    written = several.model_dump(mode="json")
+    assert written["data"]["window"] == ["30d", "36h", "all"]
+    assert written["split"]["holdout"] == "28d"
+    assert build_config(written, "") == several
+    one = build_config({"name": "demo", "data": {**data, "window": "30d", "half_life": None}}, "")
+    assert (one.data.reach, one.data.histories) == (month, ((None, None),))
 
 
 def test_how_columns_are_logged() -> None:

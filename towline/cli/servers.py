@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, cast, get_args
 
 from towline import files
 from towline.config import Frozen, Settings
 from towline.errors import Unavailable
 from towline.processes import born, lives
 
-Kind = Literal["prefect", "mlflow"]
+Kind = Literal["prefect", "mlflow", "evidently", "status"]
+
+PORTS: dict[Kind, int] = {"prefect": 4200, "mlflow": 5000, "evidently": 5100, "status": 5200}  # if they are free
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -40,7 +42,7 @@ class Server(Frozen):
 
     @property
     def health(self) -> str:
-        return f"{self.url}/api/health" if self.kind == "prefect" else f"{self.url}/health"
+        return self.url + {"prefect": "/api/health", "evidently": "/api/version"}.get(self.kind, "/health")
 
 
 def find(settings: Settings, kind: Kind) -> Server | None:
@@ -62,7 +64,7 @@ def start(settings: Settings, kind: Kind) -> Server:
     with files.locked(state.with_suffix(".lock")):
         if running := find(settings, kind):
             return running
-        port = _port(4200 if kind == "prefect" else 5000)
+        port = _port(PORTS[kind])
         command, environ = _command(settings, kind, port)
         log = settings.store / "logs" / f"{kind}.log"
         with files.disk(log):
@@ -106,10 +108,10 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
     )
 
 
-def stop(settings: Settings) -> list[Server]:
-    """Ends the store's servers and everything they started; returns those that ran."""
+def stop(settings: Settings, kinds: Iterable[Kind] = get_args(Kind)) -> list[Server]:
+    """Ends the store's servers of these kinds and everything they started; returns those that ran."""
     stopped = []
-    for kind in ("prefect", "mlflow"):
+    for kind in kinds:
         if server := find(settings, kind):
             with contextlib.suppress(OSError):
                 os.killpg(server.pid, signal.SIGTERM)
@@ -142,6 +144,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             **prefect_environment(settings),
             "PREFECT_UI_API_URL": "/api",
             "PREFECT_SERVER_API_PORT": str(port),
+            # who holds a deployment's one place is known after a restart too
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # bursts of task runs otherwise lock SQLite for seconds
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
@@ -149,6 +153,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
         }
+    if kind in ("evidently", "status"):
+        return [f"towline.cli.{kind}_server", str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     artifacts = str(settings.store / "artifacts")
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]

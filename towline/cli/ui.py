@@ -1,4 +1,4 @@
-"""towline ui: the two web interfaces over the store."""
+"""towline ui: the web interfaces over the store."""
 
 import click
 
@@ -11,8 +11,8 @@ from towline.cli import emit, json_option
 def ui(stop: bool, as_json: bool) -> None:
     """Starts the web interfaces.
 
-    Prefect's and MLflow's, on loopback; prints their addresses. They go on in the background; `towline run` reuses the
-    Prefect one.
+    Prefect's, MLflow's, the status page and, once the watch has looked at a night, Evidently's, on loopback; prints
+    their addresses. They go on in the background; `towline run` reuses the Prefect one.
 
     \b
     Examples:
@@ -28,15 +28,15 @@ def ui(stop: bool, as_json: bool) -> None:
         told = ", ".join(server.kind for server in stopped) or "none ran"
         emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {told}")
         return
-    started = [servers.start(settings, "prefect"), servers.start(settings, "mlflow")]
+    kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]
+    if settings.evidently.is_dir() or any(settings.store.glob("watch/*/drift.jsonl")):
+        kinds.append("evidently")
+    started = [servers.start(settings, kind) for kind in kinds]
     click.echo("starting …", err=True)
-    prefect, mlflow = (servers.wait(settings, server) for server in started)
-    addresses = {"runs": f"{prefect.url}/runs", "models": f"{mlflow.url}/#/models"}
-    emit(
-        addresses,
-        as_json,
-        lambda: (
-            f"runs    {addresses['runs']}   (Prefect)\nmodels  {addresses['models']}   (MLflow)\n"
-            "stop    towline ui --stop"
-        ),
-    )
+    urls = {server.kind: servers.wait(settings, server).url for server in started}
+    addresses = {"runs": f"{urls['prefect']}/runs", "models": f"{urls['mlflow']}/#/models", "status": urls["status"]}
+    by = {"runs": "Prefect", "models": "MLflow", "status": "towline"}
+    if "evidently" in urls:
+        addresses["drift"], by["drift"] = urls["evidently"], "Evidently"
+    lines = [f"{what:<8}{address}   ({by[what]})" for what, address in addresses.items()]
+    emit(addresses, as_json, lambda: "\n".join([*lines, "stop    towline ui --stop"]))

@@ -5,7 +5,7 @@ entrypoint and handed on as arguments.
 """
 
 from towline.config.pipeline import PipelineConfig, build_config, read_config
-from towline.config.record import Duration, Frozen
+from towline.config.record import Duration, Frozen, Span, span
 from towline.config.settings import Settings
 from towline.config.training import (
     GREATER_IS_BETTER,
@@ -58,10 +58,12 @@ __all__ = [
     "Settings",
     "Severity",
     "SloConfig",
+    "Span",
     "SplitConfig",
     "SqlSource",
     "Task",
     "ValidationConfig",
     "build_config",
     "read_config",
+    "span",
 ]  # fmt: skip

@@ -84,7 +84,19 @@ class PipelineConfig(Frozen):
             raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
+        if not (isinstance(self.split.holdout, float) or self.by_time):
+            raise ValueError("split.holdout is a duration, which needs data.time and a split by it; give a share")
         return self
+
+    @property
+    def by_time(self) -> bool:
+        """Whether the newest rows are held out."""
+        return bool(self.data.time) and self.split.by != "random"
+
+    @property
+    def refits(self) -> bool:
+        """Whether what is released has learnt from the holdout too, once that was measured on."""
+        return self.by_time if self.split.refit is None else self.split.refit
 
     def canonical(self) -> str:
         """One JSON text for configs that make equal models: part of the run key. How it is watched does not count."""

@@ -4,9 +4,9 @@ import datetime as dt
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
 
 
 class Frozen(BaseModel):
@@ -24,6 +24,47 @@ def _as_duration(value: object) -> object:
 
 
 Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
+
+
+def span(length: dt.timedelta | None) -> str:
+    """A duration as a config has it: 90d, 36h; None is ``all``."""
+    if length is None:
+        return "all"
+    hours, rest = divmod(length, dt.timedelta(hours=1))
+    if rest:
+        return str(length)
+    return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
+
+
+def _as_span(value: object) -> object:
+    return None if value == "all" else _as_duration(value)
+
+
+def _as_tuple(value: object) -> object:
+    """One, several or none of a thing."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _as_share(value: object) -> object:
+    if isinstance(value, str):
+        value = TypeAdapter(Duration).validate_python(value)
+    if isinstance(value, dt.timedelta) and value <= dt.timedelta(0):
+        raise ValueError("a duration must be longer than nothing")
+    if isinstance(value, int | float) and not 0 < value < 0.9:
+        raise ValueError("a share must be greater than 0 and less than 0.9; a duration is written 28d")
+    return value
+
+
+Span = Annotated[dt.timedelta | None, BeforeValidator(_as_span), PlainSerializer(span)]
+Spans = Annotated[tuple[Span, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)]
+Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_input_type=float | str)]
+
+
+def plain(share: float | dt.timedelta) -> Any:
+    """A share or a duration as it is written."""
+    return span(share) if isinstance(share, dt.timedelta) else share
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -1,11 +1,13 @@
 """The parts of a pipeline's config that say what is trained, on what, and what it must reach."""
 
+import datetime as dt
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
-from towline.config.record import Duration, Frozen
+from towline.config.record import Frozen, Share, Spans, plain
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
@@ -45,12 +47,29 @@ class DataConfig(Frozen):
     time: str | None = Field(None, description="when the row happened; makes the split and the folds time-aware")
     group: str | None = Field(None, description="rows of one group never stand on both sides of a split")
     drop: tuple[str, ...] = Field((), description="columns never read: leaks, identifiers, personal data")
-    window: Duration | None = Field(None, description="only this much history before the newest row, e.g. 90d")
+    window: Spans = Field(
+        (), description="only this much history before the newest row, e.g. 90d; of several the best is chosen"
+    )
+    half_life: Spans = Field(
+        (), description="a row this old counts half as much as a new one; of several, or all (evenly), the best"
+    )
     separator: str = Field(",", min_length=1, max_length=1)
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+
+    @property
+    def reach(self) -> dt.timedelta | None:
+        """The longest history that may be learnt from; None is all."""
+        lengths = [length for length in self.window if length is not None]
+        return max(lengths) if lengths and len(lengths) == len(self.window) else None
+
+    @property
+    def histories(self) -> tuple[tuple[dt.timedelta | None, dt.timedelta | None], ...]:
+        """Each (window, half-life) to choose from; of one window alone nothing is left but its rows."""
+        windows = self.window if len(self.window) > 1 else (None,)
+        return tuple(dict.fromkeys(itertools.product(windows, self.half_life or (None,))))
 
 
 class ColumnRule(Frozen):
@@ -89,8 +108,16 @@ class ValidationConfig(Frozen):
 
 
 class SplitConfig(Frozen):
-    holdout: float = Field(0.2, gt=0.0, lt=0.9)
+    holdout: Share = Field(0.2, description="share of rows, or by time the newest rows of so long, e.g. 28d")
     by: Literal["auto", "time", "random"] = "auto"
+    refit: bool | None = Field(
+        None, description="release what the same recipe learns from all rows; default: where the split is by time"
+    )
+
+    @field_serializer("holdout")
+    def _written(self, holdout: float | dt.timedelta) -> float | str:
+        written: float | str = plain(holdout)
+        return written
 
 
 class SearchConfig(Frozen):

@@ -34,7 +34,9 @@ class QualityConfig(Frozen):
     """How predictions are compared with what turned out to be true."""
 
     delay: Duration = Field(dt.timedelta(days=1), description="after it a label should be there, e.g. 30d")
-    window: Duration = Field(dt.timedelta(days=7), description="predictions that are looked at together")
+    window: Duration = Field(
+        dt.timedelta(days=1), description="of predictions looked at together; longer while they say nothing"
+    )
     min_labels: int = Field(50, ge=10, description="fewer leave the quality unknown")
     min_coverage: float = Field(
         0.5,

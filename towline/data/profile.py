@@ -1,10 +1,12 @@
 """What the training rows looked like, small enough to travel with a release."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from towline.config import Kind
 from towline.data.contract import Contract
 
 _CELLS = 256
@@ -22,23 +24,34 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     Returns:
         ``{"rows": n, "columns": {name: …}}``, JSON-able. Each column has kind, count (non-null) and nulls. Numeric and
         boolean add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid: counts in 256 equal cells from low to high,
-        and those below and above these with their means. Category adds levels, counts (of the most frequent) and other.
+        and those below and above these with their means
+        and sds. Category adds levels, counts (of the most frequent) and other.
         Datetime adds min and max. What is undefined is None.
     """
+    return described(features, {column.name: column.kind for column in contract.feature_columns})
+
+
+def repeated(features: pd.DataFrame) -> float:
+    """The share of rows that are equal to an earlier one."""
+    return float(pd.util.hash_pandas_object(features, index=False).duplicated().mean()) if len(features) else 0.0
+
+
+def described(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The same of any columns of these kinds."""
     columns = {}
-    for column in contract.feature_columns:
-        values = features[column.name]
+    for name, kind in kinds.items():
+        values = table[name]
         present = values.dropna()
-        facts: dict[str, Any] = {"kind": column.kind, "count": len(present), "nulls": len(values) - len(present)}
-        if column.kind == "category":
+        facts: dict[str, Any] = {"kind": kind, "count": len(present), "nulls": len(values) - len(present)}
+        if kind == "category":
             facts |= _levels(present)
-        elif column.kind == "datetime":
+        elif kind == "datetime":
             ends = (present.min(), present.max()) if len(present) else (None, None)
             facts |= {name: end.isoformat() if end else None for name, end in zip(("min", "max"), ends, strict=True)}
         else:
             facts |= _numbers(present.to_numpy(np.float64))
-        columns[column.name] = facts
-    return {"rows": len(features), "columns": columns}
+        columns[name] = facts
+    return {"rows": len(table), "columns": columns}
 
 
 def _levels(present: pd.Series) -> dict[str, Any]:
@@ -71,9 +84,10 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
     cells = np.histogram(finite, bins=_CELLS, range=(low, high))[0].tolist() if np.isfinite(width) else None
     grid = {"low": float(low), "high": float(high), "cells": cells}
     for side, beyond in (("below", values[values < low]), ("above", values[values > high])):
-        with np.errstate(over="ignore"):
-            mean = float(beyond.mean()) if len(beyond) else np.nan
-        grid |= {side: len(beyond), f"{side}_mean": mean if np.isfinite(mean) else None}
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = (beyond.mean(), beyond.std()) if len(beyond) else (np.nan, np.nan)
+        mean, sd = (float(fact) if np.isfinite(fact) else None for fact in spread)
+        grid |= {side: len(beyond), f"{side}_mean": mean, f"{side}_sd": sd}
     return {
         **{name: float(fact) if np.isfinite(fact) else None for name, fact in facts.items()},
         "quantiles": quantiles.tolist() if np.isfinite(quantiles).all() else None,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.config import DataConfig, Frozen, SqlSource
+from towline.config import DataConfig, Frozen, SqlSource, span
 from towline.data import formats
 from towline.data.columns import examples, iso_times
 from towline.errors import ConfigError, DataError
@@ -48,8 +48,9 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         DataError: the source is missing, empty, malformed or holds what no model can learn from.
         Unavailable: the database is away, or the store cannot be written.
     """
-    if config.window and not config.time:
-        raise ConfigError("data.window needs a time column", where="data.window", remedy="name it in data.time")
+    for key in ("window", "half_life"):
+        if getattr(config, key) and not config.time:
+            raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):
         source = formats.masked(config.source.url)
         tables = iter([(source, formats.query(config.source, project))])
@@ -223,19 +224,19 @@ def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
 def _cut(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str) -> pa.Table:
     if not table.num_rows:
         raise DataError("no rows", where=where, remedy="give a table with rows")
-    if not config.time or not (as_of or config.window) or table[config.time].null_count == table.num_rows:
+    if not config.time or not (as_of or config.reach) or table[config.time].null_count == table.num_rows:
         return table
     times = table[config.time]
     if as_of and as_of.tzinfo:
         as_of = as_of.astimezone(UTC).replace(tzinfo=None)
     newest = as_of or pc.max(times).as_py()
     keep = pc.less_equal(times, pa.scalar(newest, _TIME))
-    if config.window:
-        keep = pc.and_(keep, pc.greater(times, pa.scalar(newest - config.window, _TIME)))
+    if config.reach:
+        keep = pc.and_(keep, pc.greater(times, pa.scalar(newest - config.reach, _TIME)))
     kept = table.filter(pc.fill_null(keep, True))
     if not kept.num_rows:
         raise DataError(
-            f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {config.window or 'all'}",
+            f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {span(config.reach)}",
             where=where,
             remedy=f"rows run from {_iso(pc.min(times))} to {_iso(pc.max(times))}: move --as-of or widen data.window",
         )

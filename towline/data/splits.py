@@ -1,5 +1,6 @@
 """The holdout and the folds: which rows a model may learn from."""
 
+import datetime as dt
 import hashlib
 from typing import Literal
 
@@ -9,7 +10,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from towline.config import Frozen, PipelineConfig
 from towline.data.workspace import Workspace
-from towline.errors import DataRefused
+from towline.errors import ConfigError, DataRefused
 from towline.files import replacing
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -27,9 +28,10 @@ class Parts(Frozen):
 def split(work: Workspace, config: PipelineConfig) -> Parts:
     """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``parts.json``).
 
-    By time the newest rows are held out. At random a row's side hangs on a seeded hash of its content (or its group),
-    so that it stays there when rows are added or shuffled, and copies of a row stay together. Rows of one timestamp or
-    one group never straddle: by time, older rows of a held-out group are left out of both parts.
+    By time the newest rows are held out: a share, or what is younger than a duration. At random a row's side hangs on
+    a seeded hash of its content (or its group), so that it stays there when rows are added or shuffled, and copies of a
+    row stay together. Rows of one timestamp or one group never straddle: by time, older rows of a held-out group are
+    left out of both parts.
 
     Raises:
         DataRefused: one part would be empty.
@@ -40,13 +42,13 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
     cut = None
     if by == "time":
         times = rows[data.time].iloc[order]
-        start = _nearest(_starts(times), len(rows) * (1 - config.split.holdout))
+        start = _begin(times, config.split.holdout)
         cut = times.iloc[start].isoformat()
         train, holdout = _purged(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        units = _hashes(rows[[data.group]] if data.group else rows, config.seed)
-        held = _held(units, codes, config.split.holdout)[order]
+        units = hashes(rows[[data.group]] if data.group else rows, config.seed)
+        held = _held(units, codes, _share(config))[order]
         train, holdout = order[~held], order[held]
     if not len(train) or not len(holdout):
         side = "holdout" if len(train) else "train part"
@@ -62,12 +64,27 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
     return parts
 
 
+def _begin(times: pd.Series, holdout: float | dt.timedelta) -> int:
+    """Where the holdout begins in sorted times: a share of the rows, or those younger than a duration."""
+    starts = _starts(times)
+    if isinstance(holdout, dt.timedelta):
+        return int((times <= times.iloc[-1] - holdout).sum())
+    return _nearest(starts, len(times) * (1 - holdout))
+
+
+def _share(config: PipelineConfig) -> float:
+    held = config.split.holdout
+    if isinstance(held, dt.timedelta):
+        raise ConfigError("a duration cannot be held out at random", where="split.holdout", remedy="give a share: 0.2")
+    return held
+
+
 def held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
     """Which rows (n,) a random split with this seed and share sets apart, in whatever table they stand.
 
     A row that was moved so that its class stands on both sides is not known here; there are a few at most.
     """
-    threshold: np.ndarray = _hashes(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
+    threshold: np.ndarray = hashes(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
     return threshold
 
 
@@ -185,7 +202,7 @@ def _held(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
     return held
 
 
-def _hashes(rows: pd.DataFrame, seed: int) -> np.ndarray:
+def hashes(rows: pd.DataFrame, seed: int) -> np.ndarray:
     """One uint64 a row: of its values, whatever the order of the columns, the rows, or an integer's dtype."""
     total = np.zeros(len(rows), dtype=np.uint64)
     for name in rows.columns:

@@ -131,7 +131,8 @@ def _table(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any
     rules, target = config.validation, contract.target
     # each fold needs a row, and so does the part before the first
     folds = config.cross_validation.folds
-    rows = max(rules.min_rows, math.ceil((folds + 1) / (1 - config.split.holdout)))
+    held = config.split.holdout
+    rows = max(rules.min_rows, math.ceil((folds + 1) / (1 - held)) if isinstance(held, float) else folds + 2)
     needs = f"needs at least {rows} rows" + (f" for {folds} folds and a holdout" if rows > rules.min_rows else "")
     names = sorted({*(column.name for column in contract.columns), *rules.columns, *rules.unique})
     yield _expect("expect_table_row_count_to_be_between", needs, min_value=rows)

@@ -1,7 +1,7 @@
 """The Evidently report of a night: exact scores as its metrics, Evidently's own views of a small sample beside them.
 
 Nothing else imports Evidently, which takes seconds: a night without an alarm never comes here. Such nights are added
-to the workspace later, by ``catch_up``.
+to the workspace by its web interface, and with the next report.
 """
 
 import datetime as dt
@@ -9,6 +9,8 @@ import functools
 import json
 import logging
 import math
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +19,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from towline import files
+from towline.config import PipelineConfig, Settings
+from towline.errors import TowlineError
 from towline.monitoring.evidence import Drift, Finding
-from towline.monitoring.samples import Sides, plain, sides
+from towline.monitoring.journal import Journal
+from towline.monitoring.samples import Sides, drawn, logged, plain, sides
+from towline.registry.ledger import Entry
+from towline.release.manifest import verify
+from towline.release.reference import read
 
 MOST = 300  # findings of a night that become metrics; they come alarms first
 VERDICT = "verdict"
+_LOOK = 30.0  # seconds
 _TABLE = "findings"
 _NATS = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance has the base e, ours 2
 # what the page needs is in it; what a value smuggles in can load nothing
@@ -60,13 +69,9 @@ def report(
         Unavailable: the store cannot be written.
     """
     _project(workspace, model)
-    pair = None
-    if reference is not None and current is not None:
-        pair = sides(reference, current, [finding.column for finding in drift.findings])
-    snapshot, content = _run(drift, pair, at)
+    snapshot, content = _run(drift, _pair(drift, reference, current), at)
     _keep(workspace, model, content, _path(workspace, model, drift, at))
-    page = snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1)
-    return files.write(_folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html", page)
+    return _page(snapshot, _folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html")
 
 
 def catch_up(nights: Sequence[Drift], workspace: Path, model: str, at: dt.datetime) -> int:
@@ -86,6 +91,65 @@ def catch_up(nights: Sequence[Drift], workspace: Path, model: str, at: dt.dateti
     return len(missing)
 
 
+def write(
+    settings: Settings,
+    config: PipelineConfig,
+    serving: Entry,
+    drift: Drift,
+    now: dt.datetime,
+    current: pd.DataFrame | None = None,
+) -> Path:
+    """The report of a round of the watch; quiet nights that are not in the workspace yet are added to it.
+
+    Args:
+        settings: where the store is.
+        config: of the model.
+        serving: the version that was watched; its release says what training looked like.
+        drift: what was found.
+        now: the moment of the round.
+        current: the rows that were looked at; None: those of the prediction log between ``drift.start`` and ``end``.
+
+    Raises:
+        DataError: a part of the log cannot be read.
+        ReleaseError: the release is not what its manifest says.
+        Unavailable: the store cannot be written.
+    """
+    release, workspace = settings.store / serving.release, settings.evidently
+    verify(release)
+    if current is None and drift.end is not None:
+        folder = settings.store / "predictions" / config.name
+        current = logged(folder, drift.version, drift.start, drift.end)
+    then = read(release)
+    reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)
+    if drift.end is None:  # a table is no night: it has a page, and no place in the history
+        snapshot, _ = _run(drift, _pair(drift, reference, current), now)
+        return _page(snapshot, _folder(workspace, config.name) / f"drift-{now:%Y-%m-%d}-table.html")
+    catch_up(Journal.of(settings, config.name).drift(before=now), workspace, config.name, now)
+    return report(drift, reference, current, workspace, config.name, now)
+
+
+def serve(settings: Settings, port: int) -> None:
+    """Evidently's web interface on loopback, until the process ends; nights are added to its workspace as they come."""
+    from evidently.ui.service.app import run_local
+
+    def keep_up() -> None:
+        while True:
+            time.sleep(_LOOK)
+            _follow(settings)
+
+    _follow(settings)
+    threading.Thread(target=keep_up, daemon=True).start()
+    run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
+
+
+def _follow(settings: Settings) -> None:
+    for path in sorted(settings.store.glob("watch/*/drift.jsonl")):
+        try:
+            catch_up(Journal(path.parent).drift(), settings.evidently, path.parent.name, dt.datetime.now(dt.UTC))
+        except (TowlineError, OSError, ValueError) as error:
+            _logger.warning("the nights of %s are not added: %s", path.parent.name, error)
+
+
 class _Row(NamedTuple):
     """A finding as the metrics read it."""
 
@@ -96,6 +160,16 @@ class _Row(NamedTuple):
     threshold: float | None
     told: str
     detail: str
+
+
+def _pair(drift: Drift, reference: pd.DataFrame | None, current: pd.DataFrame | None) -> Sides | None:
+    if reference is None or current is None:
+        return None
+    return sides(reference, current, [finding.column for finding in drift.findings])
+
+
+def _page(snapshot: Any, path: Path) -> Path:
+    return files.write(path, snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1))
 
 
 def _run(drift: Drift, pair: Sides | None, at: dt.datetime) -> tuple[Any, str]:
@@ -269,18 +343,18 @@ def _project(workspace: Path, model: str) -> None:
             told = f"Drift of {model}, night by night: exact scores of all rows."
             made = opened.add_project(ProjectModel(id=project, name=model, description=told))
 
-            def lines(what: str) -> Any:
-                return PanelMetric(legend="{{column}}", metric="DriftScore", metric_labels={"what": what})
+            def lines(what: str, legend: str) -> Any:
+                return PanelMetric(legend=legend, metric="DriftScore", metric_labels={"what": what})
 
             alarms = PanelMetric(legend="alarms", metric="DriftVerdict")
-            distances = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
+            shares = [lines(what, f"{{{{column}}}}: {what}") for what in ("nulls", "unseen", "out of range", "unfit")]
+            far = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
             panels = [
                 bar_plot_panel("Alarms", [alarms], "findings of a night that are beyond their threshold"),
-                line_plot_panel("Distance from the training rows", [lines("distribution")], distances),
-                line_plot_panel("Nulls", [lines("nulls")], "share of the rows", size="half"),
-                line_plot_panel("Unseen categories", [lines("unseen")], "share of the rows", size="half"),
-                line_plot_panel("Out of range", [lines("out of range")], "share of the rows", size="half"),
-                line_plot_panel("Not of their kind", [lines("unfit")], "share of the rows", size="half"),
+                line_plot_panel("Distance from the training rows", [lines("distribution", "{{column}}")], far),
+                line_plot_panel(
+                    "Nulls, unseen categories, out of range, not of their kind", shares, "share of the rows"
+                ),
             ]
             for panel in panels:
                 made.dashboard.add_panel(panel, tab="Drift")

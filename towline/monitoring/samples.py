@@ -1,12 +1,17 @@
 """Two small tables side by side, fit to be drawn: one out of a release's profile, one of current rows."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from towline.data.values import LARGEST, level, number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS = 5_000
 COLUMNS = 50
@@ -97,6 +102,59 @@ def _spread(counts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return where, (ranks - (ends[where] - counts[where])) / counts[where]
 
 
+def logged(folder: Path, version: int, start: dt.datetime | None, end: dt.datetime | None) -> pd.DataFrame:
+    """A sample of the predictions of one version and window.
+
+    Args:
+        folder: ``predictions/<name>`` of the store.
+        version: of the model.
+        start: of the window.
+        end: not in it.
+
+    Returns:
+        The columns that are logged as they came, by their names, and ``prediction``; what is hashed or coarse is no
+        value of its column.
+
+    Raises:
+        DataError: a part cannot be read.
+        Unavailable: the folder cannot be written, which its lock needs.
+    """
+    import pyarrow.compute as pc
+
+    from towline.serving import parts
+
+    def mine() -> Iterator["pa.Table"]:
+        for _, table in parts.tables(folder, start, end):
+            names = [field.name for field in table.schema if _drawable(field)]
+            yield table.filter(pc.equal(table["version"], version)).select(names)
+
+    if not folder.is_dir():
+        return pd.DataFrame()
+    with parts.held(folder):
+        return sampled(mine()).rename(columns=lambda name: str(name).removeprefix(parts.INPUT))
+
+
+def sampled(tables: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
+    """At most 5,000 of all rows: each has the same chance, in memory that does not grow with them."""
+    import pyarrow as pa
+
+    generator = np.random.default_rng(0)
+    kept: list[pa.Table] = []
+    lots = np.empty(0)
+    for table in tables:
+        if table.num_rows:
+            more = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+            lots = np.concatenate([lots, generator.random(len(more))])
+            chosen = np.sort(np.argsort(lots, kind="stable")[:ROWS])
+            together = pa.concat_tables([*kept, more], promote_options="permissive")
+            kept, lots = [together.take(pa.array(chosen))], lots[chosen]
+    return kept[0].to_pandas() if kept else pd.DataFrame()
+
+
+def _drawable(field: Any) -> bool:
+    return field.name == "prediction" or (field.metadata or {}).get(b"kept") == b"keep"
+
+
 def sides(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] = ()) -> Sides:
     """Makes two tables alike, whatever is in them.
 
@@ -108,7 +166,7 @@ def sides(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] =
         current: rows of production, of any types.
         first: names that come first where there are too many.
     """
-    reference, current = _sampled(reference), _sampled(current)
+    reference, current = _fewer(reference), _fewer(current)
     left_out: dict[str, str] = {}
     then: dict[str, pd.Series] = {}
     now: dict[str, pd.Series] = {}
@@ -160,7 +218,7 @@ def _paired(
     return ""
 
 
-def _sampled(rows: pd.DataFrame) -> pd.DataFrame:
+def _fewer(rows: pd.DataFrame) -> pd.DataFrame:
     """At most so many rows, in their order: it is mostly that of time."""
     if len(rows) <= ROWS:
         return rows

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from towline.config import PipelineConfig, SqlSource
+from towline.config import PipelineConfig, SqlSource, span
 from towline.data.contract import Contract
 from towline.data.formats import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.training.evaluation import Evaluation
-from towline.training.fitting import Fitted, Scores
+from towline.training.final import Fitted
+from towline.training.fitting import Scores
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, LoggedModel
@@ -69,6 +70,10 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
         "features": len(contract.feature_columns),
         "rows": work.dataset.rows,
         "train_rows": fitted.rows,
+        "train_end": fitted.end,
+        "window": span(fitted.history.window),
+        "half_life": span(fitted.history.half_life) if fitted.history.half_life else None,
+        "refitted": fitted.refitted,
         "data_start": work.dataset.start,
         "data_end": work.dataset.end,
         "folds": config.cross_validation.folds,
@@ -109,11 +114,12 @@ def metrics(chosen: Scores, evaluation: Evaluation) -> dict[str, float]:
 def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evaluation) -> str:
     """The version's page in Markdown; lists of versions show its first words as they are."""
     data, best = work.dataset, evaluation.metrics[evaluation.primary]
-    span = f", {data.start} to {data.end}" if data.start else ""
+    covered = f", {fitted.start} to {fitted.end}" if fitted.start else ""
     lines = [
         f"{chosen.candidate}: {evaluation.primary} {_number(best.value)}",
         "",
-        f"Fitted on {fitted.rows:,} of {data.rows:,} rows{span}.",
+        f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
+        + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
         f"Data: `{data.source}`, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",

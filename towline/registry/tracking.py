@@ -23,7 +23,8 @@ from towline.data.workspace import Workspace
 from towline.errors import TowlineError, Unavailable
 from towline.registry import record
 from towline.training.evaluation import Evaluation
-from towline.training.fitting import Fitted, Scores
+from towline.training.final import Fitted
+from towline.training.fitting import Scores
 from towline.training.gate import Verdict
 
 if TYPE_CHECKING:

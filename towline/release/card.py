@@ -15,7 +15,9 @@ from towline.data.validation import Validation
 from towline.release.certificate import Certificate
 from towline.release.manifest import Manifest
 from towline.training.evaluation import Evaluation, Slice
+from towline.training.final import Fitted
 from towline.training.fitting import Scores
+from towline.training.history import History, Tried
 
 TEMPLATES = Path(__file__).parent
 WORST = 15
@@ -38,6 +40,7 @@ def card(
     validation: Validation,
     plots: Mapping[str, bytes],
     certificate: Certificate,
+    fitted: Fitted,
 ) -> Card:
     """Renders the card of a release; whatever the user or the table wrote is escaped.
 
@@ -50,6 +53,7 @@ def card(
         validation: what was checked before training.
         plots: PNG files by name.
         certificate: how the release answers.
+        fitted: the released model: what it learnt from.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -59,6 +63,8 @@ def card(
         "evaluation": evaluation,
         "validation": validation,
         "certificate": certificate,
+        "fitted": fitted,
+        "histories": [(_history(one), one.rows, one.value, one.failed) for one in fitted.history.tried],
         "metrics": [(name, value, evaluation.baseline.get(name)) for name, value in evaluation.metrics.items()],
         "candidates": [
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)
@@ -98,6 +104,10 @@ def number(value: float | None) -> str:
 def title(name: str) -> str:
     """``fold_scores.png`` → Fold scores."""
     return name.removesuffix(".png").replace("_", " ").capitalize()
+
+
+def _history(one: Tried) -> str:
+    return str(History(window=one.window, half_life=one.half_life))
 
 
 def _worst_first(evaluation: Evaluation) -> list[Slice]:

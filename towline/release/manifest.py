@@ -15,6 +15,7 @@ from towline.errors import ReleaseError
 from towline.training.interval import Interval
 
 MANIFEST = "manifest.json"
+HOLDOUT = "holdout.npz"
 MAX_MANIFEST = 2**20
 MAX_FILE = 2**31  # bytes; a release is read whole by every replica
 REMEDY = "fetch the release again from the registry's artifacts, or roll back to the previous version"

@@ -16,16 +16,18 @@ from threadpoolctl import ThreadpoolController
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings, SqlSource
 from towline.data.contract import Contract
-from towline.data.profile import profile
+from towline.data.splits import hashes
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
-from towline.release import card
+from towline.release import card, reference
 from towline.release.certificate import Certificate, certify
-from towline.release.manifest import MANIFEST, Manifest, describe, verify
+from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
 from towline.release.plan_file import PLAN
 from towline.training import stored, unlabelled
 from towline.training.evaluation import Evaluation, saved_predictions
-from towline.training.fitting import Fitted, Scores
+from towline.training.final import Fitted, answers, learnt
+from towline.training.fitting import Scores
+from towline.training.predictions import encode
 
 LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
 PROBES = 50
@@ -45,13 +47,15 @@ class Version(Protocol):
 class Package(Frozen):
     """A reference to a release: its folder relative to the store, its manifest's digest, its size in bytes.
 
-    ``trusted`` are the packages of the user's own that its estimator may come from.
+    ``trusted`` are the packages of the user's own that its estimator may come from; ``answers`` is the workspace's file
+    with what its model says of the holdout.
     """
 
     path: str
     digest: str
     bytes: int
     trusted: tuple[str, ...] = ()
+    answers: str
 
 
 def package(
@@ -72,8 +76,8 @@ def package(
         config: what the run did; copied into the release.
         settings: says which store the release goes to.
         version: its name, version and run in the registry.
-        fitted: the model.
-        evaluation: what it reached on the holdout.
+        fitted: the model to release.
+        evaluation: what its recipe reached on the holdout.
         scores: what every candidate reached in cross-validation.
         validation: what was checked before.
         facts: provenance; ``created``, ``git_commit``, ``git_dirty``, ``towline`` and ``python`` go into the manifest.
@@ -89,7 +93,7 @@ def package(
             shutil.rmtree(stale)
         draft = home / f".draft-{work.key[:16]}"
         try:
-            _write(draft, work, config, manifest, evaluation, scores, validation)
+            _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
             for path in unlabelled.save(work, config, fitted.candidate):
                 files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe(draft)})
@@ -107,6 +111,7 @@ def package(
         digest=manifest.digest,
         bytes=sum(entry.size for entry in manifest.files.values()),
         trusted=stored.packages(config),
+        answers=fitted.answers,
     )
 
 
@@ -138,7 +143,9 @@ def _manifest(
             "start": data.start,
             "end": data.end,
             "source": data.source,
-            "split": _split(work, config),
+            "split": _split(work, config, fitted),
+            "history": fitted.history.model_dump(mode="json"),
+            "learnt": fitted.rows,
         },
         estimator=next(score.estimator for score in scores if score.candidate == fitted.candidate),
         params=fitted.params,
@@ -152,13 +159,18 @@ def _manifest(
     )
 
 
-def _split(work: Workspace, config: PipelineConfig) -> dict[str, Any]:
-    """How the holdout was set apart: enough to tell of any row whether the model was trained on it."""
+def _split(work: Workspace, config: PipelineConfig, fitted: Fitted) -> dict[str, Any]:
+    """How the holdout was set apart: enough to tell of any row whether the model was trained on it.
+
+    ``train_end`` is the time of the newest row that the released model has seen; where that was fitted again after
+    the holdout was measured on, ``measured_end`` is the same of the model that was measured.
+    """
     by = json.loads(work.file("parts.json").read_bytes())["by"]
     if by == "time":
-        newest = pd.to_datetime(work.table()[config.data.time].iloc[work.parts()["train"]]).max()
-        return {"by": by, "time": config.data.time, "train_end": newest.isoformat()}
-    return {"by": by, "group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
+        ends = {"train_end": fitted.end, "measured_end": fitted.measured_end or fitted.end}
+        return {"by": by, "time": config.data.time, "refitted": fitted.refitted, **ends}
+    own = {"group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
+    return {"by": by, "refitted": fitted.refitted, **own}
 
 
 def _write(
@@ -166,25 +178,28 @@ def _write(
     work: Workspace,
     config: PipelineConfig,
     manifest: Manifest,
+    fitted: Fitted,
     evaluation: Evaluation,
     scores: Sequence[Scores],
     validation: Validation,
 ) -> None:
     contract = work.contract()
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
-    certificate, plan = _compiled(work, config, contract)
-    written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate)
+    rows = learnt(work, config, fitted)
+    seen = contract.features(rows)
+    certificate, plan = _compiled(work, config, contract, fitted, seen)
+    written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),
         "cross_validation": [score.model_dump(mode="json") for score in scores],
     }
     contents: dict[str, str | bytes] = {
         "contract.json": contract.model_dump_json(indent=1),
-        "profile.json": json.dumps(profile(work.part("train")[0], contract), ensure_ascii=False),
+        **reference.of(work, config, rows),
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),
-        "probe.json": json.dumps(_probe(work), indent=1, ensure_ascii=False),
+        "probe.json": json.dumps(_probe(work, fitted), indent=1, ensure_ascii=False),
         "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
         "card.md": written.markdown,
@@ -193,16 +208,35 @@ def _write(
     }
     for name, content in contents.items():
         files.write(draft / name, content)
-    with work.file("model.skops").open("rb") as model, files.replacing(draft / "model.skops") as copy:
+    if fitted.refitted:
+        with files.replacing(draft / HOLDOUT) as file:
+            np.savez_compressed(file, allow_pickle=False, **_measured(work, config))
+    with work.file(fitted.file).open("rb") as model, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model, copy)
     if plan:
         files.write(draft / PLAN, plan)
 
 
-def _compiled(work: Workspace, config: PipelineConfig, contract: Contract) -> tuple[Certificate, bytes]:
+def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
+    """What the model that was measured said of each holdout row, by the row's hash: the released one has seen them.
+
+    A later challenger can so be compared on rows that neither recipe was fitted on.
+    """
+    contract, rows = work.contract(), work.part("holdout")[2]
+    _, found, _ = saved_predictions(work)
+    content = {"rows": hashes(rows[[column.name for column in contract.columns]], config.seed)}
+    content["labels"] = encode(found.labels, contract.classes) if contract.classes else found.labels
+    if found.probabilities is not None:
+        content["probabilities"] = found.probabilities
+    return content
+
+
+def _compiled(
+    work: Workspace, config: PipelineConfig, contract: Contract, fitted: Fitted, seen: pd.DataFrame
+) -> tuple[Certificate, bytes]:
     """The compiled scorer, if it answers every row as the model does, and the proof."""
-    model = stored.load(work.file("model.skops"), stored.packages(config))
-    tables = {name: work.part(name)[0] for name in ("train", "holdout")}
+    model = stored.load(work.file(fitted.file), stored.packages(config))
+    tables = {"train": seen, "holdout": work.part("holdout")[0]}
     with ThreadpoolController().limit(limits=1):
         return certify(model, contract, tables, config.seed)
 
@@ -221,12 +255,12 @@ def _environment() -> str:
     return "\n".join(sorted(found)) + "\n"
 
 
-def _probe(work: Workspace) -> dict[str, Any]:
+def _probe(work: Workspace, fitted: Fitted) -> dict[str, Any]:
     """A few holdout rows as a caller would send them, and the answers the training process gave."""
     rows = work.part("holdout")[2]
     chosen = np.unique(np.linspace(0, len(rows) - 1, PROBES).astype(int))
     sent = rows[[column.name for column in work.contract().feature_columns]].iloc[chosen]
-    expected = saved_predictions(work)[1].take(chosen)
+    expected = answers(work, fitted).take(chosen)
     return {
         "rows": [
             {name: value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items()}

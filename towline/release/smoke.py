@@ -74,7 +74,7 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
     job = {
         "release": str(work.store / package.path),
         "rows": str(work.file("smoke-rows.parquet")),
-        "expected": str(work.file("holdout-predictions.npz")),
+        "expected": str(work.file(package.answers)),
         "trusted": package.trusted,
     }
     try:

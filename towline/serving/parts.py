@@ -78,7 +78,7 @@ def read(
         DataError: a part cannot be read.
         Unavailable: the folder cannot be written, which its lock needs.
     """
-    start, end = _utc(start), _utc(end)
+    start, end = utc(start), utc(end)
     if not folder.is_dir():
         return joined([], columns)
     with held(folder):
@@ -96,9 +96,9 @@ def tables(
     for part in parts(folder, start and start.date(), end and end.date()):
         file = opened(part.path)
         have = None if wanted is None else [name for name in file.schema_arrow.names if name in wanted]
-        yield part.path, _between(file.read(columns=have), start, end)
+        yield part.path, between(file.read(columns=have), start, end)
     for path, _, table in unconverted(folder):
-        yield path, _between(table if wanted is None else _only(table, wanted), start, end)
+        yield path, between(table if wanted is None else _only(table, wanted), start, end)
 
 
 def unconverted(folder: Path) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
@@ -210,7 +210,7 @@ def _only(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return table.select([name for name in table.column_names if name in names])
 
 
-def _between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None) -> pa.Table:
+def between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None) -> pa.Table:
     if start:
         table = table.filter(pc.greater_equal(table["time"], pa.scalar(start, _UTC)))
     if end:
@@ -218,7 +218,7 @@ def _between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None
     return table
 
 
-def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+def utc(moment: dt.datetime | None) -> dt.datetime | None:
     if moment is None:
         return None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)

@@ -14,7 +14,8 @@ from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights
-from towline.training.fitting import Fitted, primary
+from towline.training.final import MEASURED, Fitted
+from towline.training.fitting import primary
 from towline.training.interval import Interval
 from towline.training.metrics import predict, scores
 from towline.training.predictions import Predictions, encode
@@ -114,7 +115,7 @@ def saved_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predict
     contract = work.contract()
     classes = np.empty(len(contract.classes), dtype=object)
     classes[:] = contract.classes
-    with np.load(work.file("holdout-predictions.npz"), allow_pickle=False) as saved:
+    with np.load(work.file(MEASURED), allow_pickle=False) as saved:
         content = {name: saved[name] for name in saved.files}
     for name in ("truth", "labels", "baseline_labels") if len(classes) else ():
         content[name] = classes[content[name]]
@@ -134,7 +135,7 @@ def _save_predictions(
     for name, predictions in (("probabilities", answers), ("baseline_probabilities", dummy)):
         if predictions.probabilities is not None:
             content[name] = predictions.probabilities
-    with files.replacing(work.file("holdout-predictions.npz")) as file:
+    with files.replacing(work.file(MEASURED)) as file:
         np.savez(file, allow_pickle=False, **content)
 
 

@@ -1,9 +1,8 @@
-"""Candidates compared on folds of the train part, and the chosen one fitted on all of it."""
+"""Candidates compared on folds of the train part, and one of them chosen."""
 
 import logging
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
@@ -56,17 +54,6 @@ class Scores(Frozen):
     trials: int = 0
     failed: str = ""
     notes: tuple[str, ...] = ()
-
-
-class Fitted(Frozen):
-    """The chosen model, fitted on ``rows`` rows and stored in the workspace under ``file``."""
-
-    candidate: str
-    params: dict[str, Any]
-    file: str
-    sha256: str
-    rows: int
-    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -223,42 +210,6 @@ def choose(scores: Sequence[Scores], config: PipelineConfig, task: Task) -> Scor
     return max(able, key=lambda one: sign * one.mean[metric])
 
 
-def fit(work: Workspace, config: PipelineConfig, chosen: Scores) -> Fitted:
-    """Fits the chosen candidate on the whole train part and stores it, and the baseline, with skops.
-
-    Labels are decided by the threshold that cross-validation chose. Files: ``model.skops``, ``baseline.skops``.
-
-    Raises:
-        FitError: it cannot be fitted on all rows, or not be stored.
-    """
-    contract = work.contract()
-    features, labels, _ = work.part("train")
-    reference = baseline(config)
-    candidate = {one.name: one for one in (*config.candidates, reference)}[chosen.candidate]
-    model = build(candidate, contract, config.seed, chosen.params)
-    if chosen.threshold is not None:
-        model = FixedThresholdClassifier(
-            model, threshold=chosen.threshold, pos_label=contract.positive, response_method="predict_proba"
-        )
-    where = f"candidates.{candidate.name}"
-    for file, one in (("model.skops", model), ("baseline.skops", build(reference, contract, config.seed))):
-        with _noting(), ThreadpoolController().limit(limits=1):
-            try:
-                one.fit(features, trainable(labels))
-            except Exception as error:  # an estimator may raise anything
-                what = f"{candidate.name} could not be fitted on all rows: {brief(error)}"
-                raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
-            _store(work, file, one, where)
-    return Fitted(
-        candidate=candidate.name,
-        params=chosen.params,
-        file="model.skops",
-        sha256=files.sha256(work.file("model.skops")),
-        rows=len(features),
-        threshold=chosen.threshold,
-    )
-
-
 def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metric: str) -> float:
     """The threshold on ``chance`` (n,) that maximises a metric of the labels; the highest one on a tie.
 
@@ -325,19 +276,6 @@ def _save(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predic
         arrays["probabilities"] = np.concatenate([part.probabilities for part in found])
     with files.replacing(work.file(f"oof-{candidate.name}.npz")) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def _store(work: Workspace, name: str, model: Pipeline | FixedThresholdClassifier, where: str) -> None:
-    import skops.io
-
-    try:
-        with files.replacing(work.file(name)) as file:
-            skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
-    except (TowlineError, OSError):
-        raise
-    except Exception as error:  # skops raises what the object's own state methods raise
-        remedy = "use an estimator that skops can store; scikit-learn's own all can"
-        raise FitError(f"the model cannot be stored: {brief(error)}", where=where, remedy=remedy) from error
 
 
 @contextmanager

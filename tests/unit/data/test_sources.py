@@ -208,6 +208,8 @@ def test_cuts(tmp_path: Path) -> None:
     cut = load(tmp_path, "t.csv", datetime(2026, 1, 7, 1, tzinfo=UTC), time="t", window=timedelta(days=3))
     assert (cut.rows, cut.start, cut.end) == (3, "2026-01-05T00:00:00", "2026-01-07T00:00:00")
     assert frame(tmp_path, "t.csv", time="t", window=timedelta(days=2))["y"].tolist() == [0, 1]
+    assert len(frame(tmp_path, "t.csv", time="t", window=(timedelta(days=2), timedelta(days=4)))) == 4
+    assert len(frame(tmp_path, "t.csv", time="t", window=(timedelta(days=2), None))) == 10
     with pytest.raises(DataError, match="no rows are left of 10"):
         load(tmp_path, "t.csv", datetime(2025, 1, 1, tzinfo=UTC), time="t")
     with pytest.raises(ConfigError, match="needs a time column"):

@@ -21,7 +21,7 @@ from towline.errors import DataRefused
 DATA = Path(__file__).parents[3] / "data"
 
 
-def config(holdout: float = 0.2, by: str = "auto", k: int = 5, seed: int = 1, **data: Any) -> PipelineConfig:
+def config(holdout: float | str = 0.2, by: str = "auto", k: int = 5, seed: int = 1, **data: Any) -> PipelineConfig:
     return PipelineConfig(
         name="x",
         seed=seed,
@@ -75,6 +75,16 @@ def test_bike_by_time() -> None:
     for learn, test in cut:
         assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
     assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
+
+
+def test_the_newest_days_are_held_out() -> None:
+    """A duration instead of a share: what is younger than it, counted from the newest row."""
+    rows = pd.read_parquet(DATA / "bike_hourly.parquet")
+    made, train, holdout = parts(rows, config("28d", target="rentals", time="datetime"))
+    end = rows["datetime"].max()
+    assert rows["datetime"][holdout].min() == end - pd.Timedelta("28D") + pd.Timedelta("1h")
+    assert made.train + made.holdout == len(rows)
+    assert rows["datetime"][train].max() < pd.Timestamp(made.cut or "")
 
 
 def test_bank_days_stay_whole() -> None:

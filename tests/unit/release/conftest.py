@@ -18,7 +18,8 @@ from towline.data.validation import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.release.packaging import Package, package
 from towline.training.evaluation import Evaluation, evaluate
-from towline.training.fitting import Fitted, Scores, fit
+from towline.training.final import Fitted, fit, refit
+from towline.training.fitting import Scores
 
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -73,7 +74,9 @@ def table(rows: int = 400) -> pd.DataFrame:
 def make_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "table.parquet", index=False)
+    split = data.pop("split", {})
     raw = {
+        "split": split,
         "name": "house-value",
         "description": "Made for <script>alert(1)</script> tests.",
         "data": {"source": "table.parquet", **data},
@@ -94,8 +97,9 @@ def make_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **d
         mean=metrics, sd=dict.fromkeys(metrics, 0.1), threshold=0.4 if contract.task == "binary" else None,
         seconds=1.0, cpu_seconds=1.0,
     )  # fmt: skip
-    fitted = fit(work, config, chosen)
-    evaluation = evaluate(work, config, fitted)
+    measured = fit(work, config, chosen)
+    evaluation = evaluate(work, config, measured)
+    fitted = refit(work, config, chosen, measured)
     work.file("plots").mkdir()
     work.file("plots/fold_scores.png").write_bytes(DOT)
     validation = Validation(rules=(), notes=("column x < y",), failed=0, warned=0, docs="data_docs.html")

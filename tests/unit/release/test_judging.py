@@ -11,6 +11,7 @@ from tests.unit.release.conftest import Run, table
 from towline.release import judging
 from towline.release.packaging import Package
 from towline.release.predictor import open_release
+from towline.training.evaluation import saved_predictions
 from towline.training.gate import Check, Smoke, Verdict
 
 GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0, modules=(), detail="")
@@ -39,17 +40,54 @@ def test_a_model_does_as_well_as_itself(regression: Run, packed: Package) -> Non
     assert champion_check(verdict).outcome == "pass"
 
 
-def test_only_rows_the_champion_has_not_seen_count(regression: Run, packed: Package) -> None:
+def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callable[..., Run]) -> None:
     """By time those after the end of its training."""
-    model = open_release(regression.settings.store / packed.path)
-    rows = regression.work.part("holdout")[2]
-    assert judging._unseen(model, rows).all()
-    everything = regression.work.table()
+    run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
+    model = open_release(run.settings.store / run.package().path)
+    assert judging._unseen(model, run.work.part("holdout")[2]).all()
+    everything = run.work.table()
     end = pd.Timestamp(model.metadata.dataset["split"]["train_end"])
     unseen = judging._unseen(model, everything)
     assert unseen.tolist() == (everything["at"] > end).tolist()
     assert 0 < unseen.sum() < len(everything)
     assert not judging._unseen(model, everything.drop(columns="at")).any()
+
+
+def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regression: Run, packed: Package) -> None:
+    """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
+    model = open_release(regression.settings.store / packed.path)
+    rows = regression.work.part("holdout")[2]
+    assert not judging._unseen(model, rows).any()
+    _, found, unseen = judging._ask(model, regression.work.contract(), rows.sample(frac=1, random_state=1))
+    assert unseen.all()
+    _, measured, _ = saved_predictions(regression.work)
+    shuffled = rows.sample(frac=1, random_state=1).index
+    np.testing.assert_array_equal(found.labels, measured.labels[shuffled])
+    check = champion_check(judge(regression, regression.settings.store / packed.path))
+    assert (check.outcome, check.value) == ("pass", 0.0)
+
+
+def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """Where enough rows came since, the released model itself is asked, on these alone."""
+    frame = table(800).drop(columns="sold")
+    older = build(tmp_path / "older", frame.head(700), target="value", time="at")
+    newer = build(tmp_path / "newer", frame, target="value", time="at")
+    model = open_release(older.settings.store / older.package().path)
+    rows = newer.work.part("holdout")[2]
+    _, found, unseen = judging._ask(model, newer.work.contract(), rows)
+    assert unseen.sum() == 100
+    np.testing.assert_array_equal(found.labels, model.predict(rows))
+
+
+def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """Labels and probabilities of the measured model come back whole, in a task with classes too."""
+    run = build(tmp_path, table(400).drop(columns="value"), target="sold", time="at")
+    model = open_release(run.settings.store / run.package().path)
+    _, found, unseen = judging._ask(model, run.work.contract(), run.work.part("holdout")[2])
+    _, measured, _ = saved_predictions(run.work)
+    assert unseen.all()
+    assert found.labels.tolist() == measured.labels.tolist()
+    np.testing.assert_array_equal(found.probabilities, measured.probabilities)
 
 
 def test_after_a_random_split_the_champion_tells_its_own_holdout(tmp_path: Path, build: Callable[..., Run]) -> None:

@@ -37,17 +37,41 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> N
     assert set(manifest.files) == {
         "model.skops", "contract.json", "profile.json", "config.yaml", "metrics.json", "validation.json",
         "environment.lock", "card.md", "card.html", "plots/fold_scores.png", "probe.json",
-        "plan.npz", "certificate.json", "estimate.json", "loss.skops",
+        "plan.npz", "certificate.json", "holdout.npz", "blocks.npz", "estimate.json", "loss.skops",
     }  # fmt: skip
     assert manifest.digest == packed.digest
     assert manifest.files["model.skops"].sha256 == regression.fitted.sha256
-    times = regression.work.table()["at"].iloc[regression.work.parts()["train"]]
-    assert manifest.dataset["split"]["train_end"] == times.max().isoformat()
+    times, parts = regression.work.table()["at"], regression.work.parts()
+    split = manifest.dataset["split"]
+    assert split["train_end"] == times.max().isoformat() == manifest.dataset["end"]
+    assert split["measured_end"] == times.iloc[parts["train"]].max().isoformat()
     kept = yaml.safe_load((directory / "config.yaml").read_text())
     assert build_config(kept, "release") == regression.config
     lock = (directory / "environment.lock").read_text().splitlines()
     assert any(line.startswith("scikit-learn==") for line in lock)
     assert lock == sorted(lock)
+
+
+def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
+    """The released model was fitted up to the newest row; metrics and the card tell of the measured one."""
+    work, directory = regression.work, regression.settings.store / regression.package().path
+    _, truth, rows = work.part("holdout")
+    released = open_release(directory).predict(rows)
+    error = float(np.abs(released - truth).mean())
+    assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it has seen them
+    assert verify(directory).metrics == regression.evaluation.metrics
+    assert regression.fitted.rows == len(work.table()) > len(work.parts()["train"])
+    assert "fitted without them" in " ".join((directory / "card.md").read_text().split())
+    assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
+
+
+def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """Its training ends where the holdout begins, and nothing says otherwise."""
+    run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
+    directory = run.settings.store / run.package().path
+    assert verify(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
+    assert not (directory / "holdout.npz").exists()
+    assert "fitted without them" not in (directory / "card.md").read_text()
 
 
 def test_probes_are_answered_as_in_training(binary: Run) -> None:

@@ -41,7 +41,7 @@ def test_containers_agree(value: Model, tmp_path: Path) -> None:
     for rows in (
         dicts(frame),
         json.loads(json.dumps(dicts(frame), default=str)),
-        pd.read_csv(tmp_path / "rows.csv"),
+        pd.read_csv(tmp_path / "rows.csv", float_precision="round_trip"),
         frame.convert_dtypes(dtype_backend="pyarrow"),
         frame[frame.columns[::-1]],
         arrow,

@@ -10,7 +10,8 @@ from towline.data.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
-from towline.training.fitting import Fitted, Scores, baseline, choose, cross_validate, fit
+from towline.training.final import Fitted, fit
+from towline.training.fitting import Scores, baseline, choose, cross_validate
 
 
 class Trained(NamedTuple):

@@ -18,7 +18,8 @@ from towline.data.splits import split
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.training import fitting, stored
-from towline.training.fitting import Scores, baseline, best_threshold, choose, cross_validate, fit
+from towline.training.final import fit
+from towline.training.fitting import Scores, baseline, best_threshold, choose, cross_validate
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -1,0 +1,233 @@
+"""What is run when: schedules as Prefect keeps them, slots that passed, runs that lost their process."""
+
+import asyncio
+import datetime as dt
+import os
+import time
+import zoneinfo
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from towline.config import PipelineConfig, build_config
+from towline.errors import ConfigError
+
+if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+
+
+def config(name: str, **schedule: str | None) -> PipelineConfig:
+    return build_config({"name": name, "data": {"source": "x.csv", "target": "y"}, "schedule": schedule}, "test")
+
+
+@pytest.fixture
+def client(prefect: str) -> "Iterator[SyncPrefectClient]":
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
+    from flows.deployments import deployments
+    from tasks import scheduling
+
+    return scheduling.deploy([one for config in configs for one in deployments(config, mark)], mark)
+
+
+def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [number]}})
+    return client.read_flow_runs(flow_run_filter=wanted)
+
+
+def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
+    """The slots that Prefect has laid out, once there are some."""
+    deadline = time.monotonic() + 60
+    while len(found := runs(client, number)) < count:
+        assert time.monotonic() < deadline, "Prefect's scheduler makes no runs"
+        time.sleep(0.5)
+    return found
+
+
+def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
+    """Slots of so many days ago in which nothing ran, as a machine that was off leaves them."""
+    from prefect.states import Scheduled
+
+    found = []
+    for run, days in zip(scheduled(client, number, len(ago)), ago, strict=False):
+        then = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
+        client.set_flow_run_state(run.id, Scheduled(scheduled_time=then), force=True)
+        found.append(run.id)
+    return found
+
+
+def states(client: "SyncPrefectClient", number: UUID) -> list[str]:
+    """Of all runs but those that are laid out for times to come."""
+    found = runs(client, number)
+    return sorted(str(one.state_name) for one in found if one.state_name != "Scheduled" or age(one) > dt.timedelta(0))
+
+
+def age(run: "FlowRun") -> dt.timedelta:
+    """How long ago its time came; negative for one to come."""
+    times = [time for time in (run.expected_start_time, run.next_scheduled_start_time) if time]
+    return dt.datetime.now(dt.UTC) - min(times)
+
+
+def test_a_line_of_the_schedule_becomes_runs_in_its_time_zone(client: "SyncPrefectClient") -> None:
+    """Prefect's scheduler lays slots out for each flow with a line, and none for one without."""
+    training, drift, quality, reaction = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
+    slots = [run.expected_start_time.astimezone(BERLIN) for run in scheduled(client, drift) if run.expected_start_time]
+    assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 in the night without a 2:30
+    assert scheduled(client, quality)
+    assert runs(client, training) == runs(client, reaction) == []
+
+
+def test_training_on_schedule_says_so_and_by_hand_does_not(client: "SyncPrefectClient") -> None:
+    """The trigger that the ledger keeps is schedule for slots, manual for a run from Prefect's page."""
+    training = deploy(config("weekly", train="0 3 * * 0"))[0]
+    assert {run.parameters["trigger"] for run in scheduled(client, training)} == {"schedule"}
+    assert "trigger" not in client.create_flow_run_from_deployment(training).parameters
+
+
+def test_an_edit_counts_for_runs_to_come(client: "SyncPrefectClient") -> None:
+    """Deployed again, slots have the config of today; without its line a flow has none."""
+    drift = deploy(config("edited"))[1]
+    assert scheduled(client, drift)
+    changed = config("edited", drift="15 5 * * *").model_copy(update={"seed": 7})
+    assert deploy(changed)[1] == drift
+    assert {run.parameters["config"]["seed"] for run in scheduled(client, drift)} == {7}
+    deploy(config("edited", drift=None))
+    assert runs(client, drift) == []
+    assert client.read_deployment_schedules(drift) == []
+
+
+def test_what_is_left_out_is_paused(client: "SyncPrefectClient") -> None:
+    """A config that `towline up` is no longer given has no slots that nobody runs; another store's is let be."""
+    first, other = deploy(config("left-out"), mark="mine")[1], deploy(config("not-mine"), mark="theirs")[1]
+    deploy(config("kept"), mark="mine")
+    assert client.read_deployment(first).paused
+    assert not client.read_deployment(other).paused
+    deploy(config("left-out"), mark="mine")
+    assert not client.read_deployment(first).paused
+
+
+def test_of_three_missed_nights_one_is_run(client: "SyncPrefectClient") -> None:
+    """The newest, with the config of today; and caught up once it is not caught up again."""
+    from tasks import scheduling
+
+    drift = deploy(config("missed"))[1]
+    passed(client, drift, 1, 3, 2)
+    deploy(config("missed").model_copy(update={"seed": 7}))
+    for _ in range(2):
+        scheduling.catch_up(client, drift)
+        assert states(client, drift) == ["Missed", "Missed", "Scheduled"]
+    (kept,) = [run for run in runs(client, drift) if run.state_name == "Scheduled" and age(run) > dt.timedelta(0)]
+    assert age(kept) < dt.timedelta(days=1, hours=1)
+    assert kept.parameters["config"]["seed"] == 7
+
+
+def test_a_run_that_was_asked_for_is_never_called_off(client: "SyncPrefectClient") -> None:
+    """A training that drift had asked for before the machine went off is run beside the slot that was missed."""
+    from tasks import scheduling
+
+    training = deploy(config("asked-for", train="0 3 * * *"))[0]
+    passed(client, training, 1, 2)
+    client.create_flow_run_from_deployment(training, parameters={"trigger": "drift"})
+    scheduling.catch_up(client, training)
+    assert states(client, training) == ["Missed", "Scheduled", "Scheduled"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClient", told: bool) -> None:
+    """With what it was given and for the same cause, whether or not it had said yet which process it is."""
+    from prefect.states import Running
+
+    from tasks import scheduling
+    from tasks.attended import whose
+
+    training = deploy(config(f"lost-{told}".lower()))[0]
+    cut = client.create_flow_run_from_deployment(
+        training, parameters={"trigger": "drift"}, idempotency_key=f"cause-{told}"
+    )
+    if told:
+        client.update_flow_run(cut.id, tags=[whose(1)[0], "process:1:0"])
+    client.set_flow_run_state(cut.id, Running(), force=True)
+    for _ in range(2):
+        scheduling.catch_up(client, training)
+        assert states(client, training) == ["Crashed", "Scheduled"]
+    (again,) = [run for run in runs(client, training) if run.state_name == "Scheduled"]
+    assert again.parameters["trigger"] == "drift"
+    client.set_flow_run_state(again.id, Running(), force=True)
+    scheduling.catch_up(client, training)
+    assert states(client, training) == ["Crashed", "Crashed"]  # what ends the machine each time does not for ever
+
+
+def test_a_run_whose_process_lives_is_let_be(client: "SyncPrefectClient") -> None:
+    """A run that is under way is no orphan."""
+    from prefect.states import Running
+
+    from tasks import scheduling
+    from tasks.attended import whose
+
+    training = deploy(config("alive"))[0]
+    run = client.create_flow_run_from_deployment(training)
+    client.update_flow_run(run.id, tags=whose(os.getpid()))
+    client.set_flow_run_state(run.id, Running(), force=True)
+    scheduling.catch_up(client, training)
+    assert states(client, training) == ["Running"]
+
+
+def test_a_night_cut_short_and_a_night_missed_are_one_run(client: "SyncPrefectClient") -> None:
+    """Killed in the night before last, and off in the last: one run makes up for both."""
+    from prefect.states import Running
+
+    from tasks import scheduling
+
+    drift = deploy(config("both"))[1]
+    first, _ = passed(client, drift, 2, 1)
+    client.set_flow_run_state(first, Running(), force=True)
+    scheduling.catch_up(client, drift)
+    assert states(client, drift) == ["Crashed", "Scheduled"]
+
+
+def test_no_second_first_training(client: "SyncPrefectClient") -> None:
+    """A model without a version is trained at once, and once."""
+    from tasks import scheduling
+
+    training = client.read_deployment(deploy(config("first"))[0])
+    for _ in range(2):
+        scheduling.begin(client, training)
+    assert states(client, training.id) == ["Scheduled"]
+
+
+def test_a_line_that_is_none_is_named() -> None:
+    """The error says which key of which config."""
+    from flows.deployments import deployments
+
+    with pytest.raises(ConfigError, match="no cron line: '0 25") as caught:
+        deployments(config("wrong", quality="0 25 * * *"))
+    assert caught.value.where == "wrong: schedule.quality"
+
+
+@pytest.mark.parametrize("day", [dt.date(2026, 3, 29), dt.date(2026, 10, 25)], ids=["forward", "back"])
+@pytest.mark.parametrize("line", ["30 2 * * *", "0 2 * * *", "0 3 * * *", "59 1 * * *"])
+def test_each_night_has_one_slot_across_a_clock_change(day: dt.date, line: str) -> None:
+    """Whenever Prefect looks, a night that loses or doubles the slot's hour has the slot once."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    schedule = CronSchedule(cron=line, timezone="Europe/Berlin")
+    noon = dt.datetime.combine(day, dt.time(12), dt.UTC)
+    slots: set[dt.datetime] = set()
+    for quarter in range(4 * 84):
+        start = noon - dt.timedelta(hours=60) + dt.timedelta(minutes=15 * quarter)
+        slots |= {slot.astimezone(dt.UTC) for slot in asyncio.run(schedule.get_dates(n=3, start=start))}
+    nights = [slot.astimezone(BERLIN).date() for slot in slots]
+    for offset in (-1, 0, 1):
+        assert nights.count(day + dt.timedelta(days=offset)) == 1

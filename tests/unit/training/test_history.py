@@ -1,0 +1,133 @@
+"""Which rows a model learns from, and the fit on all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.training.test_fitting import _prepared
+from towline.config import Candidate, PipelineConfig
+from towline.data.workspace import Workspace
+from towline.errors import ConfigError
+from towline.training import final, stored
+from towline.training.final import fit, refit
+from towline.training.fitting import Scores, choose, cross_validate
+from towline.training.history import History, choose_history
+
+DAY = pd.Timedelta("1D").to_pytimedelta()
+
+
+def _turned(rows: int = 1500, at: int = 1000) -> pd.DataFrame:
+    """Hourly rows; from row ``at`` on the slope is another."""
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=rows)
+    slope = np.where(np.arange(rows) < at, 5.0, -5.0)
+    times = pd.date_range("2026-01-01", periods=rows, freq="h")
+    return pd.DataFrame({"at": times, "a": a, "b": rng.normal(size=rows), "y": slope * a + rng.normal(0, 0.1, rows)})
+
+
+def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, PipelineConfig, Scores]:
+    work, config = _prepared(
+        tmp_path, frame, data={"time": "at", **data}, candidates=["linear"], split={"holdout": "8d"}
+    )
+    return work, config, choose([cross_validate(work, config, Candidate(estimator="linear"))], config, "regression")
+
+
+def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
+    """After a turn the short window wins, each one is recorded, and the model learns from these rows alone."""
+    work, config, chosen = _made(tmp_path, _turned(at=900), window=["4d", "30d", "all"])
+    history = choose_history(work, config, chosen)
+    assert history.window == 4 * DAY
+    assert [one.window for one in history.tried] == [4 * DAY, 30 * DAY, None]
+    assert history.metric == "mae"
+    assert history.rows == 8 * 24
+    values = [one.value or 0.0 for one in history.tried]
+    assert values[0] < 0.5 * values[2]
+    assert History.model_validate_json(history.model_dump_json()) == history
+    measured = fit(work, config, chosen, history)
+    assert measured.rows == 200  # four days are fewer than a fit needs
+    wide = fit(work, config, chosen, History())
+    features, truth, _ = work.part("holdout")
+    fit(work, config, chosen, history)
+    error = np.abs(stored.load(work.file("model.skops")).predict(features) - truth).mean()
+    assert wide.rows == len(work.part("train")[2])
+    assert error < 1
+
+
+def test_where_nothing_changes_all_rows_are_best(tmp_path: Path) -> None:
+    """Noise and a steady world: the longest history has the smallest error."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(rng.normal(size=(1500, 30)), columns=[f"c{n}" for n in range(30)])
+    frame["y"] = frame.sum(axis=1) + rng.normal(0, 5, 1500)
+    frame["at"] = pd.date_range("2026-01-01", periods=1500, freq="h")
+    work, config, chosen = _made(tmp_path, frame, window=["8d", "all"])
+    assert choose_history(work, config, chosen).window is None
+
+
+def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
+    """Rows that fade do what a short window does; each pair of window and half-life is tried."""
+    work, config, chosen = _made(tmp_path, _turned(at=900), window=["30d", "all"], half_life=["2d", "all"])
+    history = choose_history(work, config, chosen)
+    assert len(history.tried) == 4
+    assert history.half_life == 2 * DAY
+    assert "half-life 2d" in str(history)
+    weights = history.weights(work.part("train")[2]["at"])
+    assert weights is not None
+    assert weights[-1] == 1
+    assert weights[-49] == pytest.approx(0.5)
+
+
+def test_one_history_is_no_choice(tmp_path: Path) -> None:
+    """Without windows nothing is fitted for a choice, and all rows count."""
+    work, config, chosen = _made(tmp_path, _turned(300, 300))
+    assert choose_history(work, config, chosen) == History()
+
+
+def test_a_thin_window_reaches_back() -> None:
+    """A window of few rows takes more of them, and rows of every class."""
+    times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
+    numbers = np.zeros(1000)
+    assert len(History(window=30 * DAY).learnt(times, numbers)) == 720
+    assert History(window=DAY).learnt(times, numbers).tolist() == list(range(800, 1000))
+    classes = np.array(["rare"] * 20 + ["usual"] * 980, dtype=object)
+    assert History(window=DAY).learnt(times, classes).tolist() == list(range(10, 1000))
+
+
+def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
+    """The released model ends at the newest row, the measured one before the holdout; parameters stay."""
+    work, config, chosen = _made(tmp_path, _turned(1200, at=1100), window=["4d", "all"])
+    measured = fit(work, config, chosen, choose_history(work, config, chosen))
+    released = refit(work, config, chosen, measured)
+    newest = work.table()["at"].max()
+    assert released.end == newest.isoformat()
+    assert released.measured_end == measured.end == work.part("train")[2]["at"].max().isoformat()
+    assert (released.params, released.threshold, released.history) == (
+        measured.params,
+        measured.threshold,
+        measured.history,
+    )
+    features, _, _ = work.part("holdout")
+    np.testing.assert_array_equal(
+        final.answers(work, released).labels, stored.load(work.file(released.file)).predict(features)
+    )
+    assert len(final.learnt(work, config, released)) == released.rows
+    plain = config.model_copy(update={"split": config.split.model_copy(update={"refit": False})})
+    assert refit(work, plain, chosen, measured) == measured
+
+
+def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
+    """Nearest neighbours take no weights; a half-life leaves them as they are."""
+    neighbours = "sklearn.neighbors.KNeighborsRegressor"
+    data = {"time": "at", "half_life": "2d"}
+    work, config = _prepared(tmp_path, _turned(400), data=data, candidates=[neighbours])
+    chosen = cross_validate(work, config, config.candidates[0])
+    assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.part("train")[2])
+
+
+@pytest.mark.parametrize("key", ["window", "half_life"])
+def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
+    """Without data.time nobody knows which rows are old."""
+    with pytest.raises(ConfigError, match="time"):
+        _prepared(tmp_path, _turned(300), data={key: ["3d", "all"]})

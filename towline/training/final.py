@@ -1,0 +1,159 @@
+"""The chosen candidate fitted: on the train part, to be measured; then on all rows, to be released."""
+
+import zipfile
+
+import numpy as np
+import pandas as pd
+
+from towline import files
+from towline.config import Frozen, PipelineConfig
+from towline.data.contract import Contract
+from towline.data.workspace import Workspace
+from towline.errors import FitError, TowlineError
+from towline.training.estimators import brief, build, trainable
+from towline.training.fitting import Scores, baseline
+from towline.training.history import History, Model, fitted
+from towline.training.metrics import predict
+from towline.training.predictions import Predictions, encode
+
+MEASURED = "holdout-predictions.npz"
+REFITTED = "refitted-predictions.npz"
+
+
+class Fitted(Frozen):
+    """A model, fitted on ``rows`` rows and stored in the workspace under ``file``.
+
+    Attributes:
+        history: which rows of those it was given it learnt from, and how that was chosen.
+        start, end: the times (ISO) of the rows it learnt from; None where rows have no time.
+        measured_end: of a model that was fitted again on all rows: where the one that was measured ends.
+        refitted: whether it was fitted again after the measurement.
+        answers: the file with its answers to the holdout.
+    """
+
+    candidate: str
+    params: dict[str, object]
+    file: str
+    sha256: str
+    rows: int
+    threshold: float | None
+    history: History = History()
+    start: str | None = None
+    end: str | None = None
+    measured_end: str | None = None
+    refitted: bool = False
+    answers: str = MEASURED
+
+
+def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: History | None = None) -> Fitted:
+    """Fits the chosen candidate on the train part, as far as the history takes it, and the baseline on all of it.
+
+    Files: ``model.skops``, ``baseline.skops``.
+
+    Raises:
+        FitError: it cannot be fitted on all rows, or not be stored.
+    """
+    features, labels, rows = work.part("train")
+    one = _fitted(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
+    where = "candidates.baseline"
+    dummy = build(baseline(config), work.contract(), config.seed).fit(features, trainable(labels))
+    _store(work, "baseline.skops", dummy, where)
+    return one
+
+
+def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fitted) -> Fitted:
+    """Fits the recipe that was measured once more, on all rows up to the newest; else hands back what was measured.
+
+    Estimator, parameters, threshold, window and half-life stay as they were chosen. Files: ``refitted.skops`` and
+    ``refitted-predictions.npz``, its answers to the holdout, which it has seen: they prove a release, and tell
+    nothing of how good it is.
+
+    Raises:
+        FitError: as ``fit``.
+    """
+    if not config.refits:
+        return measured
+    contract, rows = work.contract(), work.table()
+    if config.data.time:
+        rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
+    rows = rows.reset_index(drop=True)
+    part = contract.features(rows), contract.labels(rows), rows
+    one = _fitted(work, config, chosen, measured.history, part, "refitted.skops")
+    return one.model_copy(update={"refitted": True, "measured_end": measured.end, "answers": REFITTED})
+
+
+def learnt(work: Workspace, config: PipelineConfig, model: Fitted) -> pd.DataFrame:
+    """The raw rows that a model learnt from."""
+    contract, time = work.contract(), config.data.time
+    rows = work.table() if model.refitted else work.part("train")[2]
+    places = model.history.learnt(rows[time] if time else None, contract.labels(rows))
+    return rows.iloc[places].reset_index(drop=True)
+
+
+def answers(work: Workspace, model: Fitted) -> Predictions:
+    """What a model says of the holdout rows, as it was saved."""
+    contract = work.contract()
+    with np.load(work.file(model.answers), allow_pickle=False) as saved:
+        labels = saved["labels"]
+        probabilities = saved["probabilities"] if "probabilities" in saved.files else None
+    if contract.classes:
+        classes = np.empty(len(contract.classes), dtype=object)
+        classes[:] = contract.classes
+        labels = classes[labels]
+    return Predictions(labels, probabilities)
+
+
+def _fitted(
+    work: Workspace,
+    config: PipelineConfig,
+    chosen: Scores,
+    history: History,
+    part: tuple[pd.DataFrame, np.ndarray, pd.DataFrame],
+    file: str,
+) -> Fitted:
+    features, labels, rows = part
+    contract, where = work.contract(), f"candidates.{chosen.candidate}"
+    times = rows[config.data.time] if config.data.time else None
+    try:
+        model, places = fitted(config, contract, chosen, history, features, labels, times)
+    except TowlineError:
+        raise
+    except Exception as error:  # an estimator may raise anything
+        what = f"{chosen.candidate} could not be fitted on all rows: {brief(error)}"
+        raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
+    _store(work, file, model, where)
+    if file != "model.skops":
+        _save(work, predict(model, work.part("holdout")[0], contract), contract)
+    own = None if times is None else times.iloc[places]
+    return Fitted(
+        candidate=chosen.candidate,
+        params=chosen.params,
+        file=file,
+        sha256=files.sha256(work.file(file)),
+        rows=len(places),
+        threshold=chosen.threshold,
+        history=history,
+        start=None if own is None else own.min().isoformat(),
+        end=None if own is None else own.max().isoformat(),
+    )
+
+
+def _save(work: Workspace, found: Predictions, contract: Contract) -> None:
+    content = {"labels": encode(found.labels, contract.classes) if contract.classes else found.labels}
+    if found.probabilities is not None:
+        content["probabilities"] = found.probabilities
+    with files.replacing(work.file(REFITTED)) as file:
+        np.savez(file, allow_pickle=False, **content)
+
+
+def _store(work: Workspace, name: str, model: Model, where: str) -> None:
+    import skops.io
+
+    try:
+        with files.replacing(work.file(name)) as file:
+            skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    except (TowlineError, OSError):
+        raise
+    except Exception as error:  # skops raises what the object's own state methods raise
+        remedy = "use an estimator that skops can store; scikit-learn's own all can"
+        raise FitError(f"the model cannot be stored: {brief(error)}", where=where, remedy=remedy) from error

@@ -1,0 +1,188 @@
+"""How much of the past a model learns from: windows and half-lives, compared on the newest rows of the train part.
+
+Where the world changes, old rows teach what is no longer true, and few rows teach little; which weighs more is seen
+only in the data. Each history is fitted on the rows before a recent stretch, as long as the holdout, and measured on
+that stretch (the last block of a time-ordered validation; Bergmeir & Benitez, 2012). A half-life lets rows count less
+the older they are (exponential forgetting).
+"""
+
+import datetime as dt
+import warnings
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
+from threadpoolctl import ThreadpoolController
+
+from towline.config import GREATER_IS_BETTER, Frozen, PipelineConfig, Span, span
+from towline.data.contract import Contract
+from towline.data.workspace import Workspace
+from towline.training.estimators import brief, build, trainable
+from towline.training.fitting import Scores, primary
+from towline.training.metrics import predict, scores
+
+MIN_ROWS = 200
+MIN_CLASS = 10  # rows of each class
+
+Model: TypeAlias = Pipeline | FixedThresholdClassifier
+
+
+class Tried(Frozen):
+    """One history: how many rows it had, and the metric on the stretch after them."""
+
+    window: Span = None
+    half_life: Span = None
+    rows: int
+    value: float | None
+    failed: str = ""
+
+
+class History(Frozen):
+    """What is learnt from.
+
+    Attributes:
+        window: rows older than this before the newest one are left out; None: all rows there are.
+        half_life: a row this old counts half; None: all count the same.
+        metric, rows, start, end: what the choice was made on, and the times (ISO) of those rows; empty without one.
+        tried: every history, as configured.
+    """
+
+    window: Span = None
+    half_life: Span = None
+    metric: str = ""
+    rows: int = 0
+    start: str = ""
+    end: str = ""
+    tried: tuple[Tried, ...] = ()
+
+    def __str__(self) -> str:
+        fading = f", half-life {span(self.half_life)}" if self.half_life else ""
+        return ("all rows" if self.window is None else f"the last {span(self.window)}") + fading
+
+    def learnt(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
+        """Positions of the rows to learn from, oldest first.
+
+        A window that holds few rows reaches further back, to 200 rows and 10 of each class, or to all there are.
+
+        Args:
+            times: (n,) of the rows; None where they have none.
+            labels: (n,) their target; object for classification.
+        """
+        if times is None or self.window is None:
+            return np.arange(len(labels))
+        order = np.argsort(times.to_numpy(), kind="stable")
+        ordered = times.to_numpy()[order]
+        start = int(np.searchsorted(ordered, ordered[-1] - np.timedelta64(self.window), side="right"))
+        start = min(start, max(0, len(order) - MIN_ROWS))
+        for label in set(labels) if labels.dtype == object else ():
+            places = np.flatnonzero(labels[order] == label)
+            start = min(start, int(places[max(0, len(places) - MIN_CLASS)]))
+        return order[start:]
+
+    def weights(self, times: pd.Series | None) -> np.ndarray | None:
+        """(n,) how much each row counts; the newest counts 1."""
+        if times is None or self.half_life is None:
+            return None
+        age = (times.max() - times).dt.total_seconds().to_numpy()
+        return np.asarray(0.5 ** (age / self.half_life.total_seconds()))
+
+
+def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores) -> History:
+    """The history from which the chosen candidate learns best; the first one on a tie.
+
+    Each is fitted on the train part without its newest stretch, which is as long as the holdout, and measured there by
+    the primary metric. With one configured there is nothing to choose. Where no history could be measured it is the
+    longest one, evenly weighted.
+    """
+    options = config.data.histories
+    if len(options) == 1:
+        return History(window=options[0][0], half_life=options[0][1])
+    contract, metric = work.contract(), primary(config, work.contract().task)
+    features, labels, rows = work.part("train")
+    times = rows[config.data.time]
+    recent = (times > times.max() - _length(work, config)).to_numpy()
+    tried = [_try(option, config, contract, chosen, features, labels, times, recent, metric) for option in options]
+    able = [one for one in tried if one.value is not None]
+    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    best = max(able, key=lambda one: sign * (one.value or 0.0)) if able else _longest(tried)
+    return History(
+        window=best.window,
+        half_life=best.half_life,
+        metric=metric,
+        rows=int(recent.sum()),
+        start=times[recent].min().isoformat(),
+        end=times[recent].max().isoformat(),
+        tried=tuple(tried),
+    )
+
+
+def fitted(
+    config: PipelineConfig,
+    contract: Contract,
+    chosen: Scores,
+    history: History,
+    features: pd.DataFrame,
+    labels: np.ndarray,
+    times: pd.Series | None,
+) -> tuple[Model, np.ndarray]:
+    """The chosen candidate fitted on what a history takes of some rows, and the positions of these.
+
+    Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
+    """
+    learnt = history.learnt(times, labels)
+    candidate = next(one for one in config.candidates if one.name == chosen.candidate)
+    pipeline = build(candidate, contract, config.seed, chosen.params)
+    model: Model = pipeline
+    if chosen.threshold is not None:
+        model = FixedThresholdClassifier(
+            pipeline, threshold=chosen.threshold, pos_label=contract.positive, response_method="predict_proba"
+        )
+    weights = history.weights(None if times is None else times.iloc[learnt])
+    more: dict[str, Any] = {}
+    if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
+        more = {"estimate__sample_weight": weights}
+    with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
+        model.fit(features.iloc[learnt], trainable(labels)[learnt], **more)
+    return model, learnt
+
+
+def _try(
+    option: tuple[dt.timedelta | None, dt.timedelta | None],
+    config: PipelineConfig,
+    contract: Contract,
+    chosen: Scores,
+    features: pd.DataFrame,
+    labels: np.ndarray,
+    times: pd.Series,
+    recent: np.ndarray,
+    metric: str,
+) -> Tried:
+    history, before = History(window=option[0], half_life=option[1]), np.flatnonzero(~recent)
+    value, failed, used = None, "", 0
+    try:
+        model, learnt = fitted(
+            config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before]
+        )
+        used = len(learnt)
+        found = scores(labels[recent], predict(model, features[recent], contract), contract)[metric]
+        value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
+    except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
+        failed = brief(error)
+    return Tried(window=option[0], half_life=option[1], rows=used, value=value, failed=failed)
+
+
+def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
+    """How long the stretch of validation is: as long as the holdout, at most a third of the train part."""
+    table, parts = work.table()[config.data.time], work.parts()
+    train, holdout = table.iloc[parts["train"]], table.iloc[parts["holdout"]]
+    given = config.split.holdout
+    whole: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())
+    third: dt.timedelta = (train.max() - train.min()) / 3
+    return min(given if isinstance(given, dt.timedelta) else whole, third)
+
+
+def _longest(tried: list[Tried]) -> Tried:
+    return max(tried, key=lambda one: (one.half_life is None, one.window is None, one.window or dt.timedelta(0)))
