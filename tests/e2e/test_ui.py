@@ -1,5 +1,6 @@
-"""What the CLI did is seen in a browser, in both web interfaces."""
+"""What the CLI did is seen in a browser, in every web interface."""
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ import yaml
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import REPOSITORY
+from towline.monitoring.evidence import Drift, Finding
+from towline.monitoring.journal import Journal
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")
@@ -81,3 +84,35 @@ def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], page: Page) -
     shows(page, first["runs"], "seen-bikes")
     shows(page, first["models"], "seen-bikes")
     shows(page, f"{first['models']}/seen-bikes/versions/1", "Version 1", "champion")
+    assert "drift" not in first, "no night was looked at"
+    shows(page, first["status"], "seen-bikes", "serves since", "No night was looked at yet", "training", "Data refused")
+
+
+def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, str], page: Page) -> None:
+    """After a night `towline ui` starts Evidently too, with that night; a later one shows without a new start.
+
+    `--stop` ends all of it.
+    """
+    store, now = Path(environ["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
+    journal = Journal(store / "watch" / "seen-bikes")
+    moved = Finding(column="temp_c", what="distribution", value=0.7, threshold=0.3, alarm=True)
+    for ago, state in ((2, "quiet"), (1, "drift")):
+        end = now - dt.timedelta(days=ago)
+        findings = (moved,) if state == "drift" else (moved.model_copy(update={"value": 0.1, "alarm": False}),)
+        night = Drift(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, findings=findings,
+                      budget=4, reason=f"a night of {state}")  # fmt: skip
+        journal.add(night, now)
+        done = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
+        addresses = json.loads(done.stdout)
+    with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
+        [project] = json.load(answer)
+    assert project["name"] == "seen-bikes"
+    shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
+    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "quiet")
+    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
+    shows(page, addresses["status"], "a night of drift", "temp_c")
+    text = subprocess.run([TOWLINE, "status"], env=environ, check=True, capture_output=True, text=True).stdout
+    assert "a night of drift" in text
+    assert "Data refused" in text
+    stopped = subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True, text=True).stdout
+    assert stopped == "stopped: prefect, mlflow, evidently, status\n"

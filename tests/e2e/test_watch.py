@@ -1,10 +1,8 @@
 """From traffic to drift to a training to the service that has reloaded, with nobody at hand."""
 
-import datetime as dt
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +10,72 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks.kill import MODEL, REPOSITORY, Line, write_config
-from benchmarks.swaps import Serving
-from towline.cli import servers
+from benchmarks.kill import MODEL, REPOSITORY
+from tests.whole import Whole
+from towline.monitoring.journal import Journal
 
-RETRAIN = {"need": 1, "of": 1, "min_rows": 50, "cooldown": "1d"}
+WATCH = {
+    "schedule": {"drift": "* * * * *", "quality": None},
+    "retrain": {"need": 1, "of": 1, "min_rows": 50, "cooldown": "1d"},
+}
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    """A champion trained on four weeks of winter."""
-    line = Line(tmp_path / "store", write_config(tmp_path, retrain=RETRAIN, quality={"delay": "0h", "window": "1h"}))
+def whole(tmp_path: Path) -> Iterator[Whole]:
+    whole = Whole(tmp_path, **WATCH)
     try:
-        code, _, err = line.run()
-        assert code == 0, err
-        yield line
+        yield whole
     finally:
-        servers.stop(line.settings)
+        whole.end()
 
 
-def summer(*, shifted: bool = True) -> list[dict[str, Any]]:
-    """Four hundred hours that follow the training table, warmer by fifteen degrees where shifted."""
+def warm() -> list[dict[str, Any]]:
+    """Four hundred hours that follow the training table, fifteen degrees warmer."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[600:1000]
     table = table.assign(datetime=table["datetime"].astype(str))
-    if shifted:
-        table = table.assign(temp_c=table["temp_c"] + 15, feels_like_c=table["feels_like_c"] + 15)
+    table = table.assign(temp_c=table["temp_c"] + 15, feels_like_c=table["feels_like_c"] + 15)
     rows: list[dict[str, Any]] = table.to_dict("records")
     return rows
 
 
-def ask(serving: Serving, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row a request, as programs send them."""
-    answers = []
-    for row in rows:
-        sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
-        body = json.dumps({"rows": [sent]}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{serving.port}/predict", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            answers.append(json.load(answer))
-    return answers
+def ask(whole: Whole, row: dict[str, Any]) -> int:
+    """The version that answers."""
+    sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
+    content, head = json.dumps({"rows": [sent]}).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{whole.port}/predict", content, head)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return int(json.load(answer)["model"]["version"])
 
 
-def round_of(line: Line, flow: str, *words: str) -> dict[str, Any]:
-    code, out, err = line.run(str(line.config), "--json", *words, command=flow)
-    assert code == 0, err
-    found: dict[str, Any] = json.loads(out)
-    return found
-
-
-def learn(line: Line, rows: list[dict[str, Any]]) -> None:
-    """The source has grown by these rows since."""
-    path = Path(yaml.safe_load(line.config.read_text())["data"]["source"])
+def learn(whole: Whole, rows: list[dict[str, Any]]) -> None:
+    """The source has grown by these rows."""
+    path = Path(yaml.safe_load(whole.line.config.read_text())["data"]["source"])
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
 
 
-def test_drift_is_seen_trained_away_and_served(line: Line) -> None:
-    """The night's rows differ, a report says how, a training takes them in, and the service answers with its model."""
-    rows = summer()
-    with ExitStack() as running:
-        serving = running.enter_context(Serving(line.settings, MODEL))
-        assert {answer["model"]["version"] for answer in ask(serving, rows)} == {1}
-        learn(line, rows)
-        seen = round_of(line, "drift")
-        assert seen["drift"]["state"] == "drift", seen
-        assert {"temp_c", "feels_like_c"} <= {f["column"] for f in seen["drift"]["findings"] if f["alarm"]}
-        assert "temp_c" in Path(seen["report"]).read_text()
-        assert (seen["decision"]["action"], seen["decision"]["trigger"]) == ("retrain", "drift")
-        running.enter_context(_waiting(serving, version=2))
+def test_drift_is_seen_trained_away_and_served(whole: Whole) -> None:
+    """Warmer days are asked about: a round alarms, a report says where, a training follows, its model answers; once."""
+    whole.start()
+    whole.until(whole.answers)
+    rows = warm()
+    learn(whole, rows)
+    assert {ask(whole, row) for row in rows} == {1}
+    whole.until(lambda: ask(whole, rows[0]) == 2, 400)
 
-        flows = {run["id"]: run for run in line.api("flow_runs")}
-        (child,) = [run for run in flows.values() if run["parameters"].get("trigger") == "drift"]
-        (task,) = line.api("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})
-        assert flows[task["flow_run_id"]]["state_name"] == "Retrain"
+    line, ledger = whole.line, whole.line.ledger
+    nights = Journal.of(line.settings, MODEL).drift(version=1)
+    (night,) = [one for one in nights if one.state == "drift"]
+    assert {"temp_c", "feels_like_c"} <= {finding.column for finding in night.findings if finding.alarm}
+    (page,) = (line.store / "watch" / MODEL).glob("drift-*.html")
+    assert "temp_c" in page.read_text()
+    decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]
+    assert [one for one in decided if one[0] != "nothing"] == [("retrain", "drift")]
 
-        again = round_of(line, "drift")
-        assert again["decision"]["action"] == "nothing"
-        assert [run["version"] for run in line.ledger.versions(MODEL)] == [1, 2]
-    told = [(row.event, row.evidence.get("action")) for row in reversed(line.ledger.history(MODEL))]
-    assert [one for one in told if one[0] == "decided"] == [("decided", "retrain"), ("decided", "nothing")]
+    (child,) = [run for run in whole.runs("training") if run["parameters"].get("trigger") == "drift"]
+    (task,) = line.api("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})
+    parents = {run["id"]: run["state_name"] for run in whole.runs("drift")}
+    assert parents[task["flow_run_id"]] == "Retrain"
 
-
-def _waiting(serving: Serving, version: int) -> ExitStack:
-    """Until the service answers with a version."""
-    until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=30)
-    while ask(serving, summer()[:1])[0]["model"]["version"] != version:
-        assert dt.datetime.now(dt.UTC) < until, "the service still answers with the version before"
-    return ExitStack()
+    before = len(parents)
+    whole.until(lambda: whole.states("drift").count("Completed") + whole.states("drift").count("Retrain") > before, 200)
+    assert [entry.version for entry in ledger.versions(MODEL)] == [1, 2]

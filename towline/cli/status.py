@@ -164,7 +164,13 @@ def _all(found: Sequence["Status"]) -> str:
 
 
 def _screen(one: "Status") -> str:
-    from towline.cli.screen import head, table
+    """One model; blocks with a line between them."""
+    blocks = [_serving(one), _promises(one), _quality(one), _drift(one), _runs(one), _steps(one)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _serving(one: "Status") -> str:
+    from towline.cli.screen import head
 
     lines = [head("model") + f"{one.model}  {_coloured(one.health, _HEALTH[one.health])}"]
     if one.champion:
@@ -179,48 +185,64 @@ def _screen(one: "Status") -> str:
     today = sum(day.rows for day in one.traffic.days if day.day == one.at.date())
     waiting = f", {one.traffic.waiting / 1e6:.1f} MB not in tables yet" if one.traffic.waiting else ""
     lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today{waiting}")
-    if one.goals:
-        rows = [
-            [goal.target, goal.now or None, "–" if goal.budget is None else f"{goal.budget:.0%}", _coloured(goal.state)]
-            for goal in one.goals
-        ]
-        lines += ["", table(["promise", "now", "budget left", "state"], rows, "  "), ""]
-    if one.quality:
-        last = one.quality[-1]
-        share = f", {last.labelled:,} of {last.rows:,} have a label"
-        lines.append(
-            head("quality")
-            + f"{_coloured(last.state)}: {last.metric} {last.value.text()}, bound {last.bound:.4g}{share}"
-        )
-        if last.estimate and last.estimate.value is not None:
-            doubt = "" if last.estimate.trusted else ", not to be trusted"
-            lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{doubt}")
-    if one.drift:
-        night = one.drift[-1]
-        until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
-        lines.append(head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}")
-        near = [f for f in night.findings if f.alarm or f.broken or f.threshold is not None][:5]
-        rows = [
-            [
-                f.column,
-                f.what,
-                f"{f.value:.4g}",
-                "–" if f.threshold is None else f"{f.threshold:.4g}",
-                _recent(one, f.column),
-            ]
-            for f in near
-        ]
-        lines += ["", table(["column", "what", "value", "alarm from", "last nights"], rows, "  "), ""] if rows else []
+    return "\n".join(lines)
+
+
+def _promises(one: "Status") -> str:
+    from towline.cli.screen import table
+
+    rows = [
+        [goal.target, goal.now or None, "–" if goal.budget is None else f"{goal.budget:.0%}", _coloured(goal.state)]
+        for goal in one.goals
+    ]
+    return table(["promise", "now", "budget left", "state"], rows, "  ") if rows else ""
+
+
+def _quality(one: "Status") -> str:
+    from towline.cli.screen import head
+
+    if not one.quality:
+        return ""
+    last = one.quality[-1]
+    told = f"{last.metric} {last.value.text()}, bound {last.bound:.4g}, {last.labelled:,} of {last.rows:,} have a label"
+    lines = [head("quality") + f"{_coloured(last.state)}: {told}"]
+    if last.estimate and last.estimate.value is not None:
+        doubt = "" if last.estimate.trusted else ", not to be trusted"
+        lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{doubt}")
+    return "\n".join(lines)
+
+
+def _drift(one: "Status") -> str:
+    from towline.cli.screen import head, table
+
+    if not one.drift:
+        return ""
+    night = one.drift[-1]
+    until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
+    lines = [head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}"]
+    near = [f for f in night.findings if f.alarm or f.broken or f.threshold is not None][:5]
+    rows = [[f.column, f.what, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
+    lines += [table(["column", "what", "value", "alarm from", "last nights"], rows, "  ")] if rows else []
+    return "\n".join(lines)
+
+
+def _runs(one: "Status") -> str:
+    from towline.cli.screen import table
+
     rows = [
         [run.flow, _moment(run.started), _coloured(run.state.lower(), run.state), _moment(run.next)] for run in one.runs
     ]
-    lines += ["", table(["flow", "last (UTC)", "state", "next (UTC)"], rows, "  ")] if rows else []
+    return table(["flow", "last (UTC)", "state", "next (UTC)"], rows, "  ") if rows else ""
+
+
+def _steps(one: "Status") -> str:
+    from towline.cli.screen import table
+
     rows = [
         [f"{step.at:%Y-%m-%d %H:%M}", _coloured(step.what), str(step.version), _short(step.reason)]
         for step in one.steps[:5]
     ]
-    lines += ["", table(["decided (UTC)", "what", "version", "why"], rows, "  ")] if rows else []
-    return "\n".join(lines)
+    return table(["decided (UTC)", "what", "version", "why"], rows, "  ") if rows else ""
 
 
 def _recent(one: "Status", column: str) -> str:
@@ -236,6 +258,10 @@ def _recent(one: "Status", column: str) -> str:
 def _coloured(state: str, told: str = "") -> str:
     colour = COLOURS.get(state)
     return click.style(told or state, fg=colour) if colour else told or state
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _moment(moment: dt.datetime | None) -> str | None:

@@ -34,8 +34,16 @@ class QualityConfig(Frozen):
     """How predictions are compared with what turned out to be true."""
 
     delay: Duration = Field(dt.timedelta(days=1), description="after it a label should be there, e.g. 30d")
-    window: Duration = Field(dt.timedelta(days=7), description="predictions that are looked at together")
+    window: Duration = Field(
+        dt.timedelta(days=1), description="of predictions looked at together; longer while they say nothing"
+    )
     min_labels: int = Field(50, ge=10, description="fewer leave the quality unknown")
+    min_coverage: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="labelled share of what is due; below it labels may be an early part, quality unknown",
+    )
     tolerance: float = Field(0.25, ge=0, description="relative loss against the holdout that is still accepted")
 
 

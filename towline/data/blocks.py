@@ -6,10 +6,12 @@ each block of the training rows, on the grid and the levels of the profile, keep
 
 import io
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # a night is compared without it
+    import pandas as pd
 
 BLOCKS = 364
 CELLS = 64  # of a column of numbers, between the two that lie beyond the grid
@@ -38,6 +40,8 @@ def units(times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", colum
 
     Of more days than are kept, whole weeks are taken, evenly over the history. Groups are put together by a hash.
     """
+    import pandas as pd
+
     most = BLOCKS if columns <= WIDE else BLOCKS // 4
     if groups is not None:
         hashed = pd.util.hash_pandas_object(groups.astype(str), index=False).to_numpy() % np.uint64(most)
@@ -59,7 +63,7 @@ def units(times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", colum
     return "time", blocks
 
 
-def count(features: pd.DataFrame, facts: Mapping[str, Any], kind: str, unit: np.ndarray) -> Blocks:
+def count(features: "pd.DataFrame", facts: Mapping[str, Any], kind: str, unit: np.ndarray) -> Blocks:
     """Counts the rows of each block.
 
     Args:

@@ -24,7 +24,8 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     Returns:
         ``{"rows": n, "columns": {name: …}}``, JSON-able. Each column has kind, count (non-null) and nulls. Numeric and
         boolean add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid: counts in 256 equal cells from low to high,
-        and those below and above these with their means. Category adds levels, counts (of the most frequent) and other.
+        and those below and above these with their means
+        and sds. Category adds levels, counts (of the most frequent) and other.
         Datetime adds min and max. What is undefined is None.
     """
     return described(features, {column.name: column.kind for column in contract.feature_columns})
@@ -78,9 +79,10 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
     cells = np.histogram(finite, bins=_CELLS, range=(low, high))[0].tolist() if np.isfinite(width) else None
     grid = {"low": float(low), "high": float(high), "cells": cells}
     for side, beyond in (("below", values[values < low]), ("above", values[values > high])):
-        with np.errstate(over="ignore"):
-            mean = float(beyond.mean()) if len(beyond) else np.nan
-        grid |= {side: len(beyond), f"{side}_mean": mean if np.isfinite(mean) else None}
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = (beyond.mean(), beyond.std()) if len(beyond) else (np.nan, np.nan)
+        mean, sd = (float(fact) if np.isfinite(fact) else None for fact in spread)
+        grid |= {side: len(beyond), f"{side}_mean": mean, f"{side}_sd": sd}
     return {
         **{name: float(fact) if np.isfinite(fact) else None for name, fact in facts.items()},
         "quantiles": quantiles.tolist() if np.isfinite(quantiles).all() else None,

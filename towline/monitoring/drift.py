@@ -10,14 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DriftConfig
-from towline.data import formats
 from towline.data.contract import Column, Contract
 from towline.errors import DataError
 from towline.monitoring import thresholds
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.scores import distance
-from towline.monitoring.tally import Seen, Tally
-from towline.monitoring.thresholds import Window
+from towline.monitoring.tally import Levels, Seen, Tally
+from towline.monitoring.thresholds import Limits, Window
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
 from towline.serving import parts
 from towline.serving.parts import INPUT
@@ -25,7 +24,10 @@ from towline.serving.privacy import Field
 
 UNFIT = 0.05  # the share of values of another kind from which on a column is broken
 RARE = 0.02  # the least share of unseen levels, or of values out of range, that alarms
+# least effects, in parts of drift.min_effect: a level of half of the rows that moves by 10 points is .085 away
+CATEGORY, SHARE = 0.5, 0.5
 NIGHTS = 365
+_CHECKS = {"numeric": 3, "category": 4, "datetime": 1}  # distribution, nulls, what training never saw; one level
 _BATCH = 131_072
 _SHOWN = 3  # columns that a reason names
 
@@ -84,7 +86,7 @@ def detect(
     days = (end - start) / dt.timedelta(days=1) if start and end else None
     sound = [column for column in wanted if column.name not in spoilt]
     outputs = [] if not present & {PREDICTION} else [c for c in answered.columns if c not in config.ignore]
-    checks = sum(4 if column.kind in ("numeric", "category") else 2 for column in sound) + 2 * len(outputs)
+    checks = sum(_CHECKS.get(column.kind, 2) for column in sound) + 3 * len(outputs)
     window = Window(days, checks, min(0.5, budget / NIGHTS))
     draws = thresholds.DRAWS if checks < 4 * 100 else thresholds.WIDE
     for column in sound:
@@ -151,6 +153,8 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
     if not path.name.endswith(".parquet"):
+        from towline.data import formats
+
         yield formats.file(path, separator)
         return
     try:
@@ -210,25 +214,27 @@ def _broken(
     return [Finding(column=name, what="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
 
 
-def _compared(
-    name: str, facts: Mapping[str, Any], seen: Seen, limits: tuple[float, float], config: DriftConfig
-) -> list[Finding]:
+def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig) -> list[Finding]:
     found = []
+
+    def add(what: str, value: float, drawn: float, least: float, told: str) -> None:
+        limit = max(drawn, least * config.min_effect)
+        found.append(Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told))
+
     far = distance(facts, seen)
-    least = config.min_effect if facts["kind"] != "category" else config.min_effect / 2
-    if far is not None:
-        limit = max(limits[0], least)
-        told = _moved(facts, seen)
-        found.append(
-            Finding(column=name, what="distribution", value=far, threshold=limit, alarm=far > limit, detail=told)
-        )
+    if far is not None and seen.levels is not None:
+        level, then, now = _moved(facts, seen, seen.levels)
+        told = f"{level!r} {then:.1%} then, {now:.1%} now"
+        add("distribution", far, limits.distance, CATEGORY, told)
+        add("level", abs(now - then), limits.level, SHARE, told)
+    elif far is not None and seen.numbers is not None:
+        told = f"mean {facts['mean']:.4g} then, {seen.numbers.total / seen.count:.4g} now"
+        add("distribution", far, limits.distance, 1.0, told)
     total = facts["nulls"] + facts["count"]
     if seen.rows and total:
         then, now = facts["nulls"] / total, seen.nulls / seen.rows
-        limit = max(limits[1], config.min_effect / 2)
-        off = abs(now - then)
-        told = f"{then:.1%} of the training rows, {now:.1%} now" if off else ""
-        found.append(Finding(column=name, what="nulls", value=off, threshold=limit, alarm=off > limit, detail=told))
+        told = f"{then:.1%} of the training rows, {now:.1%} now" if now != then else ""
+        add("nulls", abs(now - then), limits.nulls, SHARE, told)
     return found
 
 
@@ -247,16 +253,13 @@ def _rare(name: str, facts: Mapping[str, Any], seen: Seen, window: Window) -> li
     return [Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told)]
 
 
-def _moved(facts: Mapping[str, Any], seen: Seen) -> str:
-    """What changed most, in words."""
-    if seen.numbers is not None:
-        return f"mean {facts['mean']:.4g} then, {seen.numbers.total / seen.count:.4g} now"
-    if seen.levels is None:
-        return ""
+def _moved(facts: Mapping[str, Any], seen: Seen, levels: Levels) -> tuple[str, float, float]:
+    """The level whose share changed most, what it was and what it is."""
     then = {**facts["counts"], "(others)": facts["other"]}
-    now = {**{name: seen.levels.counts[name] for name in facts["counts"]}, "(others)": seen.levels.other}
-    name = max(then, key=lambda level: abs(then[level] / facts["count"] - now[level] / seen.count))
-    return f"{name!r} {then[name] / facts['count']:.1%} then, {now[name] / seen.count:.1%} now"
+    now = {**{name: levels.counts[name] for name in facts["counts"]}, "(others)": levels.other}
+    shares = {name: (then[name] / facts["count"], now[name] / seen.count) for name in then}
+    name = max(shares, key=lambda one: abs(shares[one][0] - shares[one][1]))
+    return name, *shares[name]
 
 
 def _verdict(found: Sequence[Finding], told: Mapping[str, Any]) -> Drift:

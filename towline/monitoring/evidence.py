@@ -77,7 +77,9 @@ class Quality(Frozen):
     Attributes:
         state: ``unknown`` where too few labels are there, or the interval holds the bound.
         bound: the value of the metric that is still accepted.
-        rows: predictions of the window. labelled: with a label. due: old enough to have one.
+        rows: predictions of the window. due: old enough to have a label. labelled: of these, with one.
+        estimate: of predictions whose labels were still to come.
+        expected: what the estimate says of the very rows that ``value`` is of: how right such estimates are.
     """
 
     state: QualityState
@@ -93,6 +95,7 @@ class Quality(Frozen):
     end: dt.datetime | None = None
     slices: tuple[Measured, ...] = ()
     estimate: Estimate | None = None
+    expected: Interval | None = None
     reason: str
 
 

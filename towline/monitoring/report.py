@@ -315,18 +315,18 @@ def _project(workspace: Path, model: str) -> None:
             told = f"Drift of {model}, night by night: exact scores of all rows."
             made = opened.add_project(ProjectModel(id=project, name=model, description=told))
 
-            def lines(what: str) -> Any:
-                return PanelMetric(legend="{{column}}", metric="DriftScore", metric_labels={"what": what})
+            def lines(what: str, legend: str) -> Any:
+                return PanelMetric(legend=legend, metric="DriftScore", metric_labels={"what": what})
 
             alarms = PanelMetric(legend="alarms", metric="DriftVerdict")
-            distances = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
+            shares = [lines(what, f"{{{{column}}}}: {what}") for what in ("nulls", "unseen", "out of range", "unfit")]
+            far = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
             panels = [
                 bar_plot_panel("Alarms", [alarms], "findings of a night that are beyond their threshold"),
-                line_plot_panel("Distance from the training rows", [lines("distribution")], distances),
-                line_plot_panel("Nulls", [lines("nulls")], "share of the rows", size="half"),
-                line_plot_panel("Unseen categories", [lines("unseen")], "share of the rows", size="half"),
-                line_plot_panel("Out of range", [lines("out of range")], "share of the rows", size="half"),
-                line_plot_panel("Not of their kind", [lines("unfit")], "share of the rows", size="half"),
+                line_plot_panel("Distance from the training rows", [lines("distribution", "{{column}}")], far),
+                line_plot_panel(
+                    "Nulls, unseen categories, out of range, not of their kind", shares, "share of the rows"
+                ),
             ]
             for panel in panels:
                 made.dashboard.add_panel(panel, tab="Drift")

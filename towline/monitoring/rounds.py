@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import PipelineConfig, Settings
@@ -17,14 +19,18 @@ from towline.data.contract import Contract
 from towline.errors import GateRefused
 from towline.monitoring import labels
 from towline.monitoring.drift import current, detect, table
+from towline.monitoring.estimate import estimate
 from towline.monitoring.evidence import Drift, Quality, Triage
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision, Evidence, decide
+from towline.monitoring.quality import measure
+from towline.monitoring.triage import triage as compare
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 from towline.release.manifest import verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
 
 NIGHT = dt.timedelta(days=1)
+SLACK = dt.timedelta(hours=1)  # a daily round does not come to the second
 LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
 
 
@@ -86,18 +92,19 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         DataError: a part of the log cannot be read.
         ReleaseError, Unavailable: as ``drift``.
     """
-    from towline.monitoring.estimate import estimate
-    from towline.monitoring.quality import measure
-
     release = settings.store / serving.release
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
     start = _start([w.end for w in past if w.state != "unknown"], serving, due, config.quality.window)
-    table = labels.read(_log(settings, config.name, release), start, now)
-    found = measure(table, release, config, start=start, end=due, now=now)
+    rows = labels.read(_log(settings, config.name, release), start, now)
+    found = measure(rows, release, config, start=start, end=due, now=now)
     nights = journal.drift(serving.version)
-    guess = estimate(table, release, config, nights[-1] if nights else None, past)
+    coming = rows.filter(pc.greater_equal(rows["time"], pa.scalar(due, rows["time"].type)))
+    guess = estimate(coming, release, config, nights[-1] if nights else None, [*past, found])
+    if due < (until := start + config.quality.window - SLACK):
+        open_ = f"the window lasts until {until + SLACK:%Y-%m-%d %H:%M}; so far: {found.reason}"
+        found = found.model_copy(update={"state": "unknown", "reason": open_})
     return found.model_copy(update={"estimate": guess})
 
 
@@ -107,8 +114,6 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     Raises:
         DataError: a part of the log cannot be read.
     """
-    from towline.monitoring.triage import triage as compare
-
     if not seen.quality or seen.quality[-1].state != "bad":
         return None
     window = seen.quality[-1]

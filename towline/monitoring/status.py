@@ -168,7 +168,7 @@ def gather(
             _step(row) for row in [row for row in rows if row not in idle and row.event != "registered"][:ROWS]
         ),
         calm=len(idle),
-        runs=tuple(runs) or _known(rows, drift, quality),
+        runs=(*runs, *(run for run in _known(rows, drift, quality) if run.flow not in {one.flow for one in runs})),
     )
     return status.model_copy(update={"alarms": _alarms(status, decided[0] if decided else None, config)})
 

@@ -110,7 +110,19 @@ class Tally:
                 column = rows.column(counter.name)
                 for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
                     for start in range(0, len(chunk), SLICE):
-                        counter.add(chunk.slice(start, SLICE))
+                        self._count(counter, chunk.slice(start, SLICE))
+
+    def _count(self, counter: "_Numeric | _Category | _Moment", values: pa.Array) -> None:
+        """Values that cannot even be read, such as text that is not UTF-8, are unfit."""
+        seen = self.columns[counter.name]
+        before = seen.rows, seen.nulls, seen.unfit
+        try:
+            counter.add(values)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            seen.rows, seen.nulls, seen.unfit = before
+            seen.rows += len(values)
+            seen.nulls += values.null_count
+            seen.unfit += len(values) - values.null_count
 
 
 class _Numeric:
@@ -151,7 +163,8 @@ class _Numeric:
         return fitting
 
     def _count(self, values: np.ndarray) -> None:
-        given, total = len(values), float(values.sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            given, total = len(values), float(values.sum())
         if total != total:  # noqa: PLR0124 - NaN is among them, or both infinities
             missing = np.isnan(values)
             self._seen.nulls += int(missing.sum())

@@ -21,7 +21,16 @@ from towline.data.blocks import CELLS, Blocks
 DRAWS = 1_000
 WIDE = 200  # draws where there are more than a hundred columns
 CHUNK = 4_000_000  # cells of draws at once
+SPARE = 0.75  # of the budget; the rest is for what the draws do not know
 _TAIL = 0.1  # the share of the draws that the tail is read from
+
+
+class Limits(NamedTuple):
+    """What a normal night exceeds as rarely as is asked: a distance, a difference of shares of nulls, of one level."""
+
+    distance: float
+    nulls: float
+    level: float
 
 
 class Window(NamedTuple):
@@ -34,7 +43,7 @@ class Window(NamedTuple):
     @property
     def each(self) -> float:
         """The share of one check."""
-        return self.alpha / max(1, self.checks)
+        return SPARE * self.alpha / max(1, self.checks)
 
 
 def limits(
@@ -46,8 +55,8 @@ def limits(
     window: Window,
     draws: int,
     seed: int,
-) -> tuple[float, float]:
-    """Limits of a column's distance and of the difference in its share of nulls.
+) -> Limits:
+    """The limits of one column.
 
     Args:
         facts: the column in the profile.
@@ -63,7 +72,7 @@ def limits(
     told = facts["count"] + facts["nulls"]
     table = blocks.counts.get(name) if blocks else None
     of = blocks if table is not None else None
-    distance, share = 0.0, facts["nulls"] / max(told, 1)
+    distance, jump, share = 0.0, 0.0, facts["nulls"] / max(told, 1)
     reference = cells(facts)
     if reference is not None and count and facts["count"]:
         of_blocks = reference if table is None else table.sum(axis=0).astype(np.float64)
@@ -72,19 +81,18 @@ def limits(
             shares = _named(shares, reference)
         base = reference / reference.sum()
         several = max(1, CHUNK // len(base))
-        found = [
-            _distances(facts, base, _drawn(shares[at : at + several], count, facts["count"], rng))
-            for at in range(0, draws, several)
-        ]
-        distance = _limit(np.concatenate(found), window.each)
+        nights = [_drawn(shares[at : at + several], count, facts["count"], rng) for at in range(0, draws, several)]
+        effective = _effective(count, facts["count"])
+        distance = _limit(np.concatenate([_distances(facts, base, n, effective, rng) for n in nights]), window.each)
+        jump = _limit(np.concatenate([np.abs(n - base).max(axis=1) for n in nights]), window.each)
     if told:
         present = None if table is None or blocks is None else table.sum(axis=1)
         two = None if present is None or blocks is None else np.stack([blocks.rows - present, present], axis=1)
         base = np.array([facts["nulls"], facts["count"]], dtype=np.float64)
         shares = _shares(base, two, of, rows, window, draws, rng)
         off = np.abs(_drawn(shares, rows, told, rng)[:, 0] - share)
-        return distance, _limit(off, window.each)
-    return distance, 0.0
+        return Limits(distance, _limit(off, window.each), jump)
+    return Limits(distance, 0.0, jump)
 
 
 def rare(training: int, rows: int, seen: float, each: float) -> float:
@@ -165,13 +173,19 @@ def _named(shares: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def _drawn(shares: np.ndarray, rows: int, training: int, rng: np.random.Generator) -> np.ndarray:
     """Shares of drawn nights; the reference, too, is only so many rows."""
-    effective = max(1, round(1 / (1 / rows + 1 / max(training, 1))))
+    effective = _effective(rows, training)
     counts: np.ndarray = rng.multinomial(effective, shares)
     return counts / effective
 
 
-def _distances(facts: Mapping[str, Any], base: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """What ``scores.distance`` gives, for many nights at once."""
+def _effective(rows: int, training: int) -> int:
+    return max(1, round(1 / (1 / rows + 1 / max(training, 1))))
+
+
+def _distances(
+    facts: Mapping[str, Any], base: np.ndarray, drawn: np.ndarray, rows: int, rng: np.random.Generator
+) -> np.ndarray:
+    """What ``scores.distance`` gives, for many nights of so many rows at once; values beyond the grid are gamma."""
     if facts["kind"] == "category":
         middle = (base + drawn) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -188,8 +202,11 @@ def _distances(facts: Mapping[str, Any], base: np.ndarray, drawn: np.ndarray) ->
     area = ((gap[:, :-1] + gap[:, 1:]) / 2).sum(axis=1) * width
     for side, edge, place in (("below", grid["low"], 0), ("above", grid["high"], -1)):
         mean = grid.get(f"{side}_mean")
-        if mean is not None:
-            area = area + np.abs(drawn[:, place] - base[place]) * abs(mean - edge)
+        if mean is not None and mean != edge:
+            usual, sd = abs(mean - edge), grid.get(f"{side}_sd")
+            shape = 1.0 if not sd else min(1e3, (usual / sd) ** 2)
+            summed = rng.gamma(drawn[:, place] * rows * shape, usual / shape) / rows
+            area = area + np.abs(summed - base[place] * usual)
     scaled: np.ndarray = area / facts["sd"]
     return scaled
 

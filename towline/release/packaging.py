@@ -23,7 +23,7 @@ from towline.release import card, reference
 from towline.release.certificate import Certificate, certify
 from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
 from towline.release.plan_file import PLAN
-from towline.training import stored
+from towline.training import stored, unlabelled
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.final import Fitted, answers, learnt
 from towline.training.fitting import Scores
@@ -94,6 +94,8 @@ def package(
         draft = home / f".draft-{work.key[:16]}"
         try:
             _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
+            for path in unlabelled.save(work, config, fitted.candidate):
+                files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe(draft)})
             files.write(draft / MANIFEST, manifest.text())
             target = home / manifest.folder

@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from towline.config import Kind, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
 from towline.data.contract import Contract
-from towline.data.profile import described, profile
-from towline.data.workspace import Workspace
-from towline.training.evaluation import saved_predictions
+from towline.data.values import level
 from towline.training.predictions import Predictions
+
+if TYPE_CHECKING:  # a night is compared without them
+    import pandas as pd
+
+    from towline.data.workspace import Workspace
 
 PROFILE, BLOCKS = "profile.json", "blocks.npz"
 PREDICTION, PROBABILITY = "prediction", "probability"
@@ -28,7 +30,7 @@ class Reference(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def of(work: Workspace, config: PipelineConfig, learnt: pd.DataFrame) -> dict[str, str | bytes]:
+def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dict[str, str | bytes]:
     """The files that hold it, by name.
 
     Args:
@@ -37,6 +39,9 @@ def of(work: Workspace, config: PipelineConfig, learnt: pd.DataFrame) -> dict[st
         learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
             learnt from they are too sure.
     """
+    from towline.data.profile import described, profile
+    from towline.training.evaluation import saved_predictions
+
     contract = work.contract()
     features = contract.features(learnt)
     held = work.part("holdout")[2]
@@ -53,9 +58,11 @@ def of(work: Workspace, config: PipelineConfig, learnt: pd.DataFrame) -> dict[st
     return {PROFILE: text, BLOCKS: blocks.packed(parts)}
 
 
-def answers(found: Predictions, contract: Contract) -> pd.DataFrame:
+def answers(found: Predictions, contract: Contract) -> "pd.DataFrame":
     """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
-    labels = found.labels if contract.task == "regression" else [_text(label) for label in found.labels]
+    import pandas as pd
+
+    labels = found.labels if contract.task == "regression" else [level(label) for label in found.labels]
     table = pd.DataFrame({PREDICTION: pd.Series(labels, dtype=np.float64 if contract.task == "regression" else object)})
     if contract.task == "binary" and found.probabilities is not None:
         table[PROBABILITY] = found.probabilities[:, contract.classes.index(contract.positive)]
@@ -74,9 +81,3 @@ def read(release: Path) -> Reference:
     told = facts.pop("answers", {"rows": 0, "columns": {}})
     file = release / BLOCKS
     return Reference(facts, told, blocks.unpacked(file.read_bytes()) if file.exists() else {})
-
-
-def _text(label: Any) -> str | None:
-    from towline.data.values import level
-
-    return level(label)

@@ -12,15 +12,20 @@ from uuid import UUID
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import wasserstein_distance
 
-from towline.config import DataConfig, PipelineConfig
+from tests.shelf import MODEL, Shelf
+from towline.config import DataConfig, PipelineConfig, build_config
 from towline.data.inference import infer
 from towline.data.profile import profile
 from towline.monitoring.evidence import Drift, DriftState, Finding
-from towline.monitoring.report import catch_up, report
-from towline.monitoring.samples import OTHER, ROWS, drawn, sides
+from towline.monitoring.journal import Journal
+from towline.monitoring.report import catch_up, report, write
+from towline.monitoring.samples import OTHER, ROWS, drawn, logged, sides
+from towline.serving import parts
 
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
@@ -182,6 +187,57 @@ def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
     shown = {panel.title: panel.values[0].metric for panel in project.dashboard.model().panels}
     assert shown["Distance from the training rows"] == "evidently:metric_v2:DriftScore"
     assert isinstance(project.id, UUID)
+
+
+def log(folder: Path, version: int, source: str, count: int) -> None:
+    """Predictions of one version at noon of the 27th: size as it came, the district hashed."""
+    path = parts.part_path(folder, dt.date(2026, 2, 27), source, version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noon = dt.datetime(2026, 2, 27, 12, tzinfo=dt.UTC)
+    size = pa.field("input.size", pa.float64(), metadata={"kept": "keep"})
+    district = pa.field("input.district", pa.string(), metadata={"kept": "hash"})
+    time = pa.field("time", pa.timestamp("us", "UTC"))
+    schema = pa.schema([size, district, time, ("version", pa.int32()), ("prediction", pa.float64())])
+    columns = [[1000.0 * version] * count, ["secret"] * count, [noon] * count, [version] * count, [0.5] * count]
+    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema), path)
+
+
+def test_the_log_is_sampled(tmp_path: Path) -> None:
+    """Of one version and window at most 5,000 rows, of all files alike; nothing that was hashed."""
+    assert logged(tmp_path / "none", 1, None, None).empty
+    for source, version, count in (("a", 1, 9_000), ("b", 1, 3_000), ("c", 2, 50)):
+        log(tmp_path, version, source, count)
+    found = logged(tmp_path, 1, dt.datetime(2026, 2, 27, tzinfo=dt.UTC), dt.datetime(2026, 2, 28, tzinfo=dt.UTC))
+    assert list(found.columns) == ["size", "prediction"]
+    assert len(found) == ROWS
+    assert set(found["size"]) == {1000.0}
+    assert len(logged(tmp_path, 2, None, None)) == 50
+    assert logged(tmp_path, 2, dt.datetime(2026, 2, 28, tzinfo=dt.UTC), None).empty
+
+
+def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
+    """The release says what training saw, the log what was asked; quiet nights before are added to the history.
+
+    A table that was looked at has a page, and no place among the nights.
+    """
+    settings = shelf.settings
+    config = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}}, "")
+    serving = shelf.ledger.champion(MODEL)
+    assert serving
+    log(settings.store / "predictions" / MODEL, 1, "a", 300)
+    found = Finding(column="size", what="distribution", value=99.0, threshold=0.3, alarm=True)
+    drift = night(version=1, findings=(found,))
+    for one in (night(26, "quiet", version=1), night(27, "quiet", version=1), drift):
+        Journal.of(settings, MODEL).add(one, NOW)
+    page = write(settings, config, serving, drift, NOW)
+    runs = stored(settings.evidently)
+    assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "quiet", "quiet"]
+    assert page.name == "drift-2026-02-28.html"
+    text = page.read_text()
+    assert "Drift in column 'size'" in text
+    assert "secret" not in text
+    table = write(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
+    assert (table.name, len(stored(settings.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
 def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:

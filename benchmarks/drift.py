@@ -1,0 +1,411 @@
+"""Drift detection: nights that alarm although nothing changed, changes that are found, and what a night costs.
+
+Usage: drift.py [--quick] [--only alarms year power cost real]
+
+Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
+60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own: rows
+can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of 0.7
+sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
+
+Limits hang on the number of rows and on the reference only; they are drawn once for each and kept.
+"""
+
+import argparse
+import datetime as dt
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+
+ROWS = 20_000
+ENTITY = 20
+ALIKE = 0.2
+SEASON, WEATHER = 0.7, 0.3
+DAYS = 730
+BUDGET = 4.0
+SIZES = (50, 200, 1_000, 10_000, 100_000)
+KINDS = ("alone", "clustered", "daily")
+SHARES = {
+    "three": (0.5, 0.3, 0.2),
+    "ten": (0.4, 0.2, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.03, 0.01),
+    "sixty": tuple(1 / rank for rank in range(1, 61)),
+}
+NAMES = ("normal", "skewed", "heavy", "count", "whole", "flag", *SHARES, "prediction")
+NULLS = {"normal": 0.05, "three": 0.1, "whole": 0.02}
+Latent = Callable[[int, np.random.Generator], np.ndarray]
+
+
+def columns(latent: np.ndarray, rng: np.random.Generator, spoilt: str = "") -> pa.Table:
+    """A table out of (rows, 10) latent values; ``spoilt`` names a change."""
+    made: dict[str, pa.Array] = {}
+    for place, name in enumerate(NAMES):
+        z = latent[:, place]
+        share = NULLS.get(name, 0.0)
+        if name in SHARES:
+            shares = np.array(SHARES[name]) / sum(SHARES[name])
+            if spoilt.startswith(f"share {name}"):
+                at = int(spoilt.rpartition(" ")[2])
+                shares = shares * (1 - (shares[at] + 0.1)) / (1 - shares[at])
+                shares[at] = 1 - np.delete(shares, at).sum()
+            cuts = [NormalDist().inv_cdf(min(1 - 1e-12, cut)) for cut in np.cumsum(shares)[:-1]]
+            codes = np.searchsorted(cuts, z).astype(np.int32)
+            missing = rng.random(len(z)) < share if share else None
+            indices = pa.array(codes, mask=missing)
+            made[name] = pa.DictionaryArray.from_arrays(indices, [f"{name} {n}" for n in range(len(shares))])
+            continue
+        values = {
+            "normal": lambda z: 10 + 3 * z, "skewed": np.exp, "heavy": lambda z: z + 0.15 * z**3,
+            "count": lambda z: np.floor(np.exp(1 + 0.5 * z)), "whole": lambda z: np.round(50 + 10 * z),
+            "flag": lambda z: z > 0.5, "prediction": lambda z: 100 + 20 * z,
+        }[name](z)  # fmt: skip
+        if spoilt == f"shift {name}":
+            values = values + 0.2 * SD[name]
+        if spoilt == f"nulls {name}":
+            share += 0.1
+        made[name] = pa.array(values, mask=rng.random(len(z)) < share if share else None)
+    return pa.table(made)
+
+
+def alone(rows: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(rows, len(NAMES)))
+
+
+def clustered(rows: int, rng: np.random.Generator) -> np.ndarray:
+    own = rng.normal(size=(math.ceil(rows / ENTITY), len(NAMES))).repeat(ENTITY, axis=0)[:rows]
+    return math.sqrt(ALIKE) * own + math.sqrt(1 - ALIKE) * rng.normal(size=own.shape)
+
+
+class Years:
+    """Days that follow each other: a season with its own phase in each column, and weather."""
+
+    def __init__(self, days: int, rng: np.random.Generator) -> None:
+        phase = rng.random(len(NAMES)) * 2 * np.pi
+        season = SEASON * np.sin(np.arange(days)[:, None] * 2 * np.pi / 365.25 + phase)
+        weather, kept = np.zeros((days, len(NAMES))), 0.6
+        for day in range(1, days):
+            weather[day] = kept * weather[day - 1] + math.sqrt(1 - kept**2) * WEATHER * rng.normal(size=len(NAMES))
+        self.means = season + weather
+
+    def rows(self, day: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+        return self.means[day] + rng.normal(size=(rows, len(NAMES)))
+
+
+SD = {
+    "normal": 3.0, "skewed": math.sqrt((math.e - 1) * math.e), "whole": 10.0, "prediction": 20.0,
+    **dict.fromkeys(("heavy", "count", "flag"), math.nan),
+}  # fmt: skip
+
+
+def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS) -> tuple[Path, Years]:
+    """The reference of a model trained on such rows; the years go on after its last day."""
+    import pandas as pd
+
+    from towline.config import PipelineConfig
+    from towline.data import blocks
+    from towline.data.inference import infer
+    from towline.data.profile import described, profile
+
+    years = Years(days + 366, rng)
+    if kind == "daily":
+        of = np.sort(rng.integers(0, days, ROWS))
+        latent = years.means[of] + rng.normal(size=(ROWS, len(NAMES)))
+    else:
+        latent = (clustered if kind == "clustered" else alone)(ROWS, rng)
+    frame = columns(latent, rng).to_pandas()
+    answers = frame[["prediction"]].astype(float)
+    frame = frame.drop(columns="prediction").assign(y=np.arange(ROWS) / 7)
+    for name in SHARES:
+        frame[name] = frame[name].astype(object)
+    config = PipelineConfig.model_validate(
+        {"name": "x", "data": {"source": "t", "target": "y", "columns": dict.fromkeys(SHARES, "category")}}
+    )
+    contract = infer(frame, config)
+    features = contract.features(frame)
+    inputs, told = profile(features, contract), described(answers, {"prediction": "numeric"})
+    times = groups = None
+    if kind == "daily":
+        times = pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(of, unit="D"))
+    if kind == "clustered":
+        groups = pd.Series(np.arange(ROWS) // ENTITY)
+    by, unit = blocks.units(times, groups, len(NAMES))
+    parts = {
+        "inputs": blocks.count(features, inputs["columns"], by, unit),
+        "answers": blocks.count(answers, told["columns"], by, unit),
+    }
+    made = folder / "v1-0123456789ab"
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "contract.json").write_text(contract.model_dump_json())
+    (made / "profile.json").write_text(json.dumps({**inputs, "answers": told}))
+    (made / "blocks.npz").write_bytes(blocks.packed(parts))
+    return made, years
+
+
+def remembered() -> None:
+    """Limits by column and number of rows, not by the exact number of values."""
+    from towline.monitoring import thresholds
+
+    drawn, known = thresholds.limits, {}
+
+    def limits(facts: Any, blocks: Any, name: str, count: int, rows: int, window: Any, draws: int, seed: int) -> Any:
+        key = (id(blocks), facts["count"], facts.get("mean"), name, rows, window, draws, seed)
+        if key not in known:
+            known[key] = drawn(facts, blocks, name, count, rows, window, draws, seed), blocks
+        return known[key][0]
+
+    thresholds.limits = limits
+
+
+def night(made: Path, kind: str, size: int, years: Years, day: int, rng: np.random.Generator, budget: float = BUDGET,
+          spoilt: str = "") -> Any:  # fmt: skip
+    from towline.config import DriftConfig
+    from towline.monitoring import drift
+
+    latent = years.rows(day, size, rng) if kind == "daily" else (clustered if kind == "clustered" else alone)(size, rng)
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    table = columns(latent, rng, spoilt)
+    return drift.detect(made, [table], DriftConfig(false_alarms_per_year=budget), start=at,
+                        end=at + dt.timedelta(days=1))  # fmt: skip
+
+
+def read_once() -> None:
+    """The reference is read once a release, not once a night."""
+    from towline.monitoring import drift
+
+    drift.read = functools.lru_cache(maxsize=2)(drift.read)
+
+
+def alarms(quick: bool, seed: int = 1) -> None:
+    """Nights without a change that alarm, by the number of rows."""
+    print(f"\nNo drift: share of nights that alarm; budget {BUDGET:g} a year = {BUDGET / 365:.2%} of nights")
+    print(f"{'rows':>8} " + " ".join(f"{kind:>22}" for kind in KINDS))
+    references, nights = (4, 25) if quick else (20, 100)
+    for size in SIZES:
+        several = nights if size < 100_000 else max(5, nights // 5)
+        line = []
+        for kind in KINDS:
+            rng, bad, why = np.random.default_rng([seed, size]), 0, Counter[str]()
+            for _ in range(references):
+                with tempfile.TemporaryDirectory() as folder:
+                    made, years = release(Path(folder), kind, rng)
+                    for _ in range(several):
+                        found = night(made, kind, size, years, DAYS + int(rng.integers(0, 365)), rng)
+                        bad += found.state != "quiet"
+                        why.update(f"{f.column} {f.what}" for f in found.findings if f.alarm)
+            count = references * several
+            line.append(f"{bad / count:7.2%} ({bad} of {count:,})")
+            if why:
+                print(f"#{size:>8} {kind}: {why.most_common(4)}", file=sys.stderr)
+        print(f"{size:8,} " + " ".join(f"{text:>22}" for text in line), flush=True)
+
+
+def year(quick: bool, seed: int = 2) -> None:
+    """Whole years of nights of 1,000 rows."""
+    years_of, rows = (2, 200) if quick else (10, 1_000)
+    print(f"\nNo drift: alarming nights a year, {years_of} years of 365 nights of {rows:,} rows, by what is stated")
+    for kind in KINDS:
+        for budget in (4.0, 12.0):
+            rng, found = np.random.default_rng([seed, int(budget)]), []
+            for _ in range(years_of):
+                with tempfile.TemporaryDirectory() as folder:
+                    made, years = release(Path(folder), kind, rng)
+                    states = [night(made, kind, rows, years, DAYS + day, rng, budget).state for day in range(365)]
+                found.append(sum(state != "quiet" for state in states))
+            print(f"{kind:>10} stated {budget:4g}: {np.mean(found):5.2f} (years: {sorted(found)})", flush=True)
+
+
+CHANGES = (
+    "shift normal", "shift skewed", "shift whole", "shift prediction", "nulls normal", "nulls skewed", "nulls flag",
+    "share three 0", "share three 2", "share ten 0", "share ten 4", "share sixty 0",
+)  # fmt: skip
+
+
+def power(quick: bool, seed: int = 3) -> None:
+    """One column changes; the night is found if it alarms because of this column."""
+    print("\nOne column changed: share of nights found (rows drawn independently)")
+    references, nights = (2, 20) if quick else (10, 40)
+    sizes = (1_000, 10_000)
+    print(f"{'':22} " + " ".join(f"{size:>8,}" for size in sizes))
+    for change in CHANGES:
+        line = []
+        for size in sizes:
+            rng, hits = np.random.default_rng([seed, size]), 0
+            for _ in range(references):
+                with tempfile.TemporaryDirectory() as folder:
+                    made, years = release(Path(folder), "alone", rng)
+                    for _ in range(nights):
+                        found = night(made, "alone", size, years, 0, rng, spoilt=change)
+                        hits += any(f.alarm and f.column == change.split()[1] for f in found.findings)
+            line.append(f"{hits / references / nights:8.1%}")
+        print(f"{change:22} " + " ".join(line), flush=True)
+
+
+# not ru_maxrss: that of a child begins with its parent's
+PEAK = """
+class Peak:
+    def __str__(self):
+        with open("/proc/self/status") as file:
+            return str(next(int(line.split()[1]) // 1024 for line in file if line.startswith("VmHWM")))
+peak = Peak()
+"""
+BARE = (
+    PEAK
+    + """
+import sys, time, pyarrow.parquet as pq
+begun = time.process_time()
+rows = sum(batch.num_rows for batch in pq.ParquetFile(sys.argv[1]).iter_batches(131_072))
+print(time.process_time() - begun, time.process_time(), peak, rows)
+"""
+)
+OURS = (
+    PEAK
+    + """
+import sys, time
+from pathlib import Path
+from towline.config import DriftConfig
+from towline.monitoring.drift import detect, table
+begun = time.process_time()
+found = detect(Path(sys.argv[2]), table(Path(sys.argv[1])), DriftConfig())
+assert found.state == "quiet", found
+assert "evidently" not in sys.modules
+print(time.process_time() - begun, time.process_time(), peak,
+      found.rows)
+"""
+)
+THEIRS = (
+    PEAK
+    + """
+import sys, time
+import pandas as pd
+from evidently import DataDefinition, Dataset, Report
+from evidently.presets import DataDriftPreset
+current, reference = (pd.read_parquet(path) for path in sys.argv[1:3])
+for frame in (current, reference):
+    for name in frame.columns:
+        if frame[name].dtype.name == "category":
+            frame[name] = frame[name].astype(object)
+begun = time.process_time()
+Report([DataDriftPreset()]).run(current, reference)
+print(time.process_time() - begun, time.process_time(), peak,
+      len(current))
+"""
+)
+
+
+def measured(code: str, *words: object) -> tuple[float, float, int, float]:
+    """CPU seconds of the work, of the whole process, peak MiB and seconds."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "true"}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    cpu, whole, peak, _ = done.stdout.split()[-4:]
+    return float(cpu), float(whole), int(peak), time.perf_counter() - begun
+
+
+def batches(rows: int, rng: np.random.Generator) -> Iterator[pa.Table]:
+    for start in range(0, rows, 500_000):
+        yield columns(alone(min(500_000, rows - start), rng), rng)
+
+
+def cost(quick: bool, seed: int = 4) -> None:
+    """A night in a process of its own, beside a bare read of the same file and beside Evidently's preset."""
+    rng, tries = np.random.default_rng(seed), 1 if quick else 3
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made, _ = release(folder, "alone", rng)
+        print(f"\nCost, the least of {tries}: CPU s of the work | of the whole process | peak MiB | s in all")
+        for rows in (1_000_000,) if quick else (1_000_000, 10_000_000):
+            path = folder / f"{rows}.parquet"
+            with pq.ParquetWriter(path, columns(alone(1, rng), rng).schema) as writer:
+                for part in batches(rows, rng):
+                    writer.write_table(part, row_group_size=131_072)
+            kinds = {"bare read": (BARE, path), "detect": (OURS, path, made)}
+            if rows == 1_000_000:
+                pq.write_table(columns(alone(ROWS, rng), rng), folder / "reference.parquet")
+                kinds["Evidently preset"] = (THEIRS, path, folder / "reference.parquet")
+            taken = {}
+            for told, (code, *words) in kinds.items():
+                several = 1 if "Evidently" in told else tries
+                taken[told] = min(measured(code, *words) for _ in range(several))
+                print(f"{rows:12,} {told:17}" + " | ".join(f"{value:8.2f}" for value in taken[told]), flush=True)
+            print(f"{rows:12,} detect / bare read {taken['detect'][0] / taken['bare read'][0]:.2f}")
+            if "Evidently preset" in taken:
+                print(f"{rows:12,} Evidently / detect {taken['Evidently preset'][0] / taken['detect'][0]:.0f}")
+
+
+def real(_: bool) -> None:
+    """Nights of the shipped tables after half a year of training: what alarms."""
+    import pandas as pd
+
+    from towline.config import DriftConfig, PipelineConfig
+    from towline.data import blocks
+    from towline.data.inference import infer
+    from towline.data.profile import profile
+    from towline.monitoring.drift import detect
+
+    for name, source, time_of, target, drop, months in (
+        ("bike", "bike_hourly", "datetime", "rentals", ["casual", "registered"], 6),
+        ("bike", "bike_hourly", "datetime", "rentals", ["casual", "registered"], 12),
+        ("bank", "bank_marketing", "date", "subscribed", ["id", "duration"], 6),
+    ):
+        rows = pd.read_parquet(ROOT / f"data/{source}.parquet").drop(columns=drop)
+        times = pd.to_datetime(rows[time_of])
+        cut = times.min().normalize() + pd.DateOffset(months=months)
+        then = rows[times < cut].reset_index(drop=True)
+        config = PipelineConfig.model_validate(
+            {"name": "x", "data": {"source": "t", "target": target, "time": time_of}}
+        )
+        contract = infer(then, config)
+        features = contract.features(then)
+        facts = profile(features, contract)
+        by, unit = blocks.units(pd.to_datetime(then[time_of]), None, len(features.columns))
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "v1-0123456789ab"
+            made.mkdir()
+            (made / "contract.json").write_text(contract.model_dump_json())
+            (made / "profile.json").write_text(json.dumps(facts))
+            parts = {"inputs": blocks.count(features, facts["columns"], by, unit)}
+            (made / "blocks.npz").write_bytes(blocks.packed(parts))
+            print(f"\n{name}, {months} months of training until {cut:%Y-%m-%d} ({len(then):,} rows), windows of a week")
+            later = rows[times >= cut]
+            for start in pd.date_range(cut, times.max(), freq="7D")[:26]:
+                end = start + pd.Timedelta(days=7)
+                week = later[(times[later.index] >= start) & (times[later.index] < end)]
+                table = pa.Table.from_pandas(week.drop(columns=target), preserve_index=False)
+                found = detect(made, [table], DriftConfig(), start=start.to_pydatetime(), end=end.to_pydatetime())
+                print(f"{start:%Y-%m-%d} {len(week):6,} rows {found.state:8} {found.reason[:110]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parts = {"alarms": alarms, "year": year, "power": power, "cost": cost, "real": real}
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    chosen = parser.parse_args()
+    remembered()
+    read_once()
+    for name in chosen.only:
+        parts[name](chosen.quick)
+
+
+if __name__ == "__main__":
+    main()

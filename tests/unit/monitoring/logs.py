@@ -1,0 +1,87 @@
+"""Predictions with late labels, as the log gives them, of models that are really asked."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from tests.unit.release.conftest import Run, make_run
+from towline.data.contract import Contract
+from towline.monitoring.evidence import Drift, Finding
+from towline.release.manifest import MANIFEST, describe, read
+from towline.release.predictor import open_release
+from towline.training.fitting import cross_validate
+
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+TIME = pa.timestamp("us", "UTC")
+
+
+def released(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> tuple[Run, Path]:
+    """A release with out-of-fold predictions behind it."""
+    run = make_run(folder, frame, estimator, **data)
+    cross_validate(run.work, run.config, run.config.candidates[0])
+    return run, run.settings.store / run.package().path
+
+
+def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.Table:
+    """What a service would have logged of these rows, one an hour, with their labels a day later; as ``labels.read``.
+
+    Args:
+        release: is asked.
+        rows: with every feature.
+        truth: (n,) labels; None is unknown.
+        changes: other columns in place of the ones that come of it.
+    """
+    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    model = open_release(release)
+    answers = model.predictions(model.features(rows))
+    n = len(rows)
+    columns: dict[str, Any] = {
+        "request_id": [f"r{row}" for row in range(n)],
+        "row": pa.array([0] * n, pa.int32()),
+        "time": pa.array([START + row * HOUR for row in range(n)], TIME),
+        "version": pa.array([read(release).version] * n, pa.int32()),
+        "model": [read(release).name] * n,
+    }
+    for column in contract.feature_columns:
+        columns[f"input.{column.name}"] = pa.Array.from_pandas(rows[column.name])
+    columns["prediction"] = answers.labels.tolist()
+    given = answers.probabilities
+    columns["probabilities"] = pa.array([None] * n if given is None else given.tolist(), pa.list_(pa.float64()))
+    columns["label"] = [None if value is None else value for value in np.asarray(truth, dtype=object).tolist()]
+    columns["labelled_at"] = pa.array([START + row * HOUR + 24 * HOUR for row in range(n)], TIME)
+    return pa.table({**columns, **changes})
+
+
+def keep_private(release: Path, **columns: str) -> Path:
+    """The release as it would be, had its config kept these columns otherwise."""
+    path = release / "config.yaml"
+    raw = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**raw, "privacy": {"columns": columns}}))
+    changed = read(release).model_copy(update={"files": {}})
+    (release / MANIFEST).unlink()
+    text = changed.model_copy(update={"files": describe(release)}).text()
+    (release / MANIFEST).write_text(text)
+    moved = release.with_name("private")
+    return release.rename(moved)
+
+
+def night(state: Any, *columns: str) -> Drift:
+    findings = tuple(
+        Finding(column=name, what="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
+    )
+    return Drift(state=state, version=3, rows=500, findings=findings, budget=4.0, reason=f"it is {state}")
+
+
+def shuffled(values: Any, share: float, seed: int = 0) -> np.ndarray:
+    """The same with this share of the values dealt out anew."""
+    rng = np.random.default_rng(seed)
+    found = np.array(values, dtype=object)
+    some = rng.random(len(found)) < share
+    found[some] = rng.permutation(found[some])
+    return found
