@@ -3,9 +3,9 @@
 Usage: drift.py [--quick] [--only alarms year power cost real]
 
 Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
-60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own, so that rows
-can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of 0.7
-sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
+60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own, so that
+rows can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of
+0.7 sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
 
 Limits hang on the number of rows and on the reference only; they are drawn once for each and kept.
 """
@@ -30,9 +30,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 ROWS = 20_000
 ENTITY = 20
@@ -264,13 +264,18 @@ class Peak:
             return str(next(int(line.split()[1]) // 1024 for line in file if line.startswith("VmHWM")))
 peak = Peak()
 """
-BARE = PEAK + """
+BARE = (
+    PEAK
+    + """
 import sys, time, pyarrow.parquet as pq
 begun = time.process_time()
 rows = sum(batch.num_rows for batch in pq.ParquetFile(sys.argv[1]).iter_batches(131_072))
 print(time.process_time() - begun, time.process_time(), peak, rows)
 """
-OURS = PEAK + """
+)
+OURS = (
+    PEAK
+    + """
 import sys, time
 from pathlib import Path
 from towline.config import DriftConfig
@@ -282,7 +287,10 @@ assert "evidently" not in sys.modules
 print(time.process_time() - begun, time.process_time(), peak,
       found.rows)
 """
-THEIRS = PEAK + """
+)
+THEIRS = (
+    PEAK
+    + """
 import sys, time
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
@@ -297,6 +305,7 @@ Report([DataDriftPreset()]).run(current, reference)
 print(time.process_time() - begun, time.process_time(), peak,
       len(current))
 """
+)
 
 
 def measured(code: str, *words: object) -> tuple[float, float, int, float]:

@@ -196,27 +196,28 @@ def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
     """
     from pyarrow import csv
 
-    read, text = 0, list[str]()
+    read, names = 0, list[str]()
     try:
         while True:
-            options = csv.ReadOptions(block_size=2**24, use_threads=False)
+            reading = csv.ReadOptions(block_size=2**24, use_threads=False)
             parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(text, pa.string()))
-            skipped = 0
-            with csv.open_csv(str(path), options, parsing, types) as file:
-                text = [] if text else file.schema.names
+            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(names, pa.string()))
+            with csv.open_csv(str(path), reading, parsing, types) as file:
+                again, skipped = bool(names), 0
+                names = file.schema.names
                 try:
                     for batch in file:
-                        fresh = batch.slice(min(len(batch), read - skipped))
-                        skipped += len(batch) - len(fresh)
-                        if len(fresh):
-                            yield fresh
-                            read += len(fresh)
-                            skipped += len(fresh)
-                    return
+                        old = min(len(batch), read - skipped)
+                        skipped += old
+                        if old < len(batch):
+                            yield batch.slice(old)
+                            read += len(batch) - old
+                            skipped = read
                 except pa.ArrowInvalid as error:
-                    if not text or "conversion error" not in str(error):
+                    if again or "conversion error" not in str(error):
                         raise
+                else:
+                    return
     except (pa.ArrowException, OSError, EOFError):
         if read:
             where, remedy = f"{path}, after {read:,} rows", "mend the line that follows"
@@ -283,16 +284,12 @@ def _broken(
     return [Finding(column=name, what="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
 
 
-def _compared(
-    name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig
-) -> list[Finding]:
+def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig) -> list[Finding]:
     found = []
 
     def add(what: str, value: float, drawn: float, least: float, told: str) -> None:
         limit = max(drawn, least * config.min_effect)
-        found.append(
-            Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told)
-        )
+        found.append(Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told))
 
     far = distance(facts, seen)
     if far is not None and seen.levels is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.contract import Column
+from towline.monitoring.tally import held
 
 KEPT = 4_096  # rows of the sample
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -84,9 +85,10 @@ def _numbers(values: pa.Array) -> np.ndarray | None:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
     floats = values.cast(pa.float64(), safe=False)
-    if floats.null_count:
-        floats = floats.fill_null(0.0)
-    found: np.ndarray = floats.to_numpy(zero_copy_only=False).view(np.uint64).copy()
+    found: np.ndarray = held(floats).view(np.uint64).copy()
+    if floats.null_count:  # what stands there is left to chance
+        present = np.unpackbits(np.frombuffer(floats.buffers()[0], np.uint8), bitorder="little")
+        found[present[floats.offset : floats.offset + len(floats)] == 0] = 0
     return found
 
 
