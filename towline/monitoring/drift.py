@@ -17,7 +17,7 @@ from towline.monitoring import thresholds
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.repeats import Repeats
 from towline.monitoring.scores import distance
-from towline.monitoring.tally import Levels, Seen, Tally
+from towline.monitoring.tally import SLICE, Levels, Seen, Tally
 from towline.monitoring.thresholds import Limits, Window
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
 from towline.serving import parts
@@ -183,7 +183,8 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
         yield from _csv(path, separator)
         return
     try:
-        yield from pq.ParquetFile(path).iter_batches(_BATCH)
+        # read ahead and by several threads, much of the file would be held at once
+        yield from pq.ParquetFile(path, pre_buffer=False).iter_batches(SLICE, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"not a Parquet file: {reason}", where=str(path), remedy="write it again") from None

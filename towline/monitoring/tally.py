@@ -179,7 +179,7 @@ class _Numeric:
             np.multiply(place, self._per_unit, out=place)
         np.clip(place, -1.0, self._cells, out=place)
         np.add(place, 1.0, out=place)
-        counts = np.bincount(place.astype(np.int32), minlength=self._cells + 2)
+        counts = np.bincount(place.astype(np.intp), minlength=self._cells + 2)
         if counts[0] or counts[-1]:
             self._beyond(values, counts)
         else:
