@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from tasks import patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
-from towline.monitoring import rounds
+from towline.monitoring import alerts, report, rounds
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
@@ -34,8 +34,6 @@ def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
 @patient("report drift")
 def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, found: Drift, now: dt.datetime) -> str:
     """Evidently's report of a night that alarmed: kept in its workspace, here and in MLflow. Other nights have none."""
-    from towline.monitoring import report
-
     with step("report drift") as told:
         path, told.elsewhere_cpu_s = sidecar.call(report.write, settings, config, serving, found, now)
         told.note = str(path)
@@ -85,8 +83,6 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
 
 @patient("tell")
 def tell(config: PipelineConfig, settings: Settings, found: Drift | Quality | None, decision: Decision) -> str:
-    from towline.monitoring import alerts
-
     with step("tell") as told:
         told.note = alerts.tell(settings, config, found, decision)
     return told.note

@@ -102,17 +102,19 @@ def main() -> None:
       towline run configs/bike_demand.yaml    train, judge and promote a model
       towline ui                              look at runs and versions
       towline models                          what serves, and since when
+      towline status                          how it does: traffic, quality, drift, alarms
       towline score new.csv scored.csv        predictions for a file of rows
     """
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, ui, watch
+    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, slo, status, ui, watch
 
     for command in (
         run.run,
         run.validate,
         ui.ui,
+        status.status,
         models.models,
         models.show,
         models.history,
@@ -125,6 +127,7 @@ def _register() -> None:
         labels.labels,
         watch.drift,
         watch.quality,
+        slo.slo,
         loadtest.loadtest,
         config.config,
     ):

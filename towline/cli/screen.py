@@ -93,7 +93,7 @@ class _Live(logging.Handler):
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:
     """Columns as wide as their content; numbers to the right."""
     cells = [[str(cell) if cell is not None else "–" for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    widths = [max(_width(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     right = [all(isinstance(cell, int | float | None) for cell in column) for column in zip(*rows, strict=True)]
     right = right or [False] * len(header)
 
@@ -101,12 +101,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str =
         return (
             indent
             + "  ".join(
-                cell.rjust(width) if number else cell.ljust(width)
+                f"{' ' * (width - _width(cell))}{cell}" if number else f"{cell}{' ' * (width - _width(cell))}"
                 for cell, width, number in zip(row, widths, right, strict=True)
             ).rstrip()
         )
 
     return "\n".join([click.style(line(header), bold=True), *(line(row) for row in cells)])
+
+
+def _width(cell: str) -> int:
+    return len(click.unstyle(cell))
 
 
 def summary(outcome: "Outcome", settings: "Settings") -> str:
@@ -122,12 +126,12 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
     lines = [
         "",
-        _hanging(_head("data"), f"{data['source']}: {data['rows']:,} rows{span}"),
-        _head("checked") + f"{outcome.checked['rules']} rules, {outcome.checked['warned']} warned",
+        _hanging(head("data"), f"{data['source']}: {data['rows']:,} rows{span}"),
+        head("checked") + f"{outcome.checked['rules']} rules, {outcome.checked['warned']} warned",
         *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _few(outcome.checked["warnings"])),
         *(_hanging(f"{'':11}· ", note) for note in _few(outcome.checked["notes"])),
         _hanging(
-            _head("split"),
+            head("split"),
             f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
         ),
         "",
@@ -163,10 +167,10 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
     instead = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
-        _hanging(_head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
-        _head("version") + f"{name}{instead}",
-        _head("release") + str(release),
-        _head("report") + str(release / "card.html"),
+        _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
+        head("version") + f"{name}{instead}",
+        head("release") + str(release),
+        head("report") + str(release / "card.html"),
     ]
     steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}")]
     if outcome.event == "promoted":
@@ -192,11 +196,11 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
     data = manifest.dataset
     parameters = ", ".join(f"{key}={value}" for key, value in manifest.params.items()) or "defaults"
     lines = [
-        _head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
-        _head("model") + f"{manifest.estimator} ({parameters})",
-        _head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
-        _head("commit") + (manifest.commit or "none: not in git"),
-        _head("run") + f"{manifest.run_id} (MLflow), key {manifest.run_key[:16]}",
+        head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
+        head("model") + f"{manifest.estimator} ({parameters})",
+        head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
+        head("commit") + (manifest.commit or "none: not in git"),
+        head("run") + f"{manifest.run_id} (MLflow), key {manifest.run_key[:16]}",
         "",
         table(
             ["holdout", "value", "95 % interval"],
@@ -209,7 +213,7 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
         "",
         *(f"  {'  '.join(moment(row))} by {row.actor}: {row.reason}" for row in past),
         "",
-        _head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
+        head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
     ]
     return "\n".join(lines)
 
@@ -219,7 +223,8 @@ def moment(row: "Entry") -> tuple[str, str]:
     return row.time[:19].replace("T", " "), row.event.replace("_", " ")
 
 
-def _head(word: str) -> str:
+def head(word: str) -> str:
+    """What a line is about."""
     return click.style(f"{word:<10} ", bold=True)
 
 

@@ -17,7 +17,9 @@ from towline.config import Frozen, Settings
 from towline.errors import Unavailable
 from towline.processes import born, lives
 
-Kind = Literal["prefect", "mlflow"]
+Kind = Literal["prefect", "mlflow", "evidently", "status"]
+
+PORTS: dict[Kind, int] = {"prefect": 4200, "mlflow": 5000, "evidently": 5100, "status": 5200}  # if they are free
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -40,7 +42,7 @@ class Server(Frozen):
 
     @property
     def health(self) -> str:
-        return f"{self.url}/api/health" if self.kind == "prefect" else f"{self.url}/health"
+        return self.url + {"prefect": "/api/health", "evidently": "/api/version"}.get(self.kind, "/health")
 
 
 def find(settings: Settings, kind: Kind) -> Server | None:
@@ -62,7 +64,7 @@ def start(settings: Settings, kind: Kind) -> Server:
     with files.locked(state.with_suffix(".lock")):
         if running := find(settings, kind):
             return running
-        port = _port(4200 if kind == "prefect" else 5000)
+        port = _port(PORTS[kind])
         command, environ = _command(settings, kind, port)
         log = settings.store / "logs" / f"{kind}.log"
         with files.disk(log):
@@ -109,7 +111,7 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
 def stop(settings: Settings) -> list[Server]:
     """Ends the store's servers and everything they started; returns those that ran."""
     stopped = []
-    for kind in ("prefect", "mlflow"):
+    for kind in PORTS:
         if server := find(settings, kind):
             with contextlib.suppress(OSError):
                 os.killpg(server.pid, signal.SIGTERM)
@@ -149,6 +151,11 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
         }
+    if kind == "evidently":
+        workspace = str(settings.evidently)
+        return ["evidently.cli", "ui", "--host", "127.0.0.1", "--port", str(port), "--workspace", workspace], {}
+    if kind == "status":
+        return ["towline.cli.status_server", str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     artifacts = str(settings.store / "artifacts")
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]

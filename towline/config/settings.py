@@ -40,3 +40,17 @@ class Settings(Frozen):
             tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{store}/mlflow.db"),
             ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{store}/ledger.db"),
         )
+
+    def environment(self) -> dict[str, str]:
+        """What another process reads these settings from."""
+        return {
+            "TOWLINE_PROJECT": str(self.project),
+            "TOWLINE_STORE": str(self.store),
+            "TOWLINE_TRACKING_URI": self.tracking_uri,
+            "TOWLINE_LEDGER_URL": self.ledger_url,
+        }
+
+    @property
+    def evidently(self) -> Path:
+        """Evidently's workspace: the nights of every model."""
+        return self.store / "evidently"

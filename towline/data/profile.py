@@ -1,10 +1,12 @@
 """What the training rows looked like, small enough to travel with a release."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from towline.config import Kind
 from towline.data.contract import Contract
 
 _CELLS = 256
@@ -25,20 +27,25 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
         and those below and above these with their means. Category adds levels, counts (of the most frequent) and other.
         Datetime adds min and max. What is undefined is None.
     """
+    return described(features, {column.name: column.kind for column in contract.feature_columns})
+
+
+def described(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The same of any columns of these kinds."""
     columns = {}
-    for column in contract.feature_columns:
-        values = features[column.name]
+    for name, kind in kinds.items():
+        values = table[name]
         present = values.dropna()
-        facts: dict[str, Any] = {"kind": column.kind, "count": len(present), "nulls": len(values) - len(present)}
-        if column.kind == "category":
+        facts: dict[str, Any] = {"kind": kind, "count": len(present), "nulls": len(values) - len(present)}
+        if kind == "category":
             facts |= _levels(present)
-        elif column.kind == "datetime":
+        elif kind == "datetime":
             ends = (present.min(), present.max()) if len(present) else (None, None)
             facts |= {name: end.isoformat() if end else None for name, end in zip(("min", "max"), ends, strict=True)}
         else:
             facts |= _numbers(present.to_numpy(np.float64))
-        columns[column.name] = facts
-    return {"rows": len(features), "columns": columns}
+        columns[name] = facts
+    return {"rows": len(table), "columns": columns}
 
 
 def _levels(present: pd.Series) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from towline import files
+from towline.config import PipelineConfig, Settings
 from towline.monitoring.evidence import Drift, Finding
-from towline.monitoring.samples import Sides, plain, sides
+from towline.monitoring.journal import Journal
+from towline.monitoring.samples import Sides, drawn, logged, plain, sides
+from towline.registry.ledger import Entry
+from towline.release.manifest import verify
 
 MOST = 300  # findings of a night that become metrics; they come alarms first
 VERDICT = "verdict"
@@ -60,13 +64,9 @@ def report(
         Unavailable: the store cannot be written.
     """
     _project(workspace, model)
-    pair = None
-    if reference is not None and current is not None:
-        pair = sides(reference, current, [finding.column for finding in drift.findings])
-    snapshot, content = _run(drift, pair, at)
+    snapshot, content = _run(drift, _pair(drift, reference, current), at)
     _keep(workspace, model, content, _path(workspace, model, drift, at))
-    page = snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1)
-    return files.write(_folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html", page)
+    return _page(snapshot, _folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html")
 
 
 def catch_up(nights: Sequence[Drift], workspace: Path, model: str, at: dt.datetime) -> int:
@@ -86,6 +86,42 @@ def catch_up(nights: Sequence[Drift], workspace: Path, model: str, at: dt.dateti
     return len(missing)
 
 
+def write(
+    settings: Settings,
+    config: PipelineConfig,
+    serving: Entry,
+    drift: Drift,
+    now: dt.datetime,
+    current: pd.DataFrame | None = None,
+) -> Path:
+    """The report of a round of the watch; quiet nights that are not in the workspace yet are added to it.
+
+    Args:
+        settings: where the store is.
+        config: of the model.
+        serving: the version that was watched; its release says what training looked like.
+        drift: what was found.
+        now: the moment of the round.
+        current: the rows that were looked at; None: those of the prediction log between ``drift.start`` and ``end``.
+
+    Raises:
+        DataError: a part of the log cannot be read.
+        ReleaseError: the release is not what its manifest says.
+        Unavailable: the store cannot be written.
+    """
+    release, workspace = settings.store / serving.release, settings.evidently
+    verify(release)
+    if current is None and drift.end is not None:
+        folder = settings.store / "predictions" / config.name
+        current = logged(folder, drift.version, drift.start, drift.end)
+    reference = drawn(json.loads((release / "profile.json").read_bytes()))
+    if drift.end is None:  # a table is no night: it has a page, and no place in the history
+        snapshot, _ = _run(drift, _pair(drift, reference, current), now)
+        return _page(snapshot, _folder(workspace, config.name) / f"drift-{now:%Y-%m-%d}-table.html")
+    catch_up(Journal.of(settings, config.name).drift(before=now), workspace, config.name, now)
+    return report(drift, reference, current, workspace, config.name, now)
+
+
 class _Row(NamedTuple):
     """A finding as the metrics read it."""
 
@@ -96,6 +132,16 @@ class _Row(NamedTuple):
     threshold: float | None
     told: str
     detail: str
+
+
+def _pair(drift: Drift, reference: pd.DataFrame | None, current: pd.DataFrame | None) -> Sides | None:
+    if reference is None or current is None:
+        return None
+    return sides(reference, current, [finding.column for finding in drift.findings])
+
+
+def _page(snapshot: Any, path: Path) -> Path:
+    return files.write(path, snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1))
 
 
 def _run(drift: Drift, pair: Sides | None, at: dt.datetime) -> tuple[Any, str]:

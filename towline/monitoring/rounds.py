@@ -16,9 +16,12 @@ from towline.data import sources
 from towline.data.contract import Contract
 from towline.errors import GateRefused
 from towline.monitoring import labels
+from towline.monitoring.drift import current, detect, table
 from towline.monitoring.evidence import Drift, Quality, Triage
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision, Evidence, decide
+from towline.monitoring.quality import measure
+from towline.monitoring.triage import triage as compare
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 from towline.release.manifest import verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
@@ -54,15 +57,15 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         ReleaseError: the champion's release is not what its manifest says.
         Unavailable: the log's folder cannot be written, which its lock needs.
     """
-    from towline.monitoring.drift import current, detect
-
     release = settings.store / serving.release
     verify(release)
     closed = [w.end for w in Journal.of(settings, config.name).drift(serving.version, now) if w.state != "unknown"]
     start = _start(closed, serving, now, NIGHT)
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
-    batches = current(log.predictions, serving.version, start, now, log.fields)
+    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    positive = contract.classes.index(contract.positive) if contract.task == "binary" and contract.positive else None
+    batches = current(log.predictions, serving.version, start, now, log.fields, positive)
     return detect(release, batches, config.drift, start=start, end=now, columns=kept)
 
 
@@ -73,8 +76,6 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         DataError: the table cannot be read.
         ReleaseError: as ``drift``.
     """
-    from towline.monitoring.drift import detect, table
-
     release = settings.store / serving.release
     verify(release)
     return detect(release, table(file, config.data.separator), config.drift)
@@ -87,19 +88,13 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         DataError: a part of the log cannot be read.
         ReleaseError, Unavailable: as ``drift``.
     """
-    from towline.monitoring.estimate import estimate
-    from towline.monitoring.quality import measure
-
     release = settings.store / serving.release
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
     start = _start([w.end for w in past if w.state != "unknown"], serving, due, config.quality.window)
     table = labels.read(_log(settings, config.name, release), start, now)
-    found = measure(table, release, config, start=start, end=due, now=now)
-    nights = journal.drift(serving.version)
-    guess = estimate(table, release, config, nights[-1] if nights else None, past)
-    return found.model_copy(update={"estimate": guess})
+    return measure(table, release, config, start=start, end=due, now=now)
 
 
 def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Triage | None:
@@ -108,8 +103,6 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     Raises:
         DataError: a part of the log cannot be read.
     """
-    from towline.monitoring.triage import triage as compare
-
     if not seen.quality or seen.quality[-1].state != "bad":
         return None
     window = seen.quality[-1]

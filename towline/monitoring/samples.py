@@ -1,6 +1,8 @@
 """Two small tables side by side, fit to be drawn: one out of a release's profile, one of current rows."""
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,6 +97,51 @@ def _spread(counts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
     ranks = (np.arange(rows) + 0.5) / max(1, rows) * ends[-1]
     where = np.searchsorted(ends, ranks, side="right")
     return where, (ranks - (ends[where] - counts[where])) / counts[where]
+
+
+def logged(folder: Path, version: int, start: dt.datetime | None, end: dt.datetime | None) -> pd.DataFrame:
+    """At most 5,000 predictions of one version and window: each has the same chance, in memory that stays small.
+
+    Args:
+        folder: ``predictions/<name>`` of the store.
+        version: of the model.
+        start: of the window.
+        end: not in it.
+
+    Returns:
+        The columns that are logged as they came, by their names, and ``prediction``; what is hashed or coarse is no
+        value of its column.
+
+    Raises:
+        DataError: a part cannot be read.
+        Unavailable: the folder cannot be written, which its lock needs.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from towline.serving import parts
+
+    generator = np.random.default_rng(0)
+    kept: list[pa.Table] = []
+    lots = np.empty(0)
+    if not folder.is_dir():
+        return pd.DataFrame()
+    with parts.held(folder):
+        for _, table in parts.tables(folder, start, end):
+            mine = table.filter(pc.equal(table["version"], version))
+            if not len(mine):
+                continue
+            mine = mine.select([field.name for field in mine.schema if _drawable(field)])
+            lots = np.concatenate([lots, generator.random(len(mine))])
+            together = pa.concat_tables([*kept, mine], promote_options="permissive")
+            chosen = np.sort(np.argsort(lots, kind="stable")[:ROWS])
+            kept, lots = [together.take(pa.array(chosen))], lots[chosen]
+    rows = kept[0].to_pandas() if kept else pd.DataFrame()
+    return rows.rename(columns=lambda name: str(name).removeprefix(parts.INPUT))
+
+
+def _drawable(field: Any) -> bool:
+    return field.name == "prediction" or (field.metadata or {}).get(b"kept") == b"keep"
 
 
 def sides(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] = ()) -> Sides:

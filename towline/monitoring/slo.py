@@ -59,7 +59,8 @@ class Objective(Frozen):
         good: share that was, over the period; None where nothing happened.
         total, bad: requests, looks or windows of the period.
         shown: how it is now, in words: of the last hour, or of the last window.
-        budget: share that is left; negative where more went wrong than was allowed.
+        budget: share that is left of the period's; negative where more went wrong than was allowed. As long as less
+            than a period was watched, what was seen stands for what is to come.
         burns: by window, the shortest first; none for metric, which is looked at once a day.
         severity: of a breach.
     """
@@ -194,7 +195,8 @@ def _objective(ask: _Ask, history: Sequence[Total], config: SloConfig, now: dt.d
     counts = {window: count(now - length, now) for window, length in WINDOWS.items()}
     rates = {window: found.bad / found.total / allowed if found.total > 0 else None for window, found in counts.items()}
     good = 1 - whole.bad / whole.total if whole.total > 0 else None
-    budget = None if good is None else 1 - (1 - good) / allowed
+    watched = min(1.0, (now - history[0].at) / config.period)
+    budget = None if good is None else 1 - (1 - good) / allowed * watched
     hour = counts["1h"]
     one = one.model_copy(
         update={
@@ -233,12 +235,12 @@ def _burns(pair: Pair, rates: dict[str, float | None], counts: dict[str, _Count]
 def _metric(
     windows: Sequence[Quality], config: SloConfig, bound: float, metric: str | None, now: dt.datetime
 ) -> Objective:
-    """A tenth of the windows may miss the bound with their whole interval; more are a breach while the last one does."""
+    """A tenth of the windows may miss the bound with their whole interval; more are a breach if the last one does."""
     ended = [(one.end, one) for one in windows if one.end and now - config.period < one.end <= now]
     known = [one for _, one in sorted(ended, key=lambda pair: pair[0]) if one.value.value is not None]
     name = metric or (windows[-1].metric if windows else "the metric")
     side = "at least" if GREATER_IS_BETTER.get(name, False) else "at most"
-    goal = f"{name} {side} {bound:g} in {SOUND:.0%} of windows"
+    goal = f"{name} {side} {bound:g} in {_percent(SOUND)} of windows"
     one = Objective(name="metric", state="unknown", goal=goal, target=SOUND, period=config.period)
     days = config.period.days
     if not known:
@@ -361,4 +363,6 @@ def _milliseconds(seconds: float) -> str:
 def _left(budget: float | None) -> str:
     if budget is None:
         return "nothing is known of the budget"
-    return f"{budget:.0%} of the budget is left" if budget > 0 else f"the budget is spent {1 - budget:.1f} times"
+    return (
+        f"{100 * budget:.0f} % of the budget is left" if budget > 0 else f"the budget is spent {1 - budget:.1f} times"
+    )

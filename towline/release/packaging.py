@@ -16,11 +16,10 @@ from threadpoolctl import ThreadpoolController
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings, SqlSource
 from towline.data.contract import Contract
-from towline.data.profile import profile
 from towline.data.splits import hashes
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
-from towline.release import card
+from towline.release import card, reference
 from towline.release.certificate import Certificate, certify
 from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
 from towline.release.plan_file import PLAN
@@ -184,7 +183,8 @@ def _write(
 ) -> None:
     contract = work.contract()
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
-    seen = learnt(work, config, fitted)
+    rows = learnt(work, config, fitted)
+    seen = contract.features(rows)
     certificate, plan = _compiled(work, config, contract, fitted, seen)
     written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
@@ -193,7 +193,7 @@ def _write(
     }
     contents: dict[str, str | bytes] = {
         "contract.json": contract.model_dump_json(indent=1),
-        "profile.json": json.dumps(profile(seen, contract), ensure_ascii=False),
+        **reference.of(work, config, rows),
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),

@@ -78,7 +78,7 @@ def read(
         DataError: a part cannot be read.
         Unavailable: the folder cannot be written, which its lock needs.
     """
-    start, end = _utc(start), _utc(end)
+    start, end = utc(start), utc(end)
     if not folder.is_dir():
         return joined([], columns)
     with held(folder):
@@ -218,7 +218,7 @@ def _between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None
     return table
 
 
-def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+def utc(moment: dt.datetime | None) -> dt.datetime | None:
     if moment is None:
         return None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)

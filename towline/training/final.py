@@ -83,11 +83,11 @@ def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fit
 
 
 def learnt(work: Workspace, config: PipelineConfig, model: Fitted) -> pd.DataFrame:
-    """The features of the rows that a model learnt from."""
+    """The raw rows that a model learnt from."""
     contract, time = work.contract(), config.data.time
     rows = work.table() if model.refitted else work.part("train")[2]
     places = model.history.learnt(rows[time] if time else None, contract.labels(rows))
-    return contract.features(rows.iloc[places].reset_index(drop=True))
+    return rows.iloc[places].reset_index(drop=True)
 
 
 def answers(work: Workspace, model: Fitted) -> Predictions:

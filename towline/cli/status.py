@@ -1,0 +1,246 @@
+"""towline status: how the models do, at a glance."""
+
+import contextlib
+import datetime as dt
+import json
+import os
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towline.cli import emit, json_option
+from towline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from towline.config import PipelineConfig, Settings
+    from towline.monitoring.status import Run, Status
+
+COLOURS = {
+    "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green",
+    "bad": "red", "drift": "red", "broken": "red", "burning": "red", "block": "red", "failed": "red", "crashed": "red",
+    "warn": "yellow", "unknown": "yellow", "spent": "yellow", "refused": "yellow",
+}  # fmt: skip
+_HEALTH = {"good": "all well", "warn": "look at it", "bad": "alarm", "unknown": "not watched yet"}
+_FLOWS = ("training", "drift", "quality", "reaction")
+
+
+@click.command()
+@click.argument("name", metavar="[NAME|CONFIG]", required=False)
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write the page with the plots.")
+@json_option
+def status(name: str | None, page: Path | None, as_json: bool) -> None:
+    """Shows how a model does: what serves, what is asked, quality, drift, promises, decisions and alarms.
+
+    All models, if there are several and none is named. With a CONFIG its promises are taken from there, else from the
+    release that serves.
+
+    \b
+    Examples:
+      towline status
+      towline status bike-demand --page status.html
+      towline status configs/bike_demand.yaml --json
+    """
+    from towline.config import Settings
+
+    settings = Settings.from_environment()
+    found = gather(settings, name)
+    if page is not None:
+        from towline import files
+        from towline.monitoring.page import index, render
+
+        one = len(found) == 1
+        files.write(page, render(found[0]) if one else index(found, dt.datetime.now(dt.UTC)))
+    document: Any = [one.model_dump(mode="json") | {"health": one.health} for one in found]
+    note = f"\npage       {page}" if page else ""
+    single = len(found) == 1
+    emit(
+        document[0] if single and name else document,
+        as_json,
+        lambda: (_screen(found[0]) if single else _all(found)) + note,
+    )
+
+
+def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
+    """The status of one model, by its name or its config, or of all.
+
+    Raises:
+        ConfigError: there is no such model.
+        Unavailable: the ledger cannot be read.
+    """
+    from towline.monitoring import status as gathered
+    from towline.registry.ledger import Ledger
+
+    config = _config(name)
+    known = Ledger(settings.ledger_url).models()
+    wanted = config.name if config else name
+    if wanted is not None and wanted not in known:
+        remedy = f"name one of: {', '.join(known)}" if known else "towline run CONFIG makes one"
+        raise ConfigError(f"no model called {wanted!r}", where="command line", remedy=remedy)
+    now = dt.datetime.now(dt.UTC)
+    return [
+        gathered.gather(settings, model, now, config, runs(settings, model))
+        for model in ([wanted] if wanted is not None else known)
+    ]
+
+
+def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
+    """The last and the next run of each of a model's flows, as the Prefect server tells; none where it is away."""
+    from towline.cli import servers
+    from towline.monitoring.status import Run
+
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        server = servers.find(settings, "prefect")
+        if server is None:
+            return ()
+        url = f"{server.url}/api"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        flows = {flow["id"]: flow["name"] for flow in _ask(url, "flows", {"flows": {"name": {"any_": list(_FLOWS)}}})}
+        named = {"flow_runs": {"name": {"any_": [model]}, "start_time": {"is_null_": False}}, "sort": "START_TIME_DESC"}
+        due = {
+            "deployments": {"name": {"any_": [model]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        last: dict[str, Any] = {}
+        following: dict[str, Any] = {}
+        for found, into in ((_ask(url, "flow_runs", named), last), (_ask(url, "flow_runs", due), following)):
+            for run in found:
+                into.setdefault(flows.get(run["flow_id"], ""), run)
+        return tuple(
+            Run(
+                flow=flow,
+                started=last.get(flow, {}).get("start_time"),
+                state=last.get(flow, {}).get("state_name", ""),
+                next=following.get(flow, {}).get("expected_start_time"),
+            )
+            for flow in _FLOWS
+            if flow in last or flow in following
+        )
+    return ()
+
+
+def _ask(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    request = urllib.request.Request(  # noqa: S310 - the address of the user's own server
+        f"{url.rstrip('/')}/{what}/filter",
+        json.dumps({"limit": 100, **query}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=3) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+def _config(name: str | None) -> "PipelineConfig | None":
+    from towline.config import read_config
+
+    return read_config(Path(name)) if name and name.endswith((".yaml", ".yml")) else None
+
+
+def _all(found: Sequence["Status"]) -> str:
+    from towline.cli.screen import table
+
+    if not found:
+        return "no models yet: towline run CONFIG makes one"
+    rows = [
+        [
+            one.model,
+            _HEALTH[one.health],
+            one.champion.version if one.champion else None,
+            f"{one.champion.since:%Y-%m-%d %H:%M}" if one.champion else None,
+            one.traffic.rows,
+            one.drift[-1].state if one.drift else None,
+            f"{one.quality[-1].metric} {one.quality[-1].value.text()}" if one.quality else None,
+            "; ".join(alarm.what for alarm in one.alarms),
+        ]
+        for one in found
+    ]
+    names = ["model", "state", "version", "since", "30 days", "drift", "quality", "open alarms"]
+    return table(names, rows) + "\n\none model  towline status NAME"
+
+
+def _screen(one: "Status") -> str:
+    from towline.cli.screen import head, table
+
+    lines = [head("model") + f"{one.model}  {_coloured(one.health, _HEALTH[one.health])}"]
+    if one.champion:
+        serving = one.champion
+        age = (one.at - serving.trained).days if serving.trained else 0
+        trained = f", trained {serving.trained:%Y-%m-%d}, {age} days old" if serving.trained else ""
+        lines.append(head("version") + f"{serving.version} since {serving.since:%Y-%m-%d %H:%M}{trained}")
+    lines += [
+        head("alarm") + _coloured("bad" if alarm.bad else "warn", alarm.what) + f": {alarm.reason}"
+        for alarm in one.alarms
+    ]
+    today = sum(day.rows for day in one.traffic.days if day.day == one.at.date())
+    waiting = f", {one.traffic.waiting / 1e6:.1f} MB not in tables yet" if one.traffic.waiting else ""
+    lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today{waiting}")
+    if one.goals:
+        rows = [
+            [goal.target, goal.now or None, "–" if goal.budget is None else f"{goal.budget:.0%}", _coloured(goal.state)]
+            for goal in one.goals
+        ]
+        lines += ["", table(["promise", "now", "budget left", "state"], rows, "  "), ""]
+    if one.quality:
+        last = one.quality[-1]
+        share = f", {last.labelled:,} of {last.rows:,} have a label"
+        lines.append(
+            head("quality")
+            + f"{_coloured(last.state)}: {last.metric} {last.value.text()}, bound {last.bound:.4g}{share}"
+        )
+        if last.estimate and last.estimate.value is not None:
+            doubt = "" if last.estimate.trusted else ", not to be trusted"
+            lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{doubt}")
+    if one.drift:
+        night = one.drift[-1]
+        until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
+        lines.append(head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}")
+        near = [f for f in night.findings if f.alarm or f.broken or f.threshold is not None][:5]
+        rows = [
+            [
+                f.column,
+                f.what,
+                f"{f.value:.4g}",
+                "–" if f.threshold is None else f"{f.threshold:.4g}",
+                _recent(one, f.column),
+            ]
+            for f in near
+        ]
+        lines += ["", table(["column", "what", "value", "alarm from", "last nights"], rows, "  "), ""] if rows else []
+    rows = [
+        [run.flow, _moment(run.started), _coloured(run.state.lower(), run.state), _moment(run.next)] for run in one.runs
+    ]
+    lines += ["", table(["flow", "last (UTC)", "state", "next (UTC)"], rows, "  ")] if rows else []
+    rows = [
+        [f"{step.at:%Y-%m-%d %H:%M}", _coloured(step.what), str(step.version), _short(step.reason)]
+        for step in one.steps[:5]
+    ]
+    lines += ["", table(["decided (UTC)", "what", "version", "why"], rows, "  ")] if rows else []
+    return "\n".join(lines)
+
+
+def _recent(one: "Status", column: str) -> str:
+    """The last nights of a column, oldest first: how near it came to its threshold, ! an alarm."""
+    told = ""
+    for night in one.drift[-14:]:
+        mine = [f for f in night.findings if f.column == column]
+        near = max((f.value / f.threshold for f in mine if f.threshold), default=0.0)
+        told += "!" if any(f.alarm or f.broken for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
+    return told
+
+
+def _coloured(state: str, told: str = "") -> str:
+    colour = COLOURS.get(state)
+    return click.style(told or state, fg=colour) if colour else told or state
+
+
+def _moment(moment: dt.datetime | None) -> str | None:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else None
+
+
+def _short(text: str, most: int = 70) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,279 @@
+"""Drift of a window: rows counted against a release's reference, and which differences are beyond chance."""
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from towline.config import DriftConfig
+from towline.data import formats
+from towline.data.contract import Column, Contract
+from towline.errors import DataError
+from towline.monitoring import thresholds
+from towline.monitoring.evidence import Drift, Finding
+from towline.monitoring.scores import distance
+from towline.monitoring.tally import Seen, Tally
+from towline.monitoring.thresholds import Window
+from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
+from towline.serving import parts
+from towline.serving.parts import INPUT
+from towline.serving.privacy import Field
+
+UNFIT = 0.05  # the share of values of another kind from which on a column is broken
+RARE = 0.02  # the least share of unseen levels, or of values out of range, that alarms
+NIGHTS = 365
+_BATCH = 131_072
+_SHOWN = 3  # columns that a reason names
+
+
+def detect(
+    release: Path,
+    batches: Iterable[pa.Table | pa.RecordBatch],
+    config: DriftConfig,
+    *,
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    columns: Collection[str] | None = None,
+    seed: int = 0,
+) -> Drift:
+    """Compares rows with the training rows of a release, in one pass and in memory that does not grow with them.
+
+    Args:
+        release: its verified directory.
+        batches: the rows, under the names of the contract; ``prediction`` and ``probability`` if they are there.
+        config: the budget of false alarms, the least effect, what is left out.
+        start: of the rows.
+        end: of the rows, not included.
+        columns: the features that the rows should have; default all. A log leaves out what is private.
+        seed: of the drawn nights.
+
+    Returns:
+        The verdict. Whatever the rows are, there is one.
+    """
+    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    reference = read(release)
+    version = int(release.name.partition("-")[0].removeprefix("v") or 0) if release.name.startswith("v") else 0
+    inputs = Tally(reference.profile, contract)
+    answered = Tally(reference.answers, _answers(reference))
+    present: set[str] = set()
+    twice: set[str] = set()
+    for batch in batches:
+        names = batch.schema.names
+        present.update(names)
+        twice.update(name for name in names if names.count(name) > 1)
+        inputs.add(batch)
+        answered.add(batch)
+    rows, budget = inputs.rows, config.false_alarms_per_year
+    strange = inputs.strange - {PREDICTION, PROBABILITY}
+    told = {"version": version, "rows": rows, "start": start, "end": end, "budget": budget}
+    if rows < config.min_rows:
+        return Drift(state="unknown", reason=f"{rows:,} rows, {config.min_rows:,} are needed", **told)
+    wanted = [
+        column
+        for column in contract.feature_columns
+        if column.name not in config.ignore and (columns is None or column.name in columns)
+    ]
+    found = [_new(name) for name in sorted(strange)[:20]]
+    for column in wanted:
+        found += _broken(column, inputs.columns[column.name], reference.profile["columns"][column.name], present, twice)
+    spoilt = {finding.column for finding in found if finding.broken}
+    days = (end - start) / dt.timedelta(days=1) if start and end else None
+    sound = [column for column in wanted if column.name not in spoilt]
+    outputs = [] if not present & {PREDICTION} else [c for c in answered.columns if c not in config.ignore]
+    checks = sum(4 if column.kind in ("numeric", "category") else 2 for column in sound) + 2 * len(outputs)
+    window = Window(days, checks, min(0.5, budget / NIGHTS))
+    draws = thresholds.DRAWS if checks < 4 * 100 else thresholds.WIDE
+    for column in sound:
+        facts = reference.profile["columns"][column.name]
+        blocks = reference.blocks.get("inputs")
+        seen = inputs.columns[column.name]
+        limits = thresholds.limits(facts, blocks, column.name, seen.count, seen.rows, window, draws, seed)
+        found += _compared(column.name, facts, seen, limits, config)
+        found += _rare(column.name, facts, seen, window)
+    for name in outputs:
+        facts, seen = reference.answers["columns"][name], answered.columns[name]
+        blocks = reference.blocks.get("answers")
+        limits = thresholds.limits(facts, blocks, name, seen.count, seen.rows, window, draws, seed)
+        found += _compared(name, facts, seen, limits, config)
+    return _verdict(found, told)
+
+
+def current(
+    folder: Path,
+    version: int,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    fields: Sequence[Field],
+    positive: int | None = None,
+) -> Iterator[pa.Table]:
+    """What a version was asked and answered, from the prediction log: plain names, file by file.
+
+    Args:
+        folder: ``predictions/<name>`` of the store.
+        version: whose answers.
+        start: of the predictions, in UTC where it has no zone.
+        end: the same; not included.
+        fields: what is logged; columns that are hashed or put into buckets are left out.
+        positive: of a binary task, the place of the positive class among the classes.
+
+    Raises:
+        DataError: a part cannot be read.
+        Unavailable: the folder cannot be written, which its lock needs.
+    """
+    if not folder.is_dir():
+        return
+    names = [field.name for field in fields if field.kept == "keep"]
+    wanted = [*(INPUT + name for name in names), "version", "prediction", "probabilities"]
+    start, end = parts.utc(start), parts.utc(end)
+    with parts.held(folder):
+        for _, table in parts.tables(folder, start, end, wanted):
+            mine = table.filter(pc.equal(table["version"], version))
+            if not len(mine):
+                continue
+            taken = {name: mine[INPUT + name] for name in names if INPUT + name in mine.schema.names}
+            if PREDICTION in mine.schema.names:
+                taken[PREDICTION] = mine[PREDICTION]
+            if positive is not None and "probabilities" in mine.schema.names:
+                taken[PROBABILITY] = pc.list_element(mine["probabilities"], positive)
+            yield pa.table(taken)
+
+
+def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
+    """The rows of a CSV, CSV.gz or Parquet file, some at a time.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+    if not path.name.endswith(".parquet"):
+        yield formats.file(path, separator)
+        return
+    try:
+        file = pq.ParquetFile(path)
+        yield from file.iter_batches(_BATCH)
+    except pa.ArrowException as error:
+        raise DataError(f"not a Parquet file: {error}", where=str(path), remedy="write it again") from None
+
+
+def _answers(reference: Reference) -> Contract:
+    """The model's answers as if they were columns of a table."""
+    columns = []
+    for name, facts in reference.answers["columns"].items():
+        number = facts["kind"] != "category"
+        columns.append(
+            Column(
+                name=name,
+                kind=facts["kind"],
+                role="feature",
+                nullable=True,
+                levels=facts.get("levels", 0),
+                min=facts.get("min") if number else None,
+                max=facts.get("max") if number else None,
+                categories=None,
+            )
+        )
+    return Contract(target="", task="regression", columns=tuple(columns))
+
+
+def _new(name: str) -> Finding:
+    return Finding(
+        column=name, what="new", value=1.0, threshold=None, alarm=False, detail="training had no such column"
+    )
+
+
+def _broken(
+    column: Column, seen: Seen, facts: Mapping[str, Any], present: Collection[str], twice: Collection[str]
+) -> list[Finding]:
+    """What no model should learn from; values of another kind that are few are only told."""
+    name = column.name
+
+    def bad(what: str, value: float, detail: str) -> list[Finding]:
+        return [Finding(column=name, what=what, value=value, threshold=None, alarm=True, broken=True, detail=detail)]
+
+    if name in twice:
+        return bad("twice", 1.0, "the column stands twice")
+    if name not in present:
+        return bad("missing", 1.0, "the column is not there")
+    share = seen.unfit / max(1, seen.rows)
+    if share > UNFIT:
+        return bad("unfit", share, f"{seen.unfit:,} values are not {column.kind}")
+    if seen.rows and seen.nulls == seen.rows and facts["nulls"] < 0.5 * (facts["nulls"] + facts["count"]):
+        return bad("all null", 1.0, "no value at all")
+    if not seen.unfit:
+        return []
+    told = f"{seen.unfit:,} values are not {column.kind}"
+    return [Finding(column=name, what="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
+
+
+def _compared(
+    name: str, facts: Mapping[str, Any], seen: Seen, limits: tuple[float, float], config: DriftConfig
+) -> list[Finding]:
+    found = []
+    far = distance(facts, seen)
+    least = config.min_effect if facts["kind"] != "category" else config.min_effect / 2
+    if far is not None:
+        limit = max(limits[0], least)
+        told = _moved(facts, seen)
+        found.append(
+            Finding(column=name, what="distribution", value=far, threshold=limit, alarm=far > limit, detail=told)
+        )
+    total = facts["nulls"] + facts["count"]
+    if seen.rows and total:
+        then, now = facts["nulls"] / total, seen.nulls / seen.rows
+        limit = max(limits[1], config.min_effect / 2)
+        off = abs(now - then)
+        told = f"{then:.1%} of the training rows, {now:.1%} now" if off else ""
+        found.append(Finding(column=name, what="nulls", value=off, threshold=limit, alarm=off > limit, detail=told))
+    return found
+
+
+def _rare(name: str, facts: Mapping[str, Any], seen: Seen, window: Window) -> list[Finding]:
+    """Values of which training had none."""
+    if seen.levels is not None and seen.levels.unseen:
+        alone = sum(count == 1 for count in facts["counts"].values())
+        value, what = seen.levels.unseen / seen.count, "unseen"
+        told = f"such as {', '.join(map(repr, seen.levels.examples[:3]))}"
+    elif seen.numbers is not None and seen.numbers.out_of_range:
+        alone, value, what = 1, seen.numbers.out_of_range / seen.count, "out of range"
+        told = f"training had {facts['min']:.6g} to {facts['max']:.6g}"
+    else:
+        return []
+    limit = max(RARE, thresholds.rare(facts["count"], seen.count, alone, window.each))
+    return [Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told)]
+
+
+def _moved(facts: Mapping[str, Any], seen: Seen) -> str:
+    """What changed most, in words."""
+    if seen.numbers is not None:
+        return f"mean {facts['mean']:.4g} then, {seen.numbers.total / seen.count:.4g} now"
+    if seen.levels is None:
+        return ""
+    then = {**facts["counts"], "(others)": facts["other"]}
+    now = {**{name: seen.levels.counts[name] for name in facts["counts"]}, "(others)": seen.levels.other}
+    name = max(then, key=lambda level: abs(then[level] / facts["count"] - now[level] / seen.count))
+    return f"{name!r} {then[name] / facts['count']:.1%} then, {now[name] / seen.count:.1%} now"
+
+
+def _verdict(found: Sequence[Finding], told: Mapping[str, Any]) -> Drift:
+    def nearness(finding: Finding) -> tuple[bool, bool, float]:
+        return finding.broken, finding.alarm, finding.value / finding.threshold if finding.threshold else 0.0
+
+    ranked = tuple(sorted(found, key=nearness, reverse=True))
+    broken = [finding for finding in ranked if finding.broken]
+    alarms = [finding for finding in ranked if finding.alarm]
+    state = "broken" if broken else "drift" if alarms else "quiet"
+    return Drift(state=state, findings=ranked, reason=_reason(broken or alarms, ranked), **told)
+
+
+def _reason(bad: Sequence[Finding], ranked: Sequence[Finding]) -> str:
+    if not bad:
+        nearest = next((f for f in ranked if f.threshold), None)
+        return f"nearest to its threshold: {nearest.column}, {nearest.what}" if nearest else "nothing to compare"
+    named = [f"{f.column}: {f.what}" + (f" ({f.detail})" if f.detail else "") for f in bad[:_SHOWN]]
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return "; ".join(named) + more

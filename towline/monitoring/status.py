@@ -1,0 +1,291 @@
+"""How a model does, gathered into one record: what serves, what it is asked, what the watch found and decided."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from towline.config import Frozen, PipelineConfig, Settings
+from towline.errors import DataError, ReleaseError, TowlineError
+from towline.monitoring.evidence import Drift, Quality
+from towline.monitoring.journal import Journal
+from towline.registry.ledger import Entry, Ledger
+from towline.training.interval import Interval
+
+NIGHTS = 60
+WINDOWS = 60
+DAYS = 30  # of traffic
+ROWS = 20  # of the ledger
+LATE = dt.timedelta(hours=36)  # after it a nightly round is missing
+
+Health = Literal["good", "warn", "bad", "unknown"]
+
+
+class Champion(Frozen):
+    """The version that serves.
+
+    Attributes:
+        since: it serves.
+        trained: when; None where its release is gone. estimator, rows, holdout: of the same.
+        previous: where a rollback would lead.
+    """
+
+    version: int
+    since: dt.datetime
+    trained: dt.datetime | None = None
+    estimator: str = ""
+    rows: int | None = None
+    metric: str = ""
+    holdout: Interval | None = None
+    previous: int | None = None
+
+
+class Day(Frozen):
+    """Predictions of a day in UTC."""
+
+    day: dt.date
+    rows: int
+
+
+class Traffic(Frozen):
+    """What was asked, of the last 30 days that were written into tables; ``waiting`` bytes are not in any yet."""
+
+    days: tuple[Day, ...] = ()
+    waiting: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(day.rows for day in self.days)
+
+
+class Goal(Frozen):
+    """A promise of the service: ``budget`` is the share of what may go wrong that is left; None where unknown."""
+
+    name: str
+    target: str
+    now: str
+    budget: float | None
+    state: Literal["met", "burning", "spent", "unknown"]
+    reason: str = ""
+
+
+class Step(Frozen):
+    """Something that was done about the model: a decision of the watch, a promotion, a refusal, a rollback."""
+
+    at: dt.datetime
+    what: str
+    version: int
+    reason: str
+    actor: str
+
+
+class Run(Frozen):
+    """A flow: how its last run ended, and when the next one is due."""
+
+    flow: str
+    started: dt.datetime | None = None
+    state: str = ""
+    next: dt.datetime | None = None
+
+
+class Alarm(Frozen):
+    """What is wrong now, since when it is known."""
+
+    what: str
+    reason: str
+    since: dt.datetime | None = None
+    bad: bool = True
+
+
+class Status(Frozen):
+    """One model.
+
+    Attributes:
+        at: when it was looked at.
+        drift, quality: windows, oldest first, of all versions.
+        steps: newest first; decisions that came to nothing are only counted, in ``calm``.
+        alarms: worst first.
+    """
+
+    model: str
+    at: dt.datetime
+    champion: Champion | None = None
+    traffic: Traffic = Traffic()
+    goals: tuple[Goal, ...] = ()
+    drift: tuple[Drift, ...] = ()
+    quality: tuple[Quality, ...] = ()
+    steps: tuple[Step, ...] = ()
+    calm: int = 0
+    runs: tuple[Run, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+
+    @property
+    def health(self) -> Health:
+        """``bad`` with an alarm, ``unknown`` where nothing serves or nothing was looked at."""
+        if any(alarm.bad for alarm in self.alarms):
+            return "bad"
+        if self.alarms:
+            return "warn"
+        return "good" if self.champion and (self.drift or self.quality) else "unknown"
+
+
+def gather(
+    settings: Settings,
+    model: str,
+    now: dt.datetime,
+    config: PipelineConfig | None = None,
+    runs: Sequence[Run] = (),
+) -> Status:
+    """Reads what the store says of a model; no server is asked, and nothing is written.
+
+    Args:
+        settings: where the store is.
+        model: its name.
+        now: the moment.
+        config: for the promises; None: the one in the champion's release.
+        runs: of its flows, where somebody knows.
+
+    Raises:
+        Unavailable: the ledger cannot be read.
+    """
+    ledger, journal = Ledger(settings.ledger_url), Journal.of(settings, model)
+    rows = ledger.history(model)
+    serving = ledger.champion(model)
+    drift, quality = journal.drift(), journal.quality()
+    config = config or _config(settings, serving)
+    decided = [row for row in rows if row.event == "decided"]
+    idle = [row for row in decided if row.evidence.get("action") == "nothing"]
+    status = Status(
+        model=model,
+        at=now,
+        champion=_champion(settings, ledger, serving),
+        traffic=traffic(settings.store / "predictions" / model, now.date()),
+        goals=_goals(journal, config, quality, now) if config else (),
+        drift=tuple(drift[-NIGHTS:]),
+        quality=tuple(quality[-WINDOWS:]),
+        steps=tuple(
+            _step(row) for row in [row for row in rows if row not in idle and row.event != "registered"][:ROWS]
+        ),
+        calm=len(idle),
+        runs=tuple(runs) or _known(rows, drift, quality),
+    )
+    return status.model_copy(update={"alarms": _alarms(status, decided[0] if decided else None, config)})
+
+
+def traffic(folder: Path, today: dt.date) -> Traffic:
+    """Counts of a log without its lock, and without reading a row: a part that goes meanwhile is not counted."""
+    if not folder.is_dir():
+        return Traffic()
+    from towline.serving import parts, segments
+
+    rows: Counter[dt.date] = Counter()
+    for part in parts.parts(folder, today - dt.timedelta(days=DAYS - 1), today):
+        try:
+            rows[part.day] += parts.opened(part.path).metadata.num_rows
+        except (DataError, OSError):
+            continue
+    waiting = 0
+    for path in segments.paths(folder):
+        try:
+            waiting += path.stat().st_size
+        except OSError:
+            continue
+    days = tuple(Day(day=day, rows=count) for day, count in sorted(rows.items()))
+    return Traffic(days=days, waiting=waiting)
+
+
+def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:
+    from towline.release.manifest import read
+
+    if serving is None:
+        return None
+    known = Champion(
+        version=serving.version, since=_time(serving.time), previous=ledger.aliases(serving.model)["previous"]
+    )
+    try:
+        manifest = read(settings.store / serving.release)
+    except ReleaseError:
+        return known
+    return known.model_copy(
+        update={
+            "trained": _time(manifest.created),
+            "estimator": manifest.estimator,
+            "rows": manifest.dataset.get("rows"),
+            "metric": manifest.primary,
+            "holdout": manifest.metrics.get(manifest.primary),
+        }
+    )
+
+
+def _config(settings: Settings, serving: Entry | None) -> PipelineConfig | None:
+    from towline.config import read_config
+
+    try:
+        return read_config(settings.store / serving.release / "config.yaml") if serving else None
+    except TowlineError:  # a release of an older towline, or none any more
+        return None
+
+
+def _goals(journal: Journal, config: PipelineConfig, quality: Sequence[Quality], now: dt.datetime) -> tuple[Goal, ...]:
+    from towline.monitoring import traffic as looks
+    from towline.monitoring.slo import evaluate
+
+    totals = looks.read(journal.folder)
+    found = evaluate(totals, config.slo, now, quality=quality, metric=config.evaluation.metric)
+    if not totals:  # nobody looks at a service: what it promises is not watched
+        found = tuple(one for one in found if one.state != "unknown")
+    return tuple(
+        Goal(name=one.name, target=one.goal, now=one.shown, budget=one.budget, state=one.state, reason=one.reason)
+        for one in found
+    )
+
+
+def _step(row: Entry) -> Step:
+    what = row.evidence.get("action", "decided") if row.event == "decided" else row.event.replace("_", " ")
+    reason = row.reason.removeprefix(f"{what}: ")
+    return Step(at=_time(row.time), what=what, version=row.version, reason=reason, actor=row.actor)
+
+
+def _known(rows: Sequence[Entry], drift: Sequence[Drift], quality: Sequence[Quality]) -> tuple[Run, ...]:
+    """What the store itself knows of the flows' last runs."""
+    trained = [row for row in rows if row.event in ("promoted", "refused")]
+    runs = [Run(flow="training", started=_time(trained[0].time), state=trained[0].event)] if trained else []
+    for flow, windows in (("drift", drift), ("quality", quality)):
+        if windows:
+            runs.append(Run(flow=flow, started=windows[-1].end, state=windows[-1].state))
+    return tuple(runs)
+
+
+def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None) -> tuple[Alarm, ...]:
+    """What of all this somebody should know, worst first."""
+    found: list[Alarm] = []
+    if status.champion is None:
+        found.append(Alarm(what="no version serves", reason="towline run CONFIG makes one"))
+    current = status.champion.version if status.champion else None
+    night = next((window for window in reversed(status.drift) if window.version == current), None)
+    if night and night.state in ("drift", "broken"):
+        what = "input is broken" if night.state == "broken" else "drift"
+        found.append(Alarm(what=what, reason=night.reason, since=night.end))
+    measured = next((window for window in reversed(status.quality) if window.version == current), None)
+    if measured and measured.state == "bad":
+        found.append(Alarm(what="quality is bad", reason=measured.reason, since=measured.end))
+    found += [
+        Alarm(what=f"{goal.name} {goal.state}", reason=goal.reason, bad=goal.state == "burning")
+        for goal in status.goals
+        if goal.state in ("burning", "spent")
+    ]
+    blocked = decided and decided.evidence.get("action") == "block" and decided.version == current
+    if decided and blocked and not (night and night.state == "broken"):
+        found.append(Alarm(what="blocked", reason=_step(decided).reason, since=_time(decided.time)))
+    last = max((window.end for window in status.drift if window.end), default=None)
+    scheduled = config is not None and config.schedule.drift is not None
+    if last and scheduled and status.at - last > LATE:
+        reason = f"the last night that was looked at ended {last:%Y-%m-%d %H:%M} UTC"
+        found.append(Alarm(what="no watch", reason=reason, since=last, bad=False))
+    return tuple(sorted(found, key=lambda alarm: not alarm.bad))
+
+
+def _time(text: str) -> dt.datetime:
+    moment = dt.datetime.fromisoformat(text)
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)

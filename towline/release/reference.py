@@ -1,0 +1,82 @@
+"""What later rows are compared with: how the training rows, and the answers to the holdout, were spread."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from towline.config import Kind, PipelineConfig
+from towline.data import blocks
+from towline.data.blocks import Blocks
+from towline.data.contract import Contract
+from towline.data.profile import described, profile
+from towline.data.workspace import Workspace
+from towline.training.evaluation import saved_predictions
+from towline.training.predictions import Predictions
+
+PROFILE, BLOCKS = "profile.json", "blocks.npz"
+PREDICTION, PROBABILITY = "prediction", "probability"
+
+
+class Reference(NamedTuple):
+    """A release's reference: the profile of the inputs and of the answers, and both by block."""
+
+    profile: dict[str, Any]
+    answers: dict[str, Any]
+    blocks: dict[str, Blocks]
+
+
+def of(work: Workspace, config: PipelineConfig, learnt: pd.DataFrame) -> dict[str, str | bytes]:
+    """The files that hold it, by name.
+
+    Args:
+        work: the run's folder.
+        config: names the columns of time and group.
+        learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
+            learnt from they are too sure.
+    """
+    contract = work.contract()
+    features = contract.features(learnt)
+    held = work.part("holdout")[2]
+    table = answers(saved_predictions(work)[1], contract)
+    inputs = profile(features, contract)
+    told = described(table, kinds(contract))
+    parts = {}
+    for name, frame, facts, raw in (("inputs", features, inputs, learnt), ("answers", table, told, held)):
+        data = config.data
+        times, groups = (raw[column] if column else None for column in (data.time, data.group))
+        kind, unit = blocks.units(times, groups, len(facts["columns"]))
+        parts[name] = blocks.count(frame, facts["columns"], kind, unit)
+    text = json.dumps({**inputs, "answers": told}, ensure_ascii=False)
+    return {PROFILE: text, BLOCKS: blocks.packed(parts)}
+
+
+def answers(found: Predictions, contract: Contract) -> pd.DataFrame:
+    """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
+    labels = found.labels if contract.task == "regression" else [_text(label) for label in found.labels]
+    table = pd.DataFrame({PREDICTION: pd.Series(labels, dtype=np.float64 if contract.task == "regression" else object)})
+    if contract.task == "binary" and found.probabilities is not None:
+        table[PROBABILITY] = found.probabilities[:, contract.classes.index(contract.positive)]
+    return table
+
+
+def kinds(contract: Contract) -> dict[str, Kind]:
+    """The kinds of these columns."""
+    kind: Kind = "numeric" if contract.task == "regression" else "category"
+    return {PREDICTION: kind, **({PROBABILITY: "numeric"} if contract.task == "binary" else {})}
+
+
+def read(release: Path) -> Reference:
+    """The reference of a verified release; one made before there were blocks has none."""
+    facts = json.loads((release / PROFILE).read_bytes())
+    told = facts.pop("answers", {"rows": 0, "columns": {}})
+    file = release / BLOCKS
+    return Reference(facts, told, blocks.unpacked(file.read_bytes()) if file.exists() else {})
+
+
+def _text(label: Any) -> str | None:
+    from towline.data.values import level
+
+    return level(label)
