@@ -108,11 +108,27 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, slo, status, ui, watch
+    from towline.cli import (
+        config,
+        keys,
+        labels,
+        loadtest,
+        log,
+        models,
+        replay,
+        run,
+        score,
+        serve,
+        slo,
+        status,
+        ui,
+        watch,
+    )
 
     for command in (
         run.run,
         run.validate,
+        replay.replay,
         ui.ui,
         status.status,
         models.models,

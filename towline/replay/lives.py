@@ -69,6 +69,7 @@ def replay(
     if not config.data.time:
         raise ConfigError("a replay needs to know when rows happened", where="data.time", remedy="name the time column")
     late = config.quality.delay if delay is None else delay
+    config = config.model_copy(update={"quality": config.quality.model_copy(update={"delay": late})})
     bounds = moments(naive(start), naive(end), every)
     with tempfile.TemporaryDirectory(prefix="towline-replay-") as scratch:
         trainer = Trainer(config, project, Path(scratch))

@@ -11,6 +11,7 @@ import pyarrow as pa
 from towline.config import PipelineConfig
 from towline.data.contract import Contract
 from towline.monitoring.evidence import Drift, Quality, Triage
+from towline.release.reference import PREDICTION, PROBABILITY
 from towline.replay.results import aware
 from towline.replay.trainer import Trained
 from towline.serving.parts import INPUT
@@ -31,9 +32,20 @@ class Answered:
         return Answered(self.rows[kept], self.times[kept], self.truth[kept], self.found.take(kept))
 
     def inputs(self, contract: Contract) -> pa.Table:
-        """The features as they came, and the prediction."""
+        """The features as they came."""
         names = [column.name for column in contract.feature_columns]
         return pa.Table.from_pandas(self.rows[names], preserve_index=False)
+
+    def seen(self, contract: Contract) -> pa.Table:
+        """The features, the prediction, and of a binary model the probability of the positive class."""
+        table = self.inputs(contract)
+        if PREDICTION not in table.column_names:
+            table = table.append_column(PREDICTION, pa.array(self.found.labels.tolist()))
+        if contract.positive is not None and self.found.probabilities is not None:
+            chance = self.found.probabilities[:, contract.classes.index(contract.positive)]
+            if PROBABILITY not in table.column_names:
+                table = table.append_column(PROBABILITY, pa.array(chance))
+        return table
 
     def log(self, contract: Contract, version: int, delay: dt.timedelta) -> pa.Table:
         """As ``labels.read`` gives the log: every label is known ``delay`` after its prediction."""
@@ -89,9 +101,10 @@ class Watch:
                 from towline.monitoring.drift import detect
 
                 self._detect = detect
-            rows = answered.between(start, end).inputs(trained.model.contract)
-            when = {"start": aware(start), "end": aware(end)}
-            self._drift[key] = self._detect(trained.release, rows.to_batches(), self._config.drift, **when)
+            rows = answered.between(start, end).seen(trained.model.contract)
+            self._drift[key] = self._detect(
+                trained.release, rows.to_batches(), self._config.drift, start=aware(start), end=aware(end)
+            )
         return self._drift[key]
 
     def quality(self, trained: Trained, answered: Answered, start: pd.Timestamp, now: pd.Timestamp) -> Quality:
@@ -104,8 +117,9 @@ class Watch:
                 self._measure = measure
             due = now - self._delay
             table = answered.between(start, now).log(trained.model.contract, trained.version, self._delay)
-            when = {"start": aware(start), "end": aware(due), "now": aware(now)}
-            self._quality[key] = self._measure(table, trained.release, self._config, **when)
+            self._quality[key] = self._measure(
+                table, trained.release, self._config, start=aware(start), end=aware(due), now=aware(now)
+            )
         return self._quality[key]
 
     def triage(
