@@ -94,7 +94,8 @@ def reliable(past: Sequence[Quality]) -> tuple[bool, str]:
             day = f" of {window.end:%Y-%m-%d}" if window.end else ""
             told = f"{window.metric} was estimated as {guess.value:.4g} and turned out {window.value.text()}"
             return False, f"{told} in the window{day}: what inputs lead to has changed, which no estimate can see"
-    return True, f"it agreed with labels in the last {len(compared[-COMPARED:])} windows"
+    count = len(compared[-COMPARED:])
+    return True, f"it agreed with labels in the last {f'{count} windows' if count > 1 else 'window'}"
 
 
 class _Known(NamedTuple):

@@ -19,7 +19,8 @@ from towline.monitoring.estimate import estimate, reliable
 from towline.monitoring.evidence import Drift, Estimate, Quality
 from towline.monitoring.quality import measure
 from towline.training.evaluation import evaluate, saved_predictions
-from towline.training.fitting import cross_validate, fit
+from towline.training.final import fit
+from towline.training.fitting import cross_validate
 from towline.training.interval import Interval
 from towline.training.unlabelled import ESTIMATE, LOSS, Basis, calibrated, learn
 

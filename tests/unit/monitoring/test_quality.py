@@ -15,8 +15,12 @@ from tests.unit.monitoring.logs import HOUR, START, logged, released, shuffled
 from tests.unit.release.conftest import Run, table
 from towline.config import PipelineConfig, build_config
 from towline.data.contract import Contract
+from towline.monitoring import labels
 from towline.monitoring.evidence import Quality
+from towline.monitoring.labels import Log
 from towline.monitoring.quality import accepted, measure
+from towline.release.predictor import open_release
+from towline.serving.prediction_log import PredictionLog
 from towline.training.metrics import scores
 from towline.training.predictions import Predictions
 
@@ -247,13 +251,43 @@ def test_a_class_the_model_never_saw(binary: Case, multiclass: Case) -> None:
         assert "10 labels are of a class that the model never saw ('huge')" in after.reason
 
 
-def test_labels_of_versions_that_differ_in_type(binary: Case) -> None:
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What a service writes and what ``labels add`` takes is measured like the same rows by hand."""
+    case: Case = request.getfixturevalue(task)
+    model, rows = open_release(case[1]), fresh(120)
+    if task == "multiclass":
+        rows = classes(rows)
+    sent = (
+        rows.astype(object).where(rows.notna(), None).assign(**{"at": rows["at"].astype(str)} if "at" in rows else {})
+    )
+    log = Log(tmp_path / "predictions", tmp_path / "labels", ())
+    writer = PredictionLog(log.predictions, "w0", convert=False)
+    for number, row in enumerate(sent.to_dict("records")):
+        at = START.timestamp() + number * 3600
+        writer.write(f"r{number}", at, model, [row], model.answer([row]))
+    writer.close()
+    late = pd.DataFrame({"request_id": [f"r{number}" for number in range(120)], "y": rows[model.contract.target]})
+    late.to_csv(tmp_path / "late.csv", index=False)
+    labels.add(log, model.contract, tmp_path / "late.csv", NOW - HOUR, column="y")
+    quality = found(case, labels.read(log, START, NOW))
+    by_hand = logged(case[1], rows, rows[model.contract.target])
+    assert quality.labelled == 120
+    assert quality == found(case, replaced(by_hand, "labelled_at", [NOW - HOUR] * 120))
+
+
+def test_labels_of_versions_that_differ_in_type(tmp_path: Path) -> None:
     """Where versions answered in different types the log has texts: they mean the same."""
-    run, release = binary
     rows = fresh(100)
-    log = logged(release, rows, rows["sold"])
-    assert log.schema.field("label").type == pa.string()
-    assert found((run, release), log).labelled == 100
+    frame = table(600).drop(columns=["value", "at"])
+    numbers = {"yes": 1, "no": 0}
+    case = released(tmp_path, frame.assign(sold=frame["sold"].map(numbers)), "linear", target="sold")
+    log = logged(case[1], rows, rows["sold"].map(numbers))
+    texts = log
+    for name in ("prediction", "label"):
+        assert pa.types.is_integer(log.schema.field(name).type)
+        texts = texts.set_column(texts.column_names.index(name), name, log[name].cast(pa.string()))
+    assert found(case, texts) == found(case, log)
 
 
 @pytest.mark.parametrize(
