@@ -199,6 +199,7 @@ def main() -> None:
     found = evaluate(sample, model, test, y_test)
     plots = store / "plots"
     draw(sample, model, test, y_test, scores, plots)
+    model = candidates(sample, features)[chosen].fit(features, target)  # what is released has learnt from all rows
 
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     experiment = mlflow.get_experiment_by_name(name)
