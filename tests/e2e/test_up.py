@@ -77,3 +77,27 @@ def test_up_survives_what_may_come(whole: Whole) -> None:
 
 def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for run in runs if run["state_type"] == "SCHEDULED"]
+
+
+def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(whole: Whole) -> None:
+    """Without its scheduler a training ends, and the next one runs it again; without `up` all it started ends."""
+    whole.start()
+    whole.until(lambda: "Running" in whole.states("training"))
+    up = running.find(whole.line.settings)
+    assert up is not None
+    os.kill(next(part.pid for part in up.parts if part.name == "schedules"), signal.SIGKILL)
+    whole.until(whole.answers)
+    assert whole.states("training") == ["Completed", "Crashed"]
+    assert "schedules: ended (exit code -9, 1 in a row)" in whole.said
+
+    assert whole.process is not None
+    whole.process.kill()
+    whole.process.wait()
+    whole.process = None
+    whole.until(lambda: not [one for one in whole.left() if " serve " in one or "flows.deployments" in one], 60)
+    whole.start()
+    whole.until(whole.answers)
+    assert whole.process.poll() is None
+    whole.process.send_signal(signal.SIGTERM)
+    assert whole.process.wait(timeout=90) == 0
+    assert whole.left() == []  # the servers too: an `up` before had started them

@@ -108,11 +108,28 @@ def main() -> None:
 
 
 def _register() -> None:
-    from towline.cli import config, keys, labels, loadtest, log, models, run, score, serve, slo, status, ui, up, watch
+    from towline.cli import (
+        config,
+        keys,
+        labels,
+        loadtest,
+        log,
+        models,
+        replay,
+        run,
+        score,
+        serve,
+        slo,
+        status,
+        ui,
+        up,
+        watch,
+    )
 
     for command in (
         run.run,
         run.validate,
+        replay.replay,
         ui.ui,
         up.up,
         status.status,

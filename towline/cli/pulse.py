@@ -24,6 +24,7 @@ def look(settings: Settings, config: PipelineConfig, service: str, api: str) -> 
     from towline.monitoring import alerts, traffic
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import breach, evaluate
+    from towline.registry.ledger import Ledger
 
     journal, now = Journal.of(settings, config.name), dt.datetime.now(dt.UTC)
     traffic.look(service, os.environ.get("TOWLINE_API_KEY"), journal.folder, config.name, config.slo.period, now)
@@ -31,8 +32,12 @@ def look(settings: Settings, config: PipelineConfig, service: str, api: str) -> 
     found = evaluate(history, config.slo, now, quality=journal.quality(), metric=metric)
     alerts.tell_objectives(settings, config, found, now)
     told = breach(found)
-    if told and config.slo.on_breach != "alert":
-        _react(api, config, told, f"breach-{config.name}-{now:%Y%m%d%H}")
+    serving = Ledger(settings.ledger_url).champion(config.name)
+    if told and config.slo.on_breach != "alert" and serving is not None:
+        since = dt.datetime.fromisoformat(serving.time)  # what the version before did is no reason to act on this one
+        own = breach(evaluate(history, config.slo, now, quality=journal.quality(), metric=metric, since=since))
+        if own:
+            _react(api, config, own, f"breach-{config.name}-{serving.version}-{now:%Y%m%d%H}")
     return told
 
 

@@ -73,12 +73,17 @@ class _Child:
                 self.failures, self.why = 0, ""
             return None
         self.process, self.failures, self.started = None, self.failures + 1, time.monotonic()
-        with contextlib.suppress(OSError), self.log.open("rb") as log:
-            log.seek(self.offset)
-            lines = log.read().decode(errors="replace").splitlines()
-            said = [line.strip() for line in lines if line.startswith("error ")] or [line for line in lines if line]
-            self.why = said[-1][:300] if said else ""
+        self.why = self._last_words() if code > 0 else ""  # one that was killed says nothing of it
         return code
+
+    def _last_words(self) -> str:
+        try:
+            with self.log.open("rb") as log:
+                log.seek(self.offset)
+                lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            return ""
+        return ([line for line in lines if line.startswith("error ")] or lines or [""])[-1][:300]
 
     def part(self) -> Part:
         pid = self.process.pid if self.process else 0

@@ -17,7 +17,7 @@ from towline.monitoring import thresholds
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.repeats import Repeats
 from towline.monitoring.scores import distance
-from towline.monitoring.tally import Levels, Seen, Tally
+from towline.monitoring.tally import SLICE, Levels, Seen, Tally
 from towline.monitoring.thresholds import Limits, Window
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
 from towline.serving import parts
@@ -183,7 +183,8 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
         yield from _csv(path, separator)
         return
     try:
-        yield from pq.ParquetFile(path).iter_batches(_BATCH)
+        # read ahead and by several threads, much of the file would be held at once
+        yield from pq.ParquetFile(path, pre_buffer=False).iter_batches(SLICE, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"not a Parquet file: {reason}", where=str(path), remedy="write it again") from None
@@ -196,27 +197,28 @@ def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
     """
     from pyarrow import csv
 
-    read, text = 0, list[str]()
+    read, names = 0, list[str]()
     try:
         while True:
-            options = csv.ReadOptions(block_size=2**24, use_threads=False)
+            reading = csv.ReadOptions(block_size=2**24, use_threads=False)
             parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(text, pa.string()))
-            skipped = 0
-            with csv.open_csv(str(path), options, parsing, types) as file:
-                text = [] if text else file.schema.names
+            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(names, pa.string()))
+            with csv.open_csv(str(path), reading, parsing, types) as file:
+                again, skipped = bool(names), 0
+                names = file.schema.names
                 try:
                     for batch in file:
-                        fresh = batch.slice(min(len(batch), read - skipped))
-                        skipped += len(batch) - len(fresh)
-                        if len(fresh):
-                            yield fresh
-                            read += len(fresh)
-                            skipped += len(fresh)
-                    return
+                        old = min(len(batch), read - skipped)
+                        skipped += old
+                        if old < len(batch):
+                            yield batch.slice(old)
+                            read += len(batch) - old
+                            skipped = read
                 except pa.ArrowInvalid as error:
-                    if not text or "conversion error" not in str(error):
+                    if again or "conversion error" not in str(error):
                         raise
+                else:
+                    return
     except (pa.ArrowException, OSError, EOFError):
         if read:
             where, remedy = f"{path}, after {read:,} rows", "mend the line that follows"

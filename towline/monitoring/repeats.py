@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.contract import Column
+from towline.monitoring.tally import held
 
-KEPT = 4_096  # rows of the sample
+KEPT = 2_048  # rows of the sample
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(31)
 
@@ -84,10 +85,18 @@ def _numbers(values: pa.Array) -> np.ndarray | None:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
     floats = values.cast(pa.float64(), safe=False)
-    if floats.null_count:
-        floats = floats.fill_null(0.0)
-    found: np.ndarray = floats.to_numpy(zero_copy_only=False).view(np.uint64).copy()
+    found: np.ndarray = held(floats).view(np.uint64).copy()
+    found[_missing(floats)] = 0
     return found
+
+
+def _missing(values: pa.Array) -> np.ndarray:
+    """(n,) where there is none: what stands there is left to chance."""
+    if not values.null_count:
+        return np.zeros(len(values), dtype=bool)
+    present = np.unpackbits(np.frombuffer(values.buffers()[0], np.uint8), bitorder="little")
+    absent: np.ndarray = present[values.offset : values.offset + len(values)] == 0
+    return absent
 
 
 def _hashed(values: pa.Array) -> np.ndarray:
@@ -96,7 +105,9 @@ def _hashed(values: pa.Array) -> np.ndarray:
     if numbers is not None:
         return numbers
     try:
-        named = {value: hash(value) & (2**64 - 1) for value in set(values.to_pylist())}
-        return np.array([named[value] for value in values.to_pylist()], dtype=np.uint64)
-    except (TypeError, ValueError):  # lists; text that is not UTF-8
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        named = [hash(value) & (2**64 - 1) for value in encoded.dictionary.to_pylist()]
+        places = np.where(_missing(encoded.indices), len(named), held(encoded.indices))
+        return np.array([*named, 0], dtype=np.uint64)[places]
+    except (pa.ArrowException, TypeError, ValueError):  # lists; text that is not UTF-8
         return np.zeros(len(values), dtype=np.uint64)

@@ -148,8 +148,7 @@ class _Numeric:
             self._seen.nulls += values.null_count
             if values.null_count:
                 values = values.drop_null()
-            found: np.ndarray = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            return found
+            return held(values.cast(pa.float64(), safe=False))
         indices, given = _distinct(values, self._seen)
         if not given:
             return np.empty(0)
@@ -180,7 +179,7 @@ class _Numeric:
             np.multiply(place, self._per_unit, out=place)
         np.clip(place, -1.0, self._cells, out=place)
         np.add(place, 1.0, out=place)
-        counts = np.bincount(place.astype(np.int32), minlength=self._cells + 2)
+        counts = np.bincount(place.astype(np.intp), minlength=self._cells + 2)
         if counts[0] or counts[-1]:
             self._beyond(values, counts)
         else:
@@ -265,4 +264,14 @@ def _distinct(values: pa.Array, seen: Seen) -> tuple[np.ndarray, list[Any]]:
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     seen.nulls += encoded.null_count
     present = encoded.indices.drop_null() if encoded.null_count else encoded.indices
-    return present.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+    return held(present), encoded.dictionary.to_pylist()
+
+
+def held(values: pa.Array) -> np.ndarray:
+    """The numbers of an array without nulls. ``to_numpy`` would import pandas to ask whether it is wanted."""
+    kind, buffer = values.type, values.buffers()[1]
+    letter = "f" if pa.types.is_floating(kind) else "i" if pa.types.is_signed_integer(kind) else "u"
+    if buffer is None:
+        return np.empty(0, dtype=f"{letter}{kind.bit_width // 8}")
+    width = kind.bit_width // 8
+    return np.frombuffer(buffer, f"{letter}{width}", len(values), values.offset * width)

@@ -1,5 +1,6 @@
 """A run's results put into one immutable folder, whole or not at all."""
 
+import functools
 import importlib.metadata
 import json
 import re
@@ -249,6 +250,7 @@ def _config(config: PipelineConfig) -> str:
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
+@functools.cache
 def _environment() -> str:
     """Every installed distribution, ``name==version``; no addresses."""
     found = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}

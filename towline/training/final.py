@@ -12,7 +12,7 @@ from towline.data.workspace import Workspace
 from towline.errors import FitError, TowlineError
 from towline.training.estimators import brief, build, trainable
 from towline.training.fitting import Scores, baseline
-from towline.training.history import History, Model, fitted
+from towline.training.history import History, Model, choose_history, fitted, given
 from towline.training.metrics import predict
 from towline.training.predictions import Predictions, encode
 
@@ -27,6 +27,7 @@ class Fitted(Frozen):
         history: which rows of those it was given it learnt from, and how that was chosen.
         start, end: the times (ISO) of the rows it learnt from; None where rows have no time.
         measured_end: of a model that was fitted again on all rows: where the one that was measured ends.
+        measured: the same: the history of that one.
         refitted: whether it was fitted again after the measurement.
         answers: the file with its answers to the holdout.
     """
@@ -41,6 +42,7 @@ class Fitted(Frozen):
     start: str | None = None
     end: str | None = None
     measured_end: str | None = None
+    measured: History | None = None
     refitted: bool = False
     answers: str = MEASURED
 
@@ -62,9 +64,10 @@ def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: Histor
 
 
 def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fitted) -> Fitted:
-    """Fits the recipe that was measured once more, on all rows up to the newest; else hands back what was measured.
+    """Does what was measured once more, on all rows up to the newest; else hands back what was measured.
 
-    Estimator, parameters, threshold, window and half-life stay as they were chosen. Files: ``refitted.skops`` and
+    Estimator, parameters and threshold stay as they were chosen. Of several histories one is chosen in the same way as
+    before, now on the newest rows there are: the choice is part of what was measured. Files: ``refitted.skops`` and
     ``refitted-predictions.npz``, its answers to the holdout, which it has seen: they prove a release, and tell
     nothing of how good it is.
 
@@ -73,13 +76,10 @@ def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fit
     """
     if not config.refits:
         return measured
-    contract, rows = work.contract(), work.table()
-    if config.data.time:
-        rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
-    rows = rows.reset_index(drop=True)
-    part = contract.features(rows), contract.labels(rows), rows
-    one = _fitted(work, config, chosen, measured.history, part, "refitted.skops")
-    return one.model_copy(update={"refitted": True, "measured_end": measured.end, "answers": REFITTED})
+    history = choose_history(work, config, chosen, whole=True)
+    one = _fitted(work, config, chosen, history, given(work, config, whole=True), "refitted.skops")
+    update = {"refitted": True, "measured_end": measured.end, "answers": REFITTED, "measured": measured.history}
+    return one.model_copy(update=update)
 
 
 def learnt(work: Workspace, config: PipelineConfig, model: Fitted) -> pd.DataFrame:

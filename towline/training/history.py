@@ -90,20 +90,31 @@ class History(Frozen):
         return np.asarray(0.5 ** (age / self.half_life.total_seconds()))
 
 
-def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores) -> History:
+def given(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+    """Features, target values and raw rows of the train part, or of all rows, oldest first."""
+    if not whole:
+        return work.part("train")
+    contract, rows = work.contract(), work.table()
+    if config.data.time:
+        rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
+    rows = rows.reset_index(drop=True)
+    return contract.features(rows), contract.labels(rows), rows
+
+
+def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, whole: bool = False) -> History:
     """The history from which the chosen candidate learns best; the first one on a tie.
 
-    Each is fitted on the train part without its newest stretch, which is as long as the holdout, and measured there by
-    the primary metric. With one configured there is nothing to choose. Where no history could be measured it is the
-    longest one, evenly weighted.
+    Each is fitted on the train part (or, ``whole``, on all rows) without its newest stretch, which is as long as the
+    holdout, and measured there by the primary metric. With one configured there is nothing to choose. Where no history
+    could be measured it is the longest one, evenly weighted.
     """
     options = config.data.histories
     if len(options) == 1:
         return History(window=options[0][0], half_life=options[0][1])
     contract, metric = work.contract(), primary(config, work.contract().task)
-    features, labels, rows = work.part("train")
+    features, labels, rows = given(work, config, whole=whole)
     times = rows[config.data.time]
-    recent = (times > times.max() - _length(work, config)).to_numpy()
+    recent = (times > times.max() - min(_length(work, config), (times.max() - times.min()) / 3)).to_numpy()
     tried = [_try(option, config, contract, chosen, features, labels, times, recent, metric) for option in options]
     able = [one for one in tried if one.value is not None]
     sign = 1 if GREATER_IS_BETTER[metric] else -1
@@ -175,13 +186,12 @@ def _try(
 
 
 def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
-    """How long the stretch of validation is: as long as the holdout, at most a third of the train part."""
+    """How long the holdout is."""
     table, parts = work.table()[config.data.time], work.parts()
     train, holdout = table.iloc[parts["train"]], table.iloc[parts["holdout"]]
-    given = config.split.holdout
+    asked = config.split.holdout
     whole: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())
-    third: dt.timedelta = (train.max() - train.min()) / 3
-    return min(given if isinstance(given, dt.timedelta) else whole, third)
+    return asked if isinstance(asked, dt.timedelta) else whole
 
 
 def _longest(tried: list[Tried]) -> Tried:

@@ -1,0 +1,125 @@
+"""What towline up says before it starts anything, and how it keeps a process going."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Done
+from towline import files
+from towline.cli.supervision import _Child
+from towline.config import Settings
+from towline.monitoring import running
+from towline.processes import born, children, lives
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    raw = {"name": "bikes", "data": {"source": "bikes.csv", "target": "rentals"}}
+    (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
+    return tmp_path / "bikes.yaml"
+
+
+def test_two_configs_of_one_model_are_refused(command: Callable[..., Done], config: Path) -> None:
+    """Which of them a run went by would be chance."""
+    done = command("up", config, config)
+    assert done.code == 2
+    assert "two configs are called 'bikes'" in done.err
+
+
+def test_a_second_one_on_a_store_is_refused(command: Callable[..., Done], store: Path, config: Path) -> None:
+    """It says which process holds the store, and starts nothing."""
+    with files.locked(store / "watch" / "up.lock"):
+        done = command("up", config)
+    assert done.code == 2
+    assert "towline up runs already on this store" in done.err
+    assert not (store / "servers").exists()
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(
+    command: Callable[..., Done], store: Path, config: Path
+) -> None:
+    """No server is left behind, nor the file that says that it runs."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = command("up", config, "--port", port)
+    assert done.code == 2
+    assert f"port {port} is taken" in done.err
+    assert not (store / "servers").exists()
+    assert running.left(Settings.from_environment()) is None
+
+
+def test_the_unit_file_runs_the_same_command(command: Callable[..., Done], store: Path, config: Path) -> None:
+    """With whole paths and the settings of the shell it was made in."""
+    unit = command("up", config, "--port", "9000", "--systemd").out
+    assert f"ExecStart={Path(sys.executable).with_name('towline')} up {config} --port 9000\n" in unit
+    assert f'Environment="TOWLINE_STORE={store}"' in unit
+
+
+def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:
+    """After a kill the file is there, and its process is not."""
+    settings = Settings.from_environment()
+    up = running.Up(pid=os.getpid(), born="1", since="2026-01-01T00:00:00Z", configs=(), models=("bikes",))
+    running.write(settings, up)
+    assert running.find(settings) is None
+    running.write(settings, up.model_copy(update={"born": born(os.getpid())}))
+    found = running.find(settings)
+    assert found is not None
+    assert found.models == ("bikes",)
+
+
+def test_a_process_that_cannot_go_on_is_started_less_and_less_often(store: Path, tmp_path: Path) -> None:
+    """It is tried again after 1, 2, 4 seconds; what it said last is kept for who asks."""
+    store.mkdir()
+    child = _Child("broken", ["no_such_module"], tmp_path / "broken.log")
+    waits = []
+    for _ in range(3):
+        child.start(Settings.from_environment(), dict(os.environ))
+        assert child.process is not None
+        child.process.wait(timeout=60)
+        assert child.ended() == 1
+        assert child.ended() is None
+        assert not child.due()
+        moment = child.started
+        while not child.due():
+            child.started -= 0.125
+        waits.append(round(moment - child.started))
+    assert waits == [1, 2, 4]
+    part = child.part()
+    assert (part.state, part.failures, part.pid) == ("restarts", 3, 0)
+    assert "no_such_module" in part.why
+
+
+def test_a_tied_process_ends_with_its_parent() -> None:
+    """However the parent ends."""
+    sleeper = "import time; time.sleep(60)"
+    code = f"""
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-m", "towline.processes", str(os.getpid()), "timeit", "-n1", "-r1", {sleeper!r}])
+input()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    until = time.monotonic() + 30
+    while not (found := [pid for pid in children(parent.pid) if b"timeit" in _words(pid)]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    birth = born(found[0])
+    time.sleep(0.5)  # it imports what ties it
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    while lives(found[0], birth):
+        assert time.monotonic() < until, "it outlived its parent"
+        time.sleep(0.05)
+
+
+def _words(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
