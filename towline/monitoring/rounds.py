@@ -7,6 +7,7 @@ round looks at its rows together with those that came since.
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -30,6 +31,8 @@ from towline.release.manifest import verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
 
 NIGHT = dt.timedelta(days=1)
+Window = TypeVar("Window", Drift, Quality)
+
 SLACK = dt.timedelta(hours=1)  # a daily round does not come to the second
 LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
 
@@ -63,7 +66,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     """
     release = settings.store / serving.release
     verify(release)
-    closed = [w.end for w in Journal.of(settings, config.name).drift(serving.version, now) if w.state != "unknown"]
+    closed = _closed(Journal.of(settings, config.name).drift(serving.version, now), serving)
     start = _start(closed, serving, now, NIGHT)
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
@@ -96,7 +99,7 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
-    start = _start([w.end for w in past if w.state != "unknown"], serving, due, config.quality.window)
+    start = _start(_closed(past, serving), serving, due, config.quality.window)
     rows = labels.read(_log(settings, config.name, release), start, now)
     found = measure(rows, release, config, start=start, end=due, now=now)
     nights = journal.drift(serving.version)
@@ -134,8 +137,8 @@ def evidence(
     """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
     journal, ledger = Journal.of(settings, config.name), Ledger(settings.ledger_url)
     after = now + dt.timedelta(microseconds=1)
-    known = [window for window in journal.drift(serving.version, after) if window.state != "unknown"]
-    measured = [window for window in journal.quality(serving.version, after) if window.state != "unknown"]
+    known = _closed(journal.drift(serving.version, after), serving)
+    measured = _closed(journal.quality(serving.version, after), serving)
     try:
         previous: int | None = ledger.rollback_target(config.name).version
     except GateRefused:
@@ -195,10 +198,16 @@ def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt
     return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
 
 
-def _start(closed: Sequence[dt.datetime | None], serving: Entry, end: dt.datetime, length: dt.timedelta) -> dt.datetime:
+def _closed(windows: Sequence[Window], serving: Entry) -> list[Window]:
+    """Those that said something, since the champion serves: what it did before it was rolled back to is over."""
+    since = dt.datetime.fromisoformat(serving.time)
+    return [window for window in windows if window.state != "unknown" and window.end and window.end > since]
+
+
+def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: dt.timedelta) -> dt.datetime:
     """The end of the last closed window, or the champion's first moment; not longer ago than 30 windows."""
-    last = [one for one in closed if one is not None]
-    return max(last[-1] if last else dt.datetime.fromisoformat(serving.time), end - LONGEST * length)
+    last = closed[-1].end if closed else None
+    return max(last or dt.datetime.fromisoformat(serving.time), end - LONGEST * length)
 
 
 def _log(settings: Settings, model: str, release: Path) -> labels.Log:
