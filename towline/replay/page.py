@@ -10,7 +10,7 @@ from towline.replay.picture import draw
 from towline.replay.results import Life, Replay, Step
 
 TEMPLATES = Path(__file__).parent
-HEADER = ("policy", "value", "of never", "trainings", "promoted", "drift alarms", "CPU s")
+HEADER = ("policy", "value", "of never", "by step, of never", "trainings", "promoted", "drift alarms", "CPU s")
 
 
 def write(found: Replay, path: Path) -> None:
@@ -46,11 +46,11 @@ COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "decision", "wh
 
 def summary(found: Replay, life: Life) -> list[str]:
     """One policy under ``HEADER``."""
-    ratio = found.ratio(life)
+    ratios = found.ratio(life), found.ratio(life, "by_step")
     return [
         life.policy,
         number(life.value),
-        "–" if ratio is None else f"{ratio:.1%}",
+        *("–" if ratio is None else f"{ratio:.1%}" for ratio in ratios),
         str(life.retrainings),
         str(life.promoted),
         str(life.alarms),

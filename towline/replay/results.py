@@ -50,10 +50,16 @@ class Step(Frozen):
 
 
 class Life(Frozen):
-    """One policy from beginning to end; ``value`` is the mean of the steps' metrics, weighted by their rows."""
+    """One policy from beginning to end.
+
+    Attributes:
+        value: the mean of the steps' metrics, weighted by their rows.
+        by_step: the same mean with each step counting alike, however thin it is.
+    """
 
     policy: PolicyName
     value: float | None
+    by_step: float | None
     retrainings: int
     promoted: int
     alarms: int
@@ -67,6 +73,7 @@ class Life(Frozen):
         return cls(
             policy=policy,
             value=sum(value * count for value, count in known) / rows if rows else None,
+            by_step=sum(value for value, _ in known) / len(known) if known else None,
             retrainings=sum(step.trained for step in steps),
             promoted=sum(step.outcome.startswith("promoted") for step in steps),
             alarms=sum(step.drift == "drift" for step in steps),
@@ -95,12 +102,11 @@ class Replay(Frozen):
     best: PolicyName
     notes: tuple[str, ...] = ()
 
-    def ratio(self, life: Life) -> float | None:
+    def ratio(self, life: Life, mean: Literal["value", "by_step"] = "value") -> float | None:
         """The metric as a share of that of never retraining; None where that was not asked for."""
-        never = next((one for one in self.lives if one.policy == "never"), None)
-        if never is None or not never.value or life.value is None:
-            return None
-        return life.value / never.value
+        never = next((getattr(one, mean) for one in self.lives if one.policy == "never"), None)
+        value = getattr(life, mean)
+        return value / never if never and value is not None else None
 
 
 def best(lives: list[Life], metric: Metric) -> PolicyName:
