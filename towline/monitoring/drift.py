@@ -128,6 +128,8 @@ def current(
 ) -> Iterator[pa.Table]:
     """What a version was asked and answered, from the prediction log: plain names, file by file.
 
+    Text comes as strings or as dictionaries, as the file has it.
+
     Args:
         folder: ``predictions/<name>`` of the store.
         version: whose answers.
@@ -164,11 +166,17 @@ def _logged(
         if part.version == version:
             file = parts.opened(part.path)
             have = [name for name in file.schema_arrow.names if name in wanted]
+            file = parts.opened(part.path, _texts(file.schema_arrow))
             for batch in file.iter_batches(_BATCH, columns=have):
                 yield parts.between(pa.Table.from_batches([batch]), start, end)
     for _, (_, of), rows in parts.unconverted(folder):
         if of == version:
             yield parts.between(rows, start, end)
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    """Columns of text: read as the levels that the file holds them by, they are counted without being spelt out."""
+    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
 
 
 def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
@@ -184,7 +192,8 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
         return
     try:
         # read ahead and by several threads, much of the file would be held at once
-        yield from pq.ParquetFile(path, pre_buffer=False).iter_batches(SLICE, use_threads=False)
+        file = pq.ParquetFile(path, pre_buffer=False, read_dictionary=_texts(pq.read_schema(path)))
+        yield from file.iter_batches(SLICE, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"not a Parquet file: {reason}", where=str(path), remedy="write it again") from None

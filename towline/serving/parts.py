@@ -125,14 +125,14 @@ def part_path(folder: Path, day: dt.date, source: str, version: int) -> Path:
     return folder / f"day={day.isoformat()}" / f"part-{source}-v{version}.parquet"
 
 
-def opened(path: Path) -> pq.ParquetFile:
-    """A part to read from.
+def opened(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
+    """A part to read from, columns of text as dictionaries where they are named in ``levels``.
 
     Raises:
         DataError: it is no whole Parquet file.
     """
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, read_dictionary=list(levels))
     except pa.ArrowException as error:
         raise DataError(
             f"a part of the prediction log cannot be read: {str(error)[:200]}",
