@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DriftConfig
+from towline.data.blocks import CELLS
 from towline.data.contract import Column, Contract
 from towline.errors import DataError
 from towline.monitoring import thresholds
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.repeats import Repeats
-from towline.monitoring.scores import distance
+from towline.monitoring.scores import distance, kolmogorov_smirnov
 from towline.monitoring.tally import SLICE, Levels, Seen, Tally
 from towline.monitoring.thresholds import Limits, Window
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
@@ -30,7 +31,8 @@ RARE = 0.02  # the least share of unseen levels, or of values out of range, that
 CATEGORY, SHARE = 0.5, 0.5
 REPEATED = 0.2  # more of the rows than of the training rows that are equal to an earlier one
 NIGHTS = 365
-_CHECKS = {"numeric": 3, "category": 4, "datetime": 1}  # distribution, nulls, what training never saw; one level
+# distribution, nulls, what training never saw, the largest gap or level; of flags the first two
+_CHECKS = {"numeric": 4, "category": 4, "datetime": 1}
 _BATCH = 131_072
 _SHOWN = 3  # columns that a reason names
 
@@ -306,11 +308,13 @@ def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, c
         level, then, now = _moved(facts, seen, seen.levels)
         told = f"{level!r} {then:.1%} then, {now:.1%} now"
         add("distribution", far, limits.distance, CATEGORY, told)
-        add("level", abs(now - then), limits.level, SHARE, told)
+        add("level", abs(now - then), limits.jump, SHARE, told)
     elif far is not None and seen.numbers is not None:
         told = "" if facts["mean"] is None else f"mean {facts['mean']:.4g} then, "
         told += f"{'mean ' if not told else ''}{seen.numbers.total / seen.count:.4g} now"
         add("distribution", far, limits.distance, 1.0, told)
+        if facts["kind"] == "numeric":
+            add("gap", kolmogorov_smirnov(facts, seen.numbers, CELLS), limits.jump, SHARE, told)
     total = facts["nulls"] + facts["count"]
     if seen.rows and total:
         then, now = facts["nulls"] / total, seen.nulls / seen.rows

@@ -26,11 +26,17 @@ _TAILS = (0.1, 0.02)  # shares of the draws that the tail is read from
 
 
 class Limits(NamedTuple):
-    """What a normal night exceeds as rarely as is asked: a distance, a difference of shares of nulls, of one level."""
+    """What a normal night exceeds as rarely as is asked.
+
+    Attributes:
+        distance: of the distribution.
+        nulls: difference of their shares.
+        jump: the largest difference of the shares of a level, or of those below a number.
+    """
 
     distance: float
     nulls: float
-    level: float
+    jump: float
 
 
 class Window(NamedTuple):
@@ -84,14 +90,15 @@ def limits(
         nights = [_drawn(shares[at : at + several], count, facts["count"], rng) for at in range(0, draws, several)]
         effective = _effective(count, facts["count"])
         distance = _limit(np.concatenate([_distances(facts, base, n, effective, rng) for n in nights]), window.each)
-        jump = _limit(np.concatenate([np.abs(n - base).max(axis=1) for n in nights]), window.each)
+        off = [n - base if facts["kind"] == "category" else np.cumsum(n - base, axis=1)[:, :-1] for n in nights]
+        jump = _limit(np.concatenate([np.abs(each).max(axis=1) for each in off]), window.each)
     if told:
         present = None if table is None or blocks is None else table.sum(axis=1)
         two = None if present is None or blocks is None else np.stack([blocks.rows - present, present], axis=1)
         base = np.array([facts["nulls"], facts["count"]], dtype=np.float64)
         shares = _shares(base, two, of, rows, window, draws, rng)
-        off = np.abs(_drawn(shares, rows, told, rng)[:, 0] - share)
-        return Limits(distance, _limit(off, window.each), jump)
+        nulls = np.abs(_drawn(shares, rows, told, rng)[:, 0] - share)
+        return Limits(distance, _limit(nulls, window.each), jump)
     return Limits(distance, 0.0, jump)
 
 
