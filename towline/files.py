@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from towline.errors import TowlineError, Unavailable
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def sha256(path: Path) -> str:
@@ -132,3 +136,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def records(path: Path, kind: type[Record]) -> list[Record]:
+    """The records of a file of JSON lines, none where there is no file; half a line that a kill left is passed over."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValidationError):
+            found.append(kind.model_validate_json(line))
+    return found

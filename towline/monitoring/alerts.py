@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from towline import files
 from towline.config import AlertConfig, Frozen, PipelineConfig, Settings
@@ -231,16 +231,7 @@ def opened(store: Path, model: str) -> tuple[Alert, ...]:
 
 def read(store: Path, model: str) -> tuple[Episode, ...]:
     """All alerts that are kept, oldest first."""
-    path = _path(store, model)
-    if not path.exists():
-        return ()
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            found.append(Episode.model_validate_json(line))
-        except ValidationError:
-            continue
-    return tuple(found)
+    return tuple(files.records(_path(store, model), Episode))
 
 
 def _opened(known: Sequence[Episode], alerts: Iterable[Alert]) -> list[Episode]:

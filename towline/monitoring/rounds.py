@@ -71,7 +71,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
-    positive = contract.classes.index(contract.positive) if contract.task == "binary" and contract.positive else None
+    positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = current(log.predictions, serving.version, start, now, log.fields, positive)
     return detect(release, batches, config.drift, start=start, end=now, columns=kept)
 

@@ -137,7 +137,7 @@ def _shares(
     base: np.ndarray, table: np.ndarray | None, blocks: Blocks | None, rows: int, window: Window, draws: int,
     rng: np.random.Generator,
 ) -> np.ndarray:  # fmt: skip
-    """(draws, cells) or (1, cells): the shares that nights are drawn from."""
+    """(draws, cells): the shares that nights are drawn from."""
     reference = base / base.sum()
     if table is None or blocks is None:
         return np.broadcast_to(reference, (draws, len(reference)))

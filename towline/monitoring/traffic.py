@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import orjson
-from pydantic import ValidationError
 
 from towline import files
 from towline.config import Frozen
@@ -86,16 +85,7 @@ def keep(sample: Sample, folder: Path, period: dt.timedelta) -> None:
 
 def read(folder: Path) -> tuple[Total, ...]:
     """All totals, oldest first. Lines that a killed writer left in parts are passed over."""
-    path = folder / FILE
-    if not path.exists():
-        return ()
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            found.append(Total.model_validate_json(line))
-        except ValidationError:
-            continue
-    return tuple(sorted(found, key=lambda total: total.at))
+    return tuple(sorted(files.records(folder / FILE, Total), key=lambda total: total.at))
 
 
 def totals(samples: Iterable[Sample]) -> tuple[Total, ...]:
