@@ -82,7 +82,7 @@ def build_image(
 ) -> Verdict:
     """The verdict with one check more: whether a container of the release's image answers as the release does."""
     with step("image", work.path) as told:
-        verdict, built = outcome.contain(settings, work, config, version.version, packed, verdict, facts["actor"])
+        verdict, built = outcome.contain(settings, work, config, version.version, packed, verdict, facts)
         told.note = verdict.checks[-1].detail
         if built:
             tags = {"image": built.tag, "image_id": built.id}

@@ -123,7 +123,7 @@ def contain(
     version: int,
     package: Package,
     verdict: Verdict,
-    actor: str,
+    facts: Mapping[str, str],
 ) -> tuple[Verdict, Image | None]:
     """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
 
@@ -139,7 +139,9 @@ def contain(
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        contained(Ledger(settings.ledger_url), config.name, version, built, actor)
+        ledger = Ledger(settings.ledger_url)
+        _register(ledger, work, config.name, version, package, facts)
+        contained(ledger, config.name, version, built, facts["actor"])
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)
@@ -169,15 +171,22 @@ def conclude(
     if entry := ledger.finished(model, work.key):
         return entry
     evidence = {"verdict": verdict.outcome, "checks": [check.model_dump() for check in verdict.checks]}
-    facts_of_run = {"dataset": work.dataset.digest, "release": package.digest, **facts}
+    _register(ledger, work, model, version, package, facts)
     names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
-    ledger.register(model, version, reason=f"trained, trigger {facts['trigger']}", evidence=facts_of_run, **names)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
         return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+
+
+def _register(
+    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, facts: Mapping[str, str]
+) -> None:
+    evidence = {"dataset": work.dataset.digest, "release": package.digest, **facts}
+    reason = f"trained, trigger {facts['trigger']}"
+    ledger.register(model, version, facts["actor"], reason, evidence, work.key, package.path)
 
 
 def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:

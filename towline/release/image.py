@@ -145,9 +145,9 @@ def _tagged(client: "DockerClient", tag: str, manifest: Manifest) -> str:
 
 def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted: tuple[str, ...]) -> str:
     compiled = (directory / PLAN).is_file()
-    if trusted and not compiled:
+    if not compiled and (foreign := [one for one in trusted if one.split(".")[0] != "sklearn"]):
         raise ReleaseError(
-            f"its estimator comes from {', '.join(trusted)}, which the image would not hold",
+            f"its estimator comes from {', '.join(foreign)}, which the image would not hold",
             where=str(directory),
             remedy="use the release as the base of an image of your own: docs/containers.md",
         )
@@ -157,7 +157,7 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted:
     lines: list[str] = []
     number = ""
     with tempfile.TemporaryFile() as context:
-        _write(context, directory, requirements)
+        _write(context, directory, requirements, _command(trusted))
         context.seek(0)
         for told in client.api.build(
             fileobj=context,
@@ -185,7 +185,13 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted:
     return number
 
 
-def _write(file: IO[bytes], directory: Path, requirements: str) -> None:
+def _command(trusted: tuple[str, ...]) -> list[str]:
+    """What a container of the image does."""
+    trust = [word for package in trusted for word in ("--trust", package)]
+    return ["serve", "/release", "--host", "0.0.0.0", *trust]  # noqa: S104 - the container's own network
+
+
+def _write(file: IO[bytes], directory: Path, requirements: str, command: list[str]) -> None:
     """The build's context: the Dockerfile, the lock file, towline itself and the release, always the same bytes."""
     package = Path(__file__).parents[1]
     with (
@@ -193,7 +199,8 @@ def _write(file: IO[bytes], directory: Path, requirements: str) -> None:
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         _add(tar, "requirements.txt", requirements.encode())
-        _add(tar, "Dockerfile", (package / "release" / "Dockerfile").read_bytes())
+        dockerfile = (package / "release" / "Dockerfile").read_text(encoding="utf-8")
+        _add(tar, "Dockerfile", f"{dockerfile}CMD {json.dumps(command)}\n".encode())
         for root, name in ((package, "towline"), (directory, "release")):
             for path in sorted(root.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
@@ -231,7 +238,7 @@ def _try(client: "DockerClient", number: str, directory: Path, trusted: tuple[st
     _sweep(client)
     container = client.containers.run(
         number,
-        ["serve", "/release", "--host", "0.0.0.0", "--insecure"],  # noqa: S104 - it has no network
+        [*_command(trusted), "--insecure"],  # it has no network
         detach=True,
         network_mode="none",
         read_only=True,
