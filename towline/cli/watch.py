@@ -92,8 +92,9 @@ def _round(config: Path, flow: str, as_of: datetime | None, overrides: tuple[str
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        seen = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
-    emit(seen.model_dump(mode="json"), as_json, lambda: _told(seen))
+        done = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
+    page = {"page": done.page} if done.page else {}
+    emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
 
 
 def _told(seen: "Round") -> str:
