@@ -58,7 +58,7 @@ def deployments(config: PipelineConfig, mark: str = TAG, pool: str | None = None
             schedules=[cron] if cron else [],
             parameters={"config": config.model_dump(mode="json")},
             concurrency_limit=_ONE,
-            tags=[TAG, mark],
+            tags=list(dict.fromkeys([TAG, mark])),
             paused=False,
             enforce_parameter_schema=False,
             work_pool_name=pool,

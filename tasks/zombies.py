@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import StateType
 from towline.monitoring.running import TAG
 
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no fewer
-SILENT = dt.timedelta(minutes=3)  # six of them
+SILENT = dt.timedelta(minutes=5)  # ten of them: a server that is away for a while is no reason to give runs up
 PENDING = dt.timedelta(minutes=8)  # for a machine that is made for the run, and its image
 
 

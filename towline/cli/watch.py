@@ -42,14 +42,14 @@ def drift(
     from towline.config import Settings, read_config
     from towline.errors import ConfigError
 
+    if current is None:
+        if report:
+            raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
+        _round(config, "drift", as_of, overrides, as_json)
+        return
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        if current is None:
-            if report:
-                raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
-            _round(config, "drift", as_of, overrides, as_json)
-            return
         from towline.monitoring import rounds
 
         now = rounds.moment(as_of)
