@@ -30,6 +30,7 @@ from towline.config.watch import (
     WATCH,
     AlertConfig,
     DriftConfig,
+    PackageConfig,
     QualityConfig,
     RetrainConfig,
     ScheduleConfig,
@@ -55,6 +56,7 @@ class PipelineConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    package: PackageConfig = PackageConfig()
     drift: DriftConfig = DriftConfig()
     quality: QualityConfig = QualityConfig()
     retrain: RetrainConfig = RetrainConfig()
