@@ -7,6 +7,8 @@ from pathlib import Path
 from towline.config.record import Frozen, suggest
 from towline.errors import ConfigError
 
+_OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS"}  # read by those that need them
+
 
 class Settings(Frozen):
     """Where things are. Nothing secret has a default."""
@@ -27,7 +29,7 @@ class Settings(Frozen):
         """
         env = os.environ if environ is None else environ
         known = {"TOWLINE_PROJECT", "TOWLINE_STORE", "TOWLINE_TRACKING_URI", "TOWLINE_LEDGER_URL"}
-        for name in sorted(env.keys() - {"TOWLINE_API_KEY"}):  # of callers; it says not where anything is
+        for name in sorted(env.keys() - _OF_COMMANDS):
             if name.startswith("TOWLINE_") and name not in known:
                 raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
         here = (cwd or Path.cwd()).resolve()
