@@ -1,7 +1,7 @@
 """The file: a compressed tar of ordinary files, with a manifest of every one's digest as its last member.
 
-``tar`` opens it. Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. Nothing else is written or taken, no
-link and no device.
+``tar`` opens it. Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. Nothing else is written or
+taken, no link and no device.
 """
 
 import hashlib
@@ -233,10 +233,15 @@ def _legible(reading: _Reading) -> Iterator[None]:
         raise _refused(reading.path, last, f"is followed by what cannot be read ({error})") from None
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+def present(path: Path) -> None:
+    """Raises ConfigError where there is no such file."""
     if not path.is_file():
         raise ConfigError("no such file", where=str(path), remedy="name a file that towline backup has written")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    present(path)
     with path.open("rb") as file:
         start = file.read(4)
         codec = next((codec for magic, codec in _MAGIC.items() if start.startswith(magic)), None)

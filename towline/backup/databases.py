@@ -117,10 +117,11 @@ def named(settings: Settings, given: Sequence[str]) -> dict[str, Database]:
 def pairs(given: Iterable[str], where: str, example: str) -> list[tuple[str, str]]:
     """``NAME=VALUE``, each taken apart; ConfigError where one is not."""
     found = []
-    for text in given:
+    for number, text in enumerate(given, 1):
         name, equals, value = text.partition("=")
         if not (equals and value and _NAME.fullmatch(name)):
-            raise ConfigError(f"not NAME=…: {name[:40]!r}", where=where, remedy=f"write {example}")
+            # it is not shown: it may be a piece of a password
+            raise ConfigError(f"value {number} is not NAME=…", where=where, remedy=f"write {example}; %20 for a space")
         found.append((name, value))
     return found
 

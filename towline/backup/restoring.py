@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from towline.backup.archive import Champion, Manifest, unpack
+from towline.backup.archive import Champion, Manifest, present, unpack
 from towline.backup.contents import ASIDE, STORE
 from towline.backup.databases import LEDGER, TRACKING, Database
 from towline.backup.placing import occupied, staging, undone
@@ -91,6 +91,7 @@ def restore(
         Unavailable: the disk is full; a database is away.
     """
     roots = {STORE: settings.store, **folders}
+    present(archive)
     _idle(settings.store)
     if not force:
         _empty(roots, databases)
