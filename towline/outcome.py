@@ -16,11 +16,13 @@ from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import Parts
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.errors import ReleaseError
 from towline.registry.ledger import Entry, Ledger, actor
+from towline.release.image import Image, make
 from towline.release.packaging import Package
 from towline.training.evaluation import Evaluation
 from towline.training.fitting import Scores
-from towline.training.gate import Verdict
+from towline.training.gate import Check, Verdict
 from towline.training.interval import Interval
 
 
@@ -114,6 +116,44 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
     )
 
 
+def contain(
+    settings: Settings,
+    work: Workspace,
+    config: PipelineConfig,
+    version: int,
+    package: Package,
+    verdict: Verdict,
+    facts: Mapping[str, str],
+) -> tuple[Verdict, Image | None]:
+    """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
+
+    Raises:
+        Unavailable: no Docker engine answers; the same run, given again, goes on from here.
+    """
+    if any(check.name == "image" for check in verdict.checks):  # killed after it was concluded
+        return verdict, None
+    built: Image | None = None
+    try:
+        built = make(settings.store / package.path, config.package.repository, package.trusted)
+    except ReleaseError as error:
+        check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
+    else:
+        check = Check(name="image", outcome="pass", detail=built.text())
+        ledger = Ledger(settings.ledger_url)
+        _register(ledger, work, config.name, version, package, facts)
+        contained(ledger, config.name, version, built, facts["actor"])
+    outcome = verdict.outcome if built else "fail"
+    verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
+    work.save("verdict.json", verdict)
+    return verdict, built
+
+
+def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str) -> Entry:
+    """Records an image of a version."""
+    evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
+    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence)
+
+
 def conclude(
     ledger: Ledger,
     work: Workspace,
@@ -131,15 +171,22 @@ def conclude(
     if entry := ledger.finished(model, work.key):
         return entry
     evidence = {"verdict": verdict.outcome, "checks": [check.model_dump() for check in verdict.checks]}
-    facts_of_run = {"dataset": work.dataset.digest, "release": package.digest, **facts}
+    _register(ledger, work, model, version, package, facts)
     names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
-    ledger.register(model, version, reason=f"trained, trigger {facts['trigger']}", evidence=facts_of_run, **names)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
         return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+
+
+def _register(
+    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, facts: Mapping[str, str]
+) -> None:
+    evidence = {"dataset": work.dataset.digest, "release": package.digest, **facts}
+    reason = f"trained, trigger {facts['trigger']}"
+    ledger.register(model, version, facts["actor"], reason, evidence, work.key, package.path)
 
 
 def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:

@@ -44,6 +44,7 @@ VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "
     type=click.FloatRange(1, 600),
     help="Seconds until it has ended, at most.",
 )
+@click.option("--wait", is_flag=True, help="Wait for the model's first version instead of ending.")
 @json_option
 def serve(no_log: bool, as_json: bool, **given: Any) -> None:
     """Answers requests over HTTP.

@@ -84,6 +84,19 @@ class Live:
             wanted, model = good, self._load(good)
         self._take(wanted, model)
 
+    def missing(self) -> str:
+        """Why there is nothing to serve yet, in words; empty once there is.
+
+        Raises:
+            ConfigError: it is not for waiting: the name is none, or the ledger's address.
+        """
+        if not self.follows or self._good() is not None:
+            return ""
+        try:
+            return "" if self._watch.champion() else "it has no champion yet"
+        except Unavailable as error:
+            return error.what
+
     def follow(self) -> None:
         """Starts the thread that asks the ledger, and counts as ready from here on."""
         self.ready, self.reason = True, ""

@@ -26,6 +26,7 @@ class Options:
         log: whether predictions are logged.
         grace: seconds after the order to end in which requests are still taken, so that load balancers notice.
         drain: seconds from the order to end to the end, at most.
+        wait: whether to wait for the model's first version, and for a ledger that is away, instead of ending.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Options:
     log: bool = True
     grace: float = 1.0
     drain: float = 25.0
+    wait: bool = False
 
     @property
     def state(self) -> Path:

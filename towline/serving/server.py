@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import resource
+import signal
 import socket
 import ssl
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("towline.serving")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_WAIT = 1.0  # seconds between two looks for a first version
 _KEEP_ALIVE = 75  # seconds a connection may idle; longer than the minute after which load balancers close theirs
 
 
@@ -90,6 +92,8 @@ def run(options: Options, started: Callable[[Started], None]) -> None:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # before numpy: threads make the answer to one row slower
     log_to_stderr()
     _raise_file_limit()
+    if options.wait:
+        _wait(options)
     sockets = listening.bind(options.host, options.port)
     try:
         service = Service(options, sockets, _keys(options, sockets), _live(options), _tls(options))
@@ -188,6 +192,21 @@ def _keys(options: Options, sockets: list[socket.socket]) -> "Keys":
     if options.certificate is None:
         LOG.warning("no --certificate: keys and rows travel unencrypted unless a proxy in front speaks TLS")
     return keys
+
+
+def _wait(options: Options) -> None:
+    """Returns once there is something to serve; ends the process in order when it is told to meanwhile."""
+    from towline.serving.live import Live
+
+    before = {one: signal.signal(one, lambda *_: sys.exit(0)) for one in (signal.SIGTERM, signal.SIGINT)}
+    live, told = Live(options), ""
+    while why := live.missing():
+        if why != told:
+            LOG.info("waiting for %s: %s", options.name, why)
+            told = why
+        time.sleep(_WAIT)
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 def _live(options: Options) -> "Live":

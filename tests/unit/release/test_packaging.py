@@ -38,6 +38,7 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> N
         "model.skops", "contract.json", "profile.json", "config.yaml", "metrics.json", "validation.json",
         "environment.lock", "card.md", "card.html", "plots/fold_scores.png", "probe.json",
         "plan.npz", "certificate.json", "holdout.npz", "blocks.npz", "estimate.json", "loss.skops",
+        "requirements.txt", "sbom.cdx.json",
     }  # fmt: skip
     assert manifest.digest == packed.digest
     assert manifest.files["model.skops"].sha256 == regression.fitted.sha256
