@@ -23,7 +23,7 @@ Exit codes:
   3  data refused: the table breaks its contract
   4  gate refused: the model did not pass, or may not be promoted
   5  a store or a server is away, locked or full; run the same command again
-  6  a release is not what its manifest says
+  6  a release, or a backup, is not what its manifest says
   130  interrupted
 """
 
@@ -121,6 +121,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
 
 def _register() -> None:
     from towline.cli import (
+        backup,
         config,
         keys,
         labels,
@@ -161,6 +162,8 @@ def _register() -> None:
         watch.quality,
         slo.slo,
         loadtest.loadtest,
+        backup.backup,
+        backup.restore,
         config.config,
     ):
         main.add_command(command)

@@ -7,7 +7,8 @@ from pathlib import Path
 from towline.config.record import Frozen, suggest
 from towline.errors import ConfigError
 
-_OF_CALLERS = {"TOWLINE_API_KEY", "TOWLINE_PROFILE"}  # they say not where anything is
+# read by the commands that need them; they say not where anything is
+_OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS", "TOWLINE_PROFILE"}
 
 
 class Settings(Frozen):
@@ -29,7 +30,7 @@ class Settings(Frozen):
         """
         env = os.environ if environ is None else environ
         known = {"TOWLINE_PROJECT", "TOWLINE_STORE", "TOWLINE_TRACKING_URI", "TOWLINE_LEDGER_URL"}
-        for name in sorted(env.keys() - _OF_CALLERS):
+        for name in sorted(env.keys() - _OF_COMMANDS):
             if name.startswith("TOWLINE_") and name not in known:
                 raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
         here = (cwd or Path.cwd()).resolve()

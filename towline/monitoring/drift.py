@@ -15,6 +15,7 @@ from towline.data.blocks import CELLS
 from towline.data.contract import Column, Contract
 from towline.errors import DataError
 from towline.monitoring import thresholds
+from towline.monitoring.clock import WHAT, Clock
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.repeats import Repeats
 from towline.monitoring.scores import distance, kolmogorov_smirnov
@@ -22,6 +23,7 @@ from towline.monitoring.tally import SLICE, Levels, Seen, Tally
 from towline.monitoring.thresholds import Limits, Window
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
 from towline.serving import parts
+from towline.serving.clock import SetBack
 from towline.serving.parts import INPUT
 from towline.serving.privacy import Field
 
@@ -45,6 +47,7 @@ def detect(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     columns: Collection[str] | None = None,
+    clock: Clock | None = None,
     seed: int = 0,
 ) -> Drift:
     """Compares rows with the training rows of a release, in one pass and in memory that does not grow with them.
@@ -56,6 +59,7 @@ def detect(
         start: of the rows.
         end: of the rows, not included.
         columns: the features that the rows should have; default all. A log leaves out what is private.
+        clock: what there is to be told of the rows' times when they are read.
         seed: of the drawn nights.
 
     Returns:
@@ -77,6 +81,7 @@ def detect(
         answered.add(batch)
         repeats.add(batch)
     rows, budget = inputs.rows, config.false_alarms_per_year
+    odd = clock.findings(rows) if clock else []
     told = {"version": version, "rows": rows, "start": start, "end": end, "budget": budget}
     features = [c for c in contract.feature_columns if columns is None or c.name in columns]
     found = [_new(name) for name in sorted(inputs.strange - {PREDICTION, PROBABILITY, *(columns or ())})[:20]]
@@ -89,9 +94,9 @@ def detect(
         gone = [finding.column for finding in found if finding.broken] if rows else []
         reason = f"{rows:,} rows, {config.min_rows:,} are needed"
         reason += f"; they are not as they should be: {', '.join(gone[:_SHOWN])}" if gone else ""
-        return Drift(state="unknown", reason=reason, **told)
+        return Drift(state="unknown", reason=_with(reason, odd), findings=tuple(odd), **told)
     again = _repeated(repeats.share, reference.profile.get("repeated", 0.0))
-    found += again
+    found += [*again, *odd]
 
     def of(count: int) -> int:
         """What is sent twice tells no more than if it were sent once."""
@@ -127,6 +132,7 @@ def current(
     end: dt.datetime | None,
     fields: Sequence[Field],
     positive: int | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[pa.Table]:
     """What a version was asked and answered, from the prediction log: plain names, file by file.
 
@@ -139,6 +145,7 @@ def current(
         end: the same; not included.
         fields: what is logged; columns that are hashed or put into buckets are left out.
         positive: of a binary task, the place of the positive class among the classes.
+        clock: is told of the times of all versions' rows.
 
     Raises:
         DataError: a part cannot be read.
@@ -150,7 +157,7 @@ def current(
     wanted = {*(INPUT + name for name in names), "time", "prediction", "probabilities"}
     start, end = parts.utc(start), parts.utc(end)
     with parts.held(folder):
-        for rows in _logged(folder, version, start, end, wanted):
+        for rows in _logged(folder, version, start, end, wanted, clock):
             there = rows.schema.names
             taken = {name: rows[INPUT + name] for name in names if INPUT + name in there}
             if PREDICTION in there:
@@ -161,7 +168,12 @@ def current(
 
 
 def _logged(
-    folder: Path, version: int, start: dt.datetime | None, end: dt.datetime | None, wanted: Collection[str]
+    folder: Path,
+    version: int,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    wanted: Collection[str],
+    clock: Clock | None,
 ) -> Iterator[pa.Table]:
     """Some rows at a time: a day's file may be larger than the memory."""
     for part in parts.parts(folder, start and start.date(), end and end.date()):
@@ -171,9 +183,15 @@ def _logged(
             file = parts.opened(part.path, _texts(file.schema_arrow))
             for batch in file.iter_batches(_BATCH, columns=have):
                 yield parts.between(pa.Table.from_batches([batch]), start, end)
-    for _, (_, of), rows in parts.unconverted(folder):
+    odd = list[SetBack]()
+    for _, (_, of), rows in parts.unconverted(folder, odd):
+        if clock:
+            clock.times(rows["time"])
         if of == version:
             yield parts.between(rows, start, end)
+    if clock:
+        clock.back(odd)
+        clock.log(folder)
 
 
 def _texts(schema: pa.Schema) -> list[str]:
@@ -355,7 +373,12 @@ def _verdict(found: Sequence[Finding], told: Mapping[str, Any]) -> Drift:
     broken = [finding for finding in ranked if finding.broken]
     alarms = [finding for finding in ranked if finding.alarm]
     state = "broken" if broken else "drift" if alarms else "quiet"
-    return Drift(state=state, findings=ranked, reason=_reason(broken or alarms, ranked), **told)
+    odd = [finding for finding in ranked if finding.what == WHAT]
+    return Drift(state=state, findings=ranked, reason=_with(_reason(broken or alarms, ranked), odd), **told)
+
+
+def _with(reason: str, odd: Sequence[Finding]) -> str:
+    return "; ".join([reason, *(finding.detail for finding in odd)])
 
 
 def _reason(bad: Sequence[Finding], ranked: Sequence[Finding]) -> str:

@@ -16,7 +16,7 @@ class Finding(Frozen):
     Attributes:
         column: its name.
         what: distribution, gap, level, nulls, unseen, out of range; or, of input that is broken: missing, unfit, new,
-            all null.
+            all null; of the column ``rows``: repeated, clock.
         value: the distance in sds (numbers) or Jensen-Shannon distance (categories), or a share of the rows.
         threshold: from which on it alarms; None where it never does.
         alarm: whether it does.

@@ -9,7 +9,7 @@ import orjson
 
 from towline import files
 from towline.config import Settings
-from towline.monitoring.evidence import Drift, Quality
+from towline.monitoring.evidence import Drift, Finding, Quality
 
 Kind = Literal["drift", "quality"]
 Record = TypeVar("Record", Drift, Quality)
@@ -37,8 +37,8 @@ class Journal:
             Unavailable: the store cannot be written.
         """
         if isinstance(record, Drift):
-            alarms = [finding for finding in record.findings if finding.alarm or finding.broken]
-            calm = [finding for finding in record.findings if not (finding.alarm or finding.broken)]
+            alarms = [finding for finding in record.findings if _kept(finding)]
+            calm = [finding for finding in record.findings if not _kept(finding)]
             record = record.model_copy(update={"findings": (*alarms, *calm[:FINDINGS])})
         path = self._path("drift" if isinstance(record, Drift) else "quality")
         line = orjson.dumps({"at": at, "record": record.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
@@ -75,3 +75,7 @@ class Journal:
 
     def _path(self, kind: Kind) -> Path:
         return self.folder / f"{kind}.jsonl"
+
+
+def _kept(finding: Finding) -> bool:
+    return finding.alarm or finding.broken or finding.what == "clock"

@@ -25,6 +25,7 @@ class Evidence(Frozen):
         trained: when a training was last started by a decision.
         breach: an SLO whose budget burns too fast, in words; else empty.
         on_breach: what the config wants then.
+        clock: what is odd about the time of the rows, in words; else empty.
     """
 
     now: dt.datetime
@@ -38,6 +39,7 @@ class Evidence(Frozen):
     trained: dt.datetime | None = None
     breach: str = ""
     on_breach: Literal["alert", "rollback", "retrain"] = "alert"
+    clock: str = ""
 
 
 class Decision(Frozen):
@@ -114,9 +116,10 @@ def _retrained(evidence: Evidence, config: RetrainConfig) -> Decision | None:
 
 
 def _warned(evidence: Evidence, _: RetrainConfig) -> Decision | None:
-    """Signs that lead to nothing by the config."""
+    """Signs that lead to nothing by the config; a clock that cannot be trusted."""
     said = [evidence.breach] if evidence.breach else []
     said += [window.reason for window in _last(evidence) if window.state in ("bad", "drift")]
+    said += [evidence.clock] if evidence.clock and not any(evidence.clock in each for each in said) else []
     trigger: Trigger | None = "slo" if evidence.breach else None
     return _decision(evidence, "warn", trigger, "; ".join(said), evidence.now) if said else None
 

@@ -19,6 +19,7 @@ from towline.data import sources
 from towline.data.contract import Contract
 from towline.errors import GateRefused
 from towline.monitoring import labels
+from towline.monitoring.clock import WHAT, Clock
 from towline.monitoring.drift import current, detect, table
 from towline.monitoring.estimate import estimate
 from towline.monitoring.evidence import Drift, Quality, Triage
@@ -66,14 +67,17 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     """
     release = settings.store / serving.release
     verify(release)
-    closed = _closed(Journal.of(settings, config.name).drift(serving.version, now), serving)
+    journal = Journal.of(settings, config.name)
+    closed = _closed(journal.drift(serving.version, now), serving)
     start = _start(closed, serving, now, NIGHT)
+    clock = Clock(start, now, dt.datetime.now(dt.UTC))
+    clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
-    batches = current(log.predictions, serving.version, start, now, log.fields, positive)
-    return detect(release, batches, config.drift, start=start, end=now, columns=kept)
+    batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
+    return detect(release, batches, config.drift, start=start, end=now, columns=kept, clock=clock)
 
 
 def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> Drift:
@@ -137,7 +141,9 @@ def evidence(
     """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
     journal, ledger = Journal.of(settings, config.name), Ledger(settings.ledger_url)
     after = now + dt.timedelta(microseconds=1)
-    known = _closed(journal.drift(serving.version, after), serving)
+    nights = journal.drift(serving.version, after)
+    known = _closed(nights, serving)
+    odd = [finding.detail for night in nights if night.end == now for finding in night.findings if finding.what == WHAT]
     measured = _closed(journal.quality(serving.version, after), serving)
     try:
         previous: int | None = ledger.rollback_target(config.name).version
@@ -154,6 +160,7 @@ def evidence(
         quality=tuple(measured[-config.retrain.of :]),
         trained=max((at for at in decided if at < now), default=None),
         breach=breach,
+        clock="; ".join(odd),
         on_breach=config.slo.on_breach,
     )
 

@@ -189,7 +189,7 @@ class Live:
                 raise _refused(model, f"is {found.name} version {found.version}, not {self._name} {wanted.version}")
             if wanted.digest and found.digest != wanted.digest:
                 raise _refused(model, f"has the digest {found.digest[:12]}…, the ledger says {wanted.digest[:12]}…")
-        _probe(model)
+        probe(model)
         return model
 
     def _take(self, release: Release, model: Model) -> None:
@@ -268,16 +268,21 @@ def _unknown(options: Options, name: str, version: int | None = None) -> ConfigE
     return ConfigError(what, where=str(options.settings.store), remedy=remedy)
 
 
-def _probe(model: Model) -> None:
-    """The release must give the answers it was stored with: the last word on whether it works on this machine."""
+def probe(model: Model) -> int:
+    """How many rows a release answers as it did when it was made: the last word on whether it works on this machine.
+
+    Raises:
+        ReleaseError: it answers one of them in another way, or not at all.
+    """
     try:
-        probe = json.loads((model.directory / "probe.json").read_bytes())
-        given, expected = model.answer(probe["rows"]).predictions, probe["labels"]
+        kept = json.loads((model.directory / "probe.json").read_bytes())
+        given, expected = model.answer(kept["rows"]).predictions, kept["labels"]
     except Exception as error:
         raise _refused(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
     for position, (now, then) in enumerate(zip(given, expected, strict=True)):
         if not (math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-12) if isinstance(then, float) else now == then):
             raise _refused(model, f"answers row {position} of its own probe with {now!r}, it was {then!r}")
+    return len(expected)
 
 
 def _refused(model: Model, finding: str) -> ReleaseError:

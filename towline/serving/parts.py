@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from towline import files
 from towline.data.values import instant, level, number
 from towline.errors import DataError, TowlineError
-from towline.serving import segments
+from towline.serving import clock, segments
 from towline.serving.privacy import Field
 
 INPUT = "input."  # before the name of a logged column
@@ -101,12 +101,22 @@ def tables(
         yield path, between(table if wanted is None else _only(table, wanted), start, end)
 
 
-def unconverted(folder: Path) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
-    """What is in segments alone: the segment, day and version, and a table; for callers that hold the folder."""
+def unconverted(
+    folder: Path, odd: list[clock.SetBack] | None = None
+) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
+    """What is in segments alone: the segment, day and version, and a table; for callers that hold the folder.
+
+    Args:
+        folder: ``predictions/<name>`` of the store.
+        odd: takes what segments show of a clock that was set back.
+    """
     for path in segments.paths(folder):
-        for (day, version), table in _pieces(path):
+        order = clock.Order(path.stem)
+        for (day, version), table in _pieces(path, order):
             if not part_path(folder, day, path.stem, version).exists():  # else a kill came before the segment went
                 yield path, (day, version), table
+        if odd is not None:
+            odd += order.found
 
 
 def parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[Part]:
@@ -169,13 +179,15 @@ def convert(folder: Path) -> int:
     for path in segments.finished(folder):
         with ExitStack() as stack, files.disk(folder):
             writers: dict[tuple[dt.date, int], pq.ParquetWriter] = {}
-            for key, table in _pieces(path):
+            order = clock.Order(path.stem)
+            for key, table in _pieces(path, order):
                 if key not in writers:
                     file = stack.enter_context(files.replacing(part_path(folder, key[0], path.stem, key[1])))
                     writers[key] = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writers[key].write_table(table)
         for day, _ in writers:
             files.sync(folder / f"day={day.isoformat()}")
+        clock.keep(folder, order.found)
         files.sync(folder)
         path.unlink()
         count += 1
@@ -272,9 +284,9 @@ class _Collected:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _pieces(path: Path) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
-    """A segment's rows by day and version, in tables of a limited size."""
-    heads: dict[int, dict[str, Any]] = {}
+def _pieces(path: Path, order: clock.Order) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
+    """A segment's rows by day and version, in tables of a limited size; ``order`` sees them as they were written."""
+    heads: dict[int | None, dict[str, Any]] = {}
     collected: dict[tuple[int, int], _Collected] = {}
     unread = 0
     with path.open("rb") as file:
@@ -283,13 +295,15 @@ def _pieces(path: Path) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
                 break  # under way, or cut short by a kill: never counted as written
             try:
                 record = orjson.loads(line)
-                if "fields" in record:
-                    heads[record["version"]] = record
+                if "of" not in record:
+                    order.see(record.get(clock.AFTER, 0), 0)
+                    heads[record.get("version")] = record
                     continue
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
                     collected[key] = _Collected(heads[record["of"]])
                 collected[key].add(record)
+                order.see(record["at"], len(record["rows"]))
             except (ValueError, KeyError, TypeError):
                 unread += 1  # the disk's doing
                 continue

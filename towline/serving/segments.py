@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from towline.serving import clock
+
 FOLDER = "segments"
 ROLL = "roll"  # touched by whoever wants the open segments closed
 _RETRY = 1.0  # seconds
@@ -43,6 +45,7 @@ class Segments:
         self._heads: dict[int, bytes] = {}
         self._headed: set[int] = set()
         self._file = -1
+        self._first = b""
         self._size = 0
         self._torn = False
         self._opened = self._retry = 0.0
@@ -64,6 +67,9 @@ class Segments:
         try:
             if self._file < 0:
                 self._open()
+            if self._first:
+                self._append(self._first)
+                self._first = b""
             for version in self._heads.keys() - self._headed:
                 self._append(self._heads[version])
                 self._headed.add(version)
@@ -96,6 +102,7 @@ class Segments:
             if self._torn:
                 os.ftruncate(self._file, self._size)
             os.fsync(self._file)
+            clock.note(self.folder)
         os.close(self._file)
         self._file, self._headed, self._torn = -1, set(), False
 
@@ -129,6 +136,7 @@ class Segments:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rolled = self._asked()
+            self._first = clock.begin(self.folder, time.time())
             draft.rename(home / f"{name}.jsonl")
         except BaseException:
             os.close(file)
