@@ -53,6 +53,9 @@ lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra all --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
 	  -o requirements-dev.txt
+	for kind in towline/release/runtime/compiled towline/release/runtime/sklearn deployments/service-requirements; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --constraint requirements.txt $$kind.in -o $$kind.txt || exit 1; done
 
 wheel: dev ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -8,7 +8,7 @@ from prefect import flow
 from tasks.data import load, split, validate
 from tasks.ending import ends
 from tasks.registry import conclude, register
-from tasks.release import judge, package, smoke_test
+from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
 from towline.config import PipelineConfig, Settings
 from towline.outcome import Outcome, finished, provenance
@@ -57,6 +57,8 @@ def training_flow(
             packed = package(work, config, settings, version, scores, fitted, evaluation, validation, facts)
             tried = smoke_test(work, packed, tester)
         verdict = judge(work, config, settings, evaluation, tried)
+        if config.package.image and verdict.outcome == "pass":
+            verdict = build_image(work, config, settings, version, packed, verdict, facts)
         entry = conclude(work, config, settings, version, packed, verdict, facts)
         outcome = Outcome.of(
             work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id

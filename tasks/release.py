@@ -6,9 +6,11 @@ from subprocess import Popen
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks import patient, remembered
+from towline import outcome, sidecar
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.registry.tracking import Version
 from towline.release import judging, packaging, smoke
@@ -65,4 +67,30 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
     create_table_artifact(
         [check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note
     )
+    return verdict
+
+
+@patient("image")
+def build_image(
+    work: Workspace,
+    config: PipelineConfig,
+    settings: Settings,
+    version: Version,
+    packed: packaging.Package,
+    verdict: Verdict,
+    facts: Mapping[str, str],
+) -> Verdict:
+    """The verdict with one check more: whether a container of the release's image answers as the release does."""
+    with step("image", work.path) as told:
+        verdict, built = outcome.contain(settings, work, config, version.version, packed, verdict, facts["actor"])
+        told.note = verdict.checks[-1].detail
+        if built:
+            tags = {"image": built.tag, "image_id": built.id}
+            _, told.elsewhere_cpu_s = sidecar.call(tracking.tag, settings, version.name, version.version, tags)
+            card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
+            create_markdown_artifact(
+                f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{built.text()}\n",
+                key=f"{config.name}-card",
+                description=f"the model card of version {version.version}, with its image",
+            )
     return verdict

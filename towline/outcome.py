@@ -16,11 +16,13 @@ from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import Parts
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.errors import ReleaseError
 from towline.registry.ledger import Entry, Ledger, actor
+from towline.release.image import Image, make
 from towline.release.packaging import Package
 from towline.training.evaluation import Evaluation
 from towline.training.fitting import Scores
-from towline.training.gate import Verdict
+from towline.training.gate import Check, Verdict
 from towline.training.interval import Interval
 
 
@@ -112,6 +114,42 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
         release=entry.release,
         previous=entry.previous,
     )
+
+
+def contain(
+    settings: Settings,
+    work: Workspace,
+    config: PipelineConfig,
+    version: int,
+    package: Package,
+    verdict: Verdict,
+    actor: str,
+) -> tuple[Verdict, Image | None]:
+    """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
+
+    Raises:
+        Unavailable: no Docker engine answers; the same run, given again, goes on from here.
+    """
+    if any(check.name == "image" for check in verdict.checks):  # killed after it was concluded
+        return verdict, None
+    built: Image | None = None
+    try:
+        built = make(settings.store / package.path, config.package.repository, package.trusted)
+    except ReleaseError as error:
+        check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
+    else:
+        check = Check(name="image", outcome="pass", detail=built.text())
+        contained(Ledger(settings.ledger_url), config.name, version, built, actor)
+    outcome = verdict.outcome if built else "fail"
+    verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
+    work.save("verdict.json", verdict)
+    return verdict, built
+
+
+def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str) -> Entry:
+    """Records an image of a version."""
+    evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
+    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence)
 
 
 def conclude(

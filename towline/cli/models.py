@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from towline.registry.ledger import Entry, Ledger
 
 
-def _ledger() -> "tuple[Settings, Ledger]":
+def stores() -> "tuple[Settings, Ledger]":
     from towline.config import Settings
     from towline.registry.ledger import Ledger
 
@@ -39,7 +39,7 @@ def only() -> str:
     Raises:
         ConfigError: there is none, or more than one.
     """
-    return _only(_ledger()[1])
+    return _only(stores()[1])
 
 
 def _only(ledger: "Ledger") -> str:
@@ -53,7 +53,7 @@ def _those(known: "Sequence[str]") -> str:
     return f"name one of: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
 
 
-def _which(ledger: "Ledger", wanted: str) -> "Entry":
+def which(ledger: "Ledger", wanted: str) -> "Entry":
     """``NAME@3``, or ``3`` where there is one model, or ``NAME`` for its champion."""
     name, at, number = wanted.partition("@")
     if not at and wanted.isdigit():
@@ -83,7 +83,7 @@ def models(name: str | None, as_json: bool) -> None:
       towline models
       towline models bike-demand
     """
-    settings, ledger = _ledger()
+    settings, ledger = stores()
     rows = []
     for model in [_known(ledger, name)] if name else ledger.models():
         champion, versions = ledger.champion(model), ledger.versions(model)
@@ -137,8 +137,8 @@ def show(version: str, as_json: bool) -> None:
     """
     from towline.release.manifest import verify
 
-    settings, ledger = _ledger()
-    entry = _which(ledger, version)
+    settings, ledger = stores()
+    entry = which(ledger, version)
     directory = settings.store / entry.release
     manifest = verify(directory)
     past = [row for row in ledger.history(entry.model) if row.version == entry.version]
@@ -167,7 +167,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
       towline history
       towline history bike-demand --limit 5
     """
-    _, ledger = _ledger()
+    _, ledger = stores()
     ledger.verify()
     rows = ledger.history(_known(ledger, name) if name else None)
     rows = [row for row in rows if everything or row.evidence.get("action") != "nothing"][:limit]
@@ -199,8 +199,8 @@ def promote(version: str, reason: str, as_json: bool) -> None:
     from towline.registry.ledger import actor
     from towline.release.manifest import verify
 
-    settings, ledger = _ledger()
-    wanted = _which(ledger, version)
+    settings, ledger = stores()
+    wanted = which(ledger, version)
     verify(settings.store / wanted.release)
     champion = ledger.champion(wanted.model)
     entry = ledger.promote_again(wanted.model, wanted.version, champion.version if champion else None, actor(), reason)
@@ -222,7 +222,7 @@ def rollback(name: str | None, reason: str, as_json: bool) -> None:
     from towline.registry.ledger import actor
     from towline.release.manifest import verify
 
-    settings, ledger = _ledger()
+    settings, ledger = stores()
     model = _known(ledger, name) if name else _only(ledger)
     verify(settings.store / ledger.rollback_target(model).release)
     _told(settings, ledger, ledger.rollback(model, actor(), reason), as_json)

@@ -29,7 +29,15 @@ from towline.config.training import (
     Task,
     ValidationConfig,
 )
-from towline.config.watch import AlertConfig, DriftConfig, QualityConfig, RetrainConfig, ScheduleConfig, SloConfig
+from towline.config.watch import (
+    AlertConfig,
+    DriftConfig,
+    PackageConfig,
+    QualityConfig,
+    RetrainConfig,
+    ScheduleConfig,
+    SloConfig,
+)
 
 __all__ = [
     "GREATER_IS_BETTER",
@@ -49,6 +57,7 @@ __all__ = [
     "Keeping",
     "Kind",
     "Metric",
+    "PackageConfig",
     "PipelineConfig",
     "PrivacyConfig",
     "QualityConfig",

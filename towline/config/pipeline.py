@@ -29,6 +29,7 @@ from towline.config.watch import (
     WATCH,
     AlertConfig,
     DriftConfig,
+    PackageConfig,
     QualityConfig,
     RetrainConfig,
     ScheduleConfig,
@@ -54,6 +55,7 @@ class PipelineConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    package: PackageConfig = PackageConfig()
     drift: DriftConfig = DriftConfig()
     quality: QualityConfig = QualityConfig()
     retrain: RetrainConfig = RetrainConfig()

@@ -14,7 +14,18 @@ from towline.config.record import Duration, Frozen
 Sign = Literal["drift", "quality"]
 
 #: sections of a config that a model does not depend on: changing them is no reason to train
-WATCH = ("drift", "quality", "retrain", "slo", "alerts", "schedule")
+WATCH = ("package", "drift", "quality", "retrain", "slo", "alerts", "schedule")
+
+
+class PackageConfig(Frozen):
+    """What is made of a release beside its folder."""
+
+    image: bool = Field(False, description="build its container image too, and promote only what a container answers")
+    repository: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9._:/-]{0,200})?$",
+        description="what the image's tag begins with, e.g. registry.example.com/team/houses; default: the name",
+    )
 
 
 class DriftConfig(Frozen):

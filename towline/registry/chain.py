@@ -22,7 +22,7 @@ from towline.errors import ConfigError, ReleaseError, Unavailable
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
-Event = Literal["registered", "promoted", "refused", "rolled_back", "decided"]
+Event = Literal["registered", "promoted", "refused", "rolled_back", "decided", "packaged"]
 
 _BUSY_SECONDS = 10
 _ATTEMPTS = 100
@@ -30,7 +30,7 @@ _ATTEMPTS = 100
 
 class Entry(Frozen):
     """One row. ``version`` is what the event is about; after ``rolled_back`` it is the version that serves again,
-    in ``decided`` the one that served when the watch decided.
+    in ``decided`` the one that served when the watch decided. ``packaged`` names a container image of the version.
     """
 
     seq: int

@@ -144,6 +144,32 @@ class Ledger:
 
         return self._chain.append(model, choose)
 
+    def packaged(self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any]) -> Entry:
+        """Records a container image of a version, ``evidence["image_id"]``; the same image is recorded once.
+
+        Raises:
+            GateRefused: the version is not in the ledger.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            known = next((row for row in reversed(rows) if row.version == version and row.event != "decided"), None)
+            if known is None:
+                raise GateRefused(f"{model} has no version {version}", where=model, remedy="see `towline models`")
+            images = (row for row in rows if row.event == "packaged" and row.version == version)
+            same = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
+            return next(same, None) or Draft(
+                event="packaged",
+                version=version,
+                previous=_version(champion_of(rows)),
+                actor=actor,
+                reason=reason,
+                evidence=evidence,
+                run_key=known.run_key,
+                release=known.release,
+            )
+
+        return self._chain.append(model, decide)
+
     def decisions(self, model: str) -> list[Entry]:
         """What the watch decided, oldest first; ``evidence["action"]`` is what."""
         return [row for row in self._chain.read(model) if row.event == "decided"]
@@ -234,7 +260,7 @@ class Ledger:
 
     def _life(self, model: str) -> list[Entry]:
         """Rows that changed what a version is."""
-        return [row for row in self._chain.read(model) if row.event != "decided"]
+        return [row for row in self._chain.read(model) if row.event not in ("decided", "packaged")]
 
     def _ends(self, model: str) -> list[Entry]:
         return [row for row in self._chain.read(model) if row.event in ("promoted", "refused")]

@@ -163,6 +163,17 @@ def align(settings: Settings, model: str, aliases: Mapping[str, int | None]) -> 
         _align(client, model, aliases)
 
 
+def tag(settings: Settings, model: str, version: int, tags: Mapping[str, str]) -> None:
+    """Adds tags to a version.
+
+    Raises:
+        Unavailable: the store is locked, away, full or cannot be written.
+    """
+    with _client(settings) as client:
+        for name, value in tags.items():
+            client.set_model_version_tag(model, str(version), name, value)
+
+
 def attach(settings: Settings, run_id: str, file: Path, folder: str) -> None:
     """Adds a file to a run's artifacts.
 

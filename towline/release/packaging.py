@@ -20,7 +20,7 @@ from towline.data.contract import Contract
 from towline.data.splits import hashes
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
-from towline.release import card, reference
+from towline.release import card, reference, runtime, sbom
 from towline.release.certificate import Certificate, certify
 from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
 from towline.release.plan_file import PLAN
@@ -189,6 +189,7 @@ def _write(
     rows = learnt(work, config, fitted)
     seen = contract.features(rows)
     certificate, plan = _compiled(work, config, contract, fitted, seen)
+    needs = runtime.requirements(compiled=bool(plan))
     written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),
@@ -203,6 +204,8 @@ def _write(
         "probe.json": json.dumps(_probe(work, fitted), indent=1, ensure_ascii=False),
         "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
+        runtime.NAME: needs,
+        sbom.NAME: sbom.sbom(manifest, needs),
         "card.md": written.markdown,
         "card.html": written.html,
         **{f"plots/{name}": content for name, content in plots.items()},

@@ -1,0 +1,78 @@
+"""towline package: a version as it is shipped."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towline.cli import emit, json_option
+
+if TYPE_CHECKING:
+    from towline.config import Settings
+    from towline.registry.ledger import Entry, Ledger
+    from towline.release.image import Image
+
+
+@click.command()
+@click.argument("version")
+@click.option("--image", is_flag=True, help="Build its container image, and try a container of it.")
+@click.option("--repository", default="", metavar="NAME", help="What the image's tag begins with; default: the model.")
+@json_option
+def package(version: str, image: bool, repository: str, as_json: bool) -> None:
+    """Tells where a version's release is, every file checked, or makes a container image of it.
+
+    The image is named NAME:v3-<digest of the release> once a container of it has answered the release's probe rows as
+    the release does. A tag that exists is never moved. The image is recorded with the version.
+
+    \b
+    Examples:
+      towline package bike-demand
+      towline package bike-demand@3 --image
+      towline package bike-demand@3 --image --repository registry.example.com/team/bike-demand
+    """
+    from towline.cli import models, screen
+    from towline.release.manifest import verify
+
+    settings, ledger = models.stores()
+    entry = models.which(ledger, version)
+    directory = settings.store / entry.release
+    manifest = verify(directory)
+    size = sum(one.size for one in manifest.files.values())
+    told: dict[str, Any] = {
+        "model": entry.model,
+        "version": entry.version,
+        "release": str(directory),
+        "release_digest": manifest.digest,
+        "release_bytes": size,
+    }
+    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all as their digests say"
+    lines = [screen.head("release") + f"{directory}: {whole}"]
+    if image or repository:
+        with screen.progress(settings.store / "logs" / "towline.log"):
+            built = _made(settings, ledger, entry, repository)
+        told |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
+        lines += [screen.head("image") + built.text(), screen.head("id") + built.id]
+    emit(told, as_json, lambda: "\n".join(lines))
+
+
+def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
+    from towline import outcome
+    from towline.config import read_config
+    from towline.errors import Unavailable
+    from towline.registry.ledger import actor
+    from towline.release.image import make
+    from towline.steps import step
+    from towline.training.stored import packages
+
+    directory = settings.store / entry.release
+    config = read_config(directory / "config.yaml")
+    with step("image") as told:
+        built = make(directory, repository or config.package.repository, packages(config))
+        told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
+    outcome.contained(ledger, entry.model, entry.version, built, actor())
+    try:
+        from towline.registry.tracking import tag
+
+        tag(settings, entry.model, entry.version, {"image": built.tag, "image_id": built.id})
+    except (Unavailable, ImportError) as error:
+        click.echo(f"note: MLflow does not know of the image: {error}", err=True)
+    return built

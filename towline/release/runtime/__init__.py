@@ -1,0 +1,58 @@
+"""The packages that a release needs to answer over HTTP, hash-locked: what its image installs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from towline.errors import ReleaseError
+
+NAME = "requirements.txt"
+_HERE = Path(__file__).parent
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\\n]+?))?\s*(?:\\|$)")
+
+
+class Locked(NamedTuple):
+    """One package of a lock file; ``hashes`` are the sha256 of its files."""
+
+    name: str
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+
+
+def requirements(*, compiled: bool) -> str:
+    """The lock file for a release that its compiled scorer answers for, or else scikit-learn."""
+    return (_HERE / f"{'compiled' if compiled else 'sklearn'}.txt").read_text(encoding="utf-8")
+
+
+def locked(text: str) -> Iterator[Locked]:
+    """The packages that a lock file names."""
+    for block in re.split(r"\n(?=[A-Za-z0-9])", text.strip()):
+        if found := _LINE.match(block):
+            hashes = tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
+            yield Locked(found["name"].lower(), found["version"], (found["marker"] or "").strip(), hashes)
+
+
+def check(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
+    """Holds a lock file to the versions that a model was trained with.
+
+    Raises:
+        ReleaseError: it names other ones, so that the image would not answer as the model did.
+    """
+    versions: dict[str, set[str]] = {}
+    for one in locked(text):
+        versions.setdefault(one.name, set()).add(one.version)
+    needed = ("numpy",) if compiled else ("numpy", "pandas", "scikit-learn", "skops")
+    other = [
+        f"{name} {libraries[name]}, the image would hold {' or '.join(sorted(versions.get(name, {'none'})))}"
+        for name in needed
+        if name in libraries and libraries[name] not in versions.get(name, set())
+    ]
+    if other:
+        raise ReleaseError(
+            "the release was made with other versions than its image would hold",
+            where=NAME,
+            remedy="train with the versions of towline's lock files (make env), then package that release",
+            details=tuple(other),
+        )

@@ -1,0 +1,76 @@
+"""What a release is made of and needs to answer, as a CycloneDX 1.6 document."""
+
+import json
+import uuid
+from typing import Any
+
+from towline.release.manifest import Manifest
+from towline.release.runtime import Locked, locked
+
+NAME = "sbom.cdx.json"
+
+
+def sbom(manifest: Manifest, requirements: str) -> str:
+    """The document of a release: the model, towline, and each package of its lock file with its digests.
+
+    The same release gives the same text. The packages of the base image's own system are not in it.
+    """
+    packages = sorted(set(locked(requirements)))
+    model = f"{manifest.name}@{manifest.version}"
+    ours = {
+        "type": "library",
+        "bom-ref": "towline",
+        "name": "towline",
+        "version": manifest.towline,
+        "purl": f"pkg:pypi/towline@{manifest.towline}",
+    }
+    references = [ours["bom-ref"], *(_reference(one) for one in packages)]
+    document = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'{manifest.run_key} {model}')}",
+        "version": 1,
+        "metadata": {
+            "timestamp": manifest.created,
+            "component": {
+                "type": "machine-learning-model",
+                "bom-ref": model,
+                "name": manifest.name,
+                "version": str(manifest.version),
+                "modelCard": {
+                    "modelParameters": {
+                        "task": manifest.task,
+                        "modelArchitecture": manifest.estimator,
+                        "datasets": [{"type": "dataset", "name": f"sha256:{manifest.dataset['digest']}"}],
+                    }
+                },
+                "properties": [
+                    {"name": "towline:run_key", "value": manifest.run_key},
+                    {"name": "towline:commit", "value": manifest.commit or "none"},
+                ],
+            },
+        },
+        "components": [ours, *map(_component, packages)],
+        "dependencies": [{"ref": model, "dependsOn": references}, *({"ref": one} for one in references)],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _reference(package: Locked) -> str:
+    return f"pkg:pypi/{package.name}@{package.version}"
+
+
+def _component(package: Locked) -> dict[str, Any]:
+    """A package and the digests of its files: of an archive for each platform, one of which is installed."""
+    component: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": _reference(package),
+        "name": package.name,
+        "version": package.version,
+        "purl": _reference(package),
+        "hashes": [{"alg": "SHA-256", "content": digest} for digest in package.hashes],
+    }
+    if package.marker:
+        component["properties"] = [{"name": "towline:only_where", "value": package.marker}]
+    return component
