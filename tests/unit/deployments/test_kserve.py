@@ -85,6 +85,7 @@ def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:
         assert spec[key] == plain[key]
     (ours,), (theirs,) = plain["containers"], spec["containers"]
     assert theirs["volumeMounts"] == ours["volumeMounts"]
+    assert theirs["args"] == ours["args"]
     assert theirs["securityContext"].items() >= ours["securityContext"].items()
     for key in ("runAsNonRoot", "runAsUser", "fsGroup", "seccompProfile"):
         assert spec["securityContext"][key] == plain["securityContext"][key]

@@ -26,6 +26,7 @@ from tests.unit.deployments.manifests import (
     selects,
 )
 from tests.unit.serving.service import Client
+from towline.cli import main
 from towline.config import Settings
 from towline.errors import ConfigError
 from towline.serving import keys
@@ -208,6 +209,11 @@ def test_the_workers_variables_are_settings() -> None:
     assert settings.ledger_url.startswith("postgresql+psycopg://")
     assert {"MLFLOW_TRACKING_PASSWORD", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= secret.keys()
     assert not secret.keys() & said.keys()
+    assert container["command"] == ["python", "-m", "flows.deployments"]
+    option, pool, *configs = container["args"]
+    assert (option, pool) == ("--pool", "towline")
+    assert configs
+    assert all((REPOSITORY / config).is_file() for config in configs)
     assert container["envFrom"] == [{"secretRef": {"name": "towline-worker"}}]
 
 
@@ -232,6 +238,17 @@ def test_a_pod_has_the_time_it_needs_to_end() -> None:
             hook = container["lifecycle"]["preStop"]
             assert hook.keys() == {"sleep"}  # no command: the image has no shell
             assert pod(deployment)["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + drain + 10
+
+
+def test_the_pods_command_is_towlines() -> None:
+    """The container is told a command that exists: the image's release, for other machines, on its port."""
+    (deployment,) = of(render("base"), "Deployment")
+    (container,) = pod(deployment)["containers"]
+    name, *words = container["args"]
+    given = main.commands[name].make_context(name, words).params
+    assert (given["name"], given["host"]) == ("/release", "0.0.0.0")
+    assert given["port"] == container["ports"][0]["containerPort"]
+    assert not given["insecure"]
 
 
 def test_an_update_takes_nothing_away() -> None:
