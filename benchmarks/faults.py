@@ -117,16 +117,13 @@ def main() -> None:
         subprocess.run(["docker", *words], check=True, capture_output=True)
 
     def container(service: str) -> str:
-        labels = {"project": options.project, "service": service}
-        filters = [
-            word for name, value in labels.items() for word in ("-f", f"label=com.docker.compose.{name}={value}")
-        ]
-        shown = subprocess.run(["docker", "ps", "-aq", *filters], check=True, capture_output=True, text=True)
+        mark = "label=com.docker.compose"
+        command = ["docker", "ps", "-aq", "-f", f"{mark}.project={options.project}", "-f", f"{mark}.service={service}"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True)
         return shown.stdout.split()[0]
 
-    print(
-        f"{'for ' + format(options.seconds, '.0f') + ' s':<22}{'answers':>9}{'failed':>9}{'p99 ms':>9}{'longest ms':>12}"
-    )
+    head = f"for {options.seconds:.0f} s"
+    print(f"{head:<22}{'answers':>9}{'failed':>9}{'p99 ms':>9}{'longest ms':>12}")
     for name, service, fault in FAULTS:
         with Load(options.port, options.key, rows) as load:
             time.sleep(2)
