@@ -30,7 +30,8 @@ def command(tool: str, words: Sequence[object], *folders: Path, name: str = "") 
     mounts = [word for folder in (REPOSITORY, *folders) for word in ("-v", f"{folder}:{folder}")]
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
     named = ["--name", name or f"towline-test-{secrets.token_hex(4)}", "--network", "host"]
-    return ["docker", "run", "--rm", *named, *user, *mounts, "--entrypoint", tool, image, *map(str, words)]
+    entry = [] if tool == _SERVICE[tool] else ["--entrypoint", tool]
+    return ["docker", "run", "--rm", *named, *user, *mounts, *entry, image, *map(str, words)]
 
 
 def run(tool: str, *words: object, folders: Sequence[Path] = ()) -> "subprocess.CompletedProcess[str]":

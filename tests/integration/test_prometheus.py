@@ -220,7 +220,7 @@ def test_what_is_promised_comes_from_the_config(prometheus: Asked) -> None:
     """Availability and latency are those of the champion's release, not those of the file."""
     assert prometheus.values('towline:slo:target{objective="availability"}')[0][1] == 0.99
     assert prometheus.values("towline:slo_latency:edge_seconds")[0][1] == 0.05
-    assert {metric["le"] for metric, _ in prometheus.values("towline:request_seconds_quick:total")} == {"0.05"}
+    assert {metric["le"] for metric, _ in prometheus.values("towline:slo_latency:edge")} == {"0.05"}
 
 
 def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:

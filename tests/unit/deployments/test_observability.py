@@ -144,6 +144,9 @@ def test_alertmanager_takes_its_configuration() -> None:
     config = yaml.safe_load((ALERTMANAGER / "alertmanager.yml").read_text())
     names = {one["name"] for one in config["receivers"]}
     assert {one["labels"]["severity"] for one in alerts()} == names
+    for name in names:
+        words = ("config", "routes", "test", f"--config.file={ALERTMANAGER / 'alertmanager.yml'}", f"severity={name}")
+        assert run("amtool", *words).stdout.strip() == name
 
 
 def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
