@@ -146,7 +146,7 @@ def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     """Its run is ended by the server, whoever waits is told so, and another worker goes on where it stopped."""
     from tasks import zombies
 
-    zombies.watch(team.client, silent=timedelta(seconds=28))
+    zombies.watch(team.client, silent=timedelta(seconds=20))
     team.start()
     team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     deployed = team.deployed()
@@ -166,7 +166,7 @@ def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     team.kill()
     out, err = first.communicate(timeout=180)
     assert (first.returncode, json.loads(out)["code"]) == (5, "T900"), err
-    assert "the run lost its process: no sign of life for 28 s" in err
+    assert "the run lost its process: no sign of life for 20 s" in err
     assert "✓ load" in err
     assert team.runs("training")[0].state_name == "Crashed"
 
