@@ -1,8 +1,11 @@
-"""What ``towline up`` runs of each config, and when: ``python -m flows.deployments CONFIG…`` is its scheduler."""
+"""What is run of each config, and when: ``python -m flows.deployments CONFIG…`` is the scheduler of ``towline up``.
 
+``python -m flows.deployments --pool NAME [CONFIG…]`` is a worker of a work pool, one of any number.
+"""
+
+import argparse
 import hashlib
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,20 @@ from prefect.types.entrypoint import EntrypointType
 from flows.drift import drift_flow
 from flows.quality import quality_flow
 from flows.reaction import reaction_flow
+from flows.scoring import scoring_flow
 from flows.training import training_flow
-from tasks import scheduling
+from tasks import pool, scheduling, zombies
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
 from towline.monitoring.running import TAG
 from towline.registry.ledger import Ledger
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost
-FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow)
+FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, scoring_flow)
 
 
-def deployments(config: PipelineConfig, mark: str = TAG) -> list[RunnerDeployment]:
-    """``training/<name>``, ``drift/<name>``, ``quality/<name>``, ``reaction/<name>``; one without a line waits.
+def deployments(config: PipelineConfig, mark: str = TAG, pool: str | None = None) -> list[RunnerDeployment]:
+    """``training/<name>``, and so for drift, quality, reaction and scoring; one without a line waits to be asked.
 
     Raises:
         ConfigError: a line of the schedule is none.
@@ -54,9 +58,10 @@ def deployments(config: PipelineConfig, mark: str = TAG) -> list[RunnerDeploymen
             schedules=[cron] if cron else [],
             parameters={"config": config.model_dump(mode="json")},
             concurrency_limit=_ONE,
-            tags=[TAG, mark],
+            tags=list(dict.fromkeys([TAG, mark])),
             paused=False,
             enforce_parameter_schema=False,
+            work_pool_name=pool,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         if not isinstance(deployment, RunnerDeployment):
@@ -84,6 +89,33 @@ def main(paths: Sequence[str]) -> None:
     scheduling.serve(found, lambda: scheduling.deploy(wanted(), mark))
 
 
+def work(name: str, paths: Sequence[str]) -> None:
+    """Is a worker of a pool until it is told to end: runs what is due, of these configs and of all else in the pool.
+
+    The pool is made if it is missing, and with it what ends runs whose worker was lost. A model without a champion
+    waits for its schedule, or to be asked for.
+    """
+    settings = Settings.from_environment()
+
+    def deploy() -> None:
+        configs = [read_config(Path(path)) for path in paths]
+        scheduling.deploy([one for config in configs for one in deployments(config, pool=name)], None)
+
+    with get_client(sync_client=True) as client:
+        pool.make(client, name)
+        zombies.watch(client)
+    deploy()
+    pool.serve(name, settings, deploy)
+
+
 if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("towline").setLevel(logging.INFO)
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__)
+    parser.add_argument("--pool", metavar="NAME", help="be a worker of this work pool of Prefect's")
+    parser.add_argument("configs", nargs="*", metavar="CONFIG")
+    given = parser.parse_args()
+    if given.pool:
+        work(given.pool, given.configs)
+    else:
+        main(given.configs)

@@ -7,18 +7,18 @@ from prefect import flow
 from flows.reaction import react
 from tasks.ending import watched
 from tasks.watch import detect, report_drift
-from towline.config import PipelineConfig, Settings
+from towline.config import Given, Settings
 from towline.monitoring import rounds
 from towline.monitoring.policy import Round
 
 
 @flow(name="drift", flow_run_name="{config.name}")
 @watched
-def drift_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
+def drift_flow(config: Given, as_of: datetime | None = None) -> Round:
     """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
 
     Args:
-        config: of the model.
+        config: of the model; or the path of one in the project.
         as_of: predictions from then on do not exist for this run; default: now.
 
     Raises:

@@ -7,18 +7,18 @@ from prefect import flow
 from flows.reaction import react
 from tasks.ending import watched
 from tasks.watch import measure
-from towline.config import PipelineConfig, Settings
+from towline.config import Given, Settings
 from towline.monitoring import rounds
 from towline.monitoring.policy import Round
 
 
 @flow(name="quality", flow_run_name="{config.name}")
 @watched
-def quality_flow(config: PipelineConfig, as_of: datetime | None = None) -> Round:
+def quality_flow(config: Given, as_of: datetime | None = None) -> Round:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 
     Args:
-        config: of the model.
+        config: of the model; or the path of one in the project.
         as_of: predictions and labels from then on do not exist for this run; default: now.
 
     Raises:

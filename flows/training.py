@@ -10,7 +10,7 @@ from tasks.ending import ends
 from tasks.registry import conclude, register
 from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
-from towline.config import PipelineConfig, Settings
+from towline.config import Given, Settings
 from towline.outcome import Outcome, finished, provenance
 from towline.release.smoke import start
 from towline.training.fitting import baseline, check, choose
@@ -19,7 +19,7 @@ from towline.training.fitting import baseline, check, choose
 @flow(name="training", flow_run_name="{config.name}")
 @ends
 def training_flow(
-    config: PipelineConfig,
+    config: Given,
     as_of: datetime | None = None,
     force: bool = False,
     trigger: Literal["manual", "schedule", "drift", "quality", "slo"] = "manual",
@@ -27,7 +27,7 @@ def training_flow(
     """Trains, judges and promotes one model; a run that was done before is not done again.
 
     Args:
-        config: what to do.
+        config: what to do; or the path of a config in the project.
         as_of: rows after it do not exist for this run; default: all rows count.
         force: run again although an identical run has finished.
         trigger: why this run was started; recorded with it.

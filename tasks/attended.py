@@ -1,6 +1,7 @@
 """What a flow run needs that a scheduler started in a process of its own, and one from the command line has already."""
 
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ def attended() -> Iterator[None]:
     A flow within this one, and one from the command line, is left as it is.
     """
     scheduler, context = os.environ.pop(SCHEDULER, ""), FlowRunContext.get()
+    if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
+        logging.getLogger("towline").setLevel(logging.INFO)  # who waits for the run sees its steps
     if not scheduler or context is None or context.flow_run is None:
         yield
         return

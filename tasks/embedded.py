@@ -68,12 +68,20 @@ def orphaned(run: FlowRun) -> bool:
 
 def crash(client: SyncPrefectClient, run: FlowRun) -> None:
     """Tells the server that a run's process is gone, and so its tasks and the flows that ran within it."""
-    gone: State[Any] = Crashed(message="its process is gone")
+    close(client, run)
+    client.set_flow_run_state(run.id, _gone(), force=True)
+
+
+def close(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Tells the server that the tasks of a run whose process is gone, and the flows within it, are gone too."""
     mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
     for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=TaskRunFilter.model_validate(OPEN)):
-        client.set_task_run_state(task.id, gone, force=True)
+        client.set_task_run_state(task.id, _gone(), force=True)
     within = FlowRunFilter.model_validate(OPEN | {"parent_flow_run_id": {"any_": [run.id]}})
     for inner in client.read_flow_runs(flow_run_filter=within):
         if inner.deployment_id is None:  # one of a deployment has a process of its own
             crash(client, inner)
-    client.set_flow_run_state(run.id, gone, force=True)
+
+
+def _gone() -> State[Any]:
+    return Crashed(message="its process is gone")

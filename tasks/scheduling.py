@@ -21,19 +21,19 @@ from prefect.runner import Runner
 from prefect.states import Cancelled, Scheduled
 
 from tasks.attended import SCHEDULER
-from tasks.embedded import crash, orphaned
+from tasks.embedded import close, crash, orphaned
 from towline.processes import children
 
 AGAIN = "again"  # tag of a run that takes the place of one whose process was lost
 _LOG = logging.getLogger("towline.schedules")
-_POLL = 5.0  # seconds between two looks for runs that are due
-_SWEEP = 60.0  # seconds between two looks for runs that have piled up
-_OPEN = ("PENDING", "RUNNING", "CANCELLING")
+POLL = 5.0  # seconds between two looks for runs that are due
+SWEEP = 60.0  # seconds between two looks for runs that have piled up
+OPEN = ("PENDING", "RUNNING", "CANCELLING")
 _PAGE = 200
 
 
-def deploy(deployments: Sequence[RunnerDeployment], mark: str) -> list[UUID]:
-    """Makes or changes the deployments; others with the tag ``mark`` are paused, for nobody runs them."""
+def deploy(deployments: Sequence[RunnerDeployment], mark: str | None) -> list[UUID]:
+    """Makes or changes the deployments; others with the tag ``mark``, if one is given, are paused: nobody runs them."""
     found = []
     with get_client(sync_client=True) as client:
         for deployment in deployments:
@@ -44,6 +44,8 @@ def deploy(deployments: Sequence[RunnerDeployment], mark: str) -> list[UUID]:
             if not deployment.schedules:  # apply leaves the old ones where there are no new ones
                 for schedule in client.read_deployment_schedules(number):
                     client.delete_deployment_schedule(number, schedule.id)
+        if mark is None:
+            return found
         marked = DeploymentFilter.model_validate({"tags": {"all_": [mark]}})
         for other in client.read_deployments(deployment_filter=marked, limit=_PAGE):
             if other.id not in found and not other.paused:
@@ -51,26 +53,36 @@ def deploy(deployments: Sequence[RunnerDeployment], mark: str) -> list[UUID]:
     return found
 
 
-def catch_up(client: SyncPrefectClient, number: UUID) -> None:
+def catch_up(client: SyncPrefectClient, number: UUID, *, shared: bool = False) -> None:
     """Before anything of a deployment is run: what is left of the time before is closed, and made up for once.
 
     A run whose process is gone is told so, and is run again, unless it was such a run itself. Of the slots that passed
     without a run the newest is run, with the config of today.
+
+    Args:
+        client: of the server.
+        number: the deployment's.
+        shared: others run it too, so a run that names no process of this machine may be one of theirs, and one that
+            was asked for has a config of its own.
     """
     deployment = client.read_deployment(number)
-    for run in _runs(client, number, _OPEN):
-        if _ours(run) and (orphaned(run) or not any(tag.startswith("process:") for tag in run.tags)):
+    for run in _runs(client, number, OPEN):
+        nameless = not any(tag.startswith("process:") for tag in run.tags)
+        if _ours(run) and (orphaned(run) or (nameless and not shared)):
             crash(client, run)
     kept = thin_out(client, number)
     if kept is not None:
         client.update_flow_run(kept.id, parameters={**kept.parameters, **deployment.parameters})
     last = _last(client, number)
-    if last is None or last.state_type != StateType.CRASHED or AGAIN in last.tags:
+    if last is None or last.state_type != StateType.CRASHED:
         return
-    if kept is None or not last.auto_scheduled:
+    if shared:  # the server, when it missed the run's heartbeat, said so of the run alone
+        close(client, last)
+    if AGAIN not in last.tags and (kept is None or not last.auto_scheduled):
+        own = shared and not last.auto_scheduled
         client.create_flow_run_from_deployment(
             number,
-            parameters={**last.parameters, **deployment.parameters},
+            parameters={**last.parameters, **({} if own else deployment.parameters)},
             tags=[AGAIN],
             idempotency_key=f"{AGAIN}-{last.id}",
             parent_task_run_id=last.parent_task_run_id,
@@ -84,15 +96,15 @@ def thin_out(client: SyncPrefectClient, number: UUID) -> FlowRun | None:
     waiting = [run for run in _runs(client, number, ("SCHEDULED",)) if run.auto_scheduled and _slot(run) < now]
     waiting.sort(key=_slot)
     for run in waiting[:-1]:
-        told = f"its time passed while nothing ran; the slot of {_slot(waiting[-1]):%Y-%m-%d %H:%M} UTC is run"
-        client.set_flow_run_state(run.id, Cancelled(name="Missed", message=told), force=True)
+        why = f"its time passed while nothing ran; the slot of {_slot(waiting[-1]):%Y-%m-%d %H:%M} UTC is run"
+        client.set_flow_run_state(run.id, Cancelled(name="Missed", message=why), force=True)
     return waiting[-1] if waiting else None
 
 
 def begin(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
     """A run now, unless one is under way or waits."""
     now = dt.datetime.now(dt.UTC)
-    if not any(_slot(run) <= now for run in _runs(client, deployment.id, (*_OPEN, "SCHEDULED"))):
+    if not any(_slot(run) <= now for run in _runs(client, deployment.id, (*OPEN, "SCHEDULED"))):
         client.create_flow_run_from_deployment(deployment.id, state=Scheduled())
 
 
@@ -109,7 +121,7 @@ def serve(deployments: Sequence[RunnerDeployment], again: Callable[[], object]) 
 
 async def _serve(deployments: Sequence[RunnerDeployment], again: Callable[[], object]) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    runner = Runner(name="towline", query_seconds=_POLL, pause_on_shutdown=False, limit=None)
+    runner = Runner(name="towline", query_seconds=POLL, pause_on_shutdown=False, limit=None)
     numbers = [await runner.aadd_deployment(deployment) for deployment in deployments]
     going = asyncio.create_task(runner.start())
     while not runner.started and not going.done():
@@ -119,7 +131,7 @@ async def _serve(deployments: Sequence[RunnerDeployment], again: Callable[[], ob
     jobs: set[asyncio.Task[None]] = set()
 
     def anew() -> None:
-        job = asyncio.create_task(_told(asyncio.to_thread(again)))
+        job = asyncio.create_task(told(asyncio.to_thread(again)))
         jobs.add(job)
         job.add_done_callback(jobs.discard)
 
@@ -139,8 +151,8 @@ async def _serve(deployments: Sequence[RunnerDeployment], again: Callable[[], ob
 async def _sweep(numbers: Sequence[UUID]) -> None:
     """A machine that slept, or a run that takes longer than its interval, piles slots up."""
     while True:
-        await asyncio.sleep(_SWEEP)
-        await _told(asyncio.to_thread(_thin_all, numbers))
+        await asyncio.sleep(SWEEP)
+        await told(asyncio.to_thread(_thin_all, numbers))
 
 
 def _thin_all(numbers: Sequence[UUID]) -> None:
@@ -149,7 +161,7 @@ def _thin_all(numbers: Sequence[UUID]) -> None:
             thin_out(client, number)
 
 
-async def _told(job: Awaitable[object]) -> None:
+async def told(job: Awaitable[object]) -> None:
     try:
         await job
     except Exception:  # noqa: BLE001 - a server away, a config that is none: what went before goes on
@@ -165,7 +177,7 @@ def _end_runs(numbers: Sequence[UUID]) -> None:
         time.sleep(0.05)
     with get_client(sync_client=True) as client:
         for number in numbers:
-            for run in _runs(client, number, _OPEN):
+            for run in _runs(client, number, OPEN):
                 if _ours(run):
                     crash(client, run)
 

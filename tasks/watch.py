@@ -4,6 +4,7 @@ import datetime as dt
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -89,8 +90,10 @@ def tell(config: PipelineConfig, settings: Settings, found: Drift | Quality | No
 
 
 def deployed(name: str) -> bool:
-    """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` is there to run it."""
-    if running.find(Settings.from_environment()) is None:
+    """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` or a worker of a pool is there to run it."""
+    context = FlowRunContext.get()
+    pooled = context is not None and context.flow_run is not None and context.flow_run.work_pool_name
+    if not pooled and running.find(Settings.from_environment()) is None:
         return False
     with get_client(sync_client=True) as client:
         try:

@@ -14,9 +14,9 @@ TowlineError
 Exit 0 is done, 1 a fault in towline itself, 130 an interrupt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TowlineError(Exception):
@@ -64,6 +64,19 @@ class TowlineError(Exception):
 
 def _rebuild(kind: type[TowlineError], what: str, where: str, remedy: str, details: tuple[str, ...]) -> TowlineError:
     return kind(what, where=where, remedy=remedy, details=details)
+
+
+def restored(document: Mapping[str, Any]) -> TowlineError:
+    """The error that ``as_dict`` was asked of, in another process; its kind where it can be made of these parts."""
+    kinds, name = {TowlineError.__name__: TowlineError}, str(document["error"])
+    found = [TowlineError]
+    while found:
+        below = found.pop().__subclasses__()
+        kinds |= {kind.__name__: kind for kind in below}
+        found += below
+    kind = DataError if name == InputRefused.__name__ else kinds.get(name, TowlineError)
+    details = tuple(map(str, document["details"]))
+    return _rebuild(kind, str(document["what"]), str(document["where"]), str(document["remedy"]), details)
 
 
 class Mendable(TowlineError):

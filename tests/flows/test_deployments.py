@@ -82,7 +82,7 @@ def age(run: "FlowRun") -> dt.timedelta:
 
 def test_a_line_of_the_schedule_becomes_runs_in_its_time_zone(client: "SyncPrefectClient") -> None:
     """Prefect's scheduler lays slots out for each flow with a line, and none for one without."""
-    training, drift, quality, reaction = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
+    training, drift, quality, reaction, _ = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
     slots = [run.expected_start_time.astimezone(BERLIN) for run in scheduled(client, drift) if run.expected_start_time]
     assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 in the night without a 2:30
     assert scheduled(client, quality)
@@ -195,6 +195,52 @@ def test_a_night_cut_short_and_a_night_missed_are_one_run(client: "SyncPrefectCl
     client.set_flow_run_state(first, Running(), force=True)
     scheduling.catch_up(client, drift)
     assert states(client, drift) == ["Crashed", "Scheduled"]
+
+
+def test_in_a_pool_another_workers_run_is_let_be(client: "SyncPrefectClient") -> None:
+    """A run that was taken and names no process yet, and one on another machine, are not this worker's to end."""
+    from prefect.states import Pending, Running
+
+    from tasks import scheduling
+
+    training = deploy(config("pooled"))[0]
+    client.set_flow_run_state(client.create_flow_run_from_deployment(training).id, Pending(), force=True)
+    elsewhere = client.create_flow_run_from_deployment(training)
+    client.update_flow_run(elsewhere.id, tags=["host:elsewhere", "process:1:1"])
+    client.set_flow_run_state(elsewhere.id, Running(), force=True)
+    scheduling.catch_up(client, training, shared=True)
+    assert states(client, training) == ["Pending", "Running"]
+
+
+def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPrefectClient") -> None:
+    """Once, however many workers see it, and with the config that came with it instead of the deployment's."""
+    from prefect.states import Crashed
+
+    from tasks import scheduling
+
+    training = deploy(config("lost"))[0]
+    asked = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
+    lost = client.create_flow_run_from_deployment(training, parameters={"config": asked})
+    client.set_flow_run_state(lost.id, Crashed(), force=True)
+    for _ in range(2):
+        scheduling.catch_up(client, training, shared=True)
+    assert states(client, training) == ["Crashed", "Scheduled"]
+    (again,) = [run for run in runs(client, training) if run.state_name == "Scheduled"]
+    assert again.parameters["config"]["seed"] == 7
+
+
+def test_what_ends_silent_runs_is_made_once(client: "SyncPrefectClient") -> None:
+    """Each worker that starts asks for it; times that somebody changed stay."""
+    from tasks import zombies
+
+    zombies.watch(client, silent=dt.timedelta(seconds=400))
+    zombies.watch(client)
+    found = [one for one in client.read_automations() if one.name.startswith("towline: ")]
+    try:
+        assert sorted(one.trigger.within.total_seconds() for one in found) == [400, 480]
+    finally:
+        for one in found:
+            client.delete_automation(one.id)
 
 
 def test_no_second_first_training(client: "SyncPrefectClient") -> None:

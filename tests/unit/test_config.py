@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
-from towline.config import PipelineConfig, PrivacyConfig, Settings, build_config, read_config
+from towline.config import Given, PipelineConfig, PrivacyConfig, Settings, build_config, read_config
 from towline.errors import ConfigError
 
 GOOD = """\
@@ -185,3 +185,14 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
     below = tmp_path / "notebooks" / "deep"
     below.mkdir(parents=True)
     assert Settings.from_environment({}, cwd=below).project == tmp_path
+
+
+def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a deployment names by its path in the project is read when the flow runs; what is no config is named."""
+    adapter = TypeAdapter[PipelineConfig](Given)
+    monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("name: bikes\ndata: {source: b.csv, target: y}\n")
+    read = adapter.validate_python("a.yaml")
+    assert read == adapter.validate_python(read) == adapter.validate_python(read.model_dump(mode="json"))
+    with pytest.raises(ConfigError, match="no such config"):
+        adapter.validate_python("b.yaml")

@@ -94,7 +94,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
     epilog=EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="towline")
-def main() -> None:
+@click.option(
+    "--profile",
+    metavar="NAME",
+    envvar="TOWLINE_PROFILE",
+    help="Run on a worker elsewhere: the profile profiles/NAME.env, or compose.  [env: TOWLINE_PROFILE]",
+)
+@click.pass_context
+def main(ctx: click.Context, profile: str | None) -> None:
     """Pulls a tabular model from data to production and keeps it there.
 
     \b
@@ -105,6 +112,11 @@ def main() -> None:
       towline status                          how it does: traffic, quality, drift, alarms
       towline score new.csv scored.csv        predictions for a file of rows
     """
+    if profile:
+        from towline.cli import profiles
+
+        profiles.check(profile, ctx.invoked_subcommand)
+        ctx.obj = profile
 
 
 def _register() -> None:

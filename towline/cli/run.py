@@ -43,8 +43,10 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        outcome = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
-    emit(outcome.model_dump(mode="json"), as_json, lambda: screen.summary(outcome, settings))
+        done = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
+    outcome, page = done.value, done.page
+    document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
+    emit(document, as_json, lambda: screen.summary(outcome, settings, page))
     if outcome.event == "refused":
         click.get_current_context().exit(GateRefused.exit_code)
 

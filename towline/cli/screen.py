@@ -113,14 +113,15 @@ def _width(cell: str) -> int:
     return len(click.unstyle(cell))
 
 
-def summary(outcome: "Outcome", settings: "Settings") -> str:
-    """The end of a run on one screen."""
+def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
+    """The end of a run on one screen; ``page`` is that of a run on another machine, where its files are."""
     release = settings.store / outcome.release
     name = f"{outcome.model}@{outcome.version}"
     if outcome.repeated:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
         done = f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n"
-        return done + _next([("see it", f"towline show {name}"), ("run all the same", "add --force")])
+        see = ("see the run", page) if page else ("see it", f"towline show {name}")
+        return done + _next([see, ("run all the same", "add --force")])
     data, split = outcome.dataset, outcome.split
     span = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
@@ -169,6 +170,10 @@ def summary(outcome: "Outcome", settings: "Settings") -> str:
         "",
         _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
         head("version") + f"{name}{instead}",
+    ]
+    if page:
+        return "\n".join([*lines, head("run") + page])
+    lines += [
         head("release") + str(release),
         head("report") + str(release / "card.html"),
     ]

@@ -42,14 +42,14 @@ def drift(
     from towline.config import Settings, read_config
     from towline.errors import ConfigError
 
+    if current is None:
+        if report:
+            raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
+        _round(config, "drift", as_of, overrides, as_json)
+        return
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        if current is None:
-            if report:
-                raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
-            _round(config, "drift", as_of, overrides, as_json)
-            return
         from towline.monitoring import rounds
 
         now = rounds.moment(as_of)
@@ -92,8 +92,9 @@ def _round(config: Path, flow: str, as_of: datetime | None, overrides: tuple[str
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        seen = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
-    emit(seen.model_dump(mode="json"), as_json, lambda: _told(seen))
+        done = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
+    page = {"page": done.page} if done.page else {}
+    emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
 
 
 def _told(seen: "Round") -> str:

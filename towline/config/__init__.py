@@ -4,7 +4,7 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
-from towline.config.pipeline import PipelineConfig, build_config, read_config
+from towline.config.pipeline import Given, PipelineConfig, build_config, read_config
 from towline.config.record import Duration, Frozen, Span, span
 from towline.config.settings import Settings
 from towline.config.training import (
@@ -54,6 +54,7 @@ __all__ = [
     "Expectation",
     "Frozen",
     "GateConfig",
+    "Given",
     "Keeping",
     "Kind",
     "Metric",

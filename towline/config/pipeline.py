@@ -5,13 +5,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline import strict_yaml
 from towline.config.record import Frozen, suggest
+from towline.config.settings import Settings
 from towline.config.training import (
     Candidate,
     CrossValidationConfig,
@@ -132,6 +133,14 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     for override in overrides:
         strict_yaml.override(raw, override)
     return build_config(raw, str(path), tree)
+
+
+def _read_if_named(value: object) -> object:
+    return read_config(Settings.from_environment().project / value) if isinstance(value, str) else value
+
+
+#: what a flow takes: a config, or the path of one in the project, read where and when the flow runs
+Given = Annotated[PipelineConfig, BeforeValidator(_read_if_named, json_schema_input_type=PipelineConfig | str)]
 
 
 def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None) -> PipelineConfig:

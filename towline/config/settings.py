@@ -7,7 +7,8 @@ from pathlib import Path
 from towline.config.record import Frozen, suggest
 from towline.errors import ConfigError
 
-_OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS"}  # read by those that need them
+# read by the commands that need them; they say not where anything is
+_OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS", "TOWLINE_PROFILE"}
 
 
 class Settings(Frozen):

@@ -214,7 +214,12 @@ class PredictionLog:
             return  # tried again a second later
         command = [sys.executable, "-m", "towline.serving.parts", str(self.folder)]
         quiet = subprocess.DEVNULL
-        self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
+        try:
+            self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
+        except OSError as error:  # no room for another process: the segments stay, and are converted later
+            self._complain(error)
+            self._convert_at = time.monotonic() + _SETTLED
+            return
         self._convert_at = float("inf")
 
     def _complain(self, error: Exception) -> None:

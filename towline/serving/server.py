@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from towline.errors import ConfigError
@@ -243,7 +244,8 @@ def _prediction_log(service: Service) -> "PredictionLog | None":
     if not service.options.log or model is None:
         return None
     worker = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] + f"-{os.getpid()}"
-    return PredictionLog(service.options.settings.store / "predictions" / model.name, worker)
+    folder = service.options.settings.store / "predictions" / model.name
+    return PredictionLog(folder, worker, convert=find_spec("pyarrow") is not None)
 
 
 def _raise_file_limit() -> None:

@@ -1,0 +1,33 @@
+"""Scoring: predictions for a file of rows, by the champion."""
+
+from datetime import datetime
+from pathlib import PurePath
+
+from prefect import flow
+
+from tasks.ending import scored
+from tasks.scoring import score
+from towline.config import Given, Settings
+from towline.monitoring import rounds
+from towline.scoring.batch import Scored
+
+
+@flow(name="scoring", flow_run_name="{config.name}")
+@scored
+def scoring_flow(config: Given, source: str, output: str = "", as_of: datetime | None = None) -> Scored:
+    """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
+
+    Args:
+        config: of the model; or the path of one in the project.
+        source: CSV, CSV.gz or Parquet; a relative path starts at the project.
+        output: of the same kinds; a relative path starts at the store. Default: scored/<model>/<name of the source>.
+        as_of: by the model that served then; default: now.
+
+    Raises:
+        GateRefused: no version serves yet.
+        DataError: the file cannot be read, or does not fit the model's contract.
+        Unavailable: a store stayed away through the retries, or the output cannot be written.
+    """
+    settings = Settings.from_environment()
+    serving = rounds.champion(settings, config.name, rounds.moment(as_of))
+    return score(config, settings, serving, source, output or f"scored/{config.name}/{PurePath(source).name}")

@@ -1,0 +1,134 @@
+"""docker-compose.yml as a team starts it: from a copy of the repository, with secrets of its own."""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+NAME = "towline-test"
+PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
+
+
+class Stack:
+    """The stack of one folder.
+
+    Attributes:
+        folder: the copy.
+        env: what its ``.env`` says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ).stdout.split("\n")
+        for name in filter(None, names):
+            if (REPOSITORY / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, folder / name)
+        self.env: dict[str, str] = {}
+        for line in (folder / ".env.example").read_text("utf-8").splitlines():
+            name, equals, value = line.partition("=")
+            if equals and not name.startswith("#"):
+                self.env[name] = value
+        self.secrets = {
+            name: secrets.token_hex(16) for name, value in self.env.items() if not value and name != "ALERT_WEBHOOK"
+        }
+        self.env |= self.secrets | {"PREFECT_AUTH_STRING": f"ann:{self.secrets['PREFECT_AUTH_STRING']}"}
+        self.env |= {f"{name}_PORT": str(_port()) for name in PORTS}
+
+    def write(self) -> None:
+        lines = [f"{name}={value}" for name, value in self.env.items()]
+        (self.folder / ".env").write_text("\n".join(lines) + "\n", "utf-8")
+
+    def compose(self, *words: str, check: bool = True, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+        """``docker compose`` where it is there, else ``docker-compose``."""
+        two = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *words]
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=_bare()
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        return done
+
+    def towline(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """A command on the host, in the folder."""
+        return subprocess.run(
+            ["towline", *words], cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout,
+            env=_bare(),
+        )  # fmt: skip
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "-q", service).stdout.split()[0]
+
+    def state(self, service: str) -> str:
+        """``healthy``, ``starting``, ``unhealthy``, or how the container is where it has no check."""
+        shown = subprocess.run(
+            ["docker", "inspect", self.container(service)], capture_output=True, text=True, check=True
+        ).stdout
+        state = json.loads(shown)[0]["State"]
+        return str(state.get("Health", {}).get("Status") or state["Status"])
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.env[f'{name}_PORT']}"
+
+    def ask(self, name: str, path: str, body: Any = None, *, auth: str = "", key: str = "") -> tuple[int, Any]:
+        """Status and JSON (or text) of an answer."""
+        request = urllib.request.Request(self.url(name) + path, None if body is None else json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        if auth:
+            request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
+        if key:
+            request.add_header("Authorization", f"Bearer {key}")
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                status, text = answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read().decode("utf-8", "replace")
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, text
+
+    def mlflow(self, path: str, body: Any = None) -> Any:
+        return self.ask("MLFLOW", path, body, auth=f"admin:{self.env['MLFLOW_ADMIN_PASSWORD']}")[1]
+
+    def prefect(self, path: str, body: Any = None) -> Any:
+        return self.ask("PREFECT", path, body, auth=self.env["PREFECT_AUTH_STRING"])[1]
+
+    def query(self, promql: str) -> list[Any]:
+        """What Prometheus answers now."""
+        from urllib.parse import quote
+
+        return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
+
+
+def until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
+    """Waits for something to be so, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+    return found
+
+
+def _bare() -> dict[str, str]:
+    kept = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
+    return {name: value for name, value in os.environ.items() if not name.startswith(kept)}
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

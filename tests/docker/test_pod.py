@@ -1,0 +1,131 @@
+"""A pod of deployments/kubernetes, as nearly as one Docker engine can run it."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.shelf import Shelf
+from tests.unit.deployments.manifests import of, pod, render
+from towline.release.image import make
+from towline.serving import keys
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+_UNITS = {"Mi": 2**20, "Gi": 2**30}
+_ASK = """
+import http.client, json, sys
+path, key, body = sys.argv[1:]
+connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=10)
+headers = {"Content-Type": "application/json"} | ({"Authorization": "Bearer " + key} if key else {})
+connection.request("POST" if body else "GET", path, body or None, headers)
+answer = connection.getresponse()
+print(json.dumps([answer.status, answer.read().decode()]))
+"""
+_FIND = """
+import pathlib, sys
+files = pathlib.Path("/store/predictions").rglob("*.jsonl")
+sys.exit(not any(sys.argv[1] in file.read_text() for file in files))
+"""
+
+
+@pytest.fixture
+def image(engine: "DockerClient", shelf: Shelf) -> Iterator[str]:
+    built = make(shelf.release(1), "towline-test/pod").tag
+    yield built
+    engine.images.remove(built)
+
+
+def mount(folder: Path, file: Path, name: str) -> None:
+    """As the kubelet does it: the content in a folder of its own, reached through a link that is exchanged."""
+    (folder / name).mkdir(parents=True)
+    shutil.copy(file, folder / name)
+    (folder / name / file.name).chmod(0o444)
+    (folder / "..new").symlink_to(name)
+    (folder / "..new").replace(folder / "..data")
+
+
+def start(engine: "DockerClient", image: str, folders: dict[str, Path]) -> "Container":
+    """The container of the base deployment: its user, rights, limits and mounts."""
+    (deployment,) = of(render("base"), "Deployment")
+    spec = pod(deployment)
+    (container,) = spec["containers"]
+    memory = container["resources"]["limits"]["memory"]
+    volumes = {
+        str(folders[one["name"]]): {"bind": one["mountPath"], "mode": "ro" if one.get("readOnly") else "rw"}
+        for one in container["volumeMounts"]
+    }
+    return engine.containers.run(
+        image,
+        container["args"],
+        detach=True,
+        network_mode="none",
+        user=f"{spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}",
+        read_only=container["securityContext"]["readOnlyRootFilesystem"],
+        cap_drop=container["securityContext"]["capabilities"]["drop"],
+        security_opt=["no-new-privileges"],
+        mem_limit=int(memory[:-2]) * _UNITS[memory[-2:]],
+        nano_cpus=int(container["resources"]["limits"]["cpu"]) * 10**9,
+        volumes=volumes,
+    )
+
+
+def ask(container: "Container", path: str, key: str = "", body: str = "") -> tuple[int, str]:
+    code, output = container.exec_run(["python", "-c", _ASK, path, key, body])
+    assert code == 0, output
+    status, text = json.loads(output)
+    return status, text
+
+
+def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
+    engine: "DockerClient", image: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    """With the rights and mounts of the manifest: probes, a prediction, its log, a key added to the Secret, an end."""
+    folders = {name: tmp_path / "pod" / name for name in ("tmp", "store", "keys")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    for name in ("tmp", "store"):
+        folders[name].chmod(0o2777)  # as an emptyDir is
+    maker = tmp_path / "maker"
+    caller, _ = keys.create(maker, "shop")
+    file = maker / "serving" / "keys.json"
+    mount(folders["keys"], file, "..one")
+    (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
+    held = sorted(folders["keys"].iterdir())
+    rows = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"][:2]
+
+    container = start(engine, image, folders)
+    try:
+        code, said = container.exec_run(["python", "-m", "towline.serving.health", "--wait", "60"])
+        assert code == 0, (said, container.logs())
+        assert [ask(container, path)[0] for path in ("/readyz", "/livez", "/v2/health/ready")] == [200] * 3
+        assert ask(container, "/predict", body=json.dumps({"rows": rows}))[0] == 401
+        status, text = ask(container, "/predict", caller, json.dumps({"rows": rows}))
+        assert status == 200, text
+        assert len(json.loads(text)["predictions"]) == 2
+
+        operator, _ = keys.create(maker, "operator", ["admin"])
+        assert ask(container, "/metrics", operator)[0] == 401
+        mount(folders["keys"], file, "..two")
+        end = time.monotonic() + 30
+        while (status := ask(container, "/metrics", operator)[0]) != 200:
+            assert time.monotonic() < end, status
+
+        number, end = json.loads(text)["request_id"], time.monotonic() + 30
+        while container.exec_run(["python", "-c", _FIND, number])[0] != 0:
+            assert time.monotonic() < end, container.logs()
+
+        (deployment,) = of(render("base"), "Deployment")
+        container.stop(timeout=pod(deployment)["terminationGracePeriodSeconds"])
+        container.reload()
+        assert container.attrs["State"]["ExitCode"] == 0, container.logs()
+        assert sorted(folders["keys"].iterdir()) == sorted([*held, folders["keys"] / "..two"])
+    finally:
+        container.remove(force=True, v=True)

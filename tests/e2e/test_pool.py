@@ -1,0 +1,205 @@
+"""A work pool as a team uses it: deployed from prefect.yaml, asked from another machine, a worker lost for good."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from benchmarks.kill import write_config
+from tests.conftest import REPOSITORY
+from towline.processes import children
+
+if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL, MODEL = "towline", "bike-demand"
+
+
+class Team:
+    """A project with the shipped prefect.yaml and a quick config, a worker of its pool, and a client elsewhere."""
+
+    def __init__(self, folder: Path, server: str, client: "SyncPrefectClient") -> None:
+        self.project, self.store, self.client = folder / "project", folder / "store", client
+        for name in ("configs", "data"):
+            (self.project / name).mkdir(parents=True)
+        for name in ("flows", "tasks", "deployments"):
+            (self.project / name).symlink_to(REPOSITORY / name)
+        config = yaml.safe_load(write_config(folder).read_text()) | {"name": MODEL, "candidates": ["linear"]}
+        config["data"]["source"] = "data/bike_hourly.parquet"
+        rows = pq.read_table(REPOSITORY / "data" / "bike_hourly.parquet").slice(0, 600)
+        pq.write_table(rows, self.project / "data" / "bike_hourly.parquet")
+        (self.project / "configs" / "bike_demand.yaml").write_text(yaml.safe_dump(config))
+        (self.project / ".env").write_text(f"PREFECT_AUTH_STRING=me:secret\nPREFECT_PORT={urlsplit(server).port}\n")
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.elsewhere = plain | {"TOWLINE_PROJECT": str(self.project), "TOWLINE_STORE": str(folder / "elsewhere")}
+        self.here = self.elsewhere | {"TOWLINE_STORE": str(self.store), "PREFECT_API_URL": f"{server}/api"}
+        self.here |= {"PREFECT_HOME": str(self.store / "prefect"), "OMP_NUM_THREADS": "1"}
+        self.log = folder / "worker.log"
+        self.worker: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-m", "flows.deployments", "--pool", POOL],
+                env=self.here, cwd=self.project, stdout=log, stderr=log, text=True,
+            )  # fmt: skip
+        begin = self.log.stat().st_size
+        self.until(lambda: "started!" in self.log.read_text()[begin:])
+
+    def kill(self) -> None:
+        """The worker and its runs, which nobody then tells anything of."""
+        assert self.worker is not None
+        for pid in (self.worker.pid, *children(self.worker.pid)):
+            os.kill(pid, signal.SIGKILL)
+        self.worker.wait()
+
+    def ask(self, *words: str) -> "subprocess.Popen[str]":
+        """`towline --profile compose …` from elsewhere."""
+        command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *words]
+        return subprocess.Popen(
+            command, env=self.elsewhere, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def prefect(self, *words: str) -> str:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+        done = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def deployed(self) -> dict[str, Any]:
+        """What makes up each deployment, by its flow."""
+        from prefect.client.schemas.filters import DeploymentFilter
+
+        named = DeploymentFilter.model_validate({"name": {"any_": [MODEL]}})
+        kept = {"id", "entrypoint", "work_pool_name", "parameters", "tags", "concurrency_options"}
+        return {
+            one.entrypoint.split(".")[1]: one.model_dump(include=kept)
+            | {
+                "limit": one.global_concurrency_limit.limit,
+                "lines": [(plan.schedule.cron, plan.parameters) for plan in one.schedules],
+            }
+            for one in self.client.read_deployments(deployment_filter=named)
+        }
+
+    def runs(self, flow: str) -> list[Any]:
+        """Of the deployment that began, oldest first."""
+        from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
+
+        found = self.client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}),
+            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [MODEL]}}),
+        )
+        return sorted((run for run in found if run.start_time), key=lambda run: run.start_time)
+
+    def tasks(self, run: Any) -> dict[str, str]:
+        from prefect.client.schemas.filters import FlowRunFilter
+
+        mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+        return {task.name: task.state_name for task in self.client.read_task_runs(flow_run_filter=mine)}
+
+    def until(self, holds: Callable[[], Any], seconds: float = 180) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := holds()):
+            assert self.worker is None or self.worker.poll() in (None, -9), self.log.read_text()
+            assert time.monotonic() < deadline, f"it did not come about:\n{self.log.read_text()}"
+            time.sleep(0.2)
+        return found
+
+    def forget(self) -> None:
+        """What ends silent runs, so that the next worker makes it anew."""
+        for one in self.client.read_automations():
+            if one.name.startswith("towline: "):
+                self.client.delete_automation(one.id)
+
+    def end(self) -> None:
+        if self.worker is not None and self.worker.poll() is None:
+            self.kill()
+        self.forget()
+        for one in self.deployed().values():
+            self.client.delete_deployment(one["id"])
+
+
+@pytest.fixture
+def team(tmp_path: Path, prefect: str) -> Iterator[Team]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        team = Team(tmp_path, prefect, client)
+        try:
+            yield team
+        finally:
+            team.end()
+
+
+def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
+    """Its run is ended by the server, whoever waits is told so, and another worker goes on where it stopped."""
+    from tasks import zombies
+
+    zombies.watch(team.client, silent=timedelta(seconds=28))
+    team.start()
+    team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    deployed = team.deployed()
+    assert {flow: one["lines"] for flow, one in deployed.items()} == {
+        "training": [("0 1 * * *", {"trigger": "schedule"})],
+        "drift": [("0 2 * * *", {})],
+        "quality": [("0 4 * * *", {})],
+        "reaction": [],
+        "scoring": [],
+    }
+    assert {(one["limit"], one["work_pool_name"]) for one in deployed.values()} == {(1, POOL)}
+
+    first = team.ask("run", "configs/bike_demand.yaml", "--json")
+    team.until(lambda: team.runs("training"))
+    (run,) = team.runs("training")
+    team.until(lambda: [name for name, state in team.tasks(run).items() if (name[:5], state) == ("split", "Completed")])
+    team.kill()
+    out, err = first.communicate(timeout=180)
+    assert (first.returncode, json.loads(out)["code"]) == (5, "T900"), err
+    assert "the run lost its process: no sign of life for 28 s" in err
+    assert "✓ load" in err
+    assert team.runs("training")[0].state_name == "Crashed"
+
+    team.forget()
+    team.start()
+    second = team.ask("run", "configs/bike_demand.yaml", "--json")
+    out, err = second.communicate(timeout=180)
+    assert second.returncode == 0, err
+    outcome = json.loads(out)
+    assert (outcome["model"], outcome["version"], outcome["event"]) == (MODEL, 1, "promoted")
+    assert outcome["repeated"]  # it waited for the run that took the lost one's place
+    lost, again, asked = team.runs("training")
+    assert [run.state_name for run in (lost, again, asked)] == ["Crashed", "Completed", "Unchanged"]
+    assert asked.start_time >= again.end_time
+    assert outcome["page"].endswith(f"/runs/flow-run/{asked.id}")
+    resumed = {name.rpartition("-")[0]: state for name, state in team.tasks(again).items()}
+    assert (resumed["validate"], resumed["split"], resumed["fit"]) == ("Cached", "Cached", "Completed")
+    assert set(team.tasks(lost).values()) <= {"Completed", "Crashed"}
+
+    scoring = team.client.create_flow_run_from_deployment(deployed["scoring"]["id"])
+    third = team.ask("run", "configs/bike_demand.yaml", "--set", "data.source=data/none.csv")
+    team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    assert team.deployed() == deployed
+    _, err = third.communicate(timeout=180)
+    assert third.returncode == 2
+    assert "error T200: no such file" in err
+    state = team.until(lambda: (now := team.client.read_flow_run(scoring.id).state) and now.is_final() and now)
+    assert state.name == "Completed", state.message
+    assert "600 rows scored by version 1 of bike-demand" in state.message
+    scored = pq.read_table(team.store / "scored" / MODEL / "bike_hourly.parquet")
+    assert scored.num_rows == 600
+    assert "prediction" in scored.column_names
+
+    assert team.worker is not None
+    team.worker.send_signal(signal.SIGTERM)
+    assert team.worker.wait(timeout=60) == 0

@@ -1,0 +1,246 @@
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+from towline.cli import main
+
+CI = REPOSITORY / "deployments" / "ci"
+FILES = {
+    "ci.yml": (REPOSITORY / ".github" / "workflows" / "ci.yml", "vendor.github-workflows"),
+    "github.yml": (CI / "github.yml", "vendor.github-workflows"),
+    "gitlab-ci.yml": (CI / "gitlab-ci.yml", "vendor.gitlab-ci"),
+}
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def schema(file: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Checks a file against the schema that check-jsonschema ships; asks no network."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", name, "--output-format", "json", file]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def read(name: str) -> dict[Any, Any]:
+    return dict(yaml.safe_load(FILES[name][0].read_text()))
+
+
+def scripts(name: str) -> Iterator[str]:
+    """What each job's shell is given."""
+    content = read(name)
+    if name == "gitlab-ci.yml":
+        for job in content.values():
+            if isinstance(job, dict):
+                for part in ("before_script", "script", "after_script"):
+                    yield "\n".join(job.get(part, ()))
+    else:
+        for job in content["jobs"].values():
+            yield from (step["run"] for step in job["steps"] if "run" in step)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_server_takes_the_file(name: str) -> None:
+    """Workflows and pipelines are what GitHub's and GitLab's schemas describe."""
+    done = schema(*FILES[name])
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("ci.yml", "runs-on:", "run-on:"),
+        ("github.yml", "    needs: train", "    need: train"),
+        ("github.yml", "timeout-minutes: 240", "timeout-minutes: long"),
+        ("gitlab-ci.yml", "when: manual", "when: by-hand"),
+        ("gitlab-ci.yml", "  resource_group: train", "  ressource_group: train"),
+    ],
+)
+def test_a_typo_would_be_found(name: str, right: str, wrong: str, tmp_path: Path) -> None:
+    """The check above refuses a misspelt key and a value that is none."""
+    file, kind = FILES[name]
+    text = file.read_text()
+    assert right in text
+    (tmp_path / name).write_text(text.replace(right, wrong, 1))
+    done = schema(tmp_path / name, kind)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["status"] == "fail"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_shell_is_shell(name: str) -> None:
+    """bash can read every script, and none has an expression pasted into it: values come as variables."""
+    found = [script for script in scripts(name) if script]
+    assert found
+    for script in found:
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "${{" not in script
+
+
+def test_the_commands_are_towlines() -> None:
+    """Each towline command in the examples is there, with each option it is given."""
+    texts = [*scripts("github.yml"), *scripts("gitlab-ci.yml"), (CI / "package.sh").read_text()]
+    lines = re.findall(r"(?:^|\$\()towline ([^|>)\n]*)", "\n".join(texts), re.MULTILINE)
+    named = [shlex.split(line) for line in lines]
+    assert {words[0] for words in named} == {"validate", "run", "package"}
+    for name, *words in named:
+        assert name in main.commands, name
+        command = main.commands[name]
+        assert isinstance(command, click.Command)
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, (name, words)
+        command.make_context(name, [word for word in words if word != "--json"])  # nothing is left over or missing
+
+
+def test_what_the_jobs_call_is_there() -> None:
+    """make targets, scripts, overlays and configs that the examples name exist; scripts can be run."""
+    texts = "\n".join(text for name in FILES for text in scripts(name))
+    targets = set(re.findall(r"\bmake ([a-z]+)", texts))
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert targets
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+    for script in set(re.findall(r"deployments/ci/\w+\.sh", texts)):
+        assert os.access(REPOSITORY / script, os.X_OK), script
+    for overlay in re.findall(r"deployments/kubernetes/overlays/\w+", texts):
+        assert (REPOSITORY / overlay / "kustomization.yaml").exists()
+    for name in ("staging", "production"):  # GitLab's are named after the environment
+        assert read("gitlab-ci.yml")[name]["environment"]["name"] == name
+    assert (REPOSITORY / read("github.yml")["env"]["CONFIG"]).exists()
+    assert (REPOSITORY / read("gitlab-ci.yml")["variables"]["CONFIG"]).exists()
+    assert any(re.search(r"\bbash \.ci/run\b", script) for script in scripts("ci.yml"))
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "github.yml"])
+def test_a_workflow_may_do_little(name: str) -> None:
+    """The token can read the repository and nothing else, is not left in the checkout, and jobs have an end."""
+    content = read(name)
+    assert content["permissions"] == {"contents": "read"}
+    assert content["concurrency"]["group"]
+    for job in content["jobs"].values():
+        assert "permissions" not in job
+        assert job["timeout-minutes"] <= 240
+        for step in job["steps"]:
+            action = step.get("uses", "")
+            assert not action or re.fullmatch(r"actions/[a-z-]+@v\d+", action)
+            if action.startswith("actions/checkout"):
+                assert step["with"] == {"persist-credentials": False}
+
+
+def test_production_waits_for_a_person() -> None:
+    """GitHub asks the environment's reviewers, GitLab shows a button: after staging, on the main branch alone."""
+    jobs = read("github.yml")["jobs"]
+    assert jobs["production"]["environment"] == "production"
+    assert {"train", "staging"} <= set(jobs["production"]["needs"])
+    assert "refs/heads/main" in jobs["train"]["if"]
+    pipeline = read("gitlab-ci.yml")
+    (rule,) = pipeline["production"]["rules"]
+    assert (rule["if"], rule["when"]) == ("$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH", "manual")
+    assert pipeline["production"]["environment"] == {"name": "production"}
+    assert {"train", "staging"} <= set(pipeline["production"]["needs"])
+
+
+def test_secrets_reach_only_the_jobs_that_use_them() -> None:
+    """No secret is in the environment of the job that runs what a pull request brings."""
+    jobs = read("github.yml")["jobs"]
+    assert "secrets." not in json.dumps(jobs["test"])
+    assert "secrets." not in json.dumps(read("github.yml")["env"])
+    assert "REGISTRY_PASSWORD" not in json.dumps([jobs["staging"], jobs["production"]])
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """kustomize, kubectl, docker and towline that note how they are called; what ``fails`` holds fails once."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    answers = {
+        "towline": 'echo "{\\"image\\": \\"$5:v7-0123456789ab\\", \\"digest\\": null}"',
+        "docker": 'case "$*" in "image inspect"*) echo "elsewhere/bike-demand@sha256:00";'
+        f' echo "registry.example.com/team/bike-demand@{DIGEST}";; push*) echo pushed;; esac',
+        "kustomize": ":",
+        "kubectl": ":",
+    }
+    for name, answer in answers.items():
+        script = f"""#!/bin/bash
+echo "{name} $*" >> "{tmp_path}/calls"
+if read -r one < "{tmp_path}/fails" && [[ "{name} $*" == $one ]]; then : > "{tmp_path}/fails"; exit 1; fi
+{answer}
+"""
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    (tmp_path / "fails").write_text("")
+    shutil.copytree(REPOSITORY / "deployments" / "kubernetes", tmp_path / "kubernetes")
+    return tmp_path
+
+
+def call(tools: Path, script: str, *words: str) -> tuple[int, str, list[str]]:
+    """Exit code, standard output, and the calls that it made."""
+    (tools / "calls").write_text("")
+    environment = os.environ | {"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [CI / script, *words], env=environment, cwd=tools, capture_output=True, text=True, timeout=20, check=False
+    )
+    return done.returncode, done.stdout, (tools / "calls").read_text().splitlines()
+
+
+IMAGE = f"registry.example.com/team/bike-demand@{DIGEST}"
+DEPLOYED = [
+    f"kustomize edit set image towline-release={IMAGE}",
+    "kubectl apply -k kubernetes/overlays/production",
+    "kubectl -n towline-production rollout status deployment/predictions --timeout=300s",
+]
+
+
+def test_packaging_says_the_digest_that_was_pushed(tools: Path) -> None:
+    """The image is pushed under its own tag, and the one line on stdout is how the cluster pulls it from there."""
+    code, out, calls = call(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
+    assert (code, out) == (0, f"{IMAGE}\n")
+    repository = "registry.example.com/team/bike-demand"
+    assert calls[0] == f"towline package bike-demand@7 --image --repository {repository} --json"
+    assert f"docker push --quiet {repository}:v7-0123456789ab" in calls
+
+
+@pytest.mark.parametrize("failing", ["towline package*", "docker push*", "docker image*"])
+def test_packaging_that_fails_deploys_nothing(tools: Path, failing: str) -> None:
+    """Whatever step fails, the script does, and names no image."""
+    (tools / "fails").write_text(f"{failing}\n")
+    code, out, _ = call(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
+    assert code != 0
+    assert out == ""
+
+
+def test_a_release_is_deployed_by_digest(tools: Path) -> None:
+    """Image, apply, wait, in that order and in the overlay's namespace."""
+    assert call(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE) == (0, "", DEPLOYED)
+
+
+def test_a_release_that_does_not_come_up_is_taken_back(tools: Path) -> None:
+    """The version before is brought back and waited for, and the job fails."""
+    (tools / "fails").write_text("*rollout status*\n")
+    code, _, calls = call(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE)
+    assert code == 1
+    assert calls[:3] == DEPLOYED
+    assert calls[3:] == ["kubectl -n towline-production rollout undo deployment/predictions", DEPLOYED[2]]
+
+
+@pytest.mark.parametrize("image", ["bike-demand:v7", "bike-demand@sha256:12", "bike-demand@" + DIGEST.upper(), ""])
+def test_a_tag_is_not_deployed(tools: Path, image: str) -> None:
+    """An image that is not named by a whole digest changes nothing."""
+    assert call(tools, "deploy.sh", "kubernetes/overlays/production", image) == (2, "", [])
+
+
+def test_a_cluster_that_refuses_is_not_waited_for(tools: Path) -> None:
+    """What could not be applied is not rolled back either: nothing has changed."""
+    (tools / "fails").write_text("*apply*\n")
+    code, _, calls = call(tools, "deploy.sh", "kubernetes/overlays/staging", IMAGE)
+    assert code != 0
+    assert [one for one in calls if "rollout" in one] == []

@@ -1,0 +1,99 @@
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+from tests.unit.deployments.manifests import RELEASES, Document, check, of, pod, render
+from tests.unit.serving.service import COLUMNS, Client
+
+# Of a predictor's keys those that are not a pod's: no schema of KServe's is at hand, these are read from its API.
+OWN = {
+    "annotations", "autoScaling", "batcher", "canaryTrafficPercent", "containerConcurrency", "deploymentStrategy",
+    "labels", "logger", "maxReplicas", "minReplicas", "scaleMetric", "scaleMetricType", "scaleTarget", "timeout",
+}  # fmt: skip
+
+
+def predictor() -> Document:
+    document = yaml.safe_load((REPOSITORY / "deployments" / "kserve" / "inference-service.yaml").read_text())
+    assert document.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    assert (document["apiVersion"], document["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert document["spec"].keys() == {"predictor"}
+    return dict(document["spec"]["predictor"])
+
+
+def as_pod(spec: Document) -> Document:
+    """The part of a predictor that Kubernetes itself describes."""
+    inner = {key: value for key, value in spec.items() if key not in OWN}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": inner}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_predictor_is_a_pod_and_keys_of_kserve(release: str) -> None:
+    """Every key of the example is Kubernetes' or KServe's own, and a misspelt one would be found."""
+    spec = predictor()
+    check(as_pod(spec), release)
+    assert all(isinstance(spec[key], int) for key in ("minReplicas", "maxReplicas", "timeout"))
+    for wrong in ("maxReplica", "volume"):
+        with pytest.raises(kubernetes_validate.ValidationError, match=wrong):
+            check(as_pod({**spec, wrong: 3}), release)
+    typo = deepcopy(spec)
+    typo["containers"][0]["readyProbe"] = typo["containers"][0].pop("readinessProbe")
+    with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
+        check(as_pod(typo), release)
+
+
+def test_kserve_finds_the_container_its_port_and_its_protocol() -> None:
+    """The names that KServe goes by: the container's, HTTP/1.1's, and the variable of the protocol."""
+    (container,) = predictor()["containers"]
+    assert container["name"] == "kserve-container"
+    assert container["ports"] == [{"name": "http1", "containerPort": 8080, "protocol": "TCP"}]
+    assert container["env"] == [{"name": "PROTOCOL", "value": "v2"}]
+    assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
+
+
+def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: Client) -> None:
+    """Probes get 200 without a key; a v2 request with a tensor a column gets the prediction."""
+    (container,) = predictor()["containers"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["port"] == container["ports"][0]["containerPort"]
+        assert asked["path"].startswith("/v2/health/")
+        assert client.get(asked["path"]).status_code == 200
+    row: dict[str, tuple[str, Any]] = {
+        "size": ("FP64", 20.5), "kind": ("BYTES", "house"), "sunny": ("BOOL", True), "at": ("BYTES", "2026-03-01")
+    }  # fmt: skip
+    assert row.keys() == {name for name, _, _ in COLUMNS}
+    inputs = [{"name": name, "datatype": kind, "shape": [1], "data": [value]} for name, (kind, value) in row.items()]
+    said = client.send(
+        json.dumps({"inputs": inputs}).encode(), "/v2/models/house-price/infer", authorization="Bearer key"
+    )
+    assert said.status_code == 200, said.text
+    assert said.json()["outputs"][0]["data"] == [41.0]
+
+
+def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:
+    """Mounts, volumes and what the container may do are those of the deployment without KServe."""
+    (deployment,) = of(render("base"), "Deployment")
+    plain, spec = pod(deployment), predictor()
+    for key in ("volumes", "automountServiceAccountToken", "enableServiceLinks", "terminationGracePeriodSeconds"):
+        assert spec[key] == plain[key]
+    (ours,), (theirs,) = plain["containers"], spec["containers"]
+    assert theirs["volumeMounts"] == ours["volumeMounts"]
+    assert theirs["args"] == ours["args"]
+    assert theirs["securityContext"].items() >= ours["securityContext"].items()
+    for key in ("runAsNonRoot", "runAsUser", "fsGroup", "seccompProfile"):
+        assert spec["securityContext"][key] == plain["securityContext"][key]
+    for bound in ("requests", "limits"):
+        assert {"cpu", "memory"} <= theirs["resources"][bound].keys()
+
+
+def test_the_guide_names_the_file() -> None:
+    """docs/kubernetes.md applies the example from where it is."""
+    (named,) = re.findall(r"kubectl .*apply -f (\w\S+)", (REPOSITORY / "docs" / "kubernetes.md").read_text())
+    assert (REPOSITORY / Path(named)).is_file()

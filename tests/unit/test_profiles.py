@@ -1,0 +1,99 @@
+"""Where a profile says that runs go, and what is said of one that is none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Done
+from towline.cli import profiles
+from towline.config import Settings
+from towline.errors import ConfigError
+
+
+@pytest.fixture
+def project(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "training.py").touch()
+    (tmp_path / "profiles").mkdir()
+    raw = {"name": "bikes", "data": {"source": "bikes.csv", "target": "rentals"}}
+    (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
+    return tmp_path
+
+
+def read(name: str) -> profiles.Profile:
+    return profiles.read(name, Settings.from_environment())
+
+
+def test_compose_reads_the_file_that_the_stack_is_started_with(project: Path) -> None:
+    """Port and password are those of docker-compose.yml; what else stands there does not matter."""
+    (project / ".env").write_text(
+        "# the stack\nPOSTGRES_PASSWORD='a b#c'\nPREFECT_AUTH_STRING=\"me:s=c#t\"\n"
+        "PREFECT_PORT=4300 # ours\nTOWLINE_MODEL=\n"
+    )
+    assert read("compose") == profiles.Profile(name="compose", url="http://127.0.0.1:4300/api", auth="me:s=c#t")
+
+
+def test_another_place_has_a_file_of_its_own(project: Path) -> None:
+    """With its address, its password and its pool."""
+    (project / "profiles" / "team.env").write_text(
+        "PREFECT_API_URL=https://prefect.example/api\nPREFECT_API_AUTH_STRING=me:secret\nTOWLINE_POOL=big\n"
+    )
+    found = read("team")
+    assert (found.url, found.auth, found.pool) == ("https://prefect.example/api", "me:secret", "big")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "what", "remedy"),
+    [
+        (".env", "PREFECT_PORT=4200\n", "PREFECT_AUTH_STRING is not set", "PREFECT_AUTH_STRING=user:password"),
+        (".env", "PREFECT_AUTH_STRING=\n", "PREFECT_AUTH_STRING is not set", "PREFECT_AUTH_STRING=user:password"),
+        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_PORT=http\n", "PREFECT_PORT is no port: 'http'", "a number"),
+        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_AUTH_STRING=a:c\n", "PREFECT_AUTH_STRING stands twice", "leave"),
+        (".env", 'PREFECT_AUTH_STRING="a:b\n', "not a line of a dotenv file", "NAME=value"),
+        ("profiles/compose.env", "PREFECT_API_AUTH_STRING=a:b\n", "PREFECT_API_URL is not set", "PREFECT_API_URL="),
+        ("profiles/compose.env", "PREFECT_API_ULR=x\n", "unknown variable PREFECT_API_ULR", "PREFECT_API_URL"),
+        ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "no address of Prefect's API", "http://HOST"),
+    ],
+)
+def test_a_file_that_does_not_do_is_named_with_its_remedy(
+    project: Path, file: str, text: str, what: str, remedy: str
+) -> None:
+    """What is wrong, in which file, and what to write."""
+    (project / file).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read("compose")
+    assert what in caught.value.what
+    assert file in caught.value.where
+    assert remedy in caught.value.remedy
+
+
+def test_a_secret_is_not_repeated_in_an_error(project: Path) -> None:
+    """A line that cannot be read may be a password."""
+    (project / ".env").write_text("PREFECT_AUTH_STRING me:hidden-word\n")
+    with pytest.raises(ConfigError) as caught:
+        read("compose")
+    assert "hidden-word" not in str(caught.value)
+    assert caught.value.where.endswith(".env:1")
+
+
+def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., Done], project: Path) -> None:
+    """A slip of the pen costs nothing; without the stack's .env the way to it is told."""
+    (project / "profiles" / "team.env").touch()
+    done = command("--profile", "taem", "run", project / "bikes.yaml")
+    assert (done.code, "did you mean team?" in done.err) == (2, True)
+    done = command("--profile", "compose", "run", project / "bikes.yaml")
+    assert (done.code, "cp .env.example .env" in done.err) == (2, True)
+
+
+def test_what_needs_the_store_is_refused_from_elsewhere(
+    command: Callable[..., Done], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would show this machine's store as if it were the workers'; what asks no store goes on."""
+    done = command("--profile", "compose", "models")
+    assert (done.code, "docker compose exec worker towline models" in done.err) == (2, True)
+    monkeypatch.setenv("TOWLINE_PROFILE", "compose")
+    assert command("rollback", "bikes").code == 2
+    assert command("config", "schema").code == 0

@@ -1,0 +1,112 @@
+"""Other places than this machine that runs go to: one dotenv file each, in the project."""
+
+import re
+from pathlib import Path
+
+from towline.config import Frozen, Settings
+from towline.config.record import suggest
+from towline.errors import ConfigError
+
+REMOTE = ("run", "drift", "quality")  # a worker does them
+LOCAL = ("config", "loadtest", "replay", "validate")  # they ask no store
+_KNOWN = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "TOWLINE_POOL")
+_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:\"([^\"]*)\"|'([^']*)'|([^\"'].*?|))(?:\s+#.*)?")
+
+
+class Profile(Frozen):
+    """Where the runs of a profile go.
+
+    Attributes:
+        name: as it is chosen.
+        url: of Prefect's API.
+        auth: ``user:password`` of that API, or nothing.
+        pool: the work pool.
+    """
+
+    name: str
+    url: str
+    auth: str = ""
+    pool: str = "towline"
+
+
+def check(name: str, command: str | None) -> None:
+    """Whether a command makes sense with a profile.
+
+    Raises:
+        ConfigError: it works on the store, which is where the workers are.
+    """
+    if command is None or command in (*REMOTE, *LOCAL):
+        return
+    inside = f"docker compose exec worker towline {command}" if name == "compose" else f"towline {command} on a worker"
+    raise ConfigError(
+        f"`towline {command}` works on the store, which is not reachable from here",
+        where=f"--profile {name}",
+        remedy=f"run it there: {inside}; for the store of this machine leave the profile out",
+    )
+
+
+def read(name: str, settings: Settings) -> Profile:
+    """The profile ``profiles/NAME.env`` of the project; ``compose`` may also be the ``.env`` of docker-compose.yml.
+
+    Raises:
+        ConfigError: there is no such file, a line of it is none, or a variable is missing or not known.
+    """
+    file = settings.project / "profiles" / f"{name}.env"
+    if name == "compose" and not file.exists():
+        return _compose(settings.project / ".env")
+    known = sorted({"compose", *(path.stem for path in file.parent.glob("*.env"))})
+    if not re.fullmatch(r"[\w.-]+", name) or not file.is_file():
+        raise ConfigError(f"no profile {name!r}", where=str(file), remedy=suggest(name, known))
+    values = parse(file)
+    for unknown in sorted(values.keys() - set(_KNOWN)):
+        raise ConfigError(f"unknown variable {unknown}", where=str(file), remedy=suggest(unknown, _KNOWN))
+    url = _needed(values, "PREFECT_API_URL", file, "http://HOST:4200/api").rstrip("/")
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?/api", url):
+        raise ConfigError(
+            f"PREFECT_API_URL is no address of Prefect's API: {url!r}", where=str(file), remedy="http://HOST:4200/api"
+        )
+    auth, pool = values.get("PREFECT_API_AUTH_STRING", ""), values.get("TOWLINE_POOL", "towline")
+    return Profile(name=name, url=url, auth=auth, pool=pool)
+
+
+def _compose(file: Path) -> Profile:
+    if not file.is_file():
+        raise ConfigError(
+            "the stack's .env is not there", where=str(file), remedy="cp .env.example .env, and fill it in"
+        )
+    values = parse(file)
+    auth = _needed(values, "PREFECT_AUTH_STRING", file, "user:password")
+    port = values.get("PREFECT_PORT") or "4200"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"PREFECT_PORT is no port: {port!r}", where=str(file), remedy="a number, such as 4200")
+    return Profile(name="compose", url=f"http://127.0.0.1:{port}/api", auth=auth)
+
+
+def parse(file: Path) -> dict[str, str]:
+    """The variables of a dotenv file: ``NAME=value``, quotes around it or none, # begins a comment; nothing else.
+
+    Raises:
+        ConfigError: names the line that is none of these, or gives a variable a second value.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file), remedy="give a UTF-8 text file") from None
+    values: dict[str, str] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        found = _LINE.fullmatch(line)
+        if not found:  # the line itself may be a secret
+            raise ConfigError("not a line of a dotenv file", where=f"{file}:{number}", remedy="write NAME=value")
+        if found[1] in values:
+            raise ConfigError(f"{found[1]} stands twice", where=f"{file}:{number}", remedy="leave one of them out")
+        values[found[1]] = next(value for value in (*found.groups()[1:], "") if value is not None)
+    return values
+
+
+def _needed(values: dict[str, str], name: str, file: Path, example: str) -> str:
+    if not values.get(name):
+        raise ConfigError(f"{name} is not set", where=str(file), remedy=f"add the line {name}={example}")
+    return values[name]
