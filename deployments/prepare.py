@@ -16,7 +16,7 @@ if not KEY.exists():
     draft.chmod(0o400)
     draft.rename(KEY)
     os.chown(KEY, NOBODY, NOBODY)
-for owner, roots in ((US, (STORE, STORE / "releases", STORE / "serving", STORE / "predictions", Path("/artifacts"))),
+for owner, roots in ((US, (STORE, STORE / "releases", STORE / "serving", STORE / "predictions", Path("/artifacts"), Path("/prefect"), Path("/backups"))),
                      (NOBODY, (Path("/prometheus"), Path("/alertmanager"), KEY.parent))):  # fmt: skip
     for root in roots:
         os.chown(root, owner, owner)

@@ -35,9 +35,9 @@ _LATE = 2.5  # seconds that lines of a run that has ended may take to arrive
 _AWAY = 300.0  # seconds that the server may be away
 _NOBODY = 20.0  # seconds after which a run that nobody takes is worth a word
 _LINE = re.compile(  # as towline.steps writes them
-    r"(?P<begin>.+) …"
-    r"|(?P<done>.+?) done in (?P<seconds>[\d.]+) s(?:: (?P<note>.*))?"
+    r"(?P<done>.+?) done in (?P<seconds>[\d.]+) s(?:: (?P<note>.*))?"
     r"|(?P<failed>.+?) failed: (?P<why>.*)"
+    r"|(?P<begin>.+) …"
 )
 
 

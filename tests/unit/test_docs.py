@@ -76,9 +76,12 @@ def test_commands_on_a_page_exist(page: Path) -> None:
     """Each towline command that a page names is there, with each option it is shown with."""
     text = page.read_text()
     blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
-    shown = re.findall(r"`towline ([a-z][^`\n]*)`", text) + re.findall(r"^towline ([^#\n]*)", blocks, re.MULTILINE)
+    shown = re.findall(r"`towline ((?:--profile|[a-z])[^`\n]*)`", text)
+    shown += re.findall(r"^towline ([^#\n]*)", blocks, re.MULTILINE)
     for line in shown:
         name, *words = shlex.split(line)
+        if name == "--profile":  # of the group, before the command
+            _, name, *words = words
         assert name in main.commands, line
         command, known = main.commands[name], {"--help"}
         if isinstance(command, click.Group) and words:

@@ -28,6 +28,10 @@ _TABLES = (
     "SELECT schemaname || '.' || tablename FROM pg_catalog.pg_tables"
     " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
 )
+_SESSIONS = (
+    "SELECT coalesce(nullif(application_name, ''), usename) FROM pg_catalog.pg_stat_activity"
+    " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 class Database:
@@ -82,9 +86,17 @@ class Database:
             size = self.file.stat().st_size if self.file.is_file() else 0
             return f"{size:,} bytes" if size else ""
         _program("pg_restore")
-        tables = _run(self, "psql", "--no-psqlrc", "--tuples-only", "--no-align", f"--command={_TABLES}").split()
+        tables = _ask(self, _TABLES)
         more = ", …" if len(tables) > 3 else ""
         return f"{len(tables)} tables ({', '.join(tables[:3])}{more})" if tables else ""
+
+    def users(self) -> list[str]:
+        """Programs that are connected to a PostgreSQL database: a restore would wait for them, and they for it.
+
+        Raises:
+            Unavailable, ConfigError: as ``dump``.
+        """
+        return [] if self.file is not None else _ask(self, _SESSIONS)
 
     def restore(self, dump: Path, *, replace: bool) -> None:
         """Fills the PostgreSQL database from its dump, in one transaction; with ``replace`` what is there goes first.
@@ -165,6 +177,11 @@ def copy(source: Path, target: Path) -> bool:
 def siblings(file: Path) -> list[Path]:
     """What SQLite keeps beside a database: never to meet another one."""
     return [beside for end in ("-wal", "-shm", "-journal") if (beside := file.with_name(file.name + end)).exists()]
+
+
+def _ask(database: Database, query: str) -> list[str]:
+    said = _run(database, "psql", "--no-psqlrc", "--tuples-only", "--no-align", f"--command={query}")
+    return [line for line in said.splitlines() if line]
 
 
 def _run(database: Database, program: str, *options: str, last: str = "") -> str:

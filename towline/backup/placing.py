@@ -75,7 +75,8 @@ class Moved:
         # the database comes last: what a ledger names is there when it does
         for one in sorted(coming, key=lambda one: (one.endswith(".db"), one == "ledger.db", one)):
             self._rename(source / one, root / one)
-        files.sync(root)
+        with files.disk(root):
+            files.sync(root)
 
     def file(self, source: Path, target: Path, end: str) -> None:
         """Puts a file in its place on whatever disk that is; what is there, and belongs to it, is kept aside."""

@@ -92,7 +92,7 @@ def restore(
     """
     roots = {STORE: settings.store, **folders}
     present(archive)
-    _idle(settings.store)
+    _idle(settings.store, databases)
     if not force:
         _empty(roots, databases)
     token = secrets.token_hex(4)
@@ -211,8 +211,15 @@ def _settle(dumps: Mapping[str, Path], databases: Mapping[str, Database], store:
             dump.rename(target)
 
 
-def _idle(store: Path) -> None:
-    """Refuses where a server, `towline up` or a service works on the store."""
+def _idle(store: Path, databases: Mapping[str, Database]) -> None:
+    """Refuses where a server, `towline up` or a service works on the store, or anything on a database."""
+    for name, database in databases.items():
+        if users := database.users():
+            raise ConfigError(
+                f"{len(users)} connections work on the database {name}: {', '.join(sorted(set(users))[:5])}",
+                where=str(database),
+                remedy="end the servers that work on it, then run the same command again",
+            )
     for path in (*sorted((store / "servers").glob("*.json")), store / "watch" / "up.json"):
         with contextlib.suppress(OSError, ValueError):
             process = _Process.model_validate_json(path.read_bytes())

@@ -120,6 +120,23 @@ def test_a_database_that_does_not_take_it_leaves_the_store_empty(
     assert not (tmp_path / "other" / "releases").exists()
 
 
+def test_a_server_that_still_works_on_a_database_is_told_of(
+    team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restore neither waits for ever nor pulls tables from under it."""
+    archive = tmp_path / "a.tar.zst"
+    assert command("backup", archive).code == 0
+    engine = create_engine(team._chain._url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM ledger")
+        done = command("restore", archive, "--into", tmp_path / "other", "--force")
+    engine.dispose()
+    assert done.code == 2
+    assert "1 connections work on the database ledger" in done.err
+    assert not (tmp_path / "other").exists()
+    assert len(team.history()) == 4
+
+
 def test_no_password_is_on_a_command_line(
     team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
