@@ -53,6 +53,10 @@ class Journal:
         """The same of quality."""
         return self._records("quality", Quality, version, before)
 
+    def last(self, kind: Kind) -> dt.datetime | None:
+        """The time of the newest round, whatever it found; None where there was none."""
+        return max((dt.datetime.fromisoformat(raw["at"]) for raw in self._lines(kind)), default=None)
+
     def _records(
         self, kind: Kind, record: type[Record], version: int | None, before: dt.datetime | None
     ) -> list[Record]:

@@ -154,7 +154,7 @@ def gather(
     rows = ledger.history(model)
     serving = ledger.champion(model)
     drift, quality = journal.drift(), journal.quality()
-    config = config or _config(settings, serving)
+    config = config or promised(settings, serving)
     decided = [row for row in rows if row.event == "decided"]
     idle = [row for row in decided if row.evidence.get("action") == "nothing"]
     status = Status(
@@ -214,7 +214,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
     if serving is None:
         return None
     known = Champion(
-        version=serving.version, since=_time(serving.time), previous=ledger.aliases(serving.model)["previous"]
+        version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
     )
     try:
         manifest = read(settings.store / serving.release)
@@ -222,7 +222,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
         return known
     return known.model_copy(
         update={
-            "trained": _time(manifest.created),
+            "trained": moment(manifest.created),
             "estimator": manifest.estimator,
             "rows": manifest.dataset.get("rows"),
             "metric": manifest.primary,
@@ -231,7 +231,8 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
     )
 
 
-def _config(settings: Settings, serving: Entry | None) -> PipelineConfig | None:
+def promised(settings: Settings, serving: Entry | None) -> PipelineConfig | None:
+    """The config in the champion's release."""
     from towline.config import read_config
 
     try:
@@ -257,13 +258,13 @@ def _goals(journal: Journal, config: PipelineConfig, quality: Sequence[Quality],
 def _step(row: Entry) -> Step:
     what = row.evidence.get("action", "decided") if row.event == "decided" else row.event.replace("_", " ")
     reason = row.reason.removeprefix(f"{what}: ")
-    return Step(at=_time(row.time), what=what, version=row.version, reason=reason, actor=row.actor)
+    return Step(at=moment(row.time), what=what, version=row.version, reason=reason, actor=row.actor)
 
 
 def _known(rows: Sequence[Entry], drift: Sequence[Drift], quality: Sequence[Quality]) -> tuple[Run, ...]:
     """What the store itself knows of the flows' last runs."""
     trained = [row for row in rows if row.event in ("promoted", "refused")]
-    runs = [Run(flow="training", started=_time(trained[0].time), state=trained[0].event)] if trained else []
+    runs = [Run(flow="training", started=moment(trained[0].time), state=trained[0].event)] if trained else []
     for flow, windows in (("drift", drift), ("quality", quality)):
         if windows:
             runs.append(Run(flow=flow, started=windows[-1].end, state=windows[-1].state))
@@ -290,7 +291,7 @@ def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None
     ]
     blocked = decided and decided.evidence.get("action") == "block" and decided.version == current
     if decided and blocked and not (night and night.state == "broken"):
-        found.append(Alarm(what="blocked", reason=_step(decided).reason, since=_time(decided.time)))
+        found.append(Alarm(what="blocked", reason=_step(decided).reason, since=moment(decided.time)))
     last = max((window.end for window in status.drift if window.end), default=None)
     scheduled = config is not None and config.schedule.drift is not None
     if last and scheduled and status.at - last > LATE:
@@ -299,6 +300,7 @@ def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None
     return found
 
 
-def _time(text: str) -> dt.datetime:
-    moment = dt.datetime.fromisoformat(text)
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+def moment(text: str) -> dt.datetime:
+    """A time of the ledger or of a release."""
+    found = dt.datetime.fromisoformat(text)
+    return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found.astimezone(dt.UTC)

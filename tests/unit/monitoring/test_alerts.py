@@ -420,9 +420,19 @@ def test_prometheus_is_told_what_is_known() -> None:
         for sample in family.samples
     }
     assert found == {
+        ("watch_readable", "demo"): 1,
+        ("watch_readable", "new"): 1,
+        ("champion_version", "demo"): 3,
+        ("input_broken", "demo"): 0,
+        ("drift_rows", "demo"): 90,
         ("drift_alarm", "temp", "demo"): 1,
         ("drift_alarm", 'a "b"\n', "demo"): 0,
+        ("drift_ratio", "temp", "demo"): 2,
+        ("drift_ratio", 'a "b"\n', "demo"): 2,
         ("quality", "mae", "demo"): 71.5,
+        ("quality_bound", "mae", "demo"): 60,
+        ("quality_headroom", "mae", "demo"): -11.5,
+        ("quality_coverage", "demo"): 1,
         ("quality_bad", "demo"): 1,
         ("slo_breached", "demo", "availability"): 1,
         ("slo_budget_remaining", "demo", "availability"): -0.5,

@@ -1,0 +1,242 @@
+"""The stack's Prometheus configuration on a real Prometheus, with a real service and a real status server."""
+
+import contextlib
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.prometheus import DASHBOARDS, PROMETHEUS, command
+from tests.shelf import MODEL, Shelf, make_shelf
+from tests.unit.monitoring.test_status import DAY, NOW, night, window
+from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
+from towline.cli.status_server import Pages
+from towline.config import AlertConfig
+from towline.monitoring.alerts import Alert, send
+from towline.monitoring.journal import Journal
+from towline.release.scorer import Answer
+
+KEY = "key-of-prometheus"
+BOARDS = sorted(DASHBOARDS.glob("*.json"))
+WAIT = 60.0
+
+
+class Failing(Fake):
+    """Fails on what is larger than 900."""
+
+    def score(self, canonical: Any) -> Answer:
+        if any(row[0] > 900 for row in canonical):
+            raise RuntimeError
+        return super().score(canonical)
+
+
+class Scraped(HTTPServer):
+    """The application over HTTP; each look finds that more was asked, that some failed, and that the log lost some."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+        super().__init__(("127.0.0.1", 0), _Scrape)
+        folder.mkdir()
+        model = Failing(make_contract(classes), folder, name=MODEL, version=2)
+        self.running = running(model, {KEY: frozenset({"admin", "predict"})})
+        self.refused = 0
+
+
+class _Scrape(BaseHTTPRequestHandler):
+    server: Scraped
+
+    def do_GET(self) -> None:
+        service, given = self.server.service, self.headers.get("Authorization", "")
+        if given:
+            for size in (5, 60, 150, None, 950):
+                service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=given)
+            service.log.drops += 3
+            service.live.refused = 1
+        answer = service.client.get(self.path, Authorization=given)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers["content-type"])
+        self.end_headers()
+        self.wfile.write(answer.content)
+        self.server.refused += answer.status_code == 401
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def listening(server: HTTPServer) -> Iterator[str]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Asked:
+    """The HTTP interface of a Prometheus."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def get(self, path: str, **more: str) -> Any:
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(more)}"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def values(self, query: str) -> list[tuple[dict[str, str], float]]:
+        return [(one["metric"], float(one["value"][1])) for one in self.get("query", query=query)["result"]]
+
+
+def configured(folder: Path, services: dict[str, str], status: str, address: str) -> Path:
+    """The stack's own files, with these addresses, and a second instead of a quarter of a minute."""
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    (folder / "key").write_text(KEY)
+    jobs["service"]["authorization"] = {"credentials_file": str(folder / "key")}
+    jobs["service"]["static_configs"] = [{"targets": [services["service"]]}]
+    labels = {**jobs["service"], "job_name": "service-labels", "static_configs": [{"targets": [services["labels"]]}]}
+    jobs["status"]["static_configs"] = [{"targets": [status]}]
+    jobs["prometheus"]["static_configs"] = [{"targets": [address]}]
+    config["scrape_configs"] = [jobs["service"], labels, jobs["status"], jobs["prometheus"]]
+    config["alerting"] = {}
+    for path in (PROMETHEUS / "rules").glob("*.yml"):
+        (folder / path.name).write_text(path.read_text().replace("interval: 5m", "interval: 1s"))
+    config["rule_files"] = [f"{folder}/{path.name}" for path in (PROMETHEUS / "rules").glob("*.yml")]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    return folder / "prometheus.yml"
+
+
+def watch(shelf: Shelf) -> None:
+    """Nights, windows and an alert of the version that serves."""
+    path = shelf.release(1) / "config.yaml"
+    promised = {"slo": {"availability": 0.99, "p95_ms": 50}, "schedule": {"drift": "0 2 * * *"}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
+    journal = Journal.of(shelf.settings, MODEL)
+    journal.add(night(3, "drift"), NOW - 3 * DAY)
+    journal.add(window(3, "bad"), NOW - 3 * DAY)
+    alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
+    send(alert, AlertConfig(), shelf.settings.store)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    shelf = make_shelf(tmp_path_factory.mktemp("shelf"))
+    watch(shelf)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        services = {}
+        for name, classes in (("service", ()), ("labels", CLASSES)):
+            server = Scraped(folder / name, classes)
+            server.service = stack.enter_context(server.running)
+            services[name] = stack.enter_context(listening(server))
+        status = stack.enter_context(listening(Pages(0, shelf.settings)))
+        words = [
+            f"--config.file={configured(folder, services, status, address)}",
+            f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address={address}",
+        ]
+        name = f"towline-test-{secrets.token_hex(4)}"
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command("prometheus", words, folder, name=name), stdout=log, stderr=log, start_new_session=True
+            )
+        stack.callback(_stop, process)
+        yield _ready(Asked(address), process, folder / "log")
+
+
+def _ready(asked: Asked, process: "subprocess.Popen[bytes]", log: Path) -> Asked:
+    """Once it has scraped and evaluated for a while."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if asked.values("count_over_time(towline:slo_budget:remaining[1m]) > 3"):
+                return asked
+        time.sleep(0.3)
+    pytest.fail(log.read_text()[-3000:])
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+
+
+def test_everything_is_scraped(prometheus: Asked) -> None:
+    """With the key from its file, and the status server as it is."""
+    targets = prometheus.get("targets", state="active")["activeTargets"]
+    assert {one["labels"]["job"]: (one["health"], one["lastError"]) for one in targets} == dict.fromkeys(
+        ("service", "service-labels", "status", "prometheus"), ("up", "")
+    )
+    groups = prometheus.get("rules")["groups"]
+    assert {rule["lastError"] for group in groups for rule in group["rules"] if rule.get("lastError")} == set()
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_every_panel_shows_something(prometheus: Asked, path: Path) -> None:
+    """Each query of each panel finds data of a service that is asked and a model that is watched."""
+    given = {"$__rate_interval": "10s", "$job": "service.*", "$model": MODEL}
+    wanted = []
+    for panel in json.loads(path.read_text())["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"]
+            for name, value in given.items():
+                query = query.replace(name, value)
+            wanted.append((panel["title"], query))
+    end = time.monotonic() + WAIT
+    while True:
+        empty = [(title, query) for title, query in wanted if not _shown(prometheus.values(query))]
+        if not empty or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    assert empty == []
+    for variable in json.loads(path.read_text())["templating"]["list"]:
+        if variable["type"] == "query":
+            query, _, label = variable["definition"].removeprefix("label_values(").removesuffix(")").rpartition(", ")
+            assert {metric[label] for metric, _ in prometheus.values(query.replace("$model", MODEL))}
+
+
+def _shown(values: list[tuple[dict[str, str], float]]) -> bool:
+    return any(value == value for _, value in values)
+
+
+def test_what_is_promised_comes_from_the_config(prometheus: Asked) -> None:
+    """Availability and latency are those of the champion's release, not those of the file."""
+    assert prometheus.values('towline:slo:target{objective="availability"}')[0][1] == 0.99
+    assert prometheus.values("towline:slo_latency:edge_seconds")[0][1] == 0.05
+    assert {metric["le"] for metric, _ in prometheus.values("towline:slo_latency:edge")} == {"0.05"}
+
+
+def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
+    """What is recorded of a real service is what happened to it, and it burns the budget."""
+    query = 'towline:slo_bad:ratio_rate5m{objective="availability",job="service"}'
+    assert prometheus.values(query)[0][1] == pytest.approx(0.2, abs=0.01)
+    firing = {
+        (one["labels"]["alertname"], one["labels"]["severity"])
+        for one in prometheus.get("alerts")["alerts"]
+        if one["state"] == "firing"
+    }
+    assert firing >= {
+        ("AvailabilityBurns", "page"),
+        ("LogDrops", "ticket"),
+        ("InputDrifts", "ticket"),
+        ("QualityBelowSlo", "ticket"),
+        ("RoundMissed", "ticket"),
+    }
+    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputBroken", "LedgerAway"}

@@ -1,0 +1,46 @@
+"""Prometheus's own tools: those of this machine, else those of the images that the stack uses."""
+
+import functools
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+PROMETHEUS = REPOSITORY / "deployments" / "prometheus"
+ALERTMANAGER = REPOSITORY / "deployments" / "alertmanager"
+DASHBOARDS = REPOSITORY / "deployments" / "grafana" / "dashboards"
+_SERVICE = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "alertmanager"}
+
+
+def command(tool: str, words: Sequence[object], *folders: Path, name: str = "") -> list[str]:
+    """How a tool is started that sees the repository and these folders, and this machine's loopback; else skips."""
+    if shutil.which(tool):
+        return [tool, *map(str, words)]
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    image = compose["services"][_SERVICE[tool]]["image"]
+    if not _there(image):
+        pytest.skip(f"neither {tool} nor the image {image} is here")
+    mounts = [word for folder in (REPOSITORY, *folders) for word in ("-v", f"{folder}:{folder}")]
+    user = ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
+    named = ["--name", name or f"towline-test-{secrets.token_hex(4)}", "--network", "host"]
+    entry = [] if tool == _SERVICE[tool] else ["--entrypoint", tool]
+    return ["docker", "run", "--rm", *named, *user, *mounts, *entry, image, *map(str, words)]
+
+
+def run(tool: str, *words: object, folders: Sequence[Path] = ()) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(tool, words, *folders), capture_output=True, text=True, timeout=180, check=False)
+
+
+@functools.cache
+def _there(image: str) -> bool:
+    if not shutil.which("docker"):
+        return False
+    asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, timeout=60, check=False)
+    return asked.returncode == 0
