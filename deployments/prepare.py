@@ -24,7 +24,7 @@ if not KEY.exists():
     os.chown(KEY, NOBODY, NOBODY)
 write(ALERTING, os.environ.get("ALERT_WEBHOOK", ""))
 os.chown(ALERTING, NOBODY, NOBODY)
-OURS = [STORE, *(STORE / name for name in ("releases", "serving", "predictions")), *map(Path, ("/artifacts", "/prefect"))]
+OURS = [STORE, STORE / "releases", STORE / "serving", STORE / "predictions", *map(Path, ("/artifacts", "/prefect"))]
 THEIRS = [KEY.parent, ALERTING.parent, *map(Path, ("/prometheus", "/alertmanager"))]
 for owner, roots in ((US, [*OURS, Path("/backups")]), (NOBODY, THEIRS)):
     for root in roots:

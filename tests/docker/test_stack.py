@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.faults import ROW, Load
-from tests.docker.stack import NAME, Stack, until
+from tests.docker.stack import NAME, TOWLINE, Stack, bare, until
 from towline.release.predictor import open_release
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
     """Killed amid a run it says nothing; when it is back, the run is told Crashed and is run again, to its end."""
     words = ("--profile", "compose", "run", CONFIG, "--force", "--json")
     asked = subprocess.Popen(
-        ["towline", *words], cwd=stack.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [TOWLINE, *words], cwd=stack.folder, env=bare(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
 
