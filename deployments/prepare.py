@@ -1,13 +1,19 @@
-"""At each start of the stack: gives every volume its owner, and Prometheus its key. Doing it again changes nothing."""
+"""At each start of the stack: gives every volume its owner, Prometheus its key and Alertmanager its address.
+
+Doing it again changes nothing.
+"""
 
 import os
 from pathlib import Path
+
+from receivers import write
 
 from towline.serving import keys
 
 US, NOBODY = 10001, 65534
 STORE = Path("/store")
 KEY = Path("/keys/metrics_key")
+ALERTING = Path("/alerting/alertmanager.yml")
 
 if not KEY.exists():
     text, _ = keys.create(STORE, "prometheus", ("admin",))
@@ -16,8 +22,11 @@ if not KEY.exists():
     draft.chmod(0o400)
     draft.rename(KEY)
     os.chown(KEY, NOBODY, NOBODY)
-for owner, roots in ((US, (STORE, STORE / "releases", STORE / "serving", STORE / "predictions", Path("/artifacts"), Path("/prefect"), Path("/backups"))),
-                     (NOBODY, (Path("/prometheus"), Path("/alertmanager"), KEY.parent))):  # fmt: skip
+write(ALERTING, os.environ.get("ALERT_WEBHOOK", ""))
+os.chown(ALERTING, NOBODY, NOBODY)
+OURS = [STORE, STORE / "releases", STORE / "serving", STORE / "predictions", *map(Path, ("/artifacts", "/prefect"))]
+THEIRS = [KEY.parent, ALERTING.parent, *map(Path, ("/prometheus", "/alertmanager"))]
+for owner, roots in ((US, [*OURS, Path("/backups")]), (NOBODY, THEIRS)):
     for root in roots:
         os.chown(root, owner, owner)
 for made in (STORE / "serving").iterdir():

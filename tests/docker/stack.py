@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "towline-test"
+TOWLINE = str(Path(sys.executable).with_name("towline"))
 PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
 
 
@@ -56,7 +58,7 @@ class Stack:
         two = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
         command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *words]
         done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=_bare()
+            command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=bare()
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -65,9 +67,8 @@ class Stack:
     def towline(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command on the host, in the folder."""
         return subprocess.run(
-            ["towline", *words], cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout,
-            env=_bare(),
-        )  # fmt: skip
+            [TOWLINE, *words], cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=bare()
+        )
 
     def container(self, service: str) -> str:
         return self.compose("ps", "-q", service).stdout.split()[0]
@@ -123,7 +124,7 @@ def until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
     return found
 
 
-def _bare() -> dict[str, str]:
+def bare() -> dict[str, str]:
     kept = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
     return {name: value for name, value in os.environ.items() if not name.startswith(kept)}
 

@@ -1,0 +1,220 @@
+"""docker-compose.yml, from a clean checkout to answers, with its parts taken away."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks.faults import ROW, Load
+from tests.docker.stack import NAME, TOWLINE, Stack, bare, until
+from towline.release.predictor import open_release
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+CONFIG = "configs/bike_demand.yaml"
+MODEL = "bike-demand"
+
+
+@pytest.fixture(scope="module")
+def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Up, with a first version trained through the profile."""
+    stack = Stack(tmp_path_factory.mktemp("checkout"))
+    stack.write()
+    stack.compose("down", "-v", check=False)
+    try:
+        stack.compose("up", "-d", "--build")
+        yield stack
+    finally:
+        if log := os.environ.get("STACK_LOG"):
+            Path(log).write_text(stack.compose("logs", "--no-color", check=False).stdout, "utf-8")
+        stack.compose("down", "-v", check=False)
+
+
+@pytest.fixture(scope="module")
+def outcome(stack: Stack) -> dict[str, Any]:
+    """What the first run came to."""
+    done = stack.towline("--profile", "compose", "run", CONFIG, "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def key(stack: Stack, outcome: dict[str, Any]) -> str:
+    until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
+    done = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
+    return str(json.loads(done.stdout)["key"])
+
+
+def inside(stack: Stack, *words: str) -> Any:
+    """A command in the worker, as JSON."""
+    return json.loads(stack.compose("exec", "-T", "worker", "towline", *words, "--json").stdout)
+
+
+def test_it_does_not_start_without_secrets(engine: "DockerClient", tmp_path: Path) -> None:
+    """With .env as it is copied, Compose names the first one that is missing."""
+    stack = Stack(tmp_path)
+    shutil.copy(tmp_path / ".env.example", tmp_path / ".env")
+    done = stack.compose("config", check=False)
+    assert done.returncode != 0
+    assert "PASSWORD in .env" in done.stderr
+
+
+def test_a_run_of_the_profile_is_seen_everywhere(stack: Stack, outcome: dict[str, Any], key: str) -> None:
+    """The worker ran it; Prefect has the run, MLflow the version, the API the model, Prometheus its traffic."""
+    assert outcome["event"] == "promoted"
+    run = stack.prefect(f"/api/flow_runs/{outcome['page'].rpartition('/')[2]}")
+    assert (run["state"]["name"], run["work_pool_name"]) == ("Completed", "towline")
+    version = stack.mlflow(f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion")["model_version"]
+    assert version["version"] == str(outcome["version"])
+    files = stack.mlflow(f"/api/2.0/mlflow/artifacts/list?run_id={version['run_id']}&path=release")["files"]
+    assert "release/manifest.json" in {file["path"] for file in files}
+    status, answer = stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)
+    assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
+    until(lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has seen the request")
+    up = {one["metric"]["instance"]: one["value"][1] for one in stack.query("up")}
+    assert {up["service-a:8080"], up["service-b:8080"]} == {"1"}
+
+
+def test_the_service_answers_as_the_release_does(
+    stack: Stack, outcome: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    """The release, copied out and opened in this process, gives the same numbers to the last bit."""
+    place = f"{stack.container('worker')}:/store/{outcome['release']}"
+    folder = tmp_path / Path(outcome["release"]).name
+    subprocess.run(["docker", "cp", place, str(folder)], check=True, capture_output=True)
+    rows = json.loads((folder / "probe.json").read_bytes())["rows"]
+    status, answer = stack.ask("SERVICE", "/predict", {"rows": rows}, key=key)
+    assert status == 200
+    assert answer["predictions"] == open_release(folder).answer(rows).predictions
+
+
+def test_only_those_with_a_key_or_password_get_in(stack: Stack, key: str) -> None:
+    """The API, MLflow and Prefect refuse who does not say who they are; metrics are not for the outside at all."""
+    assert stack.ask("SERVICE", "/predict", {"rows": [ROW]})[0] == 401
+    assert stack.ask("SERVICE", "/metrics", key=key)[0] == 404
+    assert stack.ask("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
+    assert stack.ask("PREFECT", "/api/flows/name/training")[0] == 401
+    for line in subprocess.run(
+        ["docker", "ps", "-f", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines():  # fmt: skip
+        published = [port for port in line.split()[1:] if "->" in port]
+        assert "proxy" in line or all(port.startswith("127.0.0.1:") for port in published), line
+
+
+def test_predictions_go_on_while_the_stores_are_away(stack: Stack, key: str) -> None:
+    """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: nobody notices."""
+    port, stores = int(stack.env["SERVICE_PORT"]), ("postgres", "mlflow", "prefect")
+    with Load(port, key, [ROW]) as load:
+        time.sleep(1)
+        stack.compose("stop", *stores)
+        time.sleep(5)
+        stack.compose("restart", "service-a")
+        until(lambda: stack.state("service-a") == "healthy", "service-a is ready without any store")
+        time.sleep(2)
+        subprocess.run(["docker", "kill", stack.container("service-b")], check=True, capture_output=True)
+        time.sleep(5)
+        stack.compose("start", *stores, "service-b")
+        until(lambda: stack.state("service-b") == "healthy", "service-b is ready again")
+    counted = load.counted()
+    assert counted.failed == 0, counted
+    assert counted.statuses[200] > 1000
+    until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")
+
+
+def test_a_backup_holds_it_all(stack: Stack, key: str) -> None:
+    """The service for it writes one file, with every database, whose digests and predictions hold."""
+    stack.compose("run", "--rm", "backup")
+    told = stack.compose("run", "--rm", "backup", "restore", "/backups/towline.tar.zst", "--verify-only", "--json")
+    assert json.loads(told.stdout[told.stdout.index("{") :])["models"], told.stdout
+    file = stack.folder / "backups" / "towline.tar.zst"
+    listed = subprocess.run(["tar", "--zstd", "-tf", str(file)], capture_output=True, text=True, check=True).stdout
+    for name in ("mlflow", "mlflow_auth", "prefect", "ledger"):
+        assert any(Path(line).stem == name for line in listed.splitlines()), (name, listed[-2000:])
+
+
+def test_down_and_up_loses_nothing(stack: Stack, outcome: dict[str, Any], key: str) -> None:
+    """Ledger, runs, versions, keys and the log of predictions are what they were."""
+    stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)
+    ledger = inside(stack, "history", "--all")
+    runs = {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
+    stack.compose("stop", "service-a", "service-b")  # in order, so that all is written
+    rows = inside(stack, "log", MODEL)["rows"]
+    stack.compose("down")
+    stack.compose("up", "-d")
+    until(lambda: stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)[0] == 200, "it answers again")
+    assert inside(stack, "history", "--all") == ledger
+    assert runs <= {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
+    alias = stack.mlflow(f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion")
+    assert alias["model_version"]["version"] == str(outcome["version"])
+    assert inside(stack, "log", MODEL)["rows"] >= rows > 1000
+
+
+def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, key: str) -> None:
+    """Killed amid a run it says nothing; when it is back, the run is told Crashed and is run again, to its end."""
+    words = ("--profile", "compose", "run", CONFIG, "--force", "--json")
+    asked = subprocess.Popen(
+        [TOWLINE, *words], cwd=stack.folder, env=bare(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+
+    def under_way() -> list[Any]:
+        runs = stack.prefect("/api/flow_runs/filter", wanted)
+        tasks = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
+        done = [task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"]
+        return runs if len(done) >= 3 else []
+
+    (run,) = until(under_way, "a run is under way")
+    subprocess.run(["docker", "kill", stack.container("worker")], check=True, capture_output=True)
+    subprocess.run(["docker", "start", stack.container("worker")], check=True, capture_output=True)
+
+    def ended(number: str) -> Any:
+        state = stack.prefect(f"/api/flow_runs/{number}")["state"]
+        return state if state["type"] not in ("PENDING", "RUNNING", "SCHEDULED", "CANCELLING") else None
+
+    assert until(lambda: ended(run["id"]), "it is told", 240)["type"] == "CRASHED"
+
+    def again() -> Any:
+        runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})
+        return runs and ended(runs[0]["id"]) and runs[0]
+
+    second = until(again, "it was run again", 240)
+    assert second["state"]["type"] == "COMPLETED"
+    tasks = stack.prefect("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [second["id"]]}}})
+    assert {"validate", "split"} <= {
+        task["name"].rpartition("-")[0] for task in tasks if task["state"]["name"] == "Cached"
+    }
+    asked.kill()
+    asked.wait()
+
+
+def test_no_secret_gets_out(stack: Stack, engine: "DockerClient", key: str) -> None:
+    """No byte of an image, a log line or a container's description holds one, but for the environment asked for."""
+    planted = {name: value.encode() for name, value in stack.secrets.items()} | {"key": key.encode()}
+    for image in {one.image.id for one in engine.containers.list(all=True, filters={"name": NAME})}:
+        names = engine.images.get(image).tags
+        if not any(name.startswith("towline/") for name in names):
+            continue  # not ours: nothing of the stack's went into it
+        before = b""
+        for chunk in engine.images.get(image).save(chunk_size=2**22):
+            text = before + chunk
+            assert not [name for name, value in planted.items() if value in text], names
+            before = chunk[-100:]
+    for container in engine.containers.list(all=True, filters={"name": NAME}):
+        logs = container.logs()
+        assert not [name for name, value in planted.items() if value in logs], container.name
+        described = dict(container.attrs)
+        described["Config"] = {name: value for name, value in described["Config"].items() if name != "Env"}
+        text = json.dumps(described).encode()
+        assert not [name for name, value in planted.items() if value in text], container.name
+    service = engine.containers.get(stack.container("service-a")).attrs["Config"]["Env"]
+    held = {name for name, value in stack.secrets.items() if any(value in line for line in service)}
+    assert held == {"LEDGER_DB_PASSWORD"}
