@@ -29,8 +29,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 run: env ## train, judge and promote a model on the shipped sample
 	@$(BIN)/towline run configs/bike_demand.yaml
 
-test: dev ## the tests
-	@$(BIN)/pytest
+test: dev ## the tests; ARGS="tests/unit -k gate" for some
+	@$(BIN)/pytest $(ARGS)
 
 lint: dev ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

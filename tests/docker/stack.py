@@ -17,6 +17,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "towline-test"
+MARKER = "plantedsecret"  # begins every one of them
 TOWLINE = str(Path(sys.executable).with_name("towline"))
 PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
 
@@ -43,9 +44,8 @@ class Stack:
             name, equals, value = line.partition("=")
             if equals and not name.startswith("#"):
                 self.env[name] = value
-        self.secrets = {
-            name: secrets.token_hex(16) for name, value in self.env.items() if not value and name != "ALERT_WEBHOOK"
-        }
+        empty = [name for name, value in self.env.items() if not value and name != "ALERT_WEBHOOK"]
+        self.secrets = {name: f"{MARKER}{secrets.token_hex(8)}" for name in empty}
         self.env |= self.secrets | {"PREFECT_AUTH_STRING": f"ann:{self.secrets['PREFECT_AUTH_STRING']}"}
         self.env |= {f"{name}_PORT": str(_port()) for name in PORTS}
 
