@@ -1,0 +1,87 @@
+"""How large the image of a release is, beside the one that MLflow builds for the same kind of model.
+
+    python benchmarks/image.py            # of the one model of the store; needs a Docker engine
+
+MLflow's is that of ``mlflow models build-docker --env-manager local``, the smallest that it makes. Its default installs
+compilers, pyenv and a JDK besides, and is not built here. Sizes are what each image adds to its own base.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TAG = "towline-benchmark-mlflow"
+
+
+def run(*words: str, **options: Any) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True, **options).stdout
+
+
+def size(image: str) -> int:
+    return int(run("docker", "image", "inspect", image, "--format", "{{.Size}}"))
+
+
+def ours() -> tuple[str, int, float]:
+    began = time.perf_counter()
+    towline = str(Path(sys.executable).with_name("towline"))
+    (model,) = json.loads(run(towline, "models", "--json"))
+    told = json.loads(run(towline, "package", f"{model['model']}@{model['version']}", "--image", "--json"))
+    return str(told["image"]), int(told["size"]), time.perf_counter() - began
+
+
+def mlflows(folder: Path) -> tuple[str, int, int, float]:
+    """Saves a boosted model with the packages that it needs, and builds what MLflow says."""
+    from importlib.metadata import version
+
+    import mlflow.sklearn
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    frame = pd.DataFrame(np.random.default_rng(0).random((500, 8)), columns=list("abcdefgh"))
+    fitted = HistGradientBoostingRegressor().fit(frame, frame.sum(axis=1))
+    needs = [f"{name}=={version(name)}" for name in ("scikit-learn", "pandas", "numpy", "cloudpickle")]
+    mlflow.sklearn.save_model(fitted, str(folder / "model"), serialization_format="cloudpickle", pip_requirements=needs)
+    run(
+        sys.executable, "-m", "mlflow", "models", "generate-dockerfile", "-m", str(folder / "model"),
+        "-d", str(folder / "image"), "--env-manager", "local",
+    )  # fmt: skip
+    dockerfile = (folder / "image" / "Dockerfile").read_text("utf-8")
+    base = dockerfile.split("FROM ")[1].split()[0]
+    if subprocess.run(["docker", "image", "inspect", base], capture_output=True, check=False).returncode:
+        same = "python:3.11-slim-bookworm"  # the patch release does not change what is added to it
+        run("docker", "tag", same, base)
+    began = time.perf_counter()
+    run("docker", "build", "-q", "--no-cache", "-t", TAG, str(folder / "image"))
+    return TAG, size(TAG), size(base), time.perf_counter() - began
+
+
+def main() -> None:
+    base = size("python:3.11-slim-bookworm")
+    rows = []
+    tag, whole, seconds = ours()
+    rows.append((f"towline, {tag}", (whole - base) / 1e6, seconds, files(tag)))
+    with tempfile.TemporaryDirectory() as folder:
+        tag, whole, under, seconds = mlflows(Path(folder))
+    rows.append(("mlflow models build-docker, env-manager local", (whole - under) / 1e6, seconds, files(tag)))
+    print(f"{'image':<52}{'MB over base':>13}{'packages':>10}{'user':>8}{'built in s':>12}")
+    for name, megabytes, seconds, (packages, user) in rows:
+        print(f"{name:<52}{megabytes:>13.0f}{packages:>10}{user:>8}{seconds:>12.0f}")
+    run("docker", "image", "rm", "-f", TAG)
+
+
+def files(image: str) -> tuple[int, str]:
+    """How many Python packages an image holds, and who runs it."""
+    script = "import importlib.metadata as m; print(len({d.name for d in m.distributions()}))"
+    packages = int(run("docker", "run", "--rm", "--entrypoint", "python", image, "-c", script).splitlines()[-1])
+    user = run("docker", "image", "inspect", image, "--format", "{{.Config.User}}").strip()
+    return packages, user or "root"
+
+
+if __name__ == "__main__":
+    main()
