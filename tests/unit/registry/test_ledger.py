@@ -306,3 +306,28 @@ def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger
     after = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
     assert after == before
     ledger.verify()
+
+
+def test_an_image_is_a_row_that_changes_nothing(ledger: Ledger) -> None:
+    """It stands in the history, once for an image; champion, aliases, states and rollback are as before."""
+    for version, expected in ((1, None), (2, 1)):
+        ledger.register("bikes", version, "ann", "trained", {}, f"key{version}", f"releases/v{version}")
+        promote(ledger, version, expected)
+    before = (ledger.champion("bikes"), ledger.aliases("bikes"), ledger.versions("bikes"), ledger.state("bikes", 1))
+    image = {"image": "bikes:v1-0123456789ab", "image_id": "sha256:00"}
+    row = ledger.packaged("bikes", 1, "bob", "image", image)
+    assert (row.event, row.version, row.release, row.evidence["image_id"]) == (
+        "packaged",
+        1,
+        "releases/v1",
+        "sha256:00",
+    )
+    assert ledger.packaged("bikes", 1, "bob", "image", image) == row
+    assert ledger.packaged("bikes", 1, "bob", "image", {**image, "image_id": "sha256:11"}).seq == row.seq + 1
+    assert before == (
+        ledger.champion("bikes"), ledger.aliases("bikes"), ledger.versions("bikes"), ledger.state("bikes", 1)
+    )  # fmt: skip
+    assert ledger.rollback("bikes", "ann", "worse").version == 1
+    ledger.verify()
+    with pytest.raises(GateRefused, match="no version 7"):
+        ledger.packaged("bikes", 7, "bob", "image", image)

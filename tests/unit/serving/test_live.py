@@ -48,6 +48,17 @@ def break_ledger(shelf: Shelf) -> None:
     shelf.ledger_file.write_bytes(b"not a database, but long enough to be looked at" * 50)
 
 
+def test_what_is_missing_is_told_until_it_is_there(shelf: Shelf, tmp_path: Path) -> None:
+    """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
+    name, settings = "other-model", shelf.settings
+    assert Live(Options(name, settings)).missing() == "it has no champion yet"
+    assert Live(Options(MODEL, settings)).missing() == ""
+    away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
+    assert "ledger" in Live(Options(name, away)).missing()
+    opened(shelf)
+    assert Live(Options(MODEL, away)).missing() == ""
+
+
 def test_the_champion_is_opened_and_followed(shelf: Shelf) -> None:
     """A promotion and a rollback are each taken at the next look."""
     served = opened(shelf)

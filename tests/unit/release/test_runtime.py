@@ -1,0 +1,60 @@
+"""What an image of a release would hold, without building one."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.release.conftest import Run
+from towline.errors import ReleaseError
+from towline.release import runtime
+from towline.release.manifest import verify
+
+REPOSITORY = Path(__file__).parents[3]
+LOCKS = [*sorted((REPOSITORY / "towline/release/runtime").glob("*.txt"))]
+LOCKS += [REPOSITORY / "deployments/service-requirements.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_images_hold_the_versions_that_runs_train_with(lock: Path) -> None:
+    """Every package of an image's lock has the version and digests that the lock of the whole project has."""
+    whole = set(runtime.locked((REPOSITORY / "requirements.txt").read_text("utf-8")))
+    known = {(one.name, one.version): set(one.hashes) for one in whole}
+    held = list(runtime.locked(lock.read_text("utf-8")))
+    assert len(held) > 10
+    assert all(one.hashes and set(one.hashes) <= known[one.name, one.version] for one in held)
+    assert len(held) == len(re.findall(r"(?m)^[a-z].*==", lock.read_text("utf-8")))
+
+
+def test_a_compiled_release_needs_no_scikit_learn() -> None:
+    """Its lock has numpy and a server; the other has what the model was made with too."""
+    compiled = {one.name for one in runtime.locked(runtime.requirements(compiled=True))}
+    other = {one.name for one in runtime.locked(runtime.requirements(compiled=False))}
+    assert {"numpy", "starlette"} <= compiled < other
+    assert other - compiled >= {"pandas", "scikit-learn", "skops"}
+    assert not compiled & {"pandas", "scikit-learn", "scipy", "pyarrow"}
+
+
+def test_other_versions_than_trained_with_are_refused() -> None:
+    """The error names what the release was made with and what the image would hold."""
+    text = runtime.requirements(compiled=False)
+    right = {one.name: one.version for one in runtime.locked(text) if one.name in ("pandas", "scikit-learn", "skops")}
+    runtime.check(text, right, compiled=False)
+    with pytest.raises(ReleaseError, match="other versions") as told:
+        runtime.check(text, {**right, "scikit-learn": "0.1"}, compiled=False)
+    assert told.value.details == (f"scikit-learn 0.1, the image would hold {right['scikit-learn']}",)
+    runtime.check(text, {"scikit-learn": "0.1"}, compiled=True)  # which it does not use
+
+
+def test_a_release_lists_what_it_needs(regression: Run) -> None:
+    """Its bill of materials names each package of its own lock, the model, and the data it learnt from."""
+    directory = regression.settings.store / regression.package().path
+    manifest = verify(directory)
+    document = json.loads((directory / "sbom.cdx.json").read_bytes())
+    listed = {(one["name"], one["version"]) for one in document["components"]}
+    locked = {(one.name, one.version) for one in runtime.locked((directory / runtime.NAME).read_text("utf-8"))}
+    assert listed == locked | {("towline", manifest.towline)}
+    model = document["metadata"]["component"]
+    assert (model["name"], model["version"]) == (manifest.name, str(manifest.version))
+    assert manifest.dataset["digest"] in json.dumps(model["modelCard"])
