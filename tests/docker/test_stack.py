@@ -49,6 +49,7 @@ def outcome(stack: Stack) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def key(stack: Stack, outcome: dict[str, Any]) -> str:
     until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
+    until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy has seen it")
     done = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
     return str(json.loads(done.stdout)["key"])
 
@@ -79,8 +80,9 @@ def test_a_run_of_the_profile_is_seen_everywhere(stack: Stack, outcome: dict[str
     status, answer = stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)
     assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
     until(lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has seen the request")
-    up = {one["metric"]["instance"]: one["value"][1] for one in stack.query("up")}
-    assert {up["service-a:8080"], up["service-b:8080"]} == {"1"}
+    until(
+        lambda: len(stack.query('up{job=~"service|status"} == 1')) == 3, "Prometheus reaches the services and the watch"
+    )
 
 
 def test_the_service_answers_as_the_release_does(
