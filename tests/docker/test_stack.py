@@ -98,6 +98,14 @@ def test_the_service_answers_as_the_release_does(
     assert answer["predictions"] == open_release(folder).answer(rows).predictions
 
 
+def test_every_part_says_that_it_is_well(stack: Stack, key: str) -> None:
+    """What has a health check passes it, and what is to end has ended."""
+    lasting = ("postgres", "mlflow", "prefect", "worker", "service-a", "service-b", "proxy", "status", "prometheus")
+    for part in (*lasting, "alertmanager"):
+        until(lambda part=part: stack.state(part) == "healthy", f"{part} is healthy")
+    assert stack.state("prepare") == "exited"
+
+
 def test_only_those_with_a_key_or_password_get_in(stack: Stack, key: str) -> None:
     """The API, MLflow and Prefect refuse who does not say who they are; metrics are not for the outside at all."""
     assert stack.ask("SERVICE", "/predict", {"rows": [ROW]})[0] == 401
