@@ -15,7 +15,7 @@ STORE = Path("/store")
 KEY = Path("/keys/metrics_key")
 ALERTING = Path("/alerting/alertmanager.yml")
 
-if not KEY.exists():
+if not (KEY.exists() and "admin" in (keys.Keys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
     text, _ = keys.create(STORE, "prometheus", ("admin",))
     draft = KEY.with_suffix(".new")
     draft.write_text(text, encoding="ascii")

@@ -26,6 +26,15 @@ def occupied(name: str, root: Path) -> set[str]:
     }
 
 
+def is_mount(path: Path) -> bool:
+    """Whether a folder is mounted, also from the disk that its parent is on, which ``Path.is_mount`` does not see."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return path.is_mount()
+    return path.is_mount() or str(path.resolve()) in {line.split()[4].replace("\\040", " ") for line in lines}
+
+
 @contextmanager
 def staging(root: Path, token: str) -> Iterator[Path]:
     """A folder within a place, so that all in it moves by renames; what killed restores left goes first."""
@@ -59,12 +68,16 @@ class Moved:
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
         self._aside: list[Path] = []
+        self._within: list[Path] = []
         self.kept = False
 
     def folder(self, source: Path, root: Path, aside: Path, name: str) -> None:
         """Moves all that is in ``source`` into ``root``, what stands there under the same name or is kept aside."""
-        coming = [path.name for path in source.iterdir()] if source.is_dir() else []
-        there = {path.name for path in root.iterdir()}
+        mounted = {path.name for path in root.iterdir() if is_mount(path)}
+        for one in sorted(mounted):
+            self._mounted(source / one, root / one, aside.name)
+        coming = [path.name for path in source.iterdir() if path.name not in mounted] if source.is_dir() else []
+        there = {path.name for path in root.iterdir()} - mounted
         beside = {file.name for one in coming for file in siblings(root / one)}
         for one in sorted((occupied(name, root) | set(coming) | beside) & there):
             with files.disk(aside):
@@ -75,6 +88,29 @@ class Moved:
         # the database comes last: what a ledger names is there when it does
         for one in sorted(coming, key=lambda one: (one.endswith(".db"), one == "ledger.db", one)):
             self._rename(source / one, root / one)
+        with files.disk(root):
+            files.sync(root)
+
+    def _mounted(self, source: Path, root: Path, aside: str) -> None:
+        """A room that is a disk of its own takes no renames from elsewhere: what comes is copied beside it first."""
+        draft, before = root / f"{_STAGING}draft", root / aside
+        self._undo.append(lambda: shutil.rmtree(draft, ignore_errors=True))
+        with files.disk(root):
+            shutil.rmtree(draft, ignore_errors=True)
+            if source.is_dir():
+                shutil.copytree(source, draft)
+            else:
+                draft.mkdir()
+        there = [path for path in sorted(root.iterdir()) if path not in (draft, before)]
+        if there:
+            with files.disk(before):
+                before.mkdir(mode=0o700, exist_ok=True)
+            self._within.append(before)
+        for path in there:
+            self._rename(path, before / path.name)
+        for path in sorted(draft.iterdir()):
+            self._rename(path, root / path.name)
+        draft.rmdir()
         with files.disk(root):
             files.sync(root)
 
@@ -95,7 +131,7 @@ class Moved:
     def back(self) -> None:
         for undo in reversed(self._undo):
             undo()
-        for folder in self._aside:
+        for folder in (*self._aside, *self._within):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -104,7 +140,7 @@ class Moved:
 
     def aside(self) -> list[Path]:
         """Where there is something that was there before; what holds nothing but locks goes."""
-        kept = []
+        kept = [path for path in self._within if any(one.is_file() for one in path.rglob("*"))]
         for path in self._aside:
             if path.is_dir() and not any(occupied(STORE, path)):
                 shutil.rmtree(path, ignore_errors=True)
