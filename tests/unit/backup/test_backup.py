@@ -1,5 +1,6 @@
 """A store in one file, and back: the same predictions, the same ledger, or nothing at all."""
 
+import errno
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from tests.conftest import REPOSITORY, Done
 from tests.shelf import MODEL, Shelf
 from towline import load
+from towline.backup import placing
 from towline.errors import ReleaseError
 from towline.registry.ledger import Ledger
 from towline.release.predictor import open_release
@@ -244,6 +246,34 @@ def test_a_store_that_holds_something_is_kept(home: Shelf, command: Command, tmp
     assert newer is not None
     assert newer.version == 2
     assert len(logged(Path(aside))) == 30
+
+
+def test_rooms_that_are_mounted_are_filled_where_they_are(
+    home: Shelf, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume takes no renames from elsewhere: it stays, what was in it lies aside within, what comes is copied."""
+    store, archive = home.settings.store, tmp_path / "a.tar.zst"
+    assert command("backup", archive).code == 0
+    answer(home, range(30, 40))
+    rooms = (store / "releases", store / "predictions")
+    numbers = [room.stat().st_ino for room in rooms]
+    rename = Path.rename
+
+    def within(old: Path, new: Path) -> Path:
+        if old in rooms or [room in old.parents for room in rooms] != [room in Path(new).parents for room in rooms]:
+            raise OSError(errno.EXDEV, "another disk")
+        return rename(old, new)
+
+    monkeypatch.setattr(placing, "is_mount", lambda path: path in rooms)
+    monkeypatch.setattr(Path, "rename", within)
+    forced = command("restore", archive, "--force", "--json")
+    assert forced.code == 0, forced.err
+    assert [room.stat().st_ino for room in rooms] == numbers
+    assert len(logged(store)) == 20
+    assert home.ledger.champion(MODEL) is not None
+    kept = [Path(aside) for aside in forced.json["aside"] if Path(aside).parent == rooms[1]]
+    assert len(kept) == 1
+    assert not list(store.rglob(".restore-*"))
 
 
 KILLED = """
