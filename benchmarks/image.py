@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,14 @@ def size(image: str) -> int:
     return int(run("docker", "image", "inspect", image, "--format", "{{.Size}}"))
 
 
-def ours() -> tuple[str, int, float]:
-    began = time.perf_counter()
+def ours() -> tuple[str, int]:
     towline = str(Path(sys.executable).with_name("towline"))
     (model,) = json.loads(run(towline, "models", "--json"))
     told = json.loads(run(towline, "package", f"{model['model']}@{model['version']}", "--image", "--json"))
-    return str(told["image"]), int(told["size"]), time.perf_counter() - began
+    return str(told["image"]), int(told["size"])
 
 
-def mlflows(folder: Path) -> tuple[str, int, int, float]:
+def mlflows(folder: Path) -> tuple[str, int, int]:
     """Saves a boosted model with the packages that it needs, and builds what MLflow says."""
     from importlib.metadata import version
 
@@ -56,22 +54,21 @@ def mlflows(folder: Path) -> tuple[str, int, int, float]:
     if subprocess.run(["docker", "image", "inspect", base], capture_output=True, check=False).returncode:
         same = "python:3.11-slim-bookworm"  # the patch release does not change what is added to it
         run("docker", "tag", same, base)
-    began = time.perf_counter()
     run("docker", "build", "-q", "--no-cache", "-t", TAG, str(folder / "image"))
-    return TAG, size(TAG), size(base), time.perf_counter() - began
+    return TAG, size(TAG), size(base)
 
 
 def main() -> None:
     base = size("python:3.11-slim-bookworm")
     rows = []
-    tag, whole, seconds = ours()
-    rows.append((f"towline, {tag}", (whole - base) / 1e6, seconds, files(tag)))
+    tag, whole = ours()
+    rows.append((f"towline, {tag}", (whole - base) / 1e6, files(tag)))
     with tempfile.TemporaryDirectory() as folder:
-        tag, whole, under, seconds = mlflows(Path(folder))
-    rows.append(("mlflow models build-docker, env-manager local", (whole - under) / 1e6, seconds, files(tag)))
-    print(f"{'image':<52}{'MB over base':>13}{'packages':>10}{'user':>8}{'built in s':>12}")
-    for name, megabytes, seconds, (packages, user) in rows:
-        print(f"{name:<52}{megabytes:>13.0f}{packages:>10}{user:>8}{seconds:>12.0f}")
+        tag, whole, under = mlflows(Path(folder))
+    rows.append(("mlflow models build-docker, env-manager local", (whole - under) / 1e6, files(tag)))
+    print(f"{'image':<52}{'MB over base':>13}{'packages':>10}{'user':>13}")
+    for name, megabytes, (packages, user) in rows:
+        print(f"{name:<52}{megabytes:>13.0f}{packages:>10}{user:>13}")
     run("docker", "image", "rm", "-f", TAG)
 
 
