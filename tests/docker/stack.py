@@ -71,7 +71,11 @@ class Stack:
         )
 
     def container(self, service: str) -> str:
-        return self.compose("ps", "-q", service).stdout.split()[0]
+        """Running or not: Compose's own listing leaves out who has ended."""
+        command = ["docker", "ps", "-aq"]
+        for name, value in {"project": NAME, "service": service, "oneoff": "False"}.items():
+            command += ["-f", f"label=com.docker.compose.{name}={value}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
     def state(self, service: str) -> str:
         """``healthy``, ``starting``, ``unhealthy``, or how the container is where it has no check."""
