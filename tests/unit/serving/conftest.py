@@ -25,8 +25,9 @@ KINDS = {
     "member": "boolean", "at": "datetime", "born": "datetime",
 }  # fmt: skip
 ROW = {
-    "size": 12.5, "age": 41, "zip": "80331", "town": "Ulm", "street": "Gasse 7", "member": True,
-    "at": "2026-10-05T08:00:00", "born": "1985-02-11", "customer": 4711, "order": "A-1", "mail": "eva@example.org",
+    "size": 12.5, "age": 41, "zip": "803317715", "town": "Ulm", "street": "Gasse 7", "member": True,
+    "at": "2026-10-05T08:00:00", "born": "1985-02-11", "customer": 4711508, "order": "A-100-Z7",
+    "mail": "eva@example.org",
 }  # fmt: skip
 
 

@@ -249,7 +249,7 @@ def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, 
     log.close()
     content = visible(folder)
     assert len(content) > 10_000
-    for secret in ("Gasse", "eva@", "80331", "4711", "A-1", "1985-02-11"):
+    for secret in ("Gasse", "eva@", "803317715", "4711508", "A-100-Z7", "1985-02-11"):
         assert secret.encode() not in content
 
 
