@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from benchmarks.kill import MODEL, Line, write_config
 from towline.cli import servers
+from towline.processes import lives
 
 KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
@@ -71,13 +72,14 @@ class Whole:
             return bool(answer.status == 200)
 
     def kill(self) -> None:
-        """SIGKILL to all there is, servers too."""
+        """SIGKILL to all there is, servers too; returns when they have ended."""
         assert self.process is not None
         found = [server for kind in KINDS if (server := servers.find(self.line.settings, kind))]
         for group in (self.process.pid, *(server.pid for server in found)):
             os.killpg(group, signal.SIGKILL)
         self.process.wait()
         self.process = None
+        self.until(lambda: not any(lives(server.pid, server.born) for server in found), 30)
 
     def left(self) -> list[str]:
         """Processes on the store, servers too."""
