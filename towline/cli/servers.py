@@ -64,10 +64,10 @@ def start(settings: Settings, kind: Kind) -> Server:
     with files.locked(state.with_suffix(".lock")):
         if running := find(settings, kind):
             return running
-        port = _port(PORTS[kind])
+        port, claim = _port(PORTS[kind])
         command, environ = _command(settings, kind, port)
         log = settings.store / "logs" / f"{kind}.log"
-        with files.disk(log):
+        with claim, files.disk(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 process = subprocess.Popen(
@@ -77,6 +77,7 @@ def start(settings: Settings, kind: Kind) -> Server:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    pass_fds=[claim.fileno()],
                     cwd=settings.store,
                 )
         server = Server(kind=kind, pid=process.pid, born=born(process.pid), url=f"http://127.0.0.1:{port}")
@@ -95,11 +96,11 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
     deadline = time.monotonic() + timeout
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
+        if not lives(server.pid, server.born):
+            break
         with contextlib.suppress(OSError), opener.open(server.health, timeout=2) as answer:
             if answer.status == 200:
                 return server
-        if not lives(server.pid, server.born):
-            break
         time.sleep(0.1)
     raise Unavailable(
         f"the {server.kind} server does not answer",
@@ -168,10 +169,22 @@ def _state(settings: Settings, kind: Kind) -> Path:
     return settings.store / "servers" / f"{kind}.json"
 
 
-def _port(preferred: int) -> int:
-    for port in (preferred, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
+def _port(preferred: int) -> tuple[int, socket.socket]:
+    """A free port, and its claim: a name that nobody else gets while a server that inherited it lives.
+
+    A server takes seconds until it listens. Were its port free for so long, two stores started together would get the
+    same, and one of them the other's server.
+    """
+    for port in (preferred, *[0] * 10):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+                free = int(probe.getsockname()[1])
+            claim.bind(f"\0towline:{free}")  # an abstract name: of the same network namespace as the port
+        except OSError:
+            claim.close()
+        else:
+            return free, claim
     raise Unavailable("no free port on 127.0.0.1", remedy="end some program that listens")
