@@ -14,8 +14,12 @@ margin passes with at most 5 %, plus the chance that it scores no worse by luck,
 standard errors wide. A margin narrower than two standard errors of the difference leaves an equal challenger
 inconclusive up to half of the time: the holdout is then too small for the margin.
 
-Slices are held to the same test against the baseline (no margin) and the champion (``slice_margin``), each at
-5 % divided by the number of tests (Bonferroni), so that a sound model fails any slice with at most 5 % probability.
+Against the baseline it must be shown to be better. It need not where the champion scores worse than the baseline, and
+worse than the challenger: a refusal would leave the worst of the three serving.
+
+Slices are held to the same test against the baseline (no margin; not where the champion is worse than both already) and
+the champion (``slice_margin``), each at 5 % divided by the number of tests (Bonferroni): a sound model fails any
+slice with at most 5 % probability.
 """
 
 import math
@@ -156,7 +160,7 @@ def decide(
     comparison = _Comparison(truth, contract, evaluation.primary, drawn, draws)
     checks = [
         *_bounds(config, evaluation),
-        _baseline(comparison, challenger, baseline, config.gate.baseline_margin),
+        _baseline(comparison, challenger, baseline, config.gate.baseline_margin, champion),
         *([_champion(comparison, challenger, champion, config.gate.champion_margin)] if champion else []),
         _slices(comparison, config, challenger, baseline, champion, rows),
         _smoke(smoke),
@@ -197,17 +201,25 @@ def _most(name: str, value: float, bound: float, detail: str) -> Check:
     return Check(name=name, outcome=outcome, detail=f"{detail}, at most {bound:.4g}", value=value, bound=bound)
 
 
-def _baseline(comparison: _Comparison, challenger: Predictions, baseline: Predictions, margin: float) -> Check:
+def _baseline(
+    comparison: _Comparison, challenger: Predictions, baseline: Predictions, margin: float, champion: Champion | None
+) -> Check:
     metric = comparison.metric
     found = comparison.excess(challenger, baseline, -margin)
     if found is None:
         return Check(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
     upper = found.value + found.limit(LEVEL)
     outcome: Outcome = "fail" if found.value >= 0 else "pass" if upper < 0 else "inconclusive"
+    detail = f"{metric} {found.model:.4g} against {found.reference:.4g}, {_gain(found, -margin)}"
+    if outcome != "pass" and champion:
+        version, answers, unseen = champion
+        rows = np.flatnonzero(unseen)
+        if len(rows) >= MIN_UNSEEN and _worse_already(comparison, challenger, baseline, margin, answers, rows):
+            outcome, detail = "pass", f"{detail}; but version {version}, which serves, does worse than either"
     return Check(
         name="baseline",
         outcome=outcome,
-        detail=f"{metric} {found.model:.4g} against {found.reference:.4g}, {_gain(found, -margin)}",
+        detail=detail,
         value=-found.value + margin * abs(found.reference),
         bound=margin * abs(found.reference),
     )
@@ -256,7 +268,11 @@ def _slices(
     places = [cut for cut in cuts(rows, comparison.contract, config)[0] if _enough(comparison, cut.rows)]
     if not places:
         return Check(name="slices", outcome="pass", detail="no slice has rows enough to be judged")
-    tests = [(cut, cut.rows, baseline, 0.0, "the baseline") for cut in places]
+    tests = [
+        (cut, cut.rows, baseline, 0.0, "the baseline")
+        for cut in places
+        if not _kept_worse(comparison, challenger, baseline, champion, cut.rows)
+    ]
     if champion:
         version, answers, unseen = champion
         for cut in places:
@@ -277,6 +293,29 @@ def _slices(
         return Check(name="slices", outcome="fail", detail=detail, value=float(len(collapsed)), bound=0.0)
     detail = f"none of {len(places)} slices collapses ({len(tests)} tests at {LEVEL:.0%} in all)"
     return Check(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
+
+
+def _worse_already(
+    comparison: _Comparison,
+    challenger: Predictions,
+    baseline: Predictions,
+    margin: float,
+    champion: Predictions,
+    rows: np.ndarray,
+) -> bool:
+    """Whether a refusal for the baseline's sake would keep a model that fails it too, and by more."""
+    return comparison.worse(champion, baseline, -margin, rows) and comparison.worse(champion, challenger, 0.0, rows)
+
+
+def _kept_worse(
+    comparison: _Comparison, challenger: Predictions, baseline: Predictions, champion: Champion | None, rows: np.ndarray
+) -> bool:
+    """The same of a slice, on those of its rows that are new to the champion."""
+    if champion is None:
+        return False
+    _, answers, unseen = champion
+    new = rows[unseen[rows]]
+    return _enough(comparison, new) and _worse_already(comparison, challenger, baseline, 0.0, answers, new)
 
 
 def _enough(comparison: _Comparison, rows: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
@@ -146,17 +147,22 @@ def fitted(
     learnt = history.learnt(times, labels)
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)
     pipeline = build(candidate, contract, config.seed, chosen.params)
-    model: Model = pipeline
-    if chosen.threshold is not None:
-        model = FixedThresholdClassifier(
-            pipeline, threshold=chosen.threshold, pos_label=contract.positive, response_method="predict_proba"
-        )
     weights = history.weights(None if times is None else times.iloc[learnt])
     more: dict[str, Any] = {}
     if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
         more = {"estimate__sample_weight": weights}
+    table, truth = features.iloc[learnt], trainable(labels)[learnt]
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
-        model.fit(features.iloc[learnt], trainable(labels)[learnt], **more)
+        pipeline.fit(table, truth, **more)
+        if chosen.threshold is None:
+            return pipeline, learnt
+        model = FixedThresholdClassifier(
+            FrozenEstimator(pipeline),  # itself it would fit without weights
+            threshold=chosen.threshold,
+            pos_label=contract.positive,
+            response_method="predict_proba",
+        ).fit(table, truth)
+    model.estimator = model.estimator_ = pipeline
     return model, learnt
 
 

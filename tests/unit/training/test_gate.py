@@ -105,6 +105,20 @@ def test_no_better_than_the_baseline() -> None:
     assert _check(small.decide(guess, unseen=40), "baseline").outcome != "pass"
 
 
+def test_the_lesser_evil() -> None:
+    """Who is no better than the baseline passes it only if the champion is not either, and is worse."""
+    case = Case()
+    poor = Predictions(case.baseline.labels + 0.3 * case.rng.normal(size=N))
+    stale = case.model(4.0)
+    assert _check(case.decide(poor), "baseline").outcome == "fail"
+    told = case.decide(poor, stale)
+    assert told.outcome == "pass"
+    assert "but version 7, which serves, does worse than either" in _check(told, "baseline").detail
+    assert _check(case.decide(poor, stale, unseen=49), "baseline").outcome == "fail"
+    assert _check(case.decide(poor, case.model(1.0)), "baseline").outcome == "fail"
+    assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"
+
+
 def test_champion() -> None:
     """Equal or better passes, clearly worse fails, and what cannot be told is inconclusive: never a silent pass."""
     case = Case()
@@ -144,6 +158,18 @@ def test_a_slice_collapses() -> None:
     assert _check(verdict, "champion").outcome == "pass"
     assert verdict.outcome == "fail"
     assert "of version 7 on" in _check(verdict, "slices").detail
+
+
+def test_a_slice_that_is_worse_now_stands_in_no_ones_way() -> None:
+    """A slice that falls behind the baseline is no reason to keep a champion that is further behind on it."""
+    case = Case()
+    rare = (case.rows["part"] == "c").to_numpy()
+    broken = Predictions(np.where(rare, case.truth + 5.0, case.model(0.5).labels))
+    far_behind = Predictions(np.where(rare, case.truth + 6.0, case.model(0.5).labels))
+    sound = case.model(0.6)
+    assert _check(case.decide(broken, sound), "slices").outcome == "fail"
+    assert _check(case.decide(broken, far_behind), "slices").outcome == "pass"
+    assert _check(case.decide(broken, far_behind, unseen=20), "slices").outcome == "fail"
 
 
 def test_release_that_answers_otherwise() -> None:

@@ -116,6 +116,23 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert refit(work, plain, chosen, measured) == measured
 
 
+def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None:
+    """After a turn the one whose old rows fade says what is true now; the threshold stands."""
+    frame = _turned(at=900)
+    frame["y"] = np.where(frame["y"] > 0, "up", "down")
+    data = {"time": "at", "half_life": ["2d", "all"]}
+    work, config = _prepared(tmp_path, frame, data=data, candidates=["linear"], split={"holdout": "8d"})
+    chosen = choose([cross_validate(work, config, config.candidates[0])], config, "binary")
+    history = choose_history(work, config, chosen)
+    assert history.half_life == 2 * DAY
+    assert [one.failed for one in history.tried] == ["", ""]
+    fit(work, config, chosen, history)
+    features, truth, _ = work.part("holdout")
+    model = stored.load(work.file("model.skops"))
+    assert (model.predict(features) == truth).mean() > 0.8
+    assert model.threshold == chosen.threshold
+
+
 def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
     """Nearest neighbours take no weights; a half-life leaves them as they are."""
     neighbours = "sklearn.neighbors.KNeighborsRegressor"
