@@ -117,7 +117,7 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
 
 
 def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None:
-    """After a turn the one whose old rows fade says what is true now; the threshold is the one cross-validation chose."""
+    """After a turn the one whose old rows fade says what is true now; its threshold is cross-validation's."""
     frame = _turned(at=900)
     frame["y"] = np.where(frame["y"] > 0, "up", "down")
     data = {"time": "at", "half_life": ["2d", "all"]}
