@@ -42,6 +42,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: fitting.Scor
         {
             "window": span(one.window),
             "half-life": span(one.half_life) if one.half_life else "none",
+            "level": span(one.level) if one.level else "none",
             "rows": one.rows,
             found.metric: one.failed or f"{one.value:.4g}",
         }

@@ -37,7 +37,10 @@ def span(length: dt.timedelta | None) -> str:
 
 
 def _as_span(value: object) -> object:
-    return None if value == "all" else _as_duration(value)
+    value = None if value == "all" else _as_duration(value)
+    if isinstance(value, dt.timedelta) and value <= dt.timedelta(0):
+        raise ValueError("a duration must be longer than nothing")
+    return value
 
 
 def _as_tuple(value: object) -> object:

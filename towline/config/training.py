@@ -3,7 +3,7 @@
 import datetime as dt
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
@@ -30,6 +30,14 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 PRIMARY: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
 
 
+class Past(NamedTuple):
+    """How much of the past is learnt from, and how; None: all of it, evenly, as it was."""
+
+    window: dt.timedelta | None
+    half_life: dt.timedelta | None
+    level: dt.timedelta | None
+
+
 class SqlSource(Frozen):
     """A query on a database."""
 
@@ -53,6 +61,9 @@ class DataConfig(Frozen):
     half_life: Spans = Field(
         (), description="a row this old counts half as much as a new one; of several, or all (evenly), the best"
     )
+    level: Spans = Field(
+        (), description="the target's level is followed with this half-life, old targets are brought to the newest"
+    )
     separator: str = Field(",", min_length=1, max_length=1)
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
@@ -66,10 +77,11 @@ class DataConfig(Frozen):
         return max(lengths) if lengths and len(lengths) == len(self.window) else None
 
     @property
-    def histories(self) -> tuple[tuple[dt.timedelta | None, dt.timedelta | None], ...]:
-        """Each (window, half-life) to choose from; of one window alone nothing is left but its rows."""
+    def histories(self) -> tuple[Past, ...]:
+        """What to choose from; of one window alone nothing is left but its rows."""
         windows = self.window if len(self.window) > 1 else (None,)
-        return tuple(dict.fromkeys(itertools.product(windows, self.half_life or (None,))))
+        options = itertools.product(windows, self.half_life or (None,), self.level or (None,))
+        return tuple(dict.fromkeys(Past(*option) for option in options))
 
 
 class ColumnRule(Frozen):

@@ -48,7 +48,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         DataError: the source is missing, empty, malformed or holds what no model can learn from.
         Unavailable: the database is away, or the store cannot be written.
     """
-    for key in ("window", "half_life"):
+    for key in ("window", "half_life", "level"):
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):

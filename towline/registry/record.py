@@ -73,6 +73,7 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
         "train_end": fitted.end,
         "window": span(fitted.history.window),
         "half_life": span(fitted.history.half_life) if fitted.history.half_life else None,
+        "level": span(fitted.history.level) if fitted.history.level else None,
         "refitted": fitted.refitted,
         "data_start": work.dataset.start,
         "data_end": work.dataset.end,

@@ -107,7 +107,7 @@ def title(name: str) -> str:
 
 
 def _history(one: Tried) -> str:
-    return str(History(window=one.window, half_life=one.half_life))
+    return str(History(window=one.window, half_life=one.half_life, level=one.level))
 
 
 def _worst_first(evaluation: Evaluation) -> list[Slice]:

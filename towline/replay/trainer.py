@@ -80,7 +80,7 @@ class Trainer:
         Raises:
             DataError, ConfigError: the source cannot be read, or rows have no time.
         """
-        data = self.config.data.model_copy(update={"window": (), "half_life": ()})
+        data = self.config.data.model_copy(update={"window": (), "half_life": (), "level": ()})
         dataset = sources.load(data, self._settings.project, self._settings.store, None)
         table, time_ = sources.read(dataset, self._settings.store), str(data.time)
         if table[time_].isna().any():

@@ -111,10 +111,13 @@ def check(config: PipelineConfig, contract: Contract) -> None:
     """Finds a metric or a candidate that cannot be used before time is spent on the others.
 
     Raises:
-        ConfigError: names it.
+        ConfigError: names it, or a level of a target that is no number.
         FitError: no column to learn from.
     """
     primary(config, contract.task)
+    if config.data.level and contract.task != "regression":
+        remedy = "leave data.level out; data.half_life lets old rows fade"
+        raise ConfigError(f"the target of a {contract.task} task has no level", where="data.level", remedy=remedy)
     for candidate in config.candidates:
         build(candidate, contract, config.seed)
 

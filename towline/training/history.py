@@ -3,7 +3,7 @@
 Where the world changes, old rows teach what is no longer true, and few rows teach little; which weighs more is seen
 only in the data. Each history is fitted on the rows before a recent stretch, as long as the holdout, and measured on
 that stretch (the last block of a time-ordered validation; Bergmeir & Benitez, 2012). A half-life lets rows count less
-the older they are (exponential forgetting).
+the older they are (exponential forgetting); a level brings the target of old rows to what it is now (``level``).
 """
 
 import datetime as dt
@@ -18,11 +18,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, Frozen, PipelineConfig, Span, span
+from towline.config import GREATER_IS_BETTER, Frozen, Past, PipelineConfig, Span, span
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.estimators import brief, build, trainable
 from towline.training.fitting import Scores, primary
+from towline.training.level import on_level
 from towline.training.metrics import predict, scores
 
 MIN_ROWS = 200
@@ -36,6 +37,7 @@ class Tried(Frozen):
 
     window: Span = None
     half_life: Span = None
+    level: Span = None
     rows: int
     value: float | None
     failed: str = ""
@@ -47,21 +49,29 @@ class History(Frozen):
     Attributes:
         window: rows older than this before the newest one are left out; None: all rows there are.
         half_life: a row this old counts half; None: all count the same.
+        level: half-life with which the target's level is followed; older targets are brought to it; None: as they are.
         metric, rows, start, end: what the choice was made on, and the times (ISO) of those rows; empty without one.
         tried: every history, as configured.
     """
 
     window: Span = None
     half_life: Span = None
+    level: Span = None
     metric: str = ""
     rows: int = 0
     start: str = ""
     end: str = ""
     tried: tuple[Tried, ...] = ()
 
+    @classmethod
+    def of(cls, option: Past) -> "History":
+        """A history as configured."""
+        return cls(window=option.window, half_life=option.half_life, level=option.level)
+
     def __str__(self) -> str:
         fading = f", half-life {span(self.half_life)}" if self.half_life else ""
-        return ("all rows" if self.window is None else f"the last {span(self.window)}") + fading
+        brought = f", on the newest level (followed by {span(self.level)})" if self.level else ""
+        return ("all rows" if self.window is None else f"the last {span(self.window)}") + fading + brought
 
     def learnt(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
         """Positions of the rows to learn from, oldest first.
@@ -111,7 +121,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, w
     """
     options = config.data.histories
     if len(options) == 1:
-        return History(window=options[0][0], half_life=options[0][1])
+        return History.of(options[0])
     contract, metric = work.contract(), primary(config, work.contract().task)
     features, labels, rows = given(work, config, whole=whole)
     times = rows[config.data.time]
@@ -123,6 +133,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, w
     return History(
         window=best.window,
         half_life=best.half_life,
+        level=best.level,
         metric=metric,
         rows=int(recent.sum()),
         start=times[recent].min().isoformat(),
@@ -143,17 +154,25 @@ def fitted(
     """The chosen candidate fitted on what a history takes of some rows, and the positions of these.
 
     Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
+    With a level the candidate is fitted six times: its folds say what is expected of each row.
     """
     learnt = history.learnt(times, labels)
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)
-    pipeline = build(candidate, contract, config.seed, chosen.params)
-    weights = history.weights(None if times is None else times.iloc[learnt])
-    more: dict[str, Any] = {}
-    if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
-        more = {"estimate__sample_weight": weights}
+    own = None if times is None else times.iloc[learnt]
+    weights = history.weights(own)
     table, truth = features.iloc[learnt], trainable(labels)[learnt]
+
+    def learn(rows: np.ndarray) -> Pipeline:
+        pipeline = build(candidate, contract, config.seed, chosen.params)
+        more: dict[str, Any] = {}
+        if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
+            more = {"estimate__sample_weight": weights[rows]}
+        return pipeline.fit(table.iloc[rows], truth[rows], **more)
+
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
-        pipeline.fit(table, truth, **more)
+        if history.level is not None and own is not None:
+            truth = on_level(truth, own, history.level, lambda seen, asked: learn(seen).predict(table.iloc[asked]))
+        pipeline = learn(np.arange(len(learnt)))
         if chosen.threshold is None:
             return pipeline, learnt
         model = FixedThresholdClassifier(
@@ -167,7 +186,7 @@ def fitted(
 
 
 def _try(
-    option: tuple[dt.timedelta | None, dt.timedelta | None],
+    option: Past,
     config: PipelineConfig,
     contract: Contract,
     chosen: Scores,
@@ -177,7 +196,7 @@ def _try(
     recent: np.ndarray,
     metric: str,
 ) -> Tried:
-    history, before = History(window=option[0], half_life=option[1]), np.flatnonzero(~recent)
+    history, before = History.of(option), np.flatnonzero(~recent)
     value, failed, used = None, "", 0
     try:
         model, learnt = fitted(
@@ -188,7 +207,7 @@ def _try(
         value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
         failed = brief(error)
-    return Tried(window=option[0], half_life=option[1], rows=used, value=value, failed=failed)
+    return Tried(**option._asdict(), rows=used, value=value, failed=failed)
 
 
 def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
@@ -201,4 +220,7 @@ def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
 
 
 def _longest(tried: list[Tried]) -> Tried:
-    return max(tried, key=lambda one: (one.half_life is None, one.window is None, one.window or dt.timedelta(0)))
+    nothing = dt.timedelta(0)
+    return max(
+        tried, key=lambda one: (one.level is None, one.half_life is None, one.window is None, one.window or nothing)
+    )

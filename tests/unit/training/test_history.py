@@ -142,7 +142,7 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
     assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.part("train")[2])
 
 
-@pytest.mark.parametrize("key", ["window", "half_life"])
+@pytest.mark.parametrize("key", ["window", "half_life", "level"])
 def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
     """Without data.time nobody knows which rows are old."""
     with pytest.raises(ConfigError, match="time"):

@@ -1,0 +1,98 @@
+"""Old targets brought to the newest level."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.training.test_fitting import _prepared
+from towline.errors import ConfigError
+from towline.training import stored
+from towline.training.final import fit, refit
+from towline.training.fitting import check, choose, cross_validate
+from towline.training.history import choose_history
+from towline.training.level import on_level
+
+DAYS = pd.Timedelta("2D").to_pytimedelta()
+
+
+def _grown(rows: int = 3000, growth: float = 3.0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Hourly rows whose target grows from once to ``growth`` times what the features say; and that."""
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=rows, freq="h")})
+    frame["a"], frame["b"] = rng.uniform(0, 10, rows), rng.uniform(0, 10, rows)
+    shape = 20 + 3 * frame["a"].to_numpy() + np.where(frame["b"] > 5, 15, 0)
+    frame["y"] = shape * np.linspace(1, growth, rows) * rng.normal(1, 0.05, rows)
+    return frame, shape
+
+
+def test_a_growing_target_is_restated_at_its_newest_level() -> None:
+    """Each row's target is its share of the features times the last level, within the noise."""
+    frame, shape = _grown()
+    features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
+    labels = frame["y"].to_numpy()
+
+    def answer(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        return np.asarray(features[asked] @ np.linalg.lstsq(features[seen], labels[seen], rcond=None)[0])
+
+    brought = on_level(labels, frame["at"], DAYS, answer) / shape
+    week = 24 * 7
+    assert brought[:week].mean() == pytest.approx(3, rel=0.1)
+    assert brought[-week:].mean() == pytest.approx(3, rel=0.1)
+    order = np.random.default_rng(1).permutation(len(labels))  # rows need not come in order
+    shuffled = on_level(
+        labels[order],
+        frame["at"].iloc[order].reset_index(drop=True),
+        DAYS,
+        lambda seen, asked: answer(order[seen], order[asked]),
+    )
+    np.testing.assert_allclose(shuffled, (brought * shape)[order])
+
+
+def test_what_can_be_negative_is_moved_not_multiplied() -> None:
+    """A temperature that rises by ten degrees: the cold rows rise as far as the warm ones."""
+    times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
+    warm = np.tile([-8.0, 8.0], 1000)
+    labels = warm + np.linspace(0, 10, 2000)
+    brought = on_level(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
+    np.testing.assert_allclose(brought, warm + 10, atol=1.5)
+
+
+@pytest.mark.parametrize("labels", [np.arange(40.0), np.zeros(2000)])
+def test_where_there_is_no_level_targets_stay(labels: np.ndarray) -> None:
+    """Rows of one day have one level; of zeros there is none."""
+    times = pd.Series(pd.date_range("2026-01-01", periods=len(labels), freq="15min"))
+    found = on_level(labels, times, DAYS, lambda seen, asked: np.zeros(len(asked)))
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
+    """Where a target grows, a level is chosen, and rows to come are met far better; the record tells it."""
+    frame, _ = _grown()
+    errors = {}
+    for level in (["2d", "all"], None):
+        data = {"time": "at", "level": level}
+        work, config = _prepared(tmp_path, frame, data=data, candidates=["boosting"], split={"holdout": "14d"})
+        chosen = choose([cross_validate(work, config, config.candidates[0])], config, "regression")
+        history = choose_history(work, config, chosen)
+        measured = fit(work, config, chosen, history)
+        features, truth, _ = work.part("holdout")
+        answers = stored.load(work.file("model.skops")).predict(features)
+        errors[level is None] = np.abs(answers - truth).mean() / truth.mean()
+        if level:
+            assert history.level == DAYS
+            assert [one.level for one in history.tried] == [DAYS, None]
+            assert str(history) == "all rows, on the newest level (followed by 2d)"
+            assert refit(work, config, chosen, measured).history.level == DAYS
+    assert errors[False] < 0.5 * errors[True]
+
+
+def test_classes_have_no_level(tmp_path: Path) -> None:
+    """It is refused before anything is fitted, with what to do instead."""
+    frame, _ = _grown(300)
+    frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
+    work, config = _prepared(tmp_path, frame, data={"time": "at", "level": "7d"}, candidates=["linear"])
+    with pytest.raises(ConfigError, match="no level") as refused:
+        check(config, work.contract())
+    assert "half_life" in str(refused.value)

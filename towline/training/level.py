@@ -1,0 +1,64 @@
+"""The level of a target over time, beyond what the features explain; and old targets brought to the newest level.
+
+Where demand or prices grow, a model of all rows answers with the level of the past, and one of the last rows has learnt
+from few of them. What was observed is therefore compared with what the other rows of the table make one expect of such
+features (indirect standardisation), smoothed over time in both directions (exponential smoothing; Brown, 1959), and
+each target is restated at the newest level, as insurers bring losses on level before they price (Werner & Modlin, Basic
+Ratemaking, 2016, chapter 6). A model fitted on these is an ordinary one: nothing is done to its answers.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy.signal import lfilter
+
+FOLDS = 5
+PRIOR = 3  # rows that speak for no change, so that what a few others say is not taken whole
+_BLOCKS, _BINS = 4, 8  # per half-life: stretches dealt to the folds, steps in which the level is counted
+
+Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def on_level(labels: np.ndarray, times: pd.Series, half_life: dt.timedelta, answer: Answer) -> np.ndarray:
+    """Targets as they would be at the newest level.
+
+    Targets that are nowhere negative have a level that multiplies, others one that is added. What is expected of a row
+    comes from folds of stretches a quarter of the half-life long, so that it is not learnt from the row's own days.
+
+    Args:
+        labels: (n,) numbers.
+        times: (n,) when each row happened.
+        half_life: a row so far off in time says half as much of the level as one at the time itself.
+        answer: fits on the rows at the first positions and predicts those at the second.
+
+    Returns:
+        (n,) float64; the labels themselves where all rows are of one stretch.
+    """
+    seconds = (times - times.min()).dt.total_seconds().to_numpy()
+    fold = (seconds // (half_life.total_seconds() / _BLOCKS)).astype(np.int64) % FOLDS
+    if len(set(fold)) < 2:
+        return labels
+    expected = np.empty(len(labels))
+    for number in np.unique(fold):
+        inside = fold == number
+        expected[inside] = answer(np.flatnonzero(~inside), np.flatnonzero(inside))
+
+    bins = (seconds // (half_life.total_seconds() / _BINS)).astype(np.int64)
+    newest = bins.max()
+    if labels.min() < 0:
+        off = _smoothed(bins, labels - expected) / (_smoothed(bins, np.ones(len(labels))) + PRIOR)
+        return np.asarray(labels + off[newest] - off[bins])
+    usual = PRIOR * labels.mean()
+    if not usual:
+        return labels
+    level = (_smoothed(bins, labels) + usual) / (_smoothed(bins, np.maximum(expected, 0)) + usual)
+    return np.asarray(labels * level[newest] / level[bins])
+
+
+def _smoothed(bins: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(bins,) sums of values, each bin counting for its neighbours by half as much a half-life away."""
+    sums = np.bincount(bins, values)
+    fading = [1.0, -(0.5 ** (1 / _BINS))]
+    return np.asarray(lfilter([1.0], fading, sums) + lfilter([1.0], fading, sums[::-1])[::-1] - sums)
