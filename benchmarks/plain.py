@@ -45,43 +45,27 @@ BINARY = {name: name for name in ("roc_auc", "average_precision", "accuracy")}
 BINARY |= {"log_loss": "neg_log_loss", "brier": "neg_brier_score"}
 
 
-WINDOWS = (120, 240)  # days of history to choose from
-HALF_LIFE, HOLDOUT = 60, 14  # days
-
-
-def recent(rows: pd.DataFrame, times: pd.Series, days: float) -> pd.DataFrame:
-    return rows[times > times.max() - pd.Timedelta(days=days)].reset_index(drop=True)
+LEVEL, HOLDOUT, FOLDS = 7, 14, 3  # days, days, parts
 
 
 def fitted(sample: str, chosen: str, features: pd.DataFrame, target: pd.Series, times: pd.Series | None):
-    """The chosen candidate; on the history that does best on the newest two weeks, recent rows counting more."""
-    model = candidates(sample, features)[chosen]
+    """The chosen candidate; of the bikes with all rows at the newest level of demand."""
     if times is None:
-        return model.fit(features, target)
-
-    def of(days: float, until: pd.Timestamp):
-        kept = (times <= until) & (times > until - pd.Timedelta(days=days))
-        weight = {f"{model[-1].__class__.__name__.lower()}__sample_weight": _weights(times[kept], until)}
-        return candidates(sample, features)[chosen].fit(features[kept], target[kept], **weight)
-
-    end = times.max()
-    before = end - pd.Timedelta(days=HOLDOUT)
-    newest = times > before
-    missed = {
-        days: metrics.mean_absolute_error(target[newest], of(days, before).predict(features[newest]))
-        for days in WINDOWS
-    }
-    return of(min(missed, key=missed.get), end)
-
-
-def _weights(times: pd.Series, until: pd.Timestamp) -> np.ndarray:
-    return 0.5 ** ((until - times).dt.total_seconds().to_numpy() / (HALF_LIFE * 86_400))
+        return candidates(sample, features)[chosen].fit(features, target)
+    days = (times - times.min()).dt.total_seconds().to_numpy() / 86_400
+    fold, day = (days // (LEVEL / 4)).astype(int) % FOLDS, days.astype(int)
+    expected = np.empty(len(target))
+    for number in range(FOLDS):
+        model = candidates(sample, features)[chosen].fit(features[fold != number], target[fold != number])
+        expected[fold == number] = model.predict(features[fold == number])
+    near = 0.5 ** (np.abs(np.subtract.outer(np.arange(day.max() + 1), np.arange(day.max() + 1))) / LEVEL)
+    level = (near @ np.bincount(day, target)) / (near @ np.bincount(day, expected))
+    return candidates(sample, features)[chosen].fit(features, target * level[-1] / level[day])
 
 
 def load(sample: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     if sample == "bike":
         table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
-        table = recent(table, table["datetime"], max(WINDOWS))
         times = table["datetime"].dt
         features = table.drop(columns=["rentals", "datetime"]).assign(
             at_month=times.month, at_weekday=times.weekday, at_day=times.day, at_hour=times.hour

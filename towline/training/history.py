@@ -154,7 +154,7 @@ def fitted(
     """The chosen candidate fitted on what a history takes of some rows, and the positions of these.
 
     Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
-    With a level the candidate is fitted six times: its folds say what is expected of each row.
+    With a level the candidate is fitted four times: its folds say what is expected of each row.
     """
     learnt = history.learnt(times, labels)
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.signal import lfilter
 
-FOLDS = 5
+FOLDS = 3
 PRIOR = 3  # rows that speak for no change, so that what a few others say is not taken whole
 _BLOCKS, _BINS = 4, 8  # per half-life: stretches dealt to the folds, steps in which the level is counted
 
