@@ -66,11 +66,7 @@ def fitted(sample: str, chosen: str, features: pd.DataFrame, target: pd.Series, 
 def load(sample: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     if sample == "bike":
         table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
-        times = table["datetime"].dt
-        features = table.drop(columns=["rentals", "datetime"]).assign(
-            at_month=times.month, at_weekday=times.weekday, at_day=times.day, at_hour=times.hour
-        )
-        return table, features, table["rentals"].astype(float)
+        return table, table.drop(columns=["rentals", "datetime"]), table["rentals"].astype(float)
     table = pd.read_parquet(REPOSITORY / "data" / "bank_marketing.parquet").drop(columns=["id", "duration"])
     times = table["date"].dt
     features = table.drop(columns=["subscribed", "date"]).assign(
@@ -96,15 +92,13 @@ def validate(table: pd.DataFrame, suite: Path) -> dict:
 
 
 def candidates(sample: str, features: pd.DataFrame) -> dict:
-    calendar = [name for name in features if name.startswith("at_")]
-    numeric = [name for name in features.select_dtypes("number") if name not in calendar]
-    category = [name for name in features if name not in numeric + calendar]
+    numeric = list(features.select_dtypes("number"))
+    category = [name for name in features if name not in numeric]
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
 
     def prepared(*scale):
         impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-        parts = [("number", make_pipeline(impute, *scale), numeric), ("category", one_hot, category)]
-        return ColumnTransformer([*parts, ("calendar", one_hot if scale else impute, calendar)])
+        return ColumnTransformer([("number", make_pipeline(impute, *scale), numeric), ("category", one_hot, category)])
 
     if sample == "bike":
         forest = RandomForestRegressor(

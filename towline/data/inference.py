@@ -62,6 +62,8 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
         min=None, max=None, categories=None,
     )  # fmt: skip
     found = plain.model_copy(update=_facts(series, plain))
+    if role == "time" and data.columns.get(name) == "ignore":
+        return found.model_copy(update={"derive": (), "note": "data.columns says ignore"})
     if kind in ("text", "ignore"):
         note = note or f"data.columns says {kind}"
     elif role == "feature":

@@ -49,6 +49,9 @@ def test_bike() -> None:
     assert found.columns[0].role == "time"
     assert found.columns[0].derive == ("month", "weekday", "day", "hour")
     assert found.labels(rows).dtype == np.float64
+    bare = infer(rows, config(target="rentals", time="datetime", columns={"datetime": "ignore"}))
+    assert (bare.columns[0].kind, bare.columns[0].role) == ("datetime", "time")
+    assert "datetime" not in {c.name for c in bare.feature_columns}
     assert Contract.model_validate_json(found.model_dump_json()) == found
 
 
