@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
-from towline.config import Given, PipelineConfig, PrivacyConfig, Settings, build_config, read_config
+from towline.config import Given, Past, PipelineConfig, PrivacyConfig, Settings, build_config, read_config
 from towline.errors import ConfigError
 
 GOOD = """\
@@ -125,14 +125,16 @@ def test_windows_and_holdouts_as_they_are_written() -> None:
     several = build_config({"name": "demo", "data": data, "split": {"holdout": "4w"}}, "")
     month, hours = timedelta(days=30), timedelta(hours=36)
     assert several.data.window == (month, hours, None)
-    assert several.data.histories == tuple((window, timedelta(days=60), None) for window in (month, hours, None))
+    assert several.data.histories == tuple(
+        Past(window=window, half_life=timedelta(days=60)) for window in (month, hours, None)
+    )
     assert several.data.reach is None
     written = several.model_dump(mode="json")
     assert written["data"]["window"] == ["30d", "36h", "all"]
     assert written["split"]["holdout"] == "28d"
     assert build_config(written, "") == several
     one = build_config({"name": "demo", "data": {**data, "window": "30d", "half_life": None}}, "")
-    assert (one.data.reach, one.data.histories) == (month, ((None, None, None),))
+    assert (one.data.reach, one.data.histories) == (month, (Past(),))
     level = build_config({"name": "demo", "data": {**data, "window": "30d", "level": ["7d", "all"]}}, "").data
     assert [past.level for past in level.histories] == [timedelta(days=7), None]
     with pytest.raises(ConfigError, match="longer than nothing"):

@@ -3,11 +3,11 @@
 import datetime as dt
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
-from towline.config.record import Frozen, Share, Spans, plain
+from towline.config.record import Frozen, Share, Span, Spans, plain, span
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
@@ -30,12 +30,23 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 PRIMARY: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
 
 
-class Past(NamedTuple):
-    """How much of the past is learnt from, and how; None: all of it, evenly, as it was."""
+class Past(Frozen):
+    """How much of the past is learnt from, and how.
 
-    window: dt.timedelta | None
-    half_life: dt.timedelta | None
-    level: dt.timedelta | None
+    Attributes:
+        window: rows older than this before the newest one are left out; None: all rows there are.
+        half_life: a row this old counts half; None: all count the same.
+        level: half-life with which the target's level is followed; older targets are brought to it; None: as they are.
+    """
+
+    window: Span = None
+    half_life: Span = None
+    level: Span = None
+
+    def __str__(self) -> str:
+        rows = "all rows" if self.window is None else f"the last {span(self.window)}"
+        fading = f", half-life {span(self.half_life)}" if self.half_life else ""
+        return rows + fading + (f", on the newest level (followed by {span(self.level)})" if self.level else "")
 
 
 class SqlSource(Frozen):
@@ -81,7 +92,7 @@ class DataConfig(Frozen):
         """What to choose from; of one window alone nothing is left but its rows."""
         windows = self.window if len(self.window) > 1 else (None,)
         options = itertools.product(windows, self.half_life or (None,), self.level or (None,))
-        return tuple(dict.fromkeys(Past(*option) for option in options))
+        return tuple(dict.fromkeys(Past(window=window, half_life=half, level=level) for window, half, level in options))
 
 
 class ColumnRule(Frozen):

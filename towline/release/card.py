@@ -17,7 +17,6 @@ from towline.release.manifest import Manifest
 from towline.training.evaluation import Evaluation, Slice
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
-from towline.training.history import History, Tried
 
 TEMPLATES = Path(__file__).parent
 WORST = 15
@@ -64,7 +63,7 @@ def card(
         "validation": validation,
         "certificate": certificate,
         "fitted": fitted,
-        "histories": [(_history(one), one.rows, one.value, one.failed) for one in fitted.history.tried],
+        "histories": [(str(one), one.rows, one.value, one.failed) for one in fitted.history.tried],
         "metrics": [(name, value, evaluation.baseline.get(name)) for name, value in evaluation.metrics.items()],
         "candidates": [
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)
@@ -104,10 +103,6 @@ def number(value: float | None) -> str:
 def title(name: str) -> str:
     """``fold_scores.png`` → Fold scores."""
     return name.removesuffix(".png").replace("_", " ").capitalize()
-
-
-def _history(one: Tried) -> str:
-    return str(History(window=one.window, half_life=one.half_life, level=one.level))
 
 
 def _worst_first(evaluation: Evaluation) -> list[Slice]:

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, Frozen, Past, PipelineConfig, Span, span
+from towline.config import GREATER_IS_BETTER, Past, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.estimators import brief, build, trainable
@@ -32,46 +32,27 @@ MIN_CLASS = 10  # rows of each class
 Model: TypeAlias = Pipeline | FixedThresholdClassifier
 
 
-class Tried(Frozen):
+class Tried(Past):
     """One history: how many rows it had, and the metric on the stretch after them."""
 
-    window: Span = None
-    half_life: Span = None
-    level: Span = None
     rows: int
     value: float | None
     failed: str = ""
 
 
-class History(Frozen):
+class History(Past):
     """What is learnt from.
 
     Attributes:
-        window: rows older than this before the newest one are left out; None: all rows there are.
-        half_life: a row this old counts half; None: all count the same.
-        level: half-life with which the target's level is followed; older targets are brought to it; None: as they are.
         metric, rows, start, end: what the choice was made on, and the times (ISO) of those rows; empty without one.
         tried: every history, as configured.
     """
 
-    window: Span = None
-    half_life: Span = None
-    level: Span = None
     metric: str = ""
     rows: int = 0
     start: str = ""
     end: str = ""
     tried: tuple[Tried, ...] = ()
-
-    @classmethod
-    def of(cls, option: Past) -> "History":
-        """A history as configured."""
-        return cls(window=option.window, half_life=option.half_life, level=option.level)
-
-    def __str__(self) -> str:
-        fading = f", half-life {span(self.half_life)}" if self.half_life else ""
-        brought = f", on the newest level (followed by {span(self.level)})" if self.level else ""
-        return ("all rows" if self.window is None else f"the last {span(self.window)}") + fading + brought
 
     def learnt(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
         """Positions of the rows to learn from, oldest first.
@@ -121,7 +102,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, w
     """
     options = config.data.histories
     if len(options) == 1:
-        return History.of(options[0])
+        return History(**dict(options[0]))
     contract, metric = work.contract(), primary(config, work.contract().task)
     features, labels, rows = given(work, config, whole=whole)
     times = rows[config.data.time]
@@ -131,9 +112,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, w
     sign = 1 if GREATER_IS_BETTER[metric] else -1
     best = max(able, key=lambda one: sign * (one.value or 0.0)) if able else _longest(tried)
     return History(
-        window=best.window,
-        half_life=best.half_life,
-        level=best.level,
+        **{name: getattr(best, name) for name in Past.model_fields},
         metric=metric,
         rows=int(recent.sum()),
         start=times[recent].min().isoformat(),
@@ -162,17 +141,18 @@ def fitted(
     weights = history.weights(own)
     table, truth = features.iloc[learnt], trainable(labels)[learnt]
 
-    def learn(rows: np.ndarray) -> Pipeline:
+    def learn(rows: np.ndarray, target: np.ndarray) -> Pipeline:
         pipeline = build(candidate, contract, config.seed, chosen.params)
         more: dict[str, Any] = {}
         if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
             more = {"estimate__sample_weight": weights[rows]}
-        return pipeline.fit(table.iloc[rows], truth[rows], **more)
+        return pipeline.fit(table.iloc[rows], target[rows], **more)
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
         if history.level is not None and own is not None:
-            truth = on_level(truth, own, history.level, lambda seen, asked: learn(seen).predict(table.iloc[asked]))
-        pipeline = learn(np.arange(len(learnt)))
+            raw = truth
+            truth = on_level(raw, own, history.level, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked]))
+        pipeline = learn(np.arange(len(learnt)), truth)
         if chosen.threshold is None:
             return pipeline, learnt
         model = FixedThresholdClassifier(
@@ -196,7 +176,7 @@ def _try(
     recent: np.ndarray,
     metric: str,
 ) -> Tried:
-    history, before = History.of(option), np.flatnonzero(~recent)
+    history, before = History(**dict(option)), np.flatnonzero(~recent)
     value, failed, used = None, "", 0
     try:
         model, learnt = fitted(
@@ -207,7 +187,7 @@ def _try(
         value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
         failed = brief(error)
-    return Tried(**option._asdict(), rows=used, value=value, failed=failed)
+    return Tried(**dict(option), rows=used, value=value, failed=failed)
 
 
 def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:

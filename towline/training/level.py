@@ -38,10 +38,11 @@ def on_level(labels: np.ndarray, times: pd.Series, half_life: dt.timedelta, answ
     """
     seconds = (times - times.min()).dt.total_seconds().to_numpy()
     fold = (seconds // (half_life.total_seconds() / _BLOCKS)).astype(np.int64) % FOLDS
-    if len(set(fold)) < 2:
+    folds = np.unique(fold)
+    if len(folds) < 2:
         return labels
     expected = np.empty(len(labels))
-    for number in np.unique(fold):
+    for number in folds:
         inside = fold == number
         expected[inside] = answer(np.flatnonzero(~inside), np.flatnonzero(inside))
 
