@@ -34,6 +34,7 @@ _LOOK = 1.0  # seconds between two looks at the run
 _LATE = 2.5  # seconds that lines of a run that has ended may take to arrive
 _AWAY = 300.0  # seconds that the server may be away
 _NOBODY = 20.0  # seconds after which a run that nobody takes is worth a word
+_NEW = 120.0  # seconds that the first worker of a pool may take to start
 _LINE = re.compile(  # as towline.steps writes them
     r"(?P<done>.+?) done in (?P<seconds>[\d.]+) s(?:: (?P<note>.*))?"
     r"|(?P<failed>.+?) failed: (?P<why>.*)"
@@ -73,14 +74,15 @@ def run_there(
         tell: is given what people are to know beside the steps.
 
     Raises:
-        ConfigError: no such pool, or the server does not take the password.
+        ConfigError: no such pool, nor a worker that made it meanwhile, or the server does not take the password.
         Unavailable: the server is away, the run lost its process, or was cancelled.
         KeyboardInterrupt: while it waited; the run goes on, and ``tell`` has been given how to find it.
         TowlineError: whatever the flow raised.
     """
     given = {PREFECT_API_URL: there.url, PREFECT_API_AUTH_STRING: there.auth or None, PREFECT_CLIENT_MAX_RETRIES: 2}
     with temporary_settings(given), _known(there), get_client(sync_client=True) as client:
-        number = _deployment(client, f"{name}/{parameters['config'].name}", there, deployments)
+        _find_pool(client, there, tell)
+        number = _deployment(client, f"{name}/{parameters['config'].name}", deployments)
         run = client.create_flow_run_from_deployment(number, parameters=_plain(parameters))
         page = f"{there.url.removesuffix('/api')}/runs/flow-run/{run.id}"
         tell(f"run {page}")
@@ -99,18 +101,39 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **plain, "config": given["config"].model_dump(mode="json")}
 
 
-def _deployment(
-    client: SyncPrefectClient, name: str, there: There, deployments: Callable[[], Sequence[RunnerDeployment]]
-) -> UUID:
-    """As it is; or made, without a schedule, for nobody asked for one."""
+def _find_pool(client: SyncPrefectClient, there: There, tell: Callable[[str], object]) -> None:
+    """Waits where there is none yet: ``docker compose up -d`` returns before its worker has made it.
+
+    A worker that is there has registered its configs as well, with their schedules.
+    """
+    if _is_pool(client, there.pool):
+        return
+    others = ", ".join(sorted(pool.name for pool in client.read_work_pools()))
+    remedy = f"start a worker, which makes it: python -m flows.deployments --pool {there.pool}"
+    tell(f"waits up to {_NEW:.0f} s: no work pool {there.pool!r} yet{f', only {others}' if others else ''}; {remedy}")
+    deadline = time.monotonic() + _NEW
+    while not _is_attended(client, there.pool):
+        if time.monotonic() > deadline:
+            if _is_pool(client, there.pool):
+                return
+            raise ConfigError(f"no work pool {there.pool!r}", where=there.url, remedy=remedy)
+        time.sleep(_LOOK)
+
+
+def _is_pool(client: SyncPrefectClient, pool: str) -> bool:
     try:
-        client.read_work_pool(there.pool)
+        return bool(client.read_work_pool(pool))
     except ObjectNotFound:
-        raise ConfigError(
-            f"no work pool {there.pool!r}",
-            where=there.url,
-            remedy=f"start a worker, which makes it: python -m flows.deployments --pool {there.pool}",
-        ) from None
+        return False
+
+
+def _is_attended(client: SyncPrefectClient, pool: str) -> bool:
+    workers = client.read_workers_for_work_pool(pool) if _is_pool(client, pool) else []
+    return any(worker.status == "ONLINE" for worker in workers)
+
+
+def _deployment(client: SyncPrefectClient, name: str, deployments: Callable[[], Sequence[RunnerDeployment]]) -> UUID:
+    """As it is; or made, without a schedule, for nobody asked for one."""
     try:
         return client.read_deployment_by_name(name).id
     except ObjectNotFound:
@@ -144,7 +167,7 @@ def _wait(client: SyncPrefectClient, number: UUID, there: There, tell: Callable[
 def _why(client: SyncPrefectClient, run: FlowRun, pool: str) -> str:
     if run.state is not None and run.state.name == "AwaitingConcurrencySlot":
         return "waits: another run of this model is under way"
-    if not any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool)):
+    if not _is_attended(client, pool):
         return f"waits: no worker of pool {pool!r} is there; start one: python -m flows.deployments --pool {pool}"
     return "waits for a worker to take it"
 

@@ -1,12 +1,16 @@
 """What whoever waits for a run on another machine is told of its end, and of its steps."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from towline.errors import DataRefused, TowlineError, Unavailable
+from towline.errors import ConfigError, DataRefused, TowlineError, Unavailable
 
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
@@ -86,3 +90,36 @@ def test_steps_told_elsewhere_are_steps_here(prefect: str, caplog: pytest.LogCap
             submission._tell(line)
     read = [(r.__dict__["step"], r.__dict__["status"], r.__dict__.get("note")) for r in caplog.records]
     assert read == meant
+
+
+def test_a_pool_whose_worker_still_starts_is_waited_for(
+    client: "SyncPrefectClient", prefect: str, tmp_path: Path
+) -> None:
+    """As after ``docker compose up -d``; once the wait is over the worker is there."""
+    from tasks import submission
+
+    words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]
+    env = os.environ | {"TOWLINE_STORE": str(tmp_path)}
+    told: list[str] = []
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
+        try:
+            submission._find_pool(client, submission.There(prefect, "", "starting"), told.append)
+            assert submission._is_attended(client, "starting")
+        finally:
+            worker.terminate()
+    assert ["no work pool 'starting' yet" in line for line in told] == [True]
+
+
+def test_a_pool_that_nobody_makes_is_a_wrong_name(client: "SyncPrefectClient", monkeypatch: pytest.MonkeyPatch) -> None:
+    """People are told which pools there are at once, and the remedy at the end."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from tasks import submission
+
+    client.create_work_pool(WorkPoolCreate(name="night", type="process"))
+    monkeypatch.setattr(submission, "_NEW", 1.0)
+    told: list[str] = []
+    with pytest.raises(ConfigError, match="no work pool 'nihgt'") as caught:
+        submission._find_pool(client, submission.There("http://there", "", "nihgt"), told.append)
+    assert "only night" in told[0]
+    assert "start a worker" in str(caught.value.remedy)
