@@ -52,7 +52,7 @@ def training_flow(
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
         with start() as tester:
-            draw(work, config, scores, evaluation)
+            draw(work, config, scores, evaluation, fitted)
             version = register(work, config, settings, scores, chosen, fitted, evaluation, validation, facts)
             packed = package(work, config, settings, version, scores, fitted, evaluation, validation, facts)
             tried = smoke_test(work, packed, tester)

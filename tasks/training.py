@@ -68,7 +68,8 @@ def refit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores, measu
         return measured
     with step("refit", work.path) as told:
         fitted = final.refit(work, config, chosen, measured)
-        told.note = f"{chosen.candidate} on {fitted.rows:,} rows" + (f", up to {fitted.end}" if fitted.end else "")
+        until, level = f", up to {fitted.end}" if fitted.end else "", f", {fitted.level}" if fitted.level else ""
+        told.note = f"{chosen.candidate} on {fitted.rows:,} rows{until}{level}"
     return fitted
 
 
@@ -88,9 +89,13 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final.Fitted) -> e
 
 @remembered("draw")
 def draw(
-    work: Workspace, config: PipelineConfig, scores: Sequence[fitting.Scores], evaluated: evaluation.Evaluation
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[fitting.Scores],
+    evaluated: evaluation.Evaluation,
+    fitted: final.Fitted,
 ) -> tuple[str, ...]:
     with step("draw", work.path) as told:
-        names = plots.draw(work, config, scores, evaluated)
+        names = plots.draw(work, config, scores, evaluated, fitted)
         told.note = f"{len(names)} plots"
     return names

@@ -172,7 +172,17 @@ def test_down_and_up_loses_nothing(stack: Stack, outcome: dict[str, Any], key: s
 
 def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, key: str) -> None:
     """Killed amid a run it says nothing; when it is back, the run is told Crashed and is run again, to its end."""
-    words = ("--profile", "compose", "run", CONFIG, "--force", "--json")
+    words = (
+        "--profile",
+        "compose",
+        "run",
+        CONFIG,
+        "--set",
+        "candidates=[linear]",
+        "--set",
+        "data.level=null",
+        "--json",
+    )
     asked = subprocess.Popen(
         [TOWLINE, *words], cwd=stack.folder, env=bare(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

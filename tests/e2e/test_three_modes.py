@@ -60,7 +60,16 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     config = read_config(REPOSITORY / "configs" / f"{request.param}.yaml")
     # a threshold and trees in one, a sum in the other would be found by the unit tests of the plan
     command = [TOWLINE, "run", REPOSITORY / "configs" / f"{request.param}.yaml"]
-    quick = ["--set", "candidates=[boosting]", "--set", "cross_validation.folds=2", "--set", "gate={}"]
+    quick = [
+        "--set",
+        "candidates=[boosting]",
+        "--set",
+        "cross_validation.folds=2",
+        "--set",
+        "gate={}",
+        "--set",
+        "data.level=null",
+    ]
     service = None
     try:
         done = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)

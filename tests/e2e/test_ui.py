@@ -51,9 +51,13 @@ def shows(page: Page, url: str, *texts: str) -> None:
             expect(found).to_be_visible(timeout=PATIENCE)
 
 
-@pytest.fixture
-def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A store with a run of a small table and one that its leaks ended; the servers are stopped in the end."""
+@pytest.fixture(scope="module")
+def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A store with a run of a small table and one that its leaks ended; the servers are stopped in the end.
+
+    One for the file: the nights come in its last test.
+    """
+    tmp_path = tmp_path_factory.mktemp("ui")
     pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400).to_csv(tmp_path / "bikes.csv", index=False)
     data = {"source": str(tmp_path / "bikes.csv"), "target": "rentals", "time": "datetime"}
     data |= {"drop": ["casual", "registered"]}

@@ -13,6 +13,7 @@ from towline.errors import FitError, TowlineError
 from towline.training.estimators import brief, build, trainable
 from towline.training.fitting import Scores, baseline
 from towline.training.history import History, Model, choose_history, fitted, given
+from towline.training.level import Level
 from towline.training.metrics import predict
 from towline.training.predictions import Predictions, encode
 
@@ -29,6 +30,7 @@ class Fitted(Frozen):
         measured_end: of a model that was fitted again on all rows: where the one that was measured ends.
         measured: the same: the history of that one.
         refitted: whether it was fitted again after the measurement.
+        level: that its targets were brought to, if they were.
         answers: the file with its answers to the holdout.
     """
 
@@ -44,6 +46,7 @@ class Fitted(Frozen):
     measured_end: str | None = None
     measured: History | None = None
     refitted: bool = False
+    level: Level | None = None
     answers: str = MEASURED
 
 
@@ -115,7 +118,7 @@ def _fitted(
     contract, where = work.contract(), f"candidates.{chosen.candidate}"
     times = rows[config.data.time] if config.data.time else None
     try:
-        model, places = fitted(config, contract, chosen, history, features, labels, times)
+        model, places, level = fitted(config, contract, chosen, history, features, labels, times)
     except TowlineError:
         raise
     except Exception as error:  # an estimator may raise anything
@@ -135,6 +138,7 @@ def _fitted(
         history=history,
         start=None if own is None else own.min().isoformat(),
         end=None if own is None else own.max().isoformat(),
+        level=level,
     )
 
 

@@ -8,7 +8,7 @@ the older they are (exponential forgetting); a level brings the target of old ro
 
 import datetime as dt
 import warnings
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.estimators import brief, build, trainable
 from towline.training.fitting import Scores, primary
-from towline.training.level import on_level
+from towline.training.level import Level, on_level
 from towline.training.metrics import predict, scores
 
 MIN_ROWS = 200
@@ -82,6 +82,14 @@ class History(Past):
         return np.asarray(0.5 ** (age / self.half_life.total_seconds()))
 
 
+class Learner(NamedTuple):
+    """A fitted candidate, the positions of the rows it learnt from, and the level their targets were brought to."""
+
+    model: Model
+    places: np.ndarray
+    level: Level | None
+
+
 def given(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
     """Features, target values and raw rows of the train part, or of all rows, oldest first."""
     if not whole:
@@ -129,8 +137,8 @@ def fitted(
     features: pd.DataFrame,
     labels: np.ndarray,
     times: pd.Series | None,
-) -> tuple[Model, np.ndarray]:
-    """The chosen candidate fitted on what a history takes of some rows, and the positions of these.
+) -> Learner:
+    """The chosen candidate fitted on what a history takes of some rows.
 
     Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
     With a level the candidate is fitted four times: its folds say what is expected of each row.
@@ -139,7 +147,7 @@ def fitted(
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)
     own = None if times is None else times.iloc[learnt]
     weights = history.weights(own)
-    table, truth = features.iloc[learnt], trainable(labels)[learnt]
+    table, truth, level = features.iloc[learnt], trainable(labels)[learnt], None
 
     def learn(rows: np.ndarray, target: np.ndarray) -> Pipeline:
         pipeline = build(candidate, contract, config.seed, chosen.params)
@@ -151,10 +159,12 @@ def fitted(
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
         if history.level is not None and own is not None:
             raw = truth
-            truth = on_level(raw, own, history.level, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked]))
+            truth, level = on_level(
+                raw, own, history.level, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked])
+            )
         pipeline = learn(np.arange(len(learnt)), truth)
         if chosen.threshold is None:
-            return pipeline, learnt
+            return Learner(pipeline, learnt, level)
         model = FixedThresholdClassifier(
             FrozenEstimator(pipeline),  # itself it would fit without weights
             threshold=chosen.threshold,
@@ -162,7 +172,7 @@ def fitted(
             response_method="predict_proba",
         ).fit(table, truth)
     model.estimator = model.estimator_ = pipeline
-    return model, learnt
+    return Learner(model, learnt, level)
 
 
 def _try(
@@ -179,11 +189,9 @@ def _try(
     history, before = History(**dict(option)), np.flatnonzero(~recent)
     value, failed, used = None, "", 0
     try:
-        model, learnt = fitted(
-            config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before]
-        )
-        used = len(learnt)
-        found = scores(labels[recent], predict(model, features[recent], contract), contract)[metric]
+        one = fitted(config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before])
+        used = len(one.places)
+        found = scores(labels[recent], predict(one.model, features[recent], contract), contract)[metric]
         value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
         failed = brief(error)

@@ -13,7 +13,9 @@ from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.drawing import BEFORE, DASHED, INK, LINES, MODEL, SOFT, WIDTH, blank, legend_below, save, styled, title
 from towline.training.evaluation import Evaluation, saved_predictions
+from towline.training.final import Fitted
 from towline.training.fitting import Scores
+from towline.training.level import Level
 from towline.training.metrics import Coded
 
 if TYPE_CHECKING:
@@ -24,23 +26,26 @@ MOST = {"columns": 20, "slices": 30, "classes": 20, "curves": len(LINES)}
 DENSE = 2_000  # more points than this become a density
 
 
-def draw(work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation) -> tuple[str, ...]:
+def draw(
+    work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation, fitted: Fitted
+) -> tuple[str, ...]:
     """Draws what there is to see into ``plots/`` of the workspace; what is undefined on these rows is not drawn.
 
     Returns:
         The file names: fold_scores, importance, slices; confusion_matrix, roc, precision_recall, calibration for
-        classes; predicted_vs_actual, residuals and, where the split is by time, over_time for numbers.
+        classes; predicted_vs_actual, residuals, where the split is by time over_time, and where targets were brought to
+        a level that level, for numbers.
     """
     names = []
     with styled():
-        for name, figure in _figures(work, config, scores, evaluation):
+        for name, figure in _figures(work, config, scores, evaluation, fitted):
             save(figure, work.file(f"plots/{name}.png"))
             names.append(f"{name}.png")
     return tuple(names)
 
 
 def _figures(
-    work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation
+    work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation, fitted: Fitted
 ) -> list[tuple[str, Figure]]:
     contract = work.contract()
     truth, answers, _ = saved_predictions(work)
@@ -58,6 +63,8 @@ def _figures(
         if config.data.time and config.split.by != "random":
             times = pd.to_datetime(work.part("holdout")[2][config.data.time])
             drawn.append(("over_time", over_time(coded, times, contract.target)))
+        if fitted.level:
+            drawn.append(("level", level(fitted.level, contract.target)))
     else:
         # in the order of Coded: a binary task's positive class is the second
         names = [str(label) for label in sorted(contract.classes, key=lambda label: label == contract.positive)]
@@ -282,13 +289,11 @@ def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
     means = values.groupby(times.dt.floor(steps[step]).to_numpy()).mean()
     if len(means) < 3:
         return None
-    from matplotlib.dates import ConciseDateFormatter
-
     figure, axes = _figure(3.4, 7.2)
     marker = "o" if len(means) <= 40 else ""
     for name, colour in (("actual", INK), ("predicted", MODEL)):
         axes.plot(means.index, means[name], color=colour, linewidth=1.4, marker=marker, markersize=3, label=name)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    _dates(axes)
     axes.set_ylabel(f"mean {_short(target)} by {step}")
     error = (means["predicted"] - means["actual"]).to_numpy()
     quarters = np.array_split(error, min(4, len(error)))
@@ -296,6 +301,25 @@ def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
     title(figure, f"Over the holdout: mean error {early:+.3g} in its first quarter, {late:+.3g} in its last")
     legend_below(figure, axes)
     return figure
+
+
+def level(found: Level, target: str) -> Figure:
+    """How high the target stood beyond what the features explain, beside the newest level, which was learnt."""
+    figure, axes = _figure(2.8, 7.2)
+    axes.plot(pd.to_datetime(list(found.times)), found.values, color=MODEL, linewidth=1.6)
+    axes.axhline(1 if found.multiplies else 0, color=SOFT, linewidth=0.9, linestyle=DASHED)
+    if found.multiplies:
+        axes.set_ylim(bottom=0)
+    _dates(axes)
+    axes.set_ylabel("share of the newest level" if found.multiplies else "beside the newest level")
+    title(figure, f"{_short(target)}, beyond what the columns explain: {found}")
+    return figure
+
+
+def _dates(axes: Axes) -> None:
+    from matplotlib.dates import ConciseDateFormatter
+
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
 
 
 def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:

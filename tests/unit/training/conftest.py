@@ -12,6 +12,7 @@ from towline.data.splits import split
 from towline.data.workspace import Workspace
 from towline.training.final import Fitted, fit
 from towline.training.fitting import Scores, baseline, choose, cross_validate
+from towline.training.history import choose_history
 
 
 class Trained(NamedTuple):
@@ -40,6 +41,6 @@ def train(tmp_path: Path) -> Callable[..., Trained]:
         split(work, made)
         scores = tuple(cross_validate(work, made, one) for one in (baseline(made), *made.candidates))
         chosen = choose(scores, made, work.contract().task)
-        return Trained(work, made, scores, fit(work, made, chosen))
+        return Trained(work, made, scores, fit(work, made, chosen, choose_history(work, made, chosen)))
 
     return trained

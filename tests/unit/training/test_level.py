@@ -36,17 +36,21 @@ def test_a_growing_target_is_restated_at_its_newest_level() -> None:
     def answer(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
         return np.asarray(features[asked] @ np.linalg.lstsq(features[seen], labels[seen], rcond=None)[0])
 
-    brought = on_level(labels, frame["at"], DAYS, answer) / shape
+    brought, level = on_level(labels, frame["at"], DAYS, answer)
+    brought = brought / shape
     week = 24 * 7
     assert brought[:week].mean() == pytest.approx(3, rel=0.1)
     assert brought[-week:].mean() == pytest.approx(3, rel=0.1)
+    assert level is not None
+    assert (level.values[0], level.values[-1]) == (pytest.approx(1 / 3, rel=0.15), 1)
+    assert (level.times[0], str(level)[:9]) == ("2026-01-01T00:00:00", "level × 2")
     order = np.random.default_rng(1).permutation(len(labels))  # rows need not come in order
     shuffled = on_level(
         labels[order],
         frame["at"].iloc[order].reset_index(drop=True),
         DAYS,
         lambda seen, asked: answer(order[seen], order[asked]),
-    )
+    ).labels
     np.testing.assert_allclose(shuffled, (brought * shape)[order])
 
 
@@ -55,8 +59,11 @@ def test_what_can_be_negative_is_moved_not_multiplied() -> None:
     times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
     warm = np.tile([-8.0, 8.0], 1000)
     labels = warm + np.linspace(0, 10, 2000)
-    brought = on_level(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
+    brought, level = on_level(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
     np.testing.assert_allclose(brought, warm + 10, atol=1.5)
+    assert level is not None
+    assert level.values[0] == pytest.approx(-10, abs=1.5)
+    assert not level.multiplies
 
 
 @pytest.mark.parametrize("labels", [np.arange(40.0), np.zeros(2000)])
@@ -64,7 +71,8 @@ def test_where_there_is_no_level_targets_stay(labels: np.ndarray) -> None:
     """Rows of one day have one level; of zeros there is none."""
     times = pd.Series(pd.date_range("2026-01-01", periods=len(labels), freq="15min"))
     found = on_level(labels, times, DAYS, lambda seen, asked: np.zeros(len(asked)))
-    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.level is None
 
 
 def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:

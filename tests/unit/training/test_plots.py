@@ -21,7 +21,7 @@ CLASSES = ["confusion_matrix.png", "roc.png", "precision_recall.png", "calibrati
 
 def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
     work, config, scores, fitted = trained
-    names = draw(work, config, scores, evaluate(work, config, fitted))
+    names = draw(work, config, scores, evaluate(work, config, fitted), fitted)
     for name in names:
         with Image.open(work.file(f"plots/{name}")) as image:
             image.load()
@@ -34,11 +34,11 @@ def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
 
 def test_numbers_through_time(train: Callable[..., Any]) -> None:
     """Bike: all plots of a regression, over time too, the same bytes when drawn again, and no setting left changed."""
-    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d"}
+    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d", "level": "7d"}
     before = dict(mpl.rcParams)
     trained = train(DATA / "bike_hourly.parquet", "rentals", data=data)
     names, folder = _drawn(trained)
-    assert list(names) == [*COMMON, "predicted_vs_actual.png", "residuals.png", "over_time.png"]
+    assert list(names) == [*COMMON, "predicted_vs_actual.png", "residuals.png", "over_time.png", "level.png"]
     first = {name: (folder / name).read_bytes() for name in names}
     assert {name: (folder / name).read_bytes() for name in _drawn(trained)[0]} == first
     assert dict(mpl.rcParams) == before
