@@ -14,22 +14,36 @@ Examples:
   towline score new.parquet scored.parquet --model bike-demand
   towline score new.csv scored.csv --model bike-demand@3    by that version
   towline score new.csv scored.csv --model path/to/release
+  towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
 """
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", "wanted", metavar="NAME[@VERSION]|PATH", help="What answers; default: the only model.")
 @click.option("--separator", default=",", show_default=True, help="Of a CSV.")
+@click.option("--prefix", default="", help="Put before the names of the columns that are added.")
+@click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
 @click.option("--trust", multiple=True, metavar="PACKAGE", help="A package of your own the model may come from.")
 @json_option
 def score(
-    source: Path, output: Path, wanted: str | None, separator: str, trust: tuple[str, ...], as_json: bool
+    source: Path,
+    output: Path,
+    wanted: str | None,
+    separator: str,
+    prefix: str,
+    safe_csv: bool,
+    trust: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Writes the rows of IN (CSV, CSV.gz, Parquet) with their predictions to OUT."""
+    """Writes the rows of IN (CSV, CSV.gz, Parquet) with their predictions to OUT.
+
+    The columns of IN are written unchanged. Added are prediction, probability_CLASS, model and version.
+    """
     from towline import load
     from towline.cli.models import only
     from towline.scoring.batch import score as batch
 
-    done = batch(load(wanted or only(), trusted=trust), source, output, separator)
+    model = load(wanted or only(), trusted=trust)
+    done = batch(model, source, output, separator, prefix=prefix, safe_csv=safe_csv)
     told = f"{done.rows:,} rows scored by {done.model} version {done.version}: {done.output}"
     emit(done.model_dump(), as_json, lambda: told)

@@ -57,11 +57,10 @@ def drift(
         found = rounds.drift_of(settings, pipeline, serving, current)
         page = ""
         if report or found.state in ("drift", "broken"):
-            from towline.monitoring.drift import table
             from towline.monitoring.report import write
             from towline.monitoring.samples import sampled
 
-            rows = sampled(table(current, pipeline.data.separator))
+            rows = sampled(rounds.rows_of(settings, pipeline, serving, current))
             page = str(write(settings, pipeline, serving, found, now, rows))
     emit({**found.model_dump(mode="json"), "report": page}, as_json, lambda: _drift(found, page))
 

@@ -49,6 +49,28 @@ class Past(Frozen):
         return rows + fading + (f", on the newest level (followed by {span(self.level)})" if self.level else "")
 
 
+def _as_markers(value: object) -> object:
+    """Null markers as text: YAML reads some of them as numbers or booleans."""
+    markers = value if isinstance(value, list | tuple) else [value]
+    words = {True: "true", False: "false", None: "null"}
+    return tuple(
+        words[marker] if marker is None or isinstance(marker, bool) else str(marker).strip() for marker in markers
+    )
+
+
+NullMarkers = Annotated[
+    tuple[str, ...], BeforeValidator(_as_markers, json_schema_input_type=str | float | list[str | float])
+]
+
+
+def _is_date_format(text: str) -> bool:
+    try:
+        dt.datetime.strptime(dt.datetime(2001, 2, 3, 4, 5, 6).strftime(text), text)  # noqa: DTZ001, DTZ007
+    except ValueError:
+        return False
+    return "%" in text
+
+
 class SqlSource(Frozen):
     """A query on a database."""
 
@@ -76,10 +98,34 @@ class DataConfig(Frozen):
         (), description="the target's level is followed with this half-life, old targets are brought to the newest"
     )
     separator: str = Field(",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
+    thousands: Literal["", ",", ".", " ", "'", "_"] = Field("", description="mark between groups of three digits")
+    na_values: NullMarkers = Field(
+        (), description="texts or numbers that stand for null in every column, e.g. ['?', -999]"
+    )
+    date_format: str | dict[str, str] | None = Field(
+        None,
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s or epoch_ms; of all "
+        "columns, or {column: format}",
+    )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+
+    @model_validator(mode="after")
+    def _readable(self) -> "DataConfig":
+        if self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}")
+        formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
+        for date_format in formats:
+            if (
+                date_format is not None
+                and date_format not in ("epoch_s", "epoch_ms")
+                and not _is_date_format(date_format)
+            ):
+                raise ValueError(f"date_format {date_format!r} is no strptime format of a date, e.g. %d.%m.%Y")
+        return self
 
     @property
     def reach(self) -> dt.timedelta | None:

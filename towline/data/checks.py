@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, PipelineConfig, Severity
-from towline.data.columns import iso_times
 from towline.data.contract import Column, Contract
 from towline.data.leaks import find
 from towline.data.values import LARGEST
@@ -67,20 +66,8 @@ def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -
     )
 
 
-def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
-    """The table with numbers and times that are written as text in their own type."""
-    table = table.reset_index(drop=True)
-    for column in contract.columns:
-        values = table[column.name]
-        if column.kind == "numeric" and values.dtype.kind not in "iufb":
-            table[column.name] = pd.to_numeric(values, errors="coerce")
-        if column.kind == "datetime" and values.dtype.kind != "M":
-            table[column.name] = iso_times(values)
-    return table
-
-
 def run(table: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None) -> list[Rule]:
-    """All of these rules, on a table after ``convert``."""
+    """All of these rules."""
     rules = [
         *_finite(table, contract),
         *_classes(table, contract, config),

@@ -1,4 +1,4 @@
-"""Whole columns in canonical form: ``values`` says what one value means, this does it for arrays."""
+"""Whole columns in canonical form: ``values`` says what one value means, this does it for arrays of any type."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,31 +6,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from towline.config import Kind
-from towline.data.values import blank, instant, level, number
+from towline.data import parsing
+from towline.data.values import PLAIN, ValueFormat, ValueReader
 
 _OFFENDERS = 5
-
-
-def iso_times(values: pd.Series) -> pd.Series:
-    """ISO 8601 strings and date objects as datetime64[us] in naive UTC; NaT where a value is neither, or null."""
-    if values.dtype.kind == "M":
-        naive = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
-        return naive.astype("datetime64[us]")
-    times = np.array([instant(value) for value in values.astype(object)], dtype="datetime64[us]")
-    return pd.Series(times, dtype="datetime64[us]")
 
 
 def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray) -> str:
     """Up to five offending values with their row numbers (from 1, headers not counted)."""
     picked = {int(row): "" for row in rows[:_OFFENDERS]}
     at = values.iloc if isinstance(values, pd.Series) else list(values)
-    shown = [f"row {row + 1}: {repr(at[row])[:60]}" for row in picked]
+    shown = [f"row {row + 1}: {_shown(at[row])[:60]}" for row in picked]
     return ", ".join(shown) + (f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
 
 
-def convert(values: pd.Series, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+def convert(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Canonical values (n,), and the positions of those that do not fit their kind.
 
     Numeric and boolean are float64 (NaN for null), category is object of str (NaN for null), datetime is
@@ -38,47 +31,64 @@ def convert(values: pd.Series, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(values.dtype, pd.CategoricalDtype) or getattr(values.dtype, "na_value", None) is pd.NA:
         values = values.astype(object)
-    if kind == "category":
-        return _texts(values)
+    read, bad = _typed(values, kind, fmt) if values.dtype.kind in "biufM" else _any(values, kind, fmt)
+    if fmt.coerce:
+        bad = np.array([row for row in bad if not isinstance(values.iloc[row], str)], dtype=np.int64)
+    return read, bad
+
+
+def _typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of numbers, flags or times."""
+    none = np.empty(0, dtype=np.int64)
     code = values.dtype.kind
+    if kind == "datetime" and code == "M":
+        times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
+        return times.to_numpy("datetime64[us]"), none
+    if kind == "category" or (kind == "datetime" and code != "b") or fmt.na_values or code == "M":
+        codes, distinct = pd.factorize(values)
+        read, bad = _any(pd.Series(list(distinct), dtype=object), kind, fmt)
+        read = np.concatenate([read, np.array([_null(kind)], dtype=read.dtype)])
+        return read[codes], np.flatnonzero(np.isin(codes, bad))
     if kind == "datetime":
-        numeric = code in "biufcm"
-        times = np.full(len(values), "NaT", dtype="datetime64[us]") if numeric else iso_times(values).to_numpy()
-        return times, _misfits(values, np.isnat(times))
-    if code in "biuf":
-        floats = values.to_numpy(np.float64)
-        bad = np.empty(0, dtype=np.int64)
-    else:
-        floats = np.array([number(value, kind == "boolean") for value in values.astype(object)], dtype=np.float64)
-        bad = _misfits(values, np.isnan(floats))
-    if kind == "boolean":
-        bad = np.union1d(bad, np.flatnonzero(~np.isnan(floats) & (floats != 0.0) & (floats != 1.0)))
-    return floats, bad
+        return np.full(len(values), "NaT", dtype="datetime64[us]"), np.arange(len(values))
+    floats = values.to_numpy(np.float64)
+    return floats, np.flatnonzero(~np.isin(floats, (0.0, 1.0)) & ~np.isnan(floats)) if kind == "boolean" else none
 
 
-def _misfits(values: pd.Series, unread: np.ndarray) -> np.ndarray:
-    """Positions that could not be read and held something."""
-    if not unread.any():
-        return np.empty(0, dtype=np.int64)
-    places = np.flatnonzero(unread & values.notna().to_numpy(bool))
-    held = [not blank(value) for value in values.iloc[places]]
-    misfits: np.ndarray = places[np.array(held, dtype=bool)]
-    return misfits
+def _any(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of text or of mixed values."""
+    texts = _texts(values)
+    if texts is not None and kind in ("numeric", "datetime"):
+        read, unread = (parsing.numbers if kind == "numeric" else parsing.times)(texts, fmt)
+        return read, np.flatnonzero(unread)
+    reader = ValueReader(kind, fmt)
+    if texts is not None:
+        codes, distinct = pd.factorize(values)
+        given = [*distinct, None]
+    else:  # not by distinct value: 1, 1.0 and True are equal to a hash table
+        codes, given = np.arange(len(values)), values.tolist()
+    dtype = "datetime64[us]" if kind == "datetime" else object if kind == "category" else np.float64
+    read = np.empty(len(given), dtype=dtype)
+    read[:] = [math.nan if value is None and kind == "category" else value for value in map(reader.read, given)]
+    bad = np.array([reader.misfits(value) for value in given], dtype=bool)
+    return read[codes], np.flatnonzero(bad[codes])
 
 
-def _texts(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    if values.dtype == object:
-        # not by unique value: 1, 1.0 and True are equal to a hash table
-        texts = np.empty(len(values), dtype=object)
-        texts[:] = [_name(value) for value in values]
-    else:
-        codes, uniques = pd.factorize(values)
-        lookup = np.empty(len(uniques) + 1, dtype=object)
-        lookup[:] = [*(_name(value) for value in uniques), math.nan]
-        texts = lookup[codes]
-    return texts, _misfits(values, pd.isna(texts))
+def _texts(values: pd.Series) -> pa.ChunkedArray | None:
+    """The column as Arrow text, where it is nothing else."""
+    if values.dtype == object and not (len(values) and pd.api.types.infer_dtype(values, skipna=True) == "string"):
+        return None
+    try:
+        array = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, UnicodeError):  # half of a surrogate pair
+        return None
+    chunked = array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+    return chunked.cast(pa.large_string()) if parsing.is_text(chunked.type) else None
 
 
-def _name(value: Any) -> Any:
-    name = level(value)
-    return math.nan if name is None else name
+def _null(kind: Kind) -> Any:
+    return np.datetime64("NaT", "us") if kind == "datetime" else math.nan
+
+
+def _shown(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)

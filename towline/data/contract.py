@@ -1,10 +1,12 @@
 """What a row of a table is: the one door by which rows enter training and prediction."""
 
 import difflib
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from towline.config import Frozen, Kind, Task
-from towline.data.values import level
+from towline.data.values import PLAIN, ValueFormat, ValueReader, level
 from towline.errors import DataError
 
 if TYPE_CHECKING:  # a service that needs the columns alone does not load them
@@ -16,7 +18,10 @@ Label = str | int | bool | float
 
 
 class Column(Frozen):
-    """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels."""
+    """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels.
+
+    ``format`` says how its values are written where they are text.
+    """
 
     name: str
     kind: Kind
@@ -29,6 +34,12 @@ class Column(Frozen):
     integer: bool = False
     note: str = ""
     derive: tuple[str, ...] = ()
+    format: ValueFormat = PLAIN
+
+    @property
+    def reader(self) -> ValueReader:
+        """Reads values of this column, whatever they came in."""
+        return ValueReader(self.kind, self.format)
 
 
 class Contract(Frozen):
@@ -76,7 +87,7 @@ class Contract(Frozen):
             values = rows[column.name]
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
-            converted[column.name], bad = convert(values, column.kind)
+            converted[column.name], bad = convert(values, column.kind, column.format)
             if len(bad):
                 details.append(f"column {column.name!r} ({column.kind}): {examples(values, bad)}")
         if details:
@@ -89,6 +100,31 @@ class Contract(Frozen):
             for name, values in converted.items()
         }
         return pd.DataFrame(series, index=index)
+
+    @property
+    def target_column(self) -> Column:
+        return next(column for column in self.columns if column.name == self.target)
+
+    def class_of(self, texts: "Iterable[str | None]") -> "np.ndarray":
+        """Positions (n,) in ``classes`` of the names of classes, as ``level`` spells them; -1 for any other text."""
+        import numpy as np
+
+        places = {level(label): place for place, label in enumerate(self.classes)}
+        return np.array([places.get(text, -1) for text in texts], dtype=np.int64)
+
+    def class_names(self, values: "pd.Series") -> "np.ndarray":
+        """What target values are called as classes: objects (n,), str, or NaN for null; unknown classes too."""
+        import numpy as np
+
+        from towline.data.columns import convert
+
+        column = self.target_column
+        if column.kind == "boolean":
+            flags, _ = convert(values, "boolean", column.format)
+            names = np.empty(len(flags), dtype=object)
+            names[:] = [math.nan if flag != flag else level(bool(flag)) for flag in flags]  # noqa: PLR0124 - NaN
+            return names
+        return convert(values, "category", column.format)[0]
 
     def labels(self, rows: "pd.DataFrame") -> "np.ndarray":
         """The target, shape (n,): float64 for regression, else an object array of ``classes``.
@@ -104,22 +140,21 @@ class Contract(Frozen):
             raise DataError(f"the target {self.target!r} is missing", where="rows", remedy="give the target column")
         values = rows[self.target]
         if self.task == "regression":
-            labels, _ = convert(values, "numeric")
+            labels, _ = convert(values, "numeric", self.target_column.format)
             bad = np.flatnonzero(np.isnan(labels))
         else:
-            texts, _ = convert(values, "category")
-            known = {level(label): place for place, label in enumerate(self.classes)}
-            places = np.array([known.get(text, -1) for text in texts], dtype=np.int64)
-            lookup = np.empty(len(known), dtype=object)
+            places = self.class_of(self.class_names(values))
+            lookup = np.empty(len(self.classes), dtype=object)
             lookup[:] = self.classes
             bad = np.flatnonzero(places < 0)
             labels = lookup[places] if not len(bad) else lookup[:0]
         if len(bad):
+            known = "" if self.task == "regression" else f"; the classes are {', '.join(map(repr, self.classes[:10]))}"
             raise DataError(
                 f"target {self.target!r}: {len(bad)} of {len(values)} values are null or no "
                 + ("number" if self.task == "regression" else "known class"),
                 where=f"column {self.target!r}",
-                remedy="mend or leave out these rows",
+                remedy=f"correct or leave out these rows{known}",
                 details=(examples(values, bad),),
             )
         return labels

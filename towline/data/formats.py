@@ -1,5 +1,6 @@
 """Files and databases as Arrow tables, each fault named."""
 
+import codecs
 import csv
 import difflib
 import gzip
@@ -54,16 +55,13 @@ def _missing(path: Path) -> DataError:
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
 
 
-def file(path: Path, separator: str, text: Sequence[str] = ()) -> pa.Table:
-    """A CSV, CSV.gz or Parquet file as it is; a CSV's types are those its whole content allows.
-
-    ``text`` are columns of a CSV that stay what is written there: 007 is no 7.
-    """
+def file(path: Path, separator: str) -> pa.Table:
+    """A CSV, CSV.gz or Parquet file as it is. Every column of a CSV is text: the contract says what it means."""
     name = path.name.lower()
     if name.endswith(_PARQUET):
         return parquet(path, "write the file again, or leave it out of data.source")
     if name.endswith(_CSV):
-        return _csv(path, separator, text)
+        return _csv(path, separator)
     raise DataError("not a kind of file towline reads", where=str(path), remedy="give CSV, CSV.gz or Parquet")
 
 
@@ -78,12 +76,13 @@ def parquet(path: Path, remedy: str) -> pa.Table:
         raise DataError(what, where=str(path), remedy=remedy) from None
 
 
-def _csv(path: Path, separator: str, text: Sequence[str]) -> pa.Table:
+def _csv(path: Path, separator: str) -> pa.Table:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read the file: {error}", where=str(path), remedy="check or copy it again") from None
+    raw = _utf8(raw)
     if not raw.strip():
         raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
     try:
@@ -111,11 +110,10 @@ def _csv(path: Path, separator: str, text: Sequence[str]) -> pa.Table:
     try:
         return pyarrow.csv.read_csv(
             io.BytesIO(raw),
-            # one block: types are then inferred from the whole file
-            read_options=pyarrow.csv.ReadOptions(block_size=min(len(raw) + 1, 2**31 - 1)),
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                strings_can_be_null=True, column_types=dict.fromkeys(text, pa.string())
+                column_types=dict.fromkeys(header, pa.large_string()), strings_can_be_null=True, null_values=[""]
             ),
         )
     except pa.ArrowException as error:
@@ -127,6 +125,19 @@ def _csv(path: Path, separator: str, text: Sequence[str]) -> pa.Table:
                     remedy="mend the line: a separator too many or too few, or a quote left open",
                 ) from None
         raise DataError(f"not a readable CSV: {str(error)[:200]}", where=str(path), remedy="mend the file") from None
+
+
+def _utf8(raw: bytes) -> bytes:
+    """UTF-16 as UTF-8: by its byte order mark, or by the null bytes of a header of Latin letters."""
+    marks = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = marks.get(raw[:2])
+    if encoding is None and len(raw) >= 8 and len(raw) % 2 == 0:
+        head = raw[:64]
+        encoding = "utf-16-le" if not any(head[1::2]) else "utf-16-be" if not any(head[::2]) else None
+    try:
+        return raw.decode(encoding).encode() if encoding else raw
+    except UnicodeDecodeError:
+        return raw  # named as no UTF-8
 
 
 def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:

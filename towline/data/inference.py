@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from towline.config import Kind, PipelineConfig, Task
-from towline.data.columns import convert, examples, iso_times
+from towline.data import parsing
+from towline.data.columns import convert, examples
 from towline.data.contract import Column, Contract, Label, Role
-from towline.data.values import level
+from towline.data.values import Spelling, column_format, level
 from towline.errors import ConfigError
 
 LEVELS = 100  # a category with more is known by its count alone
@@ -19,15 +21,20 @@ _NO = {"no", "false", "0", "n", "f", "negative"}
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 
 
-def infer(frame: pd.DataFrame, config: PipelineConfig) -> Contract:
+def infer(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None = None) -> Contract:
     """Reads kinds, roles, ranges and classes off a table; ``data.columns`` and ``task`` of the config come first.
+
+    Args:
+        frame: a snapshot as ``sources.read`` gives it.
+        config: names the target, time and group, and the kinds that are declared.
+        time_format: ``Dataset.time_format`` of the snapshot.
 
     Raises:
         ConfigError: the config asks for a kind, task or positive class the values do not allow.
     """
     target = frame[config.data.target]
     task = config.task or _task(target)
-    columns = tuple(_column(frame[name], name, config, task) for name in frame.columns)
+    columns = tuple(_column(frame[name], name, config, task, time_format) for name in frame.columns)
     if task == "regression":
         return Contract(target=config.data.target, task=task, columns=columns)
     classes = _classes(target)
@@ -39,7 +46,7 @@ def infer(frame: pd.DataFrame, config: PipelineConfig) -> Contract:
     return Contract(target=config.data.target, task=task, columns=columns, classes=classes, positive=positive)
 
 
-def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) -> Column:
+def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, time_format: str | None) -> Column:
     data = config.data
     role: Role = "target" if name == data.target else "group" if name == data.group else "feature"
     asked = data.columns.get(name)
@@ -47,8 +54,11 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
         role, asked = "time", "datetime"
     kind, note = (asked, "") if asked else _kind(values)
     if role == "target":
-        kind = "numeric" if task == "regression" else "boolean" if values.dtype == bool else "category"
-    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert(values, kind)
+        kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
+    fmt = column_format(data, name)
+    if name == data.time:
+        fmt = fmt.model_copy(update={"date_format": time_format})
+    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert(values, kind, fmt)
     if len(bad):
         raise ConfigError(
             f"column {name!r} holds values that are not {kind}",
@@ -60,6 +70,7 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
     plain = Column(
         name=name, kind=kind, role=role, nullable=bool(series.isna().any()), levels=int(series.nunique()),
         min=None, max=None, categories=None,
+        format=fmt.model_copy(update={"spelling": _spelling(series)}) if kind == "category" else fmt,
     )  # fmt: skip
     found = plain.model_copy(update=_facts(series, plain))
     if role == "time" and data.columns.get(name) == "ignore":
@@ -71,6 +82,11 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
     if role == "feature" and note:
         return plain.model_copy(update={"role": "ignored", "note": note})
     return found
+
+
+def _spelling(levels: pd.Series) -> Spelling:
+    distinct = levels.dropna().unique()
+    return parsing.spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
 
 
 def _facts(values: pd.Series, column: Column) -> dict[str, Any]:
@@ -98,33 +114,20 @@ def _useless(values: pd.Series, column: Column, asked: bool) -> str:
 
 
 def _kind(values: pd.Series) -> tuple[Kind, str]:
-    if values.dtype.kind == "b":
-        return "boolean", ""
-    if values.dtype.kind in "iuf":
-        return "numeric", ""
-    if values.dtype.kind == "M":
-        return "datetime", ""
+    kinds: dict[str, Kind] = {"b": "boolean", "i": "numeric", "u": "numeric", "f": "numeric", "M": "datetime"}
+    if values.dtype.kind in kinds:
+        return kinds[values.dtype.kind], ""
     present = values.dropna()
-    if present.empty:
+    levels = present.nunique()
+    if levels <= 20:
         return "category", ""
-    levels = present.unique()
-    if len(levels) <= 20:
-        head = pd.Series(levels)
-        return ("datetime" if _dates(head) else "category"), ""
-    if _dates(present):
-        return "datetime", ""
-    if len(levels) == len(values) and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
+    if levels == len(values) and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
         return "category", ""  # _identifies names it
     if float(present.astype(str).str.len().median()) > 60:
         return "text", "long text"
-    if len(levels) > 0.5 * len(present):
-        return "text", f"nearly unique: {len(levels)} levels in {len(present)} rows"
+    if levels > 0.5 * len(present):
+        return "text", f"nearly unique: {levels} levels in {len(present)} rows"
     return "category", ""
-
-
-def _dates(values: pd.Series) -> bool:
-    dated = values.astype(str).str.match(r"\d{4}-\d\d-\d\d")
-    return bool(dated.iloc[:100].all() and dated.all() and iso_times(values).notna().all())
 
 
 def _identifies(values: pd.Series, column: Column) -> bool:

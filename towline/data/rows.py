@@ -1,14 +1,14 @@
 """Rows as a program or a request gives them, in the canonical form that ``Contract.features`` gives a table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from towline.config import Kind
-from towline.data.contract import Contract
-from towline.data.values import LARGEST, blank, instant, level, number
+from towline.data.contract import Column, Contract
+from towline.data.values import LARGEST
 from towline.errors import Fault, InputRefused
 
 Row = list[Any]
@@ -21,21 +21,68 @@ _KINDS: Mapping[Kind, str] = {
 
 
 class _Field(NamedTuple):
-    """``known``: the categories of the training table; None where any text is one."""
+    """What a row's value is tested against, to be taken as it is; else ``slow`` reads it.
+
+    ``low`` and ``high`` are of numbers; ``levels`` are the categories that need no reading.
+    """
 
     name: str
     kind: Kind
     low: float
     high: float
-    known: frozenset[str] | None
+    levels: Container[str]
+    slow: "_Slow"
 
-    def oddity(self, value: Any) -> str | None:
-        """What is odd about a canonical value against the training table."""
-        if value is None or value != value:  # noqa: PLR0124 - NaN
-            return "null"
-        if self.kind == "category":
-            return "unseen" if self.known is not None and value not in self.known else None
-        return None if self.kind == "datetime" or self.low <= value <= self.high else "out_of_range"
+
+class _Slow:
+    """Reads any value of one column."""
+
+    def __init__(self, column: Column) -> None:
+        self.name, self.kind, self.reader = column.name, column.kind, column.reader
+        self.low = -LARGEST if column.min is None else column.min
+        self.high = LARGEST if column.max is None else column.max
+        self.known = None if column.categories is None else frozenset(column.categories)
+
+    def read(self, value: Any, position: int, faults: list[Fault], odd: list[Odd]) -> Any:
+        """The canonical value; appends what is wrong or odd about it."""
+        read = self.reader.read(value)
+        if read is None or read != read:  # noqa: PLR0124 - NaN
+            if self.reader.is_null(value):
+                odd.append((self.name, "null"))
+            elif self.reader.format.coerce and isinstance(value, str):
+                odd.append((self.name, "unreadable"))
+            else:
+                faults.append(Fault(position, self.name, self._expected()))
+        elif isinstance(read, float) and abs(read) > LARGEST:
+            faults.append(Fault(position, self.name, "is too large"))
+        elif self.kind == "category":
+            if self.known is not None and read not in self.known:
+                odd.append((self.name, "unseen"))
+        elif self.kind != "datetime" and not self.low <= read <= self.high:
+            odd.append((self.name, "out_of_range"))
+        return read
+
+    def _expected(self) -> str:
+        date_format = self.reader.format.date_format
+        if self.kind == "datetime" and date_format:
+            return f"is neither written as {date_format} nor an ISO 8601 time"
+        return _KINDS[self.kind]
+
+
+class _AnyText:
+    """Every text that is not blank."""
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and bool(text) and not text.isspace()
+
+
+def _field(column: Column) -> _Field:
+    slow, plain = _Slow(column), not column.format.na_values
+    low, high = (slow.low, slow.high) if plain else (math.inf, -math.inf)
+    levels: Container[str] = slow.known or ()
+    if column.kind == "category" and slow.known is None and plain and column.format.spelling == "text":
+        levels = _AnyText()
+    return _Field(column.name, column.kind, low, high, levels, slow)
 
 
 class Reader:
@@ -46,16 +93,7 @@ class Reader:
     """
 
     def __init__(self, contract: Contract) -> None:
-        self._fields = tuple(
-            _Field(
-                column.name,
-                column.kind,
-                -LARGEST if column.min is None else column.min,
-                LARGEST if column.max is None else column.max,
-                None if column.categories is None else frozenset(column.categories),
-            )
-            for column in contract.feature_columns
-        )
+        self._fields = tuple(_field(column) for column in contract.feature_columns)
         self.fields = tuple(field.name for field in self._fields)
 
     def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
@@ -64,7 +102,7 @@ class Reader:
         Args:
             rows: as they came.
             odd: is told each value that the training table had not: its column, and whether it is ``null``,
-                ``out_of_range`` or ``unseen``.
+                ``out_of_range``, ``unseen`` or ``unreadable`` (null, for the column is declared numeric).
 
         Raises:
             InputRefused: a field is missing or does not fit its kind, with each such field and row.
@@ -82,47 +120,23 @@ class Reader:
         return [_array(column, field.kind) for field, column in zip(self._fields, values, strict=True)]
 
     def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], odd: list[Odd]) -> Row:
-        found: Row = []
-        for field in self._fields:
-            name, kind, low, high, known = field
+        canonical: Row = []
+        for name, kind, low, high, levels, slow in self._fields:
             try:
                 value = row[name]
             except KeyError:
                 faults.append(Fault(position, name, "is missing"))
                 continue
-            seen = value.__class__
-            if seen is str:
-                if kind == "category" and value and (known is None or value in known):
-                    found.append(value)
+            given = value.__class__
+            if given is str:
+                if kind == "category" and value in levels:
+                    canonical.append(value)
                     continue
-            elif (seen is float or seen is int) and kind == "numeric" and low <= value <= high:
-                found.append(float(value))
+            elif (given is float or given is int) and kind == "numeric" and low <= value <= high:
+                canonical.append(float(value))
                 continue
-            read = _canonical(value, kind, position, name, faults)
-            found.append(read)
-            if (what := field.oddity(read)) is not None:
-                odd.append((name, what))
-        return found
-
-
-def _canonical(value: Any, kind: Kind, position: int, name: str, faults: list[Fault]) -> Any:
-    if value is None:
-        return None if kind in ("category", "datetime") else math.nan
-    read: Any
-    if kind == "category":
-        read = level(value)
-        missed = read is None
-    elif kind == "datetime":
-        read = instant(value)
-        missed = read is None
-    else:
-        read = number(value, kind == "boolean")
-        missed = read != read or (kind == "boolean" and read not in (0.0, 1.0))  # noqa: PLR0124 - NaN
-    if missed and not blank(value):
-        faults.append(Fault(position, name, _KINDS[kind]))
-    elif isinstance(read, float) and abs(read) > LARGEST:
-        faults.append(Fault(position, name, "is too large"))
-    return read
+            canonical.append(slow.read(value, position, faults, odd))
+        return canonical
 
 
 def _array(values: Sequence[Any], kind: Kind) -> np.ndarray:

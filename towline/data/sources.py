@@ -12,21 +12,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.config import DataConfig, Frozen, SqlSource, span
-from towline.data import formats
-from towline.data.columns import examples, iso_times
+from towline.config import DataConfig, Frozen, Kind, SqlSource, span
+from towline.data import formats, parsing
+from towline.data.columns import examples
+from towline.data.values import ValueFormat, ValueReader, column_format, level
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
 
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
+_EXACT = 2**53  # whole numbers up to here are exact as float64
+
+
+class Coerced(Frozen):
+    """Values of a column that is declared numeric which are no numbers, and were read as null."""
+
+    column: str
+    count: int
+    share: float
+    examples: str
 
 
 class Dataset(Frozen):
     """A snapshot of the rows a run works on.
 
     ``path`` is relative to the store. ``digest`` is the sha256 of the content: column names, types, values and row
-    order, whatever format or chunking they came in. ``start`` and ``end`` are the extremes of the time column (ISO).
+    order, whatever format or chunking they came in. ``start`` and ``end`` are the extremes of the time column (ISO);
+    ``time_format`` is how its values are written, where not as ISO 8601.
     """
 
     path: str
@@ -36,6 +48,8 @@ class Dataset(Frozen):
     start: str | None
     end: str | None
     source: str
+    time_format: str | None = None
+    coerced: tuple[Coerced, ...] = ()
 
 
 def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None) -> Dataset:
@@ -58,7 +72,8 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
         tables = ((str(path), formats.file(path, config.separator)) for path in formats.paths(config.source, project))
-    table = _canonical(_cut(_joined(tables, config), config, as_of, source), config.time)
+    table, coerced, time_format = _typed(_joined(tables, config), config, source)
+    table = _canonical(_cut(table, config, as_of, source), config.time)
     digest = _digest(table)
     dataset = Dataset(
         path=f"datasets/{digest[:16]}.parquet",
@@ -68,6 +83,8 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         start=_iso(pc.min(table[config.time])) if config.time else None,
         end=_iso(pc.max(table[config.time])) if config.time else None,
         source=source,
+        time_format=time_format,
+        coerced=coerced,
     )
     with replacing(store / dataset.path) as file:
         pq.write_table(table, file, compression="zstd")
@@ -76,7 +93,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
 
 
 def read(dataset: Dataset, store: Path) -> pd.DataFrame:
-    """The snapshot's rows, of dtypes int64, float64, bool, str and datetime64[us] (UTC, naive).
+    """The snapshot's rows, of dtypes int64, float64, bool (boolean with nulls), str and datetime64[us] (UTC, naive).
 
     Raises:
         DataError: the file is gone, or its content is not what the digest says.
@@ -89,17 +106,20 @@ def read(dataset: Dataset, store: Path) -> pd.DataFrame:
     if _digest(table) != dataset.digest:
         raise DataError("the snapshot of the data was changed", where=str(path), remedy=remedy)
     frame: pd.DataFrame = table.to_pandas()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and pa.types.is_boolean(column.type):
+            frame[name] = frame[name].astype("boolean")
     return frame
 
 
 def _joined(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
     pieces: list[pa.Table] = []
-    first, names, kept = "", list[str](), list[str]()
+    first, names, wanted = "", list[str](), list[str]()
     for where, table in tables:
         if not names:
             first, names = where, table.column_names
             _check_names(names, config, where)
-            kept = [name for name in names if name not in config.drop]
+            wanted = [name for name in names if name not in config.drop]
         if sorted(table.column_names) != sorted(names):
             absent, more = sorted(set(names) - set(table.column_names)), sorted(set(table.column_names) - set(names))
             found = [f"missing: {', '.join(absent[:10])}"] if absent else []
@@ -110,23 +130,34 @@ def _joined(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Ta
                 remedy="leave the file out of data.source, or give it the same columns",
                 details=tuple(found or ["a column stands twice"]),
             )
-        columns = [_plain(table[name], name, config, where) for name in kept]
-        piece = pa.Table.from_arrays(columns, kept)
-        for name, column in zip(kept, columns, strict=True):
-            clash = next((k for k in pieces if not _compatible(k[name].type, column.type)), None)
+        piece = pa.Table.from_arrays([_plain(table[name], name, where) for name in wanted], wanted)
+        for name in wanted:
+            clash = next((p for p in pieces if not _compatible(p[name].type, piece[name].type)), None)
             if clash is not None:
                 raise DataError(
-                    f"column {name!r} is {column.type} here and {clash[name].type} in an earlier file",
+                    f"column {name!r} is {piece[name].type} here and {clash[name].type} in an earlier file",
                     where=where,
                     remedy="make it one type in all files, or name it in data.drop",
                 )
         pieces.append(piece)
+    for name in wanted:
+        if len(kinds := {piece[name].type for piece in pieces} - {pa.null()}) > 1 and pa.large_string() in kinds:
+            pieces = [piece.set_column(piece.column_names.index(name), name, _as_text(piece[name])) for piece in pieces]
     return pa.concat_tables(pieces, promote_options="permissive")
 
 
 def _compatible(one: pa.DataType, other: pa.DataType) -> bool:
-    numbers = (pa.int64(), pa.float64())
-    return one == other or pa.null() in (one, other) or (one in numbers and other in numbers)
+    """Whether two files may hold these types of a column; text is read as whatever all of its rows spell."""
+    numeric = (pa.int64(), pa.float64())
+    return (
+        one == other or {one, other} & {pa.null(), pa.large_string()} != set() or (one in numeric and other in numeric)
+    )
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if column.type == pa.large_string():
+        return column
+    return pa.chunked_array([pa.array([level(value) for value in column.to_pylist()], pa.large_string())])
 
 
 def _check_names(names: list[str], config: DataConfig, where: str) -> None:
@@ -146,42 +177,23 @@ def _check_names(names: list[str], config: DataConfig, where: str) -> None:
             raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=known)
 
 
-def _plain(column: pa.ChunkedArray, name: str, config: DataConfig, where: str) -> pa.ChunkedArray:
-    """One of int64, float64, bool, large_string, timestamp[us] or null."""
+def _plain(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """One of int64, float64, bool, large_string, timestamp[us] or null; text as it is written."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind, is_time = column.type, name == config.time
-    if pa.types.is_null(kind):
-        return column.cast(_TIME) if is_time else column
+    kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(_TIME)
     if isinstance(kind, pa.UuidType):
-        texts = [None if value is None else str(value) for value in column.to_pylist()]
-        column, kind = pa.chunked_array([pa.array(texts, pa.large_string())]), pa.large_string()
-    if kind in (pa.string(), pa.large_string(), pa.string_view()):
-        column = column.cast(pa.large_string())
-        # CSV cannot tell an empty string from a null, so nothing does
-        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.large_string()), column)
-        if is_time:
-            return _times(column, name, where)
-        if config.columns.get(name) not in ("category", "text", "ignore"):
-            _refuse_mixed(column, name, where)
-        return column
-    if is_time:
-        raise DataError(
-            f"time column {name!r} holds {kind} values, not dates",
-            where=where,
-            remedy="write ISO 8601, e.g. 2026-01-31T13:00:00; seconds since 1970 must be converted first",
+        return pa.chunked_array(
+            [pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.large_string())]
         )
-    return _scalars(column, name, where)
-
-
-def _scalars(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_boolean(kind):
+    if parsing.is_text(kind):
+        return parsing.large_text(column)
+    if pa.types.is_null(kind) or pa.types.is_boolean(kind):
         return column
     if pa.types.is_time(kind):
-        return column.cast(pa.string()).cast(pa.large_string())
+        return _as_text(column)
     if pa.types.is_integer(kind):
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)
@@ -193,18 +205,94 @@ def _scalars(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
     )
 
 
-def _times(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    values = column.to_pandas()
-    times = iso_times(values)
-    bad = np.flatnonzero(times.isna() & values.notna())
-    if len(bad):
+def _typed(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, tuple[Coerced, ...], str | None]:
+    """Each column in the type of what its values mean; what was made null on the way; the time column's format."""
+    columns, coerced, time_format = [], [], None
+    for name in table.column_names:
+        column, fmt = table[name], column_format(config, name)
+        kind = config.columns.get(name)
+        if name == config.time:
+            column, time_format = _times(column, name, fmt, where)
+        elif kind == "numeric" and parsing.is_text(column.type):
+            floats, unread = parsing.numbers(column, fmt)
+            if unread.any():
+                rows = np.flatnonzero(unread)
+                shown = examples(column.to_pandas(), rows)
+                coerced.append(Coerced(column=name, count=len(rows), share=len(rows) / len(column), examples=shown))
+            column = parsing.whole_or_float(floats, column) or pa.chunked_array([pa.array(floats, from_pandas=True)])
+        elif kind is None or kind == "ignore":
+            column = _inferred(column, name, fmt, where, refuse_mixed=kind is None)
+        elif kind != "text":
+            column = _declared(column, kind, fmt)
+        columns.append(_without_markers(column, fmt))
+    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), time_format
+
+
+def _inferred(
+    column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str, *, refuse_mixed: bool
+) -> pa.ChunkedArray:
+    if not parsing.is_text(column.type):
+        return _as_text(column) if _inexact(column) else column
+    column = parsing.infer_text(column, fmt)
+    if refuse_mixed and parsing.is_text(column.type):
+        _refuse_mixed(column, name, where)
+    return column
+
+
+def _inexact(column: pa.ChunkedArray) -> bool:
+    """Whether these are identifiers of which float64 would make neighbours equal."""
+    if column.type != pa.int64() or column.null_count == len(column):
+        return False
+    bounds = pc.min_max(column).as_py()
+    if max(bounds["max"], -bounds["min"]) <= _EXACT:
+        return False
+    return any(int(float(value)) != value for value in column.unique().drop_null().to_pylist())
+
+
+def _declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
+    """A column of a declared kind; as it is where values do not fit, for the contract to name them."""
+    text = parsing.is_text(column.type)
+    if kind == "category":
+        return parsing.category(column, fmt)
+    if kind == "boolean" and column.type != pa.bool_():
+        flags, unread = parsing.booleans(column if text else _as_text(column), fmt)
+        return column if unread.any() else parsing.flag_array(flags)
+    if kind == "datetime" and (text or (fmt.date_format and not pa.types.is_temporal(column.type))):
+        moments, unread = parsing.times(column if text else _as_text(column), fmt)
+        return column if unread.any() else pa.chunked_array([pa.array(moments, _TIME)])
+    return column
+
+
+def _without_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+    """The same without numbers that stand for null; ``parsing`` has done it for text."""
+    if column.type not in (pa.int64(), pa.float64()) or not fmt.na_values:
+        return parsing.without_markers(column, fmt) if parsing.is_text(column.type) else column
+    reader = ValueReader("numeric", fmt)
+    marked = [reader.is_null(value) for value in column.to_pylist()]
+    return pc.if_else(pa.array(marked), pa.scalar(None, column.type), column)
+
+
+def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> tuple[pa.ChunkedArray, str | None]:
+    if pa.types.is_timestamp(column.type):
+        return column, fmt.date_format
+    if pa.types.is_null(column.type):
+        return column.cast(_TIME), fmt.date_format
+    if column.type == pa.bool_():
+        raise DataError(f"time column {name!r} holds flags, not dates", where=where, remedy="name another data.time")
+    texts = column if parsing.is_text(column.type) else _as_text(column)
+    if fmt.date_format is None:
+        fmt = fmt.model_copy(update={"date_format": parsing.digits_format(texts)})
+    moments, unread = parsing.times(texts, fmt)
+    if unread.any():
+        rows = np.flatnonzero(unread)
         raise DataError(
-            f"time column {name!r}: {len(bad)} of {len(values)} values are not ISO 8601 dates",
+            f"time column {name!r}: {len(rows)} of {len(column)} values are not "
+            + (f"written as {fmt.date_format}" if fmt.date_format else "ISO 8601 dates"),
             where=where,
-            remedy="write them as 2026-01-31 or 2026-01-31T13:00:00",
-            details=(examples(values, bad),),
+            remedy="set data.date_format, e.g. '%d.%m.%Y', '%m/%d/%Y', epoch_s or epoch_ms; or write 2026-01-31",
+            details=(examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(times, _TIME)])
+    return pa.chunked_array([pa.array(moments, _TIME)]), fmt.date_format
 
 
 def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
@@ -213,10 +301,12 @@ def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     if share is None or not 0.5 <= share < 1.0:
         return
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
+    texts = column.filter(pa.array(pc.fill_null(pc.invert(numbers), False))).unique().to_pylist()
+    markers = f"data.na_values: {texts!r}, " if len(texts) <= 3 else ""
     raise DataError(
         f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(bad)} are not",
         where=where,
-        remedy=f"mend or empty the values, or set data.columns: {{{name}: category}}",
+        remedy=f"set {markers}data.columns: {{{name}: numeric}} (they become null) or {{{name}: category}}",
         details=(examples(column.to_pandas(), bad),),
     )
 
@@ -249,7 +339,7 @@ def _canonical(table: pa.Table, time: str | None) -> pa.Table:
         column = table[name]
         if name != time and column.null_count == len(column):
             table = table.set_column(index, name, pa.nulls(len(column), pa.float64()))
-        elif column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        elif column.null_count and pa.types.is_integer(column.type):
             table = table.set_column(index, name, column.cast(pa.float64(), safe=False))
     return table.combine_chunks()
 

@@ -59,12 +59,11 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
         DataRefused: an error-level rule failed; one detail line each.
     """
     table = work.table()
-    contract = infer(table, config)
+    contract = infer(table, config, work.dataset.time_format)
     _privacy(contract, config)
     work.save("contract.json", contract)
     expectations = suite(contract, config, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
-    table = checks.convert(table, contract)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own use of each other
         rules = [*_evaluate(table, expectations), *checks.run(table, contract, config, previous)]

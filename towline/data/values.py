@@ -1,18 +1,126 @@
-"""What one value means, whatever it came in: the same for a cell of a column and a field of a request."""
+"""What one value means, whatever it came in: the same for a cell of a column and a field of a request.
+
+A ``ValueFormat`` says how a column's text is written (decimal mark, date format, null markers). A ``ValueReader``
+applies it. The functions read single values in the default format.
+"""
 
 import datetime as dt
 import math
 import numbers
 import re
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from towline.config import DataConfig, Frozen, Kind
+
 LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
+#: texts that stand for null in a column of numbers, flags or times; in a category they are levels like any other
+NULL_MARKERS = frozenset({"", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none"})
+EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
+_TRUE = frozenset({"true", "t", "yes", "y"})
+_FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
+_DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
+_WHOLE_AS_FLOAT = re.compile(r"\s*(-?(?:0|[1-9]\d*))\.0+\s*", re.ASCII)
+
+Spelling = Literal["text", "number", "boolean", "date"]
+
+
+class ValueFormat(Frozen):
+    """How the values of one column are written where they are text.
+
+    Attributes:
+        decimal: the decimal mark of a number.
+        thousands: the mark between groups of three digits; empty: there is none.
+        na_values: texts, and numbers as text, that stand for null in this column.
+        date_format: of a time, as ``strptime`` has it, or ``epoch_s`` or ``epoch_ms``; ISO 8601 is read as well.
+        spelling: what the levels of a category are. ``text``: taken as written. ``number``, ``boolean`` and ``date``:
+            values that are equal as such are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
+        coerce: a value that is not of the column's kind is null, not an error.
+    """
+
+    decimal: str = "."
+    thousands: str = ""
+    na_values: tuple[str, ...] = ()
+    date_format: str | None = None
+    spelling: Spelling = "text"
+    coerce: bool = False
+
+
+PLAIN = ValueFormat()
+
+
+def column_format(data: DataConfig, name: str) -> ValueFormat:
+    """How a config says that the text of a column is written."""
+    declared = data.date_format
+    return ValueFormat(
+        decimal=data.decimal,
+        thousands=data.thousands,
+        na_values=data.na_values,
+        date_format=declared.get(name) if isinstance(declared, dict) else declared,
+        coerce=data.columns.get(name) == "numeric",
+    )
+
+
+class ValueReader:
+    """Reads the values of one column.
+
+    Args:
+        kind: the column's.
+        fmt: how its text is written.
+
+    Example:
+        >>> ValueReader("numeric", ValueFormat(decimal=",", thousands=".")).read("1.234,5")
+        1234.5
+    """
+
+    def __init__(self, kind: Kind, fmt: ValueFormat = PLAIN) -> None:
+        self.kind, self.format = kind, fmt
+        self._na = frozenset(fmt.na_values)
+        self._read: Callable[[Any], Any] = boolean
+        if kind != "boolean":
+            read, how = {"numeric": (number, fmt), "datetime": (instant, fmt.date_format)}.get(
+                kind, (level, fmt.spelling)
+            )
+            self._read = lambda value: read(value, how)
+        self._null = math.nan if kind in ("numeric", "boolean") else None
+
+    def read(self, value: Any) -> Any:
+        """The canonical value; NaN (numeric, boolean) or None for null and for what cannot be read.
+
+        Returns:
+            float of a numeric or boolean column, text of a category, naive UTC ``datetime`` of a datetime.
+        """
+        return self._null if self._na and self._marked(value) else self._read(value)
+
+    def is_null(self, value: Any) -> bool:
+        """Whether it stands for null: nothing, blank text, or a marker of null."""
+        if blank(value) or (self._na and self._marked(value)):
+            return True
+        return self.kind in ("numeric", "boolean", "datetime") and is_marker(value)
+
+    def misfits(self, value: Any) -> bool:
+        """Whether it is neither null nor of the column's kind."""
+        read = self.read(value)
+        return (read is None or read != read) and not self.is_null(value)  # noqa: PLR0124 - NaN
+
+    def spell(self, value: Any) -> str | None:
+        """The one text of a value; None for null and for what cannot be read."""
+        read = self.read(value)
+        if self.kind == "boolean":
+            return None if read != read else level(bool(read))  # noqa: PLR0124 - NaN
+        if isinstance(read, dt.datetime):
+            return read.isoformat()
+        return level(read)
+
+    def _marked(self, value: Any) -> bool:
+        text = value.strip() if isinstance(value, str) else level(value)
+        return text in self._na
 
 
 def blank(value: Any) -> bool:
@@ -27,16 +135,15 @@ def blank(value: Any) -> bool:
         return isinstance(value, Decimal) or type(value).__name__ == "NAType"
 
 
-def number(value: Any, boolean: bool = False) -> float:
-    """The number it is or spells (``boolean``: "true" and "false" too); NaN for null and for anything else."""
+def is_marker(value: Any) -> bool:
+    """Whether it is a text that stands for null among numbers, flags and times, such as NA or null."""
+    return isinstance(value, str) and value.strip().lower() in NULL_MARKERS
+
+
+def number(value: Any, fmt: ValueFormat = PLAIN) -> float:
+    """The number it is or spells; NaN for null and for anything else."""
     if isinstance(value, str):
-        text = value.strip().lower()
-        if boolean and text in ("true", "false"):
-            return float(text == "true")
-        try:
-            return math.nan if "_" in text else float(text)
-        except ValueError:
-            return math.nan
+        return _parsed_number(value.strip(), fmt)
     if not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
     try:
@@ -45,32 +152,56 @@ def number(value: Any, boolean: bool = False) -> float:
         return math.nan
 
 
-def level(value: Any) -> str | None:
-    """A category's name: 3.0 and 3 are "3"; null, "" and what is no scalar are None."""
+def boolean(value: Any) -> float:
+    """1.0 or 0.0 for what is or spells true or false (true, yes, 1, …); NaN for null and for anything else."""
     if isinstance(value, str):
-        return str(value) or None
+        text = value.strip().lower()
+        if text in _TRUE or text in _FALSE:
+            return float(text in _TRUE)
+    read = number(value)
+    return read if read in (0.0, 1.0) else math.nan
+
+
+def level(value: Any, spelling: Spelling = "text") -> str | None:
+    """A category's name; None for null, blank text and what is no scalar.
+
+    Text is taken as written, unless ``spelling`` says that the levels are numbers, flags or dates. Of other values 3.0
+    and 3 are "3", True is "true", a date is "2026-01-31" and a time "2026-01-31 13:00:00" (UTC).
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        return str(value) if spelling == "text" else _SPELLED[spelling](value)
     if isinstance(value, (bool, np.bool_)):
-        return str(bool(value))
+        return str(int(value)) if spelling == "number" else "true" if value else "false"
     if isinstance(value, numbers.Integral):
         try:
-            return str(int(value))
+            text: str | None = str(int(value))
         except ValueError:  # longer than Python spells out
             return None
-    if isinstance(value, (numbers.Real, Decimal)):
-        return _whole(number(value))
-    return str(value) if isinstance(value, dt.date) and not blank(value) else None
+    elif isinstance(value, (numbers.Real, Decimal)):
+        text = _number_text(number(value))
+    elif isinstance(value, dt.time):
+        return value.isoformat()
+    else:
+        return None if (moment := instant(value)) is None else _date_text(moment)
+    return _boolean_text(text) if spelling == "boolean" and text else text
 
 
-def instant(value: Any) -> dt.datetime | None:
-    """A time in naive UTC, from ISO 8601 text or a date object; None for null and for anything else.
+def instant(value: Any, date_format: str | None = None) -> dt.datetime | None:
+    """A time in naive UTC, from text or a date object; None for null and for anything else.
 
-    Numbers are not taken for seconds since 1970. Digits beyond microseconds are cut off.
+    Text is read by ``date_format``, else as ISO 8601. Numbers are read where the format is one of digits alone (``%Y``,
+    ``%Y%m``, ``%Y%m%d``, ``epoch_s``, ``epoch_ms``). Digits beyond microseconds are cut off.
     """
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     try:
+        if date_format and isinstance(value, (str, numbers.Real)) and not isinstance(value, (bool, np.bool_)):
+            moment = _formatted(value, date_format)
+            return moment if moment or not isinstance(value, str) else _parsed_time(value)
         if isinstance(value, str):
-            return _parsed(value)
+            return _parsed_time(value)
         if isinstance(value, dt.datetime) and not blank(value):
             moment = dt.datetime.combine(value.date(), value.time(), value.tzinfo)  # of a subclass, the plain one
             return _utc(moment)
@@ -81,17 +212,76 @@ def instant(value: Any) -> dt.datetime | None:
     return None
 
 
-def _whole(value: float) -> str | None:
+def _parsed_number(text: str, fmt: ValueFormat) -> float:
+    if fmt.thousands:
+        mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
+        if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
+            text = re.sub(mark, "", text)
+    if fmt.decimal != ".":
+        if "." in text:
+            return math.nan
+        text = text.replace(fmt.decimal, ".")
+    try:
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _number_text(value: float) -> str | None:
     if math.isnan(value):
         return None
     return str(int(value) if value.is_integer() else value)
 
 
-def _parsed(text: str) -> dt.datetime | None:
-    found = _ISO.fullmatch(text)
-    if not found:
+def _whole_text(text: str) -> str:
+    match = _WHOLE_AS_FLOAT.fullmatch(text)
+    return ("0" if match[1] == "-0" else match[1]) if match else text
+
+
+def _boolean_text(text: str) -> str:
+    lowered = text.strip().lower()
+    if lowered in ("true", "1", "1.0"):
+        return "true"
+    return "false" if lowered in ("false", "0", "0.0") else text
+
+
+def _dated_text(text: str) -> str:
+    moment = instant(text) if _DASHED.match(text) else None
+    return _date_text(moment) if moment else text
+
+
+def _date_text(moment: dt.datetime) -> str:
+    return moment.date().isoformat() if moment.time() == dt.time.min else moment.isoformat(sep=" ")
+
+
+_SPELLED: dict[str, Callable[[str], str]] = {"number": _whole_text, "boolean": _boolean_text, "date": _dated_text}
+
+
+def _formatted(value: Any, date_format: str) -> dt.datetime | None:
+    """The time that a text or number is by a format; None if it is not written so."""
+    if isinstance(value, str):
+        text = value.strip()
+    else:
+        read = float(value)
+        if not read.is_integer():
+            return None
+        text = str(int(value))
+    if date_format in EPOCHS:
+        if not re.fullmatch(r"-?\d+(\.0+)?", text, re.ASCII):
+            return None
+        epoch = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
+        return epoch + dt.timedelta(microseconds=int(float(text)) * EPOCHS[date_format])
+    try:
+        return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
+    except ValueError:
         return None
-    year, *days, hour, minute, second, fraction, zone = found.groups()
+
+
+def _parsed_time(text: str) -> dt.datetime | None:
+    parts = _ISO.fullmatch(text)
+    if not parts:
+        return None
+    year, *days, hour, minute, second, fraction, zone = parts.groups()
     month, day = next(((m, d) for m, d in zip(days[::2], days[1::2], strict=True) if m), (None, None))
     moment = dt.datetime(  # noqa: DTZ001 - as above
         int(year), int(month or 1), int(day or 1), int(hour or 0), int(minute or 0), int(second or 0),

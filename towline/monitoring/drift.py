@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DriftConfig
+from towline.data import parsing
 from towline.data.blocks import CELLS
 from towline.data.contract import Column, Contract
 from towline.errors import DataError
@@ -199,16 +200,17 @@ def _texts(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
 
 
-def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
-    """The rows of a CSV, CSV.gz or Parquet file, some at a time.
+def table(path: Path, contract: Contract, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
+    """The rows of a CSV, CSV.gz or Parquet file, some at a time, text read as the contract says.
 
     Raises:
         DataError: it cannot be read.
     """
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+    readers = {column.name: column.reader for column in contract.feature_columns}
     if not path.name.lower().endswith((".parquet", ".pq")):
-        yield from _csv(path, separator)
+        yield from (parsing.conform(batch, readers) for batch in _csv(path, separator))
         return
     try:
         # read ahead and by several threads, much of the file would be held at once
@@ -220,37 +222,25 @@ def table(path: Path, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatc
 
 
 def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
-    """Types are those of the first 16 MB; where later rows do not fit them, the rest is read as text.
-
-    A file that cannot be read so is read whole, by what names each fault.
-    """
+    """Text, in batches; a file that cannot be read so is read whole, by what names each fault."""
     from pyarrow import csv
 
-    read, names = 0, list[str]()
+    read = 0
+    reading = csv.ReadOptions(block_size=2**24, use_threads=False)
+    parsing_options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
-        while True:
-            reading = csv.ReadOptions(block_size=2**24, use_threads=False)
-            parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-            types = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(names, pa.string()))
-            with csv.open_csv(str(path), reading, parsing, types) as file:
-                again, skipped = bool(names), 0
-                names = file.schema.names
-                try:
-                    for batch in file:
-                        old = min(len(batch), read - skipped)
-                        skipped += old
-                        if old < len(batch):
-                            yield batch.slice(old)
-                            read += len(batch) - old
-                            skipped = read
-                except pa.ArrowInvalid as error:
-                    if again or "conversion error" not in str(error):
-                        raise
-                else:
-                    return
+        with csv.open_csv(str(path), reading, parsing_options) as file:
+            names = file.schema.names
+        texts = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        )
+        with csv.open_csv(str(path), reading, parsing_options, texts) as file:
+            for batch in file:
+                yield batch
+                read += len(batch)
     except (pa.ArrowException, OSError, EOFError):
         if read:
-            where, remedy = f"{path}, after {read:,} rows", "mend the line that follows"
+            where, remedy = f"{path}, after {read:,} rows", "correct the line that follows"
             raise DataError("not a readable CSV", where=where, remedy=remedy) from None
         from towline.data import formats
 

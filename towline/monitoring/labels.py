@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline import files
-from towline.config import Keeping, Kind
 from towline.data import formats
 from towline.data.columns import examples
 from towline.data.contract import Contract
-from towline.data.values import level, number
+from towline.data.values import ValueReader, level, number
 from towline.errors import ConfigError, DataError
 from towline.monitoring.label_store import REQUEST, TIME, LabelStore
 from towline.serving import parts
 from towline.serving.parts import INPUT
-from towline.serving.privacy import HASH_KEYS, Field, HashKeys, spelt
+from towline.serving.privacy import HASH_KEYS, Field, HashKeys
 
 _LISTED = 5
 _Place = tuple[str, int | None]  # a key and, by request, the row
@@ -91,13 +91,13 @@ def add(
             contradict what is known and are not to replace it. Names rows.
         Unavailable: the store cannot be written.
     """
-    kind, kept = _way(log.fields, by)
-    table = formats.file(file, separator, (by,))
+    field = _field(log.fields, by)
+    table = formats.file(file, separator)
     keys = HashKeys(log.predictions / HASH_KEYS)
     with files.disk(log.predictions):
-        if kept == "hash":
+        if field.kept == "hash":
             keys.of(f"{now:%Y-%m}")  # so that predictions of this month may still come
-        given = _given(table, _named(table, contract, by, column, file), by, kind, kept, keys, file)
+        given = _given(table, _named(table, contract, by, column, file), field, keys, file)
     store = LabelStore(log.labels)
     with store.held():
         known = store.known(by)
@@ -107,7 +107,7 @@ def add(
         }
         new = [place for place in given if before[place] is None]
         other = [place for place, each in given.items() if before[place] not in (None, each.label)]
-        seen = _seen(log.predictions, by, kind, [name for each in given.values() for name in each.names])
+        seen = _seen(log.predictions, field, [name for each in given.values() for name in each.names])
         if by == REQUEST and "row" not in table.column_names:
             _refuse_ambiguous(given, seen, file)
         waiting = sum(not any((name, row) in seen for name in each.names) for (_, row), each in given.items())
@@ -139,8 +139,9 @@ def read(
         columns: only these of the predictions.
 
     Returns:
-        The table of ``parts.read`` with ``label`` (of the prediction's type; null where it is not known) and
-        ``labelled_at`` (timestamp[us, UTC]). A label by request goes before one by another column.
+        The table of ``parts.read`` with ``label`` (of the prediction's type, or text where one is of a class that the
+        model does not know; null where there is no label) and ``labelled_at`` (timestamp[us, UTC]). A label by request
+        goes before one by another column.
 
     Raises:
         DataError, Unavailable: as ``parts.read``.
@@ -155,12 +156,11 @@ def read(
     for by in others:
         if INPUT + by in table.column_names:
             mine = labels[labels["by"] == by].drop_duplicates("keys", keep="last").set_index("keys")
-            texts = pd.Series(_texts(table[INPUT + by], _kind(log.fields, by)), dtype=object)
+            texts = pd.Series(_texts(table[INPUT + by], _reader(log.fields, by)), dtype=object)
             for name in ("label", "added"):
                 found[name] = found[name].where(found[name].notna(), texts.map(mine[name]))
     kept = table if columns is None else table.select([name for name in table.column_names if name in columns])
-    kind = table.schema.field("prediction").type
-    label = pa.array(_typed(found["label"], kind), kind)
+    label = _labels(found["label"], table.schema.field("prediction").type)
     return kept.append_column("label", label).append_column("labelled_at", pa.array(found["added"], TIME))
 
 
@@ -176,7 +176,7 @@ def erase(log: Log, column: str, value: str, found: pa.Table | None = None) -> i
     Raises:
         Unavailable: the store cannot be written.
     """
-    text = spelt(_kind(log.fields, column), value)
+    text = _reader(log.fields, column).spell(value)
     hashes = HashKeys(log.predictions / HASH_KEYS).hashes(column, text) if text else []
     gone = {(column, name) for name in [text, *hashes]}
     rows = set()
@@ -184,7 +184,7 @@ def erase(log: Log, column: str, value: str, found: pa.Table | None = None) -> i
         rows = set(zip(found[REQUEST].to_pylist(), found["row"].to_pylist(), strict=True))
         for name in (name for name in found.column_names if name.startswith(INPUT)):
             by = name.removeprefix(INPUT)
-            gone |= {(by, each) for each in _texts(found[name], _kind(log.fields, by)) if each is not None}
+            gone |= {(by, each) for each in _texts(found[name], _reader(log.fields, by)) if each is not None}
 
     def concerned(label: Mapping[str, Any]) -> bool:
         if label["by"] == REQUEST and any((key, label["row"]) in rows for key in label["keys"]):
@@ -203,24 +203,26 @@ def purge(folder: Path, before: dt.date) -> int:
     return LabelStore(folder).remove(lambda label: label["added"].date() < before)
 
 
-def _way(fields: Sequence[Field], by: str) -> tuple[Kind, Keeping]:
+def _field(fields: Sequence[Field], by: str) -> Field:
+    """The logged column that labels are joined by."""
     if by == REQUEST:
-        return "category", "keep"
+        return Field(REQUEST, "category", "keep", "string")
     for field in fields:
         if field.name == by and field.kept in ("keep", "hash"):
-            return field.kind, field.kept
+            return field
     known = [field.name for field in fields if field.kept in ("keep", "hash")]
     raise ConfigError(
         f"predictions are not logged with {by!r}", where="--by", remedy=f"there are: {', '.join([REQUEST, *known])}"
     )
 
 
-def _kind(fields: Iterable[Field], by: str) -> Kind:
-    return next((field.kind for field in fields if field.name == by and field.kept == "keep"), "category")
+def _reader(fields: Iterable[Field], by: str) -> ValueReader:
+    readers = (field.reader for field in fields if field.name == by and field.kept == "keep")
+    return next(readers, ValueReader("category"))
 
 
 def _named(table: pa.Table, contract: Contract, by: str, column: str | None, file: Path) -> Contract:
-    """The contract with the name that the target has in the file."""
+    """The contract with the target under the name that it has in the file."""
     others = [name for name in table.column_names if name not in (by, "row")]
     if by not in table.column_names:
         raise ConfigError(f"no column {by!r}", where=str(file), remedy=f"say --by; there are: {', '.join(others)}")
@@ -229,34 +231,32 @@ def _named(table: pa.Table, contract: Contract, by: str, column: str | None, fil
     if column not in others:
         what = f"no column {column!r}" if column else f"which column holds the labels? No {contract.target!r} is there"
         raise ConfigError(what, where=str(file), remedy=f"say --column; there are: {', '.join(others)}")
-    return contract.model_copy(update={"target": column})
+    target = contract.target_column.model_copy(update={"name": column})
+    return contract.model_copy(update={"target": column, "columns": (target,)})
 
 
-def _given(
-    table: pa.Table, contract: Contract, by: str, kind: Kind, kept: Keeping, keys: HashKeys, file: Path
-) -> dict[_Place, _Given]:
+def _given(table: pa.Table, contract: Contract, by: Field, keys: HashKeys, file: Path) -> dict[_Place, _Given]:
     """The file's labels by their place."""
     frame = table.to_pandas()
-    values = contract.labels(frame).tolist()
-    labels = [repr(value) if contract.task == "regression" else str(level(value)) for value in values]
-    texts = [spelt(kind, value) for value in table[by].to_pylist()]
-    counted = by == REQUEST and "row" in table.column_names
+    labels = _spelled(frame, contract, file)
+    texts = [by.reader.spell(value) for value in table[by.name].to_pylist()]
+    counted = by.name == REQUEST and "row" in table.column_names
     places = [number(value) for value in frame["row"]] if counted else [0.0] * len(texts)
     bad = {
-        by: [line for line, text in enumerate(texts) if text is None],
+        by.name: [line for line, text in enumerate(texts) if text is None],
         "row": [line for line, place in enumerate(places) if not place.is_integer() or place < 0],
         contract.target: [line for line, label in enumerate(labels) if label in ("inf", "-inf")],
     }
     for column, lines in bad.items():
         if lines:
-            what = f"column {column!r}: {len(lines)} of {len(texts)} values are none"
-            raise _refusal(what, file, [examples(frame[column].tolist(), lines)], "mend or leave out these rows")
+            what = f"column {column!r}: {len(lines)} of {len(texts)} values cannot be used"
+            raise _refusal(what, file, [examples(frame[column].tolist(), lines)], "correct or leave out these rows")
     given: dict[_Place, _Given] = {}
     twice = []
     for line, (text, place, label) in enumerate(zip(texts, places, labels, strict=True)):
-        at = str(text), int(place) if by == REQUEST else None
+        at = str(text), int(place) if by.name == REQUEST else None
         if at not in given:
-            names = keys.hashes(by, at[0]) if kept == "hash" else [at[0]]
+            names = keys.hashes(by.name, at[0]) if by.kept == "hash" else [at[0]]
             given[at] = _Given(label, line, names)
         elif given[at].label != label:
             twice.append(f"rows {given[at].line + 1} and {line + 1}: {given[at].label!r} and {label!r}")
@@ -265,37 +265,59 @@ def _given(
     return given
 
 
-def _seen(folder: Path, by: str, kind: Kind, names: Sequence[str]) -> set[_Place]:
+def _spelled(frame: pd.DataFrame, contract: Contract, file: Path) -> list[str]:
+    """Each label as the store holds it. A class that the model does not know is a label, too: it is counted later."""
+    if contract.task == "regression" or contract.target_column.kind == "boolean":
+        try:
+            values = contract.labels(frame).tolist()
+        except DataError as error:
+            raise DataError(error.what, where=str(file), remedy=error.remedy, details=error.details) from None
+        return [repr(value) if contract.task == "regression" else str(level(value)) for value in values]
+    names = contract.class_names(frame[contract.target])
+    if len(missing := np.flatnonzero(pd.isna(names))):
+        what = f"column {contract.target!r}: {len(missing)} of {len(names)} values are null"
+        raise _refusal(
+            what, file, [examples(frame[contract.target].tolist(), missing)], "correct or leave out these rows"
+        )
+    return [str(name) for name in names]
+
+
+def _seen(folder: Path, by: Field, names: Sequence[str]) -> set[_Place]:
     """Which of the keys are in the log; by request, with each row of theirs."""
     if not folder.is_dir():
         return set()
-    column = REQUEST if by == REQUEST else INPUT + by
+    column = REQUEST if by.name == REQUEST else INPUT + by.name
     wanted, seen = pa.array(names, pa.string()), set[_Place]()
     with parts.held(folder):
         for _, table in parts.tables(folder, columns=[column, "row"]):
             if column not in table.column_names:
                 continue
-            texts = pa.array(_texts(table[column], kind), pa.string())
+            texts = pa.array(_texts(table[column], by.reader), pa.string())
             found = pc.is_in(texts, wanted, skip_nulls=True)
-            rows = table["row"].filter(found).to_pylist() if by == REQUEST else None
+            rows = table["row"].filter(found).to_pylist() if by.name == REQUEST else None
             texts = texts.filter(found).to_pylist()
             seen |= set(zip(texts, rows or [None] * len(texts), strict=True))
     return seen
 
 
-def _texts(column: pa.ChunkedArray, kind: Kind) -> list[str | None]:
+def _texts(column: pa.ChunkedArray, reader: ValueReader) -> list[str | None]:
     values = column.to_pylist()
-    return values if pa.types.is_string(column.type) else [spelt(kind, value) for value in values]
+    return values if pa.types.is_string(column.type) else [reader.spell(value) for value in values]
 
 
-def _typed(labels: "pd.Series[Any]", kind: pa.DataType) -> list[Any]:
+def _labels(labels: "pd.Series[Any]", kind: pa.DataType) -> pa.Array:
+    """Labels in the type of the predictions; as text where one of them is of a class that has another type."""
     if pa.types.is_floating(kind):
         read: Callable[[str], Any] = float
     elif pa.types.is_integer(kind):
         read = int
     else:
-        read = "True".__eq__ if pa.types.is_boolean(kind) else str
-    return [read(label) if isinstance(label, str) else None for label in labels]
+        read = "true".__eq__ if pa.types.is_boolean(kind) else str
+    texts = [label if isinstance(label, str) else None for label in labels]
+    try:
+        return pa.array([None if text is None else read(text) for text in texts], kind)
+    except (ValueError, pa.ArrowException):
+        return pa.array(texts, pa.string())
 
 
 def _refuse_ambiguous(given: Mapping[_Place, _Given], seen: set[_Place], file: Path) -> None:

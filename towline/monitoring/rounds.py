@@ -5,7 +5,7 @@ round looks at its rows together with those that came since.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,7 +89,19 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
     """
     release = settings.store / serving.release
     verify(release)
-    return detect(release, table(file, config.data.separator), config.drift)
+    return detect(release, rows_of(settings, config, serving, file), config.drift)
+
+
+def rows_of(
+    settings: Settings, config: PipelineConfig, serving: Entry, file: Path
+) -> Iterator[pa.Table | pa.RecordBatch]:
+    """The rows of a table, some at a time, read as the champion's contract says.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    contract = Contract.model_validate_json((settings.store / serving.release / "contract.json").read_bytes())
+    return table(file, contract, config.data.separator)
 
 
 def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Quality:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from towline.data.values import LARGEST, level, number
+from towline.data.values import LARGEST, boolean, level, number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -236,8 +236,12 @@ def _column(rows: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _floats(values: pd.Series) -> pd.Series:
-    found = np.array([number(value, boolean=True) for value in values.astype(object)], dtype=np.float64)
+    found = np.array([_numeric(value) for value in values.astype(object)], dtype=np.float64)
     return pd.Series(np.where(np.abs(found) <= LARGEST, found, np.nan))
+
+
+def _numeric(value: Any) -> float:
+    return boolean(value) if isinstance(value, str) and value.lower() in ("true", "false") else number(value)
 
 
 def _texts(values: pd.Series) -> pd.Series:

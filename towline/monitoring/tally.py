@@ -1,5 +1,6 @@
 """What current rows look like on the grid of a release's profile: one pass, in memory that does not grow with them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.contract import Column, Contract
-from towline.data.values import LARGEST, blank, instant, level, number
+from towline.data.values import LARGEST, number
 
 SLICE = 65_536  # values at once: they then stay in the cache
 
@@ -136,6 +137,8 @@ class _Numeric:
             self._cells = len(grid["cells"])
             self._per_unit = self._cells / (self._grid_high - self._grid_low)
             self._numbers = seen.numbers = Numbers(np.zeros(self._cells, dtype=np.int64))
+        self._reader = column.reader
+        self._na = [float(text) for text in column.format.na_values if not math.isnan(number(text))]
         self._room = np.empty(SLICE)
 
     def add(self, values: pa.Array) -> None:
@@ -148,12 +151,13 @@ class _Numeric:
             self._seen.nulls += values.null_count
             if values.null_count:
                 values = values.drop_null()
-            return held(values.cast(pa.float64(), safe=False))
+            floats = held(values.cast(pa.float64(), safe=False))
+            return np.where(np.isin(floats, self._na), np.nan, floats) if self._na else floats
         indices, given = _distinct(values, self._seen)
         if not given:
             return np.empty(0)
-        empty = np.array([blank(value) for value in given])
-        means = np.array([number(value, self._boolean) for value in given])
+        empty = np.array([self._reader.is_null(value) for value in given])
+        means = np.array([self._reader.read(value) for value in given])
         self._seen.nulls += int(np.count_nonzero(empty[indices]))
         read: np.ndarray = means[indices[~empty[indices]]]
         unfit = np.isnan(read)
@@ -207,7 +211,7 @@ class _Numeric:
 
 class _Category:
     def __init__(self, column: Column, seen: Seen, facts: Mapping[str, Any]) -> None:
-        self.name, self._seen = column.name, seen
+        self.name, self._seen, self._reader = column.name, seen, column.reader
         self._named = frozenset(facts["counts"])
         self._trained = None if column.categories is None else frozenset(column.categories)
         self._levels = seen.levels = Levels()
@@ -221,9 +225,9 @@ class _Category:
                 self._take(value, count)
 
     def _take(self, value: Any, count: int) -> None:
-        text = level(value)
+        text = self._reader.read(value)
         if text is None:
-            if blank(value):
+            if self._reader.is_null(value):
                 self._seen.nulls += count
             else:
                 self._seen.unfit += count
@@ -241,15 +245,15 @@ class _Moment:
     """Times are only counted: they go on, which is no drift."""
 
     def __init__(self, column: Column, seen: Seen) -> None:
-        self.name, self._seen = column.name, seen
+        self.name, self._seen, self._reader = column.name, seen, column.reader
 
     def add(self, values: pa.Array) -> None:
         self._seen.rows += len(values)
         self._seen.nulls += values.null_count
         if not pa.types.is_temporal(values.type):
             for value, count in Counter(values.drop_null().to_pylist()).items():
-                if instant(value) is None:
-                    if blank(value):
+                if self._reader.read(value) is None:
+                    if self._reader.is_null(value):
                         self._seen.nulls += count
                     else:
                         self._seen.unfit += count

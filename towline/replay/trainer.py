@@ -129,7 +129,7 @@ class Trainer:
                 where=f"as of {as_of}",
                 remedy="lower validation.min_rows, or begin later",
             )
-        contract = infer(work.table(), config)
+        contract = infer(work.table(), config, work.dataset.time_format)
         work.save("contract.json", contract)
         check(config, contract)
         splits.split(work, config)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.data.values import instant, level, number
+from towline.data.values import boolean, level, number
 from towline.errors import DataError, TowlineError
 from towline.serving import clock, segments
 from towline.serving.privacy import Field
@@ -270,14 +270,17 @@ class _Collected:
         count = len(self.ids)
         columns = list(zip(*self.rows, strict=True)) if self.fields else []
         inputs = [
-            pa.field(INPUT + field.name, _TYPES[field.stored], metadata={"kind": field.kind, "kept": field.kept})
-            for field in self.fields
+            pa.field(INPUT + field.name, _TYPES[field.stored], metadata=_metadata(field)) for field in self.fields
         ]
         arrays = [
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
-            *(_array(values, field.stored) for field, values in zip(self.fields, columns, strict=True)),
-            _array(self.predictions, self.prediction), pa.array(self.probabilities, pa.list_(pa.float64())),
+            *(
+                _array(values, field.stored, _read(field), direct="na_values" not in field.format)
+                for field, values in zip(self.fields, columns, strict=True)
+            ),
+            _array(self.predictions, self.prediction, _PREDICTIONS[self.prediction]),
+            pa.array(self.probabilities, pa.list_(pa.float64())),
         ]  # fmt: skip
         schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", _TYPES[self.prediction]), _LAST[1]])
         self.clear()
@@ -320,18 +323,31 @@ def _key(key: tuple[int, int]) -> tuple[dt.date, int]:
     return dt.date(1970, 1, 1) + dt.timedelta(days=key[0]), key[1]
 
 
-def _array(values: Sequence[Any], stored: str) -> pa.Array:
-    """Canonical values of a column that was written as it came."""
-    if stored not in ("string", "timestamp"):
+def _metadata(field: Field) -> dict[str, str]:
+    written = {"format": json.dumps(field.format)} if field.format else {}
+    return {"kind": field.kind, "kept": field.kept, **written}
+
+
+def _read(field: Field) -> Callable[[Any], Any]:
+    """What makes values of a logged column canonical; hashes and buckets are text."""
+    if field.kept != "keep":
+        return level
+    reader = field.reader
+    return reader.read if field.kind != "boolean" else lambda value: _flag(reader.read(value))
+
+
+def _array(values: Sequence[Any], stored: str, read: Callable[[Any], Any], *, direct: bool = True) -> pa.Array:
+    """Canonical values of a column that was written as it came; ``direct``: of the stored type, it is canonical."""
+    if direct and stored not in ("string", "timestamp"):
         try:
             return pa.array(values, _TYPES[stored], from_pandas=True)
         except (pa.ArrowException, TypeError, OverflowError):
             pass  # a number or a flag that is spelt out
-    return pa.array([_READ[stored](value) for value in values], _TYPES[stored], from_pandas=True)
+    return pa.array([read(value) for value in values], _TYPES[stored], from_pandas=True)
 
 
 def _flag(value: Any) -> bool | None:
-    read = number(value, True)
+    read = boolean(value)
     return None if read != read else bool(read)  # noqa: PLR0124 - NaN
 
 
@@ -340,8 +356,8 @@ def _whole(value: Any) -> int | None:
     return int(read) if math.isfinite(read) else None
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
-    "float64": number, "int64": _whole, "bool": _flag, "timestamp": instant, "string": level,
+_PREDICTIONS: dict[str, Callable[[Any], Any]] = {
+    "float64": number, "int64": _whole, "bool": _flag, "string": level
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from towline.config import Keeping, Kind, PrivacyConfig, build_config
 from towline.data.contract import Contract
-from towline.data.values import instant, level, number
+from towline.data.values import ValueFormat, ValueReader, level
 
 Stored = Literal["float64", "bool", "string", "timestamp"]
 HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
@@ -29,12 +29,21 @@ _STORED: Mapping[Kind, Stored] = {"numeric": "float64", "boolean": "bool", "date
 
 
 class Field(NamedTuple):
-    """One logged column: its kind in the contract (a key has the kind category), how it is kept, the type stored."""
+    """One logged column: its kind in the contract (a key has the kind category), how it is kept, the type stored.
+
+    ``format`` says how its values are written where they are text, as JSON.
+    """
 
     name: str
     kind: Kind
     kept: Keeping
     stored: Stored
+    format: Mapping[str, Any] = {}
+
+    @property
+    def reader(self) -> ValueReader:
+        """Reads values of this column, whatever they came in."""
+        return ValueReader(self.kind, ValueFormat(**self.format))
 
 
 class HashKeys:
@@ -98,42 +107,31 @@ def hashed(month: str, key: bytes, column: str, text: str) -> str:
     return f"{month}:{hmac.digest(key, message, 'sha256')[:16].hex()}"
 
 
-def spelt(kind: Kind, value: Any) -> str | None:
-    """The one text of a value, whatever it came in; None for null and what is not of the kind."""
-    if kind == "datetime":
-        moment = instant(value)
-        return moment.isoformat() if moment else None
-    if kind not in ("numeric", "boolean"):
-        return level(value)
-    read = number(value, kind == "boolean")
-    if read != read:  # noqa: PLR0124 - NaN
-        return None
-    return str(bool(read)) if kind == "boolean" else level(read)
-
-
 class Policy:
     """How the rows of one release are logged; ``fields`` are the columns that are, in their order."""
 
     def __init__(
         self, contract: Contract, privacy: PrivacyConfig, profile: Mapping[str, Any] | None, keys: HashKeys
     ) -> None:
-        kinds: dict[str, Kind] = {column.name: column.kind for column in contract.feature_columns}
+        columns = {column.name: column for column in contract.feature_columns}
         ranges = {column.name: (column.min, column.max) for column in contract.feature_columns}
         facts = (profile or {}).get("columns", {})
         self._keys = keys
-        self._hashed: list[tuple[int, str, Kind]] = []
+        self._hashed: list[tuple[int, str, ValueReader]] = []
         self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
         fields: list[Field] = []
-        names = [name for name in kinds if privacy.of(name) != "drop"]
-        for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in kinds)]):
-            kind, kept = kinds.get(name, "category"), privacy.of(name)
+        names = [name for name in columns if privacy.of(name) != "drop"]
+        for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in columns)]):
+            column, kept = columns.get(name), privacy.of(name)
+            kind, reader = (column.kind, column.reader) if column else ("category", ValueReader("category"))
             if kept == "bucket" and kind == "boolean":
                 kept = "keep"  # two values are as coarse as it gets
             if kept == "hash":
-                self._hashed.append((place, name, kind))
+                self._hashed.append((place, name, reader))
             elif kept == "bucket":
-                self._buckets.append((place, _bucket(kind, facts.get(name, {}), *ranges[name])))
-            fields.append(Field(name, kind, kept, _STORED.get(kind, "string") if kept == "keep" else "string"))
+                self._buckets.append((place, _bucket(reader, facts.get(name, {}), *ranges[name])))
+            stored = _STORED.get(kind, "string") if kept == "keep" else "string"
+            fields.append(Field(name, kind, kept, stored, reader.format.model_dump(exclude_defaults=True)))
         self.fields = tuple(fields)
         self._features = _getter(names)
         self._extra = [field.name for field in fields[len(names) :]]
@@ -155,8 +153,8 @@ class Policy:
         found = []
         for row in rows:
             values = [*self._features(row), *(level(row.get(name)) for name in self._extra)]  # a key may be anything
-            for place, name, kind in self._hashed:
-                text = spelt(kind, values[place])
+            for place, name, reader in self._hashed:
+                text = reader.spell(values[place])
                 values[place] = None if text is None else hashed(month, key, name, text)
             for place, bucket in self._buckets:
                 values[place] = bucket(values[place])
@@ -182,13 +180,15 @@ def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ..
     return lambda row: tuple(row[name] for name in names)
 
 
-def _bucket(kind: Kind, facts: Mapping[str, Any], low: float | None, high: float | None) -> Callable[[Any], str | None]:
+def _bucket(
+    reader: ValueReader, facts: Mapping[str, Any], low: float | None, high: float | None
+) -> Callable[[Any], str | None]:
     """A column's coarse value: a tenth of the training rows, a month, or one of the ten commonest levels."""
-    if kind == "datetime":
-        return lambda value: _month(moment) if (moment := instant(value)) else None
-    if kind != "numeric":
+    if reader.kind == "datetime":
+        return lambda value: _month(moment) if (moment := reader.read(value)) else None
+    if reader.kind != "numeric":
         common = frozenset(list(facts.get("counts", {}))[:BUCKETS])
-        return lambda value: _common(level(value), common)
+        return lambda value: _common(reader.read(value), common)
     quantiles = facts.get("quantiles")
     if quantiles:
         edges = sorted(set(quantiles[10:100:10]))
@@ -200,7 +200,7 @@ def _bucket(kind: Kind, facts: Mapping[str, Any], low: float | None, high: float
     names = [f"{start}..{end}" for start, end in pairwise(ends)]
 
     def bucket(value: Any) -> str | None:
-        read = number(value)
+        read = reader.read(value)
         return None if read != read else names[bisect_right(edges, read)]  # noqa: PLR0124 - NaN
 
     return bucket

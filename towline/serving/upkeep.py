@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.data.values import instant, number
+from towline.config import Keeping, Kind
 from towline.errors import ConfigError, Unavailable
 from towline.serving import segments
 from towline.serving.parts import (
@@ -32,7 +32,7 @@ from towline.serving.parts import (
     read,
     unconverted,
 )
-from towline.serving.privacy import HASH_KEYS, Field, HashKeys, spelt
+from towline.serving.privacy import HASH_KEYS, Field, HashKeys, Stored
 
 _LARGE = 128_000_000  # bytes; a part that has them is left alone
 _GROUP = 65_536  # rows
@@ -146,12 +146,16 @@ def tail(folder: Path, count: int) -> pa.Table:
 
 
 def _fields(schema: pa.Schema) -> list[Field]:
-    found = []
-    for field in schema:
-        if field.name.startswith(INPUT):
-            kind, kept = (str((field.metadata or {})[name], "utf-8") for name in (b"kind", b"kept"))
-            found.append(Field(field.name.removeprefix(INPUT), kind, kept, str(field.type)))  # type: ignore[arg-type]
-    return found
+    return [_field(field) for field in schema if field.name.startswith(INPUT)]
+
+
+def _field(field: pa.Field) -> Field:
+    """The logged column that a column of a part is of."""
+    facts = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    kind: Kind = facts.get("kind", "category")  # type: ignore[assignment]
+    kept: Keeping = facts.get("kept", "keep")
+    stored: Stored = str(field.type)  # type: ignore[assignment]
+    return Field(field.name.removeprefix(INPUT), kind, kept, stored, json.loads(facts.get("format", "{}")))
 
 
 def compact(folder: Path) -> tuple[int, int, int]:
@@ -243,9 +247,9 @@ def erase(folder: Path, column: str, value: str, first: Callable[[pa.Table], Non
         for part in parts(folder):
             file = opened(part.path)
             for field in file.schema_arrow:
-                ways[field.name].add(_kept(field))
+                ways[field.name].add(_field(field).kept)
             name = column if column == "request_id" else INPUT + column
-            if name not in file.schema_arrow.names or _kept(file.schema_arrow.field(name)) == "bucket":
+            if name not in file.schema_arrow.names or _field(file.schema_arrow.field(name)).kept == "bucket":
                 blind += file.metadata.num_rows
                 continue
             table = file.read(columns=[each for each in file.schema_arrow.names if each != "probabilities"])
@@ -265,24 +269,18 @@ def matching(table: pa.Table, column: str, value: str, keys: HashKeys) -> pa.Arr
     """Which rows (n,) of a table hold a value in a column, kept as it is or hashed."""
     if column == "request_id":
         return pc.equal(table[column], value)
-    field = table.schema.field(INPUT + column)
-    kind = (field.metadata or {}).get(b"kind", b"category").decode()
-    values = table[field.name]
+    field = _field(table.schema.field(INPUT + column))
+    values = table[INPUT + column]
     wanted: Any
-    if _kept(field) == "hash":
-        text = spelt(kind, value)
+    if field.kept == "hash":
+        text = field.reader.spell(value)
         wanted = [] if text is None else keys.hashes(column, text)
-    elif kind == "numeric":
-        wanted = [number(value)]
-    elif kind == "boolean":
-        wanted = [{"true": True, "false": False, "1": True, "0": False}.get(value.lower())]
+    elif field.kept == "keep":
+        read = field.reader.read(value)
+        wanted = [None if read != read else bool(read) if field.kind == "boolean" else read]  # noqa: PLR0124 - NaN
     else:
-        wanted = [instant(value) if kind == "datetime" else value]
+        wanted = [value]
     return pc.is_in(values, pa.array(wanted, values.type, from_pandas=True), skip_nulls=True)
-
-
-def _kept(field: pa.Field) -> str:
-    return str((field.metadata or {}).get(b"kept", b"keep"), "utf-8")
 
 
 def _check(column: str, ways: dict[str, set[str]]) -> None:

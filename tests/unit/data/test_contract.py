@@ -85,8 +85,8 @@ def test_bank() -> None:
         ([5] * ROWS, "numeric", "ignored", "constant"),
         ([None] * ROWS, "numeric", "ignored", "holds no values"),
         (["a", None] * 100, "category", "feature", ""),
-        ([f"2026-{i % 12 + 1:02}-01 0{i % 9}:00" for i in range(ROWS)], "datetime", "feature", ""),
-        (["2026-01-01", "2026-01-02"] * 100, "datetime", "ignored", "too little time"),
+        ([pd.Timestamp(2026, i % 12 + 1, 1, i % 9) for i in range(ROWS)], "datetime", "feature", ""),
+        ([pd.Timestamp(2026, 1, 1), pd.Timestamp(2026, 1, 2)] * 100, "datetime", "ignored", "too little time"),
         ([["1", "2", "x"][i % 3] for i in range(ROWS)], "category", "feature", ""),
     ],
 )
@@ -150,9 +150,9 @@ def test_positive_by_config() -> None:
 
 
 def test_impossible_wishes() -> None:
-    """A task or kind the values do not allow is refused: text is never turned to a number."""
+    """A task or kind the values do not allow is refused."""
     rows = pd.DataFrame({"y": ["1", "2", "x"] * 10, "x": ["a", "b", "c"] * 10})
-    for wish in (config("regression"), config("binary"), config(columns={"x": "numeric"}, target="y")):
+    for wish in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
         with pytest.raises(ConfigError):
             infer(rows, wish)
     with pytest.raises(ConfigError, match="holds dates"):
@@ -223,7 +223,7 @@ def test_one_door() -> None:
     ("name", "value", "shown"),
     [
         ("n", "1_0", "row 2: '1_0'"), ("n", "x", "'n' (numeric)"), ("n", [1], "row 2: [1]"), ("n", STAMP, "datetime"),
-        ("f", 2, "'f' (boolean)"), ("f", "yes", "row 2: 'yes'"), ("c", {"k": 1}, "'c' (category)"),
+        ("f", 2, "'f' (boolean)"), ("f", "maybe", "row 2: 'maybe'"), ("c", {"k": 1}, "'c' (category)"),
         ("d", "now", "row 2: 'now'"), ("d", 20260101, "'d' (datetime)"), ("d", "31.01.2026", "row 2"),
         ("d", 1.5, "1.5"),
     ],
