@@ -1,6 +1,7 @@
 """The rules Great Expectations has no words for: infinities, classes, duplicates, the champion, leaks."""
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, PipelineConfig, Severity
+from towline.data import notation
 from towline.data.contract import Column, Contract
 from towline.data.leaks import find
+from towline.data.sources import Coerced
 from towline.data.values import LARGEST
 
 EXAMPLES = 5
@@ -66,9 +69,18 @@ def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -
     )
 
 
-def run(table: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None) -> list[Rule]:
-    """All of these rules."""
+def run(
+    table: pd.DataFrame,
+    contract: Contract,
+    config: PipelineConfig,
+    previous: Contract | None,
+    coerced: Sequence[Coerced] = (),
+) -> list[Rule]:
+    """All of these rules; ``coerced`` says what the snapshot holds as null that was no number."""
     rules = [
+        *_coerced(coerced),
+        *_lookalikes(table, contract),
+        *_notation(table, contract, config),
         *_finite(table, contract),
         *_classes(table, contract, config),
         _distinct(table, contract),
@@ -106,6 +118,69 @@ def _offences(
         examples=examples(table, [column] if column else list(table.columns), rows[:EXAMPLES].tolist()),
         detail=detail,
     )
+
+
+def _coerced(coerced: Sequence[Coerced]) -> Iterator[Rule]:
+    for column in coerced:
+        yield Rule(
+            rule="values_numeric",
+            column=column.column,
+            severity="warn",
+            passed=False,
+            count=column.count,
+            share=column.share,
+            examples=(column.examples,),
+            detail="a number; others are read as null, for data.columns says numeric",
+        )
+
+
+def _lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+    """Levels and classes that differ in case or spaces alone: to the model they are strangers to each other."""
+    passed = True
+    for column in contract.columns:
+        if column.role == "ignored" or column.kind != "category" or table[column.name].dtype.kind in "biuf":
+            continue
+        counts = table[column.name].dropna().astype(str).value_counts()
+        groups: dict[str, list[str]] = {}
+        for level in counts.index:
+            groups.setdefault(" ".join(unicodedata.normalize("NFKC", level).casefold().split()), []).append(level)
+        alike = [levels for levels in groups.values() if len(levels) > 1]
+        if not alike:
+            continue
+        passed = False
+        rows = sum(int(counts[levels[1:]].sum()) for levels in alike)
+        yield Rule(
+            rule="levels_distinct",
+            column=column.name,
+            severity="warn",
+            passed=False,
+            count=rows,
+            share=rows / max(len(table), 1),
+            examples=tuple(" and ".join(map(repr, levels[:4])) for levels in alike[:EXAMPLES]),
+            detail="levels differ by more than case and spaces; make them one in the source",
+        )
+    if passed:
+        detail = "no two levels differ by case or spaces alone"
+        yield Rule(rule="levels_distinct", column=None, severity="warn", passed=True, detail=detail)
+
+
+def _notation(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
+    """Text that is numbers or dates in a notation that the config does not name."""
+    for column in contract.columns:
+        values = table[column.name]
+        if column.kind not in ("category", "text") or column.name in config.data.columns or column.role == "target":
+            continue
+        if values.dtype.kind in "biufM" or (other := notation.detect(values)) is None:
+            continue
+        fate = f"left out ({column.note})" if column.role == "ignored" else "a category"
+        yield Rule(
+            rule="notation",
+            column=column.name,
+            severity="warn",
+            passed=False,
+            detail=f"{other.share:.0%} of the values are {other.what}, now {fate}; set {other.remedy}"
+            f", or data.columns: {{{column.name}: category}} if that is right",
+        )
 
 
 def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:

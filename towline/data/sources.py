@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, SqlSource, span
-from towline.data import formats, parsing
+from towline.data import formats, notation, parsing
 from towline.data.columns import examples
 from towline.data.values import ValueFormat, ValueReader, column_format, level
 from towline.errors import ConfigError, DataError
@@ -301,12 +301,13 @@ def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     if share is None or not 0.5 <= share < 1.0:
         return
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
-    texts = column.filter(pa.array(pc.fill_null(pc.invert(numbers), False))).unique().to_pylist()
-    markers = f"data.na_values: {texts!r}, " if len(texts) <= 3 else ""
+    texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()
+    other = notation.detect(column.to_pandas().rename(name))
+    first = f"{other.remedy}, " if other else f"data.na_values: {texts!r}, " if len(texts) <= 3 else ""
     raise DataError(
         f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(bad)} are not",
         where=where,
-        remedy=f"set {markers}data.columns: {{{name}: numeric}} (they become null) or {{{name}: category}}",
+        remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null) or {{{name}: category}}",
         details=(examples(column.to_pandas(), bad),),
     )
 

@@ -66,7 +66,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own use of each other
-        rules = [*_evaluate(table, expectations), *checks.run(table, contract, config, previous)]
+        rules = [*_evaluate(table, expectations), *checks.run(table, contract, config, previous, work.dataset.coerced)]
     notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
     validation = Validation(
@@ -174,7 +174,8 @@ def _declared(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, 
                 )
             yield _between(name, rule.min, rule.max, rule.severity, where)
         if rule.categories is not None:
-            yield _one_of(name, rule.categories, rule.severity, where)
+            spelled = [present[name].reader.spell(text) or text for text in rule.categories]
+            yield _one_of(name, spelled, rule.severity, where)
         if rule.unique:
             yield _expect("expect_column_values_to_be_unique", "no value twice", rule.severity, where, column=name)
     key = config.validation.unique

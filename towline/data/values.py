@@ -10,6 +10,7 @@ import numbers
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -82,12 +83,12 @@ class ValueReader:
     def __init__(self, kind: Kind, fmt: ValueFormat = PLAIN) -> None:
         self.kind, self.format = kind, fmt
         self._na = frozenset(fmt.na_values)
-        self._read: Callable[[Any], Any] = boolean
-        if kind != "boolean":
-            read, how = {"numeric": (number, fmt), "datetime": (instant, fmt.date_format)}.get(
-                kind, (level, fmt.spelling)
-            )
-            self._read = lambda value: read(value, how)
+        readers: dict[str, Callable[[Any], Any]] = {
+            "numeric": partial(number, fmt=fmt),
+            "boolean": boolean,
+            "datetime": partial(instant, date_format=fmt.date_format),
+        }
+        self._read = readers.get(kind) or partial(level, spelling=fmt.spelling)
         self._null = math.nan if kind in ("numeric", "boolean") else None
 
     def read(self, value: Any) -> Any:

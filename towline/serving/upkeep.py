@@ -152,7 +152,7 @@ def _fields(schema: pa.Schema) -> list[Field]:
 def _field(field: pa.Field) -> Field:
     """The logged column that a column of a part is of."""
     facts = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-    kind: Kind = facts.get("kind", "category")  # type: ignore[assignment]
+    kind: Kind = facts.get("kind", "category")
     kept: Keeping = facts.get("kept", "keep")
     stored: Stored = str(field.type)  # type: ignore[assignment]
     return Field(field.name.removeprefix(INPUT), kind, kept, stored, json.loads(facts.get("format", "{}")))

@@ -1,8 +1,8 @@
 """Sources: what is read, what is kept, and how each fault is told."""
 
 import gzip
-import os
 import math
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -279,7 +279,7 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
         ("y,shop\n1,2\n", {"group": "shp"}, ["data.group", "'shop'"]),
         ("y,a\n1,2\n", {"drop": ("zzz",)}, ["data.drop", "the columns are: 'y', 'a'"]),
         ("y,a\n1,2\n", {"columns": {"b": "text"}}, ["data.columns"]),
-        ("y,t\n1,17.5\n", {"time": "t"}, ["row 1: 17.5", "ISO 8601", "data.date_format"]),
+        ("y,t\n1,17.5\n", {"time": "t"}, ["row 1: '17.5'", "ISO 8601", "data.date_format"]),
         ("y,t\n1,31.12.2026\n", {"time": "t"}, ["row 1: '31.12.2026'", "data.date_format"]),
         ("y,a\n1,2\n2,4\n3,n/k\n4,1e3\n", {}, ["'a' is mixed", "75.0%", "row 3: 'n/k'", "category"]),
     ],
@@ -322,7 +322,7 @@ def test_folder_that_disagrees(tmp_path: Path) -> None:
     assert "3.csv" in caught.value.where
     assert caught.value.details == ("missing: a", "only here: b")
     (tmp_path / "d" / "3.csv").write_text("y,a\n1,two\n")
-    with pytest.raises(DataError, match="'a' is mixed: 66.7% of its values are numbers"):
+    with pytest.raises(DataError, match=r"'a' is mixed: 66\.7% of its values are numbers"):
         load(tmp_path, "d")
 
 
