@@ -23,6 +23,15 @@ def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray) -> str:
     return ", ".join(shown) + (f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
 
 
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a frame; whole numbers that float64 cannot hold stay exact where there are nulls among them."""
+    frame: pd.DataFrame = table.to_pandas()
+    for index, column in enumerate(table.columns):
+        if column.null_count and parsing.is_inexact(column):
+            frame.isetitem(index, pd.Series(column.to_pylist(), dtype=object))
+    return frame
+
+
 def convert(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Canonical values (n,), and the positions of those that do not fit their kind.
 
@@ -91,4 +100,5 @@ def _null(kind: Kind) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return "null" if value is None or value is pd.NA or value != value else repr(value)  # noqa: PLR0124 - NaN, NaT

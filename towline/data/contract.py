@@ -103,7 +103,13 @@ class Contract(Frozen):
 
     @property
     def target_column(self) -> Column:
-        return next(column for column in self.columns if column.name == self.target)
+        """The column of the target; of a contract of features alone, one that its classes allow."""
+        flags = bool(self.classes) and {type(label) for label in self.classes} == {bool}
+        kind: Kind = "numeric" if self.task == "regression" else "boolean" if flags else "category"
+        plain = Column(
+            name=self.target, kind=kind, role="target", nullable=False, min=None, max=None, categories=None, levels=0
+        )
+        return next((column for column in self.columns if column.name == self.target), plain)
 
     def class_of(self, texts: "Iterable[str | None]") -> "np.ndarray":
         """Positions (n,) in ``classes`` of the names of classes, as ``level`` spells them; -1 for any other text."""

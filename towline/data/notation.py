@@ -9,6 +9,7 @@ import pandas as pd
 from towline.data.values import ValueFormat, blank, instant, is_marker, number
 
 SHARE = 0.9  # of the values that are not null
+_MARKED = 0.05  # the least share that the default notation does not read: zero-padded codes have none
 _SAMPLE = 2_000  # distinct values that are looked at
 _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
@@ -64,7 +65,8 @@ def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
-    if best >= SHARE:
+    marked = float(weights[[np.isnan(number(text)) for text in texts]].sum())
+    if best >= SHARE and marked >= _MARKED:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
         return Notation(f"numbers with {what}", best, remedy)

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.values import NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, instant, level
+from towline.data.values import NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, instant
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
 _WHOLE = r"^[+-]?\d{1,18}$"
-_WHOLE_LEVEL = r"-?(0|[1-9]\d*)(\.0+)?$"
+_WHOLE_LEVEL = r"\s*-?(0|[1-9]\d*)(\.0+)?\s*$"
 _DIGITS = (
     ("%Y", 1_000, 9_999),
     ("%Y%m", 1_000_01, 9_999_12),
@@ -64,6 +64,16 @@ def levels(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> np.ndarray:
     """Text as the names of levels: objects (n,), str or None."""
     reader = ValueReader("category", fmt)
     return _by_distinct(values, reader.read, np.dtype(object))
+
+
+def is_inexact(column: pa.ChunkedArray) -> bool:
+    """Whether these are whole numbers, such as identifiers, of which float64 would make neighbours equal."""
+    if not pa.types.is_integer(column.type) or column.null_count == len(column):
+        return False
+    bounds = pc.min_max(column).as_py()
+    if max(bounds["max"], -bounds["min"]) <= _EXACT:
+        return False
+    return any(int(float(value)) != value for value in column.unique().drop_null().to_pylist())
 
 
 def conform(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> pa.RecordBatch:
@@ -168,15 +178,14 @@ def category(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
 
 
 def spelling(values: pa.ChunkedArray) -> Spelling:
-    """What all levels of a category are; ``text`` where two levels would become one."""
+    """What all levels of a category are."""
     distinct = values.unique().drop_null().to_pylist()
     patterns: dict[Spelling, str] = {"number": _WHOLE_LEVEL, "boolean": r"\s*(true|false)\s*$", "date": _DATE}
     for kind, pattern in patterns.items():
         if all(re.match(pattern, text, re.IGNORECASE | re.ASCII) for text in distinct) and distinct:
             if kind == "date" and any(instant(text) is None for text in distinct):
                 continue
-            if len({level(text, kind) for text in distinct}) == len(distinct):
-                return kind
+            return kind
     return "text"
 
 

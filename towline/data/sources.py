@@ -21,7 +21,6 @@ from towline.files import replacing, sweep
 
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
-_EXACT = 2**53  # whole numbers up to here are exact as float64
 
 
 class Coerced(Frozen):
@@ -232,21 +231,11 @@ def _inferred(
     column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str, *, refuse_mixed: bool
 ) -> pa.ChunkedArray:
     if not parsing.is_text(column.type):
-        return _as_text(column) if _inexact(column) else column
+        return _as_text(column) if parsing.is_inexact(column) else column
     column = parsing.infer_text(column, fmt)
     if refuse_mixed and parsing.is_text(column.type):
         _refuse_mixed(column, name, where)
     return column
-
-
-def _inexact(column: pa.ChunkedArray) -> bool:
-    """Whether these are identifiers of which float64 would make neighbours equal."""
-    if column.type != pa.int64() or column.null_count == len(column):
-        return False
-    bounds = pc.min_max(column).as_py()
-    if max(bounds["max"], -bounds["min"]) <= _EXACT:
-        return False
-    return any(int(float(value)) != value for value in column.unique().drop_null().to_pylist())
 
 
 def _declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:

@@ -27,7 +27,7 @@ _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
-_WHOLE_AS_FLOAT = re.compile(r"\s*(-?(?:0|[1-9]\d*))\.0+\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
 
@@ -235,7 +235,7 @@ def _number_text(value: float) -> str | None:
 
 
 def _whole_text(text: str) -> str:
-    match = _WHOLE_AS_FLOAT.fullmatch(text)
+    match = _WHOLE.fullmatch(text)
     return ("0" if match[1] == "-0" else match[1]) if match else text
 
 

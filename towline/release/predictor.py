@@ -168,8 +168,9 @@ def _table(rows: Rows) -> "pd.DataFrame":
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
         import pyarrow as pa
 
-        table: pd.DataFrame = pa.table(rows).to_pandas()
-        return table
+        from towline.data.columns import to_frame
+
+        return to_frame(pa.table(rows))
     raise DataError(
         f"rows of type {type(rows).__name__} cannot be read",
         where="rows",

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from towline import files
 from towline.config import Frozen
 from towline.data import formats, parsing
+from towline.data.columns import to_frame
 from towline.errors import ConfigError, DataError
 from towline.release.predictor import Model
 
@@ -64,7 +65,7 @@ def score(
             where=str(source),
             remedy="add --prefix, e.g. --prefix scored_",
         )
-    predictions = model.predictions(model.features(table.to_pandas()))
+    predictions = model.predictions(model.features(to_frame(table)))
     values: list[Any] = [predictions.labels.tolist()]
     if predictions.probabilities is not None:
         values += list(predictions.probabilities.T)

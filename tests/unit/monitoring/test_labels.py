@@ -156,9 +156,9 @@ def test_another_value_is_refused_or_replaces(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("classes", "text", "said"),
     [
-        (CLASSES, "request_id,y\na,yes\nb,maybe\nc,\n", r"(?s)2 of 3 values .* no known class.*row 2: 'maybe', row 3"),
+        (CLASSES, "request_id,y\na,yes\nb,maybe\nc,\n", r"(?s)'y': 1 of 3 values are null.*row 3: null"),
         ((), "request_id,y\na,1.5\nb,many\n", r"(?s)1 of 2 values .* no number.*row 2: 'many'"),
-        ((), "request_id,y\na,1.5\nb,inf\n", r"(?s)column 'y'.*row 2: inf"),
+        ((), "request_id,y\na,1.5\nb,inf\n", r"(?s)column 'y'.*row 2: 'inf'"),
         (CLASSES, "request_id,y\na,yes\n,no\n", r"(?s)column 'request_id'.*row 2"),
         (CLASSES, "request_id,row,y\na,0,yes\na,-1,no\nb,x,no\n", r"(?s)column 'row'.*row 2: '-1', row 3: 'x'"),
         (CLASSES, "request_id,y\na,yes\nb,no\na,no\n", r"(?s)contradict each other.*rows 1 and 3: 'yes' and 'no'"),
@@ -281,3 +281,34 @@ def test_kills_while_labels_are_added(desk: Desk) -> None:
     assert len(labels.LabelStore(desk.log.labels).table()) == 40_000
     assert desk.read() == {"r1": "yes", "r2": "yes"}
     assert not list(desk.log.labels.glob(".part-*"))
+
+
+@pytest.mark.parametrize("spellings", [("true", "false"), ("True", "FALSE"), ("1", "0"), ("yes", "no")])
+def test_flags_may_be_spelled_in_any_way(desks: Callable[[tuple[Any, ...]], Desk], spellings: tuple[str, str]) -> None:
+    """Labels of a boolean target."""
+    desk = desks((False, True))
+    desk.predict("a", "b")
+    assert desk.add(f"request_id,y\na,{spellings[0]}\nb,{spellings[1]}\n") == Added(2, 2, 0, 0, 0)
+    assert desk.read() == {"a": True, "b": False}
+
+
+def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]], Desk]) -> None:
+    """As Python writes them, with the row and the file."""
+    desk = desks((False, True))
+    desk.predict("a")
+    with pytest.raises(DataError, match="1 of 1 values") as refused:
+        desk.add("request_id,y\na,maybe\n")
+    assert "the classes are False, True" in refused.value.remedy
+    assert "row 1: 'maybe'" in str(refused.value)
+    assert refused.value.where.endswith(".csv")
+
+
+@pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c"), (1, 2, 3)])
+def test_labels_of_an_unseen_class_are_added(
+    desks: Callable[[tuple[Any, ...]], Desk], classes: tuple[Any, ...]
+) -> None:
+    """They are known, and text where they are of no class of the model; the others keep their meaning."""
+    desk = desks(classes)
+    desk.predict("a", "b")
+    assert desk.add(f"request_id,y\na,{classes[1]}\nb,new\n") == Added(2, 2, 0, 0, 0)
+    assert desk.read() == {"a": classes[1] if isinstance(classes[1], str) else str(classes[1]), "b": "new"}

@@ -53,7 +53,7 @@ def test_what_was_answered_is_in_the_segment(
     (path,) = (folder / "segments").glob("w0-*.jsonl")
     head, line = map(json.loads, path.read_text().splitlines())
     assert (head["version"], head["model"], head["prediction"]) == (1, "demo", "string")
-    assert head["fields"][0] == ["size", "numeric", "keep", "float64"]
+    assert head["fields"][0] == ["size", "numeric", "keep", "float64", {}]
     assert line == {
         "of": 1,
         "id": "a1",

@@ -1,0 +1,230 @@
+"""One value has one meaning, whichever entrance its table comes through."""
+
+import datetime as dt
+import gzip
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from towline.config import SqlSource, build_config
+from towline.data import formats, sources
+from towline.data.contract import Contract
+from towline.data.inference import infer
+from towline.data.rows import Reader
+from towline.monitoring import drift
+from towline.release.predictor import _table
+from towline.serving.parts import _Collected
+from towline.serving.privacy import HashKeys, Policy
+
+ROWS = 300
+CODES = [
+    "00501", "501", "1.10", "1.1", "NA", "N/A", "null", "true", "True", "2025-01-01", "2025-01-01 00:00:00", "yes",
+    "yes ", "YES", "é", "1e3", "None", "x,y", 'a "b"', "nan", "-", "?",
+]  # fmt: skip
+COLUMNS = {
+    "code": "category", "rating": "category", "born": "category", "told": "category", "flag": "boolean",
+    "day": "datetime", "price": "numeric",
+}  # fmt: skip
+
+
+def moment(rng: np.random.Generator) -> dt.datetime:
+    return dt.datetime(2024, 1, 1) + dt.timedelta(days=int(rng.integers(700)), hours=int(rng.integers(2)) * 13)  # noqa: DTZ001 - naive UTC
+
+
+def written(value: Any, rng: np.random.Generator) -> str | None:
+    """One of the ways in which a program may write a value as text."""
+    if isinstance(value, bool):
+        return str(rng.choice(["true", "True", "TRUE"] if value else ["false", "False", "FALSE"]))
+    if isinstance(value, dt.datetime):
+        ways = [value.isoformat(), value.isoformat(" "), value.strftime("%Y-%m-%d %H:%M")]
+        return str(rng.choice([*ways, f"{value:%Y-%m-%d}"] if value.time() == dt.time.min else ways))
+    if isinstance(value, float):
+        return str(rng.choice([repr(value), f"{value:.4f}", f" {value:.2f}"]))
+    return None if value is None else str(value)
+
+
+def draw(seed: int) -> pd.DataFrame:
+    """Native values; each column with nulls."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "code": rng.choice(CODES, ROWS),
+            "rating": rng.integers(1, 6, ROWS),
+            "born": [moment(rng).replace(hour=0, day=1) for _ in range(ROWS)],
+            "told": rng.random(ROWS) < 0.5,
+            "flag": rng.random(ROWS) < 0.5,
+            "day": [moment(rng) for _ in range(ROWS)],
+            "price": np.round(rng.normal(size=ROWS) * 100, 2),
+            "guessed_code": [f"{number:05}" for number in rng.integers(0, 90, ROWS)],
+            "guessed_flag": rng.random(ROWS) < 0.5,
+            "guessed_day": [moment(rng) for _ in range(ROWS)],
+            "guessed_price": np.round(rng.normal(size=ROWS) * 100, 2),
+            "guessed_count": rng.integers(0, 40, ROWS),
+            "guessed_big": [2**53 + int(number) for number in rng.integers(0, 40, ROWS)],
+            "guessed_word": rng.choice(["a", "NA", "None", "b c", "ü"], ROWS),
+        },
+        dtype=object,
+    )
+    for name in table:
+        values = [value.item() if isinstance(value, np.generic) else value for value in table[name]]
+        values = [None if missing else value for value, missing in zip(values, rng.random(ROWS) < 0.1, strict=True)]
+        table[name] = pd.Series(values, dtype=object)
+    return table.assign(y=[0.25 * row for row in range(ROWS)])
+
+
+def texts(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {name: pd.Series([written(value, rng) for value in table[name]], dtype=object) for name in table}
+    )
+
+
+def arrow(table: pd.DataFrame) -> pa.Table:
+    return pa.table({name: pa.array(table[name].tolist()) for name in table})
+
+
+def csv(table: pd.DataFrame, path: Path) -> Path:
+    table.to_csv(path, index=False)
+    return path
+
+
+def parquet(table: pa.Table, path: Path) -> Path:
+    pq.write_table(table, path)
+    return path
+
+
+def sqlite(table: pd.DataFrame, folder: Path) -> pa.Table:
+    """Flags are integers there and times text, as SQLite has no other."""
+    rows = [
+        [value.isoformat(" ") if isinstance(value, dt.datetime) else value for value in row]
+        for row in table.itertuples(index=False)
+    ]
+    with sqlite3.connect(folder / "t.db") as connection:
+        connection.execute("DROP TABLE IF EXISTS t")
+        connection.execute(f"CREATE TABLE t ({', '.join(table.columns)})")
+        connection.executemany(f"INSERT INTO t VALUES ({', '.join('?' * table.shape[1])})", rows)
+    return formats.query(SqlSource(url="sqlite:///t.db", query="SELECT * FROM t"), folder)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [dict(row) for row in table.to_dict("records")]
+
+
+def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(json.dumps(rows_of(table), default=dt.datetime.isoformat))  # type: ignore[no-any-return]
+
+
+def by_reader(contract: Contract, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    reader = Reader(contract)
+    columns = dict(zip(reader.fields, reader.columns(reader.read(rows)), strict=True))
+    return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
+
+
+def by_log(contract: Contract, rows: list[dict[str, Any]], folder: Path) -> pd.DataFrame:
+    """As the prediction log stores what a request held."""
+    policy = Policy(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
+    head = {"version": 1, "model": "m", "prediction": "float64", "fields": [list(field) for field in policy.fields]}
+    collected = _Collected(json.loads(json.dumps(head)))
+    logged = json.loads(json.dumps(policy.apply(rows, 0.0)))
+    record = {"id": "r", "first": 0, "at": 0, "rows": logged, "predictions": [0.0] * len(rows), "probabilities": None}
+    collected.add(record)
+    table = collected.table()
+    names = {f"input.{field.name}": field.name for field in policy.fields}
+    renamed = [names.get(name, name.partition(":")[2] or name) for name in table.column_names]
+    return table.rename_columns(renamed).select([field.name for field in policy.fields]).to_pandas()
+
+
+def raw(source: Path) -> dict[str, Any]:
+    return {"name": "t", "task": "regression", "data": {"source": str(source), "target": "y", "columns": COLUMNS}}
+
+
+def differences(expected: pd.DataFrame, given: pd.DataFrame) -> dict[str, int]:
+    """How many values of each column are not the same; nulls are equal."""
+    assert list(given.columns) == list(expected.columns)
+    counts = {}
+    for name in expected.columns:
+        same = (expected[name] == given[name]) | (expected[name].isna() & given[name].isna())
+        counts[name] = int((~same).sum())
+    return {name: count for name, count in counts.items() if count}
+
+
+def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
+    """The contract of a table, and its features as training sees them."""
+    config = build_config(raw(file), "t")
+    dataset = sources.load(config.data, folder, folder / "store", None)
+    snapshot = sources.read(dataset, folder / "store")
+    contract = infer(snapshot, config, dataset.time_format)
+    return contract, contract.features(snapshot)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("origin", ["csv", "parquet"])
+def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, origin: str) -> None:
+    """Training, batch, program, request, log and drift check read 10,000 values and more without a difference."""
+    native = draw(seed)
+    text = texts(native, seed)
+    file = csv(text, tmp_path / "t.csv")
+    typed = parquet(arrow(native), tmp_path / "typed.parquet")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(file.read_bytes()))
+    spelled = parquet(arrow(text), tmp_path / "text.parquet")
+    contract, expected = trained(tmp_path, file if origin == "csv" else typed)
+    kinds = {column.name: column.kind for column in contract.feature_columns}
+    assert {name: kinds[name] for name in COLUMNS} == COLUMNS
+    guessed = {name: kind for name, kind in kinds.items() if name.startswith("guessed")}
+    assert guessed == {
+        "guessed_code": "category", "guessed_flag": "boolean", "guessed_day": "datetime", "guessed_price": "numeric",
+        "guessed_count": "numeric", "guessed_big": "category", "guessed_word": "category",
+    }  # fmt: skip
+    assert set(expected["code"].dropna()) == set(CODES)
+    features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_table(table))  # noqa: E731
+    exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
+    batches = [*drift.table(file, contract)]
+    entrances = {
+        "score CSV": features(formats.file(file, ",")),
+        "score CSV.gz": features(formats.file(tmp_path / "t.csv.gz", ",")),
+        "score Parquet": features(formats.file(typed, ",")),
+        "score Parquet of text": features(formats.file(spelled, ",")),
+        "SQL": features(sqlite(native, tmp_path)),
+        "drift --current CSV": features(pa.Table.from_batches(batches)),
+        "drift --current Parquet": features(pa.Table.from_batches([*drift.table(typed, contract)])),
+        "frame of objects": features(native),
+        "frame of nullable types": features(native.convert_dtypes().assign(guessed_big=exact)),
+        "frame as pandas reads Parquet": features(pd.read_parquet(typed).assign(guessed_big=exact)),
+        "frame of text": features(text),
+        "Arrow": features(arrow(native)),
+        "Arrow of text": features(arrow(text)),
+        "polars": features(pl.from_arrow(arrow(native))),
+        "dicts": by_reader(contract, rows_of(native)),
+        "dicts of text": by_reader(contract, rows_of(text)),
+        "JSON": by_reader(contract, as_json(native)),
+        "JSON of text": by_reader(contract, as_json(text)),
+        "training on CSV": trained(tmp_path, file)[1],
+        "training on Parquet": trained(tmp_path, typed)[1],
+        "training on Parquet of text": trained(tmp_path, spelled)[1],
+        "log of JSON": features(by_log(contract, as_json(native), tmp_path)),
+        "log of text": features(by_log(contract, as_json(text), tmp_path)),
+    }
+    assert len(entrances) * expected.size > 10_000
+    differing = {name: differences(expected, given) for name, given in entrances.items()}
+    assert {name: counts for name, counts in differing.items() if counts} == {}
+
+
+def test_a_contract_does_not_depend_on_the_container(tmp_path: Path) -> None:
+    """CSV and typed Parquet of one table give one contract and one digest."""
+    native = draw(7)
+    loaded = []
+    for file in (csv(texts(native, 7), tmp_path / "t.csv"), parquet(arrow(native), tmp_path / "t.parquet")):
+        config = build_config(raw(file), "t")
+        dataset = sources.load(config.data, tmp_path, tmp_path / "store", None)
+        loaded.append((dataset.digest, infer(sources.read(dataset, tmp_path / "store"), config)))
+    assert loaded[0] == loaded[1]

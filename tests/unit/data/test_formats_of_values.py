@@ -1,0 +1,194 @@
+"""How text is written: decimal marks, null markers and times, in training and when predicting alike."""
+
+import datetime as dt
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from towline.config import build_config
+from towline.data import sources
+from towline.data.contract import Contract
+from towline.data.inference import infer
+from towline.data.notation import detect
+from towline.data.rows import Reader
+from towline.errors import ConfigError, DataError, InputRefused
+
+
+def trained(folder: Path, csv: str | bytes, **data: Any) -> tuple[sources.Dataset, pd.DataFrame, Contract]:
+    """The dataset, its snapshot and the contract of a CSV with the target y."""
+    (folder / "t.csv").write_bytes(csv.encode() if isinstance(csv, str) else csv)
+    config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
+    dataset = sources.load(config.data, folder, folder / "store", None)
+    snapshot = sources.read(dataset, folder / "store")
+    return dataset, snapshot, infer(snapshot, config, dataset.time_format)
+
+
+def column(values: list[str], more: str = "") -> str:
+    """A CSV of one feature x, quoted, and a target."""
+    return "x,y\n" + "".join(f'"{value}",{row * 0.5}\n' for row, value in enumerate(values)) + more
+
+
+@pytest.mark.parametrize(
+    ("data", "written", "value"),
+    [
+        ({"decimal": ","}, "1,5", 1.5),
+        ({"decimal": ",", "thousands": "."}, "-1.234,5", -1234.5),
+        ({"thousands": ","}, "1,234,567", 1234567.0),
+        ({"thousands": " "}, "1\u00a0234", 1234.0),
+        ({"thousands": "'"}, "1'234.25", 1234.25),
+    ],
+)
+def test_numbers_in_another_notation(tmp_path: Path, data: dict[str, Any], written: str, value: float) -> None:
+    """data.decimal and data.thousands hold in the snapshot, for tables and for requests; numbers as numbers do, too."""
+    _, snapshot, contract = trained(tmp_path, column([written, "7"] * 20), **data)
+    assert snapshot["x"].tolist()[:2] == [value, 7.0]
+    assert contract.features(pd.DataFrame({"x": [written, value]}, dtype=object))["x"].tolist() == [value, value]
+    reader = Reader(contract)
+    assert reader.read([{"x": written}, {"x": value}]) == [[value], [value]]
+    if data.get("decimal") == ",":
+        with pytest.raises(InputRefused, match="is not a number"):
+            reader.read([{"x": "1.5"}])
+
+
+def test_null_markers(tmp_path: Path) -> None:
+    """data.na_values are null in every column; NA is null among numbers and a level among words."""
+    csv = "x,c,n,y\n" + "".join(f"{x},{c},{n},{n * 0.5 + 1}\n" for n in range(9) for x, c in ((-999, "?"), (5, "NA")))
+    _, snapshot, contract = trained(tmp_path, csv + "NA,a,1,1\n", na_values=["?", -999])
+    assert snapshot["x"].dropna().unique().tolist() == [5.0]
+    assert snapshot["c"].dropna().unique().tolist() == ["NA", "a"]
+    rows: list[dict[str, Any]] = [{"x": x, "c": "?", "n": 1} for x in (-999, "-999", "NA", " ", None)]
+    table = contract.features(pd.DataFrame(rows, dtype=object))
+    assert table["x"].isna().all()
+    assert table["c"].isna().all()
+    odd: list[tuple[str, str]] = []
+    for row in Reader(contract).read(rows, odd):
+        assert math.isnan(row[0])
+        assert row[1] is None
+    assert odd.count(("x", "null")) == 5
+
+
+@pytest.mark.parametrize(
+    ("written", "date_format", "moment"),
+    [
+        ("31.12.2026", "%d.%m.%Y", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
+        ("12/31/2026", "%m/%d/%Y", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
+        ("1700000000", "epoch_s", dt.datetime(2023, 11, 14, 22, 13, 20)),  # noqa: DTZ001
+        ("1700000000123", "epoch_ms", dt.datetime(2023, 11, 14, 22, 13, 20, 123000)),  # noqa: DTZ001
+        ("20261231", "%Y%m%d", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
+        ("202612", "%Y%m", dt.datetime(2026, 12, 1)),  # noqa: DTZ001
+        ("2026", "%Y", dt.datetime(2026, 1, 1)),  # noqa: DTZ001
+    ],
+)
+def test_times(tmp_path: Path, written: str, date_format: str, moment: dt.datetime) -> None:
+    """A declared format is read in training, tables and requests; digits alone need none; ISO is read as well."""
+    guessed = written.isdigit()
+    csv = "t,y\n" + f"{written},1.5\n{written},2.5\n"
+    dataset, snapshot, contract = trained(tmp_path, csv, time="t", **({} if guessed else {"date_format": date_format}))
+    assert dataset.time_format == date_format
+    assert snapshot["t"].tolist() == [pd.Timestamp(moment)] * 2
+    time = contract.columns[0]
+    given: list[Any] = [written, moment, moment.isoformat(), *([int(written)] if guessed else [])]
+    assert [time.reader.read(value) for value in given] == [moment] * len(given)
+    feature = contract.model_copy(update={"columns": (time.model_copy(update={"role": "feature"}),)})
+    assert feature.features(pd.DataFrame({"t": given}, dtype=object))["t"].tolist() == [pd.Timestamp(moment)] * len(
+        given
+    )
+    assert Reader(feature).read([{"t": value} for value in given]) == [[moment]] * len(given)
+
+
+def test_times_that_could_be_two_things_are_refused(tmp_path: Path) -> None:
+    """Numbers of no clear format are not guessed: the remedy names data.date_format."""
+    with pytest.raises(DataError, match=r"(?s)'17'.*data\.date_format"):
+        trained(tmp_path, "t,y\n17,1\n18,2\n", time="t")
+
+
+def test_a_declared_number_takes_what_is_none_as_null(tmp_path: Path) -> None:
+    """Counted in training; null and told in requests and tables, as the contract says."""
+    csv = column(["1", "2", "calm", "3.5"] * 10)
+    with pytest.raises(DataError, match="'x' is mixed") as told:
+        trained(tmp_path, csv)
+    assert "data.na_values: ['calm']" in told.value.remedy
+    assert "data.columns: {x: numeric}" in told.value.remedy
+    assert trained(tmp_path, csv, na_values=["calm"])[2].columns[0].kind == "numeric"
+    dataset, snapshot, contract = trained(tmp_path, csv, columns={"x": "numeric"})
+    assert [(c.column, c.count, c.share) for c in dataset.coerced] == [("x", 10, 0.25)]
+    assert "'calm'" in dataset.coerced[0].examples
+    assert snapshot["x"].isna().sum() == 10
+    assert contract.features(pd.DataFrame({"x": ["calm", "2"]}))["x"].isna().tolist() == [True, False]
+    odd: list[tuple[str, str]] = []
+    assert math.isnan(Reader(contract).read([{"x": "calm"}], odd)[0][0])
+    assert odd == [("x", "unreadable")]
+
+
+def test_kinds_do_not_depend_on_nulls(tmp_path: Path) -> None:
+    """A null among flags, identifiers and codes changes neither their kind nor a value."""
+    rows = [("true", 2**60 + 1, "007"), ("false", 2**60 + 2, "008")] * 10
+    csv = "f,i,c,y\n" + "".join(f"{f},{i},{c},{n * 0.5}\n" for n, (f, i, c) in enumerate(rows))
+    whole = trained(tmp_path, csv)[2]
+    dataset, snapshot, gaps = trained(tmp_path, csv + ",,,1.5\n")
+    assert [(c.name, c.kind, c.role) for c in gaps.columns] == [(c.name, c.kind, c.role) for c in whole.columns]
+    assert [c.kind for c in gaps.columns] == ["boolean", "category", "category", "numeric"]
+    assert set(snapshot["i"].dropna()) == {str(2**60 + 1), str(2**60 + 2)}
+    assert Reader(gaps).read([{"f": True, "i": 2**60 + 1, "c": "007"}]) == [[1.0, str(2**60 + 1), "007"]]
+    assert dataset.rows == 21
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+    """UTF-16, with a byte order mark or without, is read as UTF-8 is."""
+    _, snapshot, _ = trained(tmp_path, column(["é", "ü"] * 3).encode(encoding))
+    assert snapshot["x"].tolist() == ["é", "ü"] * 3
+    assert list(snapshot.columns) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("values", "what", "remedy"),
+    [
+        (["1,5", "2,25", "3"], "a decimal comma", "data.decimal: ','"),
+        (["1,234,567", "12"], "commas between thousands", "data.thousands: ','"),
+        (["1.234.567,5", "1.000"], "points between thousands", "data.decimal: ',' and data.thousands: '.'"),
+        (["$1,200.50", "$3"], "a currency", "remove it"),
+        (["12 %", "3.5%"], "a percent sign", "remove it"),
+        (["12/31/2026", "01/02/2026"], "dates", "data.date_format: {x: '%m/%d/%Y'}"),
+        (["31.12.2026 10:30", "01.02.2026 00:00"], "dates", "data.date_format: {x: '%d.%m.%Y %H:%M'}"),
+        (["3 Jan 2026", "14 Feb 2026"], "dates", "data.date_format: {x: '%d %b %Y'}"),
+    ],
+)
+def test_other_notations_are_named(tmp_path: Path, values: list[str], what: str, remedy: str) -> None:
+    """Text that is numbers or dates in another notation is named with the setting that reads it, and that works."""
+    notation = detect(pd.Series(values * 20, name="x"))
+    assert notation is not None
+    assert what in notation.what
+    assert remedy in notation.remedy
+    if "remove" not in remedy:
+        keys = json.loads("{}")
+        for setting in remedy.split(" and "):
+            key, _, value = setting.removeprefix("data.").partition(": ")
+            keys[key] = {"x": value.split("'")[1]} if value.startswith("{") else value.strip("'")
+        kind = trained(tmp_path, column(values * 20), **keys)[2].columns[0].kind
+        assert kind == ("datetime" if "date_format" in keys else "numeric")
+
+
+@pytest.mark.parametrize("values", [["00501", "10001"], ["a", "b"], ["A-1", "B-2"], ["2026-01-31", "x"], ["", "NA"]])
+def test_codes_and_words_are_no_notation(values: list[str]) -> None:
+    """What is neither a number nor a date is not taken for one."""
+    assert detect(pd.Series(values * 20, name="x")) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"decimal": ",", "thousands": ","}, "decimal and thousands are both ','"),
+        ({"date_format": "31.12.2026"}, "is no strptime format"),
+        ({"date_format": {"t": "%Q"}}, "is no strptime format"),
+    ],
+)
+def test_formats_that_make_no_sense(data: dict[str, Any], words: str) -> None:
+    """They are refused with the config, before anything is read."""
+    with pytest.raises(ConfigError) as told:
+        build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
+    assert words in str(told.value)
