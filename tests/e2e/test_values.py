@@ -1,0 +1,153 @@
+"""A CSV of codes, versions, words that look like nulls, flags and dates, from training to the watch."""
+
+import csv
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+from towline import load
+
+TOWLINE = Path(sys.executable).with_name("towline")
+ROWS = 900
+CONFIG = {
+    "name": "awkward",
+    "data": {
+        "target": "y",
+        "date_format": "%d.%m.%Y",
+        "columns": {"zip": "category", "version": "category", "cohort": "category"},
+    },
+    "candidates": ["boosting"],
+    "cross_validation": {"folds": 2},
+    "gate": {"latency_ms": 10_000},
+    "privacy": {"join_on": ["order"]},
+    "quality": {"delay": "0h", "window": "1h", "min_labels": 50},
+}
+
+
+class Awkward:
+    """The trained model, its training file, and how to ask it."""
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        self.folder, self.environ, self.file = folder, environ, folder / "t.csv"
+
+    def run(self, *words: object) -> Any:
+        command = [TOWLINE, *map(str, words), "--json"]
+        done = subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return json.loads(done.stdout)
+
+    @property
+    def texts(self) -> list[dict[str, Any]]:
+        """The rows of the training file as text, null where a cell is empty."""
+        with self.file.open(newline="") as file:
+            return [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
+
+    @property
+    def values(self) -> list[dict[str, Any]]:
+        """The same as a program would hold them."""
+        rows = self.texts
+        for row in rows:
+            row["price"] = row["price"] and float(row["price"])
+            row["flag"] = row["flag"] and row["flag"] == "true"
+            day, month, year = row["day"].split(".")
+            row["day"] = f"{year}-{month}-{day}T00:00:00"
+        return rows
+
+
+def write(path: Path) -> None:
+    """Every column matters to the target: a value that is read in another way has another answer."""
+    rng = np.random.default_rng(0)
+    zips, versions, countries = (
+        {"00501": 9, "501": 0, "01234": 3},
+        {"1.1": 0, "1.10": 20, "2.0": 7},
+        {"NA": -8, "DE": 4},
+    )
+    table = pd.DataFrame(
+        {
+            "order": [f"{row:06}" for row in range(ROWS)],
+            "zip": rng.choice(list(zips), ROWS),
+            "version": rng.choice(list(versions), ROWS),
+            "country": rng.choice(list(countries), ROWS),
+            "flag": rng.choice(["true", "false"], ROWS),
+            "price": rng.normal(100, 20, ROWS).round(2),
+        }
+    )
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 700, ROWS), unit="D")
+    table["day"], table["cohort"] = days.strftime("%d.%m.%Y"), days.strftime("%Y-%m-01")
+    effects = [table[name].map(by) for name, by in (("zip", zips), ("version", versions), ("country", countries))]
+    table["y"] = (sum(effects) + 10 * (table["flag"] == "true") + table["price"] / 10 + rng.normal(size=ROWS)).round(3)
+    table.loc[rng.random(ROWS) < 0.05, "flag"] = ""
+    table.loc[rng.random(ROWS) < 0.05, "price"] = np.nan
+    table.to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awkward]:
+    folder = tmp_path_factory.mktemp("awkward")
+    hidden = ("PREFECT_API_URL", "PREFECT_HOME")
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    environ |= {"TOWLINE_STORE": str(folder / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
+    awkward = Awkward(folder, environ)
+    write(awkward.file)
+    CONFIG["data"]["source"] = str(awkward.file)  # type: ignore[index]
+    (folder / "awkward.yaml").write_text(yaml.safe_dump(CONFIG))
+    try:
+        assert awkward.run("run", folder / "awkward.yaml")["event"] == "promoted"
+        yield awkward
+    finally:
+        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+
+
+def test_every_mode_gives_one_answer(awkward: Awkward) -> None:
+    """Text and typed values in a program, as Arrow, over HTTP and in batch, from the file that it was trained on."""
+    model = load(str(next((awkward.folder / "store" / "releases" / "awkward").glob("v1-*"))))
+    expected = model.predict(awkward.values).tolist()
+    assert len(set(expected)) > ROWS / 2
+    assert model.predict(awkward.texts).tolist() == expected
+    assert model.predict(pa.Table.from_pylist(awkward.values)).tolist() == expected
+    awkward.run("score", awkward.file, awkward.folder / "scored.csv", "--prefix", "p_")
+    scored = pd.read_csv(awkward.folder / "scored.csv", dtype=str, keep_default_na=False)
+    assert scored["p_prediction"].astype(float).tolist() == expected
+    assert scored.iloc[:, :9].equals(pd.read_csv(awkward.file, dtype=str, keep_default_na=False))
+
+
+def test_the_training_file_raises_no_alarm(awkward: Awkward) -> None:
+    """Sent to the service as text and typed, it is no drift, and its labels give the quality of the training."""
+    service = subprocess.Popen(
+        [TOWLINE, "serve", "awkward", "--port", "0", "--json"], env=awkward.environ, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert service.stdout is not None
+        lines = ""
+        while not lines.endswith("}\n"):
+            lines += service.stdout.readline()
+        connection = http.client.HTTPConnection(json.loads(lines)["address"].rpartition("/")[2], timeout=60)
+        answers = []
+        for rows in (awkward.texts[: ROWS // 2], awkward.values[ROWS // 2 :]):
+            connection.request("POST", "/predict", json.dumps({"rows": rows}), {"Content-Type": "application/json"})
+            answer = json.loads(connection.getresponse().read())
+            answers += answer["predictions"]
+    finally:
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(30) == 0
+    scored = pd.read_csv(awkward.folder / "scored.csv", dtype=str)
+    assert answers == scored["p_prediction"].astype(float).tolist()
+    config = awkward.folder / "awkward.yaml"
+    assert awkward.run("drift", config, "--current", awkward.file)["state"] == "quiet"
+    added = awkward.run("labels", "add", "awkward", awkward.file, "--by", "order", "--column", "y")
+    assert (added["added"], added["waiting"]) == (ROWS, 0)
+    shown = awkward.run("log", "show", "awkward")
+    assert shown["rows"] == ROWS
