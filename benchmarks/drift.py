@@ -161,9 +161,11 @@ OURS = (
 import sys, time
 from pathlib import Path
 from towline.config import DriftConfig
+from towline.data.contract import Contract
 from towline.monitoring.drift import detect, table
 begun = time.process_time()
-found = detect(Path(sys.argv[2]), table(Path(sys.argv[1])), DriftConfig())
+contract = Contract.model_validate_json(Path(sys.argv[2], "contract.json").read_bytes())
+found = detect(Path(sys.argv[2]), table(Path(sys.argv[1]), contract), DriftConfig())
 assert found.state == "quiet", found
 assert "evidently" not in sys.modules
 print(time.process_time() - begun, time.process_time(), peak,
