@@ -1,6 +1,6 @@
 """YAML that is read strictly and remembers its lines, so that an error can name one."""
 
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -8,7 +8,7 @@ from towline.errors import ConfigError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
-MAX_NODES = 20_000  # with each alias counted as the nodes that it stands for
+MAX_VALUES = 20_000  # with each alias counted as the nodes that it stands for
 
 
 def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
@@ -82,41 +82,41 @@ def _check_limits(text: str) -> None:
     """
     if len(text) > MAX_BYTES:
         raise yaml.MarkedYAMLError(problem=f"the text is longer than {MAX_BYTES:,} characters")
-    sizes = [0]  # nodes of each open collection; the first is the document
-    anchors: list[str | None] = [None]
-    known: dict[str, int] = {}
+    expansion = _Expansion()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        anchor = cast("str | None", getattr(event, "anchor", None))
+        if problem := expansion.add(event):
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
+class _Expansion:
+    """Counts the values of a text, event by event, each alias as the values that it stands for."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the values before it
+        self._anchored: dict[str | None, int] = {}
+        self._values = 0
+
+    def add(self, event: yaml.Event) -> str | None:
+        """What is beyond the limits now, or None."""
+        anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
-            if anchor not in known:
-                if anchor in anchors:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the alias *{anchor} stands inside its own anchor", problem_mark=event.start_mark
-                    )
-                continue  # the composer names it
-            sizes[-1] += known[anchor]
+            if any(anchor == name for name, _ in self._open):
+                return f"the alias *{anchor} stands inside its own anchor"
+            self._values += self._anchored.get(anchor, 0)  # the composer names an anchor that does not exist
         elif isinstance(event, yaml.ScalarEvent):
-            sizes[-1] += 1
-            if anchor:
-                known[anchor] = 1
+            self._values += 1
+            self._anchored[anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):
-            sizes.append(1)
-            anchors.append(anchor)
-            known.pop(anchor or "", None)
+            self._open.append((anchor, self._values))
+            self._values += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            size, name = sizes.pop(), anchors.pop()
-            sizes[-1] += size
-            if name:
-                known[name] = size
-        if len(sizes) - 1 > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"values are nested more than {MAX_DEPTH} deep", problem_mark=event.start_mark
-            )
-        if sum(sizes) > MAX_NODES:
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_NODES:,} values, aliases counted as what they stand for",
-                problem_mark=event.start_mark,
-            )
+            anchor, before = self._open.pop()
+            self._anchored[anchor] = self._values - before
+        if len(self._open) > MAX_DEPTH:
+            return f"values are nested more than {MAX_DEPTH} deep"
+        if self._values > MAX_VALUES:
+            return f"more than {MAX_VALUES:,} values, aliases counted as what they stand for"
+        return None
 
 
 class _StrictLoader(yaml.SafeLoader):

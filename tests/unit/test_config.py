@@ -66,7 +66,10 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)), "aliases counted"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "aliases counted",
+        ),
         ("description: " + "[" * 5000 + "]" * 5000 + "\n", "nested more than"),
         ("".join(" " * n + f"k{n}:\n" for n in range(500)), "nested more than"),
         ("description: &loop [*loop]\n", "inside its own anchor"),
@@ -75,7 +78,16 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
         ("description: 2026-02-30\n", "bad YAML"),
         ("description: *nobody\n", "undefined alias"),
     ],
-    ids=["alias bomb", "flow nesting", "block nesting", "loop", "size", "long integer", "no such date", "no such anchor"],
+    ids=[
+        "alias bomb",
+        "flow nesting",
+        "block nesting",
+        "loop",
+        "size",
+        "long integer",
+        "no such date",
+        "no such anchor",
+    ],
 )
 def test_hostile_yaml_is_refused_with_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
     """Aliases, nesting or values that would exhaust or crash the reader are an error, in a file and in --set alike."""
@@ -88,7 +100,9 @@ def test_hostile_yaml_is_refused_with_a_clear_error(tmp_path: Path, text: str, m
 
 def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
     """An anchor that is used a few times is read as its value."""
-    text = "candidates: [{estimator: linear, name: a, params: &p {alpha: 1}}, {estimator: linear, name: b, params: *p}]\n"
+    text = (
+        "candidates: [{estimator: linear, name: a, params: &p {alpha: 1}}, {estimator: linear, name: b, params: *p}]\n"
+    )
     assert [one.params for one in read_config(write(tmp_path, GOOD + text)).candidates] == [{"alpha": 1}] * 2
 
 
@@ -133,6 +147,8 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"name": "Has Spaces"},
         {"validation": {"columns": {"a": {"min": 3, "max": 1}}}},
         {"gate": {"max": {"mea": 1}}},
+        {"gate": {"max": {"mae": float("inf")}}},
+        {"gate": {"champion_margin": float("nan")}},
         {"seed": -1},
         {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "drop"}}},

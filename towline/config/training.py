@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, model_validator
 
 from towline.config.record import Frozen, Share, Span, Spans, plain, span
 
@@ -192,12 +192,14 @@ class EvaluationConfig(Frozen):
 class GateConfig(Frozen):
     """What a model must reach to serve."""
 
-    max: dict[Metric, float] = Field(default_factory=dict)
-    min: dict[Metric, float] = Field(default_factory=dict)
-    baseline_margin: float = Field(0.0, ge=0, description="relative improvement over the baseline")
-    champion_margin: float = Field(0.02, ge=0, description="relative loss against the champion that is still accepted")
-    slice_margin: float = Field(0.25, ge=0, description="the same for each slice")
-    latency_ms: float = Field(250.0, gt=0, description="median of single-row predictions")
+    max: dict[Metric, FiniteFloat] = Field(default_factory=dict)
+    min: dict[Metric, FiniteFloat] = Field(default_factory=dict)
+    baseline_margin: FiniteFloat = Field(0.0, ge=0, description="relative improvement over the baseline")
+    champion_margin: FiniteFloat = Field(
+        0.02, ge=0, description="relative loss against the champion that is still accepted"
+    )
+    slice_margin: FiniteFloat = Field(0.25, ge=0, description="the same for each slice")
+    latency_ms: FiniteFloat = Field(250.0, gt=0, description="median of single-row predictions")
 
 
 class PrivacyConfig(Frozen):

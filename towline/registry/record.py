@@ -22,6 +22,7 @@ from towline.data.contract import Contract
 from towline.data.formats import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.markdown import escaped
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
@@ -122,7 +123,7 @@ def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evalua
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
         + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
-        f"Data: `{data.source}`, sha256 `{data.digest}`  ",
+        f"Data: {escaped(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
         "",
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
