@@ -5,8 +5,9 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, field_validator, model_validator
 
+from towline.config.passwords import hidden, masked
 from towline.config.record import Frozen, Share, Span, Spans, plain, span
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
@@ -54,6 +55,15 @@ class SqlSource(Frozen):
 
     url: str = Field(description="SQLAlchemy URL; ${NAME} is replaced from the environment")
     query: str = Field(description="one SELECT")
+
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: str) -> str:
+        return hidden(url)
+
+    def masked(self) -> "SqlSource":
+        """What may be shown and stored: without the passwords of the URL; a ``${NAME}`` stays."""
+        return self.model_copy(update={"url": masked(self.url)})
 
 
 class DataConfig(Frozen):

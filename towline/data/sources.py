@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, SqlSource, span
+from towline.config.passwords import masked
 from towline.data import formats
 from towline.data.columns import examples, iso_times
 from towline.errors import ConfigError, DataError
@@ -52,7 +53,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):
-        source = formats.masked(config.source.url)
+        source = masked(config.source.url)
         tables = iter([(source, formats.query(config.source, project))])
         source = f"{source} {config.source.query}"
     else:

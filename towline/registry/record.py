@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from towline.config import PipelineConfig, SqlSource, span
+from towline.config import PipelineConfig, span
 from towline.data.contract import Contract
-from towline.data.formats import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escaped
@@ -82,7 +81,7 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
         "seed": config.seed,
         "candidates": [one.name for one in config.candidates],
     }
-    settings = _config(config)
+    settings = config.masked().model_dump(mode="json")
     settings["data"]["source"] = work.dataset.source
     values |= {f"{section}.{name}": value for section in _SECTIONS for name, value in settings[section].items()}
     return {name: _text(value) for name, value in values.items()}
@@ -183,7 +182,7 @@ def write_artifacts(
         for one in scores
     ]
     contents = {
-        "config.yaml": yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True),
+        "config.yaml": yaml.safe_dump(config.masked().model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "environment.lock": "\n".join(sorted(installed)) + "\n",
         "validation.json": validation.model_dump_json(indent=1),
         "evaluation.json": evaluation.model_dump_json(indent=1),
@@ -262,13 +261,6 @@ def _schema(contract: Contract) -> "Schema":
 def _label_type(contract: Contract) -> str:
     kinds = {bool: "boolean", int: "long", float: "double", str: "string"}
     return kinds[type(contract.classes[0])] if contract.classes else "double"
-
-
-def _config(config: PipelineConfig) -> dict[str, Any]:
-    settings = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
-    if isinstance(config.data.source, SqlSource):
-        settings["data"]["source"]["url"] = masked(config.data.source.url)
-    return settings
 
 
 def _text(value: object) -> str:

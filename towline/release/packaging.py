@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from threadpoolctl import ThreadpoolController
 
 from towline import files
-from towline.config import Frozen, PipelineConfig, Settings, SqlSource
+from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.contract import Contract
 from towline.data.splits import hashes
 from towline.data.validation import Validation
@@ -247,9 +246,7 @@ def _compiled(
 
 def _config(config: PipelineConfig) -> str:
     """The resolved config as YAML; a secret written into a URL is masked, a ``${NAME}`` stays."""
-    resolved = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
-    if isinstance(config.data.source, SqlSource):
-        resolved["data"]["source"]["url"] = re.sub(r"(://[^:/@]*:)(?!\$\{).*@", r"\1***@", config.data.source.url)
+    resolved = config.masked().model_dump(mode="json")
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
