@@ -19,7 +19,7 @@ from towline.steps import step
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
-        dataset = sources.load(config.data, settings.project, settings.store, as_of)
+        dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = Ledger(settings.ledger_url).ended(config.name) if force else ()
         work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
         told.folder = work.path

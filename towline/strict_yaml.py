@@ -1,6 +1,6 @@
 """YAML that is read strictly and remembers its lines, so that an error can name one."""
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -85,7 +85,7 @@ def _check_limits(text: str) -> None:
     expansion = _Expansion()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if problem := expansion.add(event):
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.error.Mark", event.start_mark))
 
 
 class _Expansion:

@@ -32,9 +32,12 @@ class Commands(click.Group):
     """A group whose commands end in a one-screen error and a documented exit code, never in a traceback."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        from towline.processes import private
+
         words = list(sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
+            with private():
+                sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
             wrong = error
         except click.exceptions.NoArgsIsHelpError as error:

@@ -89,6 +89,10 @@ class PipelineConfig(Frozen):
                 raise ValueError(f"column {column!r} is needed and also in data.drop")
         if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.join_on}:
             raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
+        if self.data.time in self.privacy.pii:
+            raise ValueError(f"privacy.pii names {self.data.time!r}, which is data.time: a release keeps times of rows")
+        if shown := set(self.evaluation.slices or ()) & set(self.privacy.pii):
+            raise ValueError(f"evaluation.slices names {min(shown)!r}, which is pii: its values would be in reports")
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
@@ -106,8 +110,8 @@ class PipelineConfig(Frozen):
         return self.by_time if self.split.refit is None else self.split.refit
 
     def canonical(self) -> str:
-        """One JSON text for configs that make equal models: part of the run key. How it is watched does not count."""
-        trained = self.model_dump(mode="json", exclude=set(WATCH))
+        """One JSON text for configs that make equal models: part of the run key. How it is watched, and what is kept of the rows, does not count."""
+        trained = self.model_dump(mode="json", exclude={**dict.fromkeys(WATCH, True), "data": {"keep_snapshot"}})
         return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     def masked(self) -> "PipelineConfig":

@@ -90,6 +90,7 @@ class DataConfig(Frozen):
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+    keep_snapshot: bool = Field(True, description="whether the snapshot of the rows outlives the run that read them")
 
     @property
     def reach(self) -> dt.timedelta | None:
@@ -213,9 +214,11 @@ class GateConfig(Frozen):
 
 
 class PrivacyConfig(Frozen):
-    """What the prediction log keeps of a request."""
+    """Which columns hold personal data, and what the prediction log keeps of a request."""
 
-    pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
+    pii: tuple[str, ...] = Field(
+        (), description="columns with personal data: not logged, or as columns says; docs/privacy.md"
+    )
     columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
     join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"

@@ -79,12 +79,14 @@ def convert(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
     return table
 
 
-def run(table: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None) -> list[Rule]:
-    """All of these rules, on a table after ``convert``."""
+def run(
+    table: pd.DataFrame, shown: pd.DataFrame, contract: Contract, config: PipelineConfig, previous: Contract | None
+) -> list[Rule]:
+    """All of these rules, on a table after ``convert``; ``shown`` is the one that examples are of."""
     rules = [
-        *_finite(table, contract),
+        *_finite(table, shown, contract),
         *_classes(table, contract, config),
-        _distinct(table, contract),
+        _distinct(table, shown, contract),
         *_champion(contract, config, previous),
         *_leaks(table, contract, config),
     ]
@@ -106,7 +108,7 @@ def _leaks(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> I
 
 
 def _offences(
-    rule: str, column: str | None, bad: np.ndarray, table: pd.DataFrame, detail: str, severity: Severity = "error"
+    rule: str, column: str | None, bad: np.ndarray, shown: pd.DataFrame, detail: str, severity: Severity = "error"
 ) -> Rule:
     rows = np.flatnonzero(bad)
     return Rule(
@@ -115,13 +117,13 @@ def _offences(
         severity=severity,
         passed=not len(rows),
         count=len(rows),
-        share=len(rows) / max(len(table), 1),
-        examples=examples(table, [column] if column else list(table.columns), rows[:EXAMPLES].tolist()),
+        share=len(rows) / max(len(shown), 1),
+        examples=examples(shown, [column] if column else list(shown.columns), rows[:EXAMPLES].tolist()),
         detail=detail,
     )
 
 
-def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+def _finite(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
     infinite = {
         column.name: bad
         for column in contract.columns
@@ -129,7 +131,7 @@ def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
     }
     for name, bad in infinite.items():
         detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
-        yield _offences("values_finite", name, bad, table, detail)
+        yield _offences("values_finite", name, bad, shown, detail)
     if not infinite:
         yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
 
@@ -153,13 +155,13 @@ def _classes(table: pd.DataFrame, contract: Contract, config: PipelineConfig) ->
     )
 
 
-def _distinct(table: pd.DataFrame, contract: Contract) -> Rule:
+def _distinct(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Rule:
     # few rows agree in the eight columns of most levels: only they are compared in full
     telling = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
     twins = table[table.duplicated(telling, keep=False)]
     bad = np.zeros(len(table), dtype=bool)
     bad[twins.index[twins.duplicated()]] = True
-    return _offences("rows_distinct", None, bad, table, "no row stands in the table twice", "warn")
+    return _offences("rows_distinct", None, bad, shown, "no row stands in the table twice", "warn")
 
 
 def _champion(contract: Contract, config: PipelineConfig, previous: Contract | None) -> Iterator[Rule]:

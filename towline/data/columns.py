@@ -22,12 +22,12 @@ def iso_times(values: pd.Series) -> pd.Series:
     return pd.Series(times, dtype="datetime64[us]")
 
 
-def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray) -> str:
-    """Up to five offending values with their row numbers (from 1, headers not counted)."""
+def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
+    """Up to five offending values, or only their rows, with row numbers (from 1, headers not counted)."""
     picked = {int(row): "" for row in rows[:_OFFENDERS]}
     at = values.iloc if isinstance(values, pd.Series) else list(values)
-    shown = [f"row {row + 1}: {repr(at[row])[:60]}" for row in picked]
-    return ", ".join(shown) + (f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
+    told = [f"row {row + 1}: {repr(at[row])[:60]}" if shown else f"row {row + 1}" for row in picked]
+    return ", ".join(told) + (f" and {len(rows) - len(told)} more" if len(rows) > len(told) else "")
 
 
 def convert(values: pd.Series, kind: Kind) -> tuple[np.ndarray, np.ndarray]:

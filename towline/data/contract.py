@@ -16,7 +16,10 @@ Label = str | int | bool | float
 
 
 class Column(Frozen):
-    """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels."""
+    """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels.
+
+    A column with personal data (``pii``) has none of these: no value of it stands in a contract.
+    """
 
     name: str
     kind: Kind
@@ -29,16 +32,23 @@ class Column(Frozen):
     integer: bool = False
     note: str = ""
     derive: tuple[str, ...] = ()
+    pii: bool = False
+
+    @property
+    def hashed(self) -> bool:
+        """Whether models know its values by their pseudonyms alone."""
+        return self.pii and self.kind == "category"
 
 
 class Contract(Frozen):
-    """The columns of a table, and what is to be predicted."""
+    """The columns of a table, and what is to be predicted; ``salt`` is that of pseudonyms."""
 
     target: str
     task: Task
     columns: tuple[Column, ...]
     classes: tuple[Label, ...] = ()
     positive: Label | None = None
+    salt: str = ""
 
     @property
     def feature_columns(self) -> tuple[Column, ...]:
@@ -53,7 +63,8 @@ class Contract(Frozen):
 
         Returns:
             Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null).
+            object of str (NaN for null; pseudonyms of personal data), datetime is datetime64[us] (naive UTC, NaT for
+            null).
 
         Raises:
             DataError: a column is missing or stands twice, or values do not fit its kind.
@@ -61,6 +72,7 @@ class Contract(Frozen):
         import pandas as pd
 
         from towline.data.columns import convert, examples
+        from towline.data.pseudonyms import pseudonyms
 
         wanted = self.feature_columns
         absent = [column.name for column in wanted if column.name not in rows.columns]
@@ -77,8 +89,11 @@ class Contract(Frozen):
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert(values, column.kind)
+            if column.hashed:
+                converted[column.name] = pseudonyms(self.salt, column.name, converted[column.name])
             if len(bad):
-                details.append(f"column {column.name!r} ({column.kind}): {examples(values, bad)}")
+                shown = examples(values, bad, shown=not column.pii)
+                details.append(f"column {column.name!r} ({column.kind}): {shown}")
         if details:
             raise DataError(
                 "values do not fit the contract", where="rows", remedy="mend the values", details=tuple(details[:10])

@@ -9,6 +9,7 @@ import pandas as pd
 from towline.config import Kind, PipelineConfig, Task
 from towline.data.columns import convert, examples, iso_times
 from towline.data.contract import Column, Contract, Label, Role
+from towline.data.pseudonyms import salt
 from towline.data.values import level
 from towline.errors import ConfigError
 
@@ -27,16 +28,23 @@ def infer(frame: pd.DataFrame, config: PipelineConfig) -> Contract:
     """
     target = frame[config.data.target]
     task = config.task or _task(target)
-    columns = tuple(_column(frame[name], name, config, task) for name in frame.columns)
+    columns = tuple(_private(_column(frame[name], name, config, task), config) for name in frame.columns)
     if task == "regression":
-        return Contract(target=config.data.target, task=task, columns=columns)
+        return Contract(target=config.data.target, task=task, columns=columns, salt=salt(config.name))
     classes = _classes(target)
     if task == "binary" and len(classes) > 2:
         raise ConfigError(
             f"the target {config.data.target!r} has {len(classes)} classes, not 2", where="task", remedy="multiclass"
         )
     positive = _positive(target, classes, config.data.positive) if task == "binary" else None
-    return Contract(target=config.data.target, task=task, columns=columns, classes=classes, positive=positive)
+    return Contract(
+        target=config.data.target,
+        task=task,
+        columns=columns,
+        classes=classes,
+        positive=positive,
+        salt=salt(config.name),
+    )
 
 
 def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) -> Column:
@@ -54,7 +62,7 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
             f"column {name!r} holds values that are not {kind}",
             where="task" if role == "target" else f"data.columns: {name}",
             remedy="mend the values, or choose a kind or task they fit",
-            details=(examples(values, bad),),
+            details=(examples(values, bad, shown=name not in config.privacy.pii),),
         )
     series = pd.Series(canonical)
     plain = Column(
@@ -71,6 +79,13 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task) ->
     if role == "feature" and note:
         return plain.model_copy(update={"role": "ignored", "note": note})
     return found
+
+
+def _private(column: Column, config: PipelineConfig) -> Column:
+    """Without a value of the table where it holds personal data."""
+    if column.name not in config.privacy.pii:
+        return column
+    return column.model_copy(update={"pii": True, "min": None, "max": None, "categories": None})
 
 
 def _facts(values: pd.Series, column: Column) -> dict[str, Any]:

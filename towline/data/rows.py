@@ -8,6 +8,7 @@ import numpy as np
 
 from towline.config import Kind
 from towline.data.contract import Contract
+from towline.data.pseudonyms import pseudonym
 from towline.data.values import LARGEST, blank, instant, level, number
 from towline.errors import Fault, InputRefused
 
@@ -57,6 +58,8 @@ class Reader:
             for column in contract.feature_columns
         )
         self.fields = tuple(field.name for field in self._fields)
+        self._salt = contract.salt
+        self._hashed = [(at, column.name) for at, column in enumerate(contract.feature_columns) if column.hashed]
 
     def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
         """Canonical values of the features, in the contract's order; other fields of a row are left out.
@@ -74,6 +77,10 @@ class Reader:
         found = [self._row(row, position, faults, odd) for position, row in enumerate(rows)]
         if faults:
             raise InputRefused(faults[:_LISTED], len(faults))
+        for at, name in self._hashed:
+            for row in found:
+                if row[at] is not None:
+                    row[at] = pseudonym(self._salt, name, row[at])
         return found
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:

@@ -2,7 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+import secrets
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,10 +40,12 @@ class Dataset(Frozen):
     source: str
 
 
-def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None) -> Dataset:
+def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None, pii: Collection[str] = ()) -> Dataset:
     """Reads the source, leaves out dropped columns and rows outside ``as_of`` and the window, keeps a snapshot.
 
     Relative paths start at ``project``. Rows keep their order; rows without a time are kept for validation to name.
+    Errors do not show values of the columns ``pii``. A snapshot that is not to outlive its run has a file of its own,
+    which whoever loads it removes (``drop``) or moves (``workspace.open_workspace``).
 
     Raises:
         ConfigError: a column or an environment variable the config names does not exist.
@@ -59,10 +62,17 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
         tables = ((str(path), formats.file(path, config.separator)) for path in formats.paths(config.source, project))
-    table = _canonical(_cut(_joined(tables, config), config, as_of, source), config.time)
+    try:
+        table = _canonical(_cut(_joined(tables, config), config, as_of, source), config.time)
+    except DataError as error:
+        if any(repr(name) in error.what for name in pii):
+            raise DataError(error.what, where=error.where, remedy=error.remedy) from None
+        raise
     digest = _digest(table)
     dataset = Dataset(
-        path=f"datasets/{digest[:16]}.parquet",
+        path=f"datasets/{digest[:16]}.parquet"
+        if config.keep_snapshot
+        else f"datasets/.{secrets.token_hex(16)}.parquet",
         digest=digest,
         rows=table.num_rows,
         columns=tuple(table.column_names),
@@ -74,6 +84,12 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         pq.write_table(table, file, compression="zstd")
     sweep((store / dataset.path).parent)
     return dataset
+
+
+def drop(dataset: Dataset, config: DataConfig, store: Path) -> None:
+    """Removes a snapshot that is not to be kept."""
+    if not config.keep_snapshot:
+        (store / dataset.path).unlink(missing_ok=True)
 
 
 def read(dataset: Dataset, store: Path) -> pd.DataFrame:

@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import yaml
 
 from towline.config import PipelineConfig, span
 from towline.data.contract import Contract
+from towline.data.example import example
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escaped
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Dataset, LoggedModel
     from mlflow.types import Schema
 
-_EXAMPLES = 5
 _REQUIREMENTS = ("towline", "scikit-learn", "skops", "numpy", "pandas")
 _SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "gate")
 
@@ -234,15 +235,16 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         code=None,
         skops_trusted_types=get_untrusted_types(file=file),
     )
-    example = contract.features(work.table().head(_EXAMPLES)).to_json(orient="split", index=False, date_format="iso")
+    made_up = contract.features(pd.DataFrame([example(contract)]))
+    sent = made_up.to_json(orient="split", index=False, date_format="iso")
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
     environment = {
         "python": platform.python_version(),
         "build_dependencies": [],
         "dependencies": ["-r requirements.txt"],
     }
-    (folder / "input_example.json").write_text(example)
-    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {example}}}')
+    (folder / "input_example.json").write_text(sent)
+    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {sent}}}')
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
     model.model_size_bytes = file.stat().st_size

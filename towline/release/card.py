@@ -113,7 +113,9 @@ def _worst_first(evaluation: Evaluation) -> list[Slice]:
 
 
 def _allowed(column: Column) -> str:
-    if column.derive:
+    if column.pii:
+        told = "personal data" + (", used as " + ", ".join(column.derive) if column.derive else "")
+    elif column.derive:
         told = "used as " + ", ".join(column.derive)
     elif column.categories is not None:
         shown = ", ".join(column.categories[:8])
