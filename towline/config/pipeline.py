@@ -110,7 +110,10 @@ class PipelineConfig(Frozen):
         return self.by_time if self.split.refit is None else self.split.refit
 
     def canonical(self) -> str:
-        """One JSON text for configs that make equal models: part of the run key. How it is watched, and what is kept of the rows, does not count."""
+        """One JSON text for configs that make equal models: part of the run key.
+
+        How a model is watched does not count, nor whether the snapshot is kept.
+        """
         trained = self.model_dump(mode="json", exclude={**dict.fromkeys(WATCH, True), "data": {"keep_snapshot"}})
         return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 

@@ -34,11 +34,6 @@ class Column(Frozen):
     derive: tuple[str, ...] = ()
     pii: bool = False
 
-    @property
-    def hashed(self) -> bool:
-        """Whether models know its values by their pseudonyms alone."""
-        return self.pii and self.kind == "category"
-
 
 class Contract(Frozen):
     """The columns of a table, and what is to be predicted; ``salt`` is that of pseudonyms."""
@@ -63,8 +58,8 @@ class Contract(Frozen):
 
         Returns:
             Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null; pseudonyms of personal data), datetime is datetime64[us] (naive UTC, NaT for
-            null).
+            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are as
+            ``pseudonyms`` says.
 
         Raises:
             DataError: a column is missing or stands twice, or values do not fit its kind.
@@ -72,7 +67,7 @@ class Contract(Frozen):
         import pandas as pd
 
         from towline.data.columns import convert, examples
-        from towline.data.pseudonyms import pseudonyms
+        from towline.data.pseudonyms import disguise
 
         wanted = self.feature_columns
         absent = [column.name for column in wanted if column.name not in rows.columns]
@@ -89,8 +84,8 @@ class Contract(Frozen):
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert(values, column.kind)
-            if column.hashed:
-                converted[column.name] = pseudonyms(self.salt, column.name, converted[column.name])
+            if column.pii:
+                converted[column.name] = disguise(column, self.salt, converted[column.name])
             if len(bad):
                 shown = examples(values, bad, shown=not column.pii)
                 details.append(f"column {column.name!r} ({column.kind}): {shown}")

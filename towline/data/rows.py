@@ -8,7 +8,7 @@ import numpy as np
 
 from towline.config import Kind
 from towline.data.contract import Contract
-from towline.data.pseudonyms import pseudonym
+from towline.data.pseudonyms import disguised
 from towline.data.values import LARGEST, blank, instant, level, number
 from towline.errors import Fault, InputRefused
 
@@ -59,7 +59,7 @@ class Reader:
         )
         self.fields = tuple(field.name for field in self._fields)
         self._salt = contract.salt
-        self._hashed = [(at, column.name) for at, column in enumerate(contract.feature_columns) if column.hashed]
+        self._private = [(at, column) for at, column in enumerate(contract.feature_columns) if column.pii]
 
     def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
         """Canonical values of the features, in the contract's order; other fields of a row are left out.
@@ -77,10 +77,9 @@ class Reader:
         found = [self._row(row, position, faults, odd) for position, row in enumerate(rows)]
         if faults:
             raise InputRefused(faults[:_LISTED], len(faults))
-        for at, name in self._hashed:
+        for at, column in self._private:
             for row in found:
-                if row[at] is not None:
-                    row[at] = pseudonym(self._salt, name, row[at])
+                row[at] = disguised(column, self._salt, row[at])
         return found
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:

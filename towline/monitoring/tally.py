@@ -93,7 +93,7 @@ class Tally:
         for column in contract.feature_columns:
             facts = profile["columns"][column.name]
             seen = self.columns[column.name] = Seen(column.kind)
-            if column.hashed:
+            if column.pii and column.kind == "category":
                 self._counters.append(_Presence(column, seen))
             elif column.kind == "category":
                 self._counters.append(_Category(column, seen, facts))
