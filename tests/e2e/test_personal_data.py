@@ -125,7 +125,9 @@ def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         told.append(out + err)
         told.append(_served(line))
         asked().to_csv(folder / "new.csv", index=False)
-        table(200, seed=2)[["customer", "y"]].iloc[3:].to_csv(folder / "labels.csv", index=False)
+        labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
+        labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
+        labels.to_csv(folder / "labels.csv", index=False)
         command("labels", "add", "people", folder / "labels.csv", "--by", "customer")
         command("score", folder / "new.csv", folder / "scored.csv")
         command("drift", line.config, "--current", folder / "new.csv", "--report")

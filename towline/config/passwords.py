@@ -1,4 +1,4 @@
-"""Passwords written into the URL of a database: hidden from everything that shows or stores the URL.
+"""Passwords written into an address of the config: hidden from everything that shows or stores the address.
 
 A config may be stored by Prefect, MLflow, a release and a log, so it never holds such a password. ``hidden`` moves
 it into the environment of this process, where the processes that this one starts find it, and leaves a ``${NAME}``.
@@ -42,6 +42,30 @@ def hidden(url: str) -> str:
             os.environ[variable] = unquote(value) if password and number == 0 else value
             url = f"{url[:start]}${{{variable}}}{url[end:]}"
     return url
+
+
+def hidden_path(begin: str, path: str) -> str:
+    """The path of a webhook with a ``${_TOWLINE_SECRET_…}`` in place of what is literal in it; ``begin`` is its host.
+
+    The whole path is the secret, so the name is a hash of it: two webhooks of one host are told apart.
+    """
+    name = f"{PREFIX}{hashlib.sha256((begin + path).encode()).hexdigest()[:12]}"
+    parts = _parts(path)
+    for number, part in enumerate(parts):
+        if part not in ("", "/", "?", _STARS) and not _REFERENCE.fullmatch(part):
+            os.environ[f"{name}_{number}"] = part
+            parts[number] = f"${{{name}_{number}}}"
+    return "".join(parts)
+
+
+def masked_path(path: str) -> str:
+    """The path of a webhook without what is literal in it, or was; a ``${NAME}`` stays."""
+    return "".join(part if part in ("/", "?") else _mask(part) for part in _parts(path))
+
+
+def _parts(path: str) -> list[str]:
+    """What stands before, between and in its references; the first separator, which ends the host, by itself."""
+    return [path[:1], *re.split(r"(\$\{\w+\})", path[1:])] if path[:1] in ("/", "?") else [path]
 
 
 def holds_hidden(url: str) -> bool:
