@@ -26,6 +26,7 @@ from tasks import pool, scheduling, zombies
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
 from towline.monitoring.running import TAG
+from towline.processes import private
 from towline.registry.ledger import Ledger
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost
@@ -115,7 +116,8 @@ if __name__ == "__main__":
     parser.add_argument("--pool", metavar="NAME", help="be a worker of this work pool of Prefect's")
     parser.add_argument("configs", nargs="*", metavar="CONFIG")
     given = parser.parse_args()
-    if given.pool:
-        work(given.pool, given.configs)
-    else:
-        main(given.configs)
+    with private():
+        if given.pool:
+            work(given.pool, given.configs)
+        else:
+            main(given.configs)

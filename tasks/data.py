@@ -2,15 +2,14 @@
 
 from datetime import UTC, datetime
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
-from tasks import patient, remembered
+from tasks import artifacts, patient, remembered
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits, validation
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataRefused
+from towline.markdown import escaped
 from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.steps import step
@@ -20,14 +19,14 @@ from towline.steps import step
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
-        dataset = sources.load(config.data, settings.project, settings.store, as_of)
+        dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = Ledger(settings.ledger_url).ended(config.name) if force else ()
         work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
         told.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
         told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
     facts = [{"fact": name, "value": value} for name, value in dataset.model_dump(exclude={"columns"}).items()]
-    create_table_artifact(facts, key=f"{config.name}-dataset", description=told.note)
+    artifacts.table(facts, key=f"{config.name}-dataset", description=told.note)
     return work
 
 
@@ -62,10 +61,10 @@ def _show(config: PipelineConfig, checked: validation.Validation) -> None:
         }
         for rule in checked.rules
     ]
-    create_table_artifact(rows, key=f"{config.name}-validation", description=checked.text())
+    artifacts.table(rows, key=f"{config.name}-validation", description=checked.text())
     if checked.notes:
-        create_markdown_artifact(
-            "\n".join(f"- {note}" for note in checked.notes),
+        artifacts.markdown(
+            "\n".join(f"- {escaped(note)}" for note in checked.notes),
             key=f"{config.name}-notes",
             description="what validation noted",
         )

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefect.artifacts import create_markdown_artifact
-
-from tasks import patient, remembered
+from tasks import artifacts, patient, remembered
 from towline import outcome, sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.markdown import escaped
 from towline.registry import tracking
 from towline.registry.ledger import Entry, Ledger
 from towline.release.packaging import Package
@@ -62,8 +61,10 @@ def conclude(
             ledger.aliases(config.name),
             steps.costs(work.path),
         )
-    lines = [f"- **{check.outcome}** {check.name}: {check.detail}" for check in verdict.checks]
-    create_markdown_artifact(
-        "\n".join([f"## {entry.event}: {entry.reason}", *lines]), key=f"{config.name}-verdict", description=told.note
+    lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
+    artifacts.markdown(
+        "\n".join([f"## {entry.event}: {escaped(entry.reason)}", *lines]),
+        key=f"{config.name}-verdict",
+        description=told.note,
     )
     return entry

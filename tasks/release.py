@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
-from tasks import patient, remembered
+from tasks import artifacts, patient, remembered
 from towline import outcome, sidecar
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.markdown import escaped
 from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.registry.tracking import Version
@@ -37,9 +36,7 @@ def package(
         packed = packaging.package(work, config, settings, version, fitted, evaluation, scores, validation, facts)
         told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
     card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
-    create_markdown_artifact(
-        card, key=f"{config.name}-card", description=f"the model card of version {version.version}"
-    )
+    artifacts.markdown(card, key=f"{config.name}-card", description=f"the model card of version {version.version}")
     return packed
 
 
@@ -64,9 +61,7 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
             serving = (champion.version, settings.store / champion.release) if champion else None
             verdict = judging.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
-    create_table_artifact(
-        [check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note
-    )
+    artifacts.table([check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note)
     return verdict
 
 
@@ -88,8 +83,8 @@ def build_image(
             tags = {"image": built.tag, "image_id": built.id}
             _, told.elsewhere_cpu_s = sidecar.call(tracking.tag, settings, version.name, version.version, tags)
             card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
-            create_markdown_artifact(
-                f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{built.text()}\n",
+            artifacts.markdown(
+                f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{escaped(built.text())}\n",
                 key=f"{config.name}-card",
                 description=f"the model card of version {version.version}, with its image",
             )

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from prefect.artifacts import create_table_artifact
-
-from tasks import remembered
+from tasks import artifacts, remembered
 from towline.config import Candidate, PipelineConfig, span
 from towline.data.workspace import Workspace
 from towline.steps import step
@@ -25,7 +23,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
         {"fold": number, **{name: f"{value:.4g}" for name, value in fold.items()}}
         for number, fold in enumerate(scores.folds, 1)
     ]
-    create_table_artifact(
+    artifacts.table(
         rows, key=f"{config.name}-cross-validation", description=f"{candidate.name}, fold by fold: {told.note}"
     )
     return scores
@@ -48,7 +46,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: fitting.Scor
         }
         for one in found.tried
     ]
-    create_table_artifact(rows, key=f"{config.name}-history", description=told.note)
+    artifacts.table(rows, key=f"{config.name}-history", description=told.note)
     return found
 
 
@@ -83,7 +81,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final.Fitted) -> e
         {"metric": name, "value": interval.text(), "baseline": Interval(value=evaluated.baseline.get(name)).text()}
         for name, interval in evaluated.metrics.items()
     ]
-    create_table_artifact(rows, key=f"{config.name}-holdout", description=told.note)
+    artifacts.table(rows, key=f"{config.name}-holdout", description=told.note)
     return evaluated
 
 

@@ -2,15 +2,15 @@
 
 import datetime as dt
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from tasks import patient
+from tasks import artifacts, patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
+from towline.markdown import escaped
 from towline.monitoring import alerts, report, rounds, running
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
@@ -28,7 +28,7 @@ def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
         Journal.of(settings, config.name).add(found, now)
         told.note = f"{found.state}, {found.rows:,} rows: {found.reason}"
     rows = [finding.model_dump() for finding in found.findings[:200]]
-    create_table_artifact(rows, key=f"{config.name}-drift", description=told.note)
+    artifacts.table(rows, key=f"{config.name}-drift", description=told.note)
     return found
 
 
@@ -40,7 +40,7 @@ def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, fou
         told.note = str(path)
         run = verify(settings.store / serving.release).run_id
         sidecar.call(tracking.attach, settings, run, path, "drift")
-    create_link_artifact(path.as_uri(), key=f"{config.name}-drift-report", description=told.note)
+    artifacts.link(path.as_uri(), key=f"{config.name}-drift-report", description=told.note)
     return str(path)
 
 
@@ -51,7 +51,7 @@ def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.
         Journal.of(settings, config.name).add(found, now)
         told.note = f"{found.state}: {found.reason}"
     rows = [one.model_dump() for one in found.slices]
-    create_table_artifact(rows, key=f"{config.name}-quality", description=told.note)
+    artifacts.table(rows, key=f"{config.name}-quality", description=told.note)
     return found
 
 
@@ -62,8 +62,8 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
         seen = seen.model_copy(update={"triage": rounds.triage(settings, config, serving, seen)})
         decision = rounds.conclude(settings, config, serving, seen)
         told.note = f"{decision.action}: {decision.reason}"
-    create_markdown_artifact(
-        f"**{decision.action}**: {decision.reason}", key=f"{config.name}-decision", description=told.note
+    artifacts.markdown(
+        f"**{decision.action}**: {escaped(decision.reason)}", key=f"{config.name}-decision", description=told.note
     )
     return decision
 

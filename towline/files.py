@@ -26,7 +26,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
+def write(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
     """Writes a file so that a reader sees the old content or the new, never a part (temp, fsync, rename).
 
     Raises:
@@ -38,7 +38,7 @@ def write(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
 
 
 @contextmanager
-def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """A binary file that takes ``path``'s place when the block ends well, and is removed when it does not."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,25 @@
 """YAML that is read strictly and remembers its lines, so that an error can name one."""
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from towline.errors import ConfigError
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 30
+MAX_VALUES = 20_000  # with each alias counted as the nodes that it stands for
 
 
 def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
     """The value a YAML text holds, and the tree that knows its lines.
 
     Raises:
-        ConfigError: bad YAML, or a key that stands twice; names the line.
+        ConfigError: bad YAML, a key that stands twice, or a text beyond the limits of size, nesting and aliases; names
+            the line.
     """
     try:
+        _check_limits(text)
         return yaml.load(text, Loader=_StrictLoader), yaml.compose(text, Loader=yaml.SafeLoader)  # noqa: S506 - safe too
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -24,6 +30,8 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         raise ConfigError(what, where=spot, remedy="mend the line") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"bad YAML: {error}", where=where, remedy="save the file as UTF-8 text") from None
+    except ValueError as error:  # such as the date 2026-02-30, or an integer of 5,000 digits
+        raise ConfigError(f"bad YAML: {error}", where=where, remedy="correct the value, or quote it") from None
 
 
 def override(raw: dict[str, Any], given: str) -> None:
@@ -42,9 +50,11 @@ def override(raw: dict[str, Any], given: str) -> None:
     if not isinstance(node, dict):
         raise ConfigError(f"{key!r} does not lead to a mapping", where="--set", remedy="only mappings can be set into")
     try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"not a YAML value: {value!r}", where=f"--set {key}", remedy="quote it") from None
+        node[last], _ = parse(value, f"--set {key}")
+    except ConfigError as error:
+        raise ConfigError(
+            f"not a YAML value: {value[:80]!r}", where=f"--set {key}", remedy="quote it", details=(error.what,)
+        ) from None
 
 
 def line(node: yaml.Node | None, keys: list[str]) -> int | None:
@@ -62,6 +72,51 @@ def line(node: yaml.Node | None, keys: list[str]) -> int | None:
         else:
             break
     return found
+
+
+def _check_limits(text: str) -> None:
+    """Bounds what the text expands to before it is read: the loader recurses, and copies of a value copy its aliases.
+
+    Raises:
+        yaml.MarkedYAMLError: the text is too large, nested too deeply, or its aliases stand for too many values.
+    """
+    if len(text) > MAX_BYTES:
+        raise yaml.MarkedYAMLError(problem=f"the text is longer than {MAX_BYTES:,} characters")
+    expansion = _Expansion()
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if problem := expansion.add(event):
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.error.Mark", event.start_mark))
+
+
+class _Expansion:
+    """Counts the values of a text, event by event, each alias as the values that it stands for."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the values before it
+        self._anchored: dict[str | None, int] = {}
+        self._values = 0
+
+    def add(self, event: yaml.Event) -> str | None:
+        """What is beyond the limits now, or None."""
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == name for name, _ in self._open):
+                return f"the alias *{anchor} stands inside its own anchor"
+            self._values += self._anchored.get(anchor, 0)  # the composer names an anchor that does not exist
+        elif isinstance(event, yaml.ScalarEvent):
+            self._values += 1
+            self._anchored[anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((anchor, self._values))
+            self._values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = self._open.pop()
+            self._anchored[anchor] = self._values - before
+        if len(self._open) > MAX_DEPTH:
+            return f"values are nested more than {MAX_DEPTH} deep"
+        if self._values > MAX_VALUES:
+            return f"more than {MAX_VALUES:,} values, aliases counted as what they stand for"
+        return None
 
 
 class _StrictLoader(yaml.SafeLoader):

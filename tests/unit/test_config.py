@@ -63,6 +63,49 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
         read_config(write(tmp_path, GOOD + "name: other\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "aliases counted",
+        ),
+        ("description: " + "[" * 5000 + "]" * 5000 + "\n", "nested more than"),
+        ("".join(" " * n + f"k{n}:\n" for n in range(500)), "nested more than"),
+        ("description: &loop [*loop]\n", "inside its own anchor"),
+        ("description: " + "x" * 2**21 + "\n", "longer than"),
+        ("seed: " + "9" * 5000 + "\n", "bad YAML"),
+        ("description: 2026-02-30\n", "bad YAML"),
+        ("description: *nobody\n", "undefined alias"),
+    ],
+    ids=[
+        "alias bomb",
+        "flow nesting",
+        "block nesting",
+        "loop",
+        "size",
+        "long integer",
+        "no such date",
+        "no such anchor",
+    ],
+)
+def test_hostile_yaml_is_refused_with_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    """Aliases, nesting or values that would exhaust or crash the reader are an error, in a file and in --set alike."""
+    with pytest.raises(ConfigError, match=message):
+        read_config(write(tmp_path, GOOD + text))
+    value = text.partition(": ")[2] if text.startswith(("description", "seed")) else "{" + "a: [" * 90 + "]" * 90 + "}"
+    with pytest.raises(ConfigError, match="not a YAML value"):
+        read_config(write(tmp_path, GOOD), [f"description={value}"])
+
+
+def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
+    """An anchor that is used a few times is read as its value."""
+    text = (
+        "candidates: [{estimator: linear, name: a, params: &p {alpha: 1}}, {estimator: linear, name: b, params: *p}]\n"
+    )
+    assert [one.params for one in read_config(write(tmp_path, GOOD + text)).candidates] == [{"alpha": 1}] * 2
+
+
 def test_missing_config_suggests_a_neighbour(tmp_path: Path) -> None:
     """A wrong path names the file that was probably meant."""
     write(tmp_path, GOOD)
@@ -104,6 +147,8 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"name": "Has Spaces"},
         {"validation": {"columns": {"a": {"min": 3, "max": 1}}}},
         {"gate": {"max": {"mea": 1}}},
+        {"gate": {"max": {"mae": float("inf")}}},
+        {"gate": {"champion_margin": float("nan")}},
         {"seed": -1},
         {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "drop"}}},

@@ -120,7 +120,7 @@ class Moved:
             if old.exists():
                 self._rename(old, old.with_name(f"{old.name}{end}"))
                 self._aside.append(old.with_name(f"{old.name}{end}"))
-        place(source, target, 0o644)
+        place(source, target)
         self._undo.append(target.unlink)
 
     def _rename(self, old: Path, new: Path) -> None:

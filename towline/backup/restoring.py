@@ -207,7 +207,7 @@ def _settle(dumps: Mapping[str, Path], databases: Mapping[str, Database], store:
         if file is not None and file.is_relative_to(store):
             target = home / file.relative_to(store)
             target.parent.mkdir(parents=True, exist_ok=True)
-            dump.chmod(0o644)
+            dump.chmod(0o600)
             dump.rename(target)
 
 

@@ -20,7 +20,7 @@ from towline.backup.archive import Champion, Dump, Manifest, Writer, writing
 from towline.backup.contents import STORE, Found
 from towline.backup.databases import LEDGER, TRACKING, Database, copy, is_sqlite
 from towline.config import Frozen, Settings
-from towline.data.formats import masked
+from towline.config.passwords import masked
 from towline.errors import ConfigError, ReleaseError, Unavailable
 from towline.registry.ledger import Entry, Ledger, champion_of
 from towline.release.manifest import MANIFEST, REMEDY, read

@@ -32,9 +32,12 @@ class Commands(click.Group):
     """A group whose commands end in a one-screen error and a documented exit code, never in a traceback."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        from towline.processes import private
+
         words = list(sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
+            with private():
+                sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
             wrong = error
         except click.exceptions.NoArgsIsHelpError as error:
@@ -60,9 +63,12 @@ class Commands(click.Group):
 
 
 def _fault(error: Exception) -> TowlineError:
+    from towline.config.passwords import masked
+
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log = next(folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)) / name
-    log.write_text(f"towline {__version__} {sys.argv}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+    words = [masked(word) for word in sys.argv]
+    log.write_text(f"towline {__version__} {words}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
     return TowlineError(
         f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",
         where=str(log),

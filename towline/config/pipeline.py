@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline import strict_yaml
+from towline.config.passwords import holds_hidden
 from towline.config.record import Frozen, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
@@ -37,6 +39,8 @@ from towline.config.watch import (
     SloConfig,
 )
 from towline.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
 
 
 class PipelineConfig(Frozen):
@@ -85,6 +89,10 @@ class PipelineConfig(Frozen):
                 raise ValueError(f"column {column!r} is needed and also in data.drop")
         if self.data.target in {*self.privacy.pii, *self.privacy.columns, *self.privacy.join_on}:
             raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
+        if self.data.time in self.privacy.pii:
+            raise ValueError(f"privacy.pii names {self.data.time!r}, which is data.time: a release keeps times of rows")
+        if shown := set(self.evaluation.slices or ()) & set(self.privacy.pii):
+            raise ValueError(f"evaluation.slices names {min(shown)!r}, which is pii: its values would be in reports")
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
@@ -102,9 +110,19 @@ class PipelineConfig(Frozen):
         return self.by_time if self.split.refit is None else self.split.refit
 
     def canonical(self) -> str:
-        """One JSON text for configs that make equal models: part of the run key. How it is watched does not count."""
-        trained = self.model_dump(mode="json", exclude=set(WATCH))
+        """One JSON text for configs that make equal models: part of the run key.
+
+        How a model is watched does not count, nor whether the snapshot is kept.
+        """
+        trained = self.model_dump(mode="json", exclude={**dict.fromkeys(WATCH, True), "data": {"keep_snapshot"}})
         return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def masked(self) -> "PipelineConfig":
+        """What may be shown and stored: without passwords, and without what is literal in the webhook's path."""
+        source = self.data.source
+        shown = source.masked() if isinstance(source, SqlSource) else source
+        data = self.data.model_copy(update={"source": shown})
+        return self.model_copy(update={"data": data, "alerts": self.alerts.masked()})
 
     @property
     def digest(self) -> str:
@@ -132,7 +150,14 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         raise ConfigError("the config is not a mapping", where=str(path), remedy="start from configs/bike_demand.yaml")
     for override in overrides:
         strict_yaml.override(raw, override)
-    return build_config(raw, str(path), tree)
+    config = build_config(raw, str(path), tree)
+    if isinstance(config.data.source, SqlSource) and holds_hidden(config.data.source.url):
+        _logger.warning(
+            "%s: data.source.url holds a literal password; write ${NAME} in its place and set NAME in the environment: "
+            "then the file is no secret",
+            path,
+        )
+    return config
 
 
 def _read_if_named(value: object) -> object:

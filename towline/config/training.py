@@ -5,8 +5,9 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, field_validator, model_validator
 
+from towline.config.passwords import hidden, masked
 from towline.config.record import Frozen, Share, Span, Spans, plain, span
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
@@ -77,6 +78,15 @@ class SqlSource(Frozen):
     url: str = Field(description="SQLAlchemy URL; ${NAME} is replaced from the environment")
     query: str = Field(description="one SELECT")
 
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: str) -> str:
+        return hidden(url)
+
+    def masked(self) -> "SqlSource":
+        """What may be shown and stored: without the passwords of the URL; a ``${NAME}`` stays."""
+        return self.model_copy(update={"url": masked(self.url)})
+
 
 class DataConfig(Frozen):
     """Where the rows come from and which of their columns count."""
@@ -112,6 +122,7 @@ class DataConfig(Frozen):
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+    keep_snapshot: bool = Field(True, description="whether the snapshot of the rows outlives the run that read them")
 
     @model_validator(mode="after")
     def _readable(self) -> "DataConfig":
@@ -238,18 +249,22 @@ class EvaluationConfig(Frozen):
 class GateConfig(Frozen):
     """What a model must reach to serve."""
 
-    max: dict[Metric, float] = Field(default_factory=dict)
-    min: dict[Metric, float] = Field(default_factory=dict)
-    baseline_margin: float = Field(0.0, ge=0, description="relative improvement over the baseline")
-    champion_margin: float = Field(0.02, ge=0, description="relative loss against the champion that is still accepted")
-    slice_margin: float = Field(0.25, ge=0, description="the same for each slice")
-    latency_ms: float = Field(250.0, gt=0, description="median of single-row predictions")
+    max: dict[Metric, FiniteFloat] = Field(default_factory=dict)
+    min: dict[Metric, FiniteFloat] = Field(default_factory=dict)
+    baseline_margin: FiniteFloat = Field(0.0, ge=0, description="relative improvement over the baseline")
+    champion_margin: FiniteFloat = Field(
+        0.02, ge=0, description="relative loss against the champion that is still accepted"
+    )
+    slice_margin: FiniteFloat = Field(0.25, ge=0, description="the same for each slice")
+    latency_ms: FiniteFloat = Field(250.0, gt=0, description="median of single-row predictions")
 
 
 class PrivacyConfig(Frozen):
-    """What the prediction log keeps of a request."""
+    """Which columns hold personal data, and what the prediction log keeps of a request."""
 
-    pii: tuple[str, ...] = Field((), description="columns that tell of a person: not logged, or as columns says")
+    pii: tuple[str, ...] = Field(
+        (), description="columns with personal data: not logged, or as columns says; docs/privacy.md"
+    )
     columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
     join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"

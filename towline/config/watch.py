@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from towline.config.passwords import hidden_path, masked_path
 from towline.config.record import Duration, Frozen
 
 Sign = Literal["drift", "quality"]
@@ -106,6 +107,12 @@ class AlertConfig(Frozen):
                 raise ValueError(f"not a host: {host!r}; write e.g. hooks.example.com, without https:// and path")
         return tuple(host.lower() for host in hosts)
 
+    @field_validator("webhook")
+    @classmethod
+    def _without_secret(cls, webhook: str | None) -> str | None:
+        begin, path = _halves(webhook or "")
+        return begin + hidden_path(begin, path) if begin else webhook
+
     @model_validator(mode="after")
     def _allowed(self) -> "AlertConfig":
         if self.webhook is None:
@@ -143,8 +150,7 @@ class AlertConfig(Frozen):
         if self.webhook is None:
             return self
         begin, path = _halves(self.webhook)
-        hidden = "".join(part if part.startswith("${") else "***" for part in re.split(r"(\$\{\w+\})", path) if part)
-        return self.model_copy(update={"webhook": begin + hidden})
+        return self.model_copy(update={"webhook": begin + masked_path(path)})
 
 
 class ScheduleConfig(Frozen):

@@ -89,7 +89,7 @@ def count(features: "pd.DataFrame", facts: Mapping[str, Any], kind: str, unit: n
 
 def _codes(values: "pd.Series[Any]", facts: Mapping[str, Any]) -> tuple[np.ndarray, int]:
     """The cell of each value, -1 for null, and how many cells there are; 0 where the column has none."""
-    if facts["kind"] == "category":
+    if "counts" in facts:
         names = list(facts["counts"])[:LEVELS]
         codes: np.ndarray = (
             values.map({name: at for at, name in enumerate(names)}).fillna(len(names)).to_numpy(np.int64).copy()

@@ -71,19 +71,29 @@ def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -
 
 def run(
     table: pd.DataFrame,
+    shown: pd.DataFrame,
     contract: Contract,
     config: PipelineConfig,
     previous: Contract | None,
     coerced: Sequence[Coerced] = (),
 ) -> list[Rule]:
-    """All of these rules; ``coerced`` says what the snapshot holds as null that was no number."""
+    """All of these rules.
+
+    Args:
+        table: the snapshot.
+        shown: the table that examples are of.
+        contract: of the table.
+        config: of the pipeline.
+        previous: the champion's contract, if there is a champion.
+        coerced: what the snapshot holds as null that was no number.
+    """
     rules = [
         *_coerced(coerced),
         *_lookalikes(table, contract),
         *_notation(table, contract, config),
-        *_finite(table, contract),
+        *_finite(table, shown, contract),
         *_classes(table, contract, config),
-        _distinct(table, contract),
+        _distinct(table, shown, contract),
         *_champion(contract, config, previous),
         *_leaks(table, contract, config),
     ]
@@ -105,7 +115,7 @@ def _leaks(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> I
 
 
 def _offences(
-    rule: str, column: str | None, bad: np.ndarray, table: pd.DataFrame, detail: str, severity: Severity = "error"
+    rule: str, column: str | None, bad: np.ndarray, shown: pd.DataFrame, detail: str, severity: Severity = "error"
 ) -> Rule:
     rows = np.flatnonzero(bad)
     return Rule(
@@ -114,8 +124,8 @@ def _offences(
         severity=severity,
         passed=not len(rows),
         count=len(rows),
-        share=len(rows) / max(len(table), 1),
-        examples=examples(table, [column] if column else list(table.columns), rows[:EXAMPLES].tolist()),
+        share=len(rows) / max(len(shown), 1),
+        examples=examples(shown, [column] if column else list(shown.columns), rows[:EXAMPLES].tolist()),
         detail=detail,
     )
 
@@ -129,7 +139,7 @@ def _coerced(coerced: Sequence[Coerced]) -> Iterator[Rule]:
             passed=False,
             count=column.count,
             share=column.share,
-            examples=(column.examples,),
+            examples=(column.examples,) if column.examples else (),
             detail="a number; others are read as null, for data.columns says numeric",
         )
 
@@ -156,7 +166,7 @@ def _lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
             passed=False,
             count=rows,
             share=rows / max(len(table), 1),
-            examples=tuple(" and ".join(map(repr, levels[:4])) for levels in alike[:EXAMPLES]),
+            examples=tuple(" and ".join(map(repr, levels[:4])) for levels in alike[: 0 if column.pii else EXAMPLES]),
             detail="levels differ by more than case and spaces; make them one in the source",
         )
     if passed:
@@ -178,12 +188,12 @@ def _notation(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -
             column=column.name,
             severity="warn",
             passed=False,
-            detail=f"{other.share:.0%} of the values are {other.what}, now {fate}; set {other.remedy}"
-            f", or data.columns: {{{column.name}: category}} if that is right",
+            detail=f"{other.share:.0%} of the values are {other.described(hidden=column.pii)}, now {fate}; "
+            f"set {other.remedy}, or data.columns: {{{column.name}: category}} if that is right",
         )
 
 
-def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+def _finite(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
     infinite = {
         column.name: bad
         for column in contract.columns
@@ -191,7 +201,7 @@ def _finite(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
     }
     for name, bad in infinite.items():
         detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
-        yield _offences("values_finite", name, bad, table, detail)
+        yield _offences("values_finite", name, bad, shown, detail)
     if not infinite:
         yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
 
@@ -215,13 +225,13 @@ def _classes(table: pd.DataFrame, contract: Contract, config: PipelineConfig) ->
     )
 
 
-def _distinct(table: pd.DataFrame, contract: Contract) -> Rule:
+def _distinct(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Rule:
     # few rows agree in the eight columns of most levels: only they are compared in full
     telling = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
     twins = table[table.duplicated(telling, keep=False)]
     bad = np.zeros(len(table), dtype=bool)
     bad[twins.index[twins.duplicated()]] = True
-    return _offences("rows_distinct", None, bad, table, "no row stands in the table twice", "warn")
+    return _offences("rows_distinct", None, bad, shown, "no row stands in the table twice", "warn")
 
 
 def _champion(contract: Contract, config: PipelineConfig, previous: Contract | None) -> Iterator[Rule]:

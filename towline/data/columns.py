@@ -15,12 +15,12 @@ from towline.data.values import PLAIN, ValueFormat, ValueReader
 _OFFENDERS = 5
 
 
-def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray) -> str:
-    """Up to five offending values with their row numbers (from 1, headers not counted)."""
+def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
+    """Up to five offending values, or only their rows, with row numbers (from 1, headers not counted)."""
     picked = {int(row): "" for row in rows[:_OFFENDERS]}
     at = values.iloc if isinstance(values, pd.Series) else list(values)
-    shown = [f"row {row + 1}: {_shown(at[row])[:60]}" for row in picked]
-    return ", ".join(shown) + (f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
+    listed = [f"row {row + 1}: {_shown(at[row])[:60]}" if shown else f"row {row + 1}" for row in picked]
+    return ", ".join(listed) + (f" and {len(rows) - len(listed)} more" if len(rows) > len(listed) else "")
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and parsing.is_inexact(column):
-            frame.isetitem(index, pd.Series(column.to_pylist(), dtype=object))
+            frame.isetitem(index, np.array(column.to_pylist(), dtype=object))
     return frame
 
 

@@ -20,7 +20,8 @@ Label = str | int | bool | float
 class Column(Frozen):
     """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels.
 
-    ``format`` says how its values are written where they are text.
+    ``format`` says how its values are written where they are text. A column with personal data (``pii``) has no range
+    and no categories: no value of it stands in a contract.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Column(Frozen):
     integer: bool = False
     note: str = ""
     derive: tuple[str, ...] = ()
+    pii: bool = False
     format: ValueFormat = PLAIN
 
     @property
@@ -43,13 +45,14 @@ class Column(Frozen):
 
 
 class Contract(Frozen):
-    """The columns of a table, and what is to be predicted."""
+    """The columns of a table, and what is to be predicted; ``salt`` is that of pseudonyms."""
 
     target: str
     task: Task
     columns: tuple[Column, ...]
     classes: tuple[Label, ...] = ()
     positive: Label | None = None
+    salt: str = ""
 
     @property
     def feature_columns(self) -> tuple[Column, ...]:
@@ -64,7 +67,8 @@ class Contract(Frozen):
 
         Returns:
             Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null).
+            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are as
+            ``pseudonyms`` says.
 
         Raises:
             DataError: a column is missing or stands twice, or values do not fit its kind.
@@ -72,6 +76,7 @@ class Contract(Frozen):
         import pandas as pd
 
         from towline.data.columns import convert, examples
+        from towline.data.pseudonyms import disguise
 
         wanted = self.feature_columns
         absent = [column.name for column in wanted if column.name not in rows.columns]
@@ -88,8 +93,11 @@ class Contract(Frozen):
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert(values, column.kind, column.format)
+            if column.pii:
+                converted[column.name] = disguise(column, self.salt, converted[column.name])
             if len(bad):
-                details.append(f"column {column.name!r} ({column.kind}): {examples(values, bad)}")
+                shown = examples(values, bad, shown=not column.pii)
+                details.append(f"column {column.name!r} ({column.kind}): {shown}")
         if details:
             raise DataError(
                 "values do not fit the contract", where="rows", remedy="mend the values", details=tuple(details[:10])

@@ -66,6 +66,7 @@ sha256 <code>{{ dataset.digest }}</code></p>
 <tr><td>{{ column.name }}</td><td>{{ column.kind }}</td><td>{{ column.role }}</td>
 <td>{{ 'yes' if column.nullable else 'no' }}</td><td class="number">{{ '{:,}'.format(column.levels) }}</td>
 <td>{% if column.note %}left out: {{ column.note }}
+{%- elif column.pii %}personal data: values are not shown
 {%- elif column.kind == 'numeric' and column.min is not none %}{{ '{:.6g}'.format(column.min) }} to {{ '{:.6g}'.format(
 column.max) }}
 {%- elif column.categories %}{{ column.categories[:12]|join(', ') }}{{ ', …' if column.categories|length > 12 }}

@@ -5,20 +5,18 @@ import csv
 import difflib
 import gzip
 import io
-import os
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
+from towline.config.passwords import expanded, masked
 from towline.data.columns import examples
 from towline.errors import ConfigError, DataError, Unavailable
 
@@ -173,7 +171,7 @@ def query(source: SqlSource, project: Path) -> pa.Table:
 
     where = masked(source.url)
     try:
-        url = make_url(_expanded(source.url))
+        url = make_url(expanded(source.url))
     except (exc.ArgumentError, ValueError):
         raise ConfigError(
             "not a database URL", where=f"data.source.url: {where}", remedy="write postgresql://user:${PW}@host/name"
@@ -197,7 +195,9 @@ def query(source: SqlSource, project: Path) -> pa.Table:
             names = list(result.keys()) if result.returns_rows else []
             rows = result.fetchall() if names else []
     except exc.DBAPIError as error:
-        reason = str(error.orig).split("\n")[0][:300].replace(str(url.password or "\0"), "***")
+        reason = str(error.orig).split("\n")[0][:300]
+        for secret in (url.password, url.query.get("password")):
+            reason = reason.replace(str(secret or "\0"), "***")
         if not connected or error.connection_invalidated or "locked" in reason:
             raise Unavailable(
                 f"the database does not answer: {reason}", where=where, remedy="see that it runs and may be reached"
@@ -209,25 +209,6 @@ def query(source: SqlSource, project: Path) -> pa.Table:
         raise DataError("the query gave no rows", where=where, remedy="mend data.source.query")
     columns = [_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
     return pa.Table.from_arrays(columns, names)
-
-
-def _expanded(url: str) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise ConfigError(
-                f"the environment variable {match[1]} is not set", where="data.source.url", remedy="export it"
-            )
-        # a user or a password stands before : or @ and may hold any character
-        inside = match.start() > 0 and url[match.end() : match.end() + 1] in ("@", ":") and "@" in url[match.end() :]
-        return quote(os.environ[match[1]], safe="") if inside else os.environ[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, url)
-
-
-def masked(url: str) -> str:
-    """The URL without its password."""
-    url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
-    return re.sub(r"(?i)(passw\w*=)[^&]*", r"\1***", url)
 
 
 def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:

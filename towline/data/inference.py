@@ -11,6 +11,7 @@ from towline.config import Kind, PipelineConfig, Task
 from towline.data import parsing
 from towline.data.columns import convert, examples
 from towline.data.contract import Column, Contract, Label, Role
+from towline.data.pseudonyms import salt
 from towline.data.values import Spelling, column_format, level
 from towline.errors import ConfigError
 
@@ -34,16 +35,23 @@ def infer(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None =
     """
     target = frame[config.data.target]
     task = config.task or _task(target)
-    columns = tuple(_column(frame[name], name, config, task, time_format) for name in frame.columns)
+    columns = tuple(_private(_column(frame[name], name, config, task, time_format), config) for name in frame.columns)
     if task == "regression":
-        return Contract(target=config.data.target, task=task, columns=columns)
+        return Contract(target=config.data.target, task=task, columns=columns, salt=salt(config.name))
     classes = _classes(target)
     if task == "binary" and len(classes) > 2:
         raise ConfigError(
             f"the target {config.data.target!r} has {len(classes)} classes, not 2", where="task", remedy="multiclass"
         )
     positive = _positive(target, classes, config.data.positive) if task == "binary" else None
-    return Contract(target=config.data.target, task=task, columns=columns, classes=classes, positive=positive)
+    return Contract(
+        target=config.data.target,
+        task=task,
+        columns=columns,
+        classes=classes,
+        positive=positive,
+        salt=salt(config.name),
+    )
 
 
 def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, time_format: str | None) -> Column:
@@ -64,7 +72,7 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, ti
             f"column {name!r} holds values that are not {kind}",
             where="task" if role == "target" else f"data.columns: {name}",
             remedy="mend the values, or choose a kind or task they fit",
-            details=(examples(values, bad),),
+            details=(examples(values, bad, shown=name not in config.privacy.pii),),
         )
     series = pd.Series(canonical)
     plain = Column(
@@ -87,6 +95,13 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, ti
 def _spelling(levels: pd.Series) -> Spelling:
     distinct = levels.dropna().unique()
     return parsing.spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
+
+
+def _private(column: Column, config: PipelineConfig) -> Column:
+    """Without a value of the table where it holds personal data."""
+    if column.name not in config.privacy.pii:
+        return column
+    return column.model_copy(update={"pii": True, "min": None, "max": None, "categories": None})
 
 
 def _facts(values: pd.Series, column: Column) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class Notation(NamedTuple):
     what: str
     share: float
     remedy: str
+    example: str
+
+    def described(self, *, hidden: bool = False) -> str:
+        """For people; ``hidden``: without a value of the column."""
+        return self.what if hidden else f"{self.what}, as {self.example!r}"
 
 
 def detect(values: pd.Series) -> Notation | None:
@@ -69,11 +74,11 @@ def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
     if best >= SHARE and marked >= _MARKED:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
-        return Notation(f"numbers with {what}", best, remedy)
+        return Notation(f"numbers with {what}", best, remedy, texts[0])
     for what, pattern in _UNITS:
         share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
         if share >= SHARE:
-            return Notation(f"numbers with {what}", share, "remove it in the source")
+            return Notation(f"numbers with {what}", share, "remove it in the source", texts[0])
     return None
 
 
@@ -90,4 +95,4 @@ def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
         return None
     formats = [date_format for share, date_format in found if share == best][:2]
     remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation(f"dates as in {texts[0]!r}", best, remedy)
+    return Notation("dates in another form", best, remedy, texts[0])

@@ -1,6 +1,6 @@
 """What the training rows looked like, small enough to travel with a release."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,11 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
         boolean add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid: counts in 256 equal cells from low to high,
         and those below and above these with their means
         and sds. Category adds levels, counts (of the most frequent) and other.
-        Datetime adds min and max. What is undefined is None.
+        Datetime adds min and max. What is undefined is None. Of a column with personal data there are counts alone.
     """
-    return described(features, {column.name: column.kind for column in contract.feature_columns})
+    columns = contract.feature_columns
+    kinds = {column.name: column.kind for column in columns}
+    return described(features, kinds, without=[column.name for column in columns if column.pii])
 
 
 def repeated(features: pd.DataFrame) -> float:
@@ -36,14 +38,16 @@ def repeated(features: pd.DataFrame) -> float:
     return float(pd.util.hash_pandas_object(features, index=False).duplicated().mean()) if len(features) else 0.0
 
 
-def described(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The same of any columns of these kinds."""
+def described(table: pd.DataFrame, kinds: Mapping[str, Kind], without: Collection[str] = ()) -> dict[str, Any]:
+    """The same of any columns of these kinds; ``without`` are those whose values are left out."""
     columns = {}
     for name, kind in kinds.items():
         values = table[name]
         present = values.dropna()
         facts: dict[str, Any] = {"kind": kind, "count": len(present), "nulls": len(values) - len(present)}
-        if kind == "category":
+        if name in without:
+            facts |= {"levels": int(present.nunique())}
+        elif kind == "category":
             facts |= _levels(present)
         elif kind == "datetime":
             ends = (present.min(), present.max()) if len(present) else (None, None)

@@ -8,6 +8,7 @@ import numpy as np
 
 from towline.config import Kind
 from towline.data.contract import Column, Contract
+from towline.data.pseudonyms import disguised
 from towline.data.values import LARGEST
 from towline.errors import Fault, InputRefused
 
@@ -95,6 +96,8 @@ class Reader:
     def __init__(self, contract: Contract) -> None:
         self._fields = tuple(_field(column) for column in contract.feature_columns)
         self.fields = tuple(field.name for field in self._fields)
+        self._salt = contract.salt
+        self._private = [(at, column) for at, column in enumerate(contract.feature_columns) if column.pii]
 
     def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
         """Canonical values of the features, in the contract's order; other fields of a row are left out.
@@ -112,6 +115,9 @@ class Reader:
         found = [self._row(row, position, faults, odd) for position, row in enumerate(rows)]
         if faults:
             raise InputRefused(faults[:_LISTED], len(faults))
+        for at, column in self._private:
+            for row in found:
+                row[at] = disguised(column, self._salt, row[at])
         return found
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:

@@ -2,7 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+import secrets
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, SqlSource, span
+from towline.config.passwords import masked
 from towline.data import formats, notation, parsing
 from towline.data.columns import examples
 from towline.data.values import ValueFormat, ValueReader, column_format, level
@@ -51,10 +53,12 @@ class Dataset(Frozen):
     coerced: tuple[Coerced, ...] = ()
 
 
-def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None) -> Dataset:
+def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None, pii: Collection[str] = ()) -> Dataset:
     """Reads the source, leaves out dropped columns and rows outside ``as_of`` and the window, keeps a snapshot.
 
     Relative paths start at ``project``. Rows keep their order; rows without a time are kept for validation to name.
+    Errors do not show values of the columns ``pii``. A snapshot that is not to outlive its run has a file of its own,
+    which whoever loads it removes (``drop``) or moves (``workspace.open_workspace``).
 
     Raises:
         ConfigError: a column or an environment variable the config names does not exist.
@@ -65,17 +69,27 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):
-        source = formats.masked(config.source.url)
+        source = masked(config.source.url)
         tables = iter([(source, formats.query(config.source, project))])
         source = f"{source} {config.source.query}"
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
         tables = ((str(path), formats.file(path, config.separator)) for path in formats.paths(config.source, project))
-    table, coerced, time_format = _typed(_joined(tables, config), config, source)
-    table = _canonical(_cut(table, config, as_of, source), config.time)
+    try:
+        table, coerced, time_format = _typed(_joined(tables, config), config, source)
+        table = _canonical(_cut(table, config, as_of, source), config.time)
+    except DataError as error:
+        if any(repr(name) in error.what for name in pii):
+            raise DataError(
+                error.what, where=error.where, remedy="correct the values, or declare a kind under data.columns"
+            ) from None
+        raise
+    coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in coerced)
     digest = _digest(table)
     dataset = Dataset(
-        path=f"datasets/{digest[:16]}.parquet",
+        path=f"datasets/{digest[:16]}.parquet"
+        if config.keep_snapshot
+        else f"datasets/.{secrets.token_hex(16)}.parquet",
         digest=digest,
         rows=table.num_rows,
         columns=tuple(table.column_names),
@@ -89,6 +103,12 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None)
         pq.write_table(table, file, compression="zstd")
     sweep((store / dataset.path).parent)
     return dataset
+
+
+def drop(dataset: Dataset, config: DataConfig, store: Path) -> None:
+    """Removes a snapshot that is not to be kept."""
+    if not config.keep_snapshot:
+        (store / dataset.path).unlink(missing_ok=True)
 
 
 def read(dataset: Dataset, store: Path) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from towline.errors import ConfigError, DataRefused
 __all__ = ["Rule", "Validation", "suite", "validate"]
 
 GE_SEVERITY: Mapping[Severity, str] = {"error": "critical", "warn": "warning"}
+HIDDEN = "***"  # a value of a column with personal data, where reports show values
 LINES = 12  # of an error: with its head and foot on one screen
 
 
@@ -66,7 +67,13 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own use of each other
-        rules = [*_evaluate(table, expectations), *checks.run(table, contract, config, previous, work.dataset.coerced)]
+        pii = frozenset(column.name for column in contract.columns if column.pii)
+        shown = table.assign(**dict.fromkeys(pii, HIDDEN))
+        coerced = work.dataset.coerced
+        rules = [
+            *_evaluate(table, shown, pii, expectations),
+            *checks.run(table, shown, contract, config, previous, coerced),
+        ]
     notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
     validation = Validation(
@@ -91,7 +98,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
 
 
 def _privacy(contract: Contract, config: PipelineConfig) -> None:
-    """A misspelt column would be logged although the config says otherwise."""
+    """A misspelt column would be logged although the config says otherwise; buckets need values of the table."""
     names = [column.name for column in contract.columns] + list(config.data.drop)
     privacy = config.privacy
     for key, asked in (("privacy.pii", privacy.pii), ("privacy.columns", privacy.columns)):
@@ -100,6 +107,13 @@ def _privacy(contract: Contract, config: PipelineConfig) -> None:
                 near = difflib.get_close_matches(name, [*names, *privacy.join_on], 1)
                 known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(names[:30])
                 raise ConfigError(f"no column {name!r} in the table, and no such key", where=key, remedy=known)
+    for column in contract.columns:
+        if column.pii and column.kind in ("numeric", "category") and privacy.columns.get(column.name) == "bucket":
+            raise ConfigError(
+                f"column {column.name!r} is pii, and its buckets are values of the table",
+                where="privacy.columns",
+                remedy="say hash or drop; or take it out of privacy.pii, if its quantiles or levels may be kept",
+            )
 
 
 def _failed(rules: Iterable[Rule], severity: Severity) -> list[Rule]:
@@ -211,6 +225,8 @@ def _champion(contract: Contract, previous: Contract | None) -> Iterator[dict[st
         if not old.nullable:
             says = "never null, as in the champion's training"
             yield _expect("expect_column_values_to_not_be_null", says, "warn", where, column=old.name)
+        if present[old.name].pii:
+            continue  # a champion made before the column was named may know its values
         if old.kind == "numeric" and (old.min is not None or old.max is not None):
             yield _between(old.name, old.min, old.max, "warn", where, ", as in the champion's training")
         if old.kind == "category" and old.categories:
@@ -289,8 +305,10 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "check the spelling"
 
 
-def _evaluate(table: pd.DataFrame, expectations: Sequence[dict[str, Any]]) -> list[Rule]:
-    """One run of Great Expectations, in memory and without a word."""
+def _evaluate(
+    table: pd.DataFrame, shown: pd.DataFrame, pii: frozenset[str], expectations: Sequence[dict[str, Any]]
+) -> list[Rule]:
+    """One run of Great Expectations, in memory and without a word; ``shown`` is the table that examples are of."""
     logger = logging.getLogger("great_expectations")
     if not logger.handlers:  # else Python itself prints its warnings on stderr
         logger.addHandler(logging.NullHandler())
@@ -322,24 +340,25 @@ def _evaluate(table: pd.DataFrame, expectations: Sequence[dict[str, Any]]) -> li
         result_format={"result_format": "SUMMARY", "partial_unexpected_count": checks.EXAMPLES},
     )
     results = {result.expectation_config.meta["towline"]["id"]: result for result in outcome.results}
-    return [_rule(table, expectation, results[number]) for number, expectation in enumerate(expectations)]
+    return [_rule(shown, pii, expectation, results[number]) for number, expectation in enumerate(expectations)]
 
 
-def _rule(table: pd.DataFrame, expectation: Mapping[str, Any], result: Any) -> Rule:
+def _rule(shown: pd.DataFrame, pii: frozenset[str], expectation: Mapping[str, Any], result: Any) -> Rule:
     kwargs, said = expectation["kwargs"], expectation["meta"]["towline"]
+    columns = [name for key in ("column", "column_A", "column_B") if (name := kwargs.get(key))]
+    columns += list(kwargs.get("column_list") or ())
+    hidden = not pii.isdisjoint(columns)
     if (message := _exception(result.exception_info)) is not None:
         raise ConfigError(
-            f"{expectation['type']} could not be evaluated: {message.strip()[:300]}",
+            f"{expectation['type']} could not be evaluated" + ("" if hidden else f": {message.strip()[:300]}"),
             where=f"{said['where']}, column {kwargs.get('column')!r}",
             remedy="check that its kwargs fit the type of the column",
         )
     found = result.result
-    columns = [name for key in ("column", "column_A", "column_B") if (name := kwargs.get(key))]
-    columns += list(kwargs.get("column_list") or ())
     count = int(found.get("unexpected_count") or 0)
     rows = [int(row) for row in found.get("partial_unexpected_index_list") or ()]
     detail = said["says"]
-    if (observed := found.get("observed_value")) is not None and not isinstance(observed, list):
+    if (observed := found.get("observed_value")) is not None and not isinstance(observed, list) and not hidden:
         detail += f"; observed {checks.show(observed)}"
     if missing := (found.get("details") or {}).get("mismatched", {}).get("missing"):
         detail += f"; missing {', '.join(map(repr, missing))}"
@@ -349,8 +368,8 @@ def _rule(table: pd.DataFrame, expectation: Mapping[str, Any], result: Any) -> R
         severity="error" if expectation["severity"] == GE_SEVERITY["error"] else "warn",
         passed=bool(result.success),
         count=count,
-        share=count / max(len(table), 1),
-        examples=() if result.success else checks.examples(table, columns, rows),
+        share=count / max(len(shown), 1),
+        examples=() if result.success else checks.examples(shown, columns, rows),
         detail=detail,
     )
 

@@ -25,6 +25,7 @@ from towline.data.sources import Dataset, read
 from towline.errors import Unavailable
 
 ABANDONED = timedelta(days=30)
+SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is not to outlive it
 
 
 class Workspace(Frozen):
@@ -44,7 +45,7 @@ class Workspace(Frozen):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps another process from doing the same run at the same time.
+        """Keeps another process from doing the same run at the same time; at its end, a snapshot of its own is removed.
 
         Raises:
             Unavailable: one is at it, or has ended it since this workspace was opened.
@@ -61,7 +62,10 @@ class Workspace(Frozen):
                     where=str(self.path),
                     remedy="run the same command again: it tells what came of it, or goes on",
                 )
-            yield
+            try:
+                yield
+            finally:
+                self.file(SNAPSHOT).unlink(missing_ok=True)
 
     def _stands(self) -> bool:
         token = self.file("token")
@@ -157,7 +161,11 @@ def open_workspace(
     token = work.file("token")
     if not token.exists():
         files.write(token, secrets.token_hex(8))
-    return work.model_copy(update={"token": token.read_text()})
+    if not config.data.keep_snapshot:
+        own = work.file(SNAPSHOT)
+        (store / dataset.path).replace(own)
+        dataset = dataset.model_copy(update={"path": own.relative_to(store).as_posix()})
+    return work.model_copy(update={"token": token.read_text(), "dataset": dataset})
 
 
 def _code(config: PipelineConfig, project: Path) -> str:

@@ -108,7 +108,7 @@ def detect(
     days = (end - start) / dt.timedelta(days=1) if start and end else None
     sound = [column for column in wanted if column.name not in spoilt]
     outputs = [] if not present & {PREDICTION} else [c for c in answered.columns if c not in config.ignore]
-    checks = sum(_CHECKS.get(column.kind, 2) for column in sound) + 3 * len(outputs)
+    checks = sum(1 if column.pii else _CHECKS.get(column.kind, 2) for column in sound) + 3 * len(outputs)
     window = Window(days, checks, min(0.5, budget / NIGHTS))
     draws = thresholds.DRAWS if checks < 4 * 100 else thresholds.WIDE
     for column in sound:

@@ -208,13 +208,17 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
 def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
     trained = verify(settings.store / serving.release).dataset
-    dataset = sources.load(config.data, settings.project, settings.store, now.replace(tzinfo=None))
-    if dataset.digest == trained["digest"]:
-        return 0
-    if not (config.data.time and trained["end"]):
-        return max(0, dataset.rows - int(trained["rows"]))
-    times = pq.read_table(settings.store / dataset.path, columns=[config.data.time])[config.data.time].to_pandas()
-    return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
+    data, store = config.data, settings.store
+    dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
+    try:
+        if dataset.digest == trained["digest"]:
+            return 0
+        if not (data.time and trained["end"]):
+            return max(0, dataset.rows - int(trained["rows"]))
+        times = pq.read_table(store / dataset.path, columns=[data.time])[data.time].to_pandas()
+        return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
+    finally:
+        sources.drop(dataset, data, store)
 
 
 def _closed(windows: Sequence[Window], serving: Entry) -> list[Window]:

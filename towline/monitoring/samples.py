@@ -49,14 +49,14 @@ def drawn(profile: Mapping[str, Any], rows: int = ROWS, seed: int = 0) -> pd.Dat
         seed: of the order of the values; how often each comes is not left to chance.
 
     Returns:
-        (rows, columns) of float64 and strings, with the profile's share of nulls. Times, and numbers too far apart to
-        have a grid, are left out.
+        (rows, columns) of float64 and strings, with the profile's share of nulls. Times, numbers too far apart to
+        have a grid, and personal data are left out.
     """
     generator = np.random.default_rng(seed)
     columns = {}
     for name, facts in profile["columns"].items():
         nulls = round(rows * facts["nulls"] / max(1, facts["count"] + facts["nulls"]))
-        if facts["kind"] == "category":
+        if "counts" in facts:
             values: np.ndarray = np.full(rows, None, dtype=object)
             values[nulls:] = _levels(facts, rows - nulls)
         elif facts.get("grid") is not None:

@@ -90,11 +90,13 @@ class Tally:
         self.columns: dict[str, Seen] = {}
         self.strange: set[str] = set()
         self._known = {column.name for column in contract.columns}
-        self._counters: list[_Numeric | _Category | _Moment] = []
+        self._counters: list[_Numeric | _Category | _Moment | _Presence] = []
         for column in contract.feature_columns:
             facts = profile["columns"][column.name]
             seen = self.columns[column.name] = Seen(column.kind)
-            if column.kind == "category":
+            if column.pii and column.kind == "category":
+                self._counters.append(_Presence(column, seen))
+            elif column.kind == "category":
                 self._counters.append(_Category(column, seen, facts))
             elif column.kind == "datetime":
                 self._counters.append(_Moment(column, seen))
@@ -113,7 +115,7 @@ class Tally:
                     for start in range(0, len(chunk), SLICE):
                         self._count(counter, chunk.slice(start, SLICE))
 
-    def _count(self, counter: "_Numeric | _Category | _Moment", values: pa.Array) -> None:
+    def _count(self, counter: "_Numeric | _Category | _Moment | _Presence", values: pa.Array) -> None:
         """Values that cannot even be read, such as text that is not UTF-8, are unfit."""
         seen = self.columns[counter.name]
         before = seen.rows, seen.nulls, seen.unfit
@@ -257,6 +259,19 @@ class _Moment:
                         self._seen.nulls += count
                     else:
                         self._seen.unfit += count
+
+
+class _Presence:
+    """Categories of personal data: whether there is a value, and no more."""
+
+    def __init__(self, column: Column, seen: Seen) -> None:
+        self.name, self._seen, self._reader = column.name, seen, column.reader
+
+    def add(self, values: pa.Array) -> None:
+        self._seen.rows += len(values)
+        indices, given = _distinct(values, self._seen)
+        empty = np.array([self._reader.read(value) is None for value in given], dtype=bool)
+        self._seen.nulls += int(np.count_nonzero(empty[indices])) if given else 0
 
 
 def _distinct(values: pa.Array, seen: Seen) -> tuple[np.ndarray, list[Any]]:

@@ -124,7 +124,7 @@ def rare(training: int, rows: int, seen: float, each: float) -> float:
 
 def cells(facts: Mapping[str, Any]) -> np.ndarray | None:
     """A column's reference counts: below, on (in 64 cells) and above the grid; or of levels and the rest."""
-    if facts["kind"] == "category":
+    if "counts" in facts:
         return np.array([*facts["counts"].values(), facts["other"]], dtype=np.float64)
     grid = facts.get("grid")
     if grid is None:

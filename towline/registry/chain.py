@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from towline import files
 from towline.config import Frozen
+from towline.config.passwords import masked
 from towline.errors import ConfigError, ReleaseError, Unavailable
 
 if TYPE_CHECKING:
@@ -156,9 +157,7 @@ class Chain:
             ) from error
 
     def _where(self) -> str:
-        from sqlalchemy import make_url
-
-        return make_url(self._url).render_as_string(hide_password=True)
+        return masked(self._url)
 
 
 @functools.cache

@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import yaml
 
-from towline.config import PipelineConfig, SqlSource, span
+from towline.config import PipelineConfig, span
 from towline.data.contract import Contract
-from towline.data.formats import masked
+from towline.data.example import example
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.markdown import escaped
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Dataset, LoggedModel
     from mlflow.types import Schema
 
-_EXAMPLES = 5
 _REQUIREMENTS = ("towline", "scikit-learn", "skops", "numpy", "pandas")
 _SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "gate")
 
@@ -81,7 +82,7 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
         "seed": config.seed,
         "candidates": [one.name for one in config.candidates],
     }
-    settings = _config(config)
+    settings = config.masked().model_dump(mode="json")
     settings["data"]["source"] = work.dataset.source
     values |= {f"{section}.{name}": value for section in _SECTIONS for name, value in settings[section].items()}
     return {name: _text(value) for name, value in values.items()}
@@ -122,7 +123,7 @@ def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evalua
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
         + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
-        f"Data: `{data.source}`, sha256 `{data.digest}`  ",
+        f"Data: {escaped(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
         "",
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
@@ -182,7 +183,7 @@ def write_artifacts(
         for one in scores
     ]
     contents = {
-        "config.yaml": yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True),
+        "config.yaml": yaml.safe_dump(config.masked().model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "environment.lock": "\n".join(sorted(installed)) + "\n",
         "validation.json": validation.model_dump_json(indent=1),
         "evaluation.json": evaluation.model_dump_json(indent=1),
@@ -234,15 +235,16 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         code=None,
         skops_trusted_types=get_untrusted_types(file=file),
     )
-    example = contract.features(work.table().head(_EXAMPLES)).to_json(orient="split", index=False, date_format="iso")
+    made_up = contract.features(pd.DataFrame([example(contract)]))
+    sent = made_up.to_json(orient="split", index=False, date_format="iso")
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
     environment = {
         "python": platform.python_version(),
         "build_dependencies": [],
         "dependencies": ["-r requirements.txt"],
     }
-    (folder / "input_example.json").write_text(example)
-    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {example}}}')
+    (folder / "input_example.json").write_text(sent)
+    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {sent}}}')
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
     model.model_size_bytes = file.stat().st_size
@@ -261,13 +263,6 @@ def _schema(contract: Contract) -> "Schema":
 def _label_type(contract: Contract) -> str:
     kinds = {bool: "boolean", int: "long", float: "double", str: "string"}
     return kinds[type(contract.classes[0])] if contract.classes else "double"
-
-
-def _config(config: PipelineConfig) -> dict[str, Any]:
-    settings = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
-    if isinstance(config.data.source, SqlSource):
-        settings["data"]["source"]["url"] = masked(config.data.source.url)
-    return settings
 
 
 def _text(value: object) -> str:

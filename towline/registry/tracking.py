@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings
-from towline.data.formats import masked
+from towline.config.passwords import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError, Unavailable

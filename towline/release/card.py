@@ -4,7 +4,6 @@ The sections follow Mitchell et al., Model Cards for Model Reporting (2019).
 """
 
 import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.contract import Column, Contract
 from towline.data.validation import Validation
+from towline.markdown import escaped
 from towline.release.certificate import Certificate
 from towline.release.manifest import Manifest
 from towline.training.evaluation import Evaluation, Slice
@@ -113,7 +113,9 @@ def _worst_first(evaluation: Evaluation) -> list[Slice]:
 
 
 def _allowed(column: Column) -> str:
-    if column.derive:
+    if column.pii:
+        told = "personal data" + (", used as " + ", ".join(column.derive) if column.derive else "")
+    elif column.derive:
         told = "used as " + ", ".join(column.derive)
     elif column.categories is not None:
         shown = ", ".join(column.categories[:8])
@@ -128,7 +130,5 @@ def _allowed(column: Column) -> str:
 
 
 def _markdown(value: Any) -> Any:
-    """Escapes what Markdown or the HTML within it would take for markup; keeps a value on its line."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"([\\`*_{}\[\]<>()#|!&~])", r"\\\1", " ".join(value.split()))
+    """Escapes a text for Markdown; leaves other values to the template's filters."""
+    return escaped(value) if isinstance(value, str) else value

@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ import yaml
 from threadpoolctl import ThreadpoolController
 
 from towline import files
-from towline.config import Frozen, PipelineConfig, Settings, SqlSource
+from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.contract import Contract
+from towline.data.example import made_up
 from towline.data.splits import hashes
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
@@ -26,8 +26,9 @@ from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, veri
 from towline.release.plan_file import PLAN
 from towline.training import stored, unlabelled
 from towline.training.evaluation import Evaluation, saved_predictions
-from towline.training.final import Fitted, answers, learnt
+from towline.training.final import Fitted, learnt
 from towline.training.fitting import Scores
+from towline.training.metrics import predict
 from towline.training.predictions import encode
 
 LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
@@ -188,7 +189,8 @@ def _write(
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
     rows = learnt(work, config, fitted)
     seen = contract.features(rows)
-    certificate, plan = _compiled(work, config, contract, fitted, seen)
+    model = stored.load(work.file(fitted.file), stored.packages(config))
+    certificate, plan = _compiled(work, config, contract, model, seen)
     needs = runtime.requirements(compiled=bool(plan))
     written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
@@ -201,7 +203,7 @@ def _write(
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),
-        "probe.json": json.dumps(_probe(work, fitted), indent=1, ensure_ascii=False),
+        "probe.json": json.dumps(_probe(work, config, model), indent=1, ensure_ascii=False),
         "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
         runtime.NAME: needs,
@@ -236,10 +238,9 @@ def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
 
 
 def _compiled(
-    work: Workspace, config: PipelineConfig, contract: Contract, fitted: Fitted, seen: pd.DataFrame
+    work: Workspace, config: PipelineConfig, contract: Contract, model: Any, seen: pd.DataFrame
 ) -> tuple[Certificate, bytes]:
     """The compiled scorer, if it answers every row as the model does, and the proof."""
-    model = stored.load(work.file(fitted.file), stored.packages(config))
     tables = {"train": seen, "holdout": work.part("holdout")[0]}
     with ThreadpoolController().limit(limits=1):
         return certify(model, contract, tables, config.seed)
@@ -247,9 +248,7 @@ def _compiled(
 
 def _config(config: PipelineConfig) -> str:
     """The resolved config as YAML; a secret written into a URL is masked, a ``${NAME}`` stays."""
-    resolved = config.model_copy(update={"alerts": config.alerts.masked()}).model_dump(mode="json")
-    if isinstance(config.data.source, SqlSource):
-        resolved["data"]["source"]["url"] = re.sub(r"(://[^:/@]*:)(?!\$\{).*@", r"\1***@", config.data.source.url)
+    resolved = config.masked().model_dump(mode="json")
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
@@ -260,17 +259,32 @@ def _environment() -> str:
     return "\n".join(sorted(found)) + "\n"
 
 
-def _probe(work: Workspace, fitted: Fitted) -> dict[str, Any]:
-    """A few holdout rows as a caller would send them, and the answers the training process gave."""
-    rows = work.part("holdout")[2]
-    chosen = np.unique(np.linspace(0, len(rows) - 1, PROBES).astype(int))
-    sent = rows[[column.name for column in work.contract().feature_columns]].iloc[chosen]
-    expected = answers(work, fitted).take(chosen)
+def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any]:
+    """A few rows as a caller would send them, and what the model answers in this process.
+
+    No row of the table is among them: each column holds values of the holdout in an order of its own, and a column with
+    personal data made-up ones.
+    """
+    contract, holdout = work.contract(), work.part("holdout")[2]
+    chosen = np.unique(np.linspace(0, len(holdout) - 1, PROBES).astype(int))
+    rng = np.random.default_rng(config.seed)
+    columns: dict[str, list[Any]] = {}
+    for column in contract.feature_columns:
+        values = holdout[column.name].iloc[rng.permutation(chosen)]
+        columns[column.name] = [made_up(column)] * len(chosen) if column.pii else _sent(values)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    # as the release reads them; a frame of the columns would have other types than the table
+    features = contract.features(pd.DataFrame(rows, columns=list(columns), dtype=object))
+    with ThreadpoolController().limit(limits=1):
+        expected = predict(model, features, contract)
     return {
-        "rows": [
-            {name: value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items()}
-            for row in sent.astype(object).where(sent.notna(), None).to_dict("records")
-        ],
+        "rows": rows,
         "labels": expected.labels.tolist(),
         "probabilities": None if expected.probabilities is None else expected.probabilities.tolist(),
     }
+
+
+def _sent(values: pd.Series) -> list[Any]:
+    """Values as JSON has them."""
+    given = values.astype(object).where(values.notna(), None)
+    return [value.isoformat() if isinstance(value, pd.Timestamp) else value for value in given]

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
+from towline.data.example import example
 from towline.data.rows import Odd, Row
 from towline.errors import Fault
 from towline.serving import binary, metrics, openapi, page, protocol, tensors
@@ -209,8 +210,8 @@ class Desk:
 
     async def docs(self, call: Call) -> Reply:
         model = self._model(call)
-        example = openapi.example(model)
-        answer = protocol.write_rows(model.answer([example]), model, Asked([example]), "7f3a9c-1") if example else b""
+        row = example(model.contract)
+        answer = protocol.write_rows(model.answer([row]), model, Asked([row]), "7f3a9c-1")
         text = page.render(model, self._document(model), _address(call, self._options), answer)
         return Reply(text.encode(), b"text/html; charset=utf-8", headers=((b"content-security-policy", page.POLICY),))
 

@@ -1,9 +1,9 @@
 """The OpenAPI 3.1 document of a service: its paths, and the rows its model takes."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from towline.data.contract import Column, Contract
+from towline.data.example import example
 from towline.serving.problems import KINDS
 from towline.serving.tensors import DATATYPES, LABELS, PROBABILITIES, describe
 
@@ -16,15 +16,6 @@ _STATUSES = (400, 401, 403, 405, 413, 415, 422, 429, 503)
 _KEYED: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 
 Json = dict[str, Any]
-
-
-def example(model: "Model") -> Json | None:
-    """A real row: one of those that the release was tried with."""
-    try:
-        rows = json.loads((model.directory / "probe.json").read_bytes())["rows"]
-        return {name: rows[0].get(name) for name in model.reader.fields} if rows else None
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def fields(contract: Contract) -> list[Json]:
@@ -51,7 +42,7 @@ def document(model: "Model", most: int) -> Json:
         most: rows of a request.
     """
     contract = model.contract
-    row = example(model)
+    row = example(contract)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -102,7 +93,7 @@ def _column(column: Column) -> Json:
     return told | {"type": [*_TYPES[column.kind], "null"]}
 
 
-def _row(contract: Contract, row: Json | None) -> Json:
+def _row(contract: Contract, row: Json) -> Json:
     columns = contract.feature_columns
     told: Json = {
         "type": "object",
@@ -110,7 +101,7 @@ def _row(contract: Contract, row: Json | None) -> Json:
         "properties": {column.name: _column(column) for column in columns},
         "required": [column.name for column in columns],
     }
-    return told | {"examples": [row]} if row else told
+    return told | {"examples": [row]}
 
 
 def _label(contract: Contract) -> Json:
@@ -187,7 +178,7 @@ def _refusals(statuses: tuple[int, ...]) -> Json:
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
-def _predict(model: "Model", row: Json | None, most: int) -> Json:
+def _predict(model: "Model", row: Json, most: int) -> Json:
     a_row = {"$ref": "#/components/schemas/Row"}
     asked: Json = {
         "schema": {
@@ -214,8 +205,7 @@ def _predict(model: "Model", row: Json | None, most: int) -> Json:
     if model.contract.classes:
         properties["probabilities"] = _probabilities(model.contract)
     told = {"schema": {"type": "object", "properties": properties, "required": sorted(properties)}}
-    if row:
-        asked["example"] = {"rows": [row]}
+    asked["example"] = {"rows": [row]}
     return _post("Predictions for rows", "predict", asked, told)
 
 
@@ -226,7 +216,7 @@ def _probabilities(contract: Contract) -> Json:
     return {"type": "array", "items": inner, "description": f"For each row, in the order of the classes: {classes}"}
 
 
-def _invocations(model: "Model", row: Json | None, most: int) -> Json:
+def _invocations(model: "Model", row: Json, most: int) -> Json:
     names = list(model.reader.fields)
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "maxItems": most}
     split = {
@@ -250,14 +240,13 @@ def _invocations(model: "Model", row: Json | None, most: int) -> Json:
             ]
         }
     }
-    if row:
-        asked["example"] = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
+    asked["example"] = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
     predictions = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
     told = {"schema": {"type": "object", "properties": {"predictions": predictions}, "required": ["predictions"]}}
     return _post("Predictions, by MLflow's scoring protocol", "invocations", asked, told)
 
 
-def _infer(model: "Model", row: Json | None, most: int) -> Json:
+def _infer(model: "Model", row: Json, most: int) -> Json:
     shape = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": most}, "minItems": 1}
     tensor = {
         "type": "object",
@@ -282,12 +271,11 @@ def _infer(model: "Model", row: Json | None, most: int) -> Json:
         "required": ["inputs"],
     }
     asked: Json = {"schema": request}
-    if row:
-        inputs = [
-            {"name": told["name"], "shape": [1, 1], "datatype": told["datatype"], "data": [_tensor_value(told, row)]}
-            for told in describe(model)["inputs"]
-        ]
-        asked["example"] = {"inputs": inputs}
+    inputs = [
+        {"name": told["name"], "shape": [1, 1], "datatype": told["datatype"], "data": [_tensor_value(told, row)]}
+        for told in describe(model)["inputs"]
+    ]
+    asked["example"] = {"inputs": inputs}
     told = {
         "schema": {
             "type": "object",

@@ -53,8 +53,8 @@ def render(model: "Model", document: dict[str, Any], address: str, answer: bytes
         answer: to the example.
     """
     contract = model.contract
-    asked = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"].get("example")
-    sections = [_head(model), _example(asked, address, answer) if asked else ""]
+    asked = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    sections = [_head(model), _example(asked, address, answer)]
     columns = "".join(map(_column, contract.feature_columns))
     paths = "".join(
         f'<tr><td><span class="method {method.upper()}">{method.upper()}</span> <code>{escape(path)}</code></td>'
@@ -111,6 +111,7 @@ def _example(asked: dict[str, Any], address: str, answer: bytes) -> str:
     answered = "{{\n{}\n}}".format(",\n".join(lines))
     return (
         f"<h2>Ask</h2><pre>{escape(curl)}</pre>"
+        "<p class=soft>The row is made up.</p>"
         "<p class=soft>Where keys are needed, with <code>-H 'Authorization: Bearer KEY'</code>. Many rows go in one "
         "request; their answers come in the same order.</p>"
         f"<h2>The answer</h2><pre>{escape(answered)}</pre>"
@@ -118,7 +119,9 @@ def _example(asked: dict[str, Any], address: str, answer: bytes) -> str:
 
 
 def _column(column: Column) -> str:
-    if column.kind == "boolean":
+    if column.pii:
+        held = "personal data"
+    elif column.kind == "boolean":
         held = "true, false"
     elif column.min is not None and column.max is not None:
         held = f"{column.min:.6g} to {column.max:.6g}"

@@ -142,8 +142,8 @@ def _save_predictions(
 def cuts(rows: pd.DataFrame, contract: Contract, config: PipelineConfig) -> tuple[tuple[Cut, ...], tuple[str, ...]]:
     """The slices to report by, each of 30 rows or more, and notes on what was left out.
 
-    Columns are those of ``evaluation.slices``, else the features with few values. Many numbers are cut at their
-    quartiles, times by month.
+    Columns are those of ``evaluation.slices``, else the features with few values and without personal data. Many
+    numbers are cut at their quartiles, times by month.
 
     Raises:
         ConfigError: a configured column is not in the table.
@@ -156,7 +156,8 @@ def cuts(rows: pd.DataFrame, contract: Contract, config: PipelineConfig) -> tupl
             raise ConfigError(f"no column {name!r} to slice by", where="evaluation.slices", remedy=remedy)
     if asked is None:
         limits = {"category": LEVELS, "boolean": LEVELS, "numeric": INTEGERS}
-        few = [c for c in contract.feature_columns if c.kind in limits and (c.kind != "numeric" or c.integer)]
+        columns = [c for c in contract.feature_columns if not c.pii]
+        few = [c for c in columns if c.kind in limits and (c.kind != "numeric" or c.integer)]
         asked = tuple(c.name for c in few if 2 <= rows[c.name].nunique() <= limits[c.kind])
     found: list[Cut] = []
     for at, name in enumerate(asked):

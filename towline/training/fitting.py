@@ -27,6 +27,12 @@ from towline.training.search import search
 
 log = logging.getLogger("towline.steps")
 
+# classes of scikit-learn whose fitted state holds rows of the table
+KEEPS_ROWS = frozenset({
+    "BaseLabelPropagation", "BaseLibSVM", "GaussianProcessClassifier", "GaussianProcessRegressor", "KernelRidge",
+    "NeighborsBase",
+})  # fmt: skip
+
 
 class Scores(Frozen):
     """A candidate's cross-validation.
@@ -119,7 +125,19 @@ def check(config: PipelineConfig, contract: Contract) -> None:
         remedy = "leave data.level out; data.half_life lets old rows fade"
         raise ConfigError(f"the target of a {contract.task} task has no level", where="data.level", remedy=remedy)
     for candidate in config.candidates:
-        build(candidate, contract, config.seed)
+        _check_rows_kept(candidate, build(candidate, contract, config.seed), contract)
+
+
+def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contract) -> None:
+    """Such a model would hold the numbers of each person it was fitted on."""
+    classes = {one.__name__ for one in type(pipeline.named_steps["estimate"]).__mro__}
+    numbers = [column.name for column in contract.feature_columns if column.pii and column.kind == "numeric"]
+    if numbers and classes & KEEPS_ROWS:
+        raise ConfigError(
+            f"{candidate.estimator} keeps the rows that it is fitted on, and {numbers[0]!r} is pii",
+            where=f"candidates.{candidate.name}",
+            remedy=f"choose another estimator, or list {numbers[0]!r} under data.drop",
+        )
 
 
 def baseline(config: PipelineConfig) -> Candidate:

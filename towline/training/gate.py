@@ -174,7 +174,8 @@ def decide(
 
 def _bounds(config: PipelineConfig, evaluation: Evaluation) -> Iterator[Check]:
     def measured(name: str) -> float | None:
-        return evaluation.metrics[name].value if name in evaluation.metrics else None
+        value = evaluation.metrics[name].value if name in evaluation.metrics else None
+        return value if value is not None and math.isfinite(value) else None
 
     value = measured(evaluation.primary)
     if value is None:

@@ -275,3 +275,16 @@ def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> No
     work, config = _prepared(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
     assert len(stored.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
+
+
+def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
+    """Nearest neighbours hold the table: not with a number that is pii, but with others."""
+    table = _binary().rename(columns={"x0": "age"})
+    name = next(column for column in table.columns if column != "y")
+    neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
+    work, config = _prepared(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
+    with pytest.raises(ConfigError, match="keeps the rows"):
+        fitting.check(config, work.contract())
+    (tmp_path / "other").mkdir()
+    work, config = _prepared(tmp_path / "other", table, candidates=neighbours)
+    fitting.check(config, work.contract())

@@ -94,6 +94,20 @@ def test_undefined_metric_is_a_refusal() -> None:
     assert "undefined" in _check(verdict, "max mae").detail
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
+    """NaN and infinities fail the metric and each bound on it, whatever the bound says."""
+    case = Case(max={"mae": 5.0}, min={"r2": 0.1})
+    model = case.model(0.5)
+    evaluation = Evaluation(
+        task="regression", primary="mae", rows=N, baseline={}, slices=(), importance=(), notes=(),
+        metrics={name: Interval(value=value) for name in ("mae", "r2")},
+    )  # fmt: skip
+    verdict = decide(case.config, case.contract, evaluation, GOOD, case.truth, model, case.baseline, None, case.rows)
+    failed = {check.name for check in verdict.checks if check.outcome == "fail"}
+    assert failed == {"metric", "max mae", "min r2"}
+
+
 def test_no_better_than_the_baseline() -> None:
     """The baseline itself fails; what beats it by no more than chance is inconclusive."""
     case = Case()

@@ -1,0 +1,192 @@
+"""Markers in columns with personal data: none is found outside of the snapshot, whatever is done with the model."""
+
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from benchmarks.kill import Line
+from tests.traces import traces
+from towline.cli import servers
+
+ROWS = 600
+TOWNS = [f"town-mk{n}x7q" for n in range(6)]
+TEXTS = {
+    "name": "Name-mkA9fz", "email": "mkB7@example.org", "remark": "a long remark mkC5 " * 5, "street": "Street mkD3w",
+    "customer": "customer-mkE1v", "household": "household-mkF8u",
+}  # fmt: skip
+NUMBERS = {"income": 918273.6455, "age": 48213.579, "phone": 491768302, "score": 7736251}
+DATES = {"born": "1871-03-29", "joined": "1873-09-17", "left": "1874-05-23"}
+AGED = {"column": "age", "max_value": 9}
+PII = ["town", *TEXTS, *NUMBERS, *DATES]
+assert len({*TOWNS, *TEXTS, *NUMBERS, *DATES, "town"}) == 20
+
+
+def markers() -> list[bytes]:
+    """Each marker as text, numbers and times also as what files of columns and arrays hold of them."""
+    found = [text.strip().encode() for text in (*TOWNS, *TEXTS.values(), *DATES.values())]
+    for number in NUMBERS.values():
+        found += [str(number).encode(), struct.pack("<d", number)]
+        if isinstance(number, int):
+            found.append(struct.pack("<q", number))
+    for text in DATES.values():
+        moment = pd.Timestamp(text)
+        found += [struct.pack("<q", moment.value // unit) for unit in (1, 10**3, 10**6)]
+    return found
+
+
+def table(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
+    """Rows of which the first three hold every marker; the towns are those of all rows."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=rows, freq="h"), "size": rng.normal(0, 1, rows)})
+    frame["town"] = rng.choice(TOWNS, rows)
+    for name in ("name", "email", "street", "customer"):
+        frame[name] = [f"{name}-{n}" for n in rng.permutation(rows)]
+    frame["remark"] = [f"{n} " + "nothing to remark about this row at all " * 3 for n in rng.permutation(rows)]
+    frame["household"] = [f"household-{n // 15}" for n in range(rows)]
+    frame["income"] = rng.normal(30_000, 5_000, rows)
+    frame["age"] = rng.normal(40, 9, rows)
+    frame["phone"] = rng.integers(10**8, 2 * 10**8, rows)
+    frame["score"] = rng.integers(0, 100, rows)
+    for name in DATES:
+        frame[name] = pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 20_000, rows), unit="D")
+    for name, value in {**TEXTS, **NUMBERS}.items():
+        frame.loc[:2, name] = value
+    for name, text in DATES.items():
+        frame.loc[:2, name] = pd.Timestamp(text)
+    frame["y"] = 3 * frame["size"] + 2 * (frame["town"] == TOWNS[0]) + rng.normal(0, 0.3, rows)
+    return frame
+
+
+def asked() -> pd.DataFrame:
+    """Rows without the target that have drifted, every marker among them."""
+    return table(200, seed=2).drop(columns="y").assign(size=lambda frame: frame["size"] + 4)
+
+
+@dataclass
+class Used:
+    """A store after a model was trained, served and watched; ``told`` is what the service and the commands said."""
+
+    line: Line
+    folder: Path
+    told: str
+
+
+@pytest.fixture(scope="module", params=["boosting", "linear"])
+def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    folder = tmp_path_factory.mktemp("personal")
+    table().to_parquet(folder / "t.parquet", index=False)
+    raw = {
+        "name": "people",
+        "data": {
+            "source": str(folder / "t.parquet"),
+            "target": "y",
+            "time": "at",
+            "group": "household",
+            "columns": {"left": "ignore", "joined": "datetime", "phone": "ignore"},
+        },
+        "privacy": {"pii": PII, "join_on": ["customer"], "columns": {"score": "hash"}},
+        "validation": {
+            "columns": {"income": {"max": 900_000, "severity": "warn"}},
+            "expectations": [{"type": "expect_column_max_to_be_between", "severity": "warn"} | {"kwargs": AGED}],
+        },
+        "candidates": [{"estimator": request.param}],
+        "cross_validation": {"folds": 2},
+        "evaluation": {"resamples": 50},
+        "quality": {"delay": "1h", "min_labels": 10},
+        "drift": {"min_rows": 10},
+        "retrain": {"need": 5, "of": 5},
+    }
+    (folder / "t.yaml").write_text(yaml.safe_dump(raw))
+    line = Line(folder / "store", folder / "t.yaml")
+    told = []
+
+    def command(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
+        code, out, err = line.run(*map(str, words), command=name)
+        assert code in codes, err
+        told.append(out + err)
+
+    try:
+        command("validate", line.config)
+        code, out, err = line.run()
+        assert code == 0, err
+        told.append(out + err)
+        told.append(_served(line))
+        asked().to_csv(folder / "new.csv", index=False)
+        labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
+        labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
+        labels.to_csv(folder / "labels.csv", index=False)
+        command("labels", "add", "people", folder / "labels.csv", "--by", "customer")
+        command("score", folder / "new.csv", folder / "scored.csv")
+        command("drift", line.config, "--current", folder / "new.csv", "--report")
+        command("drift", line.config)
+        command("quality", line.config)
+        command("status", "people")
+        code, out, err = line.run("--set", "validation.columns.income.severity=error")
+        assert code == 3, err
+        told.append(out + err)
+        yield Used(line, folder, "\n".join(told))
+    finally:
+        servers.stop(line.settings)
+
+
+def _served(line: Line) -> str:
+    """What a service says to people, after it has answered rows with every marker."""
+    command = [str(Path(sys.executable).with_name("towline")), "serve", "people", "--port", "0", "--json"]
+    service = subprocess.Popen(command, env=line.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert service.stdout is not None
+        said = ""
+        while not said.endswith("}\n"):
+            text = service.stdout.readline()
+            assert text, "the service ended"
+            said += text
+        address = json.loads(said)["address"]
+        rows = json.loads(asked().to_json(orient="records", date_format="iso"))
+        request = urllib.request.Request(
+            f"{address}/predict", json.dumps({"rows": rows}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # on loopback
+            assert len(json.load(answer)["predictions"]) == len(rows)
+        for path in ("/docs", "/openapi.json", "/metadata", "/metrics", "/v2/models/people"):
+            with urllib.request.urlopen(address + path, timeout=30) as answer:  # on loopback
+                said += answer.read().decode()
+    finally:
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(30) == 0
+    return said
+
+
+def test_no_marker_outside_of_the_snapshot(used: Used) -> None:
+    """Not in a byte of releases, MLflow, Prefect, Evidently, logs or workspaces, nor in what was told to people."""
+    (snapshot,) = (used.line.store / "datasets").glob("*.parquet")
+    for part in ("releases", "artifacts", "prefect", "evidently", "watch", "predictions", "logs"):
+        assert any((used.line.store / part).rglob("*")), part
+    wanted = markers()
+    assert len(traces(snapshot.parent, wanted)) > 15
+    assert traces(used.line.store, wanted, [snapshot]) == []
+    assert [one for one in wanted if one in used.told.encode()] == []
+
+
+def test_all_files_are_their_users_alone(used: Used) -> None:
+    """Each file of the store is 0600 and each folder 0700, whichever library has written it."""
+    os.umask(before := os.umask(0))
+    assert before != 0o077, "the test would prove nothing"
+    found = []
+    for path in used.line.store.rglob("*"):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if not path.is_symlink() and not path.is_socket() and mode & 0o077:
+            found.append(f"{path.relative_to(used.line.store)} {mode:o}")
+    assert found == []

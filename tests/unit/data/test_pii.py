@@ -1,0 +1,194 @@
+"""Columns that privacy.pii names: what a contract, the canonical rows, a profile and errors hold of them."""
+
+import contextlib
+import datetime as dt
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import PipelineConfig, build_config
+from towline.data import sources, validation
+from towline.data.contract import Contract
+from towline.data.example import example
+from towline.data.inference import infer
+from towline.data.profile import profile
+from towline.data.rows import Reader
+from towline.data.workspace import open_workspace
+from towline.errors import ConfigError, DataError, DataRefused
+
+PII = ["town", "age", "born", "vip", "phone", "who"]
+
+
+def table(rows: int = 200) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        {
+            "size": rng.normal(0, 1, rows),
+            "town": rng.choice(["Ulm-marker", "Bonn-marker", "Kiel-marker"], rows),
+            "age": rng.integers(20, 90, rows) + 0.4711,
+            "born": pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 20_000, rows), unit="D"),
+            "vip": rng.random(rows) < 0.4,
+            "phone": [f"marker-{n:05}" for n in rng.permutation(rows)],
+            "who": rng.choice(["g1-marker", "g2-marker", "g3-marker", "g4-marker"], rows),
+        }
+    )
+    frame["y"] = 3 * frame["size"] + (frame["town"] == "Ulm-marker") + rng.normal(0, 0.1, rows)
+    return frame
+
+
+def config(**changes: object) -> PipelineConfig:
+    raw = {
+        "name": "t",
+        "data": {"source": "t.parquet", "target": "y", "group": "who"},
+        "privacy": {"pii": PII},
+        **changes,
+    }
+    return build_config(raw, "t.yaml")
+
+
+@pytest.fixture
+def contract() -> Contract:
+    return infer(table(), config())
+
+
+def test_a_contract_holds_no_value_of_them(contract: Contract) -> None:
+    """Neither ranges nor categories, whatever the kind and the role; the other columns keep theirs."""
+    text = contract.model_dump_json()
+    assert "marker" not in text
+    assert "4711" not in text
+    by_name = {column.name: column for column in contract.columns}
+    assert {name for name, column in by_name.items() if column.pii} == set(PII)
+    assert by_name["size"].min is not None
+    assert all(by_name[name].min is None and by_name[name].categories is None for name in PII)
+    assert "marker" not in str(example(contract))
+
+
+def test_models_know_categories_by_their_pseudonyms(contract: Contract) -> None:
+    """A table and a request become the same canonical row, equal runs know equal pseudonyms, and null stays null."""
+    rows = table(20)
+    features = contract.features(rows)
+    assert not features["town"].isin(rows["town"]).any()
+    assert features.groupby(rows["town"])["town"].nunique().eq(1).all()
+    assert features["town"].nunique() == rows["town"].nunique()
+    sent = [{name: row[name] for name in features.columns} for row in rows.to_dict("records")]
+    read = Reader(contract).read(sent)
+    at = list(features.columns).index("town")
+    assert [row[at] for row in read] == features["town"].tolist()
+    nothing = [{**sent[0], "town": None, "age": None}]
+    read_nothing = Reader(contract).read(nothing)[0]
+    assert read_nothing[at] is None
+    assert np.isnan(read_nothing[list(features.columns).index("age")])
+    assert contract.features(pd.DataFrame(nothing))[["town", "age"]].isna().all(axis=None)
+    again = infer(table(), config())
+    assert again.features(rows).equals(features)
+
+
+def test_models_know_numbers_to_three_digits(contract: Contract) -> None:
+    """Rounded alike in a table and in a request, to the last bit, whatever the size and the sign."""
+    ages = [0.0, -0.0, 48213.579, -48213.579, 1e-300, 1.2345e149, 41, 0.1 + 0.2, 2.675, 1005, 1015.0000000001]
+    rows = table(len(ages)).assign(age=ages)
+    features = contract.features(rows)
+    sent = [{name: row[name] for name in features.columns} for row in rows.to_dict("records")]
+    at = list(features.columns).index("age")
+    assert [row[at] for row in Reader(contract).read(sent)] == features["age"].tolist()
+    assert features["age"].tolist()[2:7] == [48200.0, -48200.0, 1e-300, 1.23e149, 41.0]
+
+
+def test_a_profile_holds_counts_alone(contract: Contract) -> None:
+    """The reference for drift knows how many values and nulls there were, and no value."""
+    facts = profile(contract.features(table()), contract)["columns"]
+    names = [column.name for column in contract.feature_columns if column.pii]
+    assert names
+    for name in names:
+        assert facts[name].keys() == {"kind", "count", "nulls", "levels"}
+    assert "quantiles" in facts["size"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"source": "t", "target": "y", "time": "at"}, "privacy": {"pii": ["at"]}}, "data.time"),
+        ({"evaluation": {"slices": ["town"]}}, "evaluation.slices"),
+    ],
+)
+def test_what_would_show_them_is_refused(change: dict[str, object], message: str) -> None:
+    """A pii column is neither the time of the rows nor a slice of the report."""
+    with pytest.raises(ConfigError, match=message):
+        config(**change)
+
+
+def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> validation.Validation:
+    frame.to_parquet(folder / "t.parquet", index=False)
+    dataset = sources.load(settings.data, folder, folder, None, settings.privacy.pii)
+    work = open_workspace(settings, dataset, folder, folder, None)
+    try:
+        return validation.validate(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
+    finally:
+        for name in ("contract.json", "suite.json", "validation.json", "data_docs.html"):
+            if work.file(name).exists():
+                assert "marker" not in work.file(name).read_text(), name
+
+
+def test_validation_shows_no_value(tmp_path: Path) -> None:
+    """Rules that pii columns break name the rows; reports and the error show no value."""
+    rules = {
+        "validation": {
+            "columns": {"town": {"categories": ["Rome"], "severity": "error"}, "age": {"max": 50}},
+            "expectations": [
+                {"type": "expect_column_max_to_be_between", "kwargs": {"column": "age", "max_value": 3}},
+                {
+                    "type": "expect_column_most_common_value_to_be_in_set",
+                    "kwargs": {"column": "who", "value_set": ["x"]},
+                },
+            ],
+        }
+    }
+    frame = pd.concat([table(), table().head(3)])
+    with pytest.raises(DataRefused) as refused:
+        checked(tmp_path, frame, config(**rules))
+    text = json.dumps(refused.value.as_dict())
+    assert "***" in text
+    assert "marker" not in text
+    assert "4711" not in text
+
+
+def test_errors_of_reading_show_no_value(tmp_path: Path) -> None:
+    """A pii column that mixes numbers and text, and one that does not fit its kind, are named without examples."""
+    frame = table()
+    frame["phone"] = ["4711" if n else "marker" for n in range(len(frame))]
+    with pytest.raises(DataError, match="is mixed") as mixed:
+        checked(tmp_path, frame, config())
+    assert "marker" not in str(mixed.value)
+    data = {"source": "t.parquet", "target": "y", "columns": {"town": "datetime"}}
+    with pytest.raises(ConfigError, match="not datetime") as unfit:
+        checked(tmp_path, table(), config(data=data))
+    assert "row 1" in str(unfit.value)
+    assert "marker" not in str(unfit.value)
+
+
+@pytest.mark.parametrize("column", ["town", "age"])
+def test_buckets_of_personal_data_are_refused(tmp_path: Path, column: str) -> None:
+    """A bucket's edges or levels are values of the table."""
+    with pytest.raises(ConfigError, match="buckets are values"):
+        checked(tmp_path, table(), config(privacy={"pii": PII, "columns": {column: "bucket"}}))
+
+
+def test_a_snapshot_that_is_not_to_be_kept_goes_with_its_run(tmp_path: Path) -> None:
+    """With data.keep_snapshot: false no row is left when the run has ended, well or not; the run's key is the same."""
+    table().to_parquet(tmp_path / "t.parquet", index=False)
+    kept = config()
+    gone = config(data={**kept.data.model_dump(), "keep_snapshot": False})
+    assert gone.digest == kept.digest
+    store = tmp_path / "store"
+    for fails in (False, True):
+        dataset = sources.load(gone.data, tmp_path, store, None)
+        work = open_workspace(gone, dataset, tmp_path, store, None)
+        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.held():
+            assert len(work.table()) == 200
+            assert list(store.rglob("*.parquet")) == [work.file("snapshot.parquet")]
+            if fails:
+                raise ZeroDivisionError
+        assert not list(store.rglob("*.parquet"))
