@@ -261,7 +261,7 @@ def _try(client: "DockerClient", number: str, directory: Path, trusted: tuple[st
         ("predictions", given.get("predictions"), ours.predictions),
         ("probabilities", given.get("probabilities"), ours.probabilities),
     ):
-        if theirs != json.loads(json.dumps(own)):
+        if json.dumps(theirs) != json.dumps(own):  # as text: to Python 1 is equal to True
             raise ReleaseError(
                 f"a container of the image gives other {what} for the {len(asked)} probe rows than the release does",
                 where=str(directory),

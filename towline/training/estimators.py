@@ -5,9 +5,8 @@ import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -26,8 +25,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from towline.config import Candidate, Task
 from towline.data.contract import Contract
 from towline.errors import ConfigError, FitError
+from towline.training.classifier import Classifier
 from towline.training.features import CalendarParts
 
+Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
 
 
@@ -63,8 +64,8 @@ _CLASSIFIERS: Mapping[str, _Choice] = {
 }
 
 
-def build(candidate: Candidate, contract: Contract, seed: int, params: Mapping[str, Any] | None = None) -> Pipeline:
-    """An unfitted pipeline: ``prepare`` (a ColumnTransformer, float64 out) and ``estimate``.
+def build(candidate: Candidate, contract: Contract, seed: int, params: Mapping[str, Any] | None = None) -> Model:
+    """An unfitted pipeline: ``prepare`` (a ColumnTransformer, float64 out) and ``estimate``; of classes a Classifier.
 
     Numbers and booleans are imputed with their median and an indicator; categories are one-hot up to 20 levels, beyond
     that target-encoded with cross-fitting; datetimes become calendar parts. Trees get them as they are, other
@@ -82,17 +83,18 @@ def build(candidate: Candidate, contract: Contract, seed: int, params: Mapping[s
     """
     choice = _choice(candidate, contract.task)
     estimate = _estimate(candidate, choice, contract.task, seed, {**candidate.params, **(params or {})})
-    return Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
+    pipeline = Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
+    return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
+
+
+def steps(model: Model) -> Pipeline:
+    """``prepare`` and ``estimate`` of a model."""
+    return model.pipeline if isinstance(model, Classifier) else model
 
 
 def space(candidate: Candidate, task: Task) -> dict[str, Any]:
     """What a search goes through by default, as it would stand in ``search.space``; empty for an imported class."""
     return dict(_choice(candidate, task).space)
-
-
-def trainable(labels: np.ndarray) -> np.ndarray:
-    """Labels as scikit-learn takes them: it refuses object arrays of integers or booleans, not of strings."""
-    return labels if labels.dtype != object or isinstance(labels[0], str) else np.array(labels.tolist())
 
 
 def _prepare(contract: Contract, choice: _Choice, seed: int) -> ColumnTransformer:

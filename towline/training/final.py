@@ -10,12 +10,12 @@ from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import FitError, TowlineError
-from towline.training.estimators import brief, build, trainable
+from towline.training.estimators import Model, brief, build
 from towline.training.fitting import Scores, baseline
-from towline.training.history import History, Model, choose_history, fitted, given
+from towline.training.history import History, choose_history, fitted, given
 from towline.training.level import Level
 from towline.training.metrics import predict
-from towline.training.predictions import Predictions, encode
+from towline.training.predictions import Predictions, encode, labelled
 
 MEASURED = "holdout-predictions.npz"
 REFITTED = "refitted-predictions.npz"
@@ -61,7 +61,7 @@ def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: Histor
     features, labels, rows = work.part("train")
     one = _fitted(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
     where = "candidates.baseline"
-    dummy = build(baseline(config), work.contract(), config.seed).fit(features, trainable(labels))
+    dummy = build(baseline(config), work.contract(), config.seed).fit(features, labels)
     _store(work, "baseline.skops", dummy, where)
     return one
 
@@ -99,11 +99,7 @@ def answers(work: Workspace, model: Fitted) -> Predictions:
     with np.load(work.file(model.answers), allow_pickle=False) as saved:
         labels = saved["labels"]
         probabilities = saved["probabilities"] if "probabilities" in saved.files else None
-    if contract.classes:
-        classes = np.empty(len(contract.classes), dtype=object)
-        classes[:] = contract.classes
-        labels = classes[labels]
-    return Predictions(labels, probabilities)
+    return Predictions(labelled(labels, contract.classes) if contract.classes else labels, probabilities)
 
 
 def _fitted(

@@ -11,7 +11,6 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
-from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
 from towline import files
@@ -20,7 +19,7 @@ from towline.data.contract import Contract
 from towline.data.splits import Parts, folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
-from towline.training.estimators import brief, build, space, trainable
+from towline.training.estimators import Model, brief, build, space
 from towline.training.metrics import predict, scores
 from towline.training.predictions import Predictions, encode
 from towline.training.search import search
@@ -65,19 +64,18 @@ class _Folds:
     labels: np.ndarray
     pairs: list[tuple[np.ndarray, np.ndarray]]
 
-    def predict(self, make: Callable[[], Pipeline], candidate: Candidate) -> list[Predictions]:
+    def predict(self, make: Callable[[], Model], candidate: Candidate) -> list[Predictions]:
         """Predictions for the test side of each fold, of a pipeline fitted on its train side.
 
         Folds run in threads where that pays: trees free the interpreter, a linear fit is mostly preparation, which
         does not. Each fold computes in one thread, so that no result depends on the number of processors.
         """
         pools = ThreadpoolController()
-        targets = trainable(self.labels)
 
         def one(fold: int, train: np.ndarray, test: np.ndarray) -> Predictions:
             started = time.perf_counter()
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = make().fit(self.features.iloc[train], targets[train])
+                model = make().fit(self.features.iloc[train], self.labels[train])
                 found = predict(model, self.features.iloc[test], self.contract)
             log.debug("%s: fold %d in %.1f s", candidate.name, fold + 1, time.perf_counter() - started)
             return found

@@ -18,6 +18,7 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    "towline.training.classifier.Classifier",
     "towline.training.features.CalendarParts",
 )
 """On top of what skops itself trusts: numpy arrays and scikit-learn's public estimators."""

@@ -10,7 +10,7 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.inference import infer
 from towline.errors import ConfigError, FitError
-from towline.training.estimators import build, space, trainable
+from towline.training.estimators import build, space
 
 NAMES = ("baseline", "linear", "forest", "boosting")
 
@@ -25,7 +25,7 @@ def _fitted(candidate: Candidate | str, frame: pd.DataFrame, **config: object) -
     contract = _contract(frame, **config)
     chosen = Candidate(estimator=candidate) if isinstance(candidate, str) else candidate
     model = build(chosen, contract, 7)
-    return model.fit(contract.features(frame), trainable(contract.labels(frame))), contract
+    return model.fit(contract.features(frame), contract.labels(frame)), contract
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,8 @@ def test_weights_only_where_they_exist() -> None:
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": ["a", "b"] * 50})
     contract = _contract(frame)
     assert (
-        build(Candidate(estimator="boosting", weights="balanced"), contract, 7)["estimate"].class_weight == "balanced"
+        build(Candidate(estimator="boosting", weights="balanced"), contract, 7).pipeline["estimate"].class_weight
+        == "balanced"
     )
     with pytest.raises(ConfigError, match="takes none"):
         build(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
