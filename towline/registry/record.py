@@ -22,6 +22,8 @@ from towline.data.contract import Contract
 from towline.data.formats import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.origins import versions
+from towline.training import stored
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
@@ -235,7 +237,8 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         skops_trusted_types=get_untrusted_types(file=file),
     )
     example = contract.features(work.table().head(_EXAMPLES)).to_json(orient="split", index=False, date_format="iso")
-    requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
+    libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | versions(stored.homes(file))
+    requirements = [f"{name}=={version}" for name, version in libraries.items()]
     environment = {
         "python": platform.python_version(),
         "build_dependencies": [],

@@ -77,7 +77,7 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
         "release": str(work.store / package.path),
         "rows": str(work.file("smoke-rows.parquet")),
         "expected": str(work.file(package.answers)),
-        "trusted": package.trusted,
+        "digest": package.digest,
     }
     try:
         answer, told = process.communicate(json.dumps(job) + "\n", timeout)
@@ -124,7 +124,7 @@ def _serve() -> None:
         return
     job = json.loads(line)
     begin = time.perf_counter()
-    model = open_release(Path(job["release"]), job["trusted"])
+    model = open_release(Path(job["release"]), digest=job["digest"])
     answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
     latency, differences = _singles(model)

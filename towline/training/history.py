@@ -19,10 +19,11 @@ from towline.config import GREATER_IS_BETTER, Past, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.classifier import Classifier
-from towline.training.estimators import Model, brief, build, steps
+from towline.training.estimators import Model, build, steps
 from towline.training.fitting import Scores, primary
 from towline.training.level import Level, on_level
 from towline.training.metrics import predict, scores
+from towline.training.named import brief
 
 MIN_ROWS = 200
 MIN_CLASS = 10  # rows of each class
@@ -146,7 +147,7 @@ def fitted(
     table, truth, level = features.iloc[learnt], labels[learnt], None
 
     def learn(rows: np.ndarray, target: np.ndarray) -> Model:
-        model = build(candidate, contract, config.seed, chosen.params)
+        model = build(candidate, contract, config.seed, chosen.params, config.package.trusted)
         if isinstance(model, Classifier):
             model.threshold = chosen.threshold
         more: dict[str, Any] = {}

@@ -253,7 +253,8 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
 
 
 def test_packages_are_trusted_by_the_config() -> None:
-    """Only the packages of the candidates' classes, of scikit-learn only the part named."""
-    names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor"]
+    """Those of the candidates and of ``package.trusted``: of scikit-learn the part named, of LightGBM nothing."""
+    names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
-    assert stored.packages(PipelineConfig.model_validate(config)) == ("lightgbm", "sklearn.gaussian_process")
+    config["package"] = {"trusted": ["third"]}
+    assert stored.packages(PipelineConfig.model_validate(config)) == ("own", "sklearn.gaussian_process", "third")
