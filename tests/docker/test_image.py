@@ -91,6 +91,20 @@ def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fall
         engine.images.remove(built.tag, force=True)
 
 
+@pytest.mark.parametrize(
+    "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier"]
+)
+def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
+    """A container of it answers as the release does, without an option and without the ledger."""
+    run = make_run(tmp_path, table(200).drop(columns=["value", "at"]), estimator, target="sold")
+    directory = release(run)
+    built = image.make(directory, digest=read(directory).digest)
+    try:
+        assert built.rows >= 10
+    finally:
+        engine.images.remove(built.tag, force=True)
+
+
 def test_the_same_release_gives_the_same_files(
     engine: "DockerClient", made: image.Image, compiled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

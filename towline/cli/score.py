@@ -20,7 +20,7 @@ Examples:
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", "wanted", metavar="NAME[@VERSION]|PATH", help="What answers; default: the only model.")
 @click.option("--separator", default=",", show_default=True, help="Of a CSV.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package of your own the model may come from.")
+@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types to read.")
 @json_option
 def score(
     source: Path, output: Path, wanted: str | None, separator: str, trust: tuple[str, ...], as_json: bool

@@ -1,10 +1,12 @@
 """A config names whose code is called, and nothing else is: not even imported."""
 
+import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from towline.config import Candidate, PipelineConfig, build_config
 from towline.data.contract import Contract
@@ -184,3 +186,15 @@ def test_the_boosting_libraries_are_quiet_and_use_one_thread(tmp_path: Path, mon
         assert {threads[name] for name in seeded} == {3 if "catboost" in estimator else 7}
         model.fit(contract().features(TABLE), contract().labels(TABLE))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guides_candidates_can_be_built() -> None:
+    """The example of docs/config.md, with the libraries it names; its search spaces are of parameters that exist."""
+    page = (Path(__file__).parents[3] / "docs" / "config.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page[page.index("## Estimators") :], re.DOTALL)[0])
+    config = build_config(example, "docs/config.md")
+    assert {one.estimator.partition(".")[0] for one in config.candidates} >= {"lightgbm", "xgboost", "catboost"}
+    for candidate in config.candidates:
+        searched = dict.fromkeys(candidate.search.space, 3) if candidate.search else {}
+        model = build(candidate, contract(), 7, searched)
+        assert searched.keys() <= model["estimate"].get_params().keys()
