@@ -171,7 +171,7 @@ def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, para
                 raise ConfigError(what, where=f"{where}.params", remedy=nearest(key, known))
     given = {"random_state": seed, "n_jobs": 1, "thread_count": 1}
     fixed: dict[str, Any] = {key: value for key, value in given.items() if key in known}
-    if choice.estimator is LogisticRegression:
+    if isinstance(choice.estimator, type) and issubclass(choice.estimator, LogisticRegression):
         fixed.pop("n_jobs", None)  # without effect there, and it warns
     if candidate.weights:
         if task == "regression" or "class_weight" not in known:
