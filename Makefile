@@ -47,15 +47,17 @@ bench: dev ## what the README's figures rest on
 	@for script in overhead serving scorer swaps prediction_log gate drift quality replay kill image; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
+LOCKED := $(addprefix towline/release/runtime/,compiled sklearn catboost lightgbm xgboost) deployments/service-requirements
+
 lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra all pyproject.toml deployments/build-requirements.in -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra all --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
 	  -o requirements-dev.txt
-	for kind in towline/release/runtime/compiled towline/release/runtime/sklearn deployments/service-requirements; do \
+	for kind in $(LOCKED); do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --constraint requirements.txt $$kind.in -o $$kind.txt || exit 1; done
+	    --constraint requirements-dev.txt $$kind.in -o $$kind.txt || exit 1; done
 
 wheel: dev ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -32,7 +32,7 @@ from towline.data.inference import infer
 from towline.data.rows import Reader
 from towline.release.compiling import compile_plan
 from towline.release.scorer import Compiled
-from towline.training.estimators import build, trainable
+from towline.training.estimators import build
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = {"bank": "configs/bank_subscription.yaml", "bike": "configs/bike_demand.yaml"}
@@ -61,7 +61,7 @@ def fit(sample: str, estimator: str) -> Fitted:
     table = pd.read_parquet(PROJECT / str(config.data.source)).drop(columns=list(config.data.drop))
     contract = infer(table, config)
     model = build(config.candidates[0], contract, config.seed)
-    model.fit(contract.features(table), trainable(contract.labels(table)))
+    model.fit(contract.features(table), contract.labels(table))
     return Fitted(model, contract, table)
 
 

@@ -13,6 +13,7 @@ from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.registry.tracking import Version
 from towline.release import judging, packaging, smoke
+from towline.release.manifest import Recorded
 from towline.steps import step
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
@@ -58,7 +59,10 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
             verdict = Verdict.model_validate_json(work.file("verdict.json").read_bytes())
         else:
             champion = ledger.champion(config.name)
-            serving = (champion.version, settings.store / champion.release) if champion else None
+            serving = None
+            if champion:
+                recorded = Recorded(settings.store / champion.release, ledger.digest(champion))
+                serving = champion.version, recorded
             verdict = judging.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
     artifacts.table([check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note)

@@ -2,18 +2,18 @@
 
 from tasks import patient
 from towline.config import PipelineConfig, Settings
-from towline.registry.ledger import Entry
+from towline.registry.ledger import Entry, Ledger
 from towline.release.predictor import open_release
 from towline.scoring import batch
 from towline.steps import step
-from towline.training import stored
 
 
 @patient("score")
 def score(config: PipelineConfig, settings: Settings, serving: Entry, source: str, output: str) -> batch.Scored:
     """Done again after a kill it writes the same file anew, whole."""
     with step("score") as told:
-        model = open_release(settings.store / serving.release, stored.packages(config))
+        digest = Ledger(settings.ledger_url).digest(serving)
+        model = open_release(settings.store / serving.release, digest=digest)
         done = batch.score(model, settings.project / source, settings.store / output, config.data.separator)
         told.note = f"{done.rows:,} rows by version {done.version}: {done.output}"
     return done

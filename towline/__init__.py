@@ -16,7 +16,8 @@ def load(release: str | Path, *, trusted: Sequence[str] = ()) -> "Model":
 
     Args:
         release: ``bike-demand`` (the champion), ``bike-demand@3`` (that version), or a directory of a release.
-        trusted: packages of your own whose estimators may be in the release.
+        trusted: packages of your own whose estimators may be in a release that is given by its directory; of one
+            in the ledger the types are recorded.
 
     Raises:
         ReleaseError: there is no such release, or it is not what its manifest says.
@@ -24,4 +25,5 @@ def load(release: str | Path, *, trusted: Sequence[str] = ()) -> "Model":
     from towline.loading import find
     from towline.release.predictor import open_release
 
-    return open_release(find(release), trusted)
+    found = find(release)
+    return open_release(found.directory, trusted, found.digest)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from towline.config import Settings
 from towline.errors import ReleaseError
+from towline.release.manifest import Recorded
 
 
-def find(release: str | Path, settings: Settings | None = None) -> Path:
-    """The directory of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
+def find(release: str | Path, settings: Settings | None = None) -> Recorded:
+    """The release of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
 
     Raises:
         ReleaseError: there is no such release.
@@ -16,7 +17,7 @@ def find(release: str | Path, settings: Settings | None = None) -> Path:
     from towline.registry.ledger import Ledger
 
     if isinstance(release, Path) or Path(release).is_dir():
-        return Path(release)
+        return Recorded(Path(release))
     settings = settings or Settings.from_environment()
     ledger = Ledger(settings.ledger_url)
     name, at, version = release.partition("@")
@@ -27,4 +28,4 @@ def find(release: str | Path, settings: Settings | None = None) -> Path:
         there = ", ".join(f"{name}@{row.version}" for row in ledger.versions(name)) or ", ".join(ledger.models())
         what = f"{name} has no version {version}" if at else f"no model called {name!r} serves"
         raise ReleaseError(what, where=str(settings.store), remedy=f"there are: {there or 'none yet'}")
-    return settings.store / entry.release
+    return Recorded(settings.store / entry.release, ledger.digest(entry))

@@ -134,7 +134,7 @@ def contain(
         return verdict, None
     built: Image | None = None
     try:
-        built = make(settings.store / package.path, config.package.repository, package.trusted)
+        built = make(settings.store / package.path, config.package.repository, package.digest)
     except ReleaseError as error:
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:

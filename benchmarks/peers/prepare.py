@@ -11,6 +11,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import FixedThresholdClassifier
 
 from towline.cli.servers import QUIET
 from towline.data.contract import Contract
@@ -72,8 +73,17 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
 
 
 def load(release: Path) -> Any:
-    """scikit-learn's estimator out of a release."""
-    return stored.load(release / "model.skops", ("sklearn.ensemble",))
+    """scikit-learn's estimator out of a release, which answers with labels and needs no towline to be unpickled."""
+    model = stored.load(release / "model.skops", ("sklearn.ensemble",))
+    pipeline = model.pipeline
+    pipeline[-1].classes_ = np.array(model.classes)[model.places_]
+    if model.threshold is None:
+        return pipeline
+    answering = FixedThresholdClassifier(
+        pipeline, threshold=model.threshold, pos_label=model.positive, response_method="predict_proba"
+    )
+    answering.estimator_ = pipeline
+    return answering
 
 
 def contract_of(release: Path) -> Contract:

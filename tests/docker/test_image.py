@@ -21,7 +21,6 @@ from towline.errors import ReleaseError, Unavailable
 from towline.release import image
 from towline.release.manifest import read
 from towline.release.plan_file import PLAN
-from towline.training.stored import packages
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -84,10 +83,24 @@ def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fall
     """At most 350 MB over its base; a container of it has answered as the release does."""
     directory = release(fallback)
     assert not (directory / PLAN).exists()
-    built = image.make(directory, trusted=packages(fallback.config))
+    built = image.make(directory, digest=read(directory).digest)
     try:
         assert built.rows >= 10
         assert built.bytes - built.base < 350 * MB
+    finally:
+        engine.images.remove(built.tag, force=True)
+
+
+@pytest.mark.parametrize(
+    "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier"]
+)
+def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
+    """A container of it answers as the release does, without an option and without the ledger."""
+    run = make_run(tmp_path, table(200).drop(columns=["value", "at"]), estimator, target="sold")
+    directory = release(run)
+    built = image.make(directory, digest=read(directory).digest)
+    try:
+        assert built.rows >= 10
     finally:
         engine.images.remove(built.tag, force=True)
 
@@ -199,7 +212,7 @@ def test_no_image_of_what_does_not_answer_alike(
     engine: "DockerClient", compiled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that answers otherwise leaves no image and no container behind, and the refusal says so."""
-    monkeypatch.setattr(image, "open_release", lambda *_: _Other())
+    monkeypatch.setattr(image, "open_release", lambda *_, **__: _Other())
     before = {one.id for one in engine.images.list()}
     name = f"other-{time.time_ns()}"
     with pytest.raises(ReleaseError, match="gives other predictions"):

@@ -118,6 +118,9 @@ def main(ctx: click.Context, profile: str | None) -> None:
       towline status                          how it does: traffic, quality, drift, alarms
       towline score new.csv scored.csv        predictions for a file of rows
     """
+    from towline.config import Settings
+
+    sys.path.append(str(Settings.from_environment().project))  # models of the project's own estimators are read too
     if profile:
         from towline.cli import profiles
 

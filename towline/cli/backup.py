@@ -59,7 +59,7 @@ def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_has
 @click.option("--into", metavar="STORE", type=click.Path(path_type=Path, file_okay=False), help="Another store.")
 @click.option("--verify-only", is_flag=True, help="Read it, compare every digest, write nothing.")
 @click.option("--force", is_flag=True, help="Put what is there aside, replace tables that are there.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package of your own a model may come from.")
+@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types to read.")
 @_databases
 @_folders
 @json_option

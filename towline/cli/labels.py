@@ -53,7 +53,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     found = formats.paths(str(file), Path.cwd())
     if len(found) != 1:
         raise ConfigError(f"{len(found)} files", where=str(file), remedy="give them one after the other")
-    directory = find(name, settings)
+    directory = find(name, settings).directory
     model = verify(directory).name
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
     predictions = settings.store / "predictions" / model

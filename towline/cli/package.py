@@ -61,12 +61,11 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
     from towline.registry.ledger import actor
     from towline.release.image import make
     from towline.steps import step
-    from towline.training.stored import packages
 
     directory = settings.store / entry.release
     config = read_config(directory / "config.yaml")
     with step("image") as told:
-        built = make(directory, repository or config.package.repository, packages(config))
+        built = make(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     outcome.contained(ledger, entry.model, entry.version, built, actor())
     try:

@@ -23,7 +23,7 @@ Examples:
 @click.option("--separator", default=",", show_default=True, help="Of a CSV.")
 @click.option("--prefix", default="", help="Put before the names of the columns that are added.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package of your own the model may come from.")
+@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types to read.")
 @json_option
 def score(
     source: Path,

@@ -29,7 +29,13 @@ VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "
 @click.option("--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Rows of a request.")
 @click.option("--no-log", is_flag=True, help="Keep no log of predictions.")
-@click.option("--trust", "trusted", multiple=True, metavar="PACKAGE", help="Your package that its estimator is of.")
+@click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="PACKAGE",
+    help="A package whose types to read.",
+)
 @click.option(
     "--grace",
     default=1.0,

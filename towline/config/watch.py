@@ -3,11 +3,12 @@
 import datetime as dt
 import ipaddress
 import re
+import sys
 import zoneinfo
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from towline.config.passwords import hidden_path, masked_path
 from towline.config.record import Duration, Frozen
@@ -27,6 +28,17 @@ class PackageConfig(Frozen):
         pattern=r"^([a-z0-9][a-z0-9._:/-]{0,200})?$",
         description="what the image's tag begins with, e.g. registry.example.com/team/houses; default: the name",
     )
+    trusted: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")], ...] = Field(
+        (), description="installed packages whose code candidates may be taken from, beside the known libraries"
+    )
+
+    @field_validator("trusted")
+    @classmethod
+    def _installable(cls, trusted: tuple[str, ...]) -> tuple[str, ...]:
+        for package in trusted:
+            if package in sys.stdlib_module_names:
+                raise ValueError(f"{package} is part of Python itself, which holds no estimators; leave it out")
+        return trusted
 
 
 class DriftConfig(Frozen):

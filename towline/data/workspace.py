@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import secrets
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from towline import files
+from towline import files, origins
 from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.sources import Dataset, read
@@ -172,16 +171,15 @@ def _code(config: PipelineConfig, project: Path) -> str:
     """Digest of the code that makes the model: towline, the flows, the candidates' own modules, the libraries."""
     ours = Path(__file__).parents[1]
     sources = [*ours.rglob("*.py"), *(project / "flows").glob("*.py"), *(project / "tasks").glob("*.py")]
-    for candidate in config.candidates:
-        package = candidate.estimator.partition(".")[0]
-        spec = importlib.util.find_spec(package) if "." in candidate.estimator else None
-        if spec and spec.origin and "site-packages" not in spec.origin:
-            origin = Path(spec.origin)
-            sources += origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
+    packages = {one.estimator.partition(".")[0] for one in config.candidates if "." in one.estimator}
+    for package in packages:
+        if origins.origin(package) == "project":
+            sources += origins.sources(package)
     digest = hashlib.sha256()
     for source in sorted(sources):
         if "cli" not in source.parts:
             digest.update(f"{source.name}\0".encode() + source.read_bytes())
-    for library in ("numpy", "pandas", "scikit-learn"):
-        digest.update(f"{library}=={metadata.version(library)}".encode())
+    libraries = {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
+    for name, version in sorted((libraries | origins.versions(packages)).items()):
+        digest.update(f"{name}=={version}".encode())
     return digest.hexdigest()

@@ -28,7 +28,7 @@ from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.quality import measure
 from towline.monitoring.triage import triage as compare
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
-from towline.release.manifest import verify
+from towline.release.manifest import Recorded, verify
 from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
 
 NIGHT = dt.timedelta(days=1)
@@ -135,16 +135,17 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     """
     if not seen.quality or seen.quality[-1].state != "bad":
         return None
-    window = seen.quality[-1]
+    window, ledger = seen.quality[-1], Ledger(settings.ledger_url)
     try:
-        earlier = Ledger(settings.ledger_url).rollback_target(config.name)
+        earlier = ledger.rollback_target(config.name)
     except GateRefused:
         previous = None
     else:
-        previous = settings.store / earlier.release
+        previous = Recorded(settings.store / earlier.release, ledger.digest(earlier))
     release = settings.store / serving.release
     table = labels.read(_log(settings, config.name, release), window.start, window.end)
-    return compare(table, release, previous, config, seen.drift[-1] if seen.drift else None)
+    champion = Recorded(release, ledger.digest(serving))
+    return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
 
 
 def evidence(

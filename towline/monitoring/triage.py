@@ -14,10 +14,9 @@ from towline.errors import DataError, ReleaseError
 from towline.monitoring.evidence import Drift, Triage
 from towline.monitoring.logged import answered, frame, known, moments, padded, plain
 from towline.monitoring.quality import MOST, blocks, widened
-from towline.release.manifest import read
+from towline.release.manifest import Recorded, read
 from towline.release.predictor import Model, open_release
 from towline.serving.parts import INPUT
-from towline.training import stored
 from towline.training.bootstrap import interval, resample, weights
 from towline.training.fitting import primary
 from towline.training.interval import Interval
@@ -35,7 +34,7 @@ class _Judged(NamedTuple):
 
 
 def triage(
-    table: pa.Table, champion: Path, previous: Path | None, config: PipelineConfig, drift: Drift | None
+    table: pa.Table, champion: Recorded, previous: Recorded | None, config: PipelineConfig, drift: Drift | None
 ) -> Triage:
     """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
 
@@ -68,14 +67,14 @@ def triage(
 
     if previous is None:
         return told("there is no champion before this one")
-    contract = Contract.model_validate_json((champion / "contract.json").read_bytes())
+    contract = Contract.model_validate_json((champion.directory / "contract.json").read_bytes())
     metric = primary(config, contract.task)
-    found = answered(table, read(champion).version, contract, metric)
+    found = answered(table, read(champion.directory).version, contract, metric)
     labels = known(found, contract)
     usable = labels.labelled & labels.usable & found.usable
-    kept = plain(champion, contract)
+    kept = plain(champion.directory, contract)
     try:
-        ends = [_trained(release) for release in (champion, previous)]
+        ends = [_trained(release.directory) for release in (champion, previous)]
         usable &= _newer(found.table, ends, kept)
         places = np.flatnonzero(usable)
         places = places[np.linspace(0, len(places) - 1, MOST).astype(np.int64)] if len(places) > MOST else places
@@ -83,8 +82,7 @@ def triage(
         count = len(places)
         if count < config.quality.min_labels:
             return told(f"{count:,} labelled rows are new to both, {config.quality.min_labels} are needed", count)
-        trusted = stored.packages(config)
-        models = [open_release(release, trusted) for release in (champion, previous)]
+        models = [open_release(release.directory, digest=release.digest) for release in (champion, previous)]
         answers = [_ask(model, contract, rows, kept) for model in models]
     except (ReleaseError, DataError) as error:
         return told("; ".join((f"they cannot be compared: {error.what}", *error.details[:3])))

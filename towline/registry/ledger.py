@@ -249,6 +249,10 @@ class Ledger:
         """The last row of a version."""
         return next((row for row in self.versions(model) if row.version == version), None)
 
+    def digest(self, entry: Entry) -> str:
+        """The sha256 of the manifest of an entry's release, as it was recorded; empty if it never was."""
+        return digest_of(self._chain.read(entry.model), entry.release)
+
     def finished(self, model: str, run_key: str) -> Entry | None:
         """How a run ended: its last ``promoted`` or ``refused`` row."""
         ends = [row for row in self._ends(model) if row.run_key == run_key]
@@ -283,6 +287,12 @@ def _line(rows: Sequence[Entry]) -> list[Entry]:
             left = row.previous if row.event == "rolled_back" else None
             line = [*(kept for kept in line if kept.version not in (row.version, left)), row]
     return line
+
+
+def digest_of(rows: Sequence[Entry], release: str) -> str:
+    """The same of one model's rows."""
+    known = (row.evidence.get("release") for row in rows if row.release == release)
+    return next((digest for digest in known if isinstance(digest, str)), "")
 
 
 def champion_of(rows: Sequence[Entry]) -> Entry | None:

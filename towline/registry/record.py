@@ -24,6 +24,8 @@ from towline.data.example import example
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escaped
+from towline.origins import versions
+from towline.training import stored
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
@@ -237,7 +239,8 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
     )
     made_up = contract.features(pd.DataFrame([example(contract)]))
     sent = made_up.to_json(orient="split", index=False, date_format="iso")
-    requirements = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS]
+    libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | versions(stored.homes(file))
+    requirements = [f"{name}=={version}" for name, version in libraries.items()]
     environment = {
         "python": platform.python_version(),
         "build_dependencies": [],

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from towline.errors import Unavailable
 from towline.registry.chain import Chain, Entry, check, rows_of
-from towline.registry.ledger import champion_of
+from towline.registry.ledger import champion_of, digest_of
 
 _BUSY_SECONDS = 1.0
 _CHANGES = 24  # where a SQLite file counts its transactions, 4 bytes
@@ -53,9 +53,7 @@ class Watch:
     def _release(self, row: Entry | None) -> Release | None:
         if row is None:
             return None
-        known = (one.evidence.get("release") for one in self._rows if one.release == row.release)
-        digest = next((digest for digest in known if isinstance(digest, str)), "")
-        return Release(row.version, row.release, digest)
+        return Release(row.version, row.release, digest_of(self._rows, row.release))
 
     def _read(self) -> None:
         """Reads the rows unless nothing has been written since they were read."""

@@ -17,7 +17,6 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
@@ -39,8 +38,8 @@ from towline.release.plan import (
     Vector,
     Walk,
 )  # fmt: skip
+from towline.training.classifier import Classifier
 from towline.training.features import CalendarParts
-from towline.training.predictions import encode
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
@@ -88,13 +87,13 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     """The plan of a fitted model of ours.
 
     Args:
-        model: a Pipeline of ``estimators.build``, or a FixedThresholdClassifier around one.
+        model: as ``estimators.build`` makes it.
         contract: whose canonical features it takes.
 
     Raises:
         NotCompiledError: the pipeline has a part that no plan is made of.
     """
-    pipeline = model.estimator_ if isinstance(model, FixedThresholdClassifier) else model
+    pipeline = model.pipeline if isinstance(model, Classifier) else model
     if not isinstance(pipeline, Pipeline) or list(pipeline.named_steps) != ["prepare", "estimate"]:
         raise NotCompiledError(f"a {type(pipeline).__name__} is not one of the known pipelines")
     estimator = pipeline.named_steps["estimate"]
@@ -132,9 +131,9 @@ def _output(model: Any, estimator: Any, contract: Contract, link: Link) -> Outpu
     if linear:
         link = "expit" if len(estimator.classes_) == 2 else "softmax"
     threshold, positive = None, 1
-    if isinstance(model, FixedThresholdClassifier):
-        threshold, positive = float(model.threshold), list(estimator.classes_).index(model.pos_label)
-    order = tuple(int(at) for at in encode(estimator.classes_, contract.classes))
+    order = tuple(model.places_.tolist())
+    if model.threshold is not None:
+        threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
     return Output(link, order, len(contract.classes), threshold, positive, linear, trees)
 
 

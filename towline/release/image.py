@@ -57,7 +57,7 @@ class Image(Frozen):
         return f"{self.tag}, {own}, answers {self.rows} rows identically, ready in {self.seconds} s"
 
 
-def make(directory: Path, repository: str = "", trusted: tuple[str, ...] = ()) -> Image:
+def make(directory: Path, repository: str = "", digest: str = "") -> Image:
     """Builds the image of a release unless it is there, starts a container of it and holds its answers to the release.
 
     It is given its tag, ``<repository or model>:v7-<12 digits of the release>``, when it has answered. A tag that is
@@ -66,7 +66,7 @@ def make(directory: Path, repository: str = "", trusted: tuple[str, ...] = ()) -
     Args:
         directory: the release.
         repository: what the tag begins with, such as ``registry.example.com/team/bike-demand``; default: the model.
-        trusted: packages of your own that the model's estimator comes from.
+        digest: of the release, as the ledger recorded it.
 
     Raises:
         ReleaseError: the release is not what its manifest says, the build failed, the tag is another image's, or a
@@ -77,9 +77,9 @@ def make(directory: Path, repository: str = "", trusted: tuple[str, ...] = ()) -
     tag = f"{repository or manifest.name}:{manifest.folder}"
     with _engine(directory) as client:
         found = _tagged(client, tag, manifest)
-        number = found or _build(client, directory, manifest, trusted)
+        number = found or _build(client, directory, manifest)
         try:
-            rows, seconds = _try(client, number, directory, trusted)
+            rows, seconds = _try(client, number, directory, manifest, digest)
             if not found and not _tagged(client, tag, manifest):
                 client.images.get(number).tag(*tag.rsplit(":", 1))
         except BaseException:
@@ -143,9 +143,9 @@ def _tagged(client: "DockerClient", tag: str, manifest: Manifest) -> str:
     return str(image.id)
 
 
-def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted: tuple[str, ...]) -> str:
+def _build(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
     compiled = (directory / PLAN).is_file()
-    if not compiled and (foreign := [one for one in trusted if one.split(".")[0] != "sklearn"]):
+    if not compiled and (foreign := _foreign(manifest)):
         raise ReleaseError(
             f"its estimator comes from {', '.join(foreign)}, which the image would not hold",
             where=str(directory),
@@ -157,7 +157,7 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted:
     lines: list[str] = []
     number = ""
     with tempfile.TemporaryFile() as context:
-        _write(context, directory, requirements, _command(trusted))
+        _write(context, directory, requirements, _command(manifest))
         context.seek(0)
         for told in client.api.build(
             fileobj=context,
@@ -185,9 +185,15 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest, trusted:
     return number
 
 
-def _command(trusted: tuple[str, ...]) -> list[str]:
-    """What a container of the image does."""
-    trust = [word for package in trusted for word in ("--trust", package)]
+def _foreign(manifest: Manifest) -> list[str]:
+    """Packages that the model needs and no lock file of ours names."""
+    paths = [*manifest.trusted, *([manifest.estimator] if "." in manifest.estimator else [])]
+    return sorted({path.partition(".")[0] for path in paths} - {"sklearn", *runtime.LIBRARIES})
+
+
+def _command(manifest: Manifest) -> list[str]:
+    """What a container of the image does; it has no ledger that vouches for the types in its release."""
+    trust = [word for name in manifest.trusted for word in ("--trust", name)]
     return ["serve", "/release", "--host", "0.0.0.0", *trust]  # noqa: S104 - the container's own network
 
 
@@ -233,12 +239,12 @@ def _python(manifest: Manifest) -> str:
     return ".".join(manifest.python.split(".")[:2])
 
 
-def _try(client: "DockerClient", number: str, directory: Path, trusted: tuple[str, ...]) -> tuple[int, float]:
+def _try(client: "DockerClient", number: str, directory: Path, manifest: Manifest, digest: str) -> tuple[int, float]:
     """Starts a container without network, rights or a writable root; returns how many rows it answered as we do."""
     _sweep(client)
     container = client.containers.run(
         number,
-        [*_command(trusted), "--insecure"],  # it has no network
+        [*_command(manifest), "--insecure"],  # it has no network
         detach=True,
         network_mode="none",
         read_only=True,
@@ -256,12 +262,12 @@ def _try(client: "DockerClient", number: str, directory: Path, trusted: tuple[st
     finally:
         container.remove(force=True, v=True)
     asked = json.loads((directory / "probe.json").read_bytes())["rows"]
-    ours = open_release(directory, trusted).answer(asked)
+    ours = open_release(directory, digest=digest).answer(asked)
     for what, theirs, own in (
         ("predictions", given.get("predictions"), ours.predictions),
         ("probabilities", given.get("probabilities"), ours.probabilities),
     ):
-        if theirs != json.loads(json.dumps(own)):
+        if json.dumps(theirs) != json.dumps(own):  # as text: to Python 1 is equal to True
             raise ReleaseError(
                 f"a container of the image gives other {what} for the {len(asked)} probe rows than the release does",
                 where=str(directory),

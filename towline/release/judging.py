@@ -1,7 +1,5 @@
 """The gate's case put together: challenger, baseline and champion on the same holdout rows."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -10,9 +8,8 @@ from towline.data.contract import Contract
 from towline.data.splits import hashes, held_out
 from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
-from towline.release.manifest import HOLDOUT
+from towline.release.manifest import HOLDOUT, Recorded
 from towline.release.predictor import Model, open_release
-from towline.training import stored
 from towline.training.evaluation import Evaluation, saved_predictions
 from towline.training.gate import MIN_UNSEEN, Check, Smoke, Verdict, decide
 from towline.training.predictions import Predictions
@@ -23,7 +20,7 @@ def judge(
     config: PipelineConfig,
     evaluation: Evaluation,
     smoke: Smoke,
-    champion: tuple[int, Path] | None,
+    champion: tuple[int, Recorded] | None,
 ) -> Verdict:
     """Decides whether a release may serve; saved as ``verdict.json`` beside the run, for a release never changes.
 
@@ -38,14 +35,14 @@ def judge(
         config: holds the bounds and margins.
         evaluation: what the challenger reached on the holdout.
         smoke: what came of the smoke test.
-        champion: version and release directory of what serves now; None if there is none.
+        champion: version and release of what serves now; None if there is none.
     """
     contract, rows = work.contract(), work.part("holdout")[2]
     truth, challenger, baseline = saved_predictions(work)  # of the model that was measured, not of one fitted again
     asked, unasked = None, None
     if champion:
         try:
-            asked = _ask(open_release(champion[1], stored.packages(config)), contract, rows)
+            asked = _ask(open_release(champion[1].directory, digest=champion[1].digest), contract, rows)
         except ReleaseError as error:
             unasked = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:

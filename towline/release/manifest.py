@@ -5,7 +5,7 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -31,8 +31,21 @@ class FileEntry(Frozen):
     size: int = Field(ge=0, le=MAX_FILE)
 
 
+class Recorded(NamedTuple):
+    """A release's directory, and its manifest's digest as the ledger recorded it; empty where it has none."""
+
+    directory: Path
+    digest: str = ""
+
+
 class Manifest(Frozen):
-    """What a release is, where it comes from, and every file in it but this one."""
+    """What a release is, where it comes from, and every file in it but this one.
+
+    Attributes:
+        libraries: versions of what it was made with, the estimator's own library among them.
+        trusted: types in its model beyond the fixed list, which the config trusted. They are built where the ledger
+            vouches for the release, by its digest.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -54,6 +67,7 @@ class Manifest(Frozen):
     towline: str
     python: str
     libraries: dict[str, str]
+    trusted: tuple[str, ...] = ()
     seeds: dict[str, int]
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from threadpoolctl import ThreadpoolController
 
-from towline import files
+from towline import files, origins
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.contract import Contract
 from towline.data.example import made_up
@@ -49,14 +49,12 @@ class Version(Protocol):
 class Package(Frozen):
     """A reference to a release: its folder relative to the store, its manifest's digest, its size in bytes.
 
-    ``trusted`` are the packages of the user's own that its estimator may come from; ``answers`` is the workspace's file
-    with what its model says of the holdout.
+    ``answers`` is the workspace's file with what its model says of the holdout.
     """
 
     path: str
     digest: str
     bytes: int
-    trusted: tuple[str, ...] = ()
     answers: str
 
 
@@ -112,7 +110,6 @@ def package(
         path=target.relative_to(settings.store).as_posix(),
         digest=manifest.digest,
         bytes=sum(entry.size for entry in manifest.files.values()),
-        trusted=stored.packages(config),
         answers=fitted.answers,
     )
 
@@ -128,6 +125,9 @@ def _manifest(
 ) -> Manifest:
     contract = work.contract()
     data = work.dataset
+    estimator = next(score.estimator for score in scores if score.candidate == fitted.candidate)
+    types = stored.further_types(work.file(fitted.file))
+    homes = stored.homes(work.file(fitted.file)) | {estimator.partition(".")[0]}
     return Manifest(
         name=version.name,
         version=version.version,
@@ -149,14 +149,15 @@ def _manifest(
             "history": fitted.history.model_dump(mode="json"),
             "learnt": fitted.rows,
         },
-        estimator=next(score.estimator for score in scores if score.candidate == fitted.candidate),
+        estimator=estimator,
         params=fitted.params,
         metrics=evaluation.metrics,
         primary=evaluation.primary,
         commit=facts["git_commit"] + ("-dirty" if facts["git_dirty"] == "true" else ""),
         towline=facts["towline"],
         python=facts["python"],
-        libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.versions(homes),
+        trusted=types,
         seeds={"run": config.seed},
     )
 
@@ -191,7 +192,7 @@ def _write(
     seen = contract.features(rows)
     model = stored.load(work.file(fitted.file), stored.packages(config))
     certificate, plan = _compiled(work, config, contract, model, seen)
-    needs = runtime.requirements(compiled=bool(plan))
+    needs = runtime.requirements(compiled=bool(plan), packages=stored.homes(work.file(fitted.file)))
     written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),

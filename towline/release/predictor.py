@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from towline.data.contract import Contract
 from towline.data.rows import Reader, Row
 from towline.data.values import LARGEST
-from towline.errors import DataError
+from towline.errors import DataError, ReleaseError
 from towline.release import plan_file
-from towline.release.manifest import Manifest, verify
+from towline.release.manifest import REMEDY, Manifest, verify
 from towline.release.plan_file import PLAN
 from towline.release.scorer import Answer, Compiled, Scorer, Sklearn
 from towline.training.predictions import Predictions
@@ -126,17 +126,22 @@ class Model:
         return self.scorer.frame(features)
 
 
-def open_release(directory: Path, trusted: Sequence[str] = ()) -> Model:
+def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "") -> Model:
     """Verifies a release and loads it.
 
     Args:
         directory: the release.
-        trusted: packages of your own whose estimators may be in it; nothing else than the fixed list is built.
+        trusted: packages of your own whose estimators may be in it, beside the fixed list of types.
+        digest: of its manifest, as the ledger recorded it. The types that the manifest records are then trusted too:
+            they are what the config named when the model was made.
 
     Raises:
-        ReleaseError: it is not what its manifest says, or holds a type that is not on the list.
+        ReleaseError: it is not what its manifest says, or not the one recorded, or holds a type that is not trusted.
     """
     manifest = verify(directory)
+    if digest and manifest.digest != digest:
+        what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
+        raise ReleaseError(what, where=str(directory), remedy=REMEDY)
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
     reader = Reader(contract)
     scorer: Scorer
@@ -145,7 +150,8 @@ def open_release(directory: Path, trusted: Sequence[str] = ()) -> Model:
     else:
         from towline.training import stored
 
-        scorer = Sklearn(stored.load(directory / "model.skops", tuple(trusted)), contract, reader)
+        recorded = manifest.trusted if digest else ()
+        scorer = Sklearn(stored.load(directory / "model.skops", trusted, recorded), contract, reader)
     return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
 
 

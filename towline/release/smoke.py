@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from towline.errors import TowlineError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from towline.data.contract import Contract
     from towline.data.workspace import Workspace
     from towline.release.packaging import Package
@@ -75,7 +77,7 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
         "release": str(work.store / package.path),
         "rows": str(work.file("smoke-rows.parquet")),
         "expected": str(work.file(package.answers)),
-        "trusted": package.trusted,
+        "digest": package.digest,
     }
     try:
         answer, told = process.communicate(json.dumps(job) + "\n", timeout)
@@ -122,7 +124,7 @@ def _serve() -> None:
         return
     job = json.loads(line)
     begin = time.perf_counter()
-    model = open_release(Path(job["release"]), job["trusted"])
+    model = open_release(Path(job["release"]), digest=job["digest"])
     answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
     latency, differences = _singles(model)
@@ -147,10 +149,10 @@ def _differences(path: Path, answers: "Predictions", contract: "Contract", toler
     from towline.training.predictions import encode
 
     labels = encode(answers.labels, contract.classes) if contract.classes else answers.labels
+    differences = _other_types(answers.labels, contract)
     given = {"labels": labels, "probabilities": answers.probabilities}
     with np.load(path, allow_pickle=False) as saved:
         expected = {name: saved[name] if name in saved.files else None for name in given}
-    differences = []
     for name, ours in given.items():
         theirs = expected[name]
         if ours is None or theirs is None or ours.shape != theirs.shape:
@@ -166,6 +168,15 @@ def _differences(path: Path, answers: "Predictions", contract: "Contract", toler
     return differences
 
 
+def _other_types(labels: "np.ndarray", contract: "Contract") -> list[str]:
+    """Whether labels have another type than the contract's classes: to Python 1 and 1.0 are equal to True."""
+    others = {type(label) for label in labels} - {type(label) for label in contract.classes}
+    if not contract.classes or not others:
+        return []
+    names = ", ".join(sorted(one.__name__ for one in others))
+    return [f"labels have the type {names}, the classes {type(contract.classes[0]).__name__}"]
+
+
 def _singles(model: "Model") -> tuple[float, list[str]]:
     """Median milliseconds of a prediction for one row as JSON gives it, and whether the answers are the same so."""
     import numpy as np
@@ -178,7 +189,10 @@ def _singles(model: "Model") -> tuple[float, list[str]]:
         times.append(1000 * (time.perf_counter() - begin))
     expected = list(itertools.islice(itertools.cycle(probe["labels"]), SINGLES))
     # a linear model's sum over one row and over many may differ in the last bit
-    same = labels == expected if model.contract.classes else bool(np.allclose(labels, expected, rtol=1e-12, atol=1e-12))
+    if model.contract.classes:
+        same = [(type(one), one) for one in labels] == [(type(one), one) for one in expected]
+    else:
+        same = bool(np.allclose(labels, expected, rtol=1e-12, atol=1e-12))
     return statistics.median(times), [] if same else [_ONE_BY_ONE]
 
 

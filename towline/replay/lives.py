@@ -241,7 +241,7 @@ class _World:
             serving.quality.append(self._watch.quality(trained, answered, opened, now))
             window, previous = serving.quality[-1], serving.previous
             if window.state == "bad" and policy in ("quality", "both"):
-                release = previous.release if previous else None
+                release = previous.recorded if previous else None
                 triage = self._watch.triage(trained, release, answered, window, serving.drift[-1])
         new = (self._all_times > trained.learnt_to) & (self._all_times <= now - self._late)
         return Evidence(

@@ -18,10 +18,10 @@ from towline.data.validation import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataRefused, TowlineError
 from towline.release.judging import judge
+from towline.release.manifest import Recorded
 from towline.release.packaging import package
 from towline.release.predictor import Model, open_release
 from towline.steps import step
-from towline.training import stored
 from towline.training.evaluation import Evaluation, evaluate
 from towline.training.final import Fitted, fit, refit
 from towline.training.fitting import Scores, baseline, check, choose, cross_validate
@@ -44,6 +44,11 @@ class Trained:
     evaluation: Evaluation
     smoke: Smoke
     cpu_s: float
+
+    @property
+    def recorded(self) -> Recorded:
+        """Its release, as a ledger would have recorded it."""
+        return Recorded(self.release, self.model.metadata.digest)
 
     @property
     def learnt_to(self) -> pd.Timestamp:
@@ -115,7 +120,7 @@ class Trainer:
         """The gate, as it would judge this challenger against that champion."""
         key = trained.version, champion.version if champion else None
         if key not in self._verdicts:
-            serving = (champion.version, champion.release) if champion else None
+            serving = (champion.version, champion.recorded) if champion else None
             self._verdicts[key] = judge(trained.work, self.config, trained.evaluation, trained.smoke, serving)
         return self._verdicts[key]
 
@@ -146,7 +151,7 @@ class Trainer:
         }  # fmt: skip
         checked = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
         packed = package(work, config, settings, named, fitted, evaluation, scores, checked, facts)
-        model = open_release(settings.store / packed.path, stored.packages(config))
+        model = open_release(settings.store / packed.path, digest=packed.digest)
         return Trained(
             version=version,
             as_of=as_of,

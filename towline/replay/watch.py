@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow as pa
 from towline.config import PipelineConfig
 from towline.data.contract import Contract
 from towline.monitoring.evidence import Drift, Quality, Triage
+from towline.release.manifest import Recorded
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.replay.results import aware
 from towline.replay.trainer import Trained
@@ -123,7 +123,7 @@ class Watch:
         return self._quality[key]
 
     def triage(
-        self, trained: Trained, previous: Path | None, answered: Answered, window: Quality, drift: Drift | None
+        self, trained: Trained, previous: Recorded | None, answered: Answered, window: Quality, drift: Drift | None
     ) -> Triage | None:
         """The version and the one before it on the labelled rows of a bad window."""
         if self._compare is None:
@@ -134,4 +134,4 @@ class Watch:
             return None
         start, end = (pd.Timestamp(at).tz_localize(None) for at in (window.start, window.end))
         table = answered.between(start, end).log(trained.model.contract, trained.version, self._delay)
-        return self._compare(table, trained.release, previous, self._config, drift)
+        return self._compare(table, trained.recorded, previous, self._config, drift)

@@ -1,13 +1,10 @@
 """From a candidate's name to a scikit-learn pipeline: preprocessing by column kind, then the estimator."""
 
-import difflib
-import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -26,13 +23,16 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from towline.config import Candidate, Task
 from towline.data.contract import Contract
 from towline.errors import ConfigError, FitError
+from towline.training.classifier import Classifier
 from towline.training.features import CalendarParts
+from towline.training.named import brief, named, nearest
 
+Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
 
 
 class _Choice(NamedTuple):
-    estimator: type[BaseEstimator]
+    estimator: Callable[..., BaseEstimator]
     defaults: Mapping[str, Any] = MappingProxyType({})
     space: Mapping[str, Any] = MappingProxyType({})
     scaled: bool = True
@@ -47,6 +47,17 @@ _BOOSTING = {
 }
 _ROUNDS = {"max_iter": 200, "early_stopping": False}
 _LEAVES = {"max_leaf_nodes": 4000}  # bounds the stored forest, about 13 MB, however long the table
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "lightgbm": {"verbose": -1},
+    "xgboost": {},
+    "catboost": {"verbose": False, "allow_writing_files": False},
+}
+"""Of the boosting libraries: they print and leave files nowhere. Like our own trees they take columns as they are."""
+_SYNONYMS = (
+    {"verbose", "verbose_eval", "silent", "logging_level"},
+    {"random_state", "random_seed", "seed"},
+    {"n_jobs", "nthread", "num_threads", "thread_count"},
+)
 _REGRESSORS: Mapping[str, _Choice] = {
     "baseline": _Choice(DummyRegressor, {"strategy": "median"}),
     "linear": _Choice(Ridge, {}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
@@ -63,36 +74,44 @@ _CLASSIFIERS: Mapping[str, _Choice] = {
 }
 
 
-def build(candidate: Candidate, contract: Contract, seed: int, params: Mapping[str, Any] | None = None) -> Pipeline:
-    """An unfitted pipeline: ``prepare`` (a ColumnTransformer, float64 out) and ``estimate``.
+def build(
+    candidate: Candidate,
+    contract: Contract,
+    seed: int,
+    params: Mapping[str, Any] | None = None,
+    trusted: Sequence[str] = (),
+) -> Model:
+    """An unfitted pipeline: ``prepare`` (a ColumnTransformer, float64 out) and ``estimate``; of classes a Classifier.
 
     Numbers and booleans are imputed with their median and an indicator; categories are one-hot up to 20 levels, beyond
     that target-encoded with cross-fitting; datetimes become calendar parts. Trees get them as they are, other
     estimators scaled and one-hot. Everything runs in one thread: the folds are what runs in parallel.
 
     Args:
-        candidate: a name of ours or an importable class, with its parameters.
+        candidate: a name of ours or the path of a class, with its parameters.
         contract: says which columns there are, their kinds and the task.
         seed: for every part that draws.
         params: what a search found; goes before the candidate's own.
+        trusted: ``package.trusted`` of the config.
 
     Raises:
-        ConfigError: an unknown name, class or parameter, or a class of the wrong kind.
+        ConfigError: an unknown name, class or parameter, a class of the wrong kind, or one that may not be used.
         FitError: no column to learn from.
     """
-    choice = _choice(candidate, contract.task)
+    choice = _choice(candidate, contract.task, trusted)
     estimate = _estimate(candidate, choice, contract.task, seed, {**candidate.params, **(params or {})})
-    return Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
+    pipeline = Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
+    return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
+
+
+def steps(model: Model) -> Pipeline:
+    """``prepare`` and ``estimate`` of a model."""
+    return model.pipeline if isinstance(model, Classifier) else model
 
 
 def space(candidate: Candidate, task: Task) -> dict[str, Any]:
-    """What a search goes through by default, as it would stand in ``search.space``; empty for an imported class."""
-    return dict(_choice(candidate, task).space)
-
-
-def trainable(labels: np.ndarray) -> np.ndarray:
-    """Labels as scikit-learn takes them: it refuses object arrays of integers or booleans, not of strings."""
-    return labels if labels.dtype != object or isinstance(labels[0], str) else np.array(labels.tolist())
+    """What a search goes through by default, as it would stand in ``search.space``; empty for a class by its path."""
+    return {} if "." in candidate.estimator else dict(_choice(candidate, task).space)
 
 
 def _prepare(contract: Contract, choice: _Choice, seed: int) -> ColumnTransformer:
@@ -128,38 +147,31 @@ def _prepare(contract: Contract, choice: _Choice, seed: int) -> ColumnTransforme
     return ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
 
 
-def _choice(candidate: Candidate, task: Task) -> _Choice:
+def _choice(candidate: Candidate, task: Task, trusted: Sequence[str] = ()) -> _Choice:
     name, where = candidate.estimator, f"candidates.{candidate.name}.estimator"
-    named = _REGRESSORS if task == "regression" else _CLASSIFIERS
+    ours = _REGRESSORS if task == "regression" else _CLASSIFIERS
     if "." not in name:
-        if name not in named:
-            remedy = f"{_nearest(name, named)} (or an importable class such as sklearn.svm.SVR)"
+        if name not in ours:
+            remedy = f"{nearest(name, ours)} (or a class such as sklearn.svm.SVR or lightgbm.LGBMRegressor)"
             raise ConfigError(f"unknown estimator {name!r}", where=where, remedy=remedy)
-        return named[name]
+        return ours[name]
 
-    module_name, _, attribute = name.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # an imported module may raise anything
-        what = f"cannot import {module_name!r}: {brief(error)}"
-        raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        classes = [key for key in dir(module) if key[0].isupper()]
-        raise ConfigError(f"{module_name} has no class {attribute!r}", where=where, remedy=_nearest(attribute, classes))
-    return _Choice(found)
+    estimator = named(name, where, trusted)
+    library = estimator.__module__.partition(".")[0]
+    return _Choice(estimator, _DEFAULTS.get(library, {}), scaled=library not in _DEFAULTS)
 
 
 def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, params: Mapping[str, Any]) -> BaseEstimator:
     name, where = candidate.estimator, f"candidates.{candidate.name}"
-    known = inspect.signature(choice.estimator).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+    known, more = _parameters(choice.estimator)
+    if not more:
         for key in params:
             if key not in known:
                 what = f"{name} has no parameter {key!r}"
-                raise ConfigError(what, where=f"{where}.params", remedy=_nearest(key, known))
-    fixed: dict[str, Any] = {key: value for key, value in (("random_state", seed), ("n_jobs", 1)) if key in known}
-    if issubclass(choice.estimator, LogisticRegression):
+                raise ConfigError(what, where=f"{where}.params", remedy=nearest(key, known))
+    given = {"random_state": seed, "n_jobs": 1, "thread_count": 1}
+    fixed: dict[str, Any] = {key: value for key, value in given.items() if key in known}
+    if isinstance(choice.estimator, type) and issubclass(choice.estimator, LogisticRegression):
         fixed.pop("n_jobs", None)  # without effect there, and it warns
     if candidate.weights:
         if task == "regression" or "class_weight" not in known:
@@ -167,8 +179,9 @@ def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, para
             remedy = "leave weights out, or give linear, forest or boosting a classification task"
             raise ConfigError(f"class weights cannot be used: {reason}", where=f"{where}.weights", remedy=remedy)
         fixed["class_weight"] = candidate.weights
+    ours = {key: value for key, value in {**choice.defaults, **fixed}.items() if not _synonyms(key) & params.keys()}
     try:
-        estimator = choice.estimator(**{**choice.defaults, **fixed, **params})
+        estimator = choice.estimator(**ours, **params)
     except Exception as error:  # whatever a constructor raises, its parameters are the cause
         what = f"{name} cannot be made: {brief(error)}"
         raise ConfigError(what, where=f"{where}.params", remedy="give the parameters its constructor needs") from error
@@ -183,13 +196,21 @@ def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, para
     return estimator
 
 
-def brief(error: BaseException) -> str:
-    """An error in one line: its class and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+def _parameters(estimator: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The parameters of a constructor or function, and whether it takes others; XGBoost names its own in a base."""
+    own = [one for one in estimator.__mro__ if "__init__" in vars(one)] if isinstance(estimator, type) else [estimator]
+    known: set[str] = set()
+    for one in own:
+        try:
+            parameters = inspect.signature(one).parameters.values()
+        except (TypeError, ValueError):  # written in C
+            break
+        known |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return known, False
+    return known, True
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(names[:30])
+def _synonyms(parameter: str) -> set[str]:
+    """Under which names a parameter is given: CatBoost refuses one that is given under two."""
+    return next((names for names in _SYNONYMS if parameter in names), {parameter})

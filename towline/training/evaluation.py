@@ -18,7 +18,7 @@ from towline.training.final import MEASURED, Fitted
 from towline.training.fitting import primary
 from towline.training.interval import Interval
 from towline.training.metrics import predict, scores
-from towline.training.predictions import Predictions, encode
+from towline.training.predictions import Predictions, encode, labelled
 
 __all__ = [
     "Evaluation", "Interval", "Predictions", "Slice", "cuts", "evaluate", "predict", "primary", "resample",
@@ -113,12 +113,10 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluat
 def saved_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
     """Truth, the model's and the baseline's predictions on the holdout, as ``evaluate`` saved them."""
     contract = work.contract()
-    classes = np.empty(len(contract.classes), dtype=object)
-    classes[:] = contract.classes
     with np.load(work.file(MEASURED), allow_pickle=False) as saved:
         content = {name: saved[name] for name in saved.files}
-    for name in ("truth", "labels", "baseline_labels") if len(classes) else ():
-        content[name] = classes[content[name]]
+    for name in ("truth", "labels", "baseline_labels") if contract.classes else ():
+        content[name] = labelled(content[name], contract.classes)
     return (
         content["truth"],
         Predictions(content["labels"], content.get("probabilities")),

@@ -1,7 +1,5 @@
 """The chosen candidate fitted: on the train part, to be measured; then on all rows, to be released."""
 
-import zipfile
-
 import numpy as np
 import pandas as pd
 
@@ -10,12 +8,14 @@ from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import FitError, TowlineError
-from towline.training.estimators import brief, build, trainable
+from towline.training import stored
+from towline.training.estimators import build
 from towline.training.fitting import Scores, baseline
-from towline.training.history import History, Model, choose_history, fitted, given
+from towline.training.history import History, choose_history, fitted, given
 from towline.training.level import Level
 from towline.training.metrics import predict
-from towline.training.predictions import Predictions, encode
+from towline.training.named import brief
+from towline.training.predictions import Predictions, encode, labelled
 
 MEASURED = "holdout-predictions.npz"
 REFITTED = "refitted-predictions.npz"
@@ -61,8 +61,8 @@ def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: Histor
     features, labels, rows = work.part("train")
     one = _fitted(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
     where = "candidates.baseline"
-    dummy = build(baseline(config), work.contract(), config.seed).fit(features, trainable(labels))
-    _store(work, "baseline.skops", dummy, where)
+    dummy = build(baseline(config), work.contract(), config.seed).fit(features, labels)
+    stored.save(dummy, work.file("baseline.skops"), where)
     return one
 
 
@@ -99,11 +99,7 @@ def answers(work: Workspace, model: Fitted) -> Predictions:
     with np.load(work.file(model.answers), allow_pickle=False) as saved:
         labels = saved["labels"]
         probabilities = saved["probabilities"] if "probabilities" in saved.files else None
-    if contract.classes:
-        classes = np.empty(len(contract.classes), dtype=object)
-        classes[:] = contract.classes
-        labels = classes[labels]
-    return Predictions(labels, probabilities)
+    return Predictions(labelled(labels, contract.classes) if contract.classes else labels, probabilities)
 
 
 def _fitted(
@@ -124,7 +120,7 @@ def _fitted(
     except Exception as error:  # an estimator may raise anything
         what = f"{chosen.candidate} could not be fitted on all rows: {brief(error)}"
         raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
-    _store(work, file, model, where)
+    stored.save(model, work.file(file), where)
     if file != "model.skops":
         _save(work, predict(model, work.part("holdout")[0], contract), contract)
     own = None if times is None else times.iloc[places]
@@ -148,16 +144,3 @@ def _save(work: Workspace, found: Predictions, contract: Contract) -> None:
         content["probabilities"] = found.probabilities
     with files.replacing(work.file(REFITTED)) as file:
         np.savez(file, allow_pickle=False, **content)
-
-
-def _store(work: Workspace, name: str, model: Model, where: str) -> None:
-    import skops.io
-
-    try:
-        with files.replacing(work.file(name)) as file:
-            skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
-    except (TowlineError, OSError):
-        raise
-    except Exception as error:  # skops raises what the object's own state methods raise
-        remedy = "use an estimator that skops can store; scikit-learn's own all can"
-        raise FitError(f"the model cannot be stored: {brief(error)}", where=where, remedy=remedy) from error

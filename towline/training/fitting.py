@@ -1,6 +1,7 @@
 """Candidates compared on folds of the train part, and one of them chosen."""
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,15 @@ from towline.data.contract import Contract
 from towline.data.splits import Parts, folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
-from towline.training.estimators import brief, build, space, trainable
+from towline.training import stored
+from towline.training.estimators import Model, build, space, steps
 from towline.training.metrics import predict, scores
+from towline.training.named import brief
 from towline.training.predictions import Predictions, encode
 from towline.training.search import search
 
 log = logging.getLogger("towline.steps")
+_COMPARED = 100  # rows that a model answers before and after it was stored
 
 # classes of scikit-learn whose fitted state holds rows of the table
 KEEPS_ROWS = frozenset({
@@ -71,20 +75,22 @@ class _Folds:
     labels: np.ndarray
     pairs: list[tuple[np.ndarray, np.ndarray]]
 
-    def predict(self, make: Callable[[], Pipeline], candidate: Candidate) -> list[Predictions]:
-        """Predictions for the test side of each fold, of a pipeline fitted on its train side.
+    def predict(
+        self, make: Callable[[], Model], candidate: Candidate, fitted: Callable[[Model], None]
+    ) -> list[Predictions]:
+        """Predictions for the test side of each fold, of a pipeline fitted on its train side; ``fitted`` is told each.
 
         Folds run in threads where that pays: trees free the interpreter, a linear fit is mostly preparation, which
         does not. Each fold computes in one thread, so that no result depends on the number of processors.
         """
         pools = ThreadpoolController()
-        targets = trainable(self.labels)
 
         def one(fold: int, train: np.ndarray, test: np.ndarray) -> Predictions:
             started = time.perf_counter()
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = make().fit(self.features.iloc[train], targets[train])
+                model = make().fit(self.features.iloc[train], self.labels[train])
                 found = predict(model, self.features.iloc[test], self.contract)
+                fitted(model)
             log.debug("%s: fold %d in %.1f s", candidate.name, fold + 1, time.perf_counter() - started)
             return found
 
@@ -125,7 +131,8 @@ def check(config: PipelineConfig, contract: Contract) -> None:
         remedy = "leave data.level out; data.half_life lets old rows fade"
         raise ConfigError(f"the target of a {contract.task} task has no level", where="data.level", remedy=remedy)
     for candidate in config.candidates:
-        _check_rows_kept(candidate, build(candidate, contract, config.seed), contract)
+        model = build(candidate, contract, config.seed, trusted=config.package.trusted)
+        _check_rows_kept(candidate, steps(model), contract)
 
 
 def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contract) -> None:
@@ -156,7 +163,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     Raises:
         ConfigError: an estimator, a parameter, a search or a metric that cannot be used.
         DataRefused: the rows cannot be cut into the folds.
-        FitError: no column to learn from.
+        FitError: no column to learn from; a model that cannot be stored or read back, told after the first fold.
     """
     started = time.perf_counter(), time.process_time()
     contract = work.contract()
@@ -164,10 +171,20 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     features, labels, rows = work.part("train")
     by = Parts.model_validate_json(work.file("parts.json").read_bytes()).by
     cut = _Folds(contract, features, labels, folds(rows, labels, config, by))
+    where, untried = f"candidates.{candidate.name}", threading.Lock()
+
+    def fitted(model: Model) -> None:
+        """Whether it can be stored is tried on the first model; of our own candidates it is known."""
+        if "." in candidate.estimator and untried.acquire(blocking=False):
+            path, few = work.file(f"trial-{candidate.name}.skops"), features.head(_COMPARED)
+            stored.try_out(model, path, where, stored.packages(config), lambda one: predict(one, few, contract))
+
     deciding = None if candidate.estimator == "baseline" else _deciding(config, contract.task)
 
     def attempt(params: dict[str, Any]) -> tuple[list[Predictions], float | None, list[dict[str, float]]]:
-        found = cut.predict(lambda: build(candidate, contract, config.seed, params), candidate)
+        found = cut.predict(
+            lambda: build(candidate, contract, config.seed, params, config.package.trusted), candidate, fitted
+        )
         limit = None
         if deciding and all(part.probabilities is not None for part in found):
             limit = best_threshold(np.concatenate(cut.truth()), _positive(found, contract), contract.positive, deciding)
@@ -178,7 +195,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     def objective(params: dict[str, Any]) -> float:
         return _over(attempt(params)[2], np.mean).get(metric, np.nan)
 
-    build(candidate, contract, config.seed)  # what is wrong with the config is told before anything is fitted
+    build(candidate, contract, config.seed, trusted=config.package.trusted)  # before anything is fitted
     failed, params, trials = "", candidate.params, 0
     limit, measured = None, list[dict[str, float]]()
     with _noting() as notes:

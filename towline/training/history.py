@@ -8,28 +8,25 @@ the older they are (exponential forgetting); a level brings the target of old ro
 
 import datetime as dt
 import warnings
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import FixedThresholdClassifier
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
 from towline.config import GREATER_IS_BETTER, Past, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace
-from towline.training.estimators import brief, build, trainable
+from towline.training.classifier import Classifier
+from towline.training.estimators import Model, build, steps
 from towline.training.fitting import Scores, primary
 from towline.training.level import Level, on_level
 from towline.training.metrics import predict, scores
+from towline.training.named import brief
 
 MIN_ROWS = 200
 MIN_CLASS = 10  # rows of each class
-
-Model: TypeAlias = Pipeline | FixedThresholdClassifier
 
 
 class Tried(Past):
@@ -147,14 +144,16 @@ def fitted(
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)
     own = None if times is None else times.iloc[learnt]
     weights = history.weights(own)
-    table, truth, level = features.iloc[learnt], trainable(labels)[learnt], None
+    table, truth, level = features.iloc[learnt], labels[learnt], None
 
-    def learn(rows: np.ndarray, target: np.ndarray) -> Pipeline:
-        pipeline = build(candidate, contract, config.seed, chosen.params)
+    def learn(rows: np.ndarray, target: np.ndarray) -> Model:
+        model = build(candidate, contract, config.seed, chosen.params, config.package.trusted)
+        if isinstance(model, Classifier):
+            model.threshold = chosen.threshold
         more: dict[str, Any] = {}
-        if weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
+        if weights is not None and has_fit_parameter(steps(model).named_steps["estimate"], "sample_weight"):
             more = {"estimate__sample_weight": weights[rows]}
-        return pipeline.fit(table.iloc[rows], target[rows], **more)
+        return model.fit(table.iloc[rows], target[rows], **more)
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
         if history.level is not None and own is not None:
@@ -162,17 +161,7 @@ def fitted(
             truth, level = on_level(
                 raw, own, history.level, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked])
             )
-        pipeline = learn(np.arange(len(learnt)), truth)
-        if chosen.threshold is None:
-            return Learner(pipeline, learnt, level)
-        model = FixedThresholdClassifier(
-            FrozenEstimator(pipeline),  # itself it would fit without weights
-            threshold=chosen.threshold,
-            pos_label=contract.positive,
-            response_method="predict_proba",
-        ).fit(table, truth)
-    model.estimator = model.estimator_ = pipeline
-    return Learner(model, learnt, level)
+        return Learner(learn(np.arange(len(learnt)), truth), learnt, level)
 
 
 def _try(

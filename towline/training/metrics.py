@@ -13,32 +13,11 @@ from towline.training.predictions import Predictions, encode
 
 
 def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictions:
-    """Asks a fitted model; a class that it never saw gets probability 0.
-
-    A pipeline's preparation, which costs more than most estimators, is done once for labels and probabilities.
-    """
-    from sklearn.model_selection import FixedThresholdClassifier
-    from sklearn.pipeline import Pipeline
-
-    cut = isinstance(model, FixedThresholdClassifier) and model.response_method == "predict_proba"
-    asked = model.estimator_ if cut else model
-    rows: Any = features
-    if isinstance(asked, Pipeline) and len(asked) > 1:
-        rows, asked = asked[:-1].transform(features), asked[-1]
+    """Asks a fitted model of ours; a class that it never saw gets probability 0."""
     if contract.task == "regression":
-        return Predictions(np.asarray(asked.predict(rows)).astype(np.float64).reshape(len(features)))
-    if not hasattr(asked, "predict_proba"):
-        return Predictions(np.asarray(asked.predict(rows)))
-    given = np.asarray(asked.predict_proba(rows), dtype=np.float64)
-    if cut:
-        positive = int(np.flatnonzero(model.classes_ == model.pos_label)[0])
-        above = given[:, positive] >= model.threshold
-        labels = np.where(above, model.classes_[positive], model.classes_[1 - positive])
-    else:
-        labels = np.asarray(asked.predict(rows))
-    probabilities = np.zeros((len(features), len(contract.classes)))
-    probabilities[:, encode(model.classes_, contract.classes)] = given / given.sum(axis=1, keepdims=True)
-    return Predictions(labels, probabilities)
+        return Predictions(np.asarray(model.predict(features), dtype=np.float64).reshape(len(features)))
+    answer: Predictions = model.answer(features)
+    return answer
 
 
 @dataclass(frozen=True)

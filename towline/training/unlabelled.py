@@ -8,7 +8,6 @@ estimated from what came before it.
 """
 
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,17 +17,17 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
 
-from towline import files
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.contract import Column, Contract
 from towline.data.splits import Parts
 from towline.data.workspace import Workspace
 from towline.training import stored
 from towline.training.bootstrap import interval, resample
-from towline.training.estimators import brief, build
+from towline.training.estimators import build
 from towline.training.evaluation import saved_predictions
 from towline.training.fitting import primary
 from towline.training.interval import Interval
+from towline.training.named import brief
 from towline.training.predictions import Predictions
 
 LOSSES = ("mae", "rmse", "mape")
@@ -107,13 +106,10 @@ def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
     Raises:
         Unavailable: the disk is full or cannot be written.
     """
-    import skops.io
-
     if not work.file(ESTIMATE).exists():
         basis, model = learn(work, config, candidate)
         if model is not None:
-            with files.replacing(work.file(LOSS)) as file:
-                skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=9)
+            stored.save(model, work.file(LOSS), level=9)
         work.save(ESTIMATE, basis)  # the last: it says that the rest is there
     return [path for name in (ESTIMATE, LOSS) if (path := work.file(name)).exists()]
 

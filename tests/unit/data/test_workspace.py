@@ -2,13 +2,14 @@
 
 import os
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
 from towline import files
-from towline.config import PipelineConfig
+from towline.config import PipelineConfig, build_config
 from towline.data.sources import Dataset
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import Unavailable
@@ -95,3 +96,37 @@ def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -
     assert set((tmp_path / "work").iterdir()) == {young, written, judged, held}
     opened(tmp_path).remove()
     assert held not in (tmp_path / "work").iterdir()
+
+
+def test_another_version_of_a_candidates_library_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of the libraries that the candidates are of: what the config does not name changes nothing."""
+
+    def key(estimator: str, installed: dict[str, str]) -> str:
+        raw = {"name": "t", "data": {"source": "t", "target": "y"}, "candidates": [estimator]}
+        real = metadata.version
+        with monkeypatch.context() as patched:
+            patched.setattr(metadata, "version", lambda name: installed.get(name) or real(name))
+            return open_workspace(build_config(raw, "test"), DATA, tmp_path, tmp_path / "store", None).key
+
+    now = key("lightgbm.LGBMRegressor", {})
+    assert key("lightgbm.LGBMRegressor", {}) == now
+    assert key("lightgbm.LGBMRegressor", {"lightgbm": "9.9"}) != now
+    assert key("lightgbm.LGBMRegressor", {"catboost": "9.9"}) == now
+    boosted = key("xgboost.XGBRegressor", {})
+    assert key("xgboost.XGBRegressor", {"xgboost-cpu": "9.9"}) != boosted
+
+
+def test_changed_code_of_the_projects_own_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module, and any file of a package, beside which there need be no __init__.py."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, file in (("own_module", "own_module.py"), ("own_package", "own_package/inner.py")):
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a = 1\n")
+        raw = {"name": "t", "data": {"source": "t", "target": "y"}, "candidates": [f"{name}.inner.make"]}
+        config = build_config(raw, "test")
+        before = open_workspace(config, DATA, tmp_path, tmp_path / "store", None).key
+        path.write_text("a = 2\n")
+        assert open_workspace(config, DATA, tmp_path, tmp_path / "store", None).key != before

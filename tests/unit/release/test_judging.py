@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.release.conftest import Run, table
 from towline.release import judging
+from towline.release.manifest import Recorded
 from towline.release.packaging import Package
 from towline.release.predictor import open_release
 from towline.training.evaluation import saved_predictions
@@ -18,7 +19,7 @@ GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0
 
 
 def judge(run: Run, champion: Path | None) -> Verdict:
-    return judging.judge(run.work, run.config, run.evaluation, GOOD, (3, champion) if champion else None)
+    return judging.judge(run.work, run.config, run.evaluation, GOOD, (3, Recorded(champion)) if champion else None)
 
 
 def champion_check(verdict: Verdict) -> Check:

@@ -142,14 +142,18 @@ def test_no_password_in_a_release(url: str, kept: str) -> None:
     assert yaml.safe_load(text)["data"]["source"]["url"] == kept
 
 
-def test_an_estimator_of_another_package(tmp_path: Path, build: Callable[..., Run]) -> None:
-    """It is loaded when its package is trusted, and refused by name when it is not."""
+def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callable[..., Run]) -> None:
+    """They are built where the ledger vouches for the release, or its reader for the package; else refused by name."""
     frame = table(200).drop(columns=["value", "at"])
-    path = "sklearn.gaussian_process.GaussianProcessClassifier"
-    run = make_run(tmp_path, frame, path, target="sold")
+    run = make_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()
-    assert packed.trusted == ("sklearn.gaussian_process",)
     directory = run.settings.store / packed.path
-    assert open_release(directory, packed.trusted).predict(frame.head(3)).shape == (3,)
-    with pytest.raises(ReleaseError, match="not trusted"):
+    manifest = verify(directory)
+    assert "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace" in manifest.trusted
+    assert open_release(directory, digest=packed.digest).predict(frame.head(3)).shape == (3,)
+    assert open_release(directory, ["sklearn.gaussian_process"]).predict(frame.head(3)).shape == (3,)
+    with pytest.raises(ReleaseError, match="not trusted") as refused:
         open_release(directory)
+    assert "--trust sklearn" in refused.value.remedy
+    with pytest.raises(ReleaseError, match="the ledger says 00000"):
+        open_release(directory, digest="0" * 64)

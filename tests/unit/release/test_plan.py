@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.model_selection import FixedThresholdClassifier
 
 from towline.config import build_config
 from towline.data.contract import Contract
@@ -19,7 +18,7 @@ from towline.release.certificate import certify
 from towline.release.compiling import NotCompiledError, compile_plan
 from towline.release.plan import Bits, Linear, Plan, Walk
 from towline.release.scorer import Compiled
-from towline.training.estimators import build, trainable
+from towline.training.estimators import build
 from towline.training.metrics import predict
 
 ROWS = 900
@@ -61,11 +60,9 @@ def fitted(
     contract = infer(table, config)
     model = build(config.candidates[0], contract, 7)
     if threshold is not None:
-        model = FixedThresholdClassifier(
-            model, threshold=threshold, pos_label=contract.positive, response_method="predict_proba"
-        )
+        model.set_params(threshold=threshold)
     features = contract.features(table)
-    model.fit(features, trainable(contract.labels(table)))
+    model.fit(features, contract.labels(table))
     return model, contract, features
 
 

@@ -18,8 +18,9 @@ LOCKS += [REPOSITORY / "deployments/service-requirements.txt"]
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_images_hold_the_versions_that_runs_train_with(lock: Path) -> None:
-    """Every package of an image's lock has the version and digests that the lock of the whole project has."""
-    whole = set(runtime.locked((REPOSITORY / "requirements.txt").read_text("utf-8")))
+    """Every package of an image's lock has the version and digests that the locks of the whole project have."""
+    names = ("requirements.txt", "requirements-dev.txt")  # the libraries of candidates are in the second
+    whole = {one for name in names for one in runtime.locked((REPOSITORY / name).read_text("utf-8"))}
     known = {(one.name, one.version): set(one.hashes) for one in whole}
     held = list(runtime.locked(lock.read_text("utf-8")))
     assert len(held) > 10
@@ -45,6 +46,19 @@ def test_other_versions_than_trained_with_are_refused() -> None:
         runtime.check(text, {**right, "scikit-learn": "0.1"}, compiled=False)
     assert told.value.details == (f"scikit-learn 0.1, the image would hold {right['scikit-learn']}",)
     runtime.check(text, {"scikit-learn": "0.1"}, compiled=True)  # which it does not use
+
+
+@pytest.mark.parametrize("library", runtime.LIBRARIES)
+def test_a_model_of_a_library_has_it_in_its_lock(library: str) -> None:
+    """Beside scikit-learn; another version than the model was made with is refused, XGBoost under either name."""
+    text = runtime.requirements(compiled=False, packages={"collections", library, "sklearn"})
+    locked = {one.name.removesuffix("-cpu"): one.version for one in runtime.locked(text)}
+    assert {library, "scikit-learn", "skops"} <= locked.keys()
+    for name in (library, f"{library}-cpu") if library == "xgboost" else (library,):
+        runtime.check(text, {name: locked[library]}, compiled=False)
+        with pytest.raises(ReleaseError, match="other versions"):
+            runtime.check(text, {name: "0.1"}, compiled=False)
+        runtime.check(text, {name: "0.1"}, compiled=True)
 
 
 def test_a_release_lists_what_it_needs(regression: Run) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.unit.release.conftest import Run
+from towline.data.contract import Contract
 from towline.release import smoke
 from towline.release.packaging import Package
 from towline.release.predictor import open_release
+from towline.training.predictions import Predictions
 
 
 def test_a_bare_process_answers_identically(regression: Run, packed: Package) -> None:
@@ -42,6 +44,17 @@ def test_another_answer_is_found(regression: Run, packed: Package, tmp_path: Pat
     assert f"labels differ in 1 of {len(labels)} rows" in found
     np.savez(tmp_path / "short.npz", labels=labels[1:], probabilities=labels)
     assert len(smoke._differences(tmp_path / "short.npz", answers, model.contract, 0.0)) == 2
+
+
+@pytest.mark.parametrize("other", [[1, 0], [1.0, 0.0], [np.True_, np.False_]])
+def test_labels_of_another_type_are_found(tmp_path: Path, other: list[object]) -> None:
+    """1 and 1.0 are equal to True in Python; a release that answers so is told apart from one that answers True."""
+    contract = Contract(target="y", task="binary", columns=(), classes=(False, True), positive=True)
+    np.savez(tmp_path / "expected.npz", labels=np.array([1, 0]))
+    right, wrong = (Predictions(np.array(labels, dtype=object)) for labels in ([True, False], other))
+    assert smoke._differences(tmp_path / "expected.npz", right, contract, 0.0) == []
+    (finding,) = smoke._differences(tmp_path / "expected.npz", wrong, contract, 0.0)
+    assert finding == f"labels have the type {type(other[0]).__name__}, the classes bool"
 
 
 def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, release: Path) -> None:

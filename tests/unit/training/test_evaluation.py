@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import skops.io
 from sklearn import metrics as sk
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from towline.config import METRICS, PipelineConfig
@@ -19,6 +21,7 @@ from towline.data.inference import infer
 from towline.errors import ConfigError, ReleaseError
 from towline.training import stored
 from towline.training.bootstrap import interval, resample, units, weights
+from towline.training.classifier import Classifier
 from towline.training.evaluation import Evaluation, cuts, evaluate, saved_predictions
 from towline.training.metrics import predict, scores
 from towline.training.predictions import Predictions
@@ -99,17 +102,11 @@ def test_undefined_is_nan_and_silent() -> None:
 
 def test_class_the_model_never_saw() -> None:
     """Probabilities stand in the contract's order, 0 for a class that the model does not know."""
-
-    class Model:
-        classes_ = np.array(["c", "a"])
-
-        def predict(self, rows: pd.DataFrame) -> np.ndarray:
-            return np.array(["c"] * len(rows))
-
-        def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
-            return np.array([[0.7, 0.3]] * len(rows))
-
-    found = predict(Model(), pd.DataFrame({"x": [1, 2]}), _contract("multiclass", ("a", "b", "c")))
+    model = Classifier(make_pipeline(FunctionTransformer(), DummyClassifier()), ("a", "b", "c"))
+    rows = pd.DataFrame({"x": range(10)})
+    model.fit(rows, np.array(["c"] * 7 + ["a"] * 3, dtype=object))
+    found = predict(model, rows[:2], _contract("multiclass", ("a", "b", "c")))
+    assert found.labels.tolist() == ["c", "c"]
     assert found.probabilities is not None
     np.testing.assert_allclose(found.probabilities, [[0.3, 0, 0.7]] * 2)
 
@@ -256,7 +253,8 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
 
 
 def test_packages_are_trusted_by_the_config() -> None:
-    """Only the packages of the candidates' classes, of scikit-learn only the part named."""
-    names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor"]
+    """Those of the candidates and of ``package.trusted``: of scikit-learn the part named, of LightGBM nothing."""
+    names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
-    assert stored.packages(PipelineConfig.model_validate(config)) == ("lightgbm", "sklearn.gaussian_process")
+    config["package"] = {"trusted": ["third"]}
+    assert stored.packages(PipelineConfig.model_validate(config)) == ("own", "sklearn.gaussian_process", "third")

@@ -1,13 +1,14 @@
 """The packages that a release needs to answer over HTTP, hash-locked: what its image installs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from towline.errors import ReleaseError
 
 NAME = "requirements.txt"
+LIBRARIES = ("catboost", "lightgbm", "xgboost")
 _HERE = Path(__file__).parent
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\\n]+?))?\s*(?:\\|$)")
 
@@ -21,9 +22,15 @@ class Locked(NamedTuple):
     hashes: tuple[str, ...]
 
 
-def requirements(*, compiled: bool) -> str:
-    """The lock file for a release that its compiled scorer answers for, or else scikit-learn."""
-    return (_HERE / f"{'compiled' if compiled else 'sklearn'}.txt").read_text(encoding="utf-8")
+def requirements(*, compiled: bool, packages: Collection[str] = ()) -> str:
+    """The lock file for a release that its compiled scorer answers for, or else the library that its model is of.
+
+    Args:
+        compiled: whether the compiled scorer answers.
+        packages: that the types in the model are of.
+    """
+    own = next((library for library in LIBRARIES if library in packages), "sklearn")
+    return (_HERE / f"{'compiled' if compiled else own}.txt").read_text(encoding="utf-8")
 
 
 def locked(text: str) -> Iterator[Locked]:
@@ -42,12 +49,12 @@ def check(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
     """
     versions: dict[str, set[str]] = {}
     for one in locked(text):
-        versions.setdefault(one.name, set()).add(one.version)
-    needed = ("numpy",) if compiled else ("numpy", "pandas", "scikit-learn", "skops")
+        versions.setdefault(_library(one.name), set()).add(one.version)
+    needed = {"numpy"} if compiled else {"numpy", "pandas", "scikit-learn", "skops", *LIBRARIES}
     other = [
-        f"{name} {libraries[name]}, the image would hold {' or '.join(sorted(versions.get(name, {'none'})))}"
-        for name in needed
-        if name in libraries and libraries[name] not in versions.get(name, set())
+        f"{name} {version}, the image would hold {' or '.join(sorted(versions.get(_library(name), {'none'})))}"
+        for name, version in libraries.items()
+        if _library(name) in needed and version not in versions.get(_library(name), set())
     ]
     if other:
         raise ReleaseError(
@@ -56,3 +63,8 @@ def check(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
             remedy="train with the versions of towline's lock files (make env), then package that release",
             details=tuple(other),
         )
+
+
+def _library(distribution: str) -> str:
+    """XGBoost is distributed with and without code for GPUs, under two names."""
+    return distribution.removesuffix("-cpu")

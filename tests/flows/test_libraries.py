@@ -1,0 +1,140 @@
+"""Models of other libraries and of the project's own code, by nothing but the commands that a run prints."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from benchmarks.swaps import Serving
+from tests.conftest import REPOSITORY, Done
+from towline.config import Settings
+
+LIBRARIES = {
+    "lightgbm": ("LGBMRegressor", "LGBMClassifier"),
+    "xgboost": ("XGBRegressor", "XGBClassifier"),
+    "catboost": ("CatBoostRegressor", "CatBoostClassifier"),
+}
+TASKS = {
+    "regression": (None, float),
+    "boolean": ([False, True], bool),
+    "text": (["no", "yes"], str),
+    "three classes": (["high", "low", "middle"], str),
+}
+
+
+OWN = """
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+def doubled(rows):
+    return rows * 2
+
+def make():
+    return make_pipeline(FunctionTransformer(doubled), Ridge())
+"""
+
+
+def table(classes: list[Any] | None) -> pd.DataFrame:
+    rng = np.random.default_rng(8)
+    rows = 240
+    x, kind, flag = rng.normal(size=rows), rng.choice(["a", "b", "c"], rows), rng.random(rows) < 0.5
+    value = 2 * x + (kind == "b") + 0.5 * flag + rng.normal(0, 0.2, rows)
+    frame = pd.DataFrame({"x": np.where(rng.random(rows) < 0.05, np.nan, x), "kind": kind, "flag": flag})
+    cuts = np.quantile(value, np.linspace(0, 1, len(classes) + 1)[1:-1]) if classes else []
+    return frame.assign(y=[classes[place] for place in np.digitize(value, cuts)] if classes else value)
+
+
+def train(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, candidate: Any) -> dict[str, str]:
+    """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
+    frame.to_parquet(folder / "table.parquet", index=False)
+    raw = {
+        "name": "boosted",
+        "data": {"source": str(folder / "table.parquet"), "target": "y"},
+        "candidates": [candidate],
+        "cross_validation": {"folds": 2},
+        "evaluation": {"resamples": 50},
+    }
+    (folder / "boosted.yaml").write_text(yaml.safe_dump(raw))
+    done = towline("run", folder / "boosted.yaml")
+    assert done.code == 0, done.err
+    printed = dict(re.findall(r"^  (predict in Python|predict over HTTP|score a file) +(.*)$", done.out, re.MULTILINE))
+    assert len(printed) == 3, done.out
+    return printed
+
+
+def follow(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, printed: dict[str, str]) -> list[Any]:
+    """Does what a run printed: loads, scores and serves the model. All three answer alike; returns the answers."""
+    inputs = frame.drop(columns="y")
+    rows = inputs.head(20).astype(object).where(inputs.head(20).notna(), None).to_dict("records")
+    statement, _, expression = printed["predict in Python"].rpartition(";")
+    names: dict[str, Any] = {"rows": rows}
+    exec(statement, names)
+    said: list[Any] = eval(expression.strip(), names).tolist()
+
+    inputs.to_csv(folder / "new.csv", index=False)
+    paths = {"IN": str(folder / "new.csv"), "OUT": str(folder / "scored.parquet")}
+    scored = towline(*(paths.get(word, word) for word in shlex.split(printed["score a file"])[1:]))
+    assert scored.code == 0, scored.err
+    assert pd.read_parquet(folder / "scored.parquet")["prediction"].head(20).tolist() == said
+
+    _, command, *words = shlex.split(printed["predict over HTTP"])
+    assert command == "serve"
+    with Serving(Settings.from_environment(), *words, "--workers", "2") as serving:
+        for _ in range(4):  # more than there are workers
+            request = Request(
+                f"{serving.told['address']}/predict",
+                json.dumps({"rows": rows}).encode(),
+                {"content-type": "application/json"},
+            )
+            with urlopen(request, timeout=60) as answer:
+                assert json.load(answer)["predictions"] == json.loads(json.dumps(said))
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_from_config_to_answers(
+    library: str, task: str, towline: Callable[..., Done], store: Path, tmp_path: Path
+) -> None:
+    """Trained and promoted; the printed commands work as printed, and answers have the type of the labels."""
+    classes, kind = TASKS[task]
+    frame = table(classes)
+    estimator = f"{library}.{LIBRARIES[library][1 if classes else 0]}"
+    printed = train(towline, tmp_path, frame, {"estimator": estimator, "params": {"n_estimators": 20}})
+    manifest = json.loads(next((store / "releases" / "boosted").glob("v1-*/manifest.json")).read_text())
+    assert any(name.removesuffix("-cpu") == library for name in manifest["libraries"])
+    assert manifest["trusted"] == []
+    said = follow(towline, tmp_path, frame, printed)
+    assert {type(answer) for answer in said} == {kind}
+    if classes:
+        assert np.mean([one == other for one, other in zip(said, frame["y"], strict=False)]) > 0.7
+
+
+def test_the_projects_own_estimator_from_config_to_answers(
+    towline: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the config named needs no --trust: not to load, score or serve, nor to restore a backup of it."""
+    project = tmp_path / "project"
+    for name in ("flows", "tasks"):
+        shutil.copytree(REPOSITORY / name, project / name)
+    (project / "own_pipelines.py").write_text(OWN)
+    monkeypatch.setenv("TOWLINE_PROJECT", str(project))
+    monkeypatch.chdir(project)
+    frame = table(None)
+    said = follow(towline, tmp_path, frame, train(towline, tmp_path, frame, "own_pipelines.make"))
+    assert np.corrcoef(said, frame["y"].head(20))[0, 1] > 0.9
+    taken = towline("backup", tmp_path / "store.tar.zst")
+    assert taken.code == 0, taken.err
+    restored = towline("restore", tmp_path / "store.tar.zst", "--into", tmp_path / "elsewhere")
+    assert restored.code == 0, restored.err

@@ -1,0 +1,200 @@
+"""A config names whose code is called, and nothing else is: not even imported."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from towline.config import Candidate, PipelineConfig, build_config
+from towline.data.contract import Contract
+from towline.data.inference import infer
+from towline.errors import ConfigError
+from towline.training.estimators import build
+
+TABLE = pd.DataFrame({"x": [1.0, 2.0, 3.0, 5.0] * 25, "y": [1.5, 2.5, 3.5, 5.0] * 25})
+OWN = """
+import os
+import subprocess
+from os import system
+from subprocess import Popen
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import train_test_split
+
+class Mean(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.mean_ = y.mean()
+        return self
+    def predict(self, X):
+        return [self.mean_] * len(X)
+
+def make(alpha=1.0):
+    return Ridge(alpha=alpha)
+
+def nothing():
+    return object()
+
+number = 3
+"""
+
+
+def contract() -> Contract:
+    return infer(TABLE, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}}))
+
+
+def made(estimator: str, trusted: tuple[str, ...] = (), **params: object) -> object:
+    return build(Candidate(estimator=estimator, params=params), contract(), 7, trusted=trusted)["estimate"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the project."""
+    (tmp_path / "own_models.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    return "own_models"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same as an installed package, which tells when it is imported."""
+    folder = tmp_path / "site-packages" / "bought_models"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(f"{OWN}\nopen({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.delitem(sys.modules, "bought_models", raising=False)
+    return "bought_models"
+
+
+@pytest.mark.parametrize(
+    "estimator", ["subprocess.Popen", "os.system", "pathlib.Path", "builtins.eval", "posix.system", "__main__.main"]
+)
+def test_pythons_own_modules_are_refused(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started: what, where and the remedy are told."""
+
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("it was called")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    monkeypatch.setattr("os.system", started)
+    with pytest.raises(ConfigError, match="part of Python itself") as refused:
+        made(estimator, args=["true"], command="true")
+    assert refused.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
+    assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
+
+
+@pytest.mark.parametrize("estimator", ["towline.files.write", "tasks.pool.start", "flows.training.training"])
+def test_towlines_own_code_is_refused(estimator: str) -> None:
+    """Its functions are no estimators."""
+    with pytest.raises(ConfigError, match="part of towline itself"):
+        made(estimator)
+
+
+def test_an_installed_package_is_not_imported_unless_it_is_trusted(installed: str, tmp_path: Path) -> None:
+    """The remedy works as written; the package is then called, class or function."""
+    with pytest.raises(ConfigError, match="the config does not trust bought_models") as refused:
+        made(f"{installed}.Mean")
+    assert not (tmp_path / "imported").exists()
+    assert f"package: {{trusted: [{installed}]}}" in refused.value.remedy
+    raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [installed]}}
+    trusted = build_config(raw, "test").package.trusted
+    assert type(made(f"{installed}.Mean", trusted)).__name__ == "Mean"
+    assert made(f"{installed}.make", trusted, alpha=3.0).alpha == 3.0  # type: ignore[attr-defined]
+
+
+def test_the_projects_own_classes_and_functions_are_called(own: str) -> None:
+    """Without being named in package.trusted."""
+    assert type(made(f"{own}.Mean")).__name__ == "Mean"
+    assert made(f"{own}.make", alpha=2.0).alpha == 2.0  # type: ignore[attr-defined]
+    assert type(made(f"{own}.Ridge")).__name__ == "Ridge"
+    with pytest.raises(ConfigError, match="has no parameter 'alhpa'"):
+        made(f"{own}.make", alhpa=2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("Popen", "subprocess.Popen, which may not be called: it is part of Python"),
+        ("system", "has no class or function 'system'"),
+        ("os", "has no class or function 'os'"),
+        ("number", "has no class or function 'number'"),
+        ("train_test_split", "is a function of scikit-learn"),
+        ("nothing", "is not a scikit-learn regressor"),
+    ],
+)
+@pytest.mark.parametrize("package", ["own", "installed"])
+def test_what_a_module_has_imported_is_not_its_own(
+    package: str, name: str, what: str, request: pytest.FixtureRequest
+) -> None:
+    """A trusted package opens no way to what it uses itself, and what it gives is an estimator."""
+    module = request.getfixturevalue(package)
+    with pytest.raises(ConfigError, match=what):
+        made(f"{module}.{name}", (module,))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "what"),
+    [
+        ("sklearn.utils._testing.check_output", "has no class 'check_output'"),
+        ("sklearn.datasets.fetch_openml", "has no class 'fetch_openml'"),
+        ("lightgbm.train", "has no class 'train'"),
+        ("lightgbm.Booster", "it has no fit and predict"),
+        ("lightgbm.basic.Path", "pathlib"),
+        ("xgboost.DMatrix", "it has no fit and predict"),
+    ],
+)
+def test_of_the_libraries_only_estimator_classes_are_called(estimator: str, what: str) -> None:
+    """Neither their functions, nor other classes of theirs, nor what they have imported."""
+    with pytest.raises(ConfigError, match=what):
+        made(estimator)
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is the line to type."""
+    monkeypatch.setattr("towline.origins.origin", lambda _: "absent")
+    with pytest.raises(ConfigError, match="LightGBM is not installed") as refused:
+        made("lightgbm.LGBMRegressor")
+    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "what"), [("subprocess", "part of Python itself"), ("os.path", "pattern"), ("../evil", "pattern")]
+)
+def test_python_itself_cannot_be_trusted(trusted: str, what: str) -> None:
+    """A config that names a module of Python's own is refused when it is read."""
+    raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [trusted]}}
+    with pytest.raises(ConfigError) as refused:
+        build_config(raw, "test")
+    assert what in " ".join(refused.value.details)
+
+
+def test_the_boosting_libraries_are_quiet_and_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They leave no files behind; a parameter under another of its names is not given twice."""
+    monkeypatch.chdir(tmp_path)
+    for estimator, params in (
+        ("lightgbm.LGBMRegressor", {"n_estimators": 2}),
+        ("xgboost.XGBRegressor", {"n_estimators": 2}),
+        ("catboost.CatBoostRegressor", {"iterations": 2, "random_seed": 3, "logging_level": "Silent"}),
+    ):
+        model = build(Candidate(estimator=estimator, params=params), contract(), 7)
+        threads = model["estimate"].get_params()
+        assert threads.get("n_jobs", threads.get("thread_count")) == 1
+        seeded = {"random_state", "random_seed"} & threads.keys()
+        assert {threads[name] for name in seeded} == {3 if "catboost" in estimator else 7}
+        model.fit(contract().features(TABLE), contract().labels(TABLE))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guides_candidates_can_be_built() -> None:
+    """The example of docs/config.md, with the libraries it names; its search spaces are of parameters that exist."""
+    page = (Path(__file__).parents[3] / "docs" / "config.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page[page.index("## Estimators") :], re.DOTALL)[0])
+    config = build_config(example, "docs/config.md")
+    assert {one.estimator.partition(".")[0] for one in config.candidates} >= {"lightgbm", "xgboost", "catboost"}
+    for candidate in config.candidates:
+        searched = dict.fromkeys(candidate.search.space, 3) if candidate.search else {}
+        model = build(candidate, contract(), 7, searched)
+        assert searched.keys() <= model["estimate"].get_params().keys()
