@@ -17,6 +17,7 @@ from towline.data.splits import Parts
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
+from towline.loading import highest
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.image import Image, make
 from towline.release.packaging import Package
@@ -27,7 +28,10 @@ from towline.training.interval import Interval
 
 
 class Outcome(Frozen):
-    """The end of a run, enough for a summary without opening a store."""
+    """The end of a run, enough for a summary without opening a store.
+
+    ``keys`` of the config are those that a refusal followed; ``note`` says what is still to be done.
+    """
 
     model: str
     version: int
@@ -47,6 +51,8 @@ class Outcome(Frozen):
     previous: int | None = None
     run_id: str = ""
     link: str = ""
+    keys: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(
@@ -61,6 +67,7 @@ class Outcome(Frozen):
         verdict: Verdict,
         link: str,
         run_id: str,
+        note: str,
     ) -> "Outcome":
         return cls(
             model=entry.model,
@@ -95,7 +102,19 @@ class Outcome(Frozen):
             previous=entry.previous,
             run_id=run_id,
             link=link,
+            keys=_keys(entry),
+            note=note,
         )
+
+
+def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str, str]) -> Entry:
+    """Has the ledger give a run its version number; the same run gets the same one.
+
+    Numbers of releases that are in the store are not given again, whatever the ledger has lost of them.
+    """
+    evidence = {"dataset": work.dataset.digest, **facts}
+    reason, least = f"trained, trigger {facts['trigger']}", highest(settings, model) + 1
+    return Ledger(settings.ledger_url).register(model, facts["actor"], reason, evidence, work.key, least)
 
 
 def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
@@ -113,7 +132,14 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
         run_key=work.key,
         release=entry.release,
         previous=entry.previous,
+        keys=_keys(entry),
     )
+
+
+def _keys(entry: Entry) -> tuple[str, ...]:
+    """Of the config: what the checks follow that a version did not pass."""
+    failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
+    return tuple(dict.fromkeys(check["key"] for check in failed if check.get("key")))
 
 
 def contain(
@@ -139,19 +165,17 @@ def contain(
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        ledger = Ledger(settings.ledger_url)
-        _register(ledger, work, config.name, version, package, facts)
-        contained(ledger, config.name, version, built, facts["actor"])
+        contained(Ledger(settings.ledger_url), config.name, version, built, facts["actor"], package.path)
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)
     return verdict, built
 
 
-def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str) -> Entry:
-    """Records an image of a version."""
+def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
+    """Records an image of a version's release."""
     evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
-    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence)
+    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)
 
 
 def conclude(
@@ -170,8 +194,11 @@ def conclude(
     """
     if entry := ledger.finished(model, work.key):
         return entry
-    evidence = {"verdict": verdict.outcome, "checks": [check.model_dump() for check in verdict.checks]}
-    _register(ledger, work, model, version, package, facts)
+    evidence = {
+        "release": package.digest,
+        "verdict": verdict.outcome,
+        "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
+    }
     names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
@@ -179,14 +206,6 @@ def conclude(
         return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
-
-
-def _register(
-    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, facts: Mapping[str, str]
-) -> None:
-    evidence = {"dataset": work.dataset.digest, "release": package.digest, **facts}
-    reason = f"trained, trigger {facts['trigger']}"
-    ledger.register(model, version, facts["actor"], reason, evidence, work.key, package.path)
 
 
 def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:

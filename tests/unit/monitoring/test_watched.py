@@ -112,16 +112,9 @@ def test_promises_come_from_the_release(shelf: Shelf) -> None:
 
 def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     """Its gauge says so, the others are told as before."""
-    given = (
-        MODEL + "-2",
-        1,
-        "ann",
-        "trained",
-        {"release": "d"},
-        "k",
-        shelf.release(1).relative_to(shelf.settings.store),
-    )
-    shelf.ledger.register(*given[:-1], str(given[-1]))
+    other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
+    shelf.ledger.register(other, "ann", "trained", {}, "k")
+    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
