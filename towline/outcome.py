@@ -30,7 +30,7 @@ from towline.training.interval import Interval
 class Outcome(Frozen):
     """The end of a run, enough for a summary without opening a store.
 
-    ``keys`` of the config are those that a refusal followed; ``note`` says what is still to be done.
+    ``settings`` are the keys of the config that a refusal followed; ``note`` says what is still to be done.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Outcome(Frozen):
     previous: int | None = None
     run_id: str = ""
     link: str = ""
-    keys: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     note: str = ""
 
     @classmethod
@@ -102,7 +102,7 @@ class Outcome(Frozen):
             previous=entry.previous,
             run_id=run_id,
             link=link,
-            keys=_keys(entry),
+            settings=_settings(entry),
             note=note,
         )
 
@@ -132,11 +132,11 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
         run_key=work.key,
         release=entry.release,
         previous=entry.previous,
-        keys=_keys(entry),
+        settings=_settings(entry),
     )
 
 
-def _keys(entry: Entry) -> tuple[str, ...]:
+def _settings(entry: Entry) -> tuple[str, ...]:
     """Of the config: what the checks follow that a version did not pass."""
     failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
     return tuple(dict.fromkeys(check["key"] for check in failed if check.get("key")))

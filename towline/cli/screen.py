@@ -193,7 +193,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
 
 def _again(outcome: "Outcome") -> list[tuple[str, str]]:
     """What can be done about a refusal."""
-    change = [("change what refused it", f"{', '.join(outcome.keys)}, then towline run CONFIG")] if outcome.keys else []
+    change = [("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")] if outcome.settings else []
     return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
