@@ -41,7 +41,7 @@ def training_flow(
     with work.held():
         if done := finished(settings, config, work):
             return done
-        facts = provenance(settings, work, as_of=as_of, trigger=trigger)
+        facts = provenance(settings, work, config, as_of=as_of, trigger=trigger)
         validation = validate(work, config, settings)
         check(config, work.contract())
         parts = split(work, config)

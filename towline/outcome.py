@@ -3,10 +3,8 @@
 import json
 import platform
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,6 +16,7 @@ from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.loading import highest
+from towline.provenance import code, commit
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.image import Image, make
 from towline.release.packaging import Package
@@ -208,20 +207,28 @@ def conclude(
     return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
 
 
-def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:
-    """Who ran what, from which commit, when; drawn once for a run, so that a resumed one tells the same."""
+def provenance(
+    settings: Settings, work: Workspace, config: PipelineConfig, *, as_of: datetime | None, trigger: str
+) -> dict[str, str]:
+    """Who ran what, from which commit and code, when; drawn once for a run, so that a resumed one tells the same.
+
+    ``git_dirty`` is true where the commit does not hold all of the run's code and config; ``git_missing`` names what.
+    """
     kept = work.file("provenance.json")
     if kept.exists():
         return dict(json.loads(kept.read_bytes()))
-    commit, dirty = commit_of(settings.project)
+    head, missing = commit(config, settings.project)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "actor": actor(),
         "host": socket.gethostname(),
         "trigger": trigger,
         "as_of": as_of.isoformat() if as_of else "",
-        "git_commit": commit,
-        "git_dirty": dirty,
+        "git_commit": head,
+        "git_dirty": ("true" if missing else "false") if head else "",
+        "git_missing": _few(missing),
+        "code": code(config, settings.project),
+        "config": config.digest,
         "towline": towline.__version__,
         "python": platform.python_version(),
         "run_key": work.key,
@@ -230,19 +237,5 @@ def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, t
     return facts
 
 
-def commit_of(project: Path) -> tuple[str, str]:
-    """The project's git commit and whether its tree differs from it (``true``/``false``); empty outside git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(project), *words], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if not commit:
-        return "", ""
-    return commit, "true" if git("status", "--porcelain", "--untracked-files=no") else "false"
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -43,6 +43,20 @@ class Pipeline:
 
         return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
 
+    def let_go(self) -> None:
+        """Has this process know nothing of MLflow's database any more, as a new process does: the file changes."""
+        from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
+        from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+        from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+
+        for kind in (Models, Runs):
+            for engine in kind._engine_map.values():
+                engine.dispose()
+            kind._engine_map.clear()
+        for registry in (ModelRegistryStoreRegistry, TrackingStoreRegistry):
+            registry._get_store_with_resolved_uri.cache_clear()
+
     def mirrored(self) -> tuple[dict[str, str], dict[str, str]]:
         """Of MLflow: its number by the ledger's, and aliases with the ledger's numbers."""
         present = mirror.read(self.settings, MODEL)
@@ -108,6 +122,7 @@ def test_a_champion_that_was_deleted_is_put_back_by_status(pipeline: Pipeline) -
 def test_a_tracking_store_that_is_gone_is_made_anew(pipeline: Pipeline) -> None:
     """The database and every artifact: releases and ledger are enough to have all versions in MLflow again."""
     first, _ = pipeline.run(), pipeline.run(*REFUSED)
+    pipeline.let_go()
     pipeline.store.joinpath("mlflow.db").unlink()
     shutil.rmtree(pipeline.store / "artifacts")
     assert pipeline.run()["version"] == 3
@@ -124,6 +139,7 @@ def test_a_tracking_store_of_yesterday_is_brought_up_to_date(pipeline: Pipeline)
     pipeline.run()
     shutil.copy(pipeline.store / "mlflow.db", pipeline.store / "yesterday.db")
     pipeline.run()
+    pipeline.let_go()
     pipeline.store.joinpath("yesterday.db").rename(pipeline.store / "mlflow.db")
     refused = pipeline.run(*REFUSED)
     assert (refused["version"], refused["event"]) == (3, "refused")

@@ -193,7 +193,11 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
 
 def _again(outcome: "Outcome") -> list[tuple[str, str]]:
     """What can be done about a refusal."""
-    change = [("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")] if outcome.settings else []
+    change = (
+        [("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")]
+        if outcome.settings
+        else []
+    )
     return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
@@ -214,7 +218,7 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
         head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
         head("model") + f"{manifest.estimator} ({parameters})",
         head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
-        head("commit") + (manifest.commit or "none: not in git"),
+        head("commit") + _commit(manifest, past),
         head("run") + f"{manifest.run_key[:16]}, the tag towline.run_key in MLflow",
         "",
         table(
@@ -231,6 +235,12 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
         head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
     ]
     return "\n".join(lines)
+
+
+def _commit(manifest: "Manifest", past: "Sequence[Entry]") -> str:
+    """The commit, and what it does not hold of the code and the config that made the version."""
+    missing = next((row.evidence["git_missing"] for row in past if row.evidence.get("git_missing")), "")
+    return (manifest.commit or "none: not in git") + (f", without {missing}" if missing else "")
 
 
 def moment(row: "Entry") -> tuple[str, str]:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import secrets
@@ -11,7 +10,6 @@ import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.sources import Dataset, read
 from towline.errors import Unavailable
+from towline.provenance import code
 
 ABANDONED = timedelta(days=30)
 
@@ -148,7 +147,7 @@ def open_workspace(
     Raises:
         Unavailable: the store cannot be written.
     """
-    parts = (config.digest, dataset.digest, _code(config, project), as_of.isoformat() if as_of else "")
+    parts = (config.digest, dataset.digest, code(config, project), as_of.isoformat() if as_of else "")
     for again in itertools.count():
         key = hashlib.sha256("\n".join((*parts, str(again or ""))).encode()).hexdigest()
         work = Workspace(store=store, key=key, token="", dataset=dataset)
@@ -158,22 +157,3 @@ def open_workspace(
     if not token.exists():
         files.write(token, secrets.token_hex(8))
     return work.model_copy(update={"token": token.read_text()})
-
-
-def _code(config: PipelineConfig, project: Path) -> str:
-    """Digest of the code that makes the model: towline, the flows, the candidates' own modules, the libraries."""
-    ours = Path(__file__).parents[1]
-    sources = [*ours.rglob("*.py"), *(project / "flows").glob("*.py"), *(project / "tasks").glob("*.py")]
-    for candidate in config.candidates:
-        package = candidate.estimator.partition(".")[0]
-        spec = importlib.util.find_spec(package) if "." in candidate.estimator else None
-        if spec and spec.origin and "site-packages" not in spec.origin:
-            origin = Path(spec.origin)
-            sources += origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
-    digest = hashlib.sha256()
-    for source in sorted(sources):
-        if "cli" not in source.parts:
-            digest.update(f"{source.name}\0".encode() + source.read_bytes())
-    for library in ("numpy", "pandas", "scikit-learn"):
-        digest.update(f"{library}=={metadata.version(library)}".encode())
-    return digest.hexdigest()
