@@ -245,7 +245,7 @@ def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
     return entries
 
 
-@functools.lru_cache(maxsize=16384, typed=True)
+@functools.lru_cache(maxsize=4096, typed=True)
 def _checked(*values: Any) -> Entry:
     """One row, by its fields as they are stored; ValueError where it has another digest than it says."""
     row = dict(zip(_FIELDS, values, strict=True))

@@ -375,8 +375,8 @@ def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> GateRefu
     return GateRefused(
         f"version {version} has not passed the gate (verdict: {evidence.get('verdict', 'none')})",
         where=model,
-        remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, and run it: towline run CONFIG; to have "
-        "the same judged again: towline run CONFIG --force",
+        remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, and run it: towline run CONFIG; "
+        "to have the same judged again: towline run CONFIG --force",
         details=tuple(
             f"{check['name']}: {check['detail']}" + (f" ({check['key']})" if check.get("key") else "")
             for check in failed

@@ -392,6 +392,26 @@ def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
     assert len(logged(tmp_path / "other")) == 20
 
 
+def test_a_backup_without_the_ledger_is_told(home: Shelf, command: Command, tmp_path: Path) -> None:
+    """Releases that no row names: the files are backed up, and the command does not end as if all was well."""
+    home.ledger_file.unlink()
+    archive = tmp_path / "a.tar.zst"
+    done = command("backup", archive)
+    assert done.code == 6
+    assert "the ledger was lost" in done.err
+    assert command("restore", archive, "--verify-only").code == 0
+
+
+def test_a_version_under_way_is_no_release_that_is_missing(home: Shelf, command: Command, tmp_path: Path) -> None:
+    """It has a number and no release yet: the backup has nothing to say of it, and it is restored."""
+    home.ledger.register(MODEL, "ann", "trained", {}, "key3")
+    done = command("backup", tmp_path / "a.tar.zst", "--json")
+    assert done.code == 0, done.err
+    assert not [note for note in done.json["notes"] if "version 3" in note]
+    assert command("restore", tmp_path / "a.tar.zst", "--into", tmp_path / "other").code == 0
+    assert Ledger(f"sqlite:///{tmp_path}/other/ledger.db").state(MODEL, 3) == "registered"
+
+
 def test_a_release_that_answers_otherwise_is_not_put_in_place(
     home: Shelf, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
