@@ -35,7 +35,7 @@ def missing(settings: Settings, model: str) -> tuple[str, ...]:
 
 
 def mend(settings: Settings, model: str) -> tuple[str, ...]:
-    """Puts back what MLflow does not show as the ledger has it; returns what that was.
+    """Puts back what MLflow does not show as the ledger has it; returns what that was and what came of it.
 
     Raises:
         ReleaseError: the ledger is not what was written.
@@ -51,7 +51,8 @@ def mend(settings: Settings, model: str) -> tuple[str, ...]:
             present = mirror.read(settings, model).versions
             versions = [one if one.run_key in present else _described(one) for one in shown]
             mirror.write(settings, model, _description(shown), [one for one in versions if one], aliases)
-    return lacking
+        left = missing(settings, model) if lacking else ()
+    return tuple(f"{one}: {'its release is damaged' if one in left else 'put back'}" for one in lacking)
 
 
 def note(error: Unavailable) -> str:

@@ -65,7 +65,9 @@ def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> Non
     from towline.mirroring import mend
 
     (mirrored.release(2) / "contract.json").write_text("{}")
-    mend(mirrored.settings, MODEL)
+    assert mend(mirrored.settings, MODEL)[:2] == (
+        "version 1, which serves, is missing: put back", "version 2 is missing: its release is damaged"
+    )  # fmt: skip
     assert missing(mirrored.settings, MODEL) == ("version 2 is missing",)
     assert mirror.read(mirrored.settings, MODEL).aliases == {"champion": "1"}
 

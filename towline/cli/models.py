@@ -96,17 +96,14 @@ def _versions(ledger: "Ledger", name: str) -> str:
 def mirror(settings: "Settings", model: str) -> None:
     """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
     from towline.errors import Unavailable
+    from towline.mirroring import mend, note
 
-    try:
-        from towline.mirroring import mend, note
-    except ImportError:
-        return
     try:
         mend(settings, model)
     except Unavailable as error:
         click.echo(f"note: {note(error)}", err=True)
     except ImportError as error:
-        click.echo(f"note: MLflow is not told: {error}", err=True)
+        click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
 
 
 @click.command()

@@ -101,7 +101,7 @@ def _gathered(
 
 
 def mirrored(settings: "Settings", model: str) -> str:
-    """What MLflow lacked of a model and is put back now, in words; empty if nothing, or without MLflow installed."""
+    """What MLflow lacked of a model, and that it was put back; empty if nothing, or without MLflow installed."""
     from importlib.util import find_spec
 
     from towline.errors import ReleaseError, Unavailable
@@ -111,12 +111,11 @@ def mirrored(settings: "Settings", model: str) -> str:
     from towline.mirroring import mend
 
     try:
-        lacking = mend(settings, model)
+        return "; ".join(mend(settings, model))
     except ReleaseError:  # told by the model's status
         return ""
     except Unavailable as error:
         return f"cannot be looked at: {error.what}"
-    return f"{'; '.join(lacking)}: put back" if lacking else ""
 
 
 def runs(settings: "Settings", model: str) -> tuple["Run", ...]:

@@ -288,6 +288,7 @@ class Supervisor:
                 if not lacking or before != lacking:
                     continue
                 self._tell(f"{name}: put back into MLflow: {'; '.join(lacking)}")
+                self._mirrored[name] = now + 9 * every  # what cannot be put back is not tried all the time
             with (self._settings.store / "logs" / "mirror.log").open("ab") as log:
                 self._mending[name] = subprocess.Popen(
                     [sys.executable, "-m", "towline.processes", str(os.getpid()), "towline.mirroring", name],
