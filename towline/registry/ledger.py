@@ -346,12 +346,12 @@ def _registered(model: str, rows: Sequence[Entry], version: int) -> Entry:
 
 
 def _own(model: str, rows: Sequence[Entry], version: int, run_key: str) -> None:
-    """Refuses a run that speaks of a version of another run."""
-    if _registered(model, rows, version).run_key != run_key:
+    """Refuses a run that speaks of a number that the ledger did not give it: the ledger may have been exchanged."""
+    if not any((row.event, row.version, row.run_key) == ("registered", version, run_key) for row in rows):
         raise GateRefused(
-            f"version {version} belongs to another run",
+            f"version {version} is not the number of this run",
             where=model,
-            remedy="run again: the run is given a number of its own",
+            remedy="give the command of the run again: it is given a number of its own",
         )
 
 
