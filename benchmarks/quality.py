@@ -89,7 +89,7 @@ def released(config: PipelineConfig, folder: Path) -> Path:
     measured = fit(work, config, chosen, choose_history(work, config, chosen))
     evaluation = evaluate(work, config, measured)
     fitted = refit(work, config, chosen, measured)
-    version = SimpleNamespace(name=config.name, version=1, run_id="-")
+    version = SimpleNamespace(name=config.name, version=1)
     validation = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
     packed = package(work, config, settings, version, fitted, evaluation, tried, validation, FACTS)
     return settings.store / packed.path

@@ -7,7 +7,7 @@ from prefect import flow
 
 from tasks.data import load, split, validate
 from tasks.ending import ends
-from tasks.registry import conclude, register
+from tasks.registry import conclude, mirror, register
 from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
 from towline.config import Given, Settings
@@ -41,7 +41,7 @@ def training_flow(
     with work.held():
         if done := finished(settings, config, work):
             return done
-        facts = provenance(settings, work, as_of=as_of, trigger=trigger)
+        facts = provenance(settings, work, config, as_of=as_of, trigger=trigger)
         validation = validate(work, config, settings)
         check(config, work.contract())
         parts = split(work, config)
@@ -60,8 +60,9 @@ def training_flow(
         if config.package.image and verdict.outcome == "pass":
             verdict = build_image(work, config, settings, version, packed, verdict, facts)
         entry = conclude(work, config, settings, version, packed, verdict, facts)
+        note = mirror(work, settings, version, packed, verdict)
         outcome = Outcome.of(
-            work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id
+            work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id, note
         )
         work.remove()
         return outcome

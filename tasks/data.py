@@ -9,6 +9,7 @@ from towline.data import sources, splits, validation
 from towline.data.contract import Contract
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataRefused
+from towline.loading import check_recorded
 from towline.markdown import escaped
 from towline.registry import tracking
 from towline.registry.ledger import Ledger
@@ -19,8 +20,10 @@ from towline.steps import step
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
+        ledger = Ledger(settings.ledger_url)
+        check_recorded(settings, ledger, config.name)
         dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
-        ended = Ledger(settings.ledger_url).ended(config.name) if force else ()
+        ended = ledger.ended(config.name) if force else ()
         work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
         told.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""

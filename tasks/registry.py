@@ -1,12 +1,13 @@
-"""Register a version; conclude with a promotion or a refusal."""
+"""Register a version; conclude with a promotion or a refusal; have MLflow show it."""
 
 from collections.abc import Mapping, Sequence
 
-from tasks import artifacts, patient, remembered
-from towline import outcome, sidecar, steps
+from tasks import artifacts, patient
+from towline import mirroring, outcome, sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
+from towline.errors import Unavailable
 from towline.markdown import escaped
 from towline.registry import tracking
 from towline.registry.ledger import Entry, Ledger
@@ -17,7 +18,7 @@ from towline.training.fitting import Scores
 from towline.training.gate import Verdict
 
 
-@remembered("register")
+@patient("register")
 def register(
     work: Workspace,
     config: PipelineConfig,
@@ -29,9 +30,15 @@ def register(
     validation: Validation,
     facts: Mapping[str, str],
 ) -> tracking.Version:
+    """Never remembered: ledger and MLflow are asked again; they know a run by its key.
+
+    What MLflow has lost is put back before, so that it counts on from there.
+    """
     with steps.step("register", work.path) as told:
+        number = outcome.register(settings, work, config.name, facts).version
+        sidecar.call(mirroring.mend, settings, config.name)
         version, told.elsewhere_cpu_s = sidecar.call(
-            tracking.register, settings, work, config, scores, chosen, fitted, evaluation, validation, facts
+            tracking.register, settings, work, config, number, scores, chosen, fitted, evaluation, validation, facts
         )
         told.note = f"{version.name} version {version.version}"
     return version
@@ -47,20 +54,11 @@ def conclude(
     verdict: Verdict,
     facts: Mapping[str, str],
 ) -> Entry:
-    """Promotes or refuses; done again after a kill, it finds its own ledger row and finishes what mirrors it."""
+    """Promotes or refuses; done again after a kill, it finds its own ledger row."""
     with steps.step("conclude", work.path) as told:
         ledger = Ledger(settings.ledger_url)
         entry = outcome.conclude(ledger, work, config.name, version.version, package, verdict, facts)
         told.note = f"{entry.event}: {entry.reason}"
-        _, told.elsewhere_cpu_s = sidecar.call(
-            tracking.close,
-            settings,
-            version,
-            settings.store / package.path,
-            verdict,
-            ledger.aliases(config.name),
-            steps.costs(work.path),
-        )
     lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
         "\n".join([f"## {entry.event}: {escaped(entry.reason)}", *lines]),
@@ -68,3 +66,27 @@ def conclude(
         description=told.note,
     )
     return entry
+
+
+@patient("mirror")
+def mirror(
+    work: Workspace,
+    settings: Settings,
+    version: tracking.Version,
+    package: Package,
+    verdict: Verdict,
+) -> str:
+    """Has MLflow show what was decided, and whatever else it lacks of the model; says so where it cannot."""
+    with steps.step("mirror", work.path) as told:
+        told.note = "MLflow shows it"
+        release, costs = settings.store / package.path, steps.costs(work.path)
+        note = ""
+        try:
+            sidecar.call(tracking.close, settings, version, release, verdict, costs)
+        except Unavailable as error:  # the run may be gone from MLflow: what follows puts it back
+            note = mirroring.note(error)
+        try:
+            sidecar.call(mirroring.mend, settings, version.name)
+        except Unavailable as error:
+            note = told.note = mirroring.note(error)
+    return note

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
 from tasks import artifacts, patient, remembered
-from towline import outcome, sidecar
+from towline import outcome
 from towline.config import PipelineConfig, Settings
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escaped
-from towline.registry import tracking
 from towline.registry.ledger import Ledger
 from towline.registry.tracking import Version
 from towline.release import judging, packaging, smoke
@@ -84,8 +83,6 @@ def build_image(
         verdict, built = outcome.contain(settings, work, config, version.version, packed, verdict, facts)
         told.note = verdict.checks[-1].detail
         if built:
-            tags = {"image": built.tag, "image_id": built.id}
-            _, told.elsewhere_cpu_s = sidecar.call(tracking.tag, settings, version.name, version.version, tags)
             card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
             artifacts.markdown(
                 f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{escaped(built.text())}\n",

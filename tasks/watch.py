@@ -8,14 +8,15 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from tasks import artifacts, patient
-from towline import sidecar
+from towline import mirroring, sidecar
 from towline.config import PipelineConfig, Settings
+from towline.errors import Unavailable
 from towline.markdown import escaped
 from towline.monitoring import alerts, report, rounds, running
 from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
-from towline.registry import tracking
+from towline.registry import mirror
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.manifest import verify
 from towline.steps import step
@@ -38,8 +39,11 @@ def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, fou
     with step("report drift") as told:
         path, told.elsewhere_cpu_s = sidecar.call(report.write, settings, config, serving, found, now)
         told.note = str(path)
-        run = verify(settings.store / serving.release).run_id
-        sidecar.call(tracking.attach, settings, run, path, "drift")
+        try:
+            sidecar.call(mirroring.mend, settings, config.name)
+            sidecar.call(mirror.attach, settings, config.name, serving.run_key, path, "drift")
+        except Unavailable as error:
+            told.note += f"; not in MLflow: {error.what}"
     artifacts.link(path.as_uri(), key=f"{config.name}-drift-report", description=told.note)
     return str(path)
 
@@ -78,7 +82,10 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
             verify(settings.store / ledger.rollback_target(config.name).release)
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
-        sidecar.call(tracking.align, settings, config.name, ledger.aliases(config.name))
+        try:
+            sidecar.call(mirroring.mend, settings, config.name)
+        except Unavailable as error:
+            told.note += f"; {mirroring.note(error)}"
     return told.note
 
 

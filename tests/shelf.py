@@ -60,10 +60,9 @@ def make_shelf(folder: Path) -> Shelf:
         run = make_run(folder / f"run{version}", frame, "linear", target="value", time="at")
         package = run.package(version)
         shutil.copytree(run.settings.store / package.path, shelf.settings.store / package.path)
-        facts = {"release": read(shelf.release(version)).digest}
-        given = (MODEL, version, "ann", "trained", facts, f"key{version}", package.path)
-        shelf.ledger.register(*given)
+        assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
+        evidence = PASS | {"release": read(shelf.release(version)).digest}
         champion = None if version == 1 else version - 1
-        shelf.ledger.promote(MODEL, version, champion, "ann", "better", PASS, f"key{version}", package.path)
+        shelf.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
     shelf.rollback()
     return shelf

@@ -3,10 +3,8 @@
 import json
 import platform
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -17,6 +15,8 @@ from towline.data.splits import Parts
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
+from towline.loading import highest
+from towline.provenance import code, commit
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.release.image import Image, make
 from towline.release.packaging import Package
@@ -27,7 +27,10 @@ from towline.training.interval import Interval
 
 
 class Outcome(Frozen):
-    """The end of a run, enough for a summary without opening a store."""
+    """The end of a run, enough for a summary without opening a store.
+
+    ``settings`` are the keys of the config that a refusal followed; ``note`` says what is still to be done.
+    """
 
     model: str
     version: int
@@ -47,6 +50,8 @@ class Outcome(Frozen):
     previous: int | None = None
     run_id: str = ""
     link: str = ""
+    settings: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(
@@ -61,6 +66,7 @@ class Outcome(Frozen):
         verdict: Verdict,
         link: str,
         run_id: str,
+        note: str,
     ) -> "Outcome":
         return cls(
             model=entry.model,
@@ -95,7 +101,19 @@ class Outcome(Frozen):
             previous=entry.previous,
             run_id=run_id,
             link=link,
+            settings=_settings(entry),
+            note=note,
         )
+
+
+def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str, str]) -> Entry:
+    """Has the ledger give a run its version number; the same run gets the same one.
+
+    Numbers of releases that are in the store are not given again, whatever the ledger has lost of them.
+    """
+    evidence = {"dataset": work.dataset.digest, **facts}
+    reason, least = f"trained, trigger {facts['trigger']}", highest(settings, model) + 1
+    return Ledger(settings.ledger_url).register(model, facts["actor"], reason, evidence, work.key, least)
 
 
 def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
@@ -113,7 +131,14 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
         run_key=work.key,
         release=entry.release,
         previous=entry.previous,
+        settings=_settings(entry),
     )
+
+
+def _settings(entry: Entry) -> tuple[str, ...]:
+    """Of the config: what the checks follow that a version did not pass."""
+    failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
+    return tuple(dict.fromkeys(check["key"] for check in failed if check.get("key")))
 
 
 def contain(
@@ -139,19 +164,17 @@ def contain(
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        ledger = Ledger(settings.ledger_url)
-        _register(ledger, work, config.name, version, package, facts)
-        contained(ledger, config.name, version, built, facts["actor"])
+        contained(Ledger(settings.ledger_url), config.name, version, built, facts["actor"], package.path)
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)
     return verdict, built
 
 
-def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str) -> Entry:
-    """Records an image of a version."""
+def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
+    """Records an image of a version's release."""
     evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
-    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence)
+    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)
 
 
 def conclude(
@@ -170,8 +193,11 @@ def conclude(
     """
     if entry := ledger.finished(model, work.key):
         return entry
-    evidence = {"verdict": verdict.outcome, "checks": [check.model_dump() for check in verdict.checks]}
-    _register(ledger, work, model, version, package, facts)
+    evidence = {
+        "release": package.digest,
+        "verdict": verdict.outcome,
+        "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
+    }
     names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
@@ -181,28 +207,28 @@ def conclude(
     return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
 
 
-def _register(
-    ledger: Ledger, work: Workspace, model: str, version: int, package: Package, facts: Mapping[str, str]
-) -> None:
-    evidence = {"dataset": work.dataset.digest, "release": package.digest, **facts}
-    reason = f"trained, trigger {facts['trigger']}"
-    ledger.register(model, version, facts["actor"], reason, evidence, work.key, package.path)
+def provenance(
+    settings: Settings, work: Workspace, config: PipelineConfig, *, as_of: datetime | None, trigger: str
+) -> dict[str, str]:
+    """Who ran what, from which commit and code, when; drawn once for a run, so that a resumed one tells the same.
 
-
-def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, trigger: str) -> dict[str, str]:
-    """Who ran what, from which commit, when; drawn once for a run, so that a resumed one tells the same."""
+    ``git_dirty`` is true where the commit does not hold all of the run's code and config; ``git_missing`` names what.
+    """
     kept = work.file("provenance.json")
     if kept.exists():
         return dict(json.loads(kept.read_bytes()))
-    commit, dirty = commit_of(settings.project)
+    head, missing = commit(config, settings.project)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "actor": actor(),
         "host": socket.gethostname(),
         "trigger": trigger,
         "as_of": as_of.isoformat() if as_of else "",
-        "git_commit": commit,
-        "git_dirty": dirty,
+        "git_commit": head,
+        "git_dirty": ("true" if missing else "false") if head else "",
+        "git_missing": _few(missing),
+        "code": code(config, settings.project),
+        "config": config.digest,
         "towline": towline.__version__,
         "python": platform.python_version(),
         "run_key": work.key,
@@ -211,19 +237,5 @@ def provenance(settings: Settings, work: Workspace, *, as_of: datetime | None, t
     return facts
 
 
-def commit_of(project: Path) -> tuple[str, str]:
-    """The project's git commit and whether its tree differs from it (``true``/``false``); empty outside git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(project), *words], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if not commit:
-        return "", ""
-    return commit, "true" if git("status", "--porcelain", "--untracked-files=no") else "false"
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -82,7 +82,7 @@ def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str])
     """No warning, log line or traceback of a library; one plain line a step where stderr is no terminal."""
     out, err = ran
     assert [re.fullmatch(r"✓ [a-z -]+ +\d+\.\d s(  .+)?", text) for text in err.splitlines()].count(None) == 0
-    assert len(err.splitlines()) == 15
+    assert len(err.splitlines()) == 16
     shapes = (
         r"",
         r"(data|checked|split|verdict|version|release|report) +\S.*",

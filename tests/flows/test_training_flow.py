@@ -66,14 +66,24 @@ def test_a_changed_table_makes_a_new_version_and_rollback_returns(towline: Comma
 
 
 def test_a_refused_model_does_not_serve(towline: Command, config: Path) -> None:
-    """A bound that is not met: exit code 4, a recorded refusal with its numbers, no champion, no way round."""
+    """A bound that is not met: exit code 4, a recorded refusal with its numbers, no champion, no way round.
+
+    What to do is said where somebody would ask: by the same run again, and by a promotion by hand.
+    """
     done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
     assert done.code == 4
     assert done.json["event"] == "refused"
     failed = [check for check in done.json["verdict"]["checks"] if check["outcome"] == "fail"]
     assert [check["bound"] for check in failed] == [0.5]
     assert towline("models", "--json").json[0]["state"] == "refused"
-    assert towline("promote", "bikes@1", "--reason", "please").code == 4
+    promoted = towline("promote", "bikes@1", "--reason", "please")
+    assert promoted.code == 4
+    again = towline("run", config, "--set", "gate.max.mae=0.5")
+    assert again.code == 4
+    assert "nothing to do" in again.out
+    for text in (promoted.err, again.out):
+        assert "gate.max.mae" in text
+        assert "towline run CONFIG --force" in text
     assert towline("show", "bikes").code == 2
 
 

@@ -23,7 +23,8 @@ from towline.data.splits import split
 from towline.data.validation import Rule, Validation
 from towline.data.workspace import Workspace
 from towline.errors import Unavailable
-from towline.registry import tracking
+from towline.registry import mirror, tracking
+from towline.registry.mirror import Shown
 from towline.training.evaluation import evaluate
 from towline.training.final import fit
 from towline.training.fitting import baseline, choose, cross_validate
@@ -119,14 +120,14 @@ def client(settings: Settings, empty: Path) -> Any:
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "") -> tracking.Version:
+def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.Version:
     work, *rest = trained
     if key:
         other = work.model_copy(update={"key": key})
         shutil.copytree(work.path, other.path, dirs_exist_ok=True)
         work = other
     config, scores, chosen, fitted, evaluation, validation = rest
-    return tracking.register(settings, work, config, scores, chosen, fitted, evaluation, validation, FACTS)
+    return tracking.register(settings, work, config, number, scores, chosen, fitted, evaluation, validation, FACTS)
 
 
 def released(folder: Path) -> Path:
@@ -158,7 +159,7 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     page = client.get_model_version("houses", "1")
     assert work.dataset.digest in page.description
     assert "| **mae** |" in page.description
-    assert page.tags[tracking.RUN_KEY] == work.key
+    assert page.tags[mirror.RUN_KEY] == work.key
 
 
 def test_every_run_has_the_same_names(settings: Settings, trained: Trained, client: Any) -> None:
@@ -166,8 +167,8 @@ def test_every_run_has_the_same_names(settings: Settings, trained: Trained, clie
     work, config, scores, chosen, *rest = trained
     other = next(one for one in scores if one.candidate not in (chosen.candidate, "baseline"))
     runs = [
-        client.get_run(registered(settings, (work, config, scores, one, *rest), key * 64).run_id)
-        for key, one in (("a", chosen), ("b", other))
+        client.get_run(registered(settings, (work, config, scores, one, *rest), key * 64, number).run_id)
+        for number, (key, one) in enumerate((("a", chosen), ("b", other)), 1)
     ]
     assert set(runs[0].data.params) == set(runs[1].data.params)
     assert set(runs[0].data.metrics) == set(runs[1].data.metrics)
@@ -177,7 +178,7 @@ def test_registering_twice_makes_one_version(settings: Settings, trained: Traine
     """The same run key finds its version; another key makes the next."""
     first = registered(settings, trained)
     assert registered(settings, trained) == first
-    assert registered(settings, trained, "z" * 64).version == 2
+    assert registered(settings, trained, "z" * 64, 2).version == 2
     assert len(client.search_model_versions("name = 'houses'")) == 2
 
 
@@ -235,28 +236,120 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     assert version.link == "#/models/houses/versions/1"
 
 
-def test_closing_adds_release_costs_verdict_and_aliases(
+def test_closing_adds_release_costs_and_verdict(
     settings: Settings, trained: Trained, client: Any, tmp_path: Path
 ) -> None:
     """What is known after the gate is added to the finished run; doing it again changes nothing."""
     version = registered(settings, trained)
     for _ in range(2):
-        tracking.close(settings, version, released(tmp_path), VERDICT, {"champion": 1, "previous": None}, COSTS)
+        tracking.close(settings, version, released(tmp_path), VERDICT, COSTS)
     run = client.get_run(version.run_id)
     assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
     assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
     assert {file.path for file in client.list_artifacts(version.run_id, "release")} == {
         "release/manifest.json", "release/plots",
     }  # fmt: skip
-    assert client.get_model_version("houses", "1").tags["verdict"] == "pass"
-    assert client.get_registered_model("houses").aliases == {"champion": 1}
-    tracking.align(settings, "houses", {"champion": None, "challenger": 1})
-    assert client.get_registered_model("houses").aliases == {"challenger": 1}
+
+
+def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> Shown:
+    files.write(folder / f"v{number}" / "manifest.json", "{}")
+    tags = {mirror.VERSION: str(number), "verdict": verdict}
+    return Shown(
+        version=number, run_key=key, tags=tags, folder=folder / f"v{number}", params={"a": "b"}, metrics={"mae": 2.0}
+    )
+
+
+def test_versions_have_the_ledgers_numbers(settings: Settings, trained: Trained, client: Any, tmp_path: Path) -> None:
+    """In an empty MLflow version 4 is version 4, with nothing before it; where MLflow has counted on, a tag tells."""
+    version = registered(settings, trained, number=4)
+    assert (version.version, version.link) == (4, "#/models/houses/versions/4")
+    assert [one.version for one in client.search_model_versions("name = 'houses'")] == [4]
+    client.create_model_version("houses", str(tmp_path))  # somebody's own
+    later = registered(settings, trained, "z" * 64, 5)
+    assert (later.version, later.link) == (5, "#/models/houses/versions/6")
+    assert client.get_model_version("houses", "6").tags[mirror.VERSION] == "5"
+
+
+def test_what_is_missing_is_put_back_and_found_by_its_run(
+    settings: Settings, trained: Trained, client: Any, tmp_path: Path
+) -> None:
+    """A version that was deleted comes back on its own run; one whose run is gone is made from its release."""
+    runs = [registered(settings, trained, key * 64, number).run_id for number, key in enumerate("ab", 1)]
+    client.delete_model_version("houses", "1")
+    versions = [shown(tmp_path, 1, "a" * 64), shown(tmp_path, 2, "b" * 64, "fail"), shown(tmp_path, 3, "c" * 64)]
+    for _ in range(2):
+        mirror.write(settings, "houses", None, versions, {"champion": 1, "previous": 3, "challenger": None})
+    present = mirror.read(settings, "houses")
+    assert {key[0]: one.tags[mirror.VERSION] for key, one in present.versions.items()} == {"a": "1", "b": "2", "c": "3"}
+    assert present.aliases == {
+        "champion": present.versions["a" * 64].number,
+        "previous": present.versions["c" * 64].number,
+    }
+    back, other, made = (client.get_model_version("houses", present.versions[key * 64].number) for key in "abc")
+    assert [back.run_id, other.run_id] == runs
+    assert back.source.startswith("models:/")
+    assert (other.version, other.tags["verdict"]) == (2, "fail")
+    run = client.get_run(made.run_id)
+    assert (run.data.params, run.data.metrics, run.info.status) == ({"a": "b"}, {"mae": 2.0}, "FINISHED")
+    assert [file.path for file in client.list_artifacts(made.run_id, "release")] == ["release/manifest.json"]
+    assert client.get_registered_model("houses").description == "Prices of houses."
+    mirror.write(settings, "houses", None, versions, {"champion": 3, "previous": None})
+    assert mirror.read(settings, "houses").aliases == {"champion": present.versions["c" * 64].number}
+
+
+def test_a_server_and_its_file_are_read_alike(
+    settings: Settings, trained: Trained, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a team's server says of versions, tags and aliases is what its database holds; a wrong answer is told."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from urllib.parse import parse_qs, urlsplit
+
+    from mlflow.utils.proto_json_utils import message_to_json
+
+    for number, key in enumerate("abc", 1):
+        registered(settings, trained, key * 64, number)
+    mirror.write(settings, "houses", None, [shown(tmp_path, 2, "b" * 64)], {"champion": 2})
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization", ""))
+            parts = urlsplit(self.path)
+            query = parse_qs(parts.query)
+            if parts.path == "/api/2.0/mlflow/registered-models/get":
+                found = client.get_registered_model(query["name"][0])
+                body = f'{{"registered_model": {message_to_json(found.to_proto())}}}'.encode()
+            else:
+                assert parts.path == "/api/2.0/mlflow/model-versions/search"
+                versions = client.search_model_versions(query["filter"][0])
+                listed = ", ".join(message_to_json(one.to_proto()) for one in versions)
+                body = f'{{"model_versions": [{listed}]}}'.encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    away = settings.model_copy(update={"tracking_uri": f"http://ann:s3cret@127.0.0.1:{server.server_port}"})
+    try:
+        assert mirror.read(away, "houses") == mirror.read(settings, "houses")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked[0].startswith("Basic ")
+    with pytest.raises(Unavailable) as caught:
+        mirror.read(away, "houses")
+    assert "s3cret" not in str(caught.value)
 
 
 SILENT = """
 import pickle, sys
-from towline.registry import tracking
+from towline.registry import mirror, tracking
+from towline.registry.mirror import Shown
 if __name__ == "__main__":
     arguments, extra = pickle.load(open(sys.argv[1], "rb"))
     version = tracking.register(*arguments)
@@ -275,8 +368,8 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
         mine = work.model_copy(update={"key": str(number) * 64})
         shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT, {"champion": None}, COSTS)
-        file.write_bytes(pickle.dumps(((settings, mine, *rest, FACTS), extra)))
+        extra = (released(tmp_path), VERDICT, COSTS)
+        file.write_bytes(pickle.dumps(((settings, mine, rest[0], number + 1, *rest[1:], FACTS), extra)))
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
         running.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))
@@ -304,7 +397,7 @@ def test_a_locked_store_is_unavailable(settings: Settings, trained: Trained, cli
         error = unavailable(lambda: registered(settings, trained, "y" * 64))
         holder.execute("ROLLBACK")
     assert "locked" in error.what
-    assert registered(settings, trained, "y" * 64).version == 2
+    assert registered(settings, trained, "y" * 64, 2).version == 2
 
 
 def test_a_store_that_cannot_be_used_is_unavailable(tmp_path: Path, trained: Trained) -> None:

@@ -179,6 +179,7 @@ def unpack(path: Path, place: Callable[[str], Path] | None = None) -> Manifest:
     with _legible(reading), _opened(path) as tar:
         for info in tar:
             reading.member(tar, info)
+        _ended(path, tar)
     if reading.manifest is None:
         last = reading.last or path.name
         raise _refused(path, last, "is the last one: the manifest is missing, the archive is cut short")
@@ -253,6 +254,14 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK) as tar,
         ):
             yield tar
+
+
+def _ended(path: Path, tar: tarfile.TarFile) -> None:
+    """Reads the file to its end: a tar ends at its first empty block, whatever was appended to it."""
+    stream = tar.fileobj
+    while stream is not None and (block := stream.read(_BLOCK)):
+        if block.strip(b"\0"):
+            raise _refused(path, path.name, "has content after its last member: something was appended")
 
 
 def _check(path: Path, info: tarfile.TarInfo) -> None:

@@ -1,8 +1,8 @@
 """Taking a backup: the databases first, then what they speak of.
 
-A row of the ledger is written after its release, and that after its version in MLflow; so the ledger is copied first,
-MLflow's database next, files last. What came meanwhile is more than the ledger names, never less. Each is read once,
-in blocks.
+A row of the ledger that names a release is written after it, and that after its version in MLflow; so the ledger is
+copied first, MLflow's database next, files last. What came meanwhile is more than the ledger names, never less. Each is
+read once, in blocks.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from towline.backup.databases import LEDGER, TRACKING, Database, copy, is_sqlite
 from towline.config import Frozen, Settings
 from towline.config.passwords import masked
 from towline.errors import ConfigError, ReleaseError, Unavailable
+from towline.loading import check_recorded
 from towline.registry.ledger import Entry, Ledger, champion_of
 from towline.release.manifest import MANIFEST, REMEDY, read
 from towline.steps import step
@@ -62,8 +63,8 @@ def backup(
 
     Raises:
         ConfigError: the file would lie in what it is a backup of, or has another ending.
-        ReleaseError: the ledger is not what was written, or a release that serves is not in the backup as its
-            manifest says; in the second case the backup is written all the same.
+        ReleaseError: the ledger is not what was written; or it was lost, or a release that serves is not in the backup
+            as its manifest says: in these cases the backup is written all the same.
         Unavailable: the disk is full; a database is away; a file cannot be read.
     """
     target = target.absolute()
@@ -110,6 +111,7 @@ def backup(
             where=str(settings.store),
             remedy=f"{REMEDY}; `towline show NAME` says what is wrong. All else is in {target.name}",
         )
+    check_recorded(settings, Ledger(settings.ledger_url))
     return Taken(
         file=str(target),
         bytes=target.stat().st_size,
@@ -204,7 +206,7 @@ def _notes(
     ledger = Ledger(settings.ledger_url)
     for model in ledger.models():
         for row in ledger.versions(model):
-            if f"{STORE}/{row.release}/{MANIFEST}" not in writer.members:
+            if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in writer.members:
                 yield f"the release of version {row.version} of {model} is not there: {row.release}"
     if TRACKING not in databases:
         where = masked(settings.tracking_uri) or "no address"

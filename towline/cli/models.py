@@ -22,12 +22,15 @@ def stores() -> "tuple[Settings, Ledger]":
     return settings, Ledger(settings.ledger_url)
 
 
-def _known(ledger: "Ledger", name: str) -> str:
+def _known(settings: "Settings", ledger: "Ledger", name: str) -> str:
     from difflib import get_close_matches
+
+    from towline.loading import check_recorded
 
     known = ledger.models()
     if name in known:
         return name
+    check_recorded(settings, ledger, name)
     near = get_close_matches(name, known, 1)
     remedy = f"did you mean {near[0]}?" if near else _those(known)
     raise ConfigError(f"no model called {name!r}", where="command line", remedy=remedy)
@@ -38,11 +41,15 @@ def only() -> str:
 
     Raises:
         ConfigError: there is none, or more than one.
+        ReleaseError: the ledger was lost.
     """
-    return _only(stores()[1])
+    return _only(*stores())
 
 
-def _only(ledger: "Ledger") -> str:
+def _only(settings: "Settings", ledger: "Ledger") -> str:
+    from towline.loading import check_recorded
+
+    check_recorded(settings, ledger)
     known = ledger.models()
     if len(known) != 1:
         raise ConfigError("which model?", where="command line", remedy=_those(known))
@@ -53,23 +60,50 @@ def _those(known: "Sequence[str]") -> str:
     return f"name one of: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
 
 
-def which(ledger: "Ledger", wanted: str) -> "Entry":
+def which(settings: "Settings", ledger: "Ledger", wanted: str) -> "Entry":
     """``NAME@3``, or ``3`` where there is one model, or ``NAME`` for its champion."""
     name, at, number = wanted.partition("@")
     if not at and wanted.isdigit():
-        name, number = _only(ledger), wanted
-    name = _known(ledger, name)
+        name, number = _only(settings, ledger), wanted
+    name = _known(settings, ledger, name)
     if at and not number.isdigit():
         raise ConfigError(f"not a version: {number!r}", where="command line", remedy=f"write {name}@3")
     entry = ledger.entry(name, int(number)) if number else ledger.champion(name)
     if entry is None:
-        there = ", ".join(str(version.version) for version in ledger.versions(name))
         raise ConfigError(
             f"{name} has no version {number}" if number else f"{name} has no champion yet",
             where="command line",
-            remedy=f"its versions: {there}",
+            remedy=f"its versions: {_versions(ledger, name)}",
         )
     return entry
+
+
+def released(entry: "Entry") -> "Entry":
+    """The same row; ConfigError where its version has no release."""
+    if not entry.release:
+        raise ConfigError(
+            f"{entry.model}@{entry.version} has no release yet: its run has not ended",
+            where="command line",
+            remedy="wait for the run to end, or give its command again: it goes on where it stopped",
+        )
+    return entry
+
+
+def _versions(ledger: "Ledger", name: str) -> str:
+    return ", ".join(f"{name}@{row.version} ({ledger.state(name, row.version)})" for row in ledger.versions(name))
+
+
+def mirror(settings: "Settings", model: str) -> None:
+    """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
+    from towline.errors import Unavailable
+    from towline.mirroring import mend, note
+
+    try:
+        mend(settings, model)
+    except Unavailable as error:
+        click.echo(f"note: {note(error)}", err=True)
+    except ImportError as error:
+        click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
 
 
 @click.command()
@@ -83,9 +117,13 @@ def models(name: str | None, as_json: bool) -> None:
       towline models
       towline models bike-demand
     """
+    from towline.loading import check_recorded
+
     settings, ledger = stores()
+    if not name:
+        check_recorded(settings, ledger)
     rows = []
-    for model in [_known(ledger, name)] if name else ledger.models():
+    for model in [_known(settings, ledger, name)] if name else ledger.models():
         champion, versions = ledger.champion(model), ledger.versions(model)
         if not name:  # one row a model: its champion, else its newest
             versions = [entry for entry in versions if champion and entry.version == champion.version] or versions[-1:]
@@ -116,6 +154,8 @@ def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entr
         "since": (champion if serves and champion else entry).time[:16].replace("T", " "),
         "release": entry.release,
     }
+    if not entry.release:
+        return row | {"holdout": "no release yet", "rows": None, "estimator": None}
     try:
         manifest = read(settings.store / entry.release)
     except ReleaseError:
@@ -138,7 +178,7 @@ def show(version: str, as_json: bool) -> None:
     from towline.release.manifest import verify
 
     settings, ledger = stores()
-    entry = which(ledger, version)
+    entry = released(which(settings, ledger, version))
     directory = settings.store / entry.release
     manifest = verify(directory)
     past = [row for row in ledger.history(entry.model) if row.version == entry.version]
@@ -159,17 +199,19 @@ def show(version: str, as_json: bool) -> None:
 def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:
     """Who served, when and why.
 
-    The ledger, newest first, after its hash chain is checked: versions registered, promoted, refused and rolled back,
-    and what the watch decided.
+    The ledger, newest first: versions registered, promoted, refused and rolled back, and what the watch decided.
 
     \b
     Examples:
       towline history
       towline history bike-demand --limit 5
     """
-    _, ledger = stores()
-    ledger.verify()
-    rows = ledger.history(_known(ledger, name) if name else None)
+    from towline.loading import check_recorded
+
+    settings, ledger = stores()
+    if not name:
+        check_recorded(settings, ledger)
+    rows = ledger.history(_known(settings, ledger, name) if name else None)
     rows = [row for row in rows if everything or row.evidence.get("action") != "nothing"][:limit]
 
     def text() -> str:
@@ -186,7 +228,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", metavar="NAME@VERSION")
 @click.option("--reason", required=True, help="Why; kept in the ledger.")
 @json_option
 def promote(version: str, reason: str, as_json: bool) -> None:
@@ -197,14 +239,44 @@ def promote(version: str, reason: str, as_json: bool) -> None:
       towline promote bike-demand@3 --reason "holds better at weekends"
     """
     from towline.registry.ledger import actor
-    from towline.release.manifest import verify
 
     settings, ledger = stores()
-    wanted = which(ledger, version)
-    verify(settings.store / wanted.release)
+    wanted = which(settings, ledger, _numbered(settings, ledger, version))
     champion = ledger.champion(wanted.model)
+    if champion is None or champion.version != wanted.version:
+        _judged_release(settings, wanted)
     entry = ledger.promote_again(wanted.model, wanted.version, champion.version if champion else None, actor(), reason)
-    _told(settings, ledger, entry, as_json)
+    _told(settings, entry, as_json, changed=champion is None or entry.seq != champion.seq)
+
+
+def _numbered(settings: "Settings", ledger: "Ledger", version: str) -> str:
+    """NAME@3 as it was given; ConfigError where it names no version."""
+    name, at, number = version.partition("@")
+    if at and number:
+        return version
+    name = _only(settings, ledger) if name.isdigit() else _known(settings, ledger, name)
+    raise ConfigError(
+        f"not a version: {version!r}",
+        where="command line",
+        remedy=f"write NAME@VERSION; the versions of {name}: {_versions(ledger, name)}",
+    )
+
+
+def _judged_release(settings: "Settings", entry: "Entry") -> None:
+    """Checks that the release a row names is whole, and the very one that was judged."""
+    from towline.errors import ReleaseError
+    from towline.release.manifest import REMEDY, verify
+
+    if not entry.release:  # the ledger refuses what was never judged
+        return
+    manifest = verify(settings.store / entry.release)
+    recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
+    if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
+        raise ReleaseError(
+            "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
+            where=str(settings.store / entry.release),
+            remedy=REMEDY,
+        )
 
 
 @click.command()
@@ -220,23 +292,18 @@ def rollback(name: str | None, reason: str, as_json: bool) -> None:
       towline rollback bike-demand --reason "errors on the new weather codes"
     """
     from towline.registry.ledger import actor
-    from towline.release.manifest import verify
 
     settings, ledger = stores()
-    model = _known(ledger, name) if name else _only(ledger)
-    verify(settings.store / ledger.rollback_target(model).release)
-    _told(settings, ledger, ledger.rollback(model, actor(), reason), as_json)
+    model = _known(settings, ledger, name) if name else _only(settings, ledger)
+    _judged_release(settings, ledger.rollback_target(model))
+    _told(settings, ledger.rollback(model, actor(), reason), as_json)
 
 
-def _told(settings: "Settings", ledger: "Ledger", entry: "Entry", as_json: bool) -> None:
-    """Tells the change, then mirrors it to MLflow's aliases; what serves does not wait for MLflow."""
+def _told(settings: "Settings", entry: "Entry", as_json: bool, *, changed: bool = True) -> None:
+    """Tells what serves, then has MLflow show it."""
     instead = f" instead of {entry.previous}" if entry.previous else ""
-    emit(entry.model_dump(), as_json, lambda: f"{entry.model}: version {entry.version} serves now{instead}")
-    from towline.errors import Unavailable
-
-    try:
-        from towline.registry.tracking import align
-
-        align(settings, entry.model, ledger.aliases(entry.model))
-    except (Unavailable, ImportError) as error:
-        click.echo(f"note: MLflow's aliases still say otherwise ({error}); the next run mirrors them", err=True)
+    text = f"{entry.model}: version {entry.version} serves now{instead}"
+    if not changed:
+        text = f"{entry.model}: version {entry.version} serves already, since {entry.time[:16].replace('T', ' ')} UTC"
+    emit(entry.model_dump() | {"changed": changed}, as_json, lambda: text)
+    mirror(settings, entry.model)

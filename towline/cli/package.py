@@ -33,7 +33,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     from towline.release.manifest import verify
 
     settings, ledger = models.stores()
-    entry = models.which(ledger, version)
+    entry = models.released(models.which(settings, ledger, version))
     directory = settings.store / entry.release
     manifest = verify(directory)
     size = sum(one.size for one in manifest.files.values())
@@ -56,8 +56,8 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
     from towline import outcome
+    from towline.cli import models
     from towline.config import read_config
-    from towline.errors import Unavailable
     from towline.registry.ledger import actor
     from towline.release.image import make
     from towline.steps import step
@@ -67,11 +67,6 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
     with step("image") as told:
         built = make(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
-    outcome.contained(ledger, entry.model, entry.version, built, actor())
-    try:
-        from towline.registry.tracking import tag
-
-        tag(settings, entry.model, entry.version, {"image": built.tag, "image_id": built.id})
-    except (Unavailable, ImportError) as error:
-        click.echo(f"note: MLflow does not know of the image: {error}", err=True)
+    outcome.contained(ledger, entry.model, entry.version, built, actor(), entry.release)
+    models.mirror(settings, entry.model)
     return built

@@ -121,7 +121,8 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
         done = f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n"
         see = ("see the run", page) if page else ("see it", f"towline show {name}")
-        return done + _next([see, ("run all the same", "add --force")])
+        again = _again(outcome) if outcome.event == "refused" else [("run all the same", "towline run CONFIG --force")]
+        return done + _next([see, *again])
     data, split = outcome.dataset, outcome.split
     span = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
@@ -170,6 +171,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         "",
         _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
         head("version") + f"{name}{instead}",
+        *([_hanging(head("note"), outcome.note)] if outcome.note else []),
     ]
     if page:
         return "\n".join([*lines, head("run") + page])
@@ -182,9 +184,21 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         steps.append(("predict in Python", f'from towline import load; load("{outcome.model}").predict(rows)'))
         steps.append(("predict over HTTP", f"towline serve {outcome.model}"))
         steps.append(("score a file", f"towline score IN OUT --model {outcome.model}"))
+    else:
+        steps += _again(outcome)
     if outcome.event == "promoted" and outcome.previous:
         steps.append(("go back", f"towline rollback {outcome.model}"))
     return "\n".join(lines) + "\n" + _next(steps)
+
+
+def _again(outcome: "Outcome") -> list[tuple[str, str]]:
+    """What can be done about a refusal."""
+    change = (
+        [("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")]
+        if outcome.settings
+        else []
+    )
+    return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
 def rules(validation: "Validation", page: Path) -> str:
@@ -204,8 +218,8 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
         head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
         head("model") + f"{manifest.estimator} ({parameters})",
         head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
-        head("commit") + (manifest.commit or "none: not in git"),
-        head("run") + f"{manifest.run_id} (MLflow), key {manifest.run_key[:16]}",
+        head("commit") + _commit(manifest, past),
+        head("run") + f"{manifest.run_key[:16]}, the tag towline.run_key in MLflow",
         "",
         table(
             ["holdout", "value", "95 % interval"],
@@ -221,6 +235,12 @@ def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path)
         head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
     ]
     return "\n".join(lines)
+
+
+def _commit(manifest: "Manifest", past: "Sequence[Entry]") -> str:
+    """The commit, and what it does not hold of the code and the config that made the version."""
+    missing = next((row.evidence["git_missing"] for row in past if row.evidence.get("git_missing")), "")
+    return (manifest.commit or "none: not in git") + (f", without {missing}" if missing else "")
 
 
 def moment(row: "Entry") -> tuple[str, str]:

@@ -35,7 +35,7 @@ def status(name: str | None, page: Path | None, as_json: bool) -> None:
     """Shows how a model does: what serves, what is asked, quality, drift, promises, decisions and alarms.
 
     All models, if there are several and none is named. With a CONFIG its promises are taken from there, else from the
-    release that serves.
+    release that serves. What MLflow lacks of a model (a version that was deleted there, an alias) is put back.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def status(name: str | None, page: Path | None, as_json: bool) -> None:
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    found = gather(settings, name)
+    found = [one.model_copy(update={"mirror": mirrored(settings, one.model)}) for one in gather(settings, name)]
     if page is not None:
         from towline import files
         from towline.monitoring.page import index, render
@@ -68,22 +68,54 @@ def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
 
     Raises:
         ConfigError: there is no such model.
+        ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
         Unavailable: the ledger cannot be read.
     """
-    from towline.monitoring import status as gathered
+    from towline.loading import check_recorded
     from towline.registry.ledger import Ledger
 
-    config = _config(name)
-    known = Ledger(settings.ledger_url).models()
-    wanted = config.name if config else name
+    config, ledger = _config(name), Ledger(settings.ledger_url)
+    known, wanted = ledger.models(), config.name if config else name
+    check_recorded(settings, ledger, wanted)
     if wanted is not None and wanted not in known:
         remedy = f"name one of: {', '.join(known)}" if known else "towline run CONFIG makes one"
         raise ConfigError(f"no model called {wanted!r}", where="command line", remedy=remedy)
     now = dt.datetime.now(dt.UTC)
-    return [
-        gathered.gather(settings, model, now, config, runs(settings, model))
-        for model in ([wanted] if wanted is not None else known)
-    ]
+    names = [wanted] if wanted is not None else known
+    return [_gathered(settings, model, now, config, alone=len(names) == 1) for model in names]
+
+
+def _gathered(
+    settings: "Settings", model: str, now: dt.datetime, config: "PipelineConfig | None", *, alone: bool
+) -> "Status":
+    """The status of a model; of one among several whose rows are not what was written, that alone."""
+    from towline.errors import ReleaseError
+    from towline.monitoring.status import Alarm, Status, gather
+
+    try:
+        return gather(settings, model, now, config, runs(settings, model))
+    except ReleaseError as error:
+        if alone:
+            raise
+        return Status(model=model, at=now, alarms=(Alarm(what=error.what, reason=error.remedy),))
+
+
+def mirrored(settings: "Settings", model: str) -> str:
+    """What MLflow lacked of a model, and that it was put back; empty if nothing, or without MLflow installed."""
+    from importlib.util import find_spec
+
+    from towline.errors import ReleaseError, Unavailable
+
+    if find_spec("mlflow") is None:
+        return ""
+    from towline.mirroring import mend
+
+    try:
+        return "; ".join(mend(settings, model))
+    except ReleaseError:  # told by the model's status
+        return ""
+    except Unavailable as error:
+        return f"cannot be looked at: {error.what}"
 
 
 def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
@@ -160,7 +192,8 @@ def _all(found: Sequence["Status"]) -> str:
         for one in found
     ]
     names = ["model", "state", "version", "since", "30 days", "drift", "quality", "open alarms"]
-    return table(names, rows) + "\n\none model  towline status NAME"
+    notes = [f"\nmlflow     {one.model}: {one.mirror}" for one in found if one.mirror]
+    return table(names, rows) + "".join(["\n", *notes]) + "\none model  towline status NAME"
 
 
 def _screen(one: "Status") -> str:
@@ -182,6 +215,7 @@ def _serving(one: "Status") -> str:
         head("alarm") + _coloured("bad" if alarm.bad else "warn", alarm.what) + f": {alarm.reason}"
         for alarm in one.alarms
     ]
+    lines += [head("mlflow") + one.mirror] if one.mirror else []
     today = sum(day.rows for day in one.traffic.days if day.day == one.at.date())
     waiting = f", {one.traffic.waiting / 1e6:.1f} MB not in tables yet" if one.traffic.waiting else ""
     lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today{waiting}")

@@ -26,6 +26,7 @@ _LOOK = 0.5  # seconds between two looks at everything
 _WELL = 60.0  # seconds after which a process has started well
 _LONGEST = 60.0  # seconds until one that ended is started again, at most
 _TRIES = 3  # for a server to start
+_MIRROR = 30.0  # seconds between two looks at MLflow
 _DRAIN = 40.0  # seconds that processes get to end
 
 
@@ -122,6 +123,9 @@ class Supervisor:
         self._configs = {config.name: config for config in configs}
         self._looked: dict[str, float] = {}
         self._said: dict[str, str] = {}
+        self._mirrored: dict[str, float] = {}
+        self._lacking: dict[str, tuple[str, ...]] = {}
+        self._mending: dict[str, subprocess.Popen[bytes]] = {}
         self._foreign = os.environ.get("PREFECT_API_URL", "")
         self._patience = 0.0
         logs = settings.store / "logs"
@@ -165,6 +169,7 @@ class Supervisor:
                 self._serve_pages()
                 self._look()
                 self._pulse()
+                self._mirror()
                 self._read_again()
         except _Told:
             self._tell("ending …")
@@ -259,6 +264,40 @@ class Supervisor:
             if said != self._said.get(name, ""):
                 self._tell(f"{name}: {said or 'what is promised is kept'}")
             self._said[name] = said
+
+    def _mirror(self) -> None:
+        """Looks now and then whether MLflow shows what the ledger says; what it lacks, another process puts back.
+
+        It must be lacking in two looks: a run that ends just now tells MLflow itself.
+        """
+        from towline.mirroring import missing
+        from towline.registry.mirror import quick
+
+        every = _MIRROR if quick(self._settings) else 10 * _MIRROR
+        for name in self._configs:
+            now = time.monotonic()
+            mending = self._mending.get(name)
+            if now < self._mirrored.get(name, 0.0) + every or (mending and mending.poll() is None):
+                continue
+            self._mirrored[name] = now
+            if quick(self._settings):
+                lacking: tuple[str, ...] = ()
+                with contextlib.suppress(TowlineError):  # away, or not to be believed: others tell
+                    lacking = missing(self._settings, name)
+                before, self._lacking[name] = self._lacking.get(name), lacking
+                if not lacking or before != lacking:
+                    continue
+                self._tell(f"{name}: put back into MLflow: {'; '.join(lacking)}")
+                self._mirrored[name] = now + 9 * every  # what cannot be put back is not tried all the time
+            with (self._settings.store / "logs" / "mirror.log").open("ab") as log:
+                self._mending[name] = subprocess.Popen(
+                    [sys.executable, "-m", "towline.processes", str(os.getpid()), "towline.mirroring", name],
+                    env=self._environment(),
+                    cwd=self._settings.project,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(self._settings.project), os.environ.get("PYTHONPATH", ""))))

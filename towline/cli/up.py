@@ -1,5 +1,6 @@
 """towline up: the whole watch on one machine, until it is told to end."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
-from towline.errors import ConfigError
+from towline.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
@@ -65,10 +66,15 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     from towline import files
     from towline.cli.supervision import Supervisor
     from towline.config import Settings
+    from towline.loading import check_recorded
     from towline.monitoring import running
+    from towline.registry.ledger import Ledger
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
+    with contextlib.suppress(Unavailable):  # a ledger that is away comes back
+        for pipeline in pipelines:
+            check_recorded(settings, Ledger(settings.ledger_url), pipeline.name)
     if systemd:
         click.echo(_unit(settings, pipelines), nl=False)
         return

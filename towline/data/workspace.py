@@ -10,18 +10,18 @@ import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from towline import files, origins
+from towline import files
 from towline.config import Frozen, PipelineConfig
 from towline.data.contract import Contract
 from towline.data.sources import Dataset, read
 from towline.errors import Unavailable
+from towline.provenance import code
 
 ABANDONED = timedelta(days=30)
 SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is not to outlive it
@@ -151,7 +151,7 @@ def open_workspace(
     Raises:
         Unavailable: the store cannot be written.
     """
-    parts = (config.digest, dataset.digest, _code(config, project), as_of.isoformat() if as_of else "")
+    parts = (config.digest, dataset.digest, code(config, project), as_of.isoformat() if as_of else "")
     for again in itertools.count():
         key = hashlib.sha256("\n".join((*parts, str(again or ""))).encode()).hexdigest()
         work = Workspace(store=store, key=key, token="", dataset=dataset)
@@ -165,21 +165,3 @@ def open_workspace(
         (store / dataset.path).replace(own)
         dataset = dataset.model_copy(update={"path": own.relative_to(store).as_posix()})
     return work.model_copy(update={"token": token.read_text(), "dataset": dataset})
-
-
-def _code(config: PipelineConfig, project: Path) -> str:
-    """Digest of the code that makes the model: towline, the flows, the candidates' own modules, the libraries."""
-    ours = Path(__file__).parents[1]
-    sources = [*ours.rglob("*.py"), *(project / "flows").glob("*.py"), *(project / "tasks").glob("*.py")]
-    packages = {one.estimator.partition(".")[0] for one in config.candidates if "." in one.estimator}
-    for package in packages:
-        if origins.origin(package) == "project":
-            sources += origins.sources(package)
-    digest = hashlib.sha256()
-    for source in sorted(sources):
-        if "cli" not in source.parts:
-            digest.update(f"{source.name}\0".encode() + source.read_bytes())
-    libraries = {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
-    for name, version in sorted((libraries | origins.versions(packages)).items()):
-        digest.update(f"{name}=={version}".encode())
-    return digest.hexdigest()

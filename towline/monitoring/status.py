@@ -107,6 +107,7 @@ class Status(Frozen):
         drift, quality: windows, oldest first, of all versions.
         steps: newest first; decisions that came to nothing are only counted, in ``calm``.
         alarms: worst first.
+        mirror: what MLflow lacked of it, and what came of that; empty if nothing.
     """
 
     model: str
@@ -120,6 +121,7 @@ class Status(Frozen):
     calm: int = 0
     runs: tuple[Run, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    mirror: str = ""
 
     @property
     def health(self) -> Health:
@@ -148,6 +150,7 @@ def gather(
         runs: of its flows, where somebody knows.
 
     Raises:
+        ReleaseError: the ledger's rows are not what was written.
         Unavailable: the ledger cannot be read.
     """
     ledger, journal = Ledger(settings.ledger_url), Journal.of(settings, model)

@@ -23,13 +23,14 @@ _LOG = logging.getLogger("towline.watch")
 class Watch:
     """The text for Prometheus, read at most every ten seconds however many ask.
 
-    What the ledger said is remembered while it is away, so that alarms neither end nor begin with it.
+    What the ledger said is remembered while it is away, so that alarms neither end nor begin with it. A model whose
+    rows are not what was written is told as one that cannot be read.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._rows: dict[str, list[Entry]] = {}
+        self._rows: dict[str, list[Entry] | None] = {}
         self._told: tuple[dt.datetime, str] | None = None
 
     def text(self, now: dt.datetime) -> str:
@@ -43,18 +44,30 @@ class Watch:
     def _read(self) -> bool:
         ledger = Ledger(self._settings.ledger_url)
         try:
-            self._rows = {model: ledger.history(model)[::-1] for model in ledger.models()}
+            self._rows = {model: _rows(ledger, model) for model in ledger.models()}
         except TowlineError as error:
             _LOG.warning("the ledger cannot be read: %s (%s)", error.what, error.where)
             return False
         return True
 
     def _watched(self, model: str, now: dt.datetime) -> Watched:
+        rows = self._rows[model]
+        if rows is None:
+            return Watched(model=model, readable=False)
         try:
-            return watched(self._settings, model, self._rows[model], now)
+            return watched(self._settings, model, rows, now)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model's files, the others are told
             _LOG.warning("what the watch keeps of %s cannot be read: %s: %s", model, type(error).__name__, error)
             return Watched(model=model, readable=False)
+
+
+def _rows(ledger: Ledger, model: str) -> list[Entry] | None:
+    """A model's rows, oldest first; None where they are not what was written."""
+    try:
+        return ledger.history(model)[::-1]
+    except ReleaseError as error:
+        _LOG.error("the ledger of %s is not believed: %s", model, error.what)
+        return None
 
 
 def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datetime) -> Watched:

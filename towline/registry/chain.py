@@ -1,7 +1,8 @@
 """One append-only table of hash-chained rows, on SQLite or PostgreSQL.
 
 A model's rows are numbered from 1 and (model, seq) is unique: of two writers that read the same state, only one can
-add the next row, on any database. Each row holds the digest of the row before it.
+add the next row, on any database. Each row holds the digest of the row before it. Every read checks the rows that it
+returns; a row that was checked before is compared with what it was then, which costs less than its digest.
 """
 
 import datetime as dt
@@ -32,6 +33,7 @@ _ATTEMPTS = 100
 class Entry(Frozen):
     """One row. ``version`` is what the event is about; after ``rolled_back`` it is the version that serves again,
     in ``decided`` the one that served when the watch decided. ``packaged`` names a container image of the version.
+    ``release`` is empty in ``registered``: a version gets its number before it has a release.
     """
 
     seq: int
@@ -52,6 +54,9 @@ class Entry(Frozen):
         """What ``hash`` must be: sha256 over the canonical JSON of every other field."""
         content = self.model_dump(exclude={"hash"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_FIELDS = tuple(Entry.model_fields)
 
 
 class Draft(Frozen):
@@ -78,12 +83,28 @@ class Chain:
         self._url = url
 
     def read(self, model: str | None = None) -> list[Entry]:
-        """Rows of one model, or of all by name, oldest first."""
+        """Rows of one model, or of all by name, oldest first.
+
+        Raises:
+            ReleaseError: they are not what was written.
+        """
         with self._database() as (engine, file):
             if file and not file.exists():
                 return []
             with engine.connect() as connection:
                 return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
+
+    def models(self) -> list[str]:
+        """Names of the models that have rows; the rows themselves are not read."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return []
+            with engine.connect() as connection:
+                if not engine.dialect.has_table(connection, "ledger"):
+                    return []
+                return sorted(
+                    connection.execute(_table().select().with_only_columns(_table().c.model).distinct()).scalars()
+                )
 
     def head(self, model: str) -> str:
         """The digest of a model's last row, empty where it has none: it changes with every row added."""
@@ -115,7 +136,6 @@ class Chain:
                 try:
                     with engine.begin() as connection:
                         rows = _select(connection, model)
-                        check(rows)
                         decided = decide(rows)
                         if isinstance(decided, Entry):
                             return decided
@@ -203,14 +223,35 @@ def _select(connection: "Connection", model: str | None) -> list[Entry]:
 
 
 def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Rows as the database holds them, with ``evidence`` still text; ReleaseError names one that cannot be read."""
-    entries = []
+    """Rows as the database holds them, ordered by model and seq, with ``evidence`` still text: read and checked.
+
+    Raises:
+        ReleaseError: names the first row that is not what was written.
+    """
+    entries: list[Entry] = []
+    before: Entry | None = None
     for row in stored:
         try:
-            entries.append(Entry.model_validate({**row, "evidence": json.loads(row["evidence"])}))
-        except ValueError:  # pydantic's and json's alike
+            entry = _checked(*(row[name] for name in _FIELDS))
+        except ValueError:  # pydantic's, json's and our own
             raise _broken(row["model"], row["seq"]) from None
+        follows = before is not None and before.model == entry.model
+        expected = (before.seq + 1, before.hash) if before is not None and follows else (1, "")
+        if (entry.seq, entry.prev_hash) != expected:
+            raise _broken(entry.model, entry.seq)
+        entries.append(entry)
+        before = entry
     return entries
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _checked(*values: Any) -> Entry:
+    """One row, by its fields as they are stored; ValueError where it has another digest than it says."""
+    row = dict(zip(_FIELDS, values, strict=True))
+    entry = Entry.model_validate({**row, "evidence": json.loads(row["evidence"])})
+    if entry.digest() != entry.hash:
+        raise ValueError("another digest")
+    return entry
 
 
 def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
@@ -223,15 +264,6 @@ def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
         **json.loads(to_json(draft, inf_nan_mode="null")),
     )
     return entry.model_copy(update={"hash": entry.digest()})
-
-
-def check(rows: Sequence[Entry]) -> None:
-    """Compares a model's rows with their digests and each other; ReleaseError names the first bad one."""
-    before = ""
-    for number, row in enumerate(rows, 1):
-        if (row.seq, row.prev_hash, row.hash) != (number, before, row.digest()):
-            raise _broken(row.model, row.seq)
-        before = row.hash
 
 
 def _broken(model: str, seq: int) -> ReleaseError:

@@ -1,12 +1,15 @@
-"""The ledger: who served what, when and why. It decides which version is champion; aliases elsewhere mirror it."""
+"""The ledger: which versions there are, who served, when and why.
+
+It numbers versions and decides which one is champion; MLflow mirrors it. A version belongs to one run (its run key),
+and its verdict to one release.
+"""
 
 import getpass
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from towline.errors import GateRefused
-from towline.registry.chain import Chain, Draft, Entry, check
+from towline.registry.chain import Chain, Draft, Entry
 
 __all__ = ["Entry", "Ledger", "actor"]
 
@@ -26,21 +29,21 @@ class Ledger:
         self._chain = Chain(url)
 
     def register(
-        self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, release: str
+        self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, least: int = 1
     ) -> Entry:
-        """Records a new version; the same run twice is recorded once."""
+        """Gives a run the next version number, ``least`` or more; the same run gets the same number again."""
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
             known = (row for row in rows if row.event == "registered" and row.run_key == run_key)
             return next(known, None) or Draft(
                 event="registered",
-                version=version,
+                version=max([least, *(row.version + 1 for row in rows)]),
                 previous=_version(champion_of(rows)),
                 actor=actor,
                 reason=reason,
                 evidence=evidence,
                 run_key=run_key,
-                release=release,
+                release="",
             )
 
         return self._chain.append(model, decide)
@@ -58,32 +61,35 @@ class Ledger:
     ) -> Entry:
         """Makes a version champion if the champion is still ``expected`` (None: there is none yet).
 
-        The verdict is ``evidence["verdict"]``, else the one last recorded for the version. Repeating a promotion that
-        took place (same version, same run) returns its row.
+        Args:
+            model: its name.
+            version: the number that the run was given.
+            expected: the champion that it was judged against.
+            actor: who acts.
+            reason: why.
+            evidence: ``verdict`` and its ``checks``; ``release``: the digest of what was judged.
+            run_key: of the run; repeating its promotion returns the row that it has written.
+            release: the folder of what was judged, within the store.
 
         Raises:
-            GateRefused: the verdict is not ``pass``, or another promotion came first.
+            GateRefused: the verdict is not ``pass``, the number is another run's, or another promotion came first.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
             champion = champion_of(rows)
             if champion and (champion.event, champion.version, champion.run_key) == ("promoted", version, run_key):
                 return champion
-            verdict = evidence.get("verdict", _verdict(rows, version))
-            if verdict != "pass":
-                raise GateRefused(
-                    f"version {version} has not passed the gate (verdict: {verdict or 'none recorded'})",
-                    where=model,
-                    remedy="run the pipeline again: only a version whose verdict is pass can serve",
-                )
-            _unchanged(model, champion, expected)
+            _own(model, rows, version, run_key)
+            if evidence.get("verdict") != "pass":
+                raise _unpassed(model, version, evidence)
+            _unchanged(model, champion, expected, "run again: the version is then judged against that one")
             return Draft(
                 event="promoted",
                 version=version,
                 previous=_version(champion),
                 actor=actor,
                 reason=reason,
-                evidence={**evidence, "verdict": verdict},
+                evidence=evidence,
                 run_key=run_key,
                 release=release,
             )
@@ -91,23 +97,45 @@ class Ledger:
         return self._chain.append(model, decide)
 
     def promote_again(self, model: str, version: int, expected: int | None, actor: str, reason: str) -> Entry:
-        """Promotes a version on the verdict, run and release recorded for it.
+        """Makes the release that a version's recorded verdict is about champion; returns the row of one that is.
 
         Raises:
             GateRefused: it is not in the ledger, it has not passed, or another promotion came first.
         """
-        known = self.entry(model, version)
-        if known is None:
-            raise GateRefused(f"{model} has no version {version}", where=model, remedy="see `towline models`")
-        return self.promote(model, version, expected, actor, reason, known.evidence, known.run_key, known.release)
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            champion = champion_of(rows)
+            if champion and champion.version == version:
+                return champion
+            judged = _judged(model, rows, version)
+            if judged.evidence.get("verdict") != "pass":
+                raise _unpassed(model, version, judged.evidence)
+            _unchanged(model, champion, expected, "see `towline models`, then promote again if that is still wanted")
+            return Draft(
+                event="promoted",
+                version=version,
+                previous=_version(champion),
+                actor=actor,
+                reason=reason,
+                evidence=judged.evidence,
+                run_key=judged.run_key,
+                release=judged.release,
+            )
+
+        return self._chain.append(model, decide)
 
     def refuse(
         self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, release: str
     ) -> Entry:
-        """Records that a version was not let through; the champion stays."""
-        return self._chain.append(
-            model,
-            lambda rows: Draft(
+        """Records that a version was not let through; the champion stays. Arguments are those of ``promote``.
+
+        Raises:
+            GateRefused: the number is another run's.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Draft:
+            _own(model, rows, version, run_key)
+            return Draft(
                 event="refused",
                 version=version,
                 previous=_version(champion_of(rows)),
@@ -116,8 +144,9 @@ class Ledger:
                 evidence=evidence,
                 run_key=run_key,
                 release=release,
-            ),
-        )
+            )
+
+        return self._chain.append(model, decide)
 
     def decide(self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], cause: str) -> Entry:
         """Records what the watch decided about the champion; the same cause is recorded once.
@@ -144,7 +173,9 @@ class Ledger:
 
         return self._chain.append(model, choose)
 
-    def packaged(self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any]) -> Entry:
+    def packaged(
+        self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], release: str
+    ) -> Entry:
         """Records a container image of a version, ``evidence["image_id"]``; the same image is recorded once.
 
         Raises:
@@ -152,9 +183,7 @@ class Ledger:
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
-            known = next((row for row in reversed(rows) if row.version == version and row.event != "decided"), None)
-            if known is None:
-                raise GateRefused(f"{model} has no version {version}", where=model, remedy="see `towline models`")
+            known = _registered(model, rows, version)
             images = (row for row in rows if row.event == "packaged" and row.version == version)
             same = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
             return next(same, None) or Draft(
@@ -165,7 +194,7 @@ class Ledger:
                 reason=reason,
                 evidence=evidence,
                 run_key=known.run_key,
-                release=known.release,
+                release=release,
             )
 
         return self._chain.append(model, decide)
@@ -187,7 +216,7 @@ class Ledger:
 
         def decide(rows: Sequence[Entry]) -> Draft:
             champion = champion_of(rows)
-            _unchanged(model, champion, expected)
+            _unchanged(model, champion, expected, "see `towline models`, then roll back again if that is still wanted")
             back = _earlier(model, rows)
             return Draft(
                 event="rolled_back",
@@ -239,7 +268,11 @@ class Ledger:
 
     def models(self) -> list[str]:
         """Names of every model that has a row."""
-        return sorted({row.model for row in self._chain.read()})
+        return self._chain.models()
+
+    def rows(self, model: str) -> list[Entry]:
+        """Every row of a model, oldest first."""
+        return self._chain.read(model)
 
     def versions(self, model: str) -> list[Entry]:
         """The last row of each version, by version; decisions do not count."""
@@ -275,8 +308,7 @@ class Ledger:
         Raises:
             ReleaseError: naming the first row that is not what was written.
         """
-        for _, rows in groupby(self._chain.read(), key=lambda row: row.model):
-            check(list(rows))
+        self._chain.read()
 
 
 def _line(rows: Sequence[Entry]) -> list[Entry]:
@@ -315,15 +347,53 @@ def _version(entry: Entry | None) -> int | None:
     return entry.version if entry else None
 
 
-def _verdict(rows: Sequence[Entry], version: int) -> Any:
-    said = [row.evidence["verdict"] for row in rows if row.version == version and "verdict" in row.evidence]
-    return said[-1] if said else None
+def _registered(model: str, rows: Sequence[Entry], version: int) -> Entry:
+    """The row that gave a version its number."""
+    for row in rows:
+        if row.event == "registered" and row.version == version:
+            return row
+    raise GateRefused(f"{model} has no version {version}", where=model, remedy=f"see `towline models {model}`")
 
 
-def _unchanged(model: str, champion: Entry | None, expected: int | None) -> None:
-    if (now := _version(champion)) != expected:
+def _own(model: str, rows: Sequence[Entry], version: int, run_key: str) -> None:
+    """Refuses a run that speaks of a number that the ledger did not give it: the ledger may have been exchanged."""
+    if not any((row.event, row.version, row.run_key) == ("registered", version, run_key) for row in rows):
         raise GateRefused(
-            f"lost the race: the champion is version {now}, not {expected}",
+            f"version {version} is not the number of this run",
             where=model,
-            remedy="run again: the version is then judged against the champion that serves now",
+            remedy="give the command of the run again: it is given a number of its own",
         )
+
+
+def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
+    """The row with the verdict on a version: the last one of its own run."""
+    run_key = _registered(model, rows, version).run_key
+    for row in reversed(rows):
+        if (row.version, row.run_key) == (version, run_key) and row.event in ("promoted", "refused"):
+            return row
+    raise GateRefused(
+        f"version {version} has no verdict: its run has not ended",
+        where=model,
+        remedy="give the command of its run again: it goes on where it stopped",
+    )
+
+
+def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> GateRefused:
+    """A refusal that names the checks in the way, and the keys of the config that they follow."""
+    failed = [check for check in evidence.get("checks", ()) if check["outcome"] != "pass"]
+    keys = ", ".join(dict.fromkeys(check["key"] for check in failed if check.get("key")))
+    return GateRefused(
+        f"version {version} has not passed the gate (verdict: {evidence.get('verdict', 'none')})",
+        where=model,
+        remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, and run it: towline run CONFIG; "
+        "to have the same judged again: towline run CONFIG --force",
+        details=tuple(
+            f"{check['name']}: {check['detail']}" + (f" ({check['key']})" if check.get("key") else "")
+            for check in failed
+        ),
+    )
+
+
+def _unchanged(model: str, champion: Entry | None, expected: int | None, remedy: str) -> None:
+    if (now := _version(champion)) != expected:
+        raise GateRefused(f"lost the race: the champion is version {now}, not {expected}", where=model, remedy=remedy)

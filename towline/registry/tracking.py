@@ -1,7 +1,9 @@
 """Runs and versions in MLflow: what was tried, on which data, with which result. The ledger decides what serves.
 
 MLflow is spoken to through its client alone. A version and the run key that identifies it are written in one call, so a
-run that is killed leaves either no version, and is begun anew, or a whole one, which is found again.
+run that is killed leaves either no version, and is begun anew, or a whole one, which is found again. Versions have the
+ledger's numbers, in the tag ``towline.version``. MLflow's own numbers cannot be chosen: they are the same as long as
+MLflow has not counted further than the ledger.
 """
 
 import json
@@ -13,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings
@@ -22,6 +24,7 @@ from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError, Unavailable
 from towline.registry import record
+from towline.registry.mirror import RUN_KEY, VERSION, sqlite_file
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
 from towline.training.fitting import Scores
@@ -31,13 +34,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-RUN_KEY = "towline.run_key"
+_PLACEHOLDER = "towline.placeholder"
 
 _WAIT = 5  # seconds, for a lock on the store or an answer of the server
 
 
 class Version(Frozen):
-    """A registered version; ``link`` is its page within the MLflow UI."""
+    """A registered version, by the ledger's number; ``link`` is its page within the MLflow UI."""
 
     name: str
     version: int
@@ -52,7 +55,7 @@ def prepare(settings: Settings) -> None:
     Raises:
         Unavailable: the store is locked, away, full or cannot be written.
     """
-    with _client(settings):
+    with connect(settings):
         pass
 
 
@@ -60,6 +63,7 @@ def register(
     settings: Settings,
     work: Workspace,
     config: PipelineConfig,
+    number: int,
     scores: Sequence[Scores],
     chosen: Scores,
     fitted: Fitted,
@@ -76,6 +80,7 @@ def register(
         settings: where MLflow is.
         work: the run's folder.
         config: what the run does.
+        number: the version that the ledger gave the run.
         scores: the cross-validation of every candidate.
         chosen: the candidate that was fitted.
         fitted: the model.
@@ -86,13 +91,14 @@ def register(
     Raises:
         Unavailable: the store is locked, away, full or cannot be written.
     """
-    with _client(settings) as client, files.locked(work.file("register.lock")):
-        experiment_id = _home(client, settings, config)
+    with connect(settings) as client, files.locked(work.file("register.lock")):
+        experiment_id = home(client, settings, config.name, config.description)
         for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
-            return _version(config.name, known.version, known.run_id, experiment_id)
+            client.set_model_version_tag(config.name, known.version, VERSION, str(number))
+            return _version(config.name, number, known.version, known.run_id, experiment_id)
         _remove_unfinished(client, experiment_id, work.key)
 
-        tags = record.tags(work, config, chosen, facts) | {RUN_KEY: work.key}
+        tags = record.tags(work, config, chosen, facts) | {RUN_KEY: work.key, VERSION: str(number)}
         began = int((time.time() - sum(one.seconds for one in scores)) * 1000)
         run = _begin(client, experiment_id, f"{chosen.candidate} {work.key[:8]}", tags, began)
         for one in scores:
@@ -100,15 +106,17 @@ def register(
         model_id = _log_model(client, run, work, config.name, chosen, fitted)
         _log_run(client, run, model_id, work, config, scores, chosen, fitted, evaluation, validation)
         client.set_terminated(run.info.run_id)
-        version = client.create_model_version(
+        own = create_version(
+            client,
             config.name,
+            number,
             source=f"models:/{model_id}",
             run_id=run.info.run_id,
             model_id=model_id,
             tags={RUN_KEY: work.key, **record.version_tags(work, chosen, facts)},
             description=record.describe(work, chosen, fitted, evaluation),
         )
-        return _version(config.name, version.version, run.info.run_id, experiment_id)
+        return _version(config.name, number, own, run.info.run_id, experiment_id)
 
 
 def close(
@@ -116,23 +124,21 @@ def close(
     version: Version,
     release: Path,
     verdict: Verdict,
-    aliases: Mapping[str, int | None],
     costs: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Adds to a registered run what was known only later; may be repeated.
+    """Adds to a registered run what was known only later; may be repeated. Its version is the mirror's matter.
 
     Args:
         settings: where MLflow is.
         version: the run and its version.
         release: its release directory; copied to the run's artifacts under ``release/``.
-        verdict: of the gate; a tag of the run and of the version.
-        aliases: name → version, None to delete it.
+        verdict: of the gate; a tag of the run.
         costs: step → ``wall_s``, ``cpu_s``, ``peak_mb``; the totals (of the memory, the maximum) become metrics.
 
     Raises:
         Unavailable: the store is locked, away, full or cannot be written.
     """
-    with _client(settings) as client:
+    with connect(settings) as client:
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
@@ -148,67 +154,46 @@ def close(
             metrics=[Metric(name, float(value), now, 0) for name, value in totals.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
-        for name, value in tags.items():
-            client.set_model_version_tag(version.name, str(version.version), name, value)
-        _align(client, version.name, aliases)
 
 
-def align(settings: Settings, model: str, aliases: Mapping[str, int | None]) -> None:
-    """Makes MLflow's aliases those of the ledger: name → version, None to delete it.
+def create_version(client: "MlflowClient", name: str, number: int, *, tags: Mapping[str, str], **given: Any) -> str:
+    """Creates a version and returns MLflow's number of it, which is ``number`` unless MLflow has counted further.
 
-    Raises:
-        Unavailable: the store is locked, away, full or cannot be written.
+    Where MLflow has counted less far, placeholders are counted and deleted again.
     """
-    with _client(settings) as client:
-        _align(client, model, aliases)
+    present = client.search_model_versions(f"name = '{name}'")
+    for left in [one for one in present if _PLACEHOLDER in one.tags]:  # by a run that was killed here
+        client.delete_model_version(name, left.version)
+    last, placeholders = max([0, *(int(one.version) for one in present)]), []
+    while last < number - 1:
+        placeholder = client.create_model_version(name, _PLACEHOLDER, tags={_PLACEHOLDER: str(number)})
+        placeholders.append(placeholder.version)
+        last = int(placeholder.version)
+    created = client.create_model_version(name, tags={**tags, VERSION: str(number)}, **given)
+    for version in placeholders:
+        client.delete_model_version(name, version)
+    return str(created.version)
 
 
-def tag(settings: Settings, model: str, version: int, tags: Mapping[str, str]) -> None:
-    """Adds tags to a version.
+def _version(name: str, version: int, own: str | int, run_id: str, experiment_id: str) -> Version:
+    link = f"#/models/{name}/versions/{own}"
+    return Version(name=name, version=version, run_id=run_id, experiment_id=experiment_id, link=link)
 
-    Raises:
-        Unavailable: the store is locked, away, full or cannot be written.
+
+def home(client: "MlflowClient", settings: Settings, name: str, description: str | None) -> str:
+    """Makes the experiment and the registered model where they are missing; returns the experiment's id.
+
+    A description of None leaves the model's as it is.
     """
-    with _client(settings) as client:
-        for name, value in tags.items():
-            client.set_model_version_tag(model, str(version), name, value)
-
-
-def attach(settings: Settings, run_id: str, file: Path, folder: str) -> None:
-    """Adds a file to a run's artifacts.
-
-    Raises:
-        Unavailable: the store is locked, away, full or cannot be written.
-    """
-    with _client(settings) as client:
-        client.log_artifact(run_id, str(file), folder)
-
-
-def _align(client: "MlflowClient", model: str, aliases: Mapping[str, int | None]) -> None:
-    present = {name: int(version) for name, version in client.get_registered_model(model).aliases.items()}
-    for name, version in aliases.items():
-        if version is None and name in present:
-            client.delete_registered_model_alias(model, name)
-        elif version is not None and version != present.get(name):
-            client.set_registered_model_alias(model, name, str(version))
-
-
-def _version(name: str, version: str | int, run_id: str, experiment_id: str) -> Version:
-    link = f"#/models/{name}/versions/{version}"
-    return Version(name=name, version=int(version), run_id=run_id, experiment_id=experiment_id, link=link)
-
-
-def _home(client: "MlflowClient", settings: Settings, config: PipelineConfig) -> str:
-    """Makes the experiment and the registered model where they are missing; returns the experiment's id."""
     with files.locked(settings.store / ".tracking.lock"):
-        if not client.search_registered_models(f"name = '{config.name}'"):
-            client.create_registered_model(config.name, description=config.description)
-        elif client.get_registered_model(config.name).description != config.description:
-            client.update_registered_model(config.name, config.description)
-        found = client.get_experiment_by_name(config.name)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=description)
+        elif description is not None and client.get_registered_model(name).description != description:
+            client.update_registered_model(name, description)
+        found = client.get_experiment_by_name(name)
         if found is None:
-            place = str(settings.store / "artifacts") if _sqlite(settings) else None
-            return str(client.create_experiment(config.name, artifact_location=place))
+            place = str(settings.store / "artifacts") if sqlite_file(settings) else None
+            return str(client.create_experiment(name, artifact_location=place))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -300,17 +285,8 @@ def _log_run(
         client.log_artifacts(run_id, folder)
 
 
-def _sqlite(settings: Settings) -> Path | None:
-    from sqlalchemy import make_url
-
-    if not settings.tracking_uri.startswith("sqlite:"):
-        return None
-    database = make_url(settings.tracking_uri).database
-    return Path(database) if database else None
-
-
 @contextmanager
-def _client(settings: Settings) -> Iterator["MlflowClient"]:
+def connect(settings: Settings) -> Iterator["MlflowClient"]:
     """A client of a store that is there and whole; whatever goes wrong with it comes out as Unavailable."""
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -321,7 +297,7 @@ def _client(settings: Settings) -> Iterator["MlflowClient"]:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    file = _sqlite(settings)
+    file = sqlite_file(settings)
     if file:
         _probe(file if file.exists() else _beginning(file))
     import sqlalchemy.exc

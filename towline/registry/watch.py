@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from towline.errors import Unavailable
-from towline.registry.chain import Chain, Entry, check, rows_of
+from towline.registry.chain import Chain, Entry, rows_of
 from towline.registry.ledger import champion_of, digest_of
 
 _BUSY_SECONDS = 1.0
@@ -46,9 +46,9 @@ class Watch:
         return self._release(champion_of(self._rows))
 
     def version(self, version: int) -> Release | None:
-        """The release of one version."""
+        """The release of one version; None where it has none yet."""
         self._read()
-        return self._release(next((row for row in reversed(self._rows) if row.version == version), None))
+        return self._release(next((row for row in self._rows[::-1] if row.version == version and row.release), None))
 
     def _release(self, row: Entry | None) -> Release | None:
         if row is None:
@@ -60,9 +60,8 @@ class Watch:
         stamp = self._stamp()
         if stamp == self._seen:
             return
-        rows = Chain(self._url).read(self._model) if self._file is None else self._sqlite(self._file)
-        check(rows)
-        self._rows, self._seen = rows, stamp
+        self._rows = Chain(self._url).read(self._model) if self._file is None else self._sqlite(self._file)
+        self._seen = stamp
 
     def _stamp(self) -> object:
         if self._file is None:

@@ -231,7 +231,7 @@ def _labels(manifest: Manifest) -> dict[str, str]:
         f"{_LABEL}.model": manifest.name,
         f"{_LABEL}.release": manifest.digest,
         f"{_LABEL}.dataset": str(manifest.dataset["digest"]),
-        f"{_LABEL}.run": manifest.run_id,
+        f"{_LABEL}.run": manifest.run_key,
     }
 
 

@@ -51,7 +51,6 @@ class Manifest(Frozen):
     name: str
     version: int
     run_key: str
-    run_id: str
     created: str
     task: Task
     target: str

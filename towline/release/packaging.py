@@ -42,8 +42,6 @@ class Version(Protocol):
     def name(self) -> str: ...
     @property
     def version(self) -> int: ...
-    @property
-    def run_id(self) -> str: ...
 
 
 class Package(Frozen):
@@ -75,7 +73,7 @@ def package(
         work: the run's folder.
         config: what the run did; copied into the release.
         settings: says which store the release goes to.
-        version: its name, version and run in the registry.
+        version: its name, and its number in the ledger.
         fitted: the model to release.
         evaluation: what its recipe reached on the holdout.
         scores: what every candidate reached in cross-validation.
@@ -132,7 +130,6 @@ def _manifest(
         name=version.name,
         version=version.version,
         run_key=work.key,
-        run_id=version.run_id,
         created=facts["created"],
         task=contract.task,
         target=contract.target,

@@ -144,7 +144,7 @@ class Trainer:
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
         version = sum(isinstance(one, Trained) for one in self._done.values()) + 1
-        named = SimpleNamespace(name=config.name, version=version, run_id=f"replay-{version}")
+        named = SimpleNamespace(name=config.name, version=version)
         facts = {
             "created": datetime.now(UTC).isoformat(), "git_commit": "", "git_dirty": "false",
             "towline": towline.__version__, "python": "",

@@ -247,11 +247,14 @@ def _which(name: str) -> tuple[Path | None, str, int | None]:
 
 
 def _unknown(options: Options, name: str, version: int | None = None) -> ConfigError:
+    """The error for a model, or a version, that is not there; raises ReleaseError where the ledger was lost."""
     from difflib import get_close_matches
 
+    from towline.loading import check_recorded
     from towline.registry.ledger import Ledger
 
     ledger = Ledger(options.settings.ledger_url)
+    check_recorded(options.settings, ledger, name)
     known = ledger.models()
     versions = [f"{name}@{row.version}" for row in ledger.versions(name)]
     if version is not None and versions:

@@ -40,6 +40,14 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 Champion = tuple[int, Predictions, np.ndarray]
 LEVEL = 0.05
 MIN_UNSEEN = 50
+_KEYS = {
+    "metric": "evaluation.metric",
+    "baseline": "gate.baseline_margin",
+    "champion": "gate.champion_margin",
+    "slices": "gate.slice_margin",
+    "latency": "gate.latency_ms",
+    "image": "package.image",
+}
 MIN_UNITS = 10  # fewer units in a slice give no standard error worth the name
 
 
@@ -51,6 +59,12 @@ class Check(Frozen):
     detail: str
     value: float | None = None
     bound: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the config that the condition follows; empty where it follows none."""
+        kind, _, metric = self.name.partition(" ")
+        return f"gate.{kind}.{metric}" if metric and kind in ("max", "min") else _KEYS.get(self.name, "")
 
 
 class Verdict(Frozen):

@@ -223,6 +223,33 @@ def test_members_that_lead_out_are_refused(kind: str, home: Shelf, command: Comm
     assert not (tmp_path / "in").exists()
 
 
+@pytest.mark.parametrize("suffix", [".tar.zst", ".tar.gz"])
+@pytest.mark.parametrize("appended", ["the same backup", "another tar", "text", "zeros"])
+def test_an_archive_with_something_appended_is_refused(
+    suffix: str, appended: str, home: Shelf, command: Command, tmp_path: Path
+) -> None:
+    """A tar ends at its first empty block: what stands after it is no part of the backup, and it is damaged."""
+    archive = tmp_path / f"a{suffix}"
+    assert command("backup", archive).code == 0
+    assert command("restore", archive, "--verify-only").code == 0
+    if appended == "another tar":
+        other = tmp_path / f"other{suffix}"
+        with (
+            pa.CompressedOutputStream(str(other), "zstd" if suffix == ".tar.zst" else "gzip") as sink,
+            tarfile.open(fileobj=sink, mode="w|") as tar,
+        ):
+            tar.addfile(tarfile.TarInfo("store/evil"))
+        tail = other.read_bytes()
+    else:
+        tail = {"the same backup": archive.read_bytes(), "text": b"appended\n" * 200, "zeros": bytes(4096)}[appended]
+    with archive.open("ab") as file:
+        file.write(tail)
+    for words in (("--verify-only",), ("--into", tmp_path / "other")):
+        done = command("restore", archive, *words)
+        assert done.code == 6, done.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_store_that_holds_something_is_kept(home: Shelf, command: Command, tmp_path: Path) -> None:
     """Without --force the restore says what is there; with it, that lies aside, whole."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
@@ -363,6 +390,26 @@ def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
     assert back.code == 0, back.err
     assert "was not whole" in back.json["notes"][0]
     assert len(logged(tmp_path / "other")) == 20
+
+
+def test_a_backup_without_the_ledger_is_told(home: Shelf, command: Command, tmp_path: Path) -> None:
+    """Releases that no row names: the files are backed up, and the command does not end as if all was well."""
+    home.ledger_file.unlink()
+    archive = tmp_path / "a.tar.zst"
+    done = command("backup", archive)
+    assert done.code == 6
+    assert "the ledger was lost" in done.err
+    assert command("restore", archive, "--verify-only").code == 0
+
+
+def test_a_version_under_way_is_no_release_that_is_missing(home: Shelf, command: Command, tmp_path: Path) -> None:
+    """It has a number and no release yet: the backup has nothing to say of it, and it is restored."""
+    home.ledger.register(MODEL, "ann", "trained", {}, "key3")
+    done = command("backup", tmp_path / "a.tar.zst", "--json")
+    assert done.code == 0, done.err
+    assert not [note for note in done.json["notes"] if "version 3" in note]
+    assert command("restore", tmp_path / "a.tar.zst", "--into", tmp_path / "other").code == 0
+    assert Ledger(f"sqlite:///{tmp_path}/other/ledger.db").state(MODEL, 3) == "registered"
 
 
 def test_a_release_that_answers_otherwise_is_not_put_in_place(

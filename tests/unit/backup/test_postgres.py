@@ -41,9 +41,9 @@ def team(shelf: Shelf, command: Command, make: Callable[[], str], monkeypatch: p
     ledger, prefect = Ledger(make()), make()
     url = ledger._chain._url
     for version in (1, 2):
-        facts = {"release": "", "verdict": "pass"}
+        facts = {"verdict": "pass"}
         path = f"releases/{MODEL}/{shelf.release(version).name}"
-        ledger.register(MODEL, version, "ann", "trained", facts, f"key{version}", path)
+        ledger.register(MODEL, "ann", "trained", {}, f"key{version}")
         ledger.promote(MODEL, version, version - 1 or None, "ann", "better", facts, f"key{version}", path)
     shelf.ledger_file.unlink()
     engine = create_engine(prefect)

@@ -2,9 +2,10 @@
 
 import datetime as dt
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 import yaml
@@ -112,16 +113,9 @@ def test_promises_come_from_the_release(shelf: Shelf) -> None:
 
 def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     """Its gauge says so, the others are told as before."""
-    given = (
-        MODEL + "-2",
-        1,
-        "ann",
-        "trained",
-        {"release": "d"},
-        "k",
-        shelf.release(1).relative_to(shelf.settings.store),
-    )
-    shelf.ledger.register(*given[:-1], str(given[-1]))
+    other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
+    shelf.ledger.register(other, "ann", "trained", {}, "k")
+    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
@@ -130,6 +124,19 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     assert found["watch_readable",] == 0
     assert ("champion_version",) not in found
     assert found["watch_readable", MODEL + "-2"] == 1
+
+
+def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
+    """The model whose row was changed cannot be read, no champion of it is told; another model is as before."""
+    other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
+    shelf.ledger.register(other, "ann", "trained", {}, "k")
+    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
+        database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
+    found = told(shelf)
+    assert (found["watch_readable",], found["watch_readable", other]) == (0, 1)
+    assert ("champion_version",) not in found
+    assert found["champion_version", other] == 1
 
 
 def test_a_ledger_that_is_away_leaves_what_was_known(shelf: Shelf) -> None:

@@ -22,8 +22,15 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     return Ledger(on_file if request.param == "sqlite" else request.getfixturevalue("postgres"))
 
 
+def register(ledger: Ledger, last: int) -> Entry:
+    """Versions 1 to ``last``, of the runs key1, key2 …; those there are stay."""
+    return [ledger.register("bikes", "ann", "", {}, f"key{version}") for version in range(1, last + 1)][-1]
+
+
 def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[str, Any] | None = None) -> Entry:
     given = PASS if evidence is None else evidence
+    if ledger.entry("bikes", version) is None:
+        register(ledger, version)
     return ledger.promote("bikes", version, expected, "ann", "better", given, f"key{version}", f"releases/v{version}")
 
 
@@ -52,9 +59,11 @@ def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
     promote(ledger, 1, None)
     row = promote(ledger, 2, 1, {"verdict": "pass", "mae": 41.5, "p": float("nan")})
     assert ledger.champion("bikes") == row
-    assert (row.seq, row.version, row.previous, row.actor, row.release) == (2, 2, 1, "ann", "releases/v2")
+    assert (row.seq, row.version, row.previous, row.actor, row.release) == (4, 2, 1, "ann", "releases/v2")
     assert row.evidence == {"verdict": "pass", "mae": 41.5, "p": None}
-    assert [entry.version for entry in ledger.history("bikes")] == [2, 1]
+    assert [(entry.event, entry.version) for entry in ledger.history("bikes")] == [
+        ("promoted", 2), ("registered", 2), ("promoted", 1), ("registered", 1),
+    ]  # fmt: skip
     assert ledger.history(limit=1) == [row]
     assert ledger.models() == ["bikes"]
     ledger.verify()
@@ -62,34 +71,62 @@ def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
 
 def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
     """Twenty threads that all saw no champion: one row is written, nineteen are told they lost."""
+    register(ledger, 20)
     outcomes = everyone(lambda version: promote(Ledger(ledger._chain._url), version, None))
     winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
     losers = [outcome for outcome in outcomes if isinstance(outcome, GateRefused)]
     assert (len(winners), len(losers)) == (1, 19), outcomes
     assert all("lost the race" in str(loser) for loser in losers)
-    assert ledger.history() == winners
+    assert [row for row in ledger.history() if row.event == "promoted"] == winners
     ledger.verify()
 
 
 def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
-    """The same between processes, the table's creation included."""
+    """The same between processes, the table's creation included: each gets a number of its own."""
     code = (
-        "import sys; from towline.registry.ledger import Ledger;"
-        "Ledger(sys.argv[1]).promote('bikes', int(sys.argv[2]), None, 'ann', '', {'verdict': 'pass'}, sys.argv[2], '')"
+        "import sys; from towline.registry.ledger import Ledger; ledger = Ledger(sys.argv[1]); key = sys.argv[2];"
+        "number = ledger.register('bikes', 'ann', '', {}, key).version;"
+        "ledger.promote('bikes', number, None, 'ann', '', {'verdict': 'pass'}, key, '')"
     )
     arguments = [[sys.executable, "-c", code, ledger._chain._url, str(version)] for version in range(1, 9)]
     processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in arguments]
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes].count(0) == 1, said
     assert sum("lost the race" in text for text in said) == 7
-    assert len(ledger.history()) == 1
+    rows = ledger.history()
+    assert sorted(row.version for row in rows if row.event == "registered") == list(range(1, 9))
+    assert [row.event for row in rows].count("promoted") == 1
 
 
-def test_concurrent_registrations_are_all_kept(ledger: Ledger) -> None:
-    """Writers that do not contend for the champion wait their turn instead of failing."""
-    outcomes = everyone(lambda version: ledger.register("bikes", version, "ann", "", {}, f"key{version}", ""))
-    assert sorted(outcome.seq for outcome in outcomes) == list(range(1, 21))
+def test_concurrent_registrations_get_numbers_of_their_own(ledger: Ledger) -> None:
+    """Writers that do not contend for the champion wait their turn; no two runs are given one number."""
+    outcomes = everyone(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
+    assert sorted(outcome.version for outcome in outcomes) == list(range(1, 21))
+    again = everyone(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
+    assert again == outcomes
     ledger.verify()
+
+
+def test_a_number_begins_where_it_is_told_to(ledger: Ledger) -> None:
+    """What the ledger has lost is not numbered again: releases that are there say how far it had come."""
+    assert ledger.register("bikes", "ann", "", {}, "key1", least=7).version == 7
+    assert ledger.register("bikes", "ann", "", {}, "key2", least=3).version == 8
+    assert ledger.register("bikes", "ann", "", {}, "key1", least=20).version == 7
+
+
+def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
+    """A run cannot promote or refuse the version of another one, nor one that has no verdict yet be promoted."""
+    register(ledger, 2)
+    for act in (ledger.promote, ledger.refuse):
+        given = ("bikes", 1, None) if act == ledger.promote else ("bikes", 1)
+        with pytest.raises(GateRefused, match="not the number of this run"):
+            act(*given, "ann", "", PASS, "key2", "releases/v1-other")  # type: ignore[operator]
+    with pytest.raises(GateRefused, match="its run has not ended") as caught:
+        ledger.promote_again("bikes", 1, None, "ann", "please")
+    assert "goes on where it stopped" in caught.value.remedy
+    with pytest.raises(GateRefused, match="not the number of this run"):
+        ledger.promote("bikes", 3, None, "ann", "", PASS, "key3", "releases/v3")
+    assert ledger.champion("bikes") is None
 
 
 def test_of_concurrent_rollbacks_one_goes_back(ledger: Ledger) -> None:
@@ -104,8 +141,8 @@ def test_of_concurrent_rollbacks_one_goes_back(ledger: Ledger) -> None:
 
 def test_registering_and_promoting_twice_is_done_once(ledger: Ledger) -> None:
     """A run that was killed after its row was written repeats its steps without a second row."""
-    first = ledger.register("bikes", 1, "ann", "", {}, "key1", "")
-    assert ledger.register("bikes", 1, "ann", "", {}, "key1", "") == first
+    first = register(ledger, 1)
+    assert register(ledger, 1) == first
     assert ledger.finished("bikes", "key1") is None
     row = promote(ledger, 1, None)
     assert promote(ledger, 1, None) == row
@@ -117,7 +154,7 @@ def test_registering_and_promoting_twice_is_done_once(ledger: Ledger) -> None:
 def test_only_a_passing_verdict_is_promoted(ledger: Ledger, verdict: str | None) -> None:
     """A refused version, or one without a verdict, cannot be made champion by hand."""
     evidence = {"verdict": verdict} if verdict else {}
-    ledger.register("bikes", 1, "ann", "", {}, "key1", "")
+    register(ledger, 1)
     ledger.refuse("bikes", 1, "gate", "worse", evidence, "key1", "releases/v1")
     with pytest.raises(GateRefused, match="has not passed"):
         promote(ledger, 1, None, {})
@@ -128,10 +165,10 @@ def test_only_a_passing_verdict_is_promoted(ledger: Ledger, verdict: str | None)
 
 
 def test_a_version_that_passed_can_be_promoted_again(ledger: Ledger) -> None:
-    """The recorded verdict counts when none is given, and is copied into the new row."""
+    """The recorded verdict counts, and is copied into the new row."""
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
-    row = promote(ledger, 1, 2, {})
+    row = ledger.promote_again("bikes", 1, 2, "ann", "steadier")
     assert row.evidence == PASS
     assert ledger.rollback("bikes", "ann", "").version == 2
 
@@ -147,7 +184,7 @@ def test_rolling_back_twice_never_returns_to_the_one_left(ledger: Ledger) -> Non
     assert ledger.rollback("bikes", "ann", "2 as well").version == 1
     with pytest.raises(GateRefused, match="no earlier champion"):
         ledger.rollback("bikes", "ann", "1 as well")
-    ledger.register("bikes", 4, "ann", "", {}, "key4", "")
+    register(ledger, 4)
     assert ledger.aliases("bikes") == {"champion": 1, "challenger": 4, "previous": None}
     promote(ledger, 4, 1)
     assert ledger.aliases("bikes") == {"champion": 4, "challenger": None, "previous": 1}
@@ -158,6 +195,7 @@ def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
     """Verdict, run and release are taken from what was recorded; an unknown or refused version is turned away."""
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
+    register(ledger, 3)
     ledger.refuse("bikes", 3, "gate", "worse", {"verdict": "fail"}, "key3", "releases/v3")
     row = ledger.promote_again("bikes", 1, 2, "ann", "steadier")
     assert (row.version, row.previous, row.release, row.evidence) == (1, 2, "releases/v1", PASS)
@@ -174,9 +212,8 @@ def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
 
 def test_versions_show_how_each_stands(ledger: Ledger) -> None:
     """One row a version, the last one written."""
-    ledger.register("bikes", 1, "ann", "", {}, "key1", "")
     promote(ledger, 1, None)
-    ledger.register("bikes", 2, "ann", "", {}, "key2", "")
+    register(ledger, 2)
     assert [(row.version, row.event) for row in ledger.versions("bikes")] == [(1, "promoted"), (2, "registered")]
     assert ledger.entry("bikes", 3) is None
 
@@ -193,15 +230,25 @@ def test_versions_show_how_each_stands(ledger: Ledger) -> None:
         "UPDATE ledger SET hash = prev_hash WHERE seq = 2",
     ],
 )
-def test_a_changed_row_is_found_and_not_built_upon(ledger: Ledger, statement: str) -> None:
-    """Whatever field of a row is changed, verify names that row and no row is added after it."""
+def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger, statement: str) -> None:
+    """Whatever field of a row is changed, each question is answered by naming that row, and no row is added after it.
+
+    What had been read before, by the same process, makes no difference.
+    """
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     execute(ledger, statement)
-    with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
-        ledger.verify()
-    with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
-        promote(ledger, 4, 3)
+    for ask in (
+        ledger.verify, ledger.history, lambda: ledger.rows("bikes"), lambda: ledger.champion("bikes"),
+        lambda: ledger.versions("bikes"), lambda: ledger.aliases("bikes"), lambda: ledger.state("bikes", 3),
+        lambda: ledger.entry("bikes", 3), lambda: ledger.finished("bikes", "key3"), lambda: ledger.ended("bikes"),
+        lambda: ledger.decisions("bikes"), lambda: ledger.rollback_target("bikes"),
+        lambda: ledger.rollback("bikes", "ann", ""), lambda: ledger.register("bikes", "ann", "", {}, "key4"),
+        lambda: ledger.promote("bikes", 3, 3, "ann", "", PASS, "key3", "releases/v3"),
+    ):  # fmt: skip
+        with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
+            ask()
+    assert ledger.register("cars", "ann", "", {}, "key1").version == 1  # another model's rows are whole
 
 
 def test_a_removed_row_is_found(ledger: Ledger) -> None:
@@ -209,8 +256,9 @@ def test_a_removed_row_is_found(ledger: Ledger) -> None:
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     execute(ledger, "DELETE FROM ledger WHERE seq = 2")
-    with pytest.raises(ReleaseError, match="ledger row 3 of bikes"):
-        ledger.verify()
+    for ask in (ledger.verify, lambda: ledger.champion("bikes")):
+        with pytest.raises(ReleaseError, match="ledger row 3 of bikes"):
+            ask()
 
 
 def test_reading_a_ledger_that_does_not_exist_creates_nothing(tmp_path: Path) -> None:
@@ -311,23 +359,25 @@ def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger
 def test_an_image_is_a_row_that_changes_nothing(ledger: Ledger) -> None:
     """It stands in the history, once for an image; champion, aliases, states and rollback are as before."""
     for version, expected in ((1, None), (2, 1)):
-        ledger.register("bikes", version, "ann", "trained", {}, f"key{version}", f"releases/v{version}")
         promote(ledger, version, expected)
     before = (ledger.champion("bikes"), ledger.aliases("bikes"), ledger.versions("bikes"), ledger.state("bikes", 1))
     image = {"image": "bikes:v1-0123456789ab", "image_id": "sha256:00"}
-    row = ledger.packaged("bikes", 1, "bob", "image", image)
+    row = ledger.packaged("bikes", 1, "bob", "image", image, "releases/v1")
     assert (row.event, row.version, row.release, row.evidence["image_id"]) == (
         "packaged",
         1,
         "releases/v1",
         "sha256:00",
     )
-    assert ledger.packaged("bikes", 1, "bob", "image", image) == row
-    assert ledger.packaged("bikes", 1, "bob", "image", {**image, "image_id": "sha256:11"}).seq == row.seq + 1
+    assert ledger.packaged("bikes", 1, "bob", "image", image, "releases/v1") == row
+    assert (
+        ledger.packaged("bikes", 1, "bob", "image", {**image, "image_id": "sha256:11"}, "releases/v1").seq
+        == row.seq + 1
+    )
     assert before == (
         ledger.champion("bikes"), ledger.aliases("bikes"), ledger.versions("bikes"), ledger.state("bikes", 1)
     )  # fmt: skip
     assert ledger.rollback("bikes", "ann", "worse").version == 1
     ledger.verify()
     with pytest.raises(GateRefused, match="no version 7"):
-        ledger.packaged("bikes", 7, "bob", "image", image)
+        ledger.packaged("bikes", 7, "bob", "image", image, "releases/v1")

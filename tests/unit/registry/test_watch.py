@@ -19,13 +19,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def train(ledger: Ledger, version: int, model: str = "bikes") -> None:
-    evidence = {"release": f"{version}" * 64}
-    ledger.register(model, version, "ann", "", evidence, f"key{version}", f"releases/{model}/v{version}")
+    assert ledger.register(model, "ann", "", {}, f"key{version}").version == version
 
 
-def promote(ledger: Ledger, version: int, expected: int | None, model: str = "bikes") -> None:
-    given = (PASS, f"key{version}", f"releases/{model}/v{version}")
-    ledger.promote(model, version, expected, "ann", "", *given)
+def promote(
+    ledger: Ledger, version: int, expected: int | None, model: str = "bikes", evidence: dict[str, str] | None = None
+) -> None:
+    given = evidence or PASS | {"release": f"{version}" * 64}
+    ledger.promote(model, version, expected, "ann", "", given, f"key{version}", f"releases/{model}/v{version}")
 
 
 def test_it_names_the_champion_as_it_changes(url: str) -> None:
@@ -37,6 +38,7 @@ def test_it_names_the_champion_as_it_changes(url: str) -> None:
     promote(ledger, 1, None)
     assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
     train(ledger, 2)
+    assert watch.version(2) is None  # it has a number, and no release yet
     promote(ledger, 2, 1)
     train(ledger, 1, "cars")
     promote(ledger, 1, None, "cars")
@@ -51,7 +53,8 @@ def test_it_names_the_champion_as_it_changes(url: str) -> None:
 def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> None:
     """A row that says nothing of the release's digest is no error."""
     ledger = Ledger(url)
-    promote(ledger, 1, None)
+    train(ledger, 1)
+    promote(ledger, 1, None, evidence=PASS)
     assert Watch(url, "bikes").champion() == Release(1, "releases/bikes/v1", "")
 
 
@@ -71,6 +74,7 @@ def test_it_makes_no_file(tmp_path: Path) -> None:
     watch = Watch(url, "bikes")
     assert watch.champion() is None
     assert list(tmp_path.iterdir()) == []
+    train(Ledger(url), 1)
     promote(Ledger(url), 1, None)
     assert watch.champion() is not None
 
@@ -78,11 +82,13 @@ def test_it_makes_no_file(tmp_path: Path) -> None:
 def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
     """There a commit changes another file than the database's own."""
     ledger, watch = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Watch(f"sqlite:///{tmp_path}/ledger.db", "bikes")
+    train(ledger, 1)
     promote(ledger, 1, None)
     holder = sqlite3.connect(tmp_path / "ledger.db")
     holder.execute("PRAGMA journal_mode=WAL")
     holder.execute("SELECT * FROM ledger").fetchall()
     for version in (2, 3):
+        train(ledger, version)
         promote(ledger, version, version - 1)
         champion = watch.champion()
         assert champion is not None

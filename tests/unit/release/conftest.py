@@ -46,7 +46,7 @@ class Run:
     validation: Validation
 
     def package(self, version: int = 3) -> Package:
-        named = SimpleNamespace(name=self.config.name, version=version, run_id="0a1b")
+        named = SimpleNamespace(name=self.config.name, version=version)
         return package(
             self.work, self.config, self.settings, named, self.fitted, self.evaluation, self.scores, self.validation,
             FACTS,

@@ -56,7 +56,7 @@ class Fake:
     def __post_init__(self) -> None:
         self.reader = Reader(self.contract)
         self.metadata = Manifest(
-            name=self.name, version=self.version, run_key="k", run_id="r", created="2026-03-01T12:00:00+00:00",
+            name=self.name, version=self.version, run_key="k", created="2026-03-01T12:00:00+00:00",
             task=self.contract.task, target="price", classes=self.contract.classes, positive=None, threshold=None,
             dataset={}, estimator="linear", params={}, metrics={}, primary="mae", commit="c", towline="0", python="3",
             libraries={}, seeds={},

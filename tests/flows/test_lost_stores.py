@@ -1,0 +1,253 @@
+"""MLflow or the ledger lose what they knew: numbers stay unique, verdicts with their releases, MLflow is mended."""
+
+import shlex
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kill import MODEL, write_config
+from tests.conftest import Done
+from towline.config import Settings
+from towline.registry import mirror
+from towline.registry.ledger import Ledger
+
+Command = Callable[..., Done]
+
+
+class Pipeline:
+    """A config, the runs it has made, and what the ledger and MLflow say of them."""
+
+    def __init__(self, towline: Command, config: Path, store: Path) -> None:
+        self.towline, self.config, self.store, self.seed = towline, config, store, 0
+        self.settings = Settings.from_environment()
+
+    def run(self, *words: str, seed: int | None = None) -> Any:
+        """Another run, which is another key, but for a ``seed`` that was given before."""
+        self.seed += 1
+        done = self.towline("run", self.config, "--set", f"seed={seed or self.seed}", *words, "--json")
+        assert done.code in (0, 4), done.err
+        return done.json
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings.ledger_url)
+
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
+
+    def let_go(self) -> None:
+        """Has this process know nothing of MLflow's database any more, as a new process does: the file changes."""
+        from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
+        from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+        from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+
+        for kind in (Models, Runs):
+            for engine in kind._engine_map.values():
+                engine.dispose()
+            kind._engine_map.clear()
+        for registry in (ModelRegistryStoreRegistry, TrackingStoreRegistry):
+            registry._get_store_with_resolved_uri.cache_clear()
+
+    def mirrored(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Of MLflow: its number by the ledger's, and aliases with the ledger's numbers."""
+        present = mirror.read(self.settings, MODEL)
+        numbers = {one.number: one.tags[mirror.VERSION] for one in present.versions.values()}
+        return {ours: own for own, ours in numbers.items()}, {
+            name: numbers[own] for name, own in present.aliases.items()
+        }
+
+    def whole(self) -> bool:
+        """Whether each version has one run, one release, and the verdict of that release."""
+        rows = self.ledger.rows(MODEL)
+        keys = {(row.version, row.run_key) for row in rows if row.event in ("registered", "promoted", "refused")}
+        assert len(keys) == len({version for version, _ in keys}), keys
+        folders = [path.name.partition("-")[0] for path in (self.store / "releases" / MODEL).glob("v*")]
+        assert len(folders) == len(set(folders)), folders
+        named = {row.release.rpartition("/")[2] for row in rows if row.event in ("promoted", "refused")}
+        assert len(named) == len({row.version for row in rows if row.event in ("promoted", "refused")})
+        return True
+
+
+@pytest.fixture
+def pipeline(towline: Command, tmp_path: Path, store: Path) -> Pipeline:
+    return Pipeline(towline, write_config(tmp_path), store)
+
+
+REFUSED = ("--set", "gate.max.mae=0.5")
+
+
+def test_a_registered_model_that_was_deleted_comes_back(pipeline: Pipeline) -> None:
+    """The next run is not version 1 again; versions, aliases and runs are in MLflow as before."""
+    first, refused = pipeline.run(), pipeline.run(*REFUSED)
+    pipeline.client().delete_registered_model(MODEL)
+    third = pipeline.run()
+    assert [first["version"], refused["version"], third["version"]] == [1, 2, 3]
+    assert pipeline.whole()
+    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
+    back = pipeline.client().get_model_version(MODEL, "1")
+    assert back.run_id == first["run_id"]
+    assert back.tags["verdict"] == "pass"
+    assert pipeline.client().get_model_version(MODEL, "2").tags["verdict"] == "fail"
+
+
+def test_a_champion_that_was_deleted_is_put_back_by_status(pipeline: Pipeline) -> None:
+    """status says what was missing; asked again there is nothing to say. A later run has a number of its own."""
+    first, _ = pipeline.run(), pipeline.run(*REFUSED)
+    client = pipeline.client()
+    client.delete_model_version(MODEL, "1")
+    client.set_registered_model_alias(MODEL, "champion", "2")
+    told = pipeline.towline("status", MODEL)
+    assert told.code == 0, told.err
+    assert "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in told.out
+    assert "mlflow " not in pipeline.towline("status", MODEL).out
+    numbers, aliases = pipeline.mirrored()
+    assert aliases == {"champion": "1"}
+    assert client.get_model_version(MODEL, numbers["1"]).run_id == first["run_id"]
+    assert pipeline.run()["version"] == 3
+    assert pipeline.whole()
+    assert pipeline.mirrored()[1] == {"champion": "3", "previous": "1"}
+
+
+def test_a_tracking_store_that_is_gone_is_made_anew(pipeline: Pipeline) -> None:
+    """The database and every artifact: releases and ledger are enough to have all versions in MLflow again."""
+    first, _ = pipeline.run(), pipeline.run(*REFUSED)
+    pipeline.let_go()
+    pipeline.store.joinpath("mlflow.db").unlink()
+    shutil.rmtree(pipeline.store / "artifacts")
+    assert pipeline.run()["version"] == 3
+    assert pipeline.whole()
+    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
+    client = pipeline.client()
+    run = client.get_run(client.get_model_version(MODEL, "1").run_id)
+    assert run.data.metrics["mae"] == pytest.approx(first["metrics"]["mae"]["value"])
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"plots", "release"}
+
+
+def test_a_tracking_store_of_yesterday_is_brought_up_to_date(pipeline: Pipeline) -> None:
+    """What MLflow missed comes back under its number, and the alias stands on what serves, not on a refused version."""
+    pipeline.run()
+    shutil.copy(pipeline.store / "mlflow.db", pipeline.store / "yesterday.db")
+    pipeline.run()
+    pipeline.let_go()
+    pipeline.store.joinpath("yesterday.db").rename(pipeline.store / "mlflow.db")
+    refused = pipeline.run(*REFUSED)
+    assert (refused["version"], refused["event"]) == (3, "refused")
+    assert pipeline.whole()
+    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "2", "previous": "1"})
+
+
+def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow loses the whole model between registration and decision: the run ends well, and MLflow has it again."""
+    from towline import outcome
+
+    conclude = outcome.conclude
+
+    def late(*given: Any) -> Any:
+        pipeline.client().delete_registered_model(MODEL)
+        return conclude(*given)
+
+    monkeypatch.setattr(outcome, "conclude", late)
+    done = pipeline.run()
+    assert (done["event"], done["note"]) == ("promoted", "")
+    assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
+
+
+def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is decided, MLflow being locked fails no run; the next command that may write puts it there."""
+    from towline import outcome
+    from towline.registry import tracking
+
+    conclude = outcome.conclude
+    monkeypatch.setattr(tracking, "_WAIT", 0.2)
+    locks: list[sqlite3.Connection] = []
+
+    def late(*given: Any) -> Any:
+        lock = sqlite3.connect(pipeline.store / "mlflow.db", isolation_level=None, check_same_thread=False)
+        lock.execute("BEGIN EXCLUSIVE")
+        locks.append(lock)
+        return conclude(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome, "conclude", late)
+        done = pipeline.run()
+    locks[0].close()
+    assert done["event"] == "promoted"
+    assert "MLflow does not show this yet" in done["note"]
+    assert pipeline.mirrored()[1] == {}
+    assert "put back" in pipeline.towline("status", MODEL, "--json").json["mirror"]
+    assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
+
+
+def test_a_ledger_that_is_gone_is_no_new_store(pipeline: Pipeline) -> None:
+    """Every command says that it was lost, and what to do; done literally, that works."""
+    pipeline.run()
+    kept = pipeline.store / "ledger.copy"
+    shutil.copy(pipeline.store / "ledger.db", kept)
+    pipeline.store.joinpath("ledger.db").unlink()
+    commands = (
+        ("models",), ("models", MODEL), ("history",), ("status",), ("status", MODEL), ("show", MODEL), ("rollback",),
+        ("promote", f"{MODEL}@1", "--reason", "x"), ("score", pipeline.config, "out.csv"), ("package", MODEL),
+        ("up", pipeline.config), ("run", pipeline.config),
+    )  # fmt: skip
+    for words in commands:
+        done = pipeline.towline(*words)
+        assert done.code == 6, (words, done.err)
+        assert "the ledger was lost" in done.err
+        assert "towline restore FILE --force" in done.err
+    assert not pipeline.store.joinpath("ledger.db").exists()
+
+    shutil.copy(kept, pipeline.store / "ledger.db")
+    assert pipeline.towline("models", "--json").json[0]["version"] == 1
+    pipeline.store.joinpath("ledger.db").unlink()
+    remedy = pipeline.towline("models", "--json").json["remedy"]
+    subprocess.run(shlex.split(remedy.rpartition(": ")[2]), check=True)
+    assert pipeline.run()["version"] == 1
+    assert pipeline.towline("models", "--json").json[0]["version"] == 1
+    assert pipeline.whole()
+
+
+def test_a_ledger_of_yesterday_gives_no_number_twice(pipeline: Pipeline) -> None:
+    """Today's releases are still in the store: their numbers are not given to other runs, nor their verdicts."""
+    pipeline.run()
+    shutil.copy(pipeline.store / "ledger.db", pipeline.store / "yesterday")
+    lost = pipeline.run()
+    pipeline.store.joinpath("yesterday").rename(pipeline.store / "ledger.db")
+    assert pipeline.towline("promote", f"{MODEL}@2", "--reason", "x").code == 2
+    done = pipeline.run(*REFUSED)
+    assert (lost["version"], done["version"], done["event"]) == (2, 3, "refused")
+    assert pipeline.towline("promote", f"{MODEL}@3", "--reason", "x").code == 4
+    folders = sorted(path.name.partition("-")[0] for path in (pipeline.store / "releases" / MODEL).glob("v*"))
+    assert folders == ["v1", "v2", "v3"]
+    assert pipeline.run(seed=2)["version"] == 4  # the run whose promotion was lost is judged again
+    assert pipeline.whole()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models",), ("models", MODEL), ("history",), ("status",), ("status", MODEL), ("show", MODEL),
+        ("show", f"{MODEL}@1"), ("package", MODEL), ("promote", f"{MODEL}@1", "--reason", "x"), ("rollback",),
+        ("score", "x.csv", "y.csv"), ("score", "x.csv", "y.csv", "--model", f"{MODEL}@1"), ("serve", MODEL),
+    ],
+)  # fmt: skip
+def test_a_ledger_that_was_changed_is_obeyed_by_no_command(
+    words: tuple[str, ...], command: Command, shelf: Any
+) -> None:
+    """A refused or older release that somebody wrote in as champion does not answer, and is not shown as champion."""
+    with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
+        older = shelf.release(2).relative_to(shelf.settings.store).as_posix()
+        database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
+    done = command(*(word.replace(MODEL, "house-value") for word in words))
+    assert done.code == 6, done.out + done.err
+    assert "is not what was written" in done.err

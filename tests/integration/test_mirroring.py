@@ -1,0 +1,87 @@
+"""MLflow as the mirror of the ledger, looked at by `towline up` and by commands."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Done
+from tests.shelf import MODEL, Shelf
+from towline.cli import supervision
+from towline.cli.supervision import Supervisor
+from towline.config import PipelineConfig
+from towline.mirroring import missing
+from towline.registry import mirror
+
+CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv", "target": "value"}})
+
+
+@pytest.fixture
+def mirrored(shelf: Shelf) -> Shelf:
+    """The shelf, with an MLflow store of its own that is not there yet."""
+    uri = f"sqlite:///{shelf.settings.store}/mlflow.db"
+    return Shelf(shelf.settings.model_copy(update={"tracking_uri": uri}))
+
+
+def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
+    monkeypatch.setattr(supervision, "_MIRROR", 0.0)
+    settings, told = mirrored.settings, list[str]()
+    supervisor = Supervisor(settings, [], [CONFIG], [], told.append)
+    (settings.store / "logs").mkdir()
+
+    def look() -> None:
+        supervisor._mirror()
+        supervisor._mirror()
+        if MODEL in supervisor._mending:
+            assert supervisor._mending[MODEL].wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
+
+    look()
+    assert "version 1, which serves, is missing" in told[0]
+    assert "version 2 is missing" in told[0]
+    present = mirror.read(settings, MODEL)
+    assert {one.tags[mirror.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
+    assert present.aliases == {"champion": "1"}
+    look()
+    assert len(told) == 1
+
+    delete = (
+        "import sys; from mlflow import MlflowClient as C; C(*sys.argv[1:2] * 2).delete_model_version(sys.argv[2], '1')"
+    )
+    subprocess.run([sys.executable, "-c", delete, settings.tracking_uri, MODEL], check=True, capture_output=True)
+    assert missing(settings, MODEL) == ("version 1, which serves, is missing",)
+    look()
+    assert len(told) == 2
+    assert missing(settings, MODEL) == ()
+    present = mirror.read(settings, MODEL)
+    champion = next(one for one in present.versions.values() if one.number == present.aliases["champion"])
+    assert (champion.tags[mirror.VERSION], champion.tags["verdict"]) == ("1", "pass")
+
+
+def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> None:
+    """What can be mirrored is; what is not whole is named again."""
+    from towline.mirroring import mend
+
+    (mirrored.release(2) / "contract.json").write_text("{}")
+    assert mend(mirrored.settings, MODEL)[:2] == (
+        "version 1, which serves, is missing: put back", "version 2 is missing: its release is damaged"
+    )  # fmt: skip
+    assert missing(mirrored.settings, MODEL) == ("version 2 is missing",)
+    assert mirror.read(mirrored.settings, MODEL).aliases == {"champion": "1"}
+
+
+def test_a_promotion_with_mlflow_away_is_a_promotion(
+    mirrored: Shelf, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves; MLflow is spoken of in a note, by status too, which answers all the same."""
+    monkeypatch.setenv("TOWLINE_TRACKING_URI", "http://127.0.0.1:1")
+    done = command("promote", f"{MODEL}@2", "--reason", "better", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["changed"]
+    assert "note: MLflow does not show this yet" in done.err
+    told = command("status", MODEL, "--json")
+    assert told.code == 0
+    assert told.json["champion"]["version"] == 2
+    assert "cannot be looked at" in told.json["mirror"]
