@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from towline.errors import ConfigError
 from towline.serving import sockets as listening
+from towline.serving.browsers import check_hosts, check_origins
 from towline.serving.options import Options
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def run(options: Options, started: Callable[[Started], None]) -> None:
     """
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # before numpy: threads make the answer to one row slower
     log_to_stderr()
+    check_hosts(options.allowed_hosts)
+    check_origins(options.cors_origins)
     _raise_file_limit()
     if options.wait:
         _wait(options)
@@ -135,7 +138,7 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
 
     log = _prediction_log(service)
     config = Config(
-        create(options, live, service.keys, log),
+        create(options, live, service.keys, log, loopback=not listening.open_to_others(service.sockets)),
         loop="uvloop",
         http=Connection,
         ws="none",

@@ -152,6 +152,8 @@ def application(
 ) -> tuple[Service, SimpleNamespace, FakeLog]:
     settings = {
         "rate": None,
+        "allowed_hosts": (),
+        "cors_origins": (),
         "max_body": 5_000_000,
         "max_rows": 10_000,
         "certificate": None,
