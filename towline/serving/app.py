@@ -249,11 +249,12 @@ class Desk:
         return model
 
     async def _unpack(self, body: bytes) -> bytes:
-        content = compression.unpack(body, LARGE)
+        most = self._options.max_body
+        content = compression.unpack(body, min(LARGE, most))
+        if content is None and most > LARGE:
+            content = await self._aside(partial(compression.unpack, body, most))
         if content is None:
-            content = await self._aside(partial(compression.unpack, body, self._options.max_body))
-        if content is None:
-            raise Problem("too-large", f"the body unpacks to more than {self._options.max_body:,} bytes")
+            raise Problem("too-large", f"the body unpacks to more than {most:,} bytes")
         return content
 
     async def _aside(self, work: Callable[[], _Made]) -> _Made:
