@@ -22,7 +22,9 @@ FRAMING = 4  # bytes of a body for each further byte of framing
 PATIENCE = 60.0  # seconds in which a request must have come whole
 BUFFER = 262_144  # bytes of a body that wait for the application
 SLICE = 2_048  # bytes that are parsed at once
-TURN = 0.0005  # seconds of one turn of the event loop that all large reads together may take
+SHARE = 0.0001  # seconds that one connection parses what is large before the next one has its turn
+TURN, REST = 0.0003, 0.001  # seconds that all of them together parse at once, and how long they pause then
+DISCARD = 65_536  # bytes that are discarded at once, before the next pause
 LINGER_BYTES = 64_000_000  # read and discarded from the sender of a refused request, at most
 LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # how long it is read from, at most: in all, and without a byte
 LINGER_LOOK = 1.0  # seconds between two looks at that
@@ -98,28 +100,29 @@ class Pace:
     """Parses large reads slice by slice, those of all connections in turn, so that small requests come in between."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._call_soon = loop.call_soon
+        self._loop = loop
         self._waiting: deque[Connection] = deque()
 
     def add(self, connection: "Connection") -> None:
         if not self._waiting:
-            self._call_soon(self._turn)
+            self._loop.call_soon(self._turn)
         self._waiting.append(connection)
 
     def _turn(self) -> None:
         end = time.perf_counter() + TURN
         while self._waiting:
             connection = self._waiting[0]
-            if connection.parse_slice():
+            if connection.parse_waiting():
                 self._waiting.rotate(-1)
             else:
                 self._waiting.popleft()
             if time.perf_counter() >= end:
                 break
         if self._waiting:
-            self._call_soon(self._turn)
+            self._loop.call_later(REST, self._turn)  # a small request takes several turns of the loop
 
 
+_DISCARDED = bytearray(DISCARD)  # what any of them reads
 _PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pace]" = weakref.WeakKeyDictionary()
 
 
@@ -132,6 +135,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._beside = 0  # bytes of the present request, without its body
         self._body = 0
+        self._length: int | None = None  # as the present request has it, once looked up; 0 for chunks
         self._began = self.loop.time()  # when the present request did; 0 while none has
         self._unparsed: deque[memoryview] = deque()
         self._queued = False  # whether Pace has it
@@ -161,17 +165,28 @@ class Connection(HttpToolsProtocol):
         else:
             self._parse(data)
 
-    def parse_slice(self) -> bool:
-        """Parses the next bytes that wait for it; whether there are more that may be parsed."""
-        if self._unparsed and not self.flow.read_paused:
+    def parse_waiting(self) -> bool:
+        """Parses what waits for it, for a short time; whether there is more that may be parsed."""
+        end = time.perf_counter() + SHARE
+        while self._unparsed and not self.flow.read_paused and time.perf_counter() < end:
             first = self._unparsed.popleft()
-            if len(first) > SLICE:
-                self._unparsed.appendleft(first[SLICE:])
-            self._parse(first[:SLICE])
+            size = max(SLICE, self._announced())
+            if len(first) > size:
+                self._unparsed.appendleft(first[size:])
+            self._parse(first[:size])
         self._queued = bool(self._unparsed) and not self.flow.read_paused
         if not self._unparsed and not self.flow.read_paused and not self.transport.is_closing():
             self.transport.raw.resume_reading()
         return self._queued
+
+    def _announced(self) -> int:
+        """How many of the next bytes are one piece for the parser: the rest of a body of which the length is known."""
+        if self.cycle is None or not self.cycle.more_body:
+            return 0
+        if self._length is None:
+            # the parser has seen to it that this is a number, and the only one
+            self._length = int(dict(self.headers).get(b"content-length", b"0"))
+        return self._length - self._body
 
     def pause(self) -> None:
         """Called by the flow: the application has enough for now."""
@@ -192,6 +207,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         self.connection_lost(ConnectionAbortedError())  # for this protocol it ends here
+        transport.pause_reading()  # so that the next read is into the other protocol's buffer
         transport.set_protocol(Lingering(transport, self.loop, self.connections))
         transport.resume_reading()
 
@@ -244,6 +260,7 @@ class Connection(HttpToolsProtocol):
         cycle.more_body = False
         cycle.message_event.set()
         self._beside = self._body = 0
+        self._length = None
         self._began = 0.0
 
     def end_if_stale(self, now: float) -> None:
@@ -281,7 +298,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()  # until the application knows who asks
 
 
-class Lingering(asyncio.Protocol):
+class Lingering(asyncio.BufferedProtocol):
     """The end of a connection whose sender was refused and is not done: what it sends is discarded.
 
     If it were closed at once, the system would answer the next bytes with a reset, and the sender would not see why it
@@ -298,11 +315,22 @@ class Lingering(asyncio.Protocol):
         if transport.can_write_eof():
             transport.write_eof()  # behind the answer: who has read it closes
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return _DISCARDED
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._last = self._loop.time()
-        self._left -= len(data)
+        self._left -= nbytes
         if self._left < 0:
             self._transport.abort()
+        elif nbytes == DISCARD:  # as fast as it can be sent it would take a core
+            self._transport.pause_reading()
+            self._loop.call_later(REST, self._resume)
+
+    def _resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("towline.serving")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_SWITCH = 0.0005  # seconds that a thread which reads a large request may hold up the event loop
 _WAIT = 1.0  # seconds between two looks for a first version
 _KEEP_ALIVE = 75  # seconds a connection may idle; longer than the minute after which load balancers close theirs
 
@@ -133,6 +134,7 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
         gc.collect()
         gc.freeze()  # a request does not wait while the collector goes through what was made at the start
         gc.set_threshold(20_000, 50, 100)  # a request makes hundreds of objects and no cycles
+        sys.setswitchinterval(_SWITCH)
         live.follow()
         ready()
 
