@@ -309,6 +309,7 @@ def test_it_speaks_tls(shelf: Shelf, serve: Callable[..., Serving], pem: Path) -
     trusting = ssl.create_default_context(cafile=pem / "chain.pem")
     for _ in range(10):
         assert predict(serving, shelf, tls=trusting) == (200, 1)
+        assert ask(serving, "/predict", " " * 6_000_000, tls=trusting)[0] == 413
 
 
 def test_what_cannot_be_served_is_told_on_one_screen(

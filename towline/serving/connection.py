@@ -168,12 +168,14 @@ class Connection(HttpToolsProtocol):
     def parse_waiting(self) -> bool:
         """Parses what waits for it, for a short time; whether there is more that may be parsed."""
         end = time.perf_counter() + SHARE
-        while self._unparsed and not self.flow.read_paused and time.perf_counter() < end:
+        while self._unparsed and not self.flow.read_paused:
             first = self._unparsed.popleft()
             size = max(SLICE, self._announced())
             if len(first) > size:
                 self._unparsed.appendleft(first[size:])
             self._parse(first[:size])
+            if time.perf_counter() >= end:
+                break
         self._queued = bool(self._unparsed) and not self.flow.read_paused
         if not self._unparsed and not self.flow.read_paused and not self.transport.is_closing():
             self.transport.raw.resume_reading()
@@ -286,15 +288,17 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes | memoryview) -> None:
         self._beside += len(data)
         super().data_received(data)  # type: ignore[arg-type]
-        if self.transport.is_closing():
-            return
         # small chunks have more framing than content: what may come beside a body grows with it
         if self._beside > HEADERS + self._body // FRAMING:
+            if self.transport.is_closing():
+                return
             if self._body:
                 self.send_400_response("The body comes in very small chunks: send larger ones, or a Content-Length.")
             else:
                 self.send_400_response("The request's headers are too large.", 431)
-        elif self.cycle is not None and self.cycle.more_body and not self.flow.asked:
+        elif (
+            self.cycle is not None and self.cycle.more_body and not self.flow.asked and not self.transport.is_closing()
+        ):
             self.flow.pause_reading()  # until the application knows who asks
 
 
