@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -277,7 +278,8 @@ class Desk:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[Row], list[Odd]]
+_Rows = tuple[Asked, list[Row], Mapping[Odd, int]]
+_NOTHING: Mapping[Odd, int] = {}
 
 
 async def to_docs(call: Call) -> Reply:
@@ -310,7 +312,8 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
         binary.attach(document, body[end:])
     asked = how.read(document, model, most)
     odd: list[Odd] = []
-    return asked, model.reader.read(asked.rows, odd), odd
+    canonical = model.reader.read(asked.rows, odd)
+    return asked, canonical, Counter(odd) if odd else _NOTHING  # counted here: of many rows, on the thread
 
 
 def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
