@@ -32,8 +32,9 @@ class Asked:
 
     def __init__(self, model: Model) -> None:
         options = SimpleNamespace(
-            rate=None, max_body=100_000, max_rows=500, certificate=None, host="127.0.0.1", port=8080
-        )
+            rate=None, allowed_hosts=(), cors_origins=(), max_body=100_000, max_rows=500, certificate=None,
+            host="127.0.0.1", port=8080,
+        )  # fmt: skip
         live = SimpleNamespace(model=model, ready=True, reason="")
         self.app: Service = create(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
         self.model = model

@@ -117,7 +117,9 @@ def test_the_end_begins_with_readiness(shelf: Shelf, serve: Callable[..., Servin
     body = json.dumps({"rows": pool(shelf)[:1]}).encode()
     with socket.create_connection(("127.0.0.1", serving.port)) as slow:
         slow.settimeout(20)
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        head = (
+            b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        )
         slow.sendall(head % len(body) + body[:20])
         assert ask(serving, "/readyz")[0] == 200
         serving.process.send_signal(signal.SIGTERM)
@@ -143,7 +145,7 @@ def test_a_body_that_never_comes_does_not_hold_up_the_end(shelf: Shelf, serve: C
     serving = serve("--drain", "2")
     with socket.create_connection(("127.0.0.1", serving.port)) as stuck:
         stuck.sendall(
-            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+            b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
         )
         assert predict(serving, shelf) == (200, 1)
         assert serving.end() == 0
@@ -307,6 +309,7 @@ def test_it_speaks_tls(shelf: Shelf, serve: Callable[..., Serving], pem: Path) -
     trusting = ssl.create_default_context(cafile=pem / "chain.pem")
     for _ in range(10):
         assert predict(serving, shelf, tls=trusting) == (200, 1)
+        assert ask(serving, "/predict", " " * 6_000_000, tls=trusting)[0] == 413
 
 
 def test_what_cannot_be_served_is_told_on_one_screen(

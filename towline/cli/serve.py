@@ -26,6 +26,8 @@ VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: speak TLS.")
 @click.option("--private-key", type=click.Path(path_type=Path), help="PEM file, if not in the certificate's.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second for each key, a worker.")
+@click.option("--allowed-hosts", metavar="NAMES", help="Host headers to answer to, e.g. api.example.com,*.example.org.")
+@click.option("--cors-origins", metavar="ORIGINS", help="Sites whose pages may ask, e.g. https://app.example.com.")
 @click.option("--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Rows of a request.")
 @click.option("--no-log", is_flag=True, help="Keep no log of predictions.")
@@ -52,7 +54,7 @@ VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "
 )
 @click.option("--wait", is_flag=True, help="Wait for the model's first version instead of ending.")
 @json_option
-def serve(no_log: bool, as_json: bool, **given: Any) -> None:
+def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: str | None, **given: Any) -> None:
     """Answers requests over HTTP.
 
     NAME is a model, whose champion is served and followed as it changes; a version of one, NAME@3; or a folder that
@@ -78,4 +80,10 @@ def serve(no_log: bool, as_json: bool, **given: Any) -> None:
         emit(asdict(service), as_json, service.text)
         sys.stdout.flush()
 
+    given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
     run(Options(settings=Settings.from_environment(), log=not no_log, **given), started)
+
+
+def _listed(given: str | None) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part.strip() for part in (given or "").split(",") if part.strip())

@@ -2,16 +2,18 @@
 
 ``public`` are the probes of orchestrators and load balancers, which tell nothing of the data. Everything that shows or
 uses the model takes a key with the scope ``predict``; ``/metrics`` shows what others ask, and takes ``admin``. While no
-key was ever made all routes are open (``towline serve`` then keeps to loopback).
+key was ever made all routes are open; ``towline serve`` then keeps to loopback, and to requests that name it.
 """
 
 import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -21,14 +23,15 @@ from towline import __version__
 from towline.data.example import example
 from towline.data.rows import Odd, Row
 from towline.errors import Fault
-from towline.serving import binary, metrics, openapi, page, protocol, tensors
+from towline.serving import binary, browsers, compression, metrics, openapi, page, protocol, tensors
 from towline.serving.batching import Batcher, Turn
+from towline.serving.browsers import Hosts, Origins
 from towline.serving.endpoint import Access, Answers, Call, Endpoint, Guard, Reply, Scope, Send
 from towline.serving.limits import Rate, Receive, read_body
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Problem
 from towline.serving.protocol import Asked, Protocol
-from towline.serving.strict_json import LARGE, loads
+from towline.serving.strict_json import KEYS, LARGE, loads
 
 if TYPE_CHECKING:
     from towline.release.predictor import Model
@@ -44,6 +47,7 @@ _JSON_TYPES = (b"application/json", b"application/json; charset=utf-8", b"applic
 _RETRY = ((b"retry-after", b"1"),)
 _CHARSETS = ("charset=utf-8", 'charset="utf-8"', "charset=utf8")
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+_Made = TypeVar("_Made")
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
 
@@ -71,7 +75,9 @@ class Service(Starlette):
         await (self._unknown if scope["type"] == "http" else self.router.not_found)(scope, receive, send)
 
 
-def create(options: "Options", live: "Live", keys: "Keys", log: "PredictionLog | None") -> Service:
+def create(
+    options: "Options", live: "Live", keys: "Keys", log: "PredictionLog | None", *, loopback: bool = True
+) -> Service:
     """The application of one worker.
 
     Args:
@@ -79,9 +85,18 @@ def create(options: "Options", live: "Live", keys: "Keys", log: "PredictionLog |
         live: the model that answers; looked at once in each request.
         keys: who may ask what.
         log: takes each prediction; None for no log.
+        loopback: whether it listens on loopback alone.
     """
     desk = Desk(options, live, log)
-    guard = Guard(keys, Rate(options.rate), desk.metrics, tls=options.certificate is not None)
+    guard = Guard(
+        keys,
+        Rate(options.rate),
+        desk.metrics,
+        hosts=Hosts(options.allowed_hosts, options.host) if options.allowed_hosts else None,
+        open_hosts=Hosts((), options.host) if loopback and not options.allowed_hosts else None,
+        origins=Origins(options.cors_origins) if options.cors_origins else None,
+        tls=options.certificate is not None,
+    )
 
     def get(path: str, access: Access, answer: Answers, *, browser: bool = False) -> Endpoint:
         return Endpoint(path, access, answer, guard, browser=browser)
@@ -147,15 +162,17 @@ class Desk:
 
         async def answer(call: Call) -> Reply:
             model = self._model(call)
-            kind = call.headers.get(b"content-type", b"")
-            if kind not in _JSON_TYPES or b"content-encoding" in call.headers:
+            packed = b"content-encoding" in call.headers and compression.is_compressed(call.headers)
+            if call.headers.get(b"content-type", b"") not in _JSON_TYPES:
                 _check_type(call.headers, how)
             body = await read_body(call.receive, call.headers, self._options.max_body)
+            if packed:
+                body = await self._unpack(body)
             end = binary.cut(call.headers, len(body)) if binary.HEADER in call.headers else None
             if len(body) < LARGE:
                 asked, canonical, odd = _read(how, body, end, model, self._options.max_rows)
             else:
-                asked, canonical, odd = await self._read_aside(how, body, end, model)
+                asked, canonical, odd = await self._aside(partial(_read, how, body, end, model, self._options.max_rows))
             found = await self._score(model, canonical)
             _check_finite(found)
             if asked.id is not None:
@@ -233,14 +250,23 @@ class Desk:
                 raise Problem("not-found", f"this service has no such version: it serves {call.version}")
         return model
 
-    async def _read_aside(self, how: Protocol, body: bytes, end: int | None, model: "Model") -> "_Rows":
+    async def _unpack(self, body: bytes) -> bytes:
+        most = self._options.max_body
+        content = compression.unpack(body, min(LARGE, most))
+        if content is None and most > LARGE:
+            content = await self._aside(partial(compression.unpack, body, most))
+        if content is None:
+            raise Problem("too-large", f"the body unpacks to more than {most:,} bytes")
+        return content
+
+    async def _aside(self, work: Callable[[], _Made]) -> _Made:
         """On a thread: small requests are answered meanwhile."""
         if self._reading >= READING:
             raise Problem("busy", f"{self._reading} large requests wait to be read", headers=_RETRY)
         self._reading += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._reader, _read, how, body, end, model, self._options.max_rows)
+            return await loop.run_in_executor(self._reader, work)
         finally:
             self._reading -= 1
 
@@ -253,7 +279,8 @@ class Desk:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[Row], list[Odd]]
+_Rows = tuple[Asked, list[Row], Mapping[Odd, int]]
+_NOTHING: Mapping[Odd, int] = {}
 
 
 async def to_docs(call: Call) -> Reply:
@@ -278,21 +305,22 @@ async def unknown(call: Call) -> Reply:
 
 def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int) -> _Rows:
     """What is asked, as the model takes it, and what is odd about it; tensors may stand behind the document's end."""
+    widest = max(KEYS, 2 * len(model.reader.fields))
     if end is None:
-        document = loads(body, most, nan=how.nan)
+        document = loads(body, most, widest=widest, nan=how.nan)
     else:
-        document = loads(body[:end], most, nan=how.nan)
+        document = loads(body[:end], most, widest=widest, nan=how.nan)
         binary.attach(document, body[end:])
     asked = how.read(document, model, most)
     odd: list[Odd] = []
-    return asked, model.reader.read(asked.rows, odd), odd
+    canonical = model.reader.read(asked.rows, odd)
+    return asked, canonical, Counter(odd) if odd else _NOTHING  # counted here: of many rows, on the thread
 
 
 def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Problem("not-json", "compressed bodies are not read")
     kind, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
-    if how.bare and (not kind or binary.HEADER in headers):
+    # a page can send neither of them on a foreign site without being asked for it first: not the header, nor JSON
+    if how.bare and (binary.HEADER in headers or (not kind and not browsers.from_page(headers))):
         return
     given = [part.strip() for part in parameters.split(";") if part.strip()]
     if kind.strip() != "application/json" or any(part not in _CHARSETS for part in given):

@@ -74,7 +74,7 @@ class Draining(Server):
         await super().on_tick(counter)
         state, now = self.server_state, time.monotonic()
         if counter % 10 == 0:
-            self._close_stale()
+            self._end_stale()
         if self._until is None:
             return False
         if _CLOSE not in state.default_headers:
@@ -109,8 +109,8 @@ class Draining(Server):
         """Seconds until the end is due."""
         return self._latest - time.monotonic()
 
-    def _close_stale(self) -> None:
+    def _end_stale(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection) and connection.stale(now):
-                connection.transport.close()
+            if isinstance(connection, Connection):
+                connection.end_if_stale(now)

@@ -1,5 +1,6 @@
 """One route: who may ask, how the answer leaves, what is told when it fails. Raw ASGI, for it is on the hot path."""
 
+import asyncio
 import base64
 import binascii
 import itertools
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from towline.errors import TowlineError
 from towline.serving import problems
+from towline.serving.browsers import Hosts, Origins
 from towline.serving.limits import Gone, Rate, Receive
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Header, Problem
@@ -25,6 +27,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+BAD_KEYS = 100.0  # requests a second from one address that show no valid key, before they are answered late and shortly
+LATE = 1.0  # seconds
+LATE_AT_ONCE = 1_000  # requests that wait for such an answer; more are answered at once
 _VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 _LOG = logging.getLogger("towline.serving")
 _SAFE = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
@@ -69,11 +74,27 @@ class Guard:
         keys: who may ask what.
         rate: how often.
         metrics: what is counted.
+        hosts: the names a request may be addressed to; None for any.
+        open_hosts: the same while no key is required.
+        origins: the sites whose pages may ask; None for none.
         tls: whether this process itself speaks TLS.
     """
 
-    def __init__(self, keys: "Keys", rate: Rate, metrics: Metrics, *, tls: bool) -> None:
-        self.keys, self.rate, self.metrics = keys, rate, metrics
+    def __init__(
+        self,
+        keys: "Keys",
+        rate: Rate,
+        metrics: Metrics,
+        *,
+        hosts: Hosts | None = None,
+        open_hosts: Hosts | None = None,
+        origins: Origins | None = None,
+        tls: bool,
+    ) -> None:
+        self.keys, self.rate, self.metrics, self.origins = keys, rate, metrics, origins
+        self._hosts, self._open_hosts = hosts, open_hosts
+        self._strangers = Rate(BAD_KEYS, what="requests without a valid key", delay=LATE)
+        self._late = 0
         self.headers = [*_SAFE, _HSTS] if tls else _SAFE
         self._drawn = secrets.token_hex(8)
         self._count = itertools.count()
@@ -86,13 +107,17 @@ class Guard:
         """Lets a request in, or raises Problem."""
         if access == "public":
             return
+        if self._hosts is not None:
+            self._hosts.check(call.headers)
         if not self.keys.required:
-            client = call.scope.get("client")
-            self.rate.take(client[0] if client else "")
+            if self._open_hosts is not None:
+                self._open_hosts.check(call.headers)
+            self.rate.take(_address(call))
             return
         key = _presented(call.headers)
         scopes = None if key is None else self.keys.scopes(key)
         if key is None or scopes is None:
+            self._strangers.take(_address(call))
             raise Problem(
                 "no-key",
                 "no key came with the request" if key is None else "the key is unknown, expired or revoked",
@@ -102,6 +127,15 @@ class Guard:
             self.rate.take(self.keys.identity(key))
         if access not in scopes:
             raise Problem("missing-scope", f"the key has no scope {access!r}")
+
+    async def wait(self, seconds: float) -> None:
+        """Holds up who asks too often, without a cost to others; not more of them than there is room for."""
+        if self._late < LATE_AT_ONCE:
+            self._late += 1
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self._late -= 1
 
 
 class Endpoint:
@@ -139,6 +173,8 @@ class Endpoint:
                 *self._guard.headers,
                 *more,
             ]
+            if self._guard.origins is not None:
+                headers += self._guard.origins.headers(call.headers)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
         except Gone:
@@ -149,10 +185,14 @@ class Endpoint:
 
     async def _reply(self, call: Call) -> Reply:
         try:
+            if self._guard.origins is not None and call.scope["method"] == "OPTIONS":
+                return Reply(b"", b"text/plain", headers=self._guard.origins.preflight(self._methods))
             self._check_method(call.scope["method"])
             self._guard.admit(call, self.access, self._challenge)
             return await self._answer(call)
         except Problem as problem:
+            if problem.delay:
+                await self._guard.wait(problem.delay)
             return self._refusal(problem, call)
         except TowlineError as error:
             told = problems.of(error)
@@ -174,6 +214,11 @@ class Endpoint:
         self._metrics.refused(problem.code)
         body = problem.body(call.request_id, error_member=self._error_member)
         return Reply(body, PROBLEM, problem.kind.status, problem.headers)
+
+
+def _address(call: Call) -> str:
+    client = call.scope.get("client")
+    return client[0] if client else ""
 
 
 def _presented(headers: dict[bytes, bytes]) -> str | None:

@@ -22,6 +22,7 @@ SCOPES: tuple[Scope, ...] = ("predict", "admin")
 _LOG = logging.getLogger("towline.serving")
 _EVERY = 0.5  # seconds between two looks at the file
 _BYTES = 32  # of randomness in a key
+_LONGEST = 100  # characters of a key, and more
 
 
 class Key(Frozen):
@@ -128,7 +129,8 @@ def revoke(store: Path, number: str) -> Key:
 class Keys:
     """The keys of a store as a running service knows them. A change of the file is seen within a second.
 
-    While the file is damaged or gone the keys read last hold.
+    While the file is damaged or gone the keys read last hold. A file without any key lets nobody in: the command never
+    writes one, and who emptied it did not mean to let everybody in.
 
     Raises:
         ConfigError: the file is damaged when the service starts.
@@ -136,19 +138,22 @@ class Keys:
 
     def __init__(self, store: Path) -> None:
         self._store = store
+        self._required = False
         self._seen = self._stamp()
         self._take(read(store))
         self._next = time.monotonic() + _EVERY
 
     @property
     def required(self) -> bool:
-        """Whether callers must present a key: once one was made, for ever."""
+        """Whether callers must present a key: once there was a file of keys, for ever."""
         self.refresh()
-        return bool(self._keys)
+        return self._required
 
     def scopes(self, presented: str) -> frozenset[str] | None:
         """What the bearer may do (admin may predict too); None for a key that is unknown, expired or revoked."""
         self.refresh()
+        if len(presented) > _LONGEST:
+            return None
         key = self._keys.get(_number(presented), _NOBODY)
         if not hmac.compare_digest(_digest(presented), key.sha256) or key.revoked is not None:
             return None
@@ -181,6 +186,11 @@ class Keys:
 
     def _take(self, ring: Keyring) -> None:
         self._keys = {key.id: key for key in ring.keys}
+        self._required |= bool(ring.keys) or self._seen is not None
+        if self._required and not ring.keys:
+            _LOG.error(
+                "%s holds no key: nobody is let in until `towline keys create NAME` makes one", _path(self._store)
+            )
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

@@ -27,37 +27,35 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int)
         if not length.isdigit():
             raise Problem("bad-request", "Content-Length is not a number", headers=((b"connection", b"close"),))
         if len(length) > 18 or int(length) > most:
-            raise _too_large(most)
+            raise too_large(most)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Gone
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
         if len(body) > most:
-            raise _too_large(most)
+            raise too_large(most)
         return body
     return await _rest(receive, body, most)
 
 
 async def _rest(receive: Receive, first: bytes, most: int) -> bytes:
-    parts, size = [first], len(first)
-    while True:
-        if size > most:
-            raise _too_large(most)
+    body = bytearray(first)  # a list of parts would take forty bytes for each of one
+    more = True
+    while len(body) <= most:
+        if not more:
+            return bytes(body)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
-        part = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if not message.get("more_body"):
-            if size > most:
-                raise _too_large(most)
-            return b"".join(parts)
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    raise too_large(most)
 
 
-def _too_large(most: int) -> Problem:
-    # what is still under way is not read: the connection ends with the answer
+def too_large(most: int) -> Problem:
+    """The refusal of a longer body."""
+    # what is still under way is discarded: the connection ends with the answer
     return Problem("too-large", f"the body has more than {most:,} bytes", headers=((b"connection", b"close"),))
 
 
@@ -67,10 +65,19 @@ class Rate:
     Args:
         rate: requests per second; None lets everything pass.
         clock: seconds, only ever going on.
+        what: is counted.
+        delay: seconds until a refusal is answered.
     """
 
-    def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rate: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        what: str = "requests",
+        delay: float = 0.0,
+    ) -> None:
         self.rate = rate
+        self._what, self._delay = what, delay
         self._burst = max(1.0, rate or 0.0)
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()  # when a caller's bucket is full again
@@ -89,8 +96,9 @@ class Rate:
         if wait > 1e-9:
             raise Problem(
                 "too-many-requests",
-                f"more than {self.rate:g} requests a second",
+                f"more than {self.rate:g} {self._what} a second",
                 headers=((b"retry-after", b"%d" % max(1, -int(-wait // 1))),),
+                delay=self._delay,
             )
         self._full_at[caller] = full_at
         self._full_at.move_to_end(caller)

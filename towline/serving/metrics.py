@@ -10,7 +10,7 @@ import resource
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,15 +107,15 @@ class Metrics:
     def refused(self, code: str) -> None:
         self._codes[code] += 1
 
-    def predicted(self, model: "Model", version: str, answer: "Answer", odd: Sequence[tuple[str, str]]) -> None:
+    def predicted(self, model: "Model", version: str, answer: "Answer", odd: Mapping[tuple[str, str], int]) -> None:
         """Counts what was predicted, and what was odd about the input (see ``Reader.read``)."""
         self._rows[version] += len(answer.predictions)
         if (pending := self._answers.get(version)) is None:
             pending = self._answers[version] = []
             self._values = self._values or _histogram(model, self.registry)
         pending += answer.predictions
-        for column, what in odd:
-            self._odd[version, column, what] += 1
+        for (column, what), count in odd.items():
+            self._odd[version, column, what] += count
 
     async def keep(self) -> None:
         """Counts what requests have left, for ever."""

@@ -22,6 +22,9 @@ class Options:
         max_body: bytes a request may have.
         max_rows: rows a request may have.
         rate: requests a second for each key, or each address where there are no keys; counted by each worker.
+        allowed_hosts: names in the Host header that are answered, besides those of loopback. When none is given, a
+            service on loopback answers these alone while it has no keys, and any other service answers to all.
+        cors_origins: sites whose pages may ask from a browser.
         trusted: packages of your own whose estimators may be in the release.
         log: whether predictions are logged.
         grace: seconds after the order to end in which requests are still taken, so that load balancers notice.
@@ -40,6 +43,8 @@ class Options:
     max_body: int = 5_000_000
     max_rows: int = 10_000
     rate: float | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
     log: bool = True
     grace: float = 1.0

@@ -25,13 +25,17 @@ KINDS: Mapping[str, Kind] = {
     "bad-request": Kind(400, "The request cannot be read"),
     "no-key": Kind(401, "A key is needed", "send it as Authorization: Bearer KEY or as X-API-Key: KEY"),
     "missing-scope": Kind(403, "The key does not open this", "ask for a key with the scope that is named"),
+    "foreign-host": Kind(
+        403, "Not by this name", "ask by http://127.0.0.1 or http://localhost, or start it with --allowed-hosts NAME"
+    ),
     "not-found": Kind(404, "There is nothing here", "/openapi.json lists every path"),
     "method-not-allowed": Kind(405, "Not by this method", "use one that the Allow header names"),
     "too-large": Kind(413, "The body is too large", "send it in parts, or score a file with `towline score`"),
     "not-json": Kind(415, "The body is of another media type", "send Content-Type: application/json"),
+    "unknown-encoding": Kind(415, "The body is compressed in another way", "compress it with gzip, or not at all"),
     "wrong-shape": Kind(422, "The document is not of the shape this path takes", "/docs shows an example"),
     "unanswerable": Kind(422, "The model has no finite answer for these rows", "mend the values that are far out"),
-    "too-many-requests": Kind(429, "Too many requests with this key", "wait as long as Retry-After says"),
+    "too-many-requests": Kind(429, "Too many requests", "wait as long as Retry-After says"),
     FAULT: Kind(500, "A fault in the service", "give the request id to those who run it"),
     "busy": Kind(503, "Too many requests wait already", "wait as long as Retry-After says"),
     "not-ready": Kind(503, "No model is loaded", "ask /readyz until it answers 200"),
@@ -53,6 +57,7 @@ class Problem(Exception):
         faults: fields and rows, at most 20 of them told.
         count: how many faults there are in all.
         headers: further headers of the answer.
+        delay: seconds until it is answered.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Problem(Exception):
         faults: tuple[Fault, ...] = (),
         count: int | None = None,
         headers: tuple[Header, ...] = (),
+        delay: float = 0.0,
     ) -> None:
         super().__init__(detail)
         self.code = code
@@ -70,6 +76,7 @@ class Problem(Exception):
         self.faults = faults[:LISTED]
         self.count = len(faults) if count is None else count
         self.headers = headers
+        self.delay = delay
 
     @property
     def kind(self) -> Kind:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from towline.errors import ConfigError
 from towline.serving import sockets as listening
+from towline.serving.browsers import check_hosts, check_origins
 from towline.serving.options import Options
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("towline.serving")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_SWITCH = 0.0005  # seconds that a thread which reads a large request may hold up the event loop
 _WAIT = 1.0  # seconds between two looks for a first version
 _KEEP_ALIVE = 75  # seconds a connection may idle; longer than the minute after which load balancers close theirs
 
@@ -92,6 +94,8 @@ def run(options: Options, started: Callable[[Started], None]) -> None:
     """
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # before numpy: threads make the answer to one row slower
     log_to_stderr()
+    check_hosts(options.allowed_hosts)
+    check_origins(options.cors_origins)
     _raise_file_limit()
     if options.wait:
         _wait(options)
@@ -130,12 +134,13 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
         gc.collect()
         gc.freeze()  # a request does not wait while the collector goes through what was made at the start
         gc.set_threshold(20_000, 50, 100)  # a request makes hundreds of objects and no cycles
+        sys.setswitchinterval(_SWITCH)
         live.follow()
         ready()
 
     log = _prediction_log(service)
     config = Config(
-        create(options, live, service.keys, log),
+        create(options, live, service.keys, log, loopback=not listening.open_to_others(service.sockets)),
         loop="uvloop",
         http=Connection,
         ws="none",

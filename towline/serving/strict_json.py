@@ -14,42 +14,54 @@ from towline.serving.problems import Problem
 DEPTH = 32  # levels; no path takes more than six
 LARGE = 65_536  # bytes
 OBJECTS, LISTS = 10, 50  # at most, for each row that is allowed
+KEYS = 10_000  # of one object, at most
+BEGINNING = 262_144  # bytes that are looked at before all of a body is
 # a text without an end is taken to the end: else it would be looked for again from each quote in it
 _TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|\bNaN\b', re.DOTALL)
 _LOW, _HIGH = -(2.0**63), 2.0**64
+# the characters that structure a document, each made its position here and 1
+_MARKS = b'":{}[]'
+_QUOTE, _COLON, _BRACE, _BRACE_END, _BRACKET, _BRACKET_END = range(1, len(_MARKS) + 1)
+_TABLE = bytes(_MARKS.find(byte) + 1 for byte in range(256))
+_OTHERS = bytes(byte for byte in range(256) if byte not in _MARKS)
+_STEPS = np.array([0, 0, 0, 1, -1, 1, -1], dtype=np.int8)  # what each does to the depth
 
 
-def loads(body: bytes, longest: int = 10_000, *, nan: bool = False) -> Any:
+def loads(body: bytes, longest: int = 10_000, *, widest: int = KEYS, nan: bool = False) -> Any:
     """One JSON document.
 
     Args:
         body: UTF-8, without a byte order mark.
         longest: how long a list of objects or of lists may be.
+        widest: how many keys an object may have; counted in bodies of 64 KiB and more, smaller ones have few.
         nan: whether the word NaN is taken for null, as clients written in Python have it.
 
     Raises:
         Problem: it is no JSON, or holds NaN, a number beyond all floats, a key twice in one object, a NUL, half of a
-            surrogate pair, or more than 32 levels (``malformed-json``); or too long a list (``too-large``).
+            surrogate pair, or more than 32 levels (``malformed-json``); or too long a list or too many keys
+            (``too-large``).
     """
     if len(body) < LARGE or not gc.isenabled():
-        return _loads(body, longest, nan)
+        return _loads(body, longest, widest, nan)
     gc.disable()  # else each of a million new lists would be looked through for cycles again and again
     try:
-        return _loads(body, longest, nan)
+        return _loads(body, longest, widest, nan)
     finally:
         gc.enable()
 
 
-def _loads(body: bytes, longest: int, nan: bool) -> Any:
-    if body.count(b"{") > OBJECTS * longest or body.count(b"[") > LISTS * longest:
-        _check_size(body, longest)
+def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
+    if len(body) >= LARGE or body.count(b"{") > OBJECTS * longest or body.count(b"[") > LISTS * longest:
+        if len(body) > 2 * BEGINNING:
+            _check_size(body[:BEGINNING], longest, widest)  # tells of most that are refused, at a tenth of the cost
+        _check_size(body, longest, widest)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if not (nan and b"NaN" in body):
             raise Problem("malformed-json", f"not JSON: {error}") from None
         body = _without_nan(body)
-        return _loads(body, longest, nan=False)
+        return _loads(body, longest, widest, nan=False)
     try:
         keys = _keys(document, longest, DEPTH)
     except _Beyond64Bits:  # orjson rounds such integers
@@ -62,14 +74,32 @@ def _loads(body: bytes, longest: int, nan: bool) -> Any:
     return document
 
 
-def _check_size(body: bytes, longest: int) -> None:
-    """Millions of empty objects cost more than their few bytes let expect."""
-    marks = _bare(body)
-    opened, closed = (marks == ord("[")) | (marks == ord("{")), (marks == ord("]")) | (marks == ord("}"))
-    if np.cumsum(opened.astype(np.int8) - closed, dtype=np.int32).max(initial=0) > DEPTH:
+def _check_size(body: bytes, longest: int, widest: int) -> None:
+    """Refuses what costs far more to build than its bytes let expect, before it is built.
+
+    While it is built no other request is answered.
+    """
+    marks = _marks(body)
+    depth = np.cumsum(_STEPS[marks], dtype=np.int32)
+    if depth.max(initial=0) > DEPTH:
         raise _too_deep()
-    if np.count_nonzero(marks == ord("{")) > OBJECTS * longest or np.count_nonzero(opened) > LISTS * longest:
+    counts = np.bincount(marks, minlength=len(_STEPS))
+    if counts[_BRACE] > OBJECTS * longest or counts[_BRACE] + counts[_BRACKET] > LISTS * longest:
         raise Problem("too-large", f"the body holds far more lists and objects than {longest:,} rows need")
+    if counts[_COLON] > widest and (keys := _most_keys(marks, depth)) > widest:
+        raise Problem("too-large", f"an object holds {keys:,} keys: at most {widest:,} are taken")
+
+
+def _most_keys(marks: np.ndarray, depth: np.ndarray) -> int:
+    """How many keys the object with the most of them has."""
+    most = 0
+    for level in range(1, int(depth.max()) + 1):  # a key's object is the one that was opened last on the same level
+        here = marks[depth == level]
+        here = here[(here == _COLON) | (here == _BRACE)]
+        begins = np.flatnonzero(here == _BRACE)
+        if len(begins):
+            most = max(most, int(np.diff(begins, append=len(here)).max()) - 1)
+    return most
 
 
 def _too_deep() -> Problem:
@@ -112,12 +142,14 @@ def _colons(body: bytes, keys: int) -> int:
     spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
     if not spaced and body.count(b'":') == keys:
         return keys
-    return int(np.count_nonzero(_bare(body) == ord(":")))
+    return int(np.count_nonzero(_marks(body) == _COLON))
 
 
-def _bare(body: bytes) -> np.ndarray:
-    """The bytes of a document, those inside of strings made 0, in a few passes over it."""
-    marks = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), dtype=np.uint8)
-    inside = np.cumsum(marks == ord('"'), dtype=np.uint8) & 1  # wraps around, and stays odd or even
-    bare: np.ndarray = marks * (1 - inside)
-    return bare
+def _marks(body: bytes) -> np.ndarray:
+    """The colons, braces and brackets of a document that stand outside of strings, in order."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = np.frombuffer(body.translate(_TABLE, _OTHERS), dtype=np.uint8)
+    inside = np.cumsum(marks == _QUOTE, dtype=np.uint8) & 1  # wraps around, and stays odd or even
+    outside: np.ndarray = marks[(inside == 0) & (marks != _QUOTE)]
+    return outside

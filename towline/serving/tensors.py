@@ -22,6 +22,7 @@ INTEGERS = {
 }
 FLOATS = {"FP16": 65504.0, "FP32": 3.4028235677973366e38, "FP64": math.inf}
 DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
+DIMENSIONS = 8  # the product of very many sizes would take minutes
 CONTENT_TYPES = ("str", "np", "pd", "datetime", "pd_json")
 LABELS, PROBABILITIES = "predict", "predict_proba"  # as MLServer's scikit-learn runtime names them
 _KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "datetime": "BYTES"}
@@ -103,6 +104,8 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
         raise wrong(f"{place} has no name")
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
         raise wrong(f"{place}: the shape is not a list of sizes")
+    if len(shape) > DIMENSIONS:
+        raise wrong(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are taken")
     if datatype not in DATATYPES:
         raise wrong(f"{place}: the datatype is not one of {', '.join(DATATYPES)}")
     parameters = tensor.get("parameters") or {}
@@ -114,6 +117,7 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
         raise wrong(f"{place}: data is not a list; tensors in shared memory are not read")
     values = _flat(data, shape, place)
     if content_type == "pd_json":  # each value is a document of its own: how MLServer writes columns of many types
+        limit(len(values), most)
         values = [loads(value.encode()) if isinstance(value, str) else value for value in values]
     else:
         _check(values, datatype, name)

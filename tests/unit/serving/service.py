@@ -147,27 +147,34 @@ class Running:
     app: Service
 
 
-def application(
-    model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **options: Any
-) -> tuple[Service, SimpleNamespace, FakeLog]:
+def options(**given: Any) -> Any:
+    """What ``towline serve`` was told, without a store."""
     settings = {
         "rate": None,
+        "allowed_hosts": (),
+        "cors_origins": (),
         "max_body": 5_000_000,
         "max_rows": 10_000,
         "certificate": None,
         "host": "127.0.0.1",
         "port": 8080,
     }
+    return SimpleNamespace(**(settings | given))
+
+
+def application(
+    model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
+) -> tuple[Service, SimpleNamespace, FakeLog]:
     live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
     log = FakeLog()
-    app = create(SimpleNamespace(**(settings | options)), live, FakeKeys(keys or {}), log)
+    app = create(options(**given), live, FakeKeys(keys or {}), log)
     return app, live, log
 
 
 @contextmanager
-def running(model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **options: Any) -> Iterator[Running]:
+def running(model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any) -> Iterator[Running]:
     """The service, its client, and what can be changed while it runs."""
-    app, live, log = application(model, keys, **options)
+    app, live, log = application(model, keys, **given)
     client = Client(app, "http://127.0.0.1:8080")
     try:
         yield Running(client, live, log, app)
@@ -180,7 +187,12 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 async def call(
-    app: Service, body: Sequence[bytes | None] = (b"",), path: str = "/predict", method: str = "POST", **headers: str
+    app: Service,
+    body: Sequence[bytes | None] = (b"",),
+    path: str = "/predict",
+    method: str = "POST",
+    client: str = "127.0.0.1",
+    **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
     """One request as raw ASGI; each part of the body is a message of its own, None is a client that left."""
     messages = [
@@ -199,7 +211,7 @@ async def call(
 
     given = {"content_type": "application/json"} | headers
     scope = {
-        "type": "http", "method": method, "path": path, "query_string": b"", "client": ("127.0.0.1", 1),
+        "type": "http", "method": method, "path": path, "query_string": b"", "client": (client, 1),
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()],
     }  # fmt: skip
     await app(scope, receive, send)

@@ -2,17 +2,36 @@
 
 import asyncio
 import base64
+import gzip
+import json
 import logging
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.unit.serving.service import CLASSES, ROW, Fake, Running, application, call, make_contract, running
+from tests.unit.serving.service import (
+    CLASSES,
+    ROW,
+    Fake,
+    FakeKeys,
+    FakeLog,
+    Running,
+    application,
+    call,
+    make_contract,
+    options,
+    running,
+)  # fmt: skip
 from tests.unit.serving.test_strict_json import HOSTILE
 from towline.errors import DataError, ReleaseError, Unavailable
 from towline.release.scorer import Answer
+from towline.serving import endpoint
+from towline.serving.app import create
 from towline.serving.problems import KINDS
 
 KEYS = {"pkey": frozenset({"predict"}), "akey": frozenset({"predict", "admin"})}
@@ -263,10 +282,193 @@ def test_json_by_any_spelling(service: Running, kind: str) -> None:
     assert service.client.send(BODY, content_type=kind).status_code == 200
 
 
-def test_compressed_bodies(service: Running) -> None:
-    """A few bytes that unpack to gigabytes are not unpacked."""
-    assert service.client.send(BODY, content_encoding="gzip").status_code == 415
-    assert service.client.send(BODY, content_encoding="identity").status_code == 200
+@pytest.mark.parametrize("sign", ["origin", "referer", "sec_fetch_site", "cookie"])
+def test_a_page_cannot_ask_without_a_media_type(service: Running, sign: str) -> None:
+    """A page on another site may send a body of no type without being asked first; Triton's client sends such too."""
+    scope_headers = {"content_type": "", sign: "https://evil.example"}
+    infer = "/v2/models/house-price/infer"
+    assert asyncio.run(call(service.app, [b"{}"], infer, **scope_headers))[0] == 415
+    assert asyncio.run(call(service.app, [b"{}"], infer, content_type=""))[0] == 422
+    assert asyncio.run(call(service.app, [b"{}"], infer, **{sign: "https://evil.example"}))[0] == 422
+
+
+PROTECTED = [path for path, (_, access) in ROUTES.items() if access != "public"]
+
+
+@pytest.mark.parametrize("path", PROTECTED)
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1", "[::2]:80", "[",
+     "127.0.0.1:8080:1", "0x7f.1", "a@localhost"],
+)  # fmt: skip
+def test_other_hosts_while_there_are_no_keys(service: Running, path: str, host: str) -> None:
+    """403 and the option that helps, for whatever a name server may have been made to point here."""
+    status, _, body = asyncio.run(call(service.app, [BODY], filled(path), ROUTES[path][0], host=host))
+    assert (status, json.loads(body)["code"]) == (403, "foreign-host")
+    assert "--allowed-hosts" in json.loads(body)["remedy"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8080", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:8080", "127.1.2.3"],
+)
+def test_names_of_loopback(service: Running, host: str) -> None:
+    """Answered with any port, for a tunnel may have another."""
+    assert service.client.send(BODY, host=host).status_code == 200
+
+
+@pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access == "public"])
+def test_probes_may_come_by_any_name(service: Running, path: str) -> None:
+    """They tell nothing, and orchestrators ask by address."""
+    assert asyncio.run(call(service.app, [b""], filled(path), host="10.1.2.3:80"))[0] != 403
+
+
+def test_the_host_it_was_told_to_listen_on(model: Fake) -> None:
+    """A name of this machine for loopback is its own."""
+    with running(model, host="tower.local") as service:
+        assert service.client.send(BODY, host="tower.local:8080").status_code == 200
+
+
+def test_any_host_with_keys(locked: Running) -> None:
+    """A key is what no foreign page has; a proxy in front may send its own name."""
+    assert locked.client.send(BODY, host="api.example.com", x_api_key="pkey").status_code == 200
+
+
+def test_any_host_where_others_may_ask(model: Fake) -> None:
+    """A service for other machines has names that it does not know."""
+    app = create(
+        options(), SimpleNamespace(model=model, ready=True, refused=0, reason=""), FakeKeys(), FakeLog(), loopback=False
+    )
+    assert asyncio.run(call(app, [BODY], host="model.internal"))[0] == 200
+
+
+@pytest.mark.parametrize("keys", [None, KEYS])
+def test_allowed_hosts(model: Fake, keys: dict[str, frozenset[str]] | None) -> None:
+    """Those that are named are answered, and loopback; no others, with keys or without."""
+    with running(model, keys, allowed_hosts=("api.example.com", "*.models.example.org")) as service:
+        for host, status in (
+            ("api.example.com", 200), ("API.example.com:443", 200), ("a.b.models.example.org", 200),
+            ("localhost:8080", 200), ("models.example.org", 403), ("xmodels.example.org", 403), ("example.com", 403),
+            ("api.example.com.evil.net", 403),
+        ):  # fmt: skip
+            assert service.client.send(BODY, host=host, x_api_key="pkey").status_code == status, host
+    with running(model, keys, allowed_hosts=("*",)) as service:
+        assert service.client.send(BODY, host="anything", x_api_key="pkey").status_code == 200
+
+
+ORIGIN = "https://app.example.com"
+
+
+def test_no_page_may_ask_by_default(locked: Running) -> None:
+    """A browser that asks first is told no, and gets no answer to read."""
+    told = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
+    assert told.status_code == 405
+    assert not [name for name in told.headers if name.startswith("access-control")]
+    answer = locked.client.send(BODY, x_api_key="pkey", origin=ORIGIN)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/nope"])
+def test_pages_that_may_ask(model: Fake, path: str) -> None:
+    """The browser is told before it shows a key; answers and refusals may be read by the sites that are named."""
+    with running(model, KEYS, cors_origins=(ORIGIN,)) as service:
+        told = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
+        assert told.status_code == 200
+        assert told.headers["access-control-allow-origin"] == ORIGIN
+        assert "content-type" in told.headers["access-control-allow-headers"]
+        assert path == "/nope" or ROUTES[path][0] in told.headers["access-control-allow-methods"]
+        method = ROUTES.get(path, ("GET",))[0]
+        answer = service.client.request(method, filled(path), headers={"origin": ORIGIN})
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert "access-control-allow-credentials" not in answer.headers
+        for other in ("https://evil.example", "null", ORIGIN + ".evil.example", "http://app.example.com"):
+            for asked in ("OPTIONS", method):
+                answer = service.client.request(asked, filled(path), headers=preflight(other))
+                assert "access-control-allow-origin" not in answer.headers
+                assert answer.headers["vary"] == "Origin"
+
+
+def test_pages_of_any_site(model: Fake) -> None:
+    """If that is what is wanted."""
+    with running(model, KEYS, cors_origins=("*",)) as service:
+        answer = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+
+
+def preflight(origin: str) -> dict[str, str]:
+    return {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type",
+    }
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("GZIP", gzip.compress(BODY)),
+        ("x-gzip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("gzip", gzip.compress(BODY[:20]) + gzip.compress(BODY[20:])),
+        ("identity", BODY),
+    ],
+)
+def test_compressed_bodies(service: Running, coding: str, packed: bytes) -> None:
+    """Read as clients send them, on each path."""
+    answer = service.client.send(packed, content_encoding=coding)
+    assert (answer.status_code, answer.json()["predictions"]) == (200, [41.0])
+
+
+def test_large_compressed_bodies(service: Running) -> None:
+    """Unpacked aside, and predicted in the same order."""
+    body = json.dumps({"rows": [{**ROW, "size": float(number)} for number in range(5_000)]}).encode()
+    answer = service.client.send(gzip.compress(body), content_encoding="gzip")
+    assert answer.json()["predictions"] == [2.0 * number for number in range(5_000)]
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "", "gzip;q=1"])
+def test_other_codings(service: Running, coding: str) -> None:
+    """415, and those that are read are named."""
+    answer = service.client.send(BODY, content_encoding=coding)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unknown-encoding")
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+    assert "gzip" in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "status"),
+    [
+        (gzip.compress(b" " * 50_000), 400),  # as long as allowed, and no JSON
+        (gzip.compress(b" " * 50_001), 413),
+        (gzip.compress(b" " * 200_000), 413),
+        (gzip.compress(b" " * 50_000) + gzip.compress(b" "), 413),
+        (gzip.compress(b"") * 1_000, 400),
+        (gzip.compress(BODY)[:-1], 400),
+        (gzip.compress(BODY)[:12], 400),
+        (gzip.compress(BODY) + b"x", 400),
+        (BODY, 400),
+        (b"", 400),
+    ],
+    ids=["full", "a byte more", "large", "two members", "1,000 members", "cut", "cut short", "more behind",
+         "not compressed", "empty"],
+)  # fmt: skip
+def test_compressed_bodies_that_are_refused(model: Fake, packed: bytes, status: int) -> None:
+    """The limit is on what they unpack to; damage is told as such."""
+    with running(model, max_body=50_000) as service:
+        assert service.client.send(packed, content_encoding="gzip").status_code == status
+
+
+def test_a_bomb_is_not_unpacked(service: Running) -> None:
+    """Of what unpacks to 200 MB no more is made than a body may have."""
+    packing = zlib.compressobj(wbits=31)
+    bomb = b"".join(packing.compress(b" " * 1_000_000) for _ in range(200)) + packing.flush()
+    tracemalloc.start()
+    try:
+        assert service.client.send(bomb, content_encoding="gzip").status_code == 413
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_body_as_long_as_allowed(model: Fake) -> None:
@@ -458,6 +660,43 @@ def test_rates_are_held_for_each_key(model: Fake) -> None:
         assert int(answer.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="twokey").status_code == 200
         assert {service.client.get("/livez").status_code for _ in range(10)} == {200}
+
+
+def test_bad_keys_are_limited(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one address, whatever they show; valid keys from there are answered, and other addresses."""
+    monkeypatch.setattr(endpoint, "BAD_KEYS", 5.0)
+    monkeypatch.setattr(endpoint, "LATE", 0.001)
+    with running(model, KEYS) as service:
+        codes = [service.client.send(BODY, x_api_key=f"bad{number}").status_code for number in range(50)]
+        assert codes[:5] == [401] * 5
+        assert codes.count(429) > 30
+        answer = service.client.send(BODY)
+        assert (answer.status_code, answer.json()["code"]) == (429, "too-many-requests")
+        assert "without a valid key" in answer.json()["detail"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert service.client.send(BODY, x_api_key="pkey").status_code == 200
+        assert service.client.get("/livez").status_code == 200
+        assert asyncio.run(call(service.app, [BODY], client="10.0.0.7"))[0] == 401
+
+
+def test_who_asks_too_often_waits(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals without a valid key are answered late, others in the meantime, and only so many wait at once."""
+    monkeypatch.setattr(endpoint, "BAD_KEYS", 1.0)
+    monkeypatch.setattr(endpoint, "LATE", 3600.0)
+    monkeypatch.setattr(endpoint, "LATE_AT_ONCE", 2)
+
+    async def ask() -> list[int]:
+        app, _, _ = application(model, KEYS)
+        assert (await call(app, [BODY]))[0] == 401
+        held = [asyncio.ensure_future(call(app, [BODY])) for _ in range(3)]
+        statuses = [(await call(app, [BODY], x_api_key="pkey"))[0]]
+        done, waiting = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        assert len(waiting) == 2
+        for task in waiting:
+            task.cancel()
+        return [*statuses, *(task.result()[0] for task in done)]
+
+    assert asyncio.run(ask()) == [200, 429]
 
 
 def test_each_prediction_is_logged_once(service: Running, model: Fake) -> None:

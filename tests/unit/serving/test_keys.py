@@ -129,6 +129,36 @@ def test_without_keys_none_is_required_until_one_is_made(tmp_path: Path, clock: 
     assert known.required
 
 
+@pytest.mark.parametrize("content", ['{"format": 1, "keys": []}', '{"format": 1}', "{}"])
+def test_an_emptied_file_lets_nobody_in(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """Neither while the service runs nor when it starts again; the log says so and what to do, and that helps."""
+    text, _ = create(tmp_path, "shop")
+    known = Keys(tmp_path)
+    file(tmp_path).write_text(content)
+    clock.passed += 1
+    with caplog.at_level(logging.ERROR, "towline.serving"):
+        assert known.required
+        assert known.scopes(text) is None
+    assert "towline keys create" in caplog.text
+    assert Keys(tmp_path).required
+    other, _ = create(tmp_path, "other")
+    clock.passed += 1
+    assert known.scopes(other) == {"predict"}
+    assert known.required
+
+
+def test_a_file_of_no_keys_does_not_open_what_was_open(tmp_path: Path, clock: Clock) -> None:
+    """A service that never had keys takes an empty file for what it is: somebody wants keys."""
+    known = Keys(tmp_path)
+    assert not known.required
+    file(tmp_path).parent.mkdir(parents=True)
+    file(tmp_path).write_text('{"format": 1, "keys": []}')
+    clock.passed += 1
+    assert known.required
+
+
 @pytest.mark.parametrize("content", ["", "{", "null", '{"format": 2}', '{"format": 1, "keys": [{"id": "x"}]}', None])
 def test_damaged_keys_leave_the_last_good_ones_in_force(
     tmp_path: Path, clock: Clock, content: str | None, caplog: pytest.LogCaptureFixture

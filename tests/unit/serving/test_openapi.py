@@ -18,7 +18,7 @@ from towline.serving.problems import KINDS
 
 @pytest.fixture(params=[(), CLASSES, ("a", "b", "c")], ids=["regression", "binary", "multiclass"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    with running(Fake(make_contract(request.param), tmp_path)) as found:
+    with running(Fake(make_contract(request.param), tmp_path), allowed_hosts=("*",)) as found:
         yield found
 
 

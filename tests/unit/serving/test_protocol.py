@@ -1,5 +1,6 @@
 """Every way of asking leads to the same rows; every body of another shape is refused with its place."""
 
+import gzip
 import json
 import struct
 from collections.abc import Iterator
@@ -249,6 +250,23 @@ def test_tensors_behind_the_document(service: Running) -> None:
     body, headers = binary({"inputs": inputs}, *parts.values())
     answer = service.client.send(body, INFER, **headers)
     assert answer.json()["outputs"][0]["data"] == PREDICTED
+    # compressed, the length of the document is still that of the document
+    answer = service.client.send(gzip.compress(body), INFER, **headers, content_encoding="gzip")
+    assert answer.json()["outputs"][0]["data"] == PREDICTED
+
+
+@pytest.mark.parametrize("shape", [[1] * 9, [1, *[2**62] * 100_000]], ids=["nine", "huge sizes"])
+def test_shapes_of_many_dimensions(service: Running, shape: list[int]) -> None:
+    """Refused before they are multiplied, which would take minutes in which nobody is answered."""
+    answer = service.client.post(INFER, {"inputs": [tensor("size", [1.0], "FP64", shape=shape)]})
+    assert answer.status_code == 422
+    assert "at most 8" in answer.json()["detail"]
+
+
+def test_more_documents_than_rows(service: Running) -> None:
+    """Values that are documents of their own are not read before they are counted."""
+    values = tensor("at", ["1"] * 12_000, "BYTES", shape=[100, 120], parameters={"content_type": "pd_json"})
+    assert service.client.post(INFER, {"inputs": [values]}).json()["code"] == "too-large"
 
 
 @pytest.mark.parametrize(

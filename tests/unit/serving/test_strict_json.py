@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from towline.serving.problems import Problem
-from towline.serving.strict_json import DEPTH, loads
+from towline.serving.strict_json import DEPTH, KEYS, loads
 
 MIB5 = 5_000_000
 
@@ -69,7 +69,7 @@ HOSTILE_AND_LARGE = {
     "NaN": stretched(b'{"rows":[', b"1.5", b",NaN]}"),
     "1e400": stretched(b"[", b"1.5", b",1e400]"),
     "digits": b"1" * MIB5,
-    "key twice": stretched(b"{", b'"a":1', b"}"),
+    "key twice": stretched(b"{", b'"a":"%b"' % (b"x" * 600), b"}"),
     "escaped NUL": stretched(b'["', b"abc", b'\\u0000"]'),
     "backslashes, then NUL": b'["' + b"\\" * (MIB5 - 10) + b'\\u0000"]',
     "lone surrogate": stretched(b'["', b"abc", b'\\ud800"]'),
@@ -101,6 +101,47 @@ def test_large_bodies_are_refused_too(body: bytes) -> None:
 def test_more_objects_than_rows_are_refused_before_they_are_built(body: bytes) -> None:
     """A small body cannot be blown up into a hundred megabytes of empty objects."""
     assert refused(body) == "too-large"
+
+
+def wide(keys: int, value: bytes = b"1") -> bytes:
+    return b"{" + b",".join(b'"key %06d":%b' % (number, value) for number in range(keys)) + b"}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        wide(KEYS + 1),
+        wide(300_000),
+        b'{"rows":[' + b"{}," * 5_000 + wide(300_000) + b"]}",
+        b'[{"a":1,"b":' + wide(KEYS - 1, b'{"c":[1,{"d":2}]}') + b'},{"a":' + wide(KEYS + 1, b'["}{:,"]') + b"}]",
+        wide(KEYS, b'{"c":":"}').replace(b"}", b"} ", 1)[:-1] + b',"\\"{":1}',
+        wide(300_000)[:-1],
+    ],
+    ids=["one too many", "many", "behind empty ones", "among others", "quoted braces", "not closed"],
+)
+def test_an_object_with_too_many_keys_is_refused_before_it_is_built(body: bytes) -> None:
+    """Building it would take tens of milliseconds in which nobody else is answered."""
+    assert refused(body) == "too-large"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        wide(KEYS),
+        b"[" + b",".join([wide(50)] * 2_000) + b"]",
+        b'{"a":' + wide(KEYS, b'{"b":{"c":"{:}"}}') + b',"\\"":' + wide(KEYS) + b"}",
+        b'{"text":"' + b":{" * 100_000 + b'"}',
+    ],
+    ids=["as many as allowed", "many small ones", "nested", "in a text"],
+)
+def test_as_many_keys_as_allowed(body: bytes) -> None:
+    """What counts are the keys of one object, not of all together."""
+    assert loads(body, widest=KEYS) == json.loads(body)
+
+
+def test_a_wide_table_may_have_more_keys() -> None:
+    """The caller says how many its model needs."""
+    assert len(loads(wide(KEYS + 1), widest=2 * KEYS)) == KEYS + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""How much of a connection is parsed at once, and when it is given up; on a transport that only remembers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from towline.serving import connection
+from towline.serving.connection import Connection
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Transport(asyncio.Transport):
+    """What was written to it, and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def answer(send: Any, body: bytes = b"{}") -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(_: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    await answer(send, body)
+
+
+def connect(app: App) -> tuple[Connection, Transport]:
+    config = Config(app, ws="none", interface="asgi3", log_config=None, access_log=False, proxy_headers=False)  # type: ignore[arg-type]
+    config.load()
+    made, transport = Connection(config, ServerState(), {}), Transport()
+    made.connection_made(transport)
+    return made, transport
+
+
+async def turns_until(holds: Callable[[], bool]) -> int:
+    """How many turns of the event loop others have meanwhile."""
+    turns = 0
+    while not holds():
+        assert turns < 100_000, "it did not come about"
+        turns += 1
+        await asyncio.sleep(0)
+    return turns
+
+
+@pytest.fixture(autouse=True)
+def slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine so slow that a turn is over after one slice."""
+    for name in ("SHARE", "TURN", "REST"):
+        monkeypatch.setattr(connection, name, 0.0)
+
+
+def test_others_are_answered_while_a_large_read_is_parsed() -> None:
+    """10,000 chunks that come in one read do not hold up the event loop; the body is whole at the end."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.data_received(CHUNKED + b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
+        assert await turns_until(lambda: bool(transport.written)) > 10
+        assert transport.written.endswith(b"\r\n\r\n" + b"x" * 10_000)
+
+    asyncio.run(send())
+
+
+def test_a_large_body_of_known_length_is_not_cut() -> None:
+    """It costs the parser nothing, and arrives whole."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        body = bytes(range(256)) * 4_000
+        sent = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        for at in range(0, len(sent), 200_000):
+            made.data_received(sent[at : at + 200_000])
+        await turns_until(lambda: transport.written.endswith(body))
+        assert not transport.closed
+
+    asyncio.run(send())
+
+
+def test_requests_that_come_together_are_not_all_parsed_at_once() -> None:
+    """While the first one is answered only a few are; each is answered in its turn."""
+    may_answer: asyncio.Event
+    asked = 0
+
+    async def slow(_: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await receive()
+        await may_answer.wait()
+        await answer(send, b"<%d>" % asked)
+
+    async def send() -> None:
+        nonlocal may_answer
+        may_answer = asyncio.Event()
+        made, transport = connect(slow)
+        made.data_received(GET * 5_000)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(made.pipeline) <= connection.SLICE / len(GET)
+        may_answer.set()
+        await turns_until(lambda: transport.written.count(b"HTTP/1.1 200") == 5_000)
+        assert transport.written.index(b"<4999>") < transport.written.index(b"<5000>")
+        made.timeout_keep_alive_handler()
+
+    asyncio.run(send())
+
+
+def test_nothing_of_a_body_is_parsed_before_the_application_asks() -> None:
+    """So an answer without the body costs no more than the head."""
+
+    async def refuse(_: Any, __: Any, send: Any) -> None:
+        await answer(send, b"no")
+
+    async def send() -> None:
+        made, transport = connect(refuse)
+        made.data_received(CHUNKED)
+        made.data_received(b"no chunk")
+        made.data_received(b"no chunk" * 1_000)
+        await turns_until(lambda: bool(transport.written))
+        assert transport.written.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in transport.written
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", CHUNKED, CHUNKED + b"1\r\n"])
+def test_a_request_that_does_not_come_whole(sent: bytes) -> None:
+    """408 after a minute, and not before."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.data_received(sent)
+        await asyncio.sleep(0)
+        now = made.loop.time()
+        made.end_if_stale(now + connection.PATIENCE - 1)
+        assert not transport.written
+        made.end_if_stale(now + connection.PATIENCE + 1)
+        await asyncio.sleep(0)
+        assert transport.written.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in transport.written
+        made.end_if_stale(now + connection.PATIENCE + 1)
+        assert transport.written.count(b"HTTP/1.1") == 1
+
+    asyncio.run(send())
+
+
+def test_an_idle_connection_is_not_stale() -> None:
+    """Between two requests it may wait as long as it likes."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.data_received(GET)
+        await turns_until(lambda: bool(transport.written))
+        written = transport.written
+        made.end_if_stale(made.loop.time() + 1e6)
+        assert transport.written == written
+        made.timeout_keep_alive_handler()
+
+    asyncio.run(send())

@@ -1,0 +1,109 @@
+"""What a page in somebody's browser may ask: by which names a service is addressed, and from which origins."""
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+
+from towline.errors import ConfigError
+from towline.serving.problems import Header, Problem
+
+_HOST = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+_PAGES = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # at least one comes with what a page sends
+_ASKED = b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+_TOLD = b"retry-after, x-request-id"
+_VARY = (b"vary", b"Origin")
+
+
+class Hosts:
+    """The names under which a service may be addressed.
+
+    A page on a foreign site can have its own name point to 127.0.0.1, and its browser then takes a service there for a
+    part of that site. The name stands in the Host header all the same.
+
+    Args:
+        allowed: names without port; ``*.example.com`` is each name below it, ``*`` is any.
+        own: what the service was told to listen on.
+    """
+
+    def __init__(self, allowed: Sequence[str], own: str) -> None:
+        names = [name.lower() for name in allowed]
+        self._any = "*" in names
+        self._exact = {"localhost", own.lower().strip("[]"), *(name.strip("[]").rstrip(".") for name in names)}
+        self._below = tuple(name[1:] for name in names if name.startswith("*."))
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Lets a request pass that names one of them, or none, as no browser does.
+
+        Raises:
+            Problem: it is meant for another host.
+        """
+        host = headers.get(b"host")
+        if host is None or self._any:
+            return
+        name = _without_port(host.decode("latin-1").lower()).rstrip(".")
+        if name not in self._exact and not name.endswith(self._below) and not _is_loopback(name):
+            raise Problem("foreign-host", "the Host header names a host that this service does not answer for")
+
+
+class Origins:
+    """The sites whose pages may ask from a browser (CORS). A page cannot read an answer without.
+
+    Args:
+        allowed: as ``https://app.example.com``; ``*`` is any.
+    """
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._any = "*" in allowed
+        self._allowed = frozenset(origin.lower().encode() for origin in allowed)
+
+    def headers(self, asked: Mapping[bytes, bytes]) -> tuple[Header, ...]:
+        """What an answer says besides."""
+        origin = asked.get(b"origin")
+        if origin is None or not (self._any or origin.lower() in self._allowed):
+            return (_VARY,)
+        shown = b"*" if self._any else origin
+        return _VARY, (b"access-control-allow-origin", shown), (b"access-control-expose-headers", _TOLD)
+
+    def preflight(self, methods: Sequence[str]) -> tuple[Header, ...]:
+        """What the answer to a browser says that asks whether it may ask."""
+        return (
+            (b"access-control-allow-methods", ", ".join(methods).encode()),
+            (b"access-control-allow-headers", _ASKED),
+            (b"access-control-max-age", b"600"),
+        )
+
+
+def from_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page may have sent this request."""
+    return any(name in headers for name in _PAGES)
+
+
+def check_hosts(names: Sequence[str]) -> None:
+    """Raises ConfigError if one of the names for ``Hosts`` is none."""
+    _check(names, _HOST, "--allowed-hosts", "a host name", "give names without scheme and port: api.example.com")
+
+
+def check_origins(origins: Sequence[str]) -> None:
+    """Raises ConfigError if one of those for ``Origins`` is no origin."""
+    remedy = "give scheme, host and perhaps port, without a path: https://app.example.com"
+    _check([one for one in origins if one != "*"], _ORIGIN, "--cors-origins", "an origin", remedy)
+
+
+def _check(given: Sequence[str], pattern: re.Pattern[str], option: str, what: str, remedy: str) -> None:
+    for one in given:
+        if not pattern.fullmatch(one):
+            raise ConfigError(f"{one!r} is not {what}", where=option, remedy=remedy)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if ":" in host else host
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
