@@ -105,6 +105,7 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"validation": {"columns": {"a": {"min": 3, "max": 1}}}},
         {"gate": {"max": {"mea": 1}}},
         {"seed": -1},
+        {"evaluation": {"threshold": "roc_auc"}},
         {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "drop"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "bucket"}}},

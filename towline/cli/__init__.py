@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from towline import __version__
+from towline.cli import extras
 from towline.errors import ConfigError, TowlineError
 
 EXIT_CODES = """\b
@@ -44,6 +45,9 @@ class Commands(click.Group):
             context = getattr(error, "ctx", None)
             remedy = f"see `{context.command_path} --help`" if context else ""
             wrong = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
+        except ModuleNotFoundError as error:
+            command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
+            wrong = extras.not_installed(error, command) or _fault(error)
         except click.Abort:
             click.echo("interrupted; the same command goes on where it stopped", err=True)
             sys.exit(130)

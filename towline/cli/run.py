@@ -59,18 +59,24 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
 def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Checks a config and its table, and trains nothing.
 
+    The config is checked before the table is loaded; then its columns are shown with the kind and the role that a
+    run would give them.
+
     \b
     Examples:
       towline validate configs/bike_demand.yaml
       towline validate configs/bike_demand.yaml --json
     """
-    from towline.cli import screen
+    from towline.cli import extras, screen
     from towline.config import Settings, read_config
 
+    extras.require("towline validate", "pipeline")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        from towline.data.checking import check
+        from towline.checking import check
 
-        validation, page = check(settings, pipeline, as_of)
-    emit(validation.model_dump(mode="json"), as_json, lambda: screen.rules(validation, page))
+        checked = check(settings, pipeline, as_of)
+    contract = checked.contract.model_dump(mode="json")
+    document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
+    emit(document, as_json, lambda: screen.checked(checked))

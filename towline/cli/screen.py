@@ -15,8 +15,9 @@ import click
 from towline import files
 
 if TYPE_CHECKING:
+    from towline.checking import Checked
     from towline.config import Settings
-    from towline.data.validation import Validation
+    from towline.data.contract import Column, Contract
     from towline.outcome import Outcome
     from towline.registry.ledger import Entry
     from towline.release.manifest import Manifest
@@ -187,13 +188,41 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     return "\n".join(lines) + "\n" + _next(steps)
 
 
-def rules(validation: "Validation", page: Path) -> str:
-    """What `towline validate` tells of a table that passed."""
+def checked(done: "Checked") -> str:
+    """What `towline validate` prints of a table that passed: its task, its columns, its rules."""
+    validation, contract = done.validation, done.contract
     yellow = click.style("!", fg="yellow")
-    warned = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
-    told = [_hanging("  · ", note) for note in validation.notes]
-    count = len(validation.rules)
-    return "\n".join([f"{count} rules passed, {validation.warned} with a warning", *warned, *told, f"report: {page}"])
+    lines = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
+    in_table = tuple(f"{column.name}: left out" for column in contract.columns)
+    lines += [_hanging("  · ", note) for note in validation.notes if not note.startswith(in_table)]
+    return "\n".join(
+        [
+            head("task") + contract.task + _classes(contract),
+            "",
+            table(["column", "kind", "role", "nulls", "levels", "holds"], list(map(_column, contract.columns)), "  "),
+            "",
+            head("rules") + f"{len(validation.rules)} passed, {validation.warned} with a warning",
+            *lines,
+            head("report") + str(done.page),
+        ]
+    )
+
+
+def _classes(contract: "Contract") -> str:
+    shown = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
+    return f": {', '.join(shown)}{', …' if len(contract.classes) > 8 else ''}" if shown else ""
+
+
+def _column(column: "Column") -> list[object]:
+    if column.note:
+        holds = f"left out: {column.note}"
+    elif column.kind == "numeric" and column.min is not None:
+        holds = f"{column.min:.6g} to {column.max:.6g}"
+    elif column.derive:
+        holds = f"used as {', '.join(column.derive)}"
+    else:
+        holds = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
+    return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
 
 
 def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path) -> str:

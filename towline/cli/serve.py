@@ -2,19 +2,15 @@
 
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from towline.cli import emit, json_option
-from towline.errors import ConfigError
+from towline.cli import emit, extras, json_option
 
 if TYPE_CHECKING:
     from towline.serving.server import Started
-
-VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
 
 @click.command()
@@ -60,11 +56,7 @@ def serve(no_log: bool, as_json: bool, **given: Any) -> None:
     """
     from towline.config import Settings
 
-    missing = [vendor for vendor in VENDORS if find_spec(vendor) is None]
-    if missing:
-        raise ConfigError(
-            f"not installed: {', '.join(missing)}", where="towline serve", remedy="pip install 'towline[serve]'"
-        )
+    extras.require("towline serve", "serve")
     from towline.serving.options import Options
     from towline.serving.server import run
 

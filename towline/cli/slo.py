@@ -1,15 +1,13 @@
 """towline slo: what the service promises, and how it stands."""
 
 import datetime as dt
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, json_option
+from towline.cli import emit, extras, json_option
 from towline.cli.run import config_argument, set_option
-from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.monitoring.alerts import Sent
@@ -49,9 +47,7 @@ def slo(
     """
     from towline.config import Settings, read_config
 
-    if find_spec("prometheus_client") is None:
-        remedy = "pip install 'towline[serve]'"
-        raise ConfigError("not installed: prometheus_client", where="towline slo", remedy=remedy)
+    extras.require("towline slo", "serve")
     from towline.monitoring import alerts, traffic
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import evaluate

@@ -85,6 +85,15 @@ def build(candidate: Candidate, contract: Contract, seed: int, params: Mapping[s
     return Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
 
 
+def check(candidate: Candidate, task: Task, seed: int, params: Mapping[str, Any]) -> None:
+    """Makes a candidate's estimator for a task and throws it away; ``params`` are those that a search would set.
+
+    Raises:
+        ConfigError: as ``build``.
+    """
+    _estimate(candidate, _choice(candidate, task), task, seed, {**candidate.params, **params})
+
+
 def space(candidate: Candidate, task: Task) -> dict[str, Any]:
     """What a search goes through by default, as it would stand in ``search.space``; empty for an imported class."""
     return dict(_choice(candidate, task).space)
@@ -141,8 +150,10 @@ def _choice(candidate: Candidate, task: Task) -> _Choice:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # an imported module may raise anything
-        what = f"cannot import {module_name!r}: {brief(error)}"
-        raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
+        what, package = f"cannot import {module_name!r}: {brief(error)}", module_name.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == package
+        remedy = f"pip install {package}, or check the spelling" if absent else "check the spelling"
+        raise ConfigError(what, where=where, remedy=remedy) from error
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
         classes = [key for key in dir(module) if key[0].isupper()]
