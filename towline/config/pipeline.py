@@ -11,7 +11,8 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline import strict_yaml
-from towline.config.record import Frozen, suggest
+from towline.config.messages import problems
+from towline.config.record import Frozen
 from towline.config.settings import Settings
 from towline.config.training import (
     Candidate,
@@ -149,23 +150,18 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
         return PipelineConfig.model_validate(raw)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-    # in a union (data.source) every branch complains; the longest path is the one the user meant
-    lines = []
-    remedy = "run `towline config schema` for every key and its meaning"
-    first = where
-    for error in errors[:10]:
-        keys = [str(part) for part in error["loc"] if part not in ("str", "list[str]", "SqlSource")]
-        line = strict_yaml.line(tree, keys)
-        label = ".".join(keys) or "config"
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            known = _known_keys(error["loc"][:-1])
-            message = "unknown key"
-            remedy = suggest(keys[-1], known)
-        lines.append(f"{label}: {message}" + (f" (line {line})" if line else ""))
+    unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]
+    known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
+    lines, remedy, first = [], "", where
+    for keys, message, better in problems(errors, known)[:10]:
+        line = strict_yaml.line(tree, list(keys))
+        hint = f"; {better}" if better and remedy else ""
+        remedy = remedy or better
+        lines.append(f"{'.'.join(keys) or 'config'}: {message}{hint}" + (f" (line {line})" if line else ""))
         if first == where and line:
             first = f"{where}:{line}"
-    raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(dict.fromkeys(lines)))
+    remedy = remedy or "run `towline config schema` for every key and its meaning"
+    raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(lines))
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> set[str]:

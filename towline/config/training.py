@@ -168,8 +168,8 @@ class Candidate(Frozen):
     def _shorthand(cls, value: object) -> object:
         if isinstance(value, str):
             value = {"estimator": value}
-        if isinstance(value, dict) and not value.get("name"):
-            value = {**value, "name": str(value.get("estimator", "")).rpartition(".")[2]}
+        if isinstance(value, dict) and "estimator" in value and not value.get("name"):
+            value = {**value, "name": str(value["estimator"]).rpartition(".")[2]}
         return value
 
 
