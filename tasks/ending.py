@@ -36,7 +36,7 @@ class _End(NamedTuple):
     well: bool = True
 
 
-class EndedBadly(Exception):  # noqa: N818 - it is how a run ended, not what went wrong in it
+class EndedBadly(Exception):
     """The value of a run that did what it is for and whose state is of type Failed: Refused, Warn and others.
 
     Prefect takes no other value along with such a state; ``value_of`` and ``run_here`` unpack it.

@@ -231,7 +231,7 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     ours = stored.load(work.file("model.skops")).predict(features)
     np.testing.assert_array_equal(model.predict(features), ours)
     assert model.predict(example).shape == (5,)
-    assert version.link == "#/models/houses/versions/1"
+    assert version.link == "#/models/houses/versions/1?workflowType=machine_learning"
 
 
 def test_closing_adds_release_costs_verdict_and_aliases(

@@ -23,6 +23,7 @@ from towline.config import PipelineConfig, Settings
 from towline.errors import TowlineError
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
+from towline.monitoring.links import evidently_project
 from towline.monitoring.samples import Sides, drawn, logged, plain, sides
 from towline.registry.ledger import Entry
 from towline.release.manifest import verify
@@ -333,7 +334,7 @@ def _project(workspace: Path, model: str) -> None:
     from evidently.sdk.panels import bar_plot_panel, line_plot_panel
     from evidently.ui.workspace import Workspace
 
-    project = _project_id(model)
+    project = evidently_project(model)
     with files.disk(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
         with files.locked(workspace.with_name(f".{workspace.name}.lock")):
@@ -372,13 +373,9 @@ def _keep(workspace: Path, model: str, content: str, path: Path) -> None:
 
 
 def _path(workspace: Path, model: str, drift: Drift, at: dt.datetime) -> Path:
-    project = _project_id(model)
+    project = evidently_project(model)
     run = uuid.uuid5(project, f"{drift.version} {_moment(drift, at).isoformat()}")
     return workspace / str(project) / "snapshots" / f"{run}.json"
-
-
-def _project_id(model: str) -> uuid.UUID:
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{model}")
 
 
 def _folder(workspace: Path, model: str) -> Path:
