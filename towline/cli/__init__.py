@@ -30,7 +30,21 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group whose commands end in a one-screen error and a documented exit code, never in a traceback."""
+    """A group whose commands end in a one-screen error and a documented exit code, never in a traceback.
+
+    Attributes:
+        purposes: what for → names of commands, as the help lists them.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.purposes: dict[str, list[str]] = {}
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - 6 - max(map(len, self.commands), default=0)
+        for purpose, names in self.purposes.items():
+            with formatter.section(purpose):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)
@@ -144,33 +158,17 @@ def _register() -> None:
         watch,
     )
 
-    for command in (
-        run.run,
-        run.validate,
-        replay.replay,
-        ui.ui,
-        up.up,
-        status.status,
-        models.models,
-        models.show,
-        models.history,
-        models.promote,
-        models.rollback,
-        package.package,
-        score.score,
-        serve.serve,
-        keys.keys,
-        log.log,
-        labels.labels,
-        watch.drift,
-        watch.quality,
-        slo.slo,
-        loadtest.loadtest,
-        backup.backup,
-        backup.restore,
-        config.config,
-    ):
-        main.add_command(command)
+    purposes: dict[str, tuple[click.Command, ...]] = {
+        "Train": (run.validate, run.run, replay.replay, config.config),
+        "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
+        "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
+        "Watch": (status.status, watch.drift, watch.quality, labels.labels, slo.slo, log.log),
+        "Operate": (up.up, ui.ui, backup.backup, backup.restore),
+    }
+    for purpose, commands in purposes.items():
+        for command in commands:
+            main.add_command(command)
+            main.purposes.setdefault(purpose, []).append(command.name or "")
 
 
 _register()

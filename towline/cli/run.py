@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.moments import Moment
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -13,7 +14,7 @@ set_option = click.option(
 as_of_option = click.option(
     "--as-of",
     metavar="DATE",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    type=Moment(),
     help="Leave out rows after this day or time, e.g. 2012-06-30.",
 )
 config_argument = click.argument("config", type=click.Path(path_type=Path))

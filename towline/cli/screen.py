@@ -1,6 +1,7 @@
 """What people see: progress by step while it goes on, a summary at the end."""
 
 import contextlib
+import io
 import logging
 import shutil
 import sys
@@ -27,10 +28,11 @@ MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?",
 
 @contextmanager
 def progress(log: Path) -> Iterator[None]:
-    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``."""
-    with files.disk(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        everything = logging.FileHandler(log, encoding="utf-8")
+    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``.
+
+    So does what the user's own code prints: stdout holds the result and nothing else.
+    """
+    everything = _Log(log)
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, steps = logging.getLogger(), logging.getLogger("towline.steps")
     logging.captureWarnings(True)
@@ -40,12 +42,50 @@ def progress(log: Path) -> Iterator[None]:
     shown = _Live() if sys.stderr.isatty() else _Lines()
     steps.addHandler(shown)
     try:
-        yield
+        with contextlib.redirect_stdout(_Printed(everything)):
+            yield
     finally:
         if isinstance(shown, _Live):
             shown.bar.stop()
         steps.removeHandler(shown)
         root.removeHandler(everything)
+        everything.close()
+
+
+class _Log(logging.FileHandler):
+    """A log that begins with its first line: a command that has nothing to say leaves no file and no folder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+
+    def _open(self) -> io.TextIOWrapper:
+        path = Path(self.baseFilename)
+        with files.disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return super()._open()
+
+    def write(self, text: str) -> None:
+        """Text as it is, between the records."""
+        with self.lock or contextlib.nullcontext():
+            self.stream = self.stream or self._open()
+            self.stream.write(text)
+            self.flush()
+
+
+class _Printed(io.TextIOBase):
+    """What ``print`` writes to in place of stdout."""
+
+    encoding = "utf-8"
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        return len(text)
 
 
 def _line(record: logging.LogRecord) -> str:

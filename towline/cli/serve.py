@@ -57,11 +57,16 @@ def serve(no_log: bool, as_json: bool, **given: Any) -> None:
     from towline.config import Settings
 
     extras.require("towline serve", "serve")
+    from towline.cli.services import noted
     from towline.serving.options import Options
     from towline.serving.server import run
 
-    def started(service: "Started") -> None:
-        emit(asdict(service), as_json, service.text)
-        sys.stdout.flush()
+    settings = Settings.from_environment()
+    with noted(settings) as note:
 
-    run(Options(settings=Settings.from_environment(), log=not no_log, **given), started)
+        def started(service: "Started") -> None:
+            note(service)
+            emit(asdict(service), as_json, service.text)
+            sys.stdout.flush()
+
+        run(Options(settings=settings, log=not no_log, **given), started)

@@ -1,8 +1,11 @@
 """What one pipeline does, from one YAML file."""
 
+import csv
 import difflib
+import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +41,8 @@ from towline.config.watch import (
     SloConfig,
 )
 from towline.errors import ConfigError
+
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xls", ".json", ".jsonl", ".feather")
 
 
 class PipelineConfig(Frozen):
@@ -118,6 +123,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     Raises:
         ConfigError: no such file, bad YAML (with its line), an unknown key (with the nearest known one) or a bad value.
     """
+    if path.name.lower().endswith(TABLES):
+        raise _is_a_table(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -134,6 +141,44 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     for override in overrides:
         strict_yaml.override(raw, override)
     return build_config(raw, str(path), tree)
+
+
+def _is_a_table(path: Path) -> ConfigError:
+    """A table is what a config names: the error holds a config for it that can be copied."""
+    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower().partition(".")[0]).strip("-") or "model"
+    columns, project = _columns(path), Settings.from_environment().project
+    place = path.resolve()
+    source = place.relative_to(project) if place.is_relative_to(project) else place
+    return ConfigError(
+        "this is a table, and what is run is a config that names one",
+        where=str(path),
+        remedy=f"write these lines into configs/{name}.yaml, then: towline run configs/{name}.yaml",
+        details=(
+            f"name: {name}",
+            "data:",
+            f"  source: {_scalar(str(source))}",
+            f"  target: {_scalar(columns[-1] if columns else 'COLUMN')}   # the column to predict"
+            + (f", one of {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}" if columns else ""),
+        ),
+    )
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML takes it."""
+    return text if re.fullmatch(r"[A-Za-z_/][\w ./-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
+def _columns(path: Path) -> list[str]:
+    """The header of a CSV file that is there; none of anything else."""
+    if not any(path.name.lower().endswith(kind) for kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            head = file.readline(100_000)
+    except (OSError, UnicodeDecodeError):
+        return []
+    separator = max(",;\t|", key=head.count)
+    return [cell.strip() for cell in next(csv.reader([head], delimiter=separator), [])]
 
 
 def _read_if_named(value: object) -> object:

@@ -37,7 +37,8 @@ p { margin: .3rem 0; max-width: 50rem } .soft { color: var(--soft) } a { color: 
 table { border-collapse: collapse; width: 100%; font-size: .9rem }
 th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid var(--ink) }
 th, td { padding: .38rem 1rem .38rem 0; vertical-align: top } td { border-bottom: 1px solid var(--line) }
-th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.6rem } .time { white-space: nowrap }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.6rem }
+.time { white-space: nowrap }
 b.good { color: var(--good) } b.warn { color: var(--warn) } b.bad { color: var(--bad) } b.soft { color: var(--soft) }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; font-size: .9rem; margin-bottom: 1.4rem }
 nav b { margin-right: auto }
@@ -86,7 +87,7 @@ def render(status: Status, links: Links | None = None) -> str:
         *(_alarm(one.what, one.reason, one.since, one.bad) for one in status.alarms),
         f'<div class="two"><section>{_traffic(status)}</section><section>{_goals(status)}</section></div>',
         _quality(status.quality),
-        _drift(status.drift, link),
+        _drift(status, link),
         _runs(status, link),
         _steps(status, link),
     ]
@@ -128,11 +129,10 @@ class _Link:
     def card(self, version: int) -> str:
         return self._to(f"/{quote(self.model)}/v{version}/card" if self.links else "", str(version))
 
-    def report(self, drift: Drift) -> str:
-        """Evidently's report of a night that alarmed; others have none."""
-        alarmed = drift.state in ("drift", "broken") and drift.end is not None
-        address = f"/{quote(self.model)}/drift/{drift.end:%Y-%m-%d}" if self.links and alarmed else ""
-        return self._to(address, "report") if address else ""
+    def report(self, drift: Drift, reports: Sequence[dt.date]) -> str:
+        """Evidently's report of a night; one that did not alarm has none."""
+        there = self.links is not None and drift.end is not None and drift.end.date() in reports
+        return self._to(f"/{quote(self.model)}/drift/{drift.end:%Y-%m-%d}", "report") if there else ""
 
     def run(self, number: str, text: str) -> str:
         return self._to(self.links.run(number) if self.links else "", text)
@@ -247,7 +247,8 @@ def _quality(windows: Sequence[Quality]) -> str:
     return f'<h2>Quality</h2>{head}<p class="key">{key}</p>{charts.quality(windows)}<ul class="facts">{told}</ul>{why}'
 
 
-def _drift(nights: Sequence[Drift], link: _Link) -> str:
+def _drift(status: Status, link: _Link) -> str:
+    nights = status.drift
     if not nights:
         return "<h2>Drift</h2><p class=soft>No night was looked at yet.</p>"
     last = nights[-1]
@@ -270,7 +271,7 @@ def _drift(nights: Sequence[Drift], link: _Link) -> str:
         f"{last.budget:g} nights a year alarm with nothing changed."
     )
     listed = _table(["Column", "What", "#Value", "#Alarm from", "State", "Detail"], rows) if rows else ""
-    report = link.report(last)
+    report = link.report(last, status.reports)
     head = f"<p>{_mark(last.state)} {escape(last.reason)}{f' ({report})' if report else ''}</p>"
     span = f"<p class=soft>{last.rows:,} rows, {_time(last.start)} to {_time(last.end)}, version {last.version}:</p>"
     return (

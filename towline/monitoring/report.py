@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import math
+import re
 import threading
 import time
 import uuid
@@ -131,6 +132,7 @@ def write(
 
 def serve(settings: Settings, port: int) -> None:
     """Evidently's web interface on loopback, until the process ends; nights are added to its workspace as they come."""
+    from evidently.ui.service import local_service
     from evidently.ui.service.app import run_local
 
     def keep_up() -> None:
@@ -140,7 +142,24 @@ def serve(settings: Settings, port: int) -> None:
 
     _follow(settings)
     threading.Thread(target=keep_up, daemon=True).start()
+    local_service.assets_router = _assets
     run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
+
+
+def _assets() -> Any:
+    """Evidently's pages under a title of their own; that of Evidently says "Demo"."""
+    import litestar
+    from evidently.ui.service.api.static import BASE_PATH
+    from litestar.static_files import create_static_files_router
+
+    page = re.sub("<title>.*?</title>", "<title>Drift</title>", (Path(BASE_PATH) / "index.html").read_text("utf-8"))
+    page = re.sub(r'<meta\s+name="description".*?/>', "", page, flags=re.DOTALL)
+
+    @litestar.get(["/", "/projects/{path:path}"], include_in_schema=False, media_type=litestar.MediaType.HTML)
+    async def index() -> str:
+        return page
+
+    return litestar.Router(path="", route_handlers=[index, create_static_files_router("/", directories=[BASE_PATH])])
 
 
 def _follow(settings: Settings) -> None:

@@ -111,6 +111,7 @@ class Status(Frozen):
         drift, quality: windows, oldest first, of all versions.
         steps: newest first; decisions that came to nothing are only counted, in ``calm``.
         alarms: worst first.
+        reports: days of the nights that have a report of Evidently's.
     """
 
     model: str
@@ -124,6 +125,7 @@ class Status(Frozen):
     calm: int = 0
     runs: tuple[Run, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    reports: tuple[dt.date, ...] = ()
 
     @property
     def health(self) -> Health:
@@ -171,6 +173,7 @@ def gather(
         quality=tuple(quality[-WINDOWS:]),
         steps=_steps([row for row in rows if row not in idle and row.event != "registered"]),
         calm=len(idle),
+        reports=_reports(journal.folder),
         runs=(*runs, *(run for run in _known(rows, drift, quality) if run.flow not in {one.flow for one in runs})),
     )
     found = _alarms(status, decided[0] if decided else None, config)
@@ -202,6 +205,11 @@ def traffic(folder: Path, today: dt.date) -> Traffic:
         except (DataError, OSError):
             continue
     return Traffic(days=tuple(Day(day=day, rows=count) for day, count in sorted(rows.items())))
+
+
+def _reports(folder: Path) -> tuple[dt.date, ...]:
+    names = [path.stem.removeprefix("drift-") for path in folder.glob("drift-????-??-??.html")]
+    return tuple(sorted(dt.date.fromisoformat(name) for name in names if name.replace("-", "").isdigit()))
 
 
 def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:

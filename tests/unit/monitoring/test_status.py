@@ -225,6 +225,7 @@ LINKS = Links(prefect="http://p", mlflow="http://m", evidently="http://e", exper
 def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
     """The other interfaces, the run, the version, its card, the report of the night, each where it is."""
     journal(shelf, night(0, "drift"))
+    (shelf.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
     found = look(shelf, runs=[Run(flow="training", number="r1", started=NOW, state="Completed")])
     page = render(found, LINKS)
     classic = "workflowType=machine_learning"
