@@ -209,7 +209,7 @@ def _goals(status: Status) -> str:
     rows = [
         [
             f'<span title="{escape(goal.reason)}">{escape(goal.target)}</span>',
-            escape(goal.now) or "–",
+            _nowrap(escape(goal.now) or "–"),
             charts.budget(goal.budget) or "–",
             "" if goal.budget is None else f"#{goal.budget:.0%}",
             _mark(goal.state),
