@@ -58,7 +58,7 @@ def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iter
         Unavailable: one is under way in another process.
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
-    lock = settings.store / "work" / ".starting" / f".{key}"
+    lock = settings.store / "locks" / f".{key}"
     with files.locked(lock, wait=False) as mine:
         if not mine:
             raise Unavailable(
