@@ -123,7 +123,7 @@ def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, c
 def test_the_list_of_runs_tells_how_each_ended(towline: Command, config: Path, prefect: str) -> None:
     """In Prefect a refused model, refused data and a repeated run are told apart from a promotion, with the reason.
 
-    The type of a state is its colour there; the verdict is the first tag, beside the name of the run.
+    The type of a state is its colour there; the verdict is a tag, beside the name of the run.
     """
 
     def ask(what: str, **query: Any) -> list[dict[str, Any]]:

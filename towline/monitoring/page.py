@@ -70,7 +70,8 @@ _COLOUR = {
     "good": "good", "quiet": "good", "met": "good", "promoted": "good", "Completed": "good",
     "bad": "bad", "drift": "bad", "broken": "bad", "burning": "bad", "block": "bad", "roll back": "bad",
     "rolled back": "bad", "Failed": "bad", "Crashed": "bad", "Data refused": "bad", "Block": "bad", "Roll back": "bad",
-    "spent": "warn", "warn": "warn", "refused": "warn", "Refused": "warn", "Warn": "warn", "Unchanged": "good",
+    "spent": "warn", "warn": "warn", "refused": "warn", "Refused": "warn", "Warn": "warn", "retrain": "warn",
+    "Retrain": "warn", "Unchanged": "good",
 }  # fmt: skip
 
 
@@ -131,8 +132,10 @@ class _Link:
 
     def report(self, drift: Drift, reports: Sequence[dt.date]) -> str:
         """Evidently's report of a night; one that did not alarm has none."""
-        there = self.links is not None and drift.end is not None and drift.end.date() in reports
-        return self._to(f"/{quote(self.model)}/drift/{drift.end:%Y-%m-%d}", "report") if there else ""
+        alarmed = drift.state in ("drift", "broken")
+        if not (self.links and alarmed and drift.end and drift.end.date() in reports):
+            return ""
+        return self._to(f"/{quote(self.model)}/drift/{drift.end:%Y-%m-%d}", "report")
 
     def run(self, number: str, text: str) -> str:
         return self._to(self.links.run(number) if self.links else "", text)
