@@ -32,7 +32,7 @@ def progress(log: Path) -> Iterator[None]:
 
     So does what the user's own code prints: stdout holds the result and nothing else.
     """
-    everything = _Log(log)
+    everything = LogFile(log)
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, steps = logging.getLogger(), logging.getLogger("towline.steps")
     logging.captureWarnings(True)
@@ -52,8 +52,11 @@ def progress(log: Path) -> Iterator[None]:
         everything.close()
 
 
-class _Log(logging.FileHandler):
-    """A log that begins with its first line: a command that has nothing to say leaves no file and no folder."""
+class LogFile(logging.FileHandler):
+    """A log that begins with its first line: a command that has nothing to say leaves no file and no folder.
+
+    Prefect passes over handlers whose class is private, and would then log to the screen as well.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
@@ -77,7 +80,7 @@ class _Printed(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self, log: _Log) -> None:
+    def __init__(self, log: LogFile) -> None:
         self._log = log
 
     def writable(self) -> bool:
