@@ -5,7 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from flows.training import training_flow
-from tasks.ending import watched
+from tasks.ending import value_of, watched
 from tasks.watch import begin, decide, deployed, roll_back, tell
 from towline.config import Given, PipelineConfig, Settings
 from towline.monitoring import rounds
@@ -41,6 +41,6 @@ def react(config: PipelineConfig, settings: Settings, serving: Entry, seen: Roun
             done = begin(name, config, decision.trigger, decision.cause)
         else:
             state = training_flow(config, trigger=decision.trigger, return_state=True)
-            outcome = Outcome.model_validate(state.result())
+            outcome = Outcome.model_validate(value_of(state))
             done = f"version {outcome.version}, {outcome.event}: {outcome.reason}"
     return seen.model_copy(update={"decision": decision, "done": done})

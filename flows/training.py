@@ -14,6 +14,7 @@ from towline.config import Given, Settings
 from towline.outcome import Outcome, finished, provenance
 from towline.release.smoke import start
 from towline.training.fitting import baseline, check, choose
+from towline.training.preflight import check_config
 
 
 @flow(name="training", flow_run_name="{config.name}")
@@ -33,10 +34,12 @@ def training_flow(
         trigger: why this run was started; recorded with it.
 
     Raises:
+        ConfigError: the config names what cannot be used; no data was loaded.
         DataRefused: the table breaks its contract; nothing is registered.
         Unavailable: a store stayed away through the retries; the same command resumes.
     """
     settings = Settings.from_environment()
+    check_config(config)
     work = load(config, settings, as_of, force)
     with work.held():
         if done := finished(settings, config, work):

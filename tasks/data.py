@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from tasks import artifacts, patient, remembered
 from towline import sidecar
+from towline.checking import champion_contract
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits, validation
-from towline.data.contract import Contract
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataRefused
 from towline.loading import check_recorded
@@ -37,12 +37,8 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
 def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> validation.Validation:
     try:
         with step("validate", work.path) as told:
-            champion = Ledger(settings.ledger_url).champion(config.name)
-            kept = settings.store / champion.release / "contract.json" if champion else None
-            previous = Contract.model_validate_json(kept.read_bytes()) if kept and kept.exists() else None
-            checked, told.elsewhere_cpu_s = sidecar.call(
-                validation.validate, work, config, previous, datetime.now(UTC).replace(tzinfo=None)
-            )
+            previous, now = champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
+            checked, told.elsewhere_cpu_s = sidecar.call(validation.validate, work, config, previous, now)
             sidecar.begin(tracking.prepare, settings)
             told.note = checked.text()
     except DataRefused:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from prefect import Flow
@@ -21,6 +21,7 @@ from prefect.states import Crashed, Pending
 from prefect.utilities.callables import get_call_parameters
 
 from tasks.attended import whose
+from tasks.ending import value_of
 from towline.errors import Unavailable
 from towline.processes import lives
 
@@ -44,7 +45,7 @@ def run_here(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
         with temporary_settings(brief), get_client(sync_client=True) as client:
             _reap(client, host)
             run = client.create_flow_run(flow, parameters=given, tags=[host, process], state=Pending())
-            return run_flow(flow, run, given)
+            return value_of(cast("State[Any]", run_flow(flow, run, given, return_type="state")))
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         raise Unavailable(
             f"the Prefect server went away: {str(error).splitlines()[0] or type(error).__name__}",

@@ -4,10 +4,11 @@ import functools
 import json
 import logging
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import httpx
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
@@ -23,29 +24,65 @@ from towline.scoring.batch import Scored
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 FENCE = ("```json\n", "\n```")
+_ALARMS = ("warn", "roll back", "block")  # decisions that somebody should look at
+_TAG = 100  # characters of the tag that says how a run ended
+
+
+class _End(NamedTuple):
+    """How a run ended: the name of its state, its message, and whether it counts as well."""
+
+    name: str
+    message: str
+    well: bool = True
+
+
+class EndedBadly(Exception):
+    """The value of a run that did what it is for and whose state is of type Failed: Refused, Warn and others.
+
+    Prefect takes no other value along with such a state; ``value_of`` and ``run_here`` unpack it.
+    """
+
+    def __init__(self, value: BaseModel) -> None:
+        super().__init__(type(value).__name__)
+        self.value = value
+
+
+def value_of(state: State[Any]) -> Any:
+    """What a flow returned, whatever the type of the state it ended in; raises what it raised."""
+    value = state.result(raise_on_failure=False)
+    if isinstance(value, EndedBadly):
+        return value.value
+    if isinstance(value, BaseException):
+        raise value
+    return value
 
 
 def ends(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
     """Names the state a flow ends in: Completed, Refused (by the gate), Unchanged (done before) or Data refused.
 
-    Whoever runs the flow gets the outcome, or the error, as if it had returned or raised it itself. A refusal by the
-    gate is of Prefect's type Completed, since the flow did what it is for; one of the data is of its type Failed.
+    The type of the state gives its colour in Prefect: where the exit code is not 0 it is Failed. Whoever runs the flow
+    gets the outcome, or the error, as if it had returned or raised it itself.
     """
 
-    def tell(outcome: Outcome) -> tuple[str, str]:
+    def tell(outcome: Outcome) -> _End:
         name = "Unchanged" if outcome.repeated else "Refused" if outcome.event == "refused" else "Completed"
-        return name, f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
+        message = f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
+        return _End(name, message, well=outcome.event == "promoted")
 
     return _named(function, tell)
 
 
 def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
-    """Names the state a round of the watch ends in by what was decided."""
+    """Names the state a round of the watch ends in by what was decided.
 
-    def tell(seen: Round) -> tuple[str, str]:
+    A warning, a rollback and a block are of type Failed, so that their colour is that of an alarm.
+    """
+
+    def tell(seen: Round) -> _End:
         action = seen.decision.action if seen.decision else "nothing"
-        told = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
-        return "Completed" if action == "nothing" else action.capitalize(), told
+        message = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
+        name = "Completed" if action == "nothing" else action.capitalize()
+        return _End(name, message, well=action not in _ALARMS)
 
     return _named(function, tell)
 
@@ -53,29 +90,38 @@ def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
 def scored(function: Callable[P, Scored]) -> Callable[P, State[Any]]:
     """Tells how many rows were scored, by what, and where they are."""
 
-    def tell(done: Scored) -> tuple[str, str]:
-        return "Completed", f"{done.rows:,} rows scored by version {done.version} of {done.model}: {done.output}"
+    def tell(done: Scored) -> _End:
+        return _End("Completed", f"{done.rows:,} rows scored by version {done.version} of {done.model}: {done.output}")
 
     return _named(function, tell)
 
 
-def _named(function: Callable[P, R], tell: Callable[[R], tuple[str, str]]) -> Callable[P, State[Any]]:
+def _named(function: Callable[P, R], tell: Callable[[R], _End]) -> Callable[P, State[Any]]:
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        task_log = logging.getLogger("prefect.task_runs")
+        task_log.addFilter(_says_more)  # the same filter is added once
         try:
             with attended():
                 value = function(*args, **kwargs)
         except DataRefused as error:
-            _leave(error.as_dict())
+            _leave(error.as_dict(), f"data refused: {error.what}")
             return Failed(name="Data refused", message=str(error), data=error)
         except TowlineError as error:
-            _leave(error.as_dict())
+            _leave(error.as_dict(), error.what)
             raise
-        _leave(value.model_dump(mode="json"))
-        name, told = tell(value)
-        return Completed(name=name, message=told, data=value)
+        ended = tell(value)
+        _leave(value.model_dump(mode="json"), ended.message)
+        if ended.well:
+            return Completed(name=ended.name, message=ended.message, data=value)
+        return Failed(name=ended.name, message=ended.message, data=EndedBadly(value))
 
     return named
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Leaves out Prefect's line about a task that went well: the step has said so itself."""
+    return not record.getMessage().startswith("Finished in state Completed(")
 
 
 def end(flow: str) -> str:
@@ -83,13 +129,22 @@ def end(flow: str) -> str:
     return f"{flow}-end"
 
 
-def _leave(document: object) -> None:
-    """For who waits on another machine; a run from the command line is not asked for it."""
+def _leave(document: object, verdict: str) -> None:
+    """The verdict as a tag, which stands at the top of the run's page and in the list of runs.
+
+    A run of a deployment also leaves its result: whoever waits for it may be on another machine.
+    """
     context = FlowRunContext.get()
-    if context is None or context.flow is None or context.flow_run is None or context.flow_run.deployment_id is None:
+    if context is None or context.flow is None or context.flow_run is None:
         return
+    run, tag = context.flow_run, " ".join(verdict.split())
     try:
-        text = json.dumps(document, ensure_ascii=False, default=str)
-        create_markdown_artifact(text.join(FENCE), key=end(context.flow.name), description="how the run ended")
+        if tag:
+            with get_client(sync_client=True) as client:
+                tags = client.read_flow_run(run.id).tags
+                client.update_flow_run(run.id, tags=[tag if len(tag) <= _TAG else f"{tag[: _TAG - 1]}…", *tags])
+        if run.deployment_id is not None:
+            text = json.dumps(document, ensure_ascii=False, default=str)
+            create_markdown_artifact(text.join(FENCE), key=end(context.flow.name), description="how the run ended")
     except (httpx.TransportError, PrefectHTTPStatusError) as error:  # what was done is done all the same
         logging.getLogger("towline").warning("how the run ended cannot be left on the server: %s", error)

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], page: Page) -> None:
     """`towline ui` twice gives the same two addresses; behind them are the runs, the version and a refusal."""
+    shown = subprocess.run([TOWLINE, "ui"], env=environ, check=True, capture_output=True, text=True).stdout
+    [door] = re.findall(r"https?://\S+", shown)
     first, again = (
         json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True).stdout)
         for _ in range(2)
@@ -87,8 +90,14 @@ def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], page: Page) -
     with urlopen(f"{prefect}/api/artifacts/seen-bikes-validation/latest", timeout=10) as answer:  # on loopback
         assert "casual + registered = rentals" in json.load(answer)["data"]
     shows(page, first["runs"], "seen-bikes")
+    shows(page, door, "seen-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
+    leads = {one.inner_text(): one.get_attribute("href") for one in page.get_by_role("link").all()}
+    assert (leads["Runs in Prefect"], leads["Models in MLflow"]) == (first["runs"], first["models"])
     shows(page, first["models"], "seen-bikes")
-    shows(page, f"{first['models']}/seen-bikes/versions/1", "Version 1", "champion")
+    shows(page, leads["version 1 in MLflow"], "Version 1", "champion")
+    page.set_viewport_size({"width": 2000, "height": 1000})  # MLflow makes the columns that fit
+    shows(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
+    shows(page, f"{door}{leads['model card']}", "Performance on the holdout")
     assert "drift" not in first, "no night was looked at"
     shows(page, first["status"], "seen-bikes", "serves since", "No night was looked at yet", "training", "Data refused")
 
@@ -118,6 +127,8 @@ def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, 
             if len(json.load(answer)) == 2:
                 break
         time.sleep(1)
+    shows(page, addresses["drift"], "seen-bikes")
+    assert page.title() == "Drift"
     shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
     shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "quiet")
     shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")

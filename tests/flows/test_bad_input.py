@@ -1,6 +1,7 @@
 """Bad input through the whole command: one screen that says what, where and the remedy, and stores untouched."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +21,10 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY, Done
+from towline import sidecar
+from towline.cli import flows, servers
+from towline.config import Settings, read_config
+from towline.errors import Unavailable
 from towline.registry import tracking
 
 Command = Callable[..., Done]
@@ -91,6 +97,10 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "unknown config key": (
         taxis(), {**RAW, "cross_validaton": {}}, 2, ["cross_validaton: unknown key", "did you mean cross_validation?"],
     ),
+    "gate metric of another task": (
+        taxis(), {**RAW, "task": "binary", "gate": {"max": {"mae": 3}}}, 2,
+        ["mae is not a metric of this task", "gate.max.mae", "use one of roc_auc"],
+    ),
     "bad YAML": (
         taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["line 3", "taxis.yaml:4"],
     ),
@@ -149,6 +159,57 @@ def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Cal
     assert error["remedy"]
     assert {2: error["code"] in ("T100", "T200", "T400"), 3: error["code"] == "T300"}[code]
     assert not [name for name in ("ledger.db", "mlflow.db", "releases", "artifacts") if (store / name).exists()]
+
+
+@pytest.mark.parametrize("case", ["unknown estimator", "import path that fails", "gate metric of another task"])
+@pytest.mark.parametrize("name", ["run", "validate"])
+def test_a_config_that_cannot_run_is_named_before_anything_runs(
+    name: str, case: str, towline: Command, make: Callable[..., Path], store: Path, prefect: str
+) -> None:
+    """Neither command loads the table, which is not even there, and no failed run is left in Prefect."""
+    _, raw, code, words = BAD[case]
+    before = _count_runs(prefect)
+    done = towline(name, make(None, raw), "--json")
+    assert done.code == code, done.err
+    for word in words:
+        assert word in "\n".join(told(done))
+    assert _count_runs(prefect) == before
+    assert not (store / "datasets").exists()
+
+
+def _count_runs(prefect: str) -> int:
+    request = urllib.request.Request(f"{prefect}/api/flow_runs/count", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return int(json.load(answer))
+
+
+def test_a_second_run_of_a_config_ends_before_it_starts_anything(
+    command: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one holds the lock another starts no helper and no server, and says what to do; another config may run."""
+    started: list[str] = []
+
+    def start(what: str) -> Callable[..., None]:
+        def stop(*_: object) -> None:
+            started.append(what)
+            raise Unavailable("started")
+
+        return stop
+
+    monkeypatch.setattr(sidecar, "start", start("sidecar"))
+    monkeypatch.setattr(servers, "start", start("server"))
+    config = make(taxis(), RAW)
+    settings = Settings.from_environment()
+    with flows._only_one(settings, read_config(config), None):
+        done = command("run", config, "--json")
+        assert (done.code, done.json["code"]) == (5, "T900")
+        assert "under way in another process" in done.json["what"]
+        assert "run the same command again" in done.json["remedy"]
+        assert started == []
+        command("run", config, "--set", "seed=7")
+        assert started == ["sidecar"]
+    command("run", config)
+    assert started == ["sidecar", "sidecar"]
 
 
 def test_the_remedy_for_a_class_that_comes_late_helps(towline: Command, make: Callable[..., Path]) -> None:

@@ -1,8 +1,10 @@
 """The training flow on a small real table: what it leaves in the ledger, in MLflow and on disk."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pandas as pd
@@ -129,23 +131,46 @@ def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, c
 
 
 def test_the_list_of_runs_tells_how_each_ended(towline: Command, config: Path, prefect: str) -> None:
-    """In Prefect a refused model, refused data and a repeated run are told apart from a promotion, with the reason."""
+    """In Prefect a refused model, refused data and a repeated run are told apart from a promotion, with the reason.
+
+    The type of a state is its colour there; the verdict is a tag, beside the name of the run.
+    """
+
+    def ask(what: str, **query: Any) -> list[dict[str, Any]]:
+        body = json.dumps(query).encode()
+        request = Request(f"{prefect}/api/{what}/filter", body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=30) as answer:  # on loopback
+            return list(json.load(answer))
 
     def last() -> dict[str, str]:
         begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests leave schedules behind
-        body = json.dumps({"limit": 1, "sort": "START_TIME_DESC", "flow_runs": begun}).encode()
-        request = Request(f"{prefect}/api/flow_runs/filter", body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:  # on loopback
-            return json.load(answer)[0]["state"]
+        run = ask("flow_runs", limit=1, sort="START_TIME_DESC", flow_runs=begun)[0]
+        return run["state"] | {"tag": run["tags"][0], "run": run["id"]}
 
     code, state = towline("run", config).code, last()
     assert (code, state["name"], state["type"]) == (0, "Completed", "COMPLETED")
+    assert state["tag"].startswith("version 1 of bikes, promoted: passed")
+    promoted = state["run"]
     code, state = towline("run", config).code, last()
     assert (code, state["name"], state["type"]) == (0, "Unchanged", "COMPLETED")
     for name in ("Refused", "Unchanged"):
         code, state = towline("run", config, "--set", "gate.max.mae=0.5").code, last()
-        assert (code, state["name"], state["type"]) == (4, name, "COMPLETED")
+        assert (code, state["name"], state["type"]) == (4, name, "FAILED")
         assert "version 2 of bikes, refused: fail: max mae" in state["message"]
+        assert state["tag"] == state["message"]
     code, state = towline("run", config, "--set", "data.drop=[]").code, last()
     assert (code, state["name"], state["type"]) == (3, "Data refused", "FAILED")
     assert "casual + registered = rentals" in state["message"]
+    assert state["tag"].startswith("data refused: the table breaks")
+    logs = {"flow_run_id": {"any_": [promoted]}}
+    lines = until(lambda: [line["message"] for line in ask("logs", limit=200, logs=logs)], lambda got: len(got) > 30)
+    assert [line for line in lines if line.startswith("conclude done")]
+    assert not [line for line in lines if line == "Finished in state Completed()"], "the step has said so itself"
+
+
+def until(get: Callable[[], list[str]], enough: Callable[[list[str]], bool]) -> list[str]:
+    """What the server has by then: it takes log lines in from a queue."""
+    deadline = time.monotonic() + 60
+    while not enough(got := get()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return got

@@ -233,7 +233,7 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     np.testing.assert_array_equal(model.predict(features), ours)
     assert model.predict(example).shape == (1,)
     assert not (features[example.columns] == example.iloc[0]).all(axis=1).any(), "the example is a row of the table"
-    assert version.link == "#/models/houses/versions/1"
+    assert version.link == "#/models/houses/versions/1?workflowType=machine_learning"
 
 
 def test_closing_adds_release_costs_and_verdict(

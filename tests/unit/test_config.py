@@ -1,5 +1,6 @@
 """What a user sees of a wrong config: the key, the line, the remedy."""
 
+import gzip
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "demo.yaml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("name", ["Houses 2026.csv", "houses.tsv.gz", "houses.parquet", "gone.csv"])
+def test_a_table_in_place_of_a_config_is_given_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds a config for the table; copied as it stands it is valid and names the table."""
+    monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
+    header = "sold on;rooms;price: total\n" if name.endswith("csv") else "sold on\trooms\tprice: total\n"
+    if name != "gone.csv":
+        (tmp_path / name).write_bytes(gzip.compress(header.encode()) if name.endswith("gz") else header.encode())
+    with pytest.raises(ConfigError, match="this is a table") as caught:
+        read_config(tmp_path / name)
+    assert "towline run configs/" in caught.value.remedy
+    config = read_config(write(tmp_path, "\n".join(caught.value.details)))
+    assert config.data.source == name
+    assert config.data.target == ("price: total" if name[0] == "H" or name.endswith("gz") else "COLUMN")
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -150,6 +166,7 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"gate": {"max": {"mae": float("inf")}}},
         {"gate": {"champion_margin": float("nan")}},
         {"seed": -1},
+        {"evaluation": {"threshold": "roc_auc"}},
         {"privacy": {"pii": ["phone"], "columns": {"phone": "keep"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "drop"}}},
         {"privacy": {"join_on": ["order"], "columns": {"order": "bucket"}}},
@@ -162,6 +179,45 @@ def test_contradictions_are_refused(change: dict[str, object]) -> None:
     raw = {"name": "demo", "data": {"source": "t", "target": "y"}, **change}
     with pytest.raises(ConfigError):
         build_config(raw, "demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "remedy"),
+    [
+        ({"task": "regresion"}, "task: must be one of regression, binary, multiclass, not 'regresion'", "regression?"),
+        ({"seed": "abc"}, "seed: must be a whole number, not 'abc'", "config schema"),
+        ({"cross_validation": {"folds": 1}}, "cross_validation.folds: must be at least 2, not 1", "config schema"),
+        ({"cross_validation": 5}, "cross_validation: must be a mapping of keys to values, not 5", "config schema"),
+        ({"gate": {"max": {"mea": 1}}}, "gate.max.mea: unknown key", "did you mean mae?"),
+        ({"data": {"target": "y"}}, "data.source: is missing", "config schema"),
+        ({"data": {"source": {"url": "x"}, "target": "y"}}, "data.source.query: is missing", "config schema"),
+        (
+            {"data": {"source": 5, "target": "y"}},
+            "data.source: must be a path, a list of paths, or a mapping with url and query", "config schema",
+        ),
+        ({"data": {"source": "t", "target": "y", "drop": "a"}}, "data.drop: must be a list, not 'a'", "write [a]"),
+        ({"quality": {"delay": "soon"}}, "quality.delay: must be a duration such as 28d or 36h, not 'soon'", "schema"),
+        ({"split": {"holdout": "x"}}, "split.holdout: must be a share below 0.9, or a duration such as 28d", "schema"),
+        ({"candidates": [{"params": {}}]}, "candidates.0.estimator: is missing", "config schema"),
+        ({"package": {"image": "maybe"}}, "package.image: must be true or false, not 'maybe'", "config schema"),
+        ({"retrain": {"signs": ["drft"]}}, "retrain.signs.0: must be one of drift, quality, not 'drft'", "drift?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_in_plain_words(change: dict[str, object], line: str, remedy: str) -> None:
+    """One line: the key, what it must be, what it is; the nearest choice is the remedy. No word of pydantic's."""
+    with pytest.raises(ConfigError) as caught:
+        build_config({"name": "demo", "data": {"source": "t", "target": "y"}, **change}, "demo.yaml")
+    assert caught.value.details == (line,)
+    assert remedy in caught.value.remedy
+
+
+def test_a_wrong_value_that_may_be_secret_is_not_repeated() -> None:
+    """An address with a password in it is not printed because it stands in the wrong place."""
+    raw = {"name": "demo", "data": {"source": {"url": ["postgresql://ann:hush@db/x"], "query": "s"}, "target": "y"}}
+    with pytest.raises(ConfigError) as caught:
+        build_config(raw, "demo.yaml")
+    assert "data.source.url: must be text" in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 def test_windows_and_holdouts_as_they_are_written() -> None:

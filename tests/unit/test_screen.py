@@ -1,6 +1,9 @@
 """What people read at the end of a run."""
 
+import logging
 import re
+import threading
+from pathlib import Path
 
 import click
 import pytest
@@ -9,6 +12,7 @@ from tests.conftest import REPOSITORY
 from towline.cli import screen
 from towline.config import Settings
 from towline.outcome import Outcome
+from towline.steps import step
 from towline.training.gate import Check, Verdict
 
 DETAIL = (
@@ -57,3 +61,30 @@ def test_no_line_is_wrapped_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not shown on a terminal can be searched line by line."""
     monkeypatch.delenv("COLUMNS", raising=False)
     assert f"  ? champion: {DETAIL}" in summary()
+
+
+def test_what_user_code_prints_goes_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout is for the result, which a script may read as JSON; steps are shown as before."""
+    log = tmp_path / "logs" / "towline.log"
+    with screen.progress(log):
+        with step("fit"):
+            print("epoch 1", "loss 0.5")
+            thread = threading.Thread(target=print, args=("from a fold",))
+            thread.start()
+            thread.join()
+        logging.getLogger("towline").warning("a record")
+    print("the result")
+    shown = capsys.readouterr()
+    assert shown.out == "the result\n"
+    assert re.fullmatch(r"✓ fit +0\.0 s\n", shown.err)
+    text = log.read_text()
+    assert "epoch 1 loss 0.5\n" in text
+    assert "from a fold\n" in text
+    assert "WARNING towline: a record\n" in text
+
+
+def test_a_command_with_nothing_to_say_leaves_no_log(tmp_path: Path) -> None:
+    """Neither the file nor its folder."""
+    with screen.progress(tmp_path / "store" / "logs" / "towline.log"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from towline.serving.privacy import HASH_KEYS
 
 STORE = "store"
 ASIDE = ".before-restore-"  # what a restore found in the place it needed
-_NOT = {"logs", "servers", "work", "lost+found"}
+_NOT = {"locks", "logs", "servers", "work", "lost+found"}
 _RUNNING = Path("watch/up.json")
 _PREFECT = Path("prefect/prefect.db")  # results of steps hold only while the workspace of their run does
 _AS_THEY_ARE = "artifacts"  # what a run has logged, whatever its name

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from towline import __version__
+from towline.cli import extras
 from towline.errors import ConfigError, TowlineError
 
 EXIT_CODES = """\b
@@ -29,7 +30,21 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group whose commands end in a one-screen error and a documented exit code, never in a traceback."""
+    """A group whose commands end in a one-screen error and a documented exit code, never in a traceback.
+
+    Attributes:
+        purposes: what for → names of commands, as the help lists them.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.purposes: dict[str, list[str]] = {}
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - 6 - max(map(len, self.commands), default=0)
+        for purpose, names in self.purposes.items():
+            with formatter.section(purpose):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         from towline.processes import private
@@ -47,6 +62,9 @@ class Commands(click.Group):
             context = getattr(error, "ctx", None)
             remedy = f"see `{context.command_path} --help`" if context else ""
             wrong = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
+        except ModuleNotFoundError as error:
+            command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
+            wrong = extras.not_installed(error, command) or _fault(error)
         except click.Abort:
             click.echo("interrupted; the same command goes on where it stopped", err=True)
             sys.exit(130)
@@ -149,33 +167,17 @@ def _register() -> None:
         watch,
     )
 
-    for command in (
-        run.run,
-        run.validate,
-        replay.replay,
-        ui.ui,
-        up.up,
-        status.status,
-        models.models,
-        models.show,
-        models.history,
-        models.promote,
-        models.rollback,
-        package.package,
-        score.score,
-        serve.serve,
-        keys.keys,
-        log.log,
-        labels.labels,
-        watch.drift,
-        watch.quality,
-        slo.slo,
-        loadtest.loadtest,
-        backup.backup,
-        backup.restore,
-        config.config,
-    ):
-        main.add_command(command)
+    purposes: dict[str, tuple[click.Command, ...]] = {
+        "Train": (run.validate, run.run, replay.replay, config.config),
+        "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
+        "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
+        "Watch": (status.status, watch.drift, watch.quality, labels.labels, slo.slo, log.log),
+        "Operate": (up.up, ui.ui, backup.backup, backup.restore),
+    }
+    for purpose, commands in purposes.items():
+        for command in commands:
+            main.add_command(command)
+            main.purposes.setdefault(purpose, []).append(command.name or "")
 
 
 _register()

@@ -1,17 +1,19 @@
 """A flow of the project: run in this process from the command line, or by a worker elsewhere."""
 
+import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import click
 
-from towline import sidecar
-from towline.cli import profiles, servers
-from towline.config import Settings
-from towline.errors import ConfigError
+from towline import files, sidecar
+from towline.cli import extras, profiles, servers
+from towline.config import PipelineConfig, Settings
+from towline.errors import ConfigError, Unavailable
 
 
 class Ended(NamedTuple):
@@ -25,10 +27,12 @@ def run(settings: Settings, name: Literal["training", "drift", "quality"], param
     """Runs ``flows.<name>``, here or, where the command line names a profile, on a worker there.
 
     Raises:
-        ConfigError: no project stands here, or the profile is none.
+        ConfigError: no project stands here, a package is missing, or the profile is none.
+        Unavailable: the same training is under way in another process.
         TowlineError: whatever the flow raises.
     """
     os.environ.update(servers.QUIET)
+    extras.require(f"towline {'run' if name == 'training' else name}", "pipeline")
     if not (settings.project / "flows" / "training.py").is_file():
         raise ConfigError(
             "no flows here",
@@ -38,7 +42,33 @@ def run(settings: Settings, name: Literal["training", "drift", "quality"], param
     context = click.get_current_context(silent=True)
     if context and (profile := context.find_root().obj):
         return _there(settings, profiles.read(profile, settings), name, parameters)
-    return Ended(_here(settings, name, parameters))
+    if name != "training":
+        return Ended(_here(settings, name, parameters))
+    with _only_one(settings, parameters["config"], parameters["as_of"]):
+        return Ended(_here(settings, name, parameters))
+
+
+@contextmanager
+def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iterator[None]:
+    """Ends a second training of the same config before it starts servers or helpers, or imports what takes memory.
+
+    The data is not known yet, so this is no more than an early answer: the lock of the workspace is what decides.
+
+    Raises:
+        Unavailable: one is under way in another process.
+    """
+    key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
+    lock = settings.store / "locks" / f".{key}"
+    with files.locked(lock, wait=False) as mine:
+        if not mine:
+            raise Unavailable(
+                "a run of this config is under way in another process",
+                where=str(settings.store),
+                remedy="wait for it to end, then run the same command again: it tells what came of it",
+            )
+        lock.touch()
+        files.sweep(lock.parent)
+        yield
 
 
 def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -53,6 +83,8 @@ def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
     try:
         sys.path.insert(0, str(settings.project))
         flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
+        if name == "training":  # a config that cannot run leaves no failed run
+            importlib.import_module("towline.training.preflight").check_config(parameters["config"])
         if server:
             servers.wait(settings, server)
         return importlib.import_module("tasks.embedded").run_here(flow, parameters)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.tables import given_file
 from towline.errors import ConfigError
 
 
@@ -40,7 +41,6 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
       towline labels add bank-subscription calls.parquet --by customer_id --column said_yes
     """
     from towline.config import Settings
-    from towline.data import formats
     from towline.data.contract import Contract
     from towline.loading import find
     from towline.monitoring import labels
@@ -50,9 +50,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     settings = Settings.from_environment()
     if len(separator) != 1:
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
-    found = formats.paths(str(file), Path.cwd())
-    if len(found) != 1:
-        raise ConfigError(f"{len(found)} files", where=str(file), remedy="give them one after the other")
+    given_file(file, "FILE")
     directory = find(name, settings).directory
     model = verify(directory).name
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
@@ -60,7 +58,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.Log(predictions, settings.store / "labels" / model, policy.fields)
     now = dt.datetime.now(dt.UTC)
-    done = labels.add(log, contract, found[0], now, by=by, column=column, separator=separator, replace=replace)
+    done = labels.add(log, contract, file, now, by=by, column=column, separator=separator, replace=replace)
 
     def text() -> str:
         told = [f"{done.added:,} added", f"{done.known:,} known before"]
@@ -68,4 +66,4 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
         told += [f"{done.waiting:,} wait for their prediction"] if done.waiting else []
         return f"{model}: {done.rows:,} rows, {', '.join(told)}"
 
-    emit({"model": model, "file": str(found[0]), "by": by, **done._asdict()}, as_json, text)
+    emit({"model": model, "file": str(file.absolute()), "by": by, **done._asdict()}, as_json, text)

@@ -5,13 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, json_option
+from towline.cli import emit, extras, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,10 +59,7 @@ def loadtest(
       towline loadtest http://127.0.0.1:8080 --rate 200 --duration 2m --report load/
       TOWLINE_API_KEY=... towline loadtest https://models.example --users 50
     """
-    missing = [name for name in ("locust", "matplotlib") if find_spec(name) is None]
-    if missing:
-        remedy = "pip install 'towline[loadtest]'"
-        raise ConfigError(f"not installed: {', '.join(missing)}", where="towline loadtest", remedy=remedy)
+    extras.require("towline loadtest", "loadtest")
     if users and rate:
         raise ConfigError("--users and --rate are two kinds of load", where="command line", remedy="give one of them")
     from towline.loadtest import report as pages

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.moments import Moment
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from towline.replay.results import PolicyName, Replay
 
-_DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
+_DATE = Moment()
 NAMES = ("never", "schedule", "drift", "quality", "both")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.moments import Moment
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -13,7 +14,7 @@ set_option = click.option(
 as_of_option = click.option(
     "--as-of",
     metavar="DATE",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    type=Moment(),
     help="Leave out rows after this day or time, e.g. 2012-06-30.",
 )
 config_argument = click.argument("config", type=click.Path(path_type=Path))
@@ -59,18 +60,24 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
 def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Checks a config and its table, and trains nothing.
 
+    The config is checked before the table is loaded; then its columns are shown with the kind and the role that a
+    run would give them.
+
     \b
     Examples:
       towline validate configs/bike_demand.yaml
       towline validate configs/bike_demand.yaml --json
     """
-    from towline.cli import screen
+    from towline.cli import extras, screen
     from towline.config import Settings, read_config
 
+    extras.require("towline validate", "pipeline")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        from towline.data.checking import check
+        from towline.checking import check
 
-        validation, page = check(settings, pipeline, as_of)
-    emit(validation.model_dump(mode="json"), as_json, lambda: screen.rules(validation, page))
+        checked = check(settings, pipeline, as_of)
+    contract = checked.contract.model_dump(mode="json")
+    document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
+    emit(document, as_json, lambda: screen.checked(checked))

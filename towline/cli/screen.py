@@ -1,6 +1,7 @@
 """What people see: progress by step while it goes on, a summary at the end."""
 
 import contextlib
+import io
 import logging
 import shutil
 import sys
@@ -15,8 +16,9 @@ import click
 from towline import files
 
 if TYPE_CHECKING:
+    from towline.checking import Checked
     from towline.config import Settings
-    from towline.data.validation import Validation
+    from towline.data.contract import Column, Contract
     from towline.outcome import Outcome
     from towline.registry.ledger import Entry
     from towline.release.manifest import Manifest
@@ -26,10 +28,11 @@ MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?",
 
 @contextmanager
 def progress(log: Path) -> Iterator[None]:
-    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``."""
-    with files.disk(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        everything = logging.FileHandler(log, encoding="utf-8")
+    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``.
+
+    So does what the user's own code prints: stdout holds the result and nothing else.
+    """
+    everything = LogFile(log)
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, steps = logging.getLogger(), logging.getLogger("towline.steps")
     logging.captureWarnings(True)
@@ -39,12 +42,53 @@ def progress(log: Path) -> Iterator[None]:
     shown = _Live() if sys.stderr.isatty() else _Lines()
     steps.addHandler(shown)
     try:
-        yield
+        with contextlib.redirect_stdout(_Printed(everything)):
+            yield
     finally:
         if isinstance(shown, _Live):
             shown.bar.stop()
         steps.removeHandler(shown)
         root.removeHandler(everything)
+        everything.close()
+
+
+class LogFile(logging.FileHandler):
+    """A log that begins with its first line: a command that has nothing to say leaves no file and no folder.
+
+    Prefect passes over handlers whose class is private, and would then log to the screen as well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+
+    def _open(self) -> io.TextIOWrapper:
+        path = Path(self.baseFilename)
+        with files.disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return super()._open()
+
+    def write(self, text: str) -> None:
+        """Text as it is, between the records."""
+        with self.lock or contextlib.nullcontext():
+            self.stream = self.stream or self._open()
+            self.stream.write(text)
+            self.flush()
+
+
+class _Printed(io.TextIOBase):
+    """What ``print`` writes to in place of stdout."""
+
+    encoding = "utf-8"
+
+    def __init__(self, log: LogFile) -> None:
+        self._log = log
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        return len(text)
 
 
 def _line(record: logging.LogRecord) -> str:
@@ -201,13 +245,41 @@ def _again(outcome: "Outcome") -> list[tuple[str, str]]:
     return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
-def rules(validation: "Validation", page: Path) -> str:
-    """What `towline validate` tells of a table that passed."""
+def checked(done: "Checked") -> str:
+    """What `towline validate` prints of a table that passed: its task, its columns, its rules."""
+    validation, contract = done.validation, done.contract
     yellow = click.style("!", fg="yellow")
-    warned = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
-    told = [_hanging("  · ", note) for note in validation.notes]
-    count = len(validation.rules)
-    return "\n".join([f"{count} rules passed, {validation.warned} with a warning", *warned, *told, f"report: {page}"])
+    lines = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
+    in_table = tuple(f"{column.name}: left out" for column in contract.columns)
+    lines += [_hanging("  · ", note) for note in validation.notes if not note.startswith(in_table)]
+    return "\n".join(
+        [
+            head("task") + contract.task + _classes(contract),
+            "",
+            table(["column", "kind", "role", "nulls", "levels", "holds"], list(map(_column, contract.columns)), "  "),
+            "",
+            head("rules") + f"{len(validation.rules)} passed, {validation.warned} with a warning",
+            *lines,
+            head("report") + str(done.page),
+        ]
+    )
+
+
+def _classes(contract: "Contract") -> str:
+    shown = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
+    return f": {', '.join(shown)}{', …' if len(contract.classes) > 8 else ''}" if shown else ""
+
+
+def _column(column: "Column") -> list[object]:
+    if column.note:
+        holds = f"left out: {column.note}"
+    elif column.kind == "numeric" and column.min is not None:
+        holds = f"{column.min:.6g} to {column.max:.6g}"
+    elif column.derive:
+        holds = f"used as {', '.join(column.derive)}"
+    else:
+        holds = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
+    return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
 
 
 def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path) -> str:

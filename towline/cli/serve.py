@@ -2,19 +2,15 @@
 
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from towline.cli import emit, json_option
-from towline.errors import ConfigError
+from towline.cli import emit, extras, json_option
 
 if TYPE_CHECKING:
     from towline.serving.server import Started
-
-VENDORS = ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
 
 @click.command()
@@ -68,20 +64,21 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
     """
     from towline.config import Settings
 
-    missing = [vendor for vendor in VENDORS if find_spec(vendor) is None]
-    if missing:
-        raise ConfigError(
-            f"not installed: {', '.join(missing)}", where="towline serve", remedy="pip install 'towline[serve]'"
-        )
+    extras.require("towline serve", "serve")
+    from towline.cli.services import noted
     from towline.serving.options import Options
     from towline.serving.server import run
 
-    def started(service: "Started") -> None:
-        emit(asdict(service), as_json, service.text)
-        sys.stdout.flush()
+    settings = Settings.from_environment()
+    with noted(settings) as note:
 
-    given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
-    run(Options(settings=Settings.from_environment(), log=not no_log, **given), started)
+        def started(service: "Started") -> None:
+            note(service)
+            emit(asdict(service), as_json, service.text)
+            sys.stdout.flush()
+
+        given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
+        run(Options(settings=settings, log=not no_log, **given), started)
 
 
 def _listed(given: str | None) -> tuple[str, ...]:

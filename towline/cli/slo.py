@@ -1,17 +1,17 @@
 """towline slo: what the service promises, and how it stands."""
 
 import datetime as dt
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, json_option
+from towline.cli import emit, extras, json_option
 from towline.cli.run import config_argument, set_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from towline.config import Settings
     from towline.monitoring.alerts import Sent
     from towline.monitoring.looks import Sample
     from towline.monitoring.slo import Objective
@@ -26,7 +26,7 @@ _COLORS = {"met": "green", "burning": "red", "spent": "yellow", "unknown": "yell
     "services",
     multiple=True,
     metavar="URL",
-    help="Where it answers; once for each instance.  [default: http://127.0.0.1:8080]",
+    help="Where it answers; once for each instance.  [default: what towline has started here]",
 )
 @click.option("--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="Of scope admin; better in TOWLINE_API_KEY.")
 @click.option("--quiet", is_flag=True, help="Tell nobody: no alert is opened or resolved.")
@@ -49,9 +49,7 @@ def slo(
     """
     from towline.config import Settings, read_config
 
-    if find_spec("prometheus_client") is None:
-        remedy = "pip install 'towline[serve]'"
-        raise ConfigError("not installed: prometheus_client", where="towline slo", remedy=remedy)
+    extras.require("towline slo", "serve")
     from towline.monitoring import alerts, traffic
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import evaluate
@@ -60,7 +58,7 @@ def slo(
     journal, now = Journal.of(settings, pipeline.name), dt.datetime.now(dt.UTC)
     looks = [
         traffic.look(url, key or None, journal.folder, pipeline.name, pipeline.slo.period, now)
-        for url in services or ("http://127.0.0.1:8080",)
+        for url in services or _started(settings, pipeline.name)
     ]
     found = evaluate(
         traffic.read(journal.folder), pipeline.slo, now, quality=journal.quality(), metric=pipeline.evaluation.metric
@@ -74,6 +72,18 @@ def slo(
         "alerts": sent.model_dump(),
     }
     emit(document, as_json, lambda: _told(pipeline.name, looks, found, sent))
+
+
+def _started(settings: "Settings", model: str) -> list[str]:
+    from towline.cli.services import find
+
+    if found := find(settings, model):
+        return found
+    raise ConfigError(
+        f"towline has started no service of {model} on this machine",
+        where=str(settings.store),
+        remedy=f"towline serve {model}; or say where one answers: --service http://127.0.0.1:8080",
+    )
 
 
 def _told(model: str, looks: "list[Sample]", found: "tuple[Objective, ...]", sent: "Sent") -> str:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -16,11 +17,13 @@ from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
+    from towline.monitoring.links import Links
     from towline.monitoring.status import Run, Status
 
 COLOURS = {
-    "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green",
+    "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
     "bad": "red", "drift": "red", "broken": "red", "burning": "red", "block": "red", "failed": "red", "crashed": "red",
+    "data refused": "red", "roll back": "red",
     "warn": "yellow", "unknown": "yellow", "spent": "yellow", "refused": "yellow",
 }  # fmt: skip
 _HEALTH = {"good": "all well", "warn": "look at it", "bad": "alarm", "unknown": "not watched yet"}
@@ -145,6 +148,7 @@ def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
         return tuple(
             Run(
                 flow=flow,
+                number=last.get(flow, {}).get("id", ""),
                 started=last.get(flow, {}).get("start_time"),
                 state=last.get(flow, {}).get("state_name", ""),
                 next=following.get(flow, {}).get("expected_start_time"),
@@ -155,16 +159,39 @@ def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
     return ()
 
 
+def links(settings: "Settings", models: Sequence[str]) -> "Links":
+    """Where the store's web interfaces answer, and what MLflow calls the experiments of these models."""
+    from towline.cli import servers
+    from towline.monitoring.links import Links
+
+    kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
+    pages = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
+    return Links(**pages, experiments=_experiments(pages["mlflow"], models) if "mlflow" in pages else {})
+
+
+def _experiments(url: str, models: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for model in models:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or the server still starts
+            asked = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(model)}"
+            found[model] = str(_open(urllib.request.Request(asked))["experiment"]["experiment_id"])  # noqa: S310
+    return found
+
+
 def _ask(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
     request = urllib.request.Request(  # noqa: S310 - the address of the user's own server
         f"{url.rstrip('/')}/{what}/filter",
         json.dumps({"limit": 100, **query}).encode(),
         {"Content-Type": "application/json"},
     )
+    found: list[dict[str, Any]] = _open(request)
+    return found
+
+
+def _open(request: urllib.request.Request) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=3) as answer:
-        found: list[dict[str, Any]] = json.load(answer)
-        return found
+        return json.load(answer)
 
 
 def _config(name: str | None) -> "PipelineConfig | None":
@@ -217,8 +244,7 @@ def _serving(one: "Status") -> str:
     ]
     lines += [head("mlflow") + one.mirror] if one.mirror else []
     today = sum(day.rows for day in one.traffic.days if day.day == one.at.date())
-    waiting = f", {one.traffic.waiting / 1e6:.1f} MB not in tables yet" if one.traffic.waiting else ""
-    lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today{waiting}")
+    lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today")
     return "\n".join(lines)
 
 
@@ -273,10 +299,14 @@ def _steps(one: "Status") -> str:
     from towline.cli.screen import table
 
     rows = [
-        [f"{step.at:%Y-%m-%d %H:%M}", _coloured(step.what), str(step.version), _short(step.reason)]
+        [f"{step.at:%Y-%m-%d %H:%M}", _coloured(step.what) + _often(step.times), str(step.version), _short(step.reason)]
         for step in one.steps[:5]
     ]
     return table(["decided (UTC)", "what", "version", "why"], rows, "  ") if rows else ""
+
+
+def _often(times: int) -> str:
+    return f" {times}×" if times > 1 else ""
 
 
 def _recent(one: "Status", column: str) -> str:

@@ -9,18 +9,20 @@ from towline.cli import emit, json_option
 @click.option("--stop", is_flag=True, help="Stop the servers instead.")
 @json_option
 def ui(stop: bool, as_json: bool) -> None:
-    """Starts the web interfaces.
+    """Starts the web interfaces and prints one address that leads to all of them.
 
-    Prefect's, MLflow's, the status page and, once the watch has looked at a night, Evidently's, on loopback; prints
-    their addresses. They go on in the background; `towline run` reuses the Prefect one.
+    It is that of the status page. Its links lead to the runs in Prefect, the versions in MLflow and, once the watch has
+    looked at a night, drift in Evidently. All are on loopback and go on in the background; `towline run` reuses the
+    Prefect one.
 
     \b
     Examples:
       towline ui
       towline ui --stop
     """
-    from towline.cli import servers
+    from towline.cli import extras, servers
     from towline.config import Settings
+    from towline.registry import links
 
     settings = Settings.from_environment()
     if stop:
@@ -28,15 +30,21 @@ def ui(stop: bool, as_json: bool) -> None:
         told = ", ".join(server.kind for server in stopped) or "none ran"
         emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {told}")
         return
+    extras.require("towline ui", "pipeline")
     kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]
     if settings.evidently.is_dir() or any(settings.store.glob("watch/*/drift.jsonl")):
         kinds.append("evidently")
     started = [servers.start(settings, kind) for kind in kinds]
     click.echo("starting …", err=True)
     urls = {server.kind: servers.wait(settings, server).url for server in started}
-    addresses = {"runs": f"{urls['prefect']}/runs", "models": f"{urls['mlflow']}/#/models", "status": urls["status"]}
-    by = {"runs": "Prefect", "models": "MLflow", "status": "towline"}
-    if "evidently" in urls:
-        addresses["drift"], by["drift"] = urls["evidently"], "Evidently"
-    lines = [f"{what:<8}{address}   ({by[what]})" for what, address in addresses.items()]
-    emit(addresses, as_json, lambda: "\n".join([*lines, "stop    towline ui --stop"]))
+    addresses = {
+        "status": urls["status"],
+        "runs": f"{urls['prefect']}/runs",
+        "models": f"{urls['mlflow']}/{links.models()}",
+        **({"drift": urls["evidently"]} if "evidently" in urls else {}),
+    }
+    others = ", ".join(
+        ["runs (Prefect)", "versions (MLflow)", *(["drift (Evidently)"] if "drift" in addresses else [])]
+    )
+    text = f"open    {addresses['status']}   status of the models, with links to {others}\nstop    towline ui --stop"
+    emit(addresses, as_json, lambda: text)

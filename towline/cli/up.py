@@ -4,13 +4,12 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, json_option
+from towline.cli import emit, extras, json_option
 from towline.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -101,14 +100,9 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
 
 
 def _read(settings: "Settings", configs: Sequence[Path], *, serving: bool) -> "list[PipelineConfig]":
-    from towline.cli.serve import VENDORS
     from towline.config import read_config
 
-    vendors = ("prefect", "mlflow", *(VENDORS if serving else ()))
-    if missing := [vendor for vendor in vendors if find_spec(vendor) is None]:
-        raise ConfigError(
-            f"not installed: {', '.join(missing)}", where="towline up", remedy="pip install 'towline[all]'"
-        )
+    extras.require("towline up", "pipeline", *(["serve"] if serving else []))
     if not (settings.project / "flows" / "deployments.py").is_file():
         raise ConfigError(
             "no flows here",

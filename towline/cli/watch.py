@@ -8,6 +8,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.cli.run import as_of_option, config_argument, set_option
+from towline.cli.tables import given_file
 
 if TYPE_CHECKING:
     from towline.monitoring.evidence import Drift
@@ -47,6 +48,7 @@ def drift(
             raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
         _round(config, "drift", as_of, overrides, as_json)
         return
+    given_file(current, "--current")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):

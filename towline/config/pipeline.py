@@ -1,9 +1,12 @@
 """What one pipeline does, from one YAML file."""
 
+import csv
 import difflib
+import gzip
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +15,9 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline import strict_yaml
+from towline.config.messages import problems
 from towline.config.passwords import holds_hidden
-from towline.config.record import Frozen, suggest
+from towline.config.record import Frozen
 from towline.config.settings import Settings
 from towline.config.training import (
     Candidate,
@@ -41,6 +45,7 @@ from towline.config.watch import (
 from towline.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xls", ".json", ".jsonl", ".feather")
 
 
 class PipelineConfig(Frozen):
@@ -135,6 +140,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     Raises:
         ConfigError: no such file, bad YAML (with its line), an unknown key (with the nearest known one) or a bad value.
     """
+    if path.name.lower().endswith(TABLES):
+        raise _is_a_table(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -160,6 +167,44 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     return config
 
 
+def _is_a_table(path: Path) -> ConfigError:
+    """A table is what a config names: the error holds a config for it that can be copied."""
+    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower().partition(".")[0]).strip("-") or "model"
+    columns, project = _columns(path), Settings.from_environment().project
+    place = path.resolve()
+    source = place.relative_to(project) if place.is_relative_to(project) else place
+    return ConfigError(
+        "this is a table, and what is run is a config that names one",
+        where=str(path),
+        remedy=f"write these lines into configs/{name}.yaml, then: towline run configs/{name}.yaml",
+        details=(
+            f"name: {name}",
+            "data:",
+            f"  source: {_scalar(str(source))}",
+            f"  target: {_scalar(columns[-1] if columns else 'COLUMN')}   # the column to predict"
+            + (f", one of {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}" if columns else ""),
+        ),
+    )
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML takes it."""
+    return text if re.fullmatch(r"[A-Za-z_/][\w ./-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
+def _columns(path: Path) -> list[str]:
+    """The header of a CSV file that is there; none of anything else."""
+    if not any(path.name.lower().endswith(kind) for kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            head = file.readline(100_000)
+    except (OSError, UnicodeDecodeError):
+        return []
+    separator = max(",;\t|", key=head.count)
+    return [cell.strip() for cell in next(csv.reader([head], delimiter=separator), [])]
+
+
 def _read_if_named(value: object) -> object:
     return read_config(Settings.from_environment().project / value) if isinstance(value, str) else value
 
@@ -174,23 +219,18 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
         return PipelineConfig.model_validate(raw)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-    # in a union (data.source) every branch complains; the longest path is the one the user meant
-    lines = []
-    remedy = "run `towline config schema` for every key and its meaning"
-    first = where
-    for error in errors[:10]:
-        keys = [str(part) for part in error["loc"] if part not in ("str", "list[str]", "SqlSource")]
-        line = strict_yaml.line(tree, keys)
-        label = ".".join(keys) or "config"
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            known = _known_keys(error["loc"][:-1])
-            message = "unknown key"
-            remedy = suggest(keys[-1], known)
-        lines.append(f"{label}: {message}" + (f" (line {line})" if line else ""))
+    unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]
+    known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
+    lines, remedy, first = [], "", where
+    for keys, message, better in problems(errors, known)[:10]:
+        line = strict_yaml.line(tree, list(keys))
+        hint = f"; {better}" if better and remedy else ""
+        remedy = remedy or better
+        lines.append(f"{'.'.join(keys) or 'config'}: {message}{hint}" + (f" (line {line})" if line else ""))
         if first == where and line:
             first = f"{where}:{line}"
-    raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(dict.fromkeys(lines)))
+    remedy = remedy or "run `towline config schema` for every key and its meaning"
+    raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(lines))
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> set[str]:

@@ -225,8 +225,8 @@ class Candidate(Frozen):
     def _shorthand(cls, value: object) -> object:
         if isinstance(value, str):
             value = {"estimator": value}
-        if isinstance(value, dict) and not value.get("name"):
-            value = {**value, "name": str(value.get("estimator", "")).rpartition(".")[2]}
+        if isinstance(value, dict) and "estimator" in value and not value.get("name"):
+            value = {**value, "name": str(value["estimator"]).rpartition(".")[2]}
         return value
 
 
@@ -240,7 +240,7 @@ class CrossValidationConfig(Frozen):
 class EvaluationConfig(Frozen):
     metric: Metric | None = Field(None, description="decides between candidates; default mae, roc_auc or f1 by task")
     slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
-    threshold: Metric | Literal["none"] = Field(
+    threshold: Literal["f1", "precision", "recall", "accuracy", "none"] = Field(
         "f1", description="binary: metric the decision threshold maximises on CV"
     )
     resamples: int = Field(200, ge=50, le=5000, description="bootstrap resamples behind each interval")

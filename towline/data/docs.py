@@ -28,7 +28,7 @@ table { border-collapse: collapse; width: 100%; font-size: .87rem }
 th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid var(--ink) }
 th, td { padding: .4rem .7rem .4rem 0; vertical-align: top } td { border-bottom: 1px solid var(--line) }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-th.rule { min-width: 21em } td { overflow-wrap: anywhere }
+th.rule { min-width: 21em } td { overflow-wrap: break-word }
 td.key { white-space: nowrap; overflow-wrap: normal } code { font-size: .82rem }
 .passed { color: var(--pass) } .warned { color: var(--warn) } .failed { color: var(--fail) }
 .result { font-weight: 600 } ul.examples { list-style: none; margin: 0; padding: 0 } .examples li { margin: 0 }

@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import math
+import re
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from towline.config import PipelineConfig, Settings
 from towline.errors import TowlineError
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
+from towline.monitoring.links import evidently_project
 from towline.monitoring.samples import Sides, drawn, logged, plain, sides
 from towline.registry.ledger import Entry
 from towline.release.manifest import verify
@@ -130,6 +132,7 @@ def write(
 
 def serve(settings: Settings, port: int) -> None:
     """Evidently's web interface on loopback, until the process ends; nights are added to its workspace as they come."""
+    from evidently.ui.service import local_service
     from evidently.ui.service.app import run_local
 
     def keep_up() -> None:
@@ -139,7 +142,24 @@ def serve(settings: Settings, port: int) -> None:
 
     _follow(settings)
     threading.Thread(target=keep_up, daemon=True).start()
+    local_service.assets_router = _assets
     run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
+
+
+def _assets() -> Any:
+    """Evidently's pages under a title of their own; that of Evidently says "Demo"."""
+    import litestar
+    from evidently.ui.service.api.static import BASE_PATH
+    from litestar.static_files import create_static_files_router
+
+    page = re.sub("<title>.*?</title>", "<title>Drift</title>", (Path(BASE_PATH) / "index.html").read_text("utf-8"))
+    page = re.sub(r'<meta\s+name="description".*?/>', "", page, flags=re.DOTALL)
+
+    @litestar.get(["/", "/projects/{path:path}"], include_in_schema=False, media_type=litestar.MediaType.HTML)
+    async def index() -> str:
+        return page
+
+    return litestar.Router(path="", route_handlers=[index, create_static_files_router("/", directories=[BASE_PATH])])
 
 
 def _follow(settings: Settings) -> None:
@@ -333,7 +353,7 @@ def _project(workspace: Path, model: str) -> None:
     from evidently.sdk.panels import bar_plot_panel, line_plot_panel
     from evidently.ui.workspace import Workspace
 
-    project = _project_id(model)
+    project = evidently_project(model)
     with files.disk(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
         with files.locked(workspace.with_name(f".{workspace.name}.lock")):
@@ -372,13 +392,9 @@ def _keep(workspace: Path, model: str, content: str, path: Path) -> None:
 
 
 def _path(workspace: Path, model: str, drift: Drift, at: dt.datetime) -> Path:
-    project = _project_id(model)
+    project = evidently_project(model)
     run = uuid.uuid5(project, f"{drift.version} {_moment(drift, at).isoformat()}")
     return workspace / str(project) / "snapshots" / f"{run}.json"
-
-
-def _project_id(model: str) -> uuid.UUID:
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{model}")
 
 
 def _folder(workspace: Path, model: str) -> Path:

@@ -117,7 +117,8 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
     past = journal.quality(serving.version, due)
     start = _start(_closed(past, serving), serving, due, config.quality.window)
     rows = labels.read(_log(settings, config.name, release), start, now)
-    found = measure(rows, release, config, start=start, end=due, now=now)
+    # of a champion younger than the delay no label is due: an empty window, not one that ends before it begins
+    found = measure(rows, release, config, start=start, end=max(start, due), now=now)
     nights = journal.drift(serving.version)
     coming = rows.filter(pc.greater_equal(rows["time"], pa.scalar(due, rows["time"].type)))
     guess = estimate(coming, release, config, nights[-1] if nights else None, [*past, found])

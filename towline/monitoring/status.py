@@ -50,10 +50,9 @@ class Day(Frozen):
 
 
 class Traffic(Frozen):
-    """What was asked, of the last 30 days that were written into tables; ``waiting`` bytes are not in any yet."""
+    """What was asked in the last 30 days, also what the services have not written into tables yet."""
 
     days: tuple[Day, ...] = ()
-    waiting: int = 0
 
     @property
     def rows(self) -> int:
@@ -72,19 +71,24 @@ class Goal(Frozen):
 
 
 class Step(Frozen):
-    """Something that was done about the model: a decision of the watch, a promotion, a refusal, a rollback."""
+    """Something that was done about the model: a decision of the watch, a promotion, a refusal, a rollback.
+
+    ``times`` is how often it was decided in a row, for the same reason; ``at`` is the last of these.
+    """
 
     at: dt.datetime
     what: str
     version: int
     reason: str
     actor: str
+    times: int = 1
 
 
 class Run(Frozen):
-    """A flow: how its last run ended, and when the next one is due."""
+    """A flow: how its last run ended, and when the next one is due; ``number`` is that of the last run in Prefect."""
 
     flow: str
+    number: str = ""
     started: dt.datetime | None = None
     state: str = ""
     next: dt.datetime | None = None
@@ -108,6 +112,7 @@ class Status(Frozen):
         steps: newest first; decisions that came to nothing are only counted, in ``calm``.
         alarms: worst first.
         mirror: what MLflow lacked of it, and what came of that; empty if nothing.
+        reports: days of the nights that have a report of Evidently's.
     """
 
     model: str
@@ -122,6 +127,7 @@ class Status(Frozen):
     runs: tuple[Run, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     mirror: str = ""
+    reports: tuple[dt.date, ...] = ()
 
     @property
     def health(self) -> Health:
@@ -168,10 +174,9 @@ def gather(
         goals=_goals(journal, config, quality, now) if config else (),
         drift=tuple(drift[-NIGHTS:]),
         quality=tuple(quality[-WINDOWS:]),
-        steps=tuple(
-            _step(row) for row in [row for row in rows if row not in idle and row.event != "registered"][:ROWS]
-        ),
+        steps=_steps([row for row in rows if row not in idle and row.event != "registered"]),
         calm=len(idle),
+        reports=_reports(journal.folder),
         runs=(*runs, *(run for run in _known(rows, drift, quality) if run.flow not in {one.flow for one in runs})),
     )
     found = _alarms(status, decided[0] if decided else None, config)
@@ -190,25 +195,24 @@ def gather(
 
 
 def traffic(folder: Path, today: dt.date) -> Traffic:
-    """Counts of a log without its lock, and without reading a row: a part that goes meanwhile is not counted."""
+    """Counts of a log without its lock: a part that goes meanwhile is not counted."""
     if not folder.is_dir():
         return Traffic()
-    from towline.serving import parts, segments
+    from towline.serving import parts
 
-    rows: Counter[dt.date] = Counter()
-    for part in parts.parts(folder, today - dt.timedelta(days=DAYS - 1), today):
+    first = today - dt.timedelta(days=DAYS - 1)
+    rows = Counter({day: count for day, count in parts.count_unconverted(folder).items() if first <= day <= today})
+    for part in parts.parts(folder, first, today):
         try:
             rows[part.day] += parts.opened(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
-    waiting = 0
-    for path in segments.paths(folder):
-        try:
-            waiting += path.stat().st_size
-        except OSError:
-            continue
-    days = tuple(Day(day=day, rows=count) for day, count in sorted(rows.items()))
-    return Traffic(days=days, waiting=waiting)
+    return Traffic(days=tuple(Day(day=day, rows=count) for day, count in sorted(rows.items())))
+
+
+def _reports(folder: Path) -> tuple[dt.date, ...]:
+    names = [path.stem.removeprefix("drift-") for path in folder.glob("drift-????-??-??.html")]
+    return tuple(sorted(dt.date.fromisoformat(name) for name in names if name.replace("-", "").isdigit()))
 
 
 def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:
@@ -256,6 +260,21 @@ def _goals(journal: Journal, config: PipelineConfig, quality: Sequence[Quality],
         Goal(name=one.name, target=one.goal, now=one.shown, budget=one.budget, state=one.state, reason=one.reason)
         for one in found
     )
+
+
+def _steps(rows: Sequence[Entry]) -> tuple[Step, ...]:
+    """What was done, newest first, each thing once.
+
+    The flows of a night decide each for itself, and a rollback is written down after the decision that led to it.
+    """
+    steps: list[Step] = []
+    for step in map(_step, rows):
+        last = steps[-1] if steps else None
+        if last and (last.what, last.version, last.reason) == (step.what, step.version, step.reason):
+            steps[-1] = last.model_copy(update={"times": last.times + 1})
+        elif not (last and (step.what, last.what) == ("roll back", "rolled back") and last.reason == step.reason):
+            steps.append(step)
+    return tuple(steps[:ROWS])
 
 
 def _step(row: Entry) -> Step:

@@ -23,7 +23,7 @@ from towline.config.passwords import masked
 from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError, Unavailable
-from towline.registry import record
+from towline.registry import links, record
 from towline.registry.mirror import RUN_KEY, VERSION, sqlite_file
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
@@ -93,6 +93,7 @@ def register(
     """
     with connect(settings) as client, files.locked(work.file("register.lock")):
         experiment_id = home(client, settings, config.name, config.description)
+        _show_metrics(client, experiment_id, evaluation)
         for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
             client.set_model_version_tag(config.name, known.version, VERSION, str(number))
             return _version(config.name, number, known.version, known.run_id, experiment_id)
@@ -176,7 +177,7 @@ def create_version(client: "MlflowClient", name: str, number: int, *, tags: Mapp
 
 
 def _version(name: str, version: int, own: str | int, run_id: str, experiment_id: str) -> Version:
-    link = f"#/models/{name}/versions/{own}"
+    link = links.version(name, int(own))
     return Version(name=name, version=version, run_id=run_id, experiment_id=experiment_id, link=link)
 
 
@@ -197,6 +198,18 @@ def home(client: "MlflowClient", settings: Settings, name: str, description: str
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _show_metrics(client: "MlflowClient", experiment_id: str, evaluation: Evaluation) -> None:
+    """What MLflow's page of the experiment is to show: no traces of language models, and the metrics of its runs."""
+    first = evaluation.primary
+    metrics = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
+    columns = [f"metrics.`{name}`" for name in metrics[:6]] + ["params.`rows`", "tags.`verdict`"]
+    wanted = links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
+    present = client.get_experiment(experiment_id).tags
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            client.set_experiment_tag(experiment_id, name, value)
 
 
 def _remove_unfinished(client: "MlflowClient", experiment_id: str, key: str) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -117,6 +118,28 @@ def unconverted(
                 yield path, (day, version), table
         if odd is not None:
             odd += order.found
+
+
+def count_unconverted(folder: Path) -> Counter[dt.date]:
+    """Rows by day of what is in segments alone; for callers that do not hold the folder."""
+    count: Counter[dt.date] = Counter()
+    for path in segments.paths(folder):
+        rows: Counter[tuple[dt.date, int]] = Counter()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # converted meanwhile
+            continue
+        for line in content.splitlines(keepends=True):
+            try:
+                record = orjson.loads(line) if line.endswith(b"\n") else {}
+                if "of" in record:
+                    rows[_key((record["at"] // _DAY, record["of"]))] += len(record["rows"])
+            except (ValueError, KeyError, TypeError):  # the disk's doing
+                continue
+        for (day, version), written in rows.items():
+            if not part_path(folder, day, path.stem, version).exists():
+                count[day] += written
+    return count
 
 
 def parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[Part]:

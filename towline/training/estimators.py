@@ -109,6 +109,15 @@ def steps(model: Model) -> Pipeline:
     return model.pipeline if isinstance(model, Classifier) else model
 
 
+def check(candidate: Candidate, task: Task, seed: int, params: Mapping[str, Any], trusted: Sequence[str] = ()) -> None:
+    """Makes a candidate's estimator for a task and throws it away; ``params`` are those that a search would set.
+
+    Raises:
+        ConfigError: as ``build``.
+    """
+    _estimate(candidate, _choice(candidate, task, trusted), task, seed, {**candidate.params, **params})
+
+
 def space(candidate: Candidate, task: Task) -> dict[str, Any]:
     """What a search goes through by default, as it would stand in ``search.space``; empty for a class by its path."""
     return {} if "." in candidate.estimator else dict(_choice(candidate, task).space)

@@ -26,6 +26,7 @@ from towline.training.estimators import Model, build, space, steps
 from towline.training.metrics import predict, scores
 from towline.training.named import brief
 from towline.training.predictions import Predictions, encode
+from towline.training.preflight import check_config
 from towline.training.search import search
 
 log = logging.getLogger("towline.steps")
@@ -120,16 +121,13 @@ def primary(config: PipelineConfig, task: Task) -> Metric:
 
 
 def check(config: PipelineConfig, contract: Contract) -> None:
-    """Finds a metric or a candidate that cannot be used before time is spent on the others.
+    """Finds what cannot be used with these columns and this task, before time is spent on anything.
 
     Raises:
-        ConfigError: names it, or a level of a target that is no number.
+        ConfigError: names it.
         FitError: no column to learn from.
     """
-    primary(config, contract.task)
-    if config.data.level and contract.task != "regression":
-        remedy = "leave data.level out; data.half_life lets old rows fade"
-        raise ConfigError(f"the target of a {contract.task} task has no level", where="data.level", remedy=remedy)
+    check_config(config, contract.task)
     for candidate in config.candidates:
         model = build(candidate, contract, config.seed, trusted=config.package.trusted)
         _check_rows_kept(candidate, steps(model), contract)
@@ -275,13 +273,7 @@ def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metr
 def _deciding(config: PipelineConfig, task: Task) -> str | None:
     """The metric a binary threshold maximises."""
     metric = config.evaluation.threshold
-    if task != "binary" or metric == "none":
-        return None
-    known = ("f1", "precision", "recall", "accuracy")
-    if metric not in known:
-        remedy = f"use one of {', '.join(known)}, or none for 0.5"
-        raise ConfigError(f"no threshold changes {metric}", where="evaluation.threshold", remedy=remedy)
-    return metric
+    return None if task != "binary" or metric == "none" else metric
 
 
 def _positive(found: list[Predictions], contract: Contract) -> np.ndarray:

@@ -79,6 +79,19 @@ def search(
     return params(study.best_trial.params), len(ended)
 
 
+def check_space(specs: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Checks a search space; returns one value that each parameter can take.
+
+    Raises:
+        ConfigError: there is no parameter to search, or one that is no range and no choice.
+    """
+    return {name: _value(specs[name], _lowest(drawn)) for name, drawn in _space(specs, where).items()}
+
+
+def _lowest(distribution: "BaseDistribution") -> Any:
+    return getattr(distribution, "low", 0)  # a choice is drawn by its position
+
+
 def _space(specs: Mapping[str, Any], where: str) -> "dict[str, BaseDistribution]":
     if not specs:
         remedy = "name the parameters to search, e.g. space: {alpha: {low: 0.01, high: 100, log: true}}"

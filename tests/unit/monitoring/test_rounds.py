@@ -148,3 +148,14 @@ def test_labels_that_are_not_due_leave_quality_unknown(life: Life) -> None:
     found = life.quality(start + DAY)
     assert (found.state, "the window lasts until" in found.reason) == ("unknown", True)
     assert life.quality(start + 3 * DAY).state == "good"
+
+
+def test_a_champion_younger_than_the_delay_has_an_empty_window(life: Life) -> None:
+    """No label is due yet: the window begins where the champion does and does not end before it."""
+    late = life.config.quality.model_copy(update={"delay": 30 * DAY})
+    life.config = life.config.model_copy(update={"quality": late})
+    life.ask(table(60).drop(columns=["sold", "value"]), life.since + dt.timedelta(hours=1))
+    found = life.quality(life.since + DAY)
+    assert (found.state, found.rows) == ("unknown", 0)
+    assert found.start == found.end == life.since
+    assert found.estimate is not None, "what is asked meanwhile is estimated"

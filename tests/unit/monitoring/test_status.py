@@ -21,6 +21,7 @@ from towline.config import PipelineConfig, build_config
 from towline.monitoring.alerts import tell
 from towline.monitoring.evidence import Drift, Estimate, Finding, Quality
 from towline.monitoring.journal import Journal
+from towline.monitoring.links import Links, evidently_project
 from towline.monitoring.looks import Counts
 from towline.monitoring.page import index, render
 from towline.monitoring.policy import Decision
@@ -171,7 +172,10 @@ def test_decisions_stand_between_promotions(shelf: Shelf) -> None:
 
 
 def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
-    """Rows of all parts of a day, of 30 days; what is damaged or not a table yet does not stop the count."""
+    """Rows of all parts of a day, of 30 days, and those that a service has yet to make a table of.
+
+    What is damaged, or is not written to its end, does not stop the count.
+    """
     today = NOW.date()
     log(tmp_path, today, 5)
     log(tmp_path, today, 6, "t")
@@ -179,12 +183,28 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     log(tmp_path, today - 30 * DAY, 8)
     parts.part_path(tmp_path, today, "damaged", 1).write_bytes(b"PAR1")
     (tmp_path / "segments").mkdir()
-    (tmp_path / "segments" / "w0.jsonl").write_bytes(b"x" * 70)
+    at = [round((NOW - ago * DAY).timestamp() * 1e6) for ago in (0, 29, 31)]
+    lines = [{"version": 1}, *({"of": 1, "at": moment, "rows": [[1], [2], [3]]} for moment in at)]
+    under_way = '\nno line\n{"of": 1, "at": 0, "rows'
+    (tmp_path / "segments" / "w0.jsonl").write_text("\n".join(map(json.dumps, lines)) + under_way)
+    (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t is made of it
     found = traffic(tmp_path, today)
-    assert found.days == (Day(day=today - 29 * DAY, rows=7), Day(day=today, rows=11))
-    assert (found.rows, found.waiting) == (18, 70)
+    assert found.days == (Day(day=today - 29 * DAY, rows=7 + 3), Day(day=today, rows=11 + 3))
+    assert found.rows == 24
     assert not (tmp_path / ".lock").exists()
     assert traffic(tmp_path / "none", today).rows == 0
+
+
+def test_a_decision_is_shown_once(shelf: Shelf) -> None:
+    """Two flows of a night that warn of the same are one line, and so are a rollback and the decision for it."""
+    for number in range(2):
+        shelf.ledger.decide(MODEL, "watch", "warn: rooms moved", {"action": "warn"}, f"night {number}")
+    assert [(step.what, step.times) for step in look(shelf).steps][:1] == [("warn", 2)]
+    assert "warn</b> 2×" in render(look(shelf))
+    shelf.promote(2)
+    shelf.ledger.decide(MODEL, "watch", "roll back: 1 does better", {"action": "roll back"}, "worse")
+    shelf.ledger.rollback(MODEL, "watch", "1 does better")
+    assert [step.what for step in look(shelf).steps][:3] == ["rolled back", "promoted", "warn"]
 
 
 def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
@@ -197,6 +217,68 @@ def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
         "drift": "quiet",
         "quality": "good",
     }
+
+
+LINKS = Links(prefect="http://p", mlflow="http://m", evidently="http://e", experiments={MODEL: "7"})
+
+
+def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
+    """The other interfaces, the run, the version, its card, the report of the night, each where it is."""
+    journal(shelf, night(0, "drift"))
+    (shelf.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
+    found = look(shelf, runs=[Run(flow="training", number="r1", started=NOW, state="Completed")])
+    page = render(found, LINKS)
+    classic = "workflowType=machine_learning"
+    for address in (
+        "/_all",
+        "http://p/runs",
+        f"http://m/#/models?{classic}",
+        "http://e",
+        f"/{MODEL}/v1/card",
+        f"/{MODEL}/drift/{NOW:%Y-%m-%d}",
+        f"http://m/#/models/{MODEL}/versions/1?{classic}",
+        f"http://m/#/experiments/7/runs?viewStateShareKey=towline&amp;{classic}",
+        f"http://e/projects/{evidently_project(MODEL)}",
+        "http://p/runs/flow-run/r1",
+    ):
+        assert f'href="{address}"' in page
+    assert f'href="/{MODEL}"' in index([found], NOW, LINKS)
+    away = render(found, Links())
+    assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
+
+
+def test_headers_stand_above_their_columns(shelf: Shelf) -> None:
+    """A column of numbers is to the right in its head and in each of its rows; text is to the left in both."""
+    journal(shelf, night(1), night(0, "drift"), window(0))
+    found = look(shelf, runs=[Run(flow="training", started=NOW, state="Completed")])
+    tables = re.findall(r"<table>.*?</table>", render(found) + index([found], NOW), re.DOTALL)
+    assert len(tables) == 4
+    for table in tables:
+        head, *rows = [re.findall(r"<t[hd]( class=.number.)?>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
+        assert rows == [head] * len(rows)
+
+
+def test_words_can_be_read_on_their_ground() -> None:
+    """Text on a pill, and coloured words on the page, have a contrast of 4.5 to 1 at least, by day and by night."""
+    style = re.search("<style>(.*?)</style>", render(full()), re.DOTALL)[1]  # type: ignore[index]
+    assert not re.search(r"td \.(good|warn|bad)", style), "a pill in a table would be written in its own colour"
+    for scheme in re.findall(r":root \{(.*?)\}", style, re.DOTALL):
+        colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
+        for name in ("good", "warn", "bad", "soft", "ink", "mark"):
+            assert contrast(colours[name], colours["paper"]) >= 4.5, (name, scheme)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, as the Web Content Accessibility Guidelines define it."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
 
 
 def full(**more: Any) -> Status:
@@ -318,6 +400,14 @@ def test_the_pages_are_served_as_things_are_now(shelf: Shelf, address: str) -> N
     assert "drift it is" in get(address)[1]
     assert MODEL in get(f"{address}/{MODEL}")[1]
     assert get(f"{address}/..%2f..%2fetc")[0] == 404
+    assert "Models" in get(f"{address}/_all")[1]
+    assert "Performance on the holdout" in get(f"{address}/{MODEL}/v2/card")[1]
+    assert get(f"{address}/{MODEL}/v9/card")[0] == 404
+    (shelf.settings.store / "watch" / MODEL / "drift-2026-02-28.html").write_text("<p>a night</p>")
+    assert get(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a night</p>")
+    assert get(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
+    with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as answer:
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
     assert get(address, Host="evil.example")[0] == 403
     shelf.ledger_file.write_text("no database")
     code, text = get(address)

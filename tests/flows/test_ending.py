@@ -1,0 +1,68 @@
+"""How runs end in Prefect's list, and what their caller gets."""
+
+import datetime as dt
+
+import pytest
+
+from towline.errors import DataRefused
+from towline.monitoring.policy import Action, Decision, Round
+
+NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
+
+
+def seen(action: Action) -> Round:
+    decision = Decision(action=action, trigger=None, reason="temp_c moved", cause="a")
+    return Round(model="bikes", version=1, at=NOW, decision=decision)
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "kind"),
+    [
+        ("nothing", "Completed", "COMPLETED"),
+        ("retrain", "Retrain", "COMPLETED"),
+        ("warn", "Warn", "FAILED"),
+        ("roll back", "Roll back", "FAILED"),
+        ("block", "Block", "FAILED"),
+    ],
+)
+def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
+    prefect: str, action: Action, name: str, kind: str
+) -> None:
+    """The command that ran it, and a flow that has it as a child, get what it returned and no error."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from tasks.embedded import run_here
+    from tasks.ending import value_of, watched
+
+    @flow(name="ending-inner", flow_run_name=f"inner-{action}")
+    @watched
+    def inner() -> Round:
+        return seen(action)
+
+    @flow(name="ending-outer")
+    @watched
+    def outer() -> Round:
+        return Round.model_validate(value_of(inner(return_state=True)))
+
+    assert run_here(outer, {}) == seen(action)
+    with get_client(sync_client=True) as client:
+        runs = [run for run in client.read_flow_runs(limit=20) if run.name == f"inner-{action}"]
+    assert [(run.state_name, run.state_type and run.state_type.value) for run in runs] == [(name, kind)]
+    assert "temp_c moved" in runs[0].tags
+
+
+def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
+    """Refused data is an error to the command, with its exit code."""
+    from prefect import flow
+
+    from tasks.embedded import run_here
+    from tasks.ending import watched
+
+    @flow(name="ending-refused")
+    @watched
+    def refused() -> Round:
+        raise DataRefused("the table breaks 1 rule", where="a.csv")
+
+    with pytest.raises(DataRefused, match="breaks 1 rule"):
+        run_here(refused, {})

@@ -1,0 +1,164 @@
+"""What the commands do before they do anything: a missing package, a missing file, a date, a strange folder."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, Done
+from towline.cli import extras, main, services
+from towline.cli.moments import Moment
+from towline.config import Settings
+
+Command = Callable[..., Done]
+CONFIG = {"name": "taxis", "data": {"source": "taxis.csv", "target": "fare"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is no project, with a table and a config; commands run in it."""
+    (tmp_path / "strange").mkdir()
+    monkeypatch.chdir(tmp_path / "strange")
+    Path("taxis.csv").write_text("miles,fare\n1,2\n")
+    Path("taxis.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path / "strange"
+
+
+def test_each_extra_lists_what_it_brings() -> None:
+    """The packages that an error names are those of the extra that it says to install."""
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, modules in extras.EXTRAS.items():
+        names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in declared[extra]} - {"pip"}
+        assert names == set(modules), extra
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["validate", "taxis.yaml"], "pipeline"),
+        (["run", "taxis.yaml"], "pipeline"),
+        (["drift", "taxis.yaml"], "pipeline"),
+        (["quality", "taxis.yaml"], "pipeline"),
+        (["ui"], "pipeline"),
+        (["up", "taxis.yaml"], "pipeline,serve"),
+        (["serve", "taxis"], "serve"),
+        (["slo", "taxis.yaml"], "serve"),
+        (["loadtest", "http://127.0.0.1:9"], "loadtest"),
+    ],
+)
+def test_a_missing_package_names_what_installs_it(
+    words: list[str], extra: str, command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the base wheel alone each command that needs more says which line to type, and does nothing else."""
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if hidden(name) else importlib.util.find_spec(name))
+    done = command(*words, "--json")
+    assert (done.code, done.json["code"]) == (2, "T100"), done.err
+    assert done.json["remedy"] == f"pip install 'towline[{extra}]'"
+    assert done.json["where"] == f"towline {words[0]}"
+
+
+def hidden(name: str) -> bool:
+    return any(name in modules for modules in extras.EXTRAS.values())
+
+
+def test_a_package_that_is_missed_in_the_middle_is_named_too(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever imports it: an error of the user's installation is no fault of towline's."""
+
+    def imports(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot")
+
+    monkeypatch.setattr(Settings, "from_environment", imports)
+    done = command("models", "--json")
+    assert (done.code, done.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "models", "history", "status", "show taxis", "keys list", "log show taxis", "slo taxis.yaml", "config schema",
+        "ui --stop", "run taxis.yaml", "quality taxis.yaml", "drift taxis.yaml --current taxis.csv",
+        "labels add taxis taxis.csv", "score taxis.csv scored.csv", "rollback taxis", "run taxis.csv",
+        "replay taxis.yaml --from 2026-01-01 --to 2026-02-01",
+    ],
+)  # fmt: skip
+def test_a_strange_folder_stays_as_it_is(words: str, folder: Path) -> None:
+    """What only reads, or refuses, makes no store where none is."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("TOWLINE_", "PREFECT_"))}
+    line = [sys.executable, "-c", "from towline.cli import main; main()", *words.split()]
+    done = subprocess.run(line, env=environ, cwd=folder, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["taxis.csv", "taxis.yaml"], done.stderr
+
+
+@pytest.mark.parametrize("words", [["labels", "add", "taxis"], ["drift", "taxis.yaml", "--current"]])
+def test_a_missing_table_is_looked_for_where_it_was_named(words: list[str], command: Command, folder: Path) -> None:
+    """The error is about the file that was given, with the nearest name, not about data.source."""
+    done = command(*words, "taxi.csv", "--json")
+    assert (done.code, done.json["what"]) == (2, "no such file")
+    assert done.json["remedy"] == "did you mean taxis.csv?"
+    assert done.json["where"] == str(folder / "taxi.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-06-30", "2026-06-30T00:00:00"),
+        ("2026-06-30T13:00", "2026-06-30T13:00:00"),
+        ("2026-06-30 13:00:05", "2026-06-30T13:00:05"),
+        ("30.06.2026", "2026-06-30T00:00:00"),
+        ("30.6.2026 13:00", "2026-06-30T13:00:00"),
+    ],
+)
+def test_dates_as_people_write_them(text: str, moment: str) -> None:
+    """The year first, or with dots the day first."""
+    assert Moment().convert(text, None, None).isoformat() == moment
+
+
+@pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", ""])
+def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
+    """It says how to write it."""
+    with pytest.raises(click.BadParameter, match="2026-06-30"):
+        Moment().convert(text, None, None)
+
+
+def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:
+    """Each once, in the order of a model's life."""
+    text = command("--help").out
+    heads = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert heads == ["Options", "Train", "Decide", "Serve", "Watch", "Operate"]
+    assert sorted(name for names in main.purposes.values() for name in names) == sorted(main.commands)
+    listed = re.findall(r"^  ([a-z]+)  +[A-Z]", text[text.index("Train:") :], re.MULTILINE)
+    assert listed == [name for names in main.purposes.values() for name in names]
+
+
+def test_slo_looks_at_the_service_that_towline_started(
+    command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
+    from towline.serving.server import Started
+
+    settings = Settings.from_environment()
+    store.mkdir()
+    none = command("slo", "taxis.yaml", "--json")
+    assert (none.code, "towline serve taxis" in none.json["remedy"]) == (2, True)
+    started = Started(address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1)
+    with services.noted(settings) as note:
+        note(started)
+        assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]
+        assert services.find(settings, "other") == []
+        done = command("slo", "taxis.yaml", "--quiet", "--json")
+        assert [one["service"] for one in done.json["services"]] == ["http://127.0.0.1:9"]
+        [path] = (store / "servers").glob("service-*.json")
+        path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304'))
+        assert services.find(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"
+    assert services.find(settings, "taxis") == []

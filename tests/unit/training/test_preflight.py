@@ -1,0 +1,89 @@
+"""What is wrong with a config is found before any data is loaded."""
+
+from typing import Any
+
+import pytest
+
+from towline.config import build_config
+from towline.errors import ConfigError
+from towline.training.preflight import check_config
+
+WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "unknown estimator": (
+        {"candidates": ["boostin"]}, "unknown estimator 'boostin'", "candidates.boostin", "did you mean boosting?",
+    ),
+    "missing package": (
+        {"candidates": ["absent_package.trees.Tree"]}, "No module named 'absent_package'", "candidates.Tree",
+        "pip install absent_package",
+    ),
+    "no such class": (
+        {"candidates": ["sklearn.svm.SVRR"]}, "no class 'SVRR'", "candidates.SVRR", "did you mean SVR?",
+    ),
+    "unknown parameter": (
+        {"candidates": [{"estimator": "forest", "params": {"n_estimator": 3}}]}, "no parameter 'n_estimator'",
+        "candidates.forest.params", "did you mean n_estimators?",
+    ),
+    "classifier for a number": (
+        {"task": "regression", "candidates": ["sklearn.svm.SVC"]}, "not a scikit-learn regressor", "candidates.SVC",
+        "give a regressor",
+    ),
+    "candidates of two tasks": (
+        {"candidates": ["sklearn.svm.SVR", "sklearn.svm.SVC"]}, "SVC is not a scikit-learn regressor",
+        "candidates.SVC", "give a regressor",
+    ),
+    "range upside down": (
+        {"candidates": [{"estimator": "linear", "search": {"space": {"alpha": [5, 1]}}}]}, "not a range or a choice",
+        "search.space.alpha", "low < high",
+    ),
+    "unknown parameter of a search": (
+        {"candidates": [{"estimator": "forest", "search": {"space": {"max_featurs": [0.1, 1.0]}}}]},
+        "no parameter 'max_featurs'", "candidates.forest", "did you mean max_features?",
+    ),
+    "search without a space": (
+        {"task": "regression", "candidates": [{"estimator": "sklearn.svm.SVR", "search": {"trials": 3}}]},
+        "no search space of its own", "candidates.SVR.search.space", "name the parameters",
+    ),
+    "gate metric of another task": (
+        {"task": "binary", "gate": {"max": {"mae": 3}}}, "mae is not a metric of this task", "gate.max.mae", "roc_auc",
+    ),
+    "metrics of two tasks": (
+        {"evaluation": {"metric": "roc_auc"}, "gate": {"max": {"mae": 3}}},
+        "gate.max.mae is for regression, and evaluation.metric is for binary or multiclass", "gate.max.mae",
+        "change one of them",
+    ),
+    "metric of another task than the estimator": (
+        {"evaluation": {"metric": "mae"}, "candidates": ["sklearn.svm.SVC"]}, "SVC is not a scikit-learn regressor",
+        "candidates.SVC", "the task is regression",
+    ),
+    "level of classes": (
+        {"task": "binary", "data": {"source": "t", "target": "y", "time": "t", "level": "7d"}},
+        "the target of a binary task has no level", "data.level", "half_life",
+    ),
+    "weights of a number": (
+        {"task": "regression", "candidates": [{"estimator": "linear", "weights": "balanced"}]},
+        "class weights cannot be used", "candidates.linear.weights", "leave weights out",
+    ),
+    "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "no cron line", "schedule.drift", "five fields"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_run_is_named_without_data(case: str) -> None:
+    """No file of the config's source exists, and what, where and the remedy are told all the same."""
+    changes, what, where, remedy = WRONG[case]
+    config = build_config({"name": "t", "data": {"source": "nowhere.csv", "target": "y"}, **changes}, "t.yaml")
+    with pytest.raises(ConfigError) as refused:
+        check_config(config)
+    assert what in refused.value.what
+    assert where in refused.value.where
+    assert remedy in refused.value.remedy
+
+
+def test_the_task_of_the_data_decides_where_the_config_leaves_it_open() -> None:
+    """A bound that fits a number passes until the target turns out to hold classes."""
+    raw = {"name": "t", "data": {"source": "t.csv", "target": "y"}, "gate": {"max": {"mae": 3}}}
+    config = build_config({**raw, "candidates": ["linear", {"estimator": "boosting", "search": {"trials": 2}}]}, "")
+    check_config(config)
+    check_config(config, "regression")
+    with pytest.raises(ConfigError, match="mae is not a metric of this task"):
+        check_config(config, "binary")

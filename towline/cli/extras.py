@@ -1,0 +1,42 @@
+"""Packages that only some commands need, and the line that installs them."""
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+
+from towline.errors import ConfigError
+
+#: extra of towline → the modules it brings that towline imports
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "serve": ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop"),
+    "pipeline": (
+        "cronsim", "docker", "evidently", "fastapi", "great_expectations", "jinja2", "matplotlib", "mlflow", "optuna",
+        "prefect", "psycopg", "rich",
+    ),
+    "loadtest": ("locust", "matplotlib"),
+}  # fmt: skip
+
+
+def require(command: str, *extras: str) -> None:
+    """Checks that the packages of these extras are there, before a command begins.
+
+    Raises:
+        ConfigError: some are missing; names them and what installs them.
+    """
+    absent = [module for extra in extras for module in EXTRAS[extra] if find_spec(module) is None]
+    if absent:
+        raise _not_installed(absent, command, extras)
+
+
+def not_installed(error: ModuleNotFoundError, command: str) -> ConfigError | None:
+    """The error of a command that imported a package which an extra brings; None for any other module."""
+    module = (error.name or "").partition(".")[0]
+    extras = [extra for extra, modules in EXTRAS.items() if module in modules][:1]
+    return _not_installed([module], command, extras) if extras else None
+
+
+def _not_installed(modules: Iterable[str], command: str, extras: Iterable[str]) -> ConfigError:
+    return ConfigError(
+        f"not installed: {', '.join(dict.fromkeys(modules))}",
+        where=command,
+        remedy=f"pip install 'towline[{','.join(sorted(extras))}]'",
+    )
