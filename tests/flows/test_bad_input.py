@@ -104,6 +104,11 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "bad YAML": (
         taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["line 3", "taxis.yaml:4"],
     ),
+    "a program as estimator": (
+        taxis(), {**RAW, "candidates": ["linear", {"estimator": "subprocess.Popen", "params": {"args": ["true"]}}]}, 2,
+        ["subprocess.Popen may not be called: it is part of Python itself", "candidates.Popen.estimator",
+         "name a class of scikit-learn"],
+    ),
     "unknown estimator": (
         taxis(), {**RAW, "candidates": ["linear", "boostin"]}, 2,
         ["unknown estimator 'boostin'", "did you mean boosting?"],
