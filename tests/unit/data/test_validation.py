@@ -34,7 +34,7 @@ class Desk:
         if isinstance(table, pd.DataFrame):
             table.to_parquet(source, index=False)
         settings = PipelineConfig(name="desk", data={"source": source, "target": "y", **(data or {})}, **config)
-        dataset = sources.load(settings.data, self.folder, self.folder, None)
+        dataset = sources.load(settings.data, self.folder, self.folder, None, settings.privacy.pii)
         self.work = Workspace(store=self.folder, key=f"{self.count:016}", token="t", dataset=dataset)
         return validate(self.work, settings, previous, NOW)
 
@@ -333,3 +333,43 @@ def test_not_a_word_not_a_file_not_a_packet(
     desk(table, data={"time": "t"})
     assert capfd.readouterr() == ("", "")
     assert not list(home.iterdir())
+
+
+def test_levels_that_look_alike_are_named(desk: Desk, table: pd.DataFrame) -> None:
+    """Levels and classes that differ in case or spaces alone; of personal data without the values."""
+    odd = table.assign(k=np.where(table.index % 9 == 0, "Red ", table["k"]))
+    odd["y"] = np.where(odd.index % 7 == 0, "YES", odd["y"])
+    rules = warned(desk(odd, cross_validation={"folds": 2}))
+    assert (rules["k"].rule, rules["k"].severity, rules["k"].count) == ("levels_distinct", "warn", 34)
+    assert "'Red '" in rules["k"].examples[0]
+    assert "'yes' and 'YES'" in rules["y"].examples
+    assert warned(desk(odd, cross_validation={"folds": 2}, privacy={"pii": ["k"]}))["k"].examples == ()
+    assert "k" not in warned(desk(table))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["1,5", "2,25", "3,75"], "data.decimal: ','"),
+        (["12/31/2026", "01/02/2026", "02/28/2026"], "data.date_format: {k: '%m/%d/%Y'}"),
+        (["12 %", "3 %"], "remove it in the source"),
+    ],
+)
+def test_text_in_another_notation_is_named(desk: Desk, table: pd.DataFrame, values: list[str], words: str) -> None:
+    """With the setting that reads it; declared columns and personal data's values are left alone."""
+    odd = table.assign(k=[values[row % len(values)] for row in range(len(table))])
+    rule = warned(desk(odd))["k"]
+    assert (rule.rule, rule.severity) == ("notation", "warn")
+    assert words in rule.detail
+    assert repr(values[0]) in rule.detail
+    assert repr(values[0]) not in warned(desk(odd, privacy={"pii": ["k"]}))["k"].detail
+    assert "k" not in warned(desk(odd, data={"columns": {"k": "category"}}))
+
+
+def test_values_that_were_made_null_are_counted(desk: Desk, table: pd.DataFrame) -> None:
+    """A column declared numeric: how many values were no numbers, and which; of personal data the number alone."""
+    odd = table.assign(k=["calm" if row % 10 == 0 else str(row) for row in range(len(table))])
+    rule = warned(desk(odd, data={"columns": {"k": "numeric"}}))["k"]
+    assert (rule.rule, rule.count, rule.share) == ("values_numeric", 30, 0.1)
+    assert "row 1: 'calm'" in rule.examples[0]
+    assert warned(desk(odd, data={"columns": {"k": "numeric"}}, privacy={"pii": ["k"]}))["k"].examples == ()
