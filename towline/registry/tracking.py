@@ -88,7 +88,10 @@ def register(
     """
     with _client(settings) as client, files.locked(work.file("register.lock")):
         experiment_id = _home(client, settings, config)
-        _show_metrics(client, experiment_id, evaluation)
+        for key, value in (
+            record.experiment_tags(evaluation).items() - client.get_experiment(experiment_id).tags.items()
+        ):
+            client.set_experiment_tag(experiment_id, key, value)
         for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
             return _version(config.name, known.version, known.run_id, experiment_id)
         _remove_unfinished(client, experiment_id, work.key)
@@ -213,18 +216,6 @@ def _home(client: "MlflowClient", settings: Settings, config: PipelineConfig) ->
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
-
-
-def _show_metrics(client: "MlflowClient", experiment_id: str, evaluation: Evaluation) -> None:
-    """What MLflow's page of the experiment is to show: no traces of language models, and the metrics of its runs."""
-    first = evaluation.primary
-    metrics = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
-    columns = [f"metrics.`{name}`" for name in metrics[:6]] + ["params.`rows`", "tags.`verdict`"]
-    wanted = links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
-    present = client.get_experiment(experiment_id).tags
-    for name, value in wanted.items():
-        if present.get(name) != value:
-            client.set_experiment_tag(experiment_id, name, value)
 
 
 def _remove_unfinished(client: "MlflowClient", experiment_id: str, key: str) -> None:

@@ -152,7 +152,8 @@ def _choice(candidate: Candidate, task: Task) -> _Choice:
     except Exception as error:  # an imported module may raise anything
         what, package = f"cannot import {module_name!r}: {brief(error)}", module_name.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == package
-        remedy = f"pip install {package}, or check the spelling" if absent else "check the spelling"
+        remedy = f"pip install {package}, or " if absent else ""
+        remedy += "check the spelling, and that its package is installed"
         raise ConfigError(what, where=where, remedy=remedy) from error
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
