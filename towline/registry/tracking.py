@@ -88,9 +88,8 @@ def register(
     """
     with _client(settings) as client, files.locked(work.file("register.lock")):
         experiment_id = _home(client, settings, config)
-        for key, value in (
-            record.experiment_tags(evaluation).items() - client.get_experiment(experiment_id).tags.items()
-        ):
+        present = client.get_experiment(experiment_id).tags.items()
+        for key, value in record.experiment_tags(evaluation).items() - present:
             client.set_experiment_tag(experiment_id, key, value)
         for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
             return _version(config.name, known.version, known.run_id, experiment_id)
@@ -144,9 +143,8 @@ def close(
         totals = {name: max([0.0, *values]) if name == "peak_mb" else sum(values) for name, values in measured.items()}
         tags = {"verdict": verdict.outcome, "release": release.name}
         client.log_artifacts(version.run_id, str(release), "release")
-        client.log_dict(
-            version.run_id, record.table([{"step": step, **cost} for step, cost in costs.items()]), "costs.json"
-        )
+        rows = [{"step": step, **cost} for step, cost in costs.items()]
+        client.log_dict(version.run_id, record.table(rows), "costs.json")
         client.log_batch(
             version.run_id,
             metrics=[Metric(name, float(value), now, 0) for name, value in totals.items()],
@@ -198,8 +196,8 @@ def _align(client: "MlflowClient", model: str, aliases: Mapping[str, int | None]
 
 
 def _version(name: str, version: str | int, run_id: str, experiment_id: str) -> Version:
-    link = links.version(name, int(version))
-    return Version(name=name, version=int(version), run_id=run_id, experiment_id=experiment_id, link=link)
+    page = links.version(name, int(version))
+    return Version(name=name, version=int(version), run_id=run_id, experiment_id=experiment_id, link=page)
 
 
 def _home(client: "MlflowClient", settings: Settings, config: PipelineConfig) -> str:
