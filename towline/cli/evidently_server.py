@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def main(words: Sequence[str]) -> None:
     from towline.config import Settings
-    from towline.monitoring.report import serve
+    from towline.monitoring.report_server import serve
 
     serve(Settings.from_environment(), int(words[0]))
 

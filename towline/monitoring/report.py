@@ -9,9 +9,6 @@ import functools
 import json
 import logging
 import math
-import re
-import threading
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +18,6 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.errors import TowlineError
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
 from towline.monitoring.links import evidently_project
@@ -32,7 +28,6 @@ from towline.release.reference import read
 
 MOST = 300  # findings of a night that become metrics; they come alarms first
 VERDICT = "verdict"
-_LOOK = 30.0  # seconds
 _TABLE = "findings"
 _NATS = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance has the base e, ours 2
 # what the page needs is in it; what a value smuggles in can load nothing
@@ -128,46 +123,6 @@ def write(
         return _page(snapshot, _folder(workspace, config.name) / f"drift-{now:%Y-%m-%d}-table.html")
     catch_up(Journal.of(settings, config.name).drift(before=now), workspace, config.name, now)
     return report(drift, reference, current, workspace, config.name, now)
-
-
-def serve(settings: Settings, port: int) -> None:
-    """Evidently's web interface on loopback, until the process ends; nights are added to its workspace as they come."""
-    from evidently.ui.service import local_service
-    from evidently.ui.service.app import run_local
-
-    def keep_up() -> None:
-        while True:
-            time.sleep(_LOOK)
-            _follow(settings)
-
-    _follow(settings)
-    threading.Thread(target=keep_up, daemon=True).start()
-    local_service.assets_router = _assets
-    run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
-
-
-def _assets() -> Any:
-    """Evidently's pages under a title of their own; that of Evidently says "Demo"."""
-    import litestar
-    from evidently.ui.service.api.static import BASE_PATH
-    from litestar.static_files import create_static_files_router
-
-    page = re.sub("<title>.*?</title>", "<title>Drift</title>", (Path(BASE_PATH) / "index.html").read_text("utf-8"))
-    page = re.sub(r'<meta\s+name="description".*?/>', "", page, flags=re.DOTALL)
-
-    @litestar.get(["/", "/projects/{path:path}"], include_in_schema=False, media_type=litestar.MediaType.HTML)
-    async def index() -> str:
-        return page
-
-    return litestar.Router(path="", route_handlers=[index, create_static_files_router("/", directories=[BASE_PATH])])
-
-
-def _follow(settings: Settings) -> None:
-    for path in sorted(settings.store.glob("watch/*/drift.jsonl")):
-        try:
-            catch_up(Journal(path.parent).drift(), settings.evidently, path.parent.name, dt.datetime.now(dt.UTC))
-        except (TowlineError, OSError, ValueError) as error:
-            _logger.warning("the nights of %s are not added: %s", path.parent.name, error)
 
 
 class _Row(NamedTuple):

@@ -25,6 +25,7 @@ from towline.data.validation import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escaped
 from towline.origins import versions
+from towline.registry import links
 from towline.training import stored
 from towline.training.evaluation import Evaluation
 from towline.training.final import Fitted
@@ -113,6 +114,14 @@ def metrics(chosen: Scores, evaluation: Evaluation) -> dict[str, float]:
     found |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
     found |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
+    """What MLflow's page of the experiment shows: no traces of language models, and the metrics of its runs."""
+    first = evaluation.primary
+    names = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
+    columns = [f"metrics.`{name}`" for name in names[:6]] + ["params.`rows`", "tags.`verdict`"]
+    return links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
 
 
 def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evaluation) -> str:

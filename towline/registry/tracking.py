@@ -93,7 +93,9 @@ def register(
     """
     with connect(settings) as client, files.locked(work.file("register.lock")):
         experiment_id = home(client, settings, config.name, config.description)
-        _show_metrics(client, experiment_id, evaluation)
+        present = client.get_experiment(experiment_id).tags.items()
+        for key, value in record.experiment_tags(evaluation).items() - present:
+            client.set_experiment_tag(experiment_id, key, value)
         for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
             client.set_model_version_tag(config.name, known.version, VERSION, str(number))
             return _version(config.name, number, known.version, known.run_id, experiment_id)
@@ -147,9 +149,8 @@ def close(
         totals = {name: max([0.0, *values]) if name == "peak_mb" else sum(values) for name, values in measured.items()}
         tags = {"verdict": verdict.outcome, "release": release.name}
         client.log_artifacts(version.run_id, str(release), "release")
-        client.log_dict(
-            version.run_id, record.table([{"step": step, **cost} for step, cost in costs.items()]), "costs.json"
-        )
+        rows = [{"step": step, **cost} for step, cost in costs.items()]
+        client.log_dict(version.run_id, record.table(rows), "costs.json")
         client.log_batch(
             version.run_id,
             metrics=[Metric(name, float(value), now, 0) for name, value in totals.items()],
@@ -198,18 +199,6 @@ def home(client: "MlflowClient", settings: Settings, name: str, description: str
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
-
-
-def _show_metrics(client: "MlflowClient", experiment_id: str, evaluation: Evaluation) -> None:
-    """What MLflow's page of the experiment is to show: no traces of language models, and the metrics of its runs."""
-    first = evaluation.primary
-    metrics = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
-    columns = [f"metrics.`{name}`" for name in metrics[:6]] + ["params.`rows`", "tags.`verdict`"]
-    wanted = links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
-    present = client.get_experiment(experiment_id).tags
-    for name, value in wanted.items():
-        if present.get(name) != value:
-            client.set_experiment_tag(experiment_id, name, value)
 
 
 def _remove_unfinished(client: "MlflowClient", experiment_id: str, key: str) -> None:

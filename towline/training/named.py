@@ -68,7 +68,8 @@ def _permit(package: str, path: str, where: str, trusted: Sequence[str]) -> None
         return
     if origin == "absent":
         what = f"cannot import {package!r}: it is not installed, and the project has none"
-        raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed")
+        remedy = f"pip install {package}, or " if package else ""
+        raise ConfigError(what, where=where, remedy=f"{remedy}check the spelling, and that its package is installed")
     if origin == "project" or (origin == "installed" and package in trusted):
         return
     if origin == "installed":

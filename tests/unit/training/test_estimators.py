@@ -137,7 +137,7 @@ def test_calendar_parts(mixed: pd.DataFrame) -> None:
         ({"estimator": "forrest"}, "unknown estimator 'forrest'", "did you mean forest?"),
         ({"estimator": "linear", "params": {"alhpa": 1}}, "linear has no parameter 'alhpa'", "did you mean alpha?"),
         ({"estimator": "sklearn.svm.SVRR"}, "sklearn.svm has no class 'SVRR'", "did you mean SVR?"),
-        ({"estimator": "nowhere.at.All"}, "cannot import 'nowhere'", "installed"),
+        ({"estimator": "nowhere.at.All"}, "cannot import 'nowhere'", "pip install nowhere, or check"),
         ({"estimator": "sklearn.nowhere.All"}, "cannot import 'sklearn.nowhere'", "installed"),
         ({"estimator": ".SVR"}, "cannot import ''", "installed"),
         ({"estimator": "sklearn.svm.SVC"}, "sklearn.svm.SVC is not a scikit-learn regressor", "give a regressor"),
