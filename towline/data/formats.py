@@ -5,6 +5,7 @@ import csv
 import difflib
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -122,7 +123,8 @@ def _csv(path: Path, separator: str) -> pa.Table:
                     where=f"{path}:{line}",
                     remedy="mend the line: a separator too many or too few, or a quote left open",
                 ) from None
-        raise DataError(f"not a readable CSV: {str(error)[:200]}", where=str(path), remedy="mend the file") from None
+        reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # what follows is the row
+        raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
 
 
 def _utf8(raw: bytes) -> bytes:
