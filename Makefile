@@ -17,13 +17,20 @@ $(VENV)/bin/python:
 	  || { echo "towline needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
+# uv installs four times as fast; where it cannot be had, pip does the same
+$(BIN)/uv: deployments/uv-requirements.txt | $(VENV)/bin/python
+	-$(PIP) --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/uv
+	$(UV) --compile-bytecode --require-hashes -r requirements.txt || $(PIP) --require-hashes -r requirements.txt
+	$(UV) --no-build-isolation --editable . || $(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	$(UV) --compile-bytecode --require-hashes -r requirements-dev.txt || $(PIP) --require-hashes -r requirements-dev.txt
 	@touch $@
 
 run: env ## train, judge and promote a model on the shipped sample
@@ -47,7 +54,8 @@ bench: dev ## what the README's figures rest on
 	@for script in overhead serving scorer swaps prediction_log gate drift quality replay kill image; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
-LOCKED := $(addprefix towline/release/runtime/,compiled sklearn catboost lightgbm xgboost) deployments/service-requirements
+LOCKED := $(addprefix towline/release/runtime/,compiled sklearn catboost lightgbm xgboost) \
+  $(addprefix deployments/,service-requirements uv-requirements)
 
 lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
