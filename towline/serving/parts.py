@@ -7,12 +7,11 @@ A part is named after its segment, so doing it again after a kill makes the same
 import datetime as dt
 import json
 import logging
-import math
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.data.values import boolean, level, number
+from towline.data.values import level
 from towline.errors import DataError, TowlineError
 from towline.serving import clock, segments
 from towline.serving.privacy import Field
+from towline.serving.stored_columns import TYPES, arrow_field, input_array, prediction_array
 
 INPUT = "input."  # before the name of a logged column
 REPLACES = b"replaces"  # the names of the parts that a merged one stands for
@@ -40,10 +40,6 @@ _FIRST = [
     pa.field("version", pa.int32()), pa.field("model", pa.string()),
 ]  # fmt: skip
 _LAST = [pa.field("prediction", pa.float64()), pa.field("probabilities", pa.list_(pa.float64()))]
-_TYPES = {
-    "float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string(),
-    "timestamp": pa.timestamp("us"),
-}  # fmt: skip
 _logger = logging.getLogger(__name__)
 
 
@@ -292,20 +288,15 @@ class _Collected:
     def table(self) -> pa.Table:
         count = len(self.ids)
         columns = list(zip(*self.rows, strict=True)) if self.fields else []
-        inputs = [
-            pa.field(INPUT + field.name, _TYPES[field.stored], metadata=_metadata(field)) for field in self.fields
-        ]
+        inputs = [arrow_field(INPUT + field.name, field) for field in self.fields]
         arrays = [
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
-            *(
-                _array(values, field.stored, _read(field), direct="na_values" not in field.format)
-                for field, values in zip(self.fields, columns, strict=True)
-            ),
-            _array(self.predictions, self.prediction, _PREDICTIONS[self.prediction]),
+            *(input_array(values, field) for field, values in zip(self.fields, columns, strict=True)),
+            prediction_array(self.predictions, self.prediction),
             pa.array(self.probabilities, pa.list_(pa.float64())),
         ]  # fmt: skip
-        schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", _TYPES[self.prediction]), _LAST[1]])
+        schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", TYPES[self.prediction]), _LAST[1]])
         self.clear()
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -344,44 +335,6 @@ def _pieces(path: Path, order: clock.Order) -> Iterator[tuple[tuple[dt.date, int
 
 def _key(key: tuple[int, int]) -> tuple[dt.date, int]:
     return dt.date(1970, 1, 1) + dt.timedelta(days=key[0]), key[1]
-
-
-def _metadata(field: Field) -> dict[str, str]:
-    written = {"format": json.dumps(field.format)} if field.format else {}
-    return {"kind": field.kind, "kept": field.kept, **written}
-
-
-def _read(field: Field) -> Callable[[Any], Any]:
-    """What makes values of a logged column canonical; hashes and buckets are text."""
-    if field.kept != "keep":
-        return level
-    reader = field.reader
-    return reader.read if field.kind != "boolean" else lambda value: _flag(reader.read(value))
-
-
-def _array(values: Sequence[Any], stored: str, read: Callable[[Any], Any], *, direct: bool = True) -> pa.Array:
-    """Canonical values of a column that was written as it came; ``direct``: of the stored type, it is canonical."""
-    if direct and stored not in ("string", "timestamp"):
-        try:
-            return pa.array(values, _TYPES[stored], from_pandas=True)
-        except (pa.ArrowException, TypeError, OverflowError):
-            pass  # a number or a flag that is spelt out
-    return pa.array([read(value) for value in values], _TYPES[stored], from_pandas=True)
-
-
-def _flag(value: Any) -> bool | None:
-    read = boolean(value)
-    return None if read != read else bool(read)  # noqa: PLR0124 - NaN
-
-
-def _whole(value: Any) -> int | None:
-    read = number(value)
-    return int(read) if math.isfinite(read) else None
-
-
-_PREDICTIONS: dict[str, Callable[[Any], Any]] = {
-    "float64": number, "int64": _whole, "bool": _flag, "string": level
-}  # fmt: skip
 
 
 def main(words: Sequence[str]) -> int:

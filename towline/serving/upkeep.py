@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.config import Keeping, Kind
 from towline.errors import ConfigError, Unavailable
 from towline.serving import segments
 from towline.serving.parts import (
@@ -32,7 +31,8 @@ from towline.serving.parts import (
     read,
     unconverted,
 )
-from towline.serving.privacy import HASH_KEYS, Field, HashKeys, Stored
+from towline.serving.privacy import HASH_KEYS, Field, HashKeys
+from towline.serving.stored_columns import logged_field
 
 _LARGE = 128_000_000  # bytes; a part that has them is left alone
 _GROUP = 65_536  # rows
@@ -146,16 +146,11 @@ def tail(folder: Path, count: int) -> pa.Table:
 
 
 def _fields(schema: pa.Schema) -> list[Field]:
-    return [_field(field) for field in schema if field.name.startswith(INPUT)]
+    return [_field(column) for column in schema if column.name.startswith(INPUT)]
 
 
-def _field(field: pa.Field) -> Field:
-    """The logged column that a column of a part is of."""
-    facts = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-    kind: Kind = facts.get("kind", "category")
-    kept: Keeping = facts.get("kept", "keep")
-    stored: Stored = str(field.type)  # type: ignore[assignment]
-    return Field(field.name.removeprefix(INPUT), kind, kept, stored, json.loads(facts.get("format", "{}")))
+def _field(column: pa.Field) -> Field:
+    return logged_field(column.name.removeprefix(INPUT), column)
 
 
 def compact(folder: Path) -> tuple[int, int, int]:
