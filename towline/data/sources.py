@@ -312,11 +312,11 @@ def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
     texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()
     other = notation.detect(column.to_pandas().rename(name))
-    first = f"{other.remedy}, " if other else f"data.na_values: {texts!r}, " if len(texts) <= 3 else ""
+    first = f"{other.remedy}, or " if other else f"data.na_values: {texts!r}, or " if len(texts) <= 3 else ""
     raise DataError(
         f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(bad)} are not",
         where=where,
-        remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null) or {{{name}: category}}",
+        remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null), or {{{name}: category}}",
         details=(examples(column.to_pandas(), bad),),
     )
 
