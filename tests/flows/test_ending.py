@@ -31,6 +31,7 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
     """The command that ran it, and a flow that has it as a child, get what it returned and no error."""
     from prefect import flow
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
     from tasks.embedded import run_here
     from tasks.ending import value_of, watched
@@ -47,7 +48,8 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
 
     assert run_here(outer, {}) == seen(action)
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_flow_runs(limit=20) if run.name == f"inner-{action}"]
+        named = FlowRunFilter(name=FlowRunFilterName(any_=[f"inner-{action}"]))
+        runs = client.read_flow_runs(flow_run_filter=named)
     assert [(run.state_name, run.state_type and run.state_type.value) for run in runs] == [(name, kind)]
     assert "temp_c moved" in runs[0].tags
 
