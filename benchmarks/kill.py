@@ -157,10 +157,10 @@ class Line:
         keys: dict[str, set[int]] = {}
         for row in rows:
             keys.setdefault(row.run_key, set()).add(row.version)
-        for version, key in self.mlflow(
-            "select version, value from model_version_tags where key = 'towline.run_key' and name = ?", MODEL
-        ):
-            keys.setdefault(key, set()).add(int(version))
+        tag = "select version, value from model_version_tags where key = ? and name = ?"
+        numbers = {own: int(number) for own, number in self.mlflow(tag, "towline.version", MODEL)}
+        for own, key in self.mlflow(tag, "towline.run_key", MODEL):  # MLflow may have counted further than the ledger
+            keys.setdefault(key, set()).add(numbers[own])
         found["second versions"] += [f"{key[:8]}: {versions}" for key, versions in keys.items() if len(versions) > 1]
         for event in ("registered", "promoted", "refused"):
             times = Counter(row.run_key for row in rows if row.event == event)
@@ -176,7 +176,7 @@ class Line:
                 verify(self.store / row.release)
             except TowlineError as error:
                 found["unreadable files"].append(str(error))
-        aliases = {name: int(n) for name, n in self.mlflow("select alias, version from registered_model_aliases")}
+        aliases = {name: numbers[n] for name, n in self.mlflow("select alias, version from registered_model_aliases")}
         ours = {name: version for name, version in self.ledger.aliases(MODEL).items() if version}
         if aliases != ours:
             found["aliases that differ"].append(f"MLflow {aliases}, ledger {ours}")

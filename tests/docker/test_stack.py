@@ -209,7 +209,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
         return runs and ended(runs[0]["id"]) and runs[0]
 
     second = until(again, "it was run again", 240)
-    assert second["state"]["type"] == "COMPLETED"
+    assert second["state"]["name"] in ("Completed", "Refused"), second["state"]  # either is the flow's own end
     tasks = stack.prefect("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [second["id"]]}}})
     assert {"validate", "split"} <= {
         task["name"].rpartition("-")[0] for task in tasks if task["state"]["name"] == "Cached"

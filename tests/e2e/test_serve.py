@@ -374,7 +374,7 @@ def test_a_release_is_served_from_its_folder(shelf: Shelf, serve: Callable[..., 
 
 def test_without_its_extra_it_names_the_command(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel installed for embedding alone has no web server."""
-    from towline.cli import serve as module
+    from towline.cli import extras as module
 
     monkeypatch.setattr(module, "find_spec", lambda vendor: None if vendor == "uvicorn" else sys)
     done = command("serve", MODEL)
