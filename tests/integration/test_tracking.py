@@ -262,11 +262,11 @@ def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> Shown:
 def test_versions_have_the_ledgers_numbers(settings: Settings, trained: Trained, client: Any, tmp_path: Path) -> None:
     """In an empty MLflow version 4 is version 4, with nothing before it; where MLflow has counted on, a tag tells."""
     version = registered(settings, trained, number=4)
-    assert (version.version, version.link) == (4, "#/models/houses/versions/4")
+    assert (version.version, version.link) == (4, "#/models/houses/versions/4?workflowType=machine_learning")
     assert [one.version for one in client.search_model_versions("name = 'houses'")] == [4]
     client.create_model_version("houses", str(tmp_path))  # somebody's own
     later = registered(settings, trained, "z" * 64, 5)
-    assert (later.version, later.link) == (5, "#/models/houses/versions/6")
+    assert (later.version, later.link) == (5, "#/models/houses/versions/6?workflowType=machine_learning")
     assert client.get_model_version("houses", "6").tags[mirror.VERSION] == "5"
 
 

@@ -33,7 +33,7 @@ def test_a_lost_ledger_is_told(lost: str, shelf: Shelf, command: Command) -> Non
         assert f"the ledger has no row of {MODEL}, but the store holds its releases up to version 2" in done.err
     with pytest.raises(ReleaseError, match="the ledger was lost"):
         find(MODEL, shelf.settings)
-    assert find(shelf.release(1)) == shelf.release(1)
+    assert find(shelf.release(1)).directory == shelf.release(1)
 
 
 def test_its_remedy_makes_a_new_store_of_it(shelf: Shelf, command: Command) -> None:

@@ -150,7 +150,7 @@ def test_a_wrong_key_and_a_stranger_are_told(fake: Fake) -> None:
 
 def test_without_locust_the_install_command_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is named."""
-    monkeypatch.setattr("towline.cli.loadtest.find_spec", lambda name: None if name == "locust" else 1)
+    monkeypatch.setattr("towline.cli.extras.find_spec", lambda name: None if name == "locust" else 1)
     done = loadtest(fake.url)
     assert done.code == 2
     assert "pip install 'towline[loadtest]'" in done.err

@@ -13,7 +13,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"candidates": ["boostin"]}, "unknown estimator 'boostin'", "candidates.boostin", "did you mean boosting?",
     ),
     "missing package": (
-        {"candidates": ["absent_package.trees.Tree"]}, "No module named 'absent_package'", "candidates.Tree",
+        {"candidates": ["absent_package.trees.Tree"]}, "it is not installed", "candidates.Tree",
         "pip install absent_package",
     ),
     "no such class": (
