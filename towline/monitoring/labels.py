@@ -18,7 +18,7 @@ from towline import files
 from towline.data import formats
 from towline.data.columns import examples
 from towline.data.contract import Contract
-from towline.data.values import ValueReader, level, number
+from towline.data.values import ValueReader, boolean, level, number
 from towline.errors import ConfigError, DataError
 from towline.monitoring.label_store import REQUEST, TIME, LabelStore
 from towline.serving import parts
@@ -312,7 +312,7 @@ def _labels(labels: "pd.Series[Any]", kind: pa.DataType) -> pa.Array:
     elif pa.types.is_integer(kind):
         read = int
     else:
-        read = "true".__eq__ if pa.types.is_boolean(kind) else str
+        read = (lambda text: boolean(text) == 1.0) if pa.types.is_boolean(kind) else str
     texts = [label if isinstance(label, str) else None for label in labels]
     try:
         return pa.array([None if text is None else read(text) for text in texts], kind)
