@@ -143,8 +143,13 @@ def whole_or_float(floats: np.ndarray, values: pa.ChunkedArray) -> pa.ChunkedArr
     return pa.chunked_array([pa.array(floats, from_pandas=True)])
 
 
+def zero_padded(values: pa.ChunkedArray) -> bool:
+    """Whether a whole number among them has leading zeros: then they are codes."""
+    return bool(pc.any(pc.match_substring_regex(pc.ascii_trim_whitespace(values), _ZERO_PADDED)).as_py())
+
+
 def _as_numbers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
-    if pc.any(pc.match_substring_regex(pc.ascii_trim_whitespace(values), _ZERO_PADDED)).as_py():
+    if zero_padded(values):
         return None
     floats, unread = numbers(values, fmt)
     return None if unread.any() else whole_or_float(floats, values)

@@ -307,7 +307,7 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
 def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     numbers = pc.match_substring_regex(column, _NUMBER)
     share = pc.mean(numbers).as_py()
-    if share is None or not 0.5 <= share < 1.0:
+    if share is None or not 0.5 <= share < 1.0 or parsing.zero_padded(column):
         return
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
     texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()

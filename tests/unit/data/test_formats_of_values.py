@@ -124,6 +124,14 @@ def test_a_declared_number_takes_what_is_none_as_null(tmp_path: Path) -> None:
     assert odd == [("x", "unreadable")]
 
 
+def test_codes_stay_codes(tmp_path: Path) -> None:
+    """Zero-padded numbers, alone or among other codes, are a category as they are written."""
+    for values in (["00501", "10001"], ["00501", "10001", "K1A"]):
+        _, snapshot, contract = trained(tmp_path, column(values * 20))
+        assert contract.columns[0].kind == "category"
+        assert set(snapshot["x"]) == set(values)
+
+
 def test_kinds_do_not_depend_on_nulls(tmp_path: Path) -> None:
     """A null among flags, identifiers and codes changes neither their kind nor a value."""
     rows = [("true", 2**60 + 1, "007"), ("false", 2**60 + 2, "008")] * 10
