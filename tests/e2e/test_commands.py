@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import click
 import pytest
@@ -95,6 +97,25 @@ def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str])
         r"  [A-Za-z ]+  +(from )?towline .+",
     )
     assert [text for text in out.splitlines() if not any(re.fullmatch(shape, text) for shape in shapes)] == []
+
+
+def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], line: Line) -> None:
+    """Each step says that it is done; Prefect's own line on each task would say the same again."""
+    server = servers.find(line.settings, "prefect")
+    assert server is not None
+    (run,) = [run for run in line.api("flow_runs") if run["name"].startswith(MODEL)][-1:]
+    query = json.dumps({"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}).encode()
+    deadline = time.monotonic() + 60
+    lines: list[str] = []
+    while not any(text.startswith("mirror done") for text in lines) and time.monotonic() < deadline:
+        time.sleep(0.2)  # the server takes lines in from a queue
+        request = Request(f"{server.url}/api/logs/filter", query, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=30) as answer:  # on loopback
+            lines = [entry["message"] for entry in json.load(answer)]
+    done = [text.partition(" done in ")[0] for text in lines if " done in " in text]
+    assert {"load", "validate", "split", "register", "conclude", "mirror"} <= set(done)
+    assert len(done) == len(set(done))
+    assert "Finished in state Completed()" not in lines
 
 
 def test_no_address_but_loopback_is_asked_for(ran: tuple[str, str], line: Line) -> None:
