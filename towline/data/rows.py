@@ -43,6 +43,7 @@ class _Slow:
         self.low = -LARGEST if column.min is None else column.min
         self.high = LARGEST if column.max is None else column.max
         self.known = None if column.categories is None else frozenset(column.categories)
+        self.null = self.reader.read(None)
 
     def read(self, value: Any, position: int, faults: list[Fault], odd: list[Odd]) -> Any:
         """The canonical value; appends what is wrong or odd about it."""
@@ -140,6 +141,10 @@ class Reader:
                     continue
             elif (given is float or given is int) and kind == "numeric" and low <= value <= high:
                 canonical.append(float(value))
+                continue
+            elif value is None:
+                canonical.append(slow.null)
+                odd.append((name, "null"))
                 continue
             canonical.append(slow.read(value, position, faults, odd))
         return canonical
