@@ -31,7 +31,7 @@ from peers.environments import CACHE
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.swaps import Serving  # noqa: E402
+from tests.support.serve_process import ServeProcess  # noqa: E402
 from towline.config import Settings  # noqa: E402
 
 CALLERS = 4
@@ -177,7 +177,7 @@ def main() -> None:
     request = whole(key, json.dumps({"rows": sample.rows[:1]}).encode())
     lines = []
     print("| beside | p50, ms | p95 | p99 | longest | answers | failed | hostile attempts |\n|---|" + "---:|" * 7)
-    with Serving(settings, sample.name) as serving:
+    with ServeProcess(settings, sample.name) as serving:
         measure(serving.port, request, None, 2)  # warm
         for hostile in (None, *attacks(key, sample.rows[0]), None):
             line = measure(serving.port, request, hostile, given.seconds)
@@ -187,7 +187,7 @@ def main() -> None:
                 f"| {line['beside']} | {times} | {line['answers']:,} | {line['failed']} | {line['attempts']:,} |",
                 flush=True,
             )
-        serving.end()
+        serving.stop()
     if given.json:
         given.json.write_text(json.dumps(lines, indent=1))
 

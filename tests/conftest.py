@@ -1,26 +1,25 @@
 """What tests share: servers for the session, a store or database of its own for each test, and the commands."""
 
-import json
 import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-from tests.postgres import programs, running
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
+from tests.support.postgres import find_postgres, run_postgres
 from towline import sidecar
 from towline.cli import main, servers
 from towline.config import Settings
 
 if TYPE_CHECKING:
-    from tests.shelf import Shelf
+    from tests.support.sample_store import SampleStore
 
-REPOSITORY = Path(__file__).parents[1]
 # before Prefect is imported by any test
 os.environ.update(servers.QUIET)
 for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
@@ -47,11 +46,11 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of a PostgreSQL server: the one that LEDGER_TEST_URL names, or the session's own."""
-    named, installed = os.environ.get("LEDGER_TEST_URL"), programs()
+    named, installed = os.environ.get("LEDGER_TEST_URL"), find_postgres()
     if named:
         yield named
     elif installed:
-        with running(installed) as url:
+        with run_postgres(installed) as url:
             yield url
     else:
         pytest.skip("PostgreSQL is not installed, nor does LEDGER_TEST_URL name one")
@@ -73,19 +72,6 @@ def postgres(cluster: str) -> Iterator[str]:
         server.dispose()
 
 
-@dataclass
-class Done:
-    """How a command ended. ``out`` is what a script reads, ``err`` what a person sees besides."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store that commands of this test work on, in the repository's own project."""
@@ -95,34 +81,36 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandResult]:
     """Runs a command that needs no server in this process: ``command("keys", "list").code``."""
 
-    def run(*words: object) -> Done:
+    def run(*words: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # where an error looks for --json
         result = CliRunner().invoke(main, sys.argv[1:], prog_name="towline")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Done(result.exit_code, result.stdout, result.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run
 
 
 @pytest.fixture
-def towline(command: Callable[..., Done], prefect: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+def towline(
+    command: Callable[..., CommandResult], prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CommandResult]:
     """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
     monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
     return command
 
 
 @pytest.fixture(scope="session")
-def made_shelf(tmp_path_factory: pytest.TempPathFactory) -> "Shelf":
-    from tests.shelf import make_shelf
+def sample_store_template(tmp_path_factory: pytest.TempPathFactory) -> "SampleStore":
+    from tests.support.sample_store import make_sample_store
 
-    return make_shelf(tmp_path_factory.mktemp("shelf"))
+    return make_sample_store(tmp_path_factory.mktemp("sample_store"))
 
 
 @pytest.fixture
-def shelf(made_shelf: "Shelf", tmp_path: Path) -> "Shelf":
+def sample_store(sample_store_template: "SampleStore", tmp_path: Path) -> "SampleStore":
     """A store of the test's own: versions 1 and 2 of a model, 1 is champion."""
-    return made_shelf.copy(tmp_path / "store")
+    return sample_store_template.copy(tmp_path / "store")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 SOURCES = [path for room in ("towline", "tasks", "flows") for path in (REPOSITORY / room).rglob("*.py")]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from docker.errors import ImageNotFound
 
-from tests.conftest import Done
-from tests.unit.release.conftest import Run, make_run, table
+from tests.support.commands import CommandResult
+from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline.errors import ReleaseError, Unavailable
 from towline.release import image
 from towline.release.manifest import read
@@ -31,26 +31,30 @@ MB = 1e6
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make_run(
-        tmp_path_factory.mktemp("compiled"), table().drop(columns="sold"), "linear", target="value", time="at"
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    return train_run(
+        tmp_path_factory.mktemp("compiled"),
+        make_house_table().drop(columns="sold"),
+        "linear",
+        target="value",
+        time="at",
     )
 
 
 @pytest.fixture(scope="module")
-def fallback(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def fallback(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """Of an estimator that is not compiled."""
     estimator = "sklearn.gaussian_process.GaussianProcessRegressor"
-    frame = table(200).drop(columns="sold")
-    return make_run(tmp_path_factory.mktemp("fallback"), frame, estimator, target="value", time="at")
+    frame = make_house_table(200).drop(columns="sold")
+    return train_run(tmp_path_factory.mktemp("fallback"), frame, estimator, target="value", time="at")
 
 
-def release(run: Run) -> Path:
+def release(run: TrainedRun) -> Path:
     return run.settings.store / run.package().path
 
 
 @pytest.fixture(scope="module")
-def made(engine: "DockerClient", compiled: Run) -> Iterator[image.Image]:
+def made(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.Image]:
     built = image.make(release(compiled))
     yield built
     with contextlib.suppress(ImageNotFound):  # another test of the same release was quicker
@@ -71,7 +75,7 @@ def digests(engine: "DockerClient", name: str) -> dict[str, str]:
     return found
 
 
-def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Run) -> None:
+def test_a_compiled_release_takes_little_room(made: image.Image, compiled: TrainedRun) -> None:
     """Over its base it is at most 200 MB, and its tag says which release it holds."""
     manifest = read(release(compiled))
     assert made.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
@@ -79,7 +83,7 @@ def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Run) 
     assert 20 * MB < made.bytes - made.base < 200 * MB
 
 
-def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fallback: Run) -> None:
+def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fallback: TrainedRun) -> None:
     """At most 350 MB over its base; a container of it has answered as the release does."""
     directory = release(fallback)
     assert not (directory / PLAN).exists()
@@ -96,7 +100,7 @@ def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fall
 )
 def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
     """A container of it answers as the release does, without an option and without the ledger."""
-    run = make_run(tmp_path, table(200).drop(columns=["value", "at"]), estimator, target="sold")
+    run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
     built = image.make(directory, digest=read(directory).digest)
     try:
@@ -106,7 +110,7 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
 
 
 def test_the_same_release_gives_the_same_files(
-    engine: "DockerClient", made: image.Image, compiled: Run, monkeypatch: pytest.MonkeyPatch
+    engine: "DockerClient", made: image.Image, compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built anew without a cache, every file of the image has the digest that it had."""
     from docker.api.build import BuildApiMixin
@@ -122,7 +126,7 @@ def test_the_same_release_gives_the_same_files(
     assert len(before) > 1000
 
 
-def test_a_tag_is_never_moved(engine: "DockerClient", compiled: Run) -> None:
+def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> None:
     """Given again the image is the same one; a tag that another image has is refused and stays with it."""
     first = image.make(release(compiled))
     assert image.make(release(compiled)).id == first.id
@@ -136,7 +140,7 @@ def test_a_tag_is_never_moved(engine: "DockerClient", compiled: Run) -> None:
 
 
 @pytest.fixture
-def started(engine: "DockerClient", compiled: Run) -> "Iterator[Callable[..., Container]]":
+def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[..., Container]]":
     """Starts containers of the image as a user might, and removes them."""
     made = image.make(release(compiled))
     containers = []
@@ -179,7 +183,7 @@ def test_it_lets_nobody_in_without_keys(started: "Callable[..., Container]") -> 
     assert b"towline keys create" in container.logs()
 
 
-def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled: Run) -> None:
+def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled: TrainedRun) -> None:
     """Labels by the names that registries show, and a bill of materials that is CycloneDX, in image and release."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -209,7 +213,7 @@ def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled:
 
 
 def test_no_image_of_what_does_not_answer_alike(
-    engine: "DockerClient", compiled: Run, monkeypatch: pytest.MonkeyPatch
+    engine: "DockerClient", compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that answers otherwise leaves no image and no container behind, and the refusal says so."""
     monkeypatch.setattr(image, "open_release", lambda *_, **__: _Other())
@@ -231,7 +235,7 @@ class _Other:
         return self
 
 
-def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: Run) -> None:
+def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: TrainedRun) -> None:
     """One byte that is not as the manifest says is named before anything is built."""
     spoilt = shutil.copytree(release(compiled), tmp_path / release(compiled).name)
     (spoilt / "contract.json").write_text("{}")
@@ -239,7 +243,9 @@ def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: Run) -> None:
         image.make(spoilt)
 
 
-def test_without_an_engine_the_release_is_there_all_the_same(compiled: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_engine_the_release_is_there_all_the_same(
+    compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error says that no engine answers, and where the release is."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(Unavailable, match="no Docker engine answers") as told:
@@ -249,10 +255,10 @@ def test_without_an_engine_the_release_is_there_all_the_same(compiled: Run, monk
 
 
 def test_a_run_promotes_what_its_image_answers(
-    engine: "DockerClient", towline: Callable[..., Done], tmp_path: Path
+    engine: "DockerClient", towline: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     """With ``package.image`` the image is a check of the gate, and stands in the ledger with the version."""
-    frame = table(300).drop(columns="sold")
+    frame = make_house_table(300).drop(columns="sold")
     frame.to_csv(tmp_path / "houses.csv", index=False)
     config = tmp_path / "houses.yaml"
     name = f"houses-{time.time_ns()}"

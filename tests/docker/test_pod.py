@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.shelf import Shelf
-from tests.unit.deployments.manifests import of, pod, render
+from tests.support.kubernetes import of_kind, pod_spec, render_kustomization
+from tests.support.sample_store import SampleStore
 from towline.release.image import make
 from towline.serving import keys
 
@@ -37,8 +37,8 @@ sys.exit(not any(sys.argv[1] in file.read_text() for file in files))
 
 
 @pytest.fixture
-def image(engine: "DockerClient", shelf: Shelf) -> Iterator[str]:
-    built = make(shelf.release(1), "towline-test/pod").tag
+def image(engine: "DockerClient", sample_store: SampleStore) -> Iterator[str]:
+    built = make(sample_store.release(1), "towline-test/pod").tag
     yield built
     engine.images.remove(built)
 
@@ -54,8 +54,8 @@ def mount(folder: Path, file: Path, name: str) -> None:
 
 def start(engine: "DockerClient", image: str, folders: dict[str, Path]) -> "Container":
     """The container of the base deployment: its user, rights, limits and mounts."""
-    (deployment,) = of(render("base"), "Deployment")
-    spec = pod(deployment)
+    (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+    spec = pod_spec(deployment)
     (container,) = spec["containers"]
     memory = container["resources"]["limits"]["memory"]
     volumes = {
@@ -85,7 +85,7 @@ def ask(container: "Container", path: str, key: str = "", body: str = "") -> tup
 
 
 def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
-    engine: "DockerClient", image: str, shelf: Shelf, tmp_path: Path
+    engine: "DockerClient", image: str, sample_store: SampleStore, tmp_path: Path
 ) -> None:
     """With the rights and mounts of the manifest: probes, a prediction, its log, a key added to the Secret, an end."""
     folders = {name: tmp_path / "pod" / name for name in ("tmp", "store", "keys")}
@@ -99,7 +99,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
     mount(folders["keys"], file, "..one")
     (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
     held = sorted(folders["keys"].iterdir())
-    rows = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"][:2]
+    rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"][:2]
 
     container = start(engine, image, folders)
     try:
@@ -122,8 +122,8 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
         while container.exec_run(["python", "-c", _FIND, number])[0] != 0:
             assert time.monotonic() < end, container.logs()
 
-        (deployment,) = of(render("base"), "Deployment")
-        container.stop(timeout=pod(deployment)["terminationGracePeriodSeconds"])
+        (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+        container.stop(timeout=pod_spec(deployment)["terminationGracePeriodSeconds"])
         container.reload()
         assert container.attrs["State"]["ExitCode"] == 0, container.logs()
         assert sorted(folders["keys"].iterdir()) == sorted([*held, folders["keys"] / "..two"])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.faults import ROW, Load
-from tests.docker.stack import MARKER, NAME, TOWLINE, Stack, bare, until
+from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment, wait_until
+from tests.support.load import BIKE_ROW, CountingLoad
 from towline.release.predictor import open_release
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ MODEL = "bike-demand"
 
 
 @pytest.fixture(scope="module")
-def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """Up, with a first version trained through the profile."""
-    stack = Stack(tmp_path_factory.mktemp("checkout"))
+    stack = ComposeStack(tmp_path_factory.mktemp("checkout"))
     stack.write()
     stack.compose("down", "-v", check=False)
     try:
@@ -40,7 +40,7 @@ def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def outcome(stack: Stack) -> dict[str, Any]:
+def outcome(stack: ComposeStack) -> dict[str, Any]:
     """What the first run came to."""
     done = stack.towline("--profile", "compose", "run", CONFIG, "--json")
     assert done.returncode == 0, done.stderr
@@ -48,21 +48,21 @@ def outcome(stack: Stack) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def key(stack: Stack, outcome: dict[str, Any]) -> str:
-    until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
-    until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy has seen it")
+def key(stack: ComposeStack, outcome: dict[str, Any]) -> str:
+    wait_until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
+    wait_until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy has seen it")
     done = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
     return str(json.loads(done.stdout)["key"])
 
 
-def inside(stack: Stack, *words: str) -> Any:
+def inside(stack: ComposeStack, *words: str) -> Any:
     """A command in the worker, as JSON."""
     return json.loads(stack.compose("exec", "-T", "worker", "towline", *words, "--json").stdout)
 
 
 def test_it_does_not_start_without_secrets(engine: "DockerClient", tmp_path: Path) -> None:
     """With .env as it is copied, Compose names one that is missing."""
-    stack = Stack(tmp_path)
+    stack = ComposeStack(tmp_path)
     shutil.copy(tmp_path / ".env.example", tmp_path / ".env")
     done = stack.compose("config", check=False)
     assert done.returncode != 0
@@ -70,7 +70,7 @@ def test_it_does_not_start_without_secrets(engine: "DockerClient", tmp_path: Pat
     assert set(named) & stack.secrets.keys(), done.stderr
 
 
-def test_a_run_of_the_profile_is_seen_everywhere(stack: Stack, outcome: dict[str, Any], key: str) -> None:
+def test_a_run_of_the_profile_is_seen_everywhere(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
     """The worker ran it; Prefect has the run, MLflow the version, the API the model, Prometheus its traffic."""
     assert outcome["event"] == "promoted"
     run = stack.prefect(f"/api/flow_runs/{outcome['page'].rpartition('/')[2]}")
@@ -79,16 +79,18 @@ def test_a_run_of_the_profile_is_seen_everywhere(stack: Stack, outcome: dict[str
     assert version["version"] == str(outcome["version"])
     files = stack.mlflow(f"/api/2.0/mlflow/artifacts/list?run_id={version['run_id']}&path=release")["files"]
     assert "release/manifest.json" in {file["path"] for file in files}
-    status, answer = stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)
+    status, answer = stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
     assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
-    until(lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has seen the request")
-    until(
+    wait_until(
+        lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has seen the request"
+    )
+    wait_until(
         lambda: len(stack.query('up{job=~"service|status"} == 1')) == 3, "Prometheus reaches the services and the watch"
     )
 
 
 def test_the_service_answers_as_the_release_does(
-    stack: Stack, outcome: dict[str, Any], key: str, tmp_path: Path
+    stack: ComposeStack, outcome: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
     """The release, copied out and opened in this process, gives the same numbers to the last bit."""
     place = f"{stack.container('worker')}:/store/{outcome['release']}"
@@ -100,17 +102,17 @@ def test_the_service_answers_as_the_release_does(
     assert answer["predictions"] == open_release(folder).answer(rows).predictions
 
 
-def test_every_part_says_that_it_is_well(stack: Stack, key: str) -> None:
+def test_every_part_says_that_it_is_well(stack: ComposeStack, key: str) -> None:
     """What has a health check passes it, and what is to end has ended."""
     lasting = ("postgres", "mlflow", "prefect", "worker", "service-a", "service-b", "proxy", "status", "prometheus")
     for part in (*lasting, "alertmanager"):
-        until(lambda part=part: stack.state(part) == "healthy", f"{part} is healthy")
+        wait_until(lambda part=part: stack.state(part) == "healthy", f"{part} is healthy")
     assert stack.state("prepare") == "exited"
 
 
-def test_only_those_with_a_key_or_password_get_in(stack: Stack, key: str) -> None:
+def test_only_those_with_a_key_or_password_get_in(stack: ComposeStack, key: str) -> None:
     """The API, MLflow and Prefect refuse who does not say who they are; metrics are not for the outside at all."""
-    assert stack.ask("SERVICE", "/predict", {"rows": [ROW]})[0] == 401
+    assert stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]})[0] == 401
     assert stack.ask("SERVICE", "/metrics", key=key)[0] == 404
     assert stack.ask("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
     assert stack.ask("PREFECT", "/api/flows/name/training")[0] == 401
@@ -122,27 +124,27 @@ def test_only_those_with_a_key_or_password_get_in(stack: Stack, key: str) -> Non
         assert "proxy" in line or all(port.startswith("127.0.0.1:") for port in published), line
 
 
-def test_predictions_go_on_while_the_stores_are_away(stack: Stack, key: str) -> None:
+def test_predictions_go_on_while_the_stores_are_away(stack: ComposeStack, key: str) -> None:
     """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: nobody notices."""
     port, stores = int(stack.env["SERVICE_PORT"]), ("postgres", "mlflow", "prefect")
-    with Load(port, key, [ROW]) as load:
+    with CountingLoad(port, key, [BIKE_ROW]) as load:
         time.sleep(1)
         stack.compose("stop", *stores)
         time.sleep(5)
         stack.compose("restart", "service-a")
-        until(lambda: stack.state("service-a") == "healthy", "service-a is ready without any store")
+        wait_until(lambda: stack.state("service-a") == "healthy", "service-a is ready without any store")
         time.sleep(2)
         subprocess.run(["docker", "kill", stack.container("service-b")], check=True, capture_output=True)
         time.sleep(5)
         stack.compose("start", *stores, "service-b")
-        until(lambda: stack.state("service-b") == "healthy", "service-b is ready again")
+        wait_until(lambda: stack.state("service-b") == "healthy", "service-b is ready again")
     counted = load.counted()
     assert counted.failed == 0, counted
     assert counted.statuses[200] > 1000
-    until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")
+    wait_until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")
 
 
-def test_a_backup_holds_it_all(stack: Stack, key: str) -> None:
+def test_a_backup_holds_it_all(stack: ComposeStack, key: str) -> None:
     """The service for it writes one file, with every database, whose digests and predictions hold."""
     stack.compose("run", "--rm", "backup")
     told = stack.compose("run", "--rm", "backup", "restore", "/backups/towline.tar.zst", "--verify-only", "--json")
@@ -153,16 +155,16 @@ def test_a_backup_holds_it_all(stack: Stack, key: str) -> None:
         assert any(Path(line).stem == name for line in listed.splitlines()), (name, listed[-2000:])
 
 
-def test_down_and_up_loses_nothing(stack: Stack, outcome: dict[str, Any], key: str) -> None:
+def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
     """Ledger, runs, versions, keys and the log of predictions are what they were."""
-    stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)
+    stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
     ledger = inside(stack, "history", "--all")
     runs = {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
     stack.compose("stop", "service-a", "service-b")  # in order, so that all is written
     rows = inside(stack, "log", "show", MODEL)["rows"]
     stack.compose("down")
     stack.compose("up", "-d")
-    until(lambda: stack.ask("SERVICE", "/predict", {"rows": [ROW]}, key=key)[0] == 200, "it answers again")
+    wait_until(lambda: stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)[0] == 200, "it answers again")
     assert inside(stack, "history", "--all") == ledger
     assert runs <= {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
     alias = stack.mlflow(f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion")
@@ -170,7 +172,7 @@ def test_down_and_up_loses_nothing(stack: Stack, outcome: dict[str, Any], key: s
     assert inside(stack, "log", "show", MODEL)["rows"] >= rows > 1000
 
 
-def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, key: str) -> None:
+def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: ComposeStack, key: str) -> None:
     """Killed amid a run it says nothing; when it is back, the run is told Crashed and is run again, to its end."""
     words = (
         "--profile",
@@ -184,7 +186,11 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
         "--json",
     )
     asked = subprocess.Popen(
-        [TOWLINE, *words], cwd=stack.folder, env=bare(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [TOWLINE, *words],
+        cwd=stack.folder,
+        env=bare_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
 
@@ -194,7 +200,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
         done = [task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"]
         return runs if len(done) >= 3 else []
 
-    (run,) = until(under_way, "a run is under way")
+    (run,) = wait_until(under_way, "a run is under way")
     subprocess.run(["docker", "kill", stack.container("worker")], check=True, capture_output=True)
     subprocess.run(["docker", "start", stack.container("worker")], check=True, capture_output=True)
 
@@ -202,13 +208,13 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
         state = stack.prefect(f"/api/flow_runs/{number}")["state"]
         return state if state["type"] not in ("PENDING", "RUNNING", "SCHEDULED", "CANCELLING") else None
 
-    assert until(lambda: ended(run["id"]), "it is told", 240)["type"] == "CRASHED"
+    assert wait_until(lambda: ended(run["id"]), "it is told", 240)["type"] == "CRASHED"
 
     def again() -> Any:
         runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})
         return runs and ended(runs[0]["id"]) and runs[0]
 
-    second = until(again, "it was run again", 240)
+    second = wait_until(again, "it was run again", 240)
     assert second["state"]["name"] in ("Completed", "Refused"), second["state"]  # either is the flow's own end
     tasks = stack.prefect("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [second["id"]]}}})
     assert {"validate", "split"} <= {
@@ -218,7 +224,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
     asked.wait()
 
 
-def test_no_secret_gets_out(stack: Stack, engine: "DockerClient", key: str) -> None:
+def test_no_secret_gets_out(stack: ComposeStack, engine: "DockerClient", key: str) -> None:
     """No byte of an image, a log line or a container's description holds one, but for the environment asked for."""
     planted = (MARKER.encode(), key.encode())
     for image in {one.image.id for one in engine.containers.list(all=True, filters={"name": NAME})}:

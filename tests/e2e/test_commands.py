@@ -14,8 +14,8 @@ import click
 import pytest
 import yaml
 
-from benchmarks.kill import MODEL, Line, write_config
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
+from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
 from towline.cli import main, servers
 
 GUARD = """
@@ -42,36 +42,36 @@ socket.socket.connect, socket.getaddrinfo = connect, resolve
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
     """A store whose every process tells of the addresses it asks for."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "guard").mkdir()
     (folder / "guard" / "sitecustomize.py").write_text(GUARD)
-    line = Line(folder / "store", write_config(folder))
+    commands = StoreCommands(folder / "store", write_bike_config(folder))
     path = f"{folder / 'guard'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
-    line.environment |= {"PYTHONPATH": path, "ATTEMPTS": str(folder / "attempts")}
+    commands.environment |= {"PYTHONPATH": path, "ATTEMPTS": str(folder / "attempts")}
     try:
-        yield line
+        yield commands
     finally:
-        servers.stop(line.settings)
+        servers.stop(commands.settings)
 
 
 @pytest.fixture(scope="module")
-def ran(line: Line) -> tuple[str, str]:
+def ran(commands: StoreCommands) -> tuple[str, str]:
     """What the first run on the store printed, to stdout and to stderr."""
-    code, out, err = line.run()
+    code, out, err = commands.run()
     assert code == 0, err
     return out, err
 
 
-def commands(group: click.Group = main, path: str = "towline") -> Iterator[tuple[str, click.Command]]:
+def list_commands(group: click.Group = main, path: str = "towline") -> Iterator[tuple[str, click.Command]]:
     for name, command in group.commands.items():
         yield f"{path} {name}", command
         if isinstance(command, click.Group):
-            yield from commands(command, f"{path} {name}")
+            yield from list_commands(command, f"{path} {name}")
 
 
-@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in list_commands()])
 def test_each_command_has_an_example_and_json(name: str, command: click.Command) -> None:
     """Its help shows how it is called, on lines that can be copied; what prints a result can print JSON."""
     told = command.get_help(click.Context(command, info_name=name))
@@ -99,11 +99,11 @@ def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str])
     assert [text for text in out.splitlines() if not any(re.fullmatch(shape, text) for shape in shapes)] == []
 
 
-def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], line: Line) -> None:
+def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], commands: StoreCommands) -> None:
     """Each step says that it is done; Prefect's own line on each task would say the same again."""
-    server = servers.find(line.settings, "prefect")
+    server = servers.find(commands.settings, "prefect")
     assert server is not None
-    (run,) = [run for run in line.api("flow_runs") if run["name"].startswith(MODEL)][-1:]
+    (run,) = [run for run in commands.query_prefect("flow_runs") if run["name"].startswith(MODEL)][-1:]
     query = json.dumps({"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}).encode()
     deadline = time.monotonic() + 60
     lines: list[str] = []
@@ -118,13 +118,13 @@ def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], 
     assert "Finished in state Completed()" not in lines
 
 
-def test_no_address_but_loopback_is_asked_for(ran: tuple[str, str], line: Line) -> None:
+def test_no_address_but_loopback_is_asked_for(ran: tuple[str, str], commands: StoreCommands) -> None:
     """Neither the run nor the servers it starts try to reach a network."""
-    attempts = Path(line.environment["ATTEMPTS"])
+    attempts = Path(commands.environment["ATTEMPTS"])
     assert not attempts.exists() or attempts.read_text() == ""
 
 
-def test_each_result_is_one_json_document(ran: tuple[str, str], line: Line) -> None:
+def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreCommands) -> None:
     """Success or error: stdout holds one document, and errors name their code."""
     for words, expected in (
         (["models"], 0),
@@ -132,8 +132,8 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], line: Line) -> N
         (["show", MODEL], 0),
         (["show", "1"], 0),
         (["history"], 0),
-        (["validate", str(line.config)], 0),
-        (["run", str(line.config)], 0),
+        (["validate", str(commands.config)], 0),
+        (["run", str(commands.config)], 0),
         (["config", "schema"], 0),
         (["promote", f"{MODEL}@1", "--reason", "it serves already"], 0),
         (["rollback"], 4),
@@ -143,12 +143,14 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], line: Line) -> N
         (["promote", f"{MODEL}@x", "--reason", "no"], 2),
         (["promote", MODEL], 2),
         (["validate", "nowhere.yaml"], 2),
-        (["validate", str(line.config), "--set", "data.drop=[]"], 3),
-        (["run", str(line.config), "--set", "gate.max.mea=1"], 2),
+        (["validate", str(commands.config), "--set", "data.drop=[]"], 3),
+        (["run", str(commands.config), "--set", "gate.max.mea=1"], 2),
         (["nonsense"], 2),
     ):
         code, out, err = (
-            line.run(*words[1:], "--json", command=words[0]) if words[0] != "run" else line.run(*words[2:], "--json")
+            commands.run(*words[1:], "--json", command=words[0])
+            if words[0] != "run"
+            else commands.run(*words[2:], "--json")
         )
         assert code == expected, (words, err)
         document = json.loads(out)
@@ -158,45 +160,45 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], line: Line) -> N
             assert err.splitlines()[-1].startswith(("error", "  ")), words
 
 
-def test_names_that_are_nearly_right(ran: tuple[str, str], line: Line) -> None:
+def test_names_that_are_nearly_right(ran: tuple[str, str], commands: StoreCommands) -> None:
     """The nearest model, command, option and key is named."""
-    assert "did you mean bikes?" in line.run("bikez", command="show")[2]
-    assert "Did you mean 'models'?" in line.run(command="modles")[2]
-    assert "Did you mean '--json'?" in line.run("--jsn", command="models")[2]
-    assert "did you mean candidates?" in line.run("--set", "candidats=[linear]")[2]
+    assert "did you mean bikes?" in commands.run("bikez", command="show")[2]
+    assert "Did you mean 'models'?" in commands.run(command="modles")[2]
+    assert "Did you mean '--json'?" in commands.run("--jsn", command="models")[2]
+    assert "did you mean candidates?" in commands.run("--set", "candidats=[linear]")[2]
 
 
-def test_the_schema_is_a_json_schema_that_the_shipped_configs_meet(line: Line) -> None:
+def test_the_schema_is_a_json_schema_that_the_shipped_configs_meet(commands: StoreCommands) -> None:
     """An editor can complete and check a config by it; the text names every key."""
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(line.run("schema", "--json", command="config")[1])
+    schema = json.loads(commands.run("schema", "--json", command="config")[1])
     jsonschema.Draft202012Validator.check_schema(schema)
     for path in (REPOSITORY / "configs").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
-    text = line.run("schema", command="config")[1]
+    text = commands.run("schema", command="config")[1]
     for key in ("name", "data.source", "candidates[].search.trials", "gate.champion_margin"):
         assert f"\n{key}: " in f"\n{text}"
 
 
 def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
     """Reading commands find nothing, say so and make nothing."""
-    config = write_config(tmp_path)
-    line = Line(tmp_path / "none", config)
-    assert "towline run" in line.run(command="models")[1]
-    assert "towline run" in line.run(command="history")[1]
-    assert line.run("--json", command="models")[1].strip() == "[]"
-    code, _, err = line.run("bikes", command="show")
+    config = write_bike_config(tmp_path)
+    commands = StoreCommands(tmp_path / "none", config)
+    assert "towline run" in commands.run(command="models")[1]
+    assert "towline run" in commands.run(command="history")[1]
+    assert commands.run("--json", command="models")[1].strip() == "[]"
+    code, _, err = commands.run("bikes", command="show")
     assert code == 2
     assert "towline run" in err
-    assert line.run("--stop", command="ui")[0] == 0
+    assert commands.run("--stop", command="ui")[0] == 0
     assert not (tmp_path / "none").exists()
 
 
 def test_outside_a_project_a_run_says_where_it_looked(tmp_path: Path) -> None:
     """No flows here: exit code 2, and neither a store nor a server comes of it."""
-    line = Line(tmp_path / "store", write_config(tmp_path))
-    del line.environment["TOWLINE_PROJECT"]
-    code, _, err = line.run()
+    commands = StoreCommands(tmp_path / "store", write_bike_config(tmp_path))
+    del commands.environment["TOWLINE_PROJECT"]
+    code, _, err = commands.run()
     assert code == 2
     assert "no flows here" in err
     assert str(tmp_path) in err

@@ -13,9 +13,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.unit.release.conftest import make_run, table
-from tests.unit.serving.service import FakeKeys, FakeLog
-from tests.unit.serving.test_strict_json import HOSTILE
+from tests.support.hostile_json import HOSTILE_JSON
+from tests.support.releases import make_house_table, train_run
+from tests.support.serving import FakeKeys, FakeLog
 from towline.release.predictor import Model, open_release
 from towline.serving.app import Service, create
 
@@ -85,10 +85,10 @@ class Asked:
 def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     estimator, data = TASKS[request.param]
     folder = tmp_path_factory.mktemp("fuzz")
-    frame = table(200)
+    frame = make_house_table(200)
     if "time" not in data:
         frame["size"] = frame["size"].fillna(50)
-    run = make_run(folder, frame, estimator, **data)
+    run = train_run(folder, frame, estimator, **data)
     model = open_release(run.settings.store / run.package().path)
     assert model.compiled == (request.param == "compiled")
     found = Asked(model)
@@ -200,7 +200,7 @@ def test_wounded_bodies(asked: Asked) -> None:
     assert sum(asked.statuses.values()) > MUTATED
 
 
-@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
 def test_hostile_values_inside_of_rows(asked: Asked, body: bytes) -> None:
     """The same traps, in the place of a value."""
     for path, valid in bodies(asked):

@@ -8,17 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.swaps import Serving
-from tests.shelf import MODEL, Shelf
+from tests.support.sample_store import MODEL, SampleStore
+from tests.support.serve_process import ServeProcess
 from towline.serving.keys import create
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])
-def test_the_real_service_bears_load(shelf: Shelf, kind: list[str]) -> None:
+def test_the_real_service_bears_load(sample_store: SampleStore, kind: list[str]) -> None:
     """Two workers with keys: no request fails, and cores and memory of both are told."""
-    key, _ = create(shelf.settings.store, "load", ("admin",), None)
-    with Serving(shelf.settings, MODEL, "--workers", "2") as serving:
-        command = [Path(sys.executable).with_name("towline"), "loadtest", serving.told["address"], "--duration", "2s"]
+    key, _ = create(sample_store.settings.store, "load", ("admin",), None)
+    with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
+        command = [
+            Path(sys.executable).with_name("towline"),
+            "loadtest",
+            serving.startup["address"],
+            "--duration",
+            "2s",
+        ]
         done = subprocess.run(
             [*command, *kind, "--json"],
             env={**os.environ, "TOWLINE_API_KEY": key}, capture_output=True, text=True, check=False, timeout=90,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kill import MODEL, Line, write_config
-from tests.unit.serving.conftest import visible
+from tests.support.prediction_log import read_all_bytes
+from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
 from towline.cli import servers
 from towline.release.predictor import Model, open_release
 from towline.serving.prediction_log import PredictionLog
@@ -18,34 +18,34 @@ PRIVACY = {"join_on": ["customer"], "columns": {"temp_c": "bucket"}, "pii": ["hu
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
     folder = tmp_path_factory.mktemp("log")
-    line = Line(folder / "store", write_config(folder, privacy=PRIVACY))
+    commands = StoreCommands(folder / "store", write_bike_config(folder, privacy=PRIVACY))
     try:
-        code, _, err = line.run()
+        code, _, err = commands.run()
         assert code == 0, err
-        yield line
+        yield commands
     finally:
-        servers.stop(line.settings)
+        servers.stop(commands.settings)
 
 
 @pytest.fixture(scope="module")
-def model(line: Line) -> Model:
-    return open_release(line.settings.store / line.ledger.champion(MODEL).release)
+def model(commands: StoreCommands) -> Model:
+    return open_release(commands.settings.store / commands.ledger.champion(MODEL).release)
 
 
-def command(line: Line, *words: str, code: int = 0) -> Any:
+def command(commands: StoreCommands, *words: str, code: int = 0) -> Any:
     """What a command says in JSON, and to people."""
-    ended, out, err = line.run(*words[1:], "--json", command=words[0])
+    ended, out, err = commands.run(*words[1:], "--json", command=words[0])
     assert ended == code, err
     return json.loads(out)
 
 
-def test_a_log_from_its_first_answer_to_its_last(line: Line, model: Model, tmp_path: Path) -> None:
+def test_a_log_from_its_first_answer_to_its_last(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
     """Logged while a service runs, shown, labelled, erased, purged: each command tells what it did."""
     rows = json.loads((model.directory / "probe.json").read_bytes())["rows"][:20]
     now = dt.datetime.now(dt.UTC)
-    log = PredictionLog(line.settings.store / "predictions" / MODEL, "w0", convert=False)
+    log = PredictionLog(commands.settings.store / "predictions" / MODEL, "w0", convert=False)
     for age in (200, 0):
         for number, row in enumerate(rows):
             sent = [row | {"customer": f"customer-{number}"}]
@@ -53,39 +53,39 @@ def test_a_log_from_its_first_answer_to_its_last(line: Line, model: Model, tmp_p
             log.write(f"r{age}-{number}", at.timestamp(), model, sent, model.answer(sent))
     log.close()
 
-    shown = command(line, "log", "show", MODEL, "--tail", "3")
+    shown = command(commands, "log", "show", MODEL, "--tail", "3")
     assert (shown["rows"], shown["waiting"], len(shown["days"])) == (40, 40, 2)
     kept = {field["name"]: field["kept"] for field in shown["fields"]}
     assert [kept.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
     number = int(shown["tail"][-1]["request_id"].removeprefix("r0-"))
     assert shown["tail"][-1]["prediction"] == model.answer([rows[number]]).predictions[0]
-    assert command(line, "log", "compact", MODEL) == {
+    assert command(commands, "log", "compact", MODEL) == {
         "model": MODEL, "segments": 1, "parts_before": 2, "parts": 2,
     }  # fmt: skip
-    assert command(line, "log", "show", MODEL)["waiting"] == 0
-    assert b"customer-3" not in visible(line.settings.store / "predictions")
+    assert command(commands, "log", "show", MODEL)["waiting"] == 0
+    assert b"customer-3" not in read_all_bytes(commands.settings.store / "predictions")
 
     file = tmp_path / "counted.csv"
     file.write_text("customer,rentals\ncustomer-3,41\ncustomer-4,17\ncustomer-99,3\n")
-    added = command(line, "labels", "add", MODEL, str(file), "--by", "customer")
+    added = command(commands, "labels", "add", MODEL, str(file), "--by", "customer")
     assert {name: added[name] for name in ("rows", "added", "known", "replaced", "waiting")} == {
         "rows": 3, "added": 3, "known": 0, "replaced": 0, "waiting": 1,
     }  # fmt: skip
-    assert command(line, "labels", "add", MODEL, str(file), "--by", "customer")["known"] == 3
+    assert command(commands, "labels", "add", MODEL, str(file), "--by", "customer")["known"] == 3
     file.write_text("customer,rentals\ncustomer-3,42\n")
-    assert "contradict" in command(line, "labels", "add", MODEL, str(file), "--by", "customer", code=2)["what"]
+    assert "contradict" in command(commands, "labels", "add", MODEL, str(file), "--by", "customer", code=2)["what"]
 
-    erased = command(line, "log", "erase", MODEL, "--key", "customer=customer-3")
+    erased = command(commands, "log", "erase", MODEL, "--key", "customer=customer-3")
     assert (erased["predictions"], erased["labels"], erased["parts"], erased["not_searched"]) == (2, 1, 2, 0)
-    assert b"r200-3'" not in visible(line.settings.store / "predictions")
-    purged = command(line, "log", "purge", MODEL, "--older-than", "90d")
+    assert b"r200-3'" not in read_all_bytes(commands.settings.store / "predictions")
+    purged = command(commands, "log", "purge", MODEL, "--older-than", "90d")
     assert (purged["predictions"], purged["days"], len(purged["hash_keys"])) == (19, 1, 1)
-    assert command(line, "log", "show", MODEL)["rows"] == 19
+    assert command(commands, "log", "show", MODEL)["rows"] == 19
 
 
-def test_what_cannot_be_done_is_told(line: Line, model: Model, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_told(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
     """The nearest name, the columns there are, the form that is meant."""
-    log = PredictionLog(line.settings.store / "predictions" / MODEL, "w1", convert=False)
+    log = PredictionLog(commands.settings.store / "predictions" / MODEL, "w1", convert=False)
     row = json.loads((model.directory / "probe.json").read_bytes())["rows"][0]
     log.write("one", dt.datetime.now(dt.UTC).timestamp(), model, [row], model.answer([row]))
     log.close()
@@ -100,11 +100,11 @@ def test_what_cannot_be_done_is_told(line: Line, model: Model, tmp_path: Path) -
         (("labels", "add", MODEL, str(tmp_path / "label.csv")), "did you mean labels.csv?"),
         (("labels", "add", MODEL, str(labels), "--by", "temp_c"), "not logged with 'temp_c'"),
     ):
-        code, _, err = line.run(*words[1:], command=words[0])
+        code, _, err = commands.run(*words[1:], command=words[0])
         assert (code, said in err) == (2, True), err
 
 
-def test_for_people(line: Line) -> None:
+def test_for_people(commands: StoreCommands) -> None:
     """The same commands print text without --json."""
-    assert "predictions" in line.run("show", MODEL, "--tail", "2", command="log")[1]
-    assert "segments converted" in line.run("compact", MODEL, command="log")[1]
+    assert "predictions" in commands.run("show", MODEL, "--tail", "2", command="log")[1]
+    assert "segments converted" in commands.run("compact", MODEL, command="log")[1]

@@ -8,15 +8,15 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, make_url
 
-from benchmarks.kill import Line, write_config
-from tests.traces import traces
+from tests.support.store_commands import StoreCommands, write_bike_config
+from tests.support.traces import find_traces
 from towline.cli import servers
 
 
 @pytest.fixture(params=["user:password@", "?password="])
-def line(request: pytest.FixtureRequest, tmp_path: Path, postgres: str) -> Line:
+def commands(request: pytest.FixtureRequest, tmp_path: Path, postgres: str) -> StoreCommands:
     """A config whose source is a database, with the password written into its URL."""
-    path = write_config(tmp_path)
+    path = write_bike_config(tmp_path)
     table = pd.read_csv(tmp_path / "bikes.csv", parse_dates=["datetime"])
     engine = create_engine(postgres)
     table.to_sql("bikes", engine, index=False)
@@ -29,28 +29,28 @@ def line(request: pytest.FixtureRequest, tmp_path: Path, postgres: str) -> Line:
     raw = yaml.safe_load(path.read_text())
     raw["data"]["source"] = {"url": literal, "query": "SELECT * FROM bikes ORDER BY datetime"}
     path.write_text(yaml.safe_dump(raw))
-    return Line(tmp_path / "store", path)
+    return StoreCommands(tmp_path / "store", path)
 
 
-def test_a_literal_password_is_nowhere_in_the_store(line: Line, postgres: str) -> None:
+def test_a_literal_password_is_nowhere_in_the_store(commands: StoreCommands, postgres: str) -> None:
     """A run, a refused query and a server that is away: no byte of releases, MLflow, Prefect, logs or workspaces."""
     password = make_url(postgres).password or ""
     wanted = [password.partition(":")[0].encode()]  # what no encoding changes
     said = ""
     try:
-        code, out, err = line.run()
+        code, out, err = commands.run()
         assert code == 0, err
         assert "${NAME}" in err
         said += out + err
         query = "data.source.query=SELECT nothing FROM bikes"
         for change, expected in ((query, 2), ("data.source.url=" + _away(postgres), 5)):
-            code, out, err = line.run("--set", change)
+            code, out, err = commands.run("--set", change)
             assert code == expected, err
             said += out + err
     finally:
-        servers.stop(line.settings)
-    assert (line.store / "prefect" / "prefect.db").exists()
-    assert traces(line.store, wanted) == []
+        servers.stop(commands.settings)
+    assert (commands.store / "prefect" / "prefect.db").exists()
+    assert find_traces(commands.store, wanted) == []
     assert wanted[0] not in said.encode()
 
 
@@ -59,15 +59,15 @@ def _away(url: str) -> str:
 
 
 def test_a_scheduler_hands_on_what_it_needs_and_stores_no_password(
-    line: Line, postgres: str, monkeypatch: pytest.MonkeyPatch, prefect: str
+    commands: StoreCommands, postgres: str, monkeypatch: pytest.MonkeyPatch, prefect: str
 ) -> None:
     """Parameters of a deployment, which Prefect stores, hold a reference that the scheduler's own process resolves."""
     from flows.deployments import deployments
     from towline.config import PipelineConfig, read_config
     from towline.data import sources
 
-    made = deployments(read_config(line.config))
+    made = deployments(read_config(commands.config))
     text = str([one.parameters for one in made])
     assert (make_url(postgres).password or "").partition(":")[0] not in text
     again = PipelineConfig.model_validate(made[0].parameters["config"])
-    assert sources.load(again.data, line.config.parent, line.store, None).rows == 600
+    assert sources.load(again.data, commands.config.parent, commands.store, None).rows == 600

@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks.kill import Line
-from tests.traces import traces
+from tests.support.store_commands import StoreCommands
+from tests.support.traces import find_traces
 from towline.cli import servers
 
 ROWS = 600
@@ -79,7 +79,7 @@ def asked() -> pd.DataFrame:
 class Used:
     """A store after a model was trained, served and watched; ``told`` is what the service and the commands said."""
 
-    line: Line
+    commands: StoreCommands
     folder: Path
     told: str
 
@@ -110,42 +110,42 @@ def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "retrain": {"need": 5, "of": 5},
     }
     (folder / "t.yaml").write_text(yaml.safe_dump(raw))
-    line = Line(folder / "store", folder / "t.yaml")
+    commands = StoreCommands(folder / "store", folder / "t.yaml")
     told = []
 
     def command(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
-        code, out, err = line.run(*map(str, words), command=name)
+        code, out, err = commands.run(*map(str, words), command=name)
         assert code in codes, err
         told.append(out + err)
 
     try:
-        command("validate", line.config)
-        code, out, err = line.run()
+        command("validate", commands.config)
+        code, out, err = commands.run()
         assert code == 0, err
         told.append(out + err)
-        told.append(_served(line))
+        told.append(_served(commands))
         asked().to_csv(folder / "new.csv", index=False)
         labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
         labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
         labels.to_csv(folder / "labels.csv", index=False)
         command("labels", "add", "people", folder / "labels.csv", "--by", "customer")
         command("score", folder / "new.csv", folder / "scored.csv")
-        command("drift", line.config, "--current", folder / "new.csv", "--report")
-        command("drift", line.config)
-        command("quality", line.config)
+        command("drift", commands.config, "--current", folder / "new.csv", "--report")
+        command("drift", commands.config)
+        command("quality", commands.config)
         command("status", "people")
-        code, out, err = line.run("--set", "validation.columns.income.severity=error")
+        code, out, err = commands.run("--set", "validation.columns.income.severity=error")
         assert code == 3, err
         told.append(out + err)
-        yield Used(line, folder, "\n".join(told))
+        yield Used(commands, folder, "\n".join(told))
     finally:
-        servers.stop(line.settings)
+        servers.stop(commands.settings)
 
 
-def _served(line: Line) -> str:
+def _served(commands: StoreCommands) -> str:
     """What a service says to people, after it has answered rows with every marker."""
     command = [str(Path(sys.executable).with_name("towline")), "serve", "people", "--port", "0", "--json"]
-    service = subprocess.Popen(command, env=line.environment, stdout=subprocess.PIPE, text=True)
+    service = subprocess.Popen(command, env=commands.environment, stdout=subprocess.PIPE, text=True)
     try:
         assert service.stdout is not None
         said = ""
@@ -171,12 +171,12 @@ def _served(line: Line) -> str:
 
 def test_no_marker_outside_of_the_snapshot(used: Used) -> None:
     """Not in a byte of releases, MLflow, Prefect, Evidently, logs or workspaces, nor in what was told to people."""
-    (snapshot,) = (used.line.store / "datasets").glob("*.parquet")
+    (snapshot,) = (used.commands.store / "datasets").glob("*.parquet")
     for part in ("releases", "artifacts", "prefect", "evidently", "watch", "predictions", "logs"):
-        assert any((used.line.store / part).rglob("*")), part
+        assert any((used.commands.store / part).rglob("*")), part
     wanted = markers()
-    assert len(traces(snapshot.parent, wanted)) > 15
-    assert traces(used.line.store, wanted, [snapshot]) == []
+    assert len(find_traces(snapshot.parent, wanted)) > 15
+    assert find_traces(used.commands.store, wanted, [snapshot]) == []
     assert [one for one in wanted if one in used.told.encode()] == []
 
 
@@ -185,8 +185,8 @@ def test_all_files_are_their_users_alone(used: Used) -> None:
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
     found = []
-    for path in used.line.store.rglob("*"):
+    for path in used.commands.store.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-            found.append(f"{path.relative_to(used.line.store)} {mode:o}")
+            found.append(f"{path.relative_to(used.commands.store)} {mode:o}")
     assert found == []

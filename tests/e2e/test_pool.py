@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from benchmarks.kill import write_config
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
+from tests.support.store_commands import write_bike_config
 from towline.processes import children
 
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
@@ -35,7 +35,7 @@ class Team:
             (self.project / name).mkdir(parents=True)
         for name in ("flows", "tasks", "deployments"):
             (self.project / name).symlink_to(REPOSITORY / name)
-        config = yaml.safe_load(write_config(folder).read_text()) | {"name": MODEL, "candidates": ["linear"]}
+        config = yaml.safe_load(write_bike_config(folder).read_text()) | {"name": MODEL, "candidates": ["linear"]}
         config["data"]["source"] = "data/bike_hourly.parquet"
         rows = pq.read_table(REPOSITORY / "data" / "bike_hourly.parquet").slice(0, 600)
         pq.write_table(rows, self.project / "data" / "bike_hourly.parquet")

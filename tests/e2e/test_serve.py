@@ -20,26 +20,27 @@ from typing import Any
 
 import pytest
 
-from benchmarks.swaps import Load, Serving, swap
-from tests.shelf import MODEL, Shelf
+from tests.support.load import RecordingLoad, swap_champions
+from tests.support.sample_store import MODEL, SampleStore
+from tests.support.serve_process import ServeProcess
 from towline.release.predictor import open_release
 from towline.serving.keys import create, revoke
 
 
 @pytest.fixture
-def serve(shelf: Shelf) -> Iterator[Callable[..., Serving]]:
+def serve(sample_store: SampleStore) -> Iterator[Callable[..., ServeProcess]]:
     """Starts services on the test's store: ``serve("--workers", "2").port``."""
     with contextlib.ExitStack() as running:
-        yield lambda *words, name=MODEL: running.enter_context(Serving(shelf.settings, name, *words))
+        yield lambda *words, name=MODEL: running.enter_context(ServeProcess(sample_store.settings, name, *words))
 
 
-def pool(shelf: Shelf) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"]
+def pool(sample_store: SampleStore) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     return rows
 
 
 def ask(
-    serving: Serving, path: str, body: object = None, key: str = "", tls: ssl.SSLContext | None = None
+    serving: ServeProcess, path: str, body: object = None, key: str = "", tls: ssl.SSLContext | None = None
 ) -> tuple[int, Any]:
     """Status and content; JSON where it is."""
     host, port = "127.0.0.1", serving.port
@@ -57,8 +58,8 @@ def ask(
         return answer.status, json.loads(content) if "json" in kind else content.decode()
 
 
-def predict(serving: Serving, shelf: Shelf, **how: Any) -> tuple[int, Any]:
-    status, told = ask(serving, "/predict", {"rows": pool(shelf)[:2]}, **how)
+def predict(serving: ServeProcess, sample_store: SampleStore, **how: Any) -> tuple[int, Any]:
+    status, told = ask(serving, "/predict", {"rows": pool(sample_store)[:2]}, **how)
     return status, told["model"]["version"] if status == 200 else told
 
 
@@ -70,51 +71,51 @@ def until(holds: Callable[[], Any]) -> Any:
     return found
 
 
-def refusal(shelf: Shelf, *words: str, name: str = MODEL) -> tuple[int, str]:
+def refusal(sample_store: SampleStore, *words: str, name: str = MODEL) -> tuple[int, str]:
     """Exit code and stderr of a service that does not start."""
-    with Serving(shelf.settings, name, *words, wait=False) as serving:
+    with ServeProcess(sample_store.settings, name, *words, wait=False) as serving:
         return serving.process.wait(timeout=60), serving.log.read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_promotions_and_rollbacks_are_followed_under_load(
-    shelf: Shelf, serve: Callable[..., Serving], workers: str
+    sample_store: SampleStore, serve: Callable[..., ServeProcess], workers: str
 ) -> None:
     """No request fails, and each answer is wholly the named version's."""
     serving = serve("--workers", workers)
-    load = Load(serving.port, pool(shelf))
-    asyncio.run(load.run(4, lambda: swap(shelf.ledger, MODEL, load, 6, 2)))
+    load = RecordingLoad(serving.port, pool(sample_store))
+    asyncio.run(load.run(4, lambda: swap_champions(sample_store.ledger, MODEL, load, 6, 2)))
     assert load.failures == []
     assert load.refused == 0
     assert {answer.version for answer in load.answers} == {1, 2}
-    assert load.mixed({1: shelf.release(1), 2: shelf.release(2)}) == []
+    assert load.mixed({1: sample_store.release(1), 2: sample_store.release(2)}) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_it_answers_what_it_took(
-    shelf: Shelf, serve: Callable[..., Serving], workers: str, name: signal.Signals
+    sample_store: SampleStore, serve: Callable[..., ServeProcess], workers: str, name: signal.Signals
 ) -> None:
     """Under load, with callers that come back at once: none is left without an answer, and the exit code is 0."""
     serving = serve("--workers", workers)
-    load = Load(serving.port, pool(shelf))
+    load = RecordingLoad(serving.port, pool(sample_store))
 
     def end() -> None:
         until(lambda: len(load.answers) > 200)
         before = len(load.answers)
-        assert serving.end(name) == 0
+        assert serving.stop(name) == 0
         assert len(load.answers) > before + 50  # it went on while load balancers learnt of it
 
     asyncio.run(load.run(8, end))
     assert load.failures == []
-    assert load.mixed({1: shelf.release(1)}) == []
+    assert load.mixed({1: sample_store.release(1)}) == []
     assert "Traceback" not in serving.log.read_text()
 
 
-def test_the_end_begins_with_readiness(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_the_end_begins_with_readiness(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
     """Load balancers are told at once; callers are still answered; a body that is under way is waited for."""
     serving = serve("--grace", "3")
-    body = json.dumps({"rows": pool(shelf)[:1]}).encode()
+    body = json.dumps({"rows": pool(sample_store)[:1]}).encode()
     with socket.create_connection(("127.0.0.1", serving.port)) as slow:
         slow.settimeout(20)
         head = (
@@ -125,7 +126,7 @@ def test_the_end_begins_with_readiness(shelf: Shelf, serve: Callable[..., Servin
         serving.process.send_signal(signal.SIGTERM)
         until(lambda: ask(serving, "/readyz")[0] == 503)
         assert ask(serving, "/livez")[0] == 200
-        assert predict(serving, shelf) == (200, 1)
+        assert predict(serving, sample_store) == (200, 1)
         until(lambda: not listens(serving.port))
         slow.sendall(body[20:])
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
@@ -140,53 +141,59 @@ def listens(port: int) -> bool:
     return True
 
 
-def test_a_body_that_never_comes_does_not_hold_up_the_end(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_a_body_that_never_comes_does_not_hold_up_the_end(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess]
+) -> None:
     """After --drain seconds the process ends all the same."""
     serving = serve("--drain", "2")
     with socket.create_connection(("127.0.0.1", serving.port)) as stuck:
         stuck.sendall(
             b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
         )
-        assert predict(serving, shelf) == (200, 1)
-        assert serving.end() == 0
+        assert predict(serving, sample_store) == (200, 1)
+        assert serving.stop() == 0
 
 
 @pytest.mark.parametrize("outage", ["removed", "locked", "damaged"])
-def test_without_its_ledger_it_answers_and_starts(shelf: Shelf, serve: Callable[..., Serving], outage: str) -> None:
+def test_without_its_ledger_it_answers_and_starts(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess], outage: str
+) -> None:
     """What was promoted before serves on, after a restart too; when the ledger is back it is followed again."""
-    shelf.promote(2)
+    sample_store.promote(2)
     first = serve()
-    assert predict(first, shelf) == (200, 2)
-    kept, holder = shelf.ledger_file.read_bytes(), None
+    assert predict(first, sample_store) == (200, 2)
+    kept, holder = sample_store.ledger_file.read_bytes(), None
     if outage == "removed":
-        shelf.ledger_file.unlink()
+        sample_store.ledger_file.unlink()
     elif outage == "damaged":
-        shelf.ledger_file.write_bytes(b"\xff" * 9000)
+        sample_store.ledger_file.write_bytes(b"\xff" * 9000)
     else:
-        holder = sqlite3.connect(shelf.ledger_file, isolation_level=None)
+        holder = sqlite3.connect(sample_store.ledger_file, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
     second = serve()
-    assert predict(first, shelf) == predict(second, shelf) == (200, 2)
+    assert predict(first, sample_store) == predict(second, sample_store) == (200, 2)
     if holder:
         holder.close()
     else:
         until(lambda: "cannot follow the ledger" in first.log.read_text())
-        shelf.ledger_file.write_bytes(kept)
-    shelf.rollback()
+        sample_store.ledger_file.write_bytes(kept)
+    sample_store.rollback()
     for serving in (first, second):
-        until(lambda serving=serving: predict(serving, shelf) == (200, 1))
+        until(lambda serving=serving: predict(serving, sample_store) == (200, 1))
 
 
-def test_a_damaged_release_is_refused_while_the_old_one_answers(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_a_damaged_release_is_refused_while_the_old_one_answers(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess]
+) -> None:
     """The log names it; the next good champion is taken."""
     serving = serve()
-    file = shelf.release(2) / "plan.npz"
+    file = sample_store.release(2) / "plan.npz"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    load = Load(serving.port, pool(shelf))
+    load = RecordingLoad(serving.port, pool(sample_store))
 
     def damage() -> None:
-        shelf.promote(2)
+        sample_store.promote(2)
         until(lambda: "version 2 is refused" in serving.log.read_text())
         asked = len(load.answers)
         until(lambda: len(load.answers) > asked + 100)
@@ -195,49 +202,51 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(shelf: Shelf, se
     assert (load.failures, {answer.version for answer in load.answers}) == ([], {1})
     assert "plan.npz has the sha256" in serving.log.read_text()
     assert re.search(r"^towline_releases_refused_total\{.*\} 1\.0$", ask(serving, "/metrics")[1], re.MULTILINE)
-    shelf.rollback()
+    sample_store.rollback()
     file.write_bytes(content)
     time.sleep(1)
-    shelf.promote(2)
-    until(lambda: predict(serving, shelf) == (200, 2))
+    sample_store.promote(2)
+    until(lambda: predict(serving, sample_store) == (200, 2))
 
 
-def workers_of(serving: Serving) -> set[int]:
+def workers_of(serving: ServeProcess) -> set[int]:
     children = Path(f"/proc/{serving.process.pid}/task/{serving.process.pid}/children").read_text()
     return {int(pid) for pid in children.split()}
 
 
-def requests(serving: Serving) -> float:
+def requests(serving: ServeProcess) -> float:
     text = ask(serving, "/metrics")[1]
     found = re.findall(r'^towline_requests_total\{route="/predict".*\} (\S+)$', text, re.MULTILINE)
     return sum(map(float, found))
 
 
-def test_a_killed_worker_is_replaced_and_the_counts_stay(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_a_killed_worker_is_replaced_and_the_counts_stay(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess]
+) -> None:
     """The others answer meanwhile; what the dead one had counted is still in the totals; the new one follows too."""
     serving = serve("--workers", "2")
     for _ in range(100):
-        assert predict(serving, shelf) == (200, 1)
+        assert predict(serving, sample_store) == (200, 1)
     until(lambda: requests(serving) == 100)
     before = workers_of(serving)
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)
     until(lambda: len(workers_of(serving)) == 2 and workers_of(serving) != before)
-    shelf.promote(2)
-    until(lambda: predict(serving, shelf) == (200, 2))
+    sample_store.promote(2)
+    until(lambda: predict(serving, sample_store) == (200, 2))
     time.sleep(1)
     asked = requests(serving)
     assert asked >= 100
     for _ in range(50):
-        assert predict(serving, shelf) == (200, 2)
+        assert predict(serving, sample_store) == (200, 2)
     until(lambda: requests(serving) == asked + 50)
     assert "SIGKILL" in serving.log.read_text()
     memory = re.findall(r"^towline_process_resident_memory_bytes\{.*\}", ask(serving, "/metrics")[1], re.MULTILINE)
     assert len(memory) == 2
-    assert serving.end() == 0
+    assert serving.stop() == 0
 
 
-def test_workers_end_with_their_supervisor(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_workers_end_with_their_supervisor(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
     """None is left behind on the port when it is killed; what it leaves on the disk goes at the next start."""
     serving = serve("--workers", "2")
     workers = workers_of(serving)
@@ -251,7 +260,7 @@ def test_workers_end_with_their_supervisor(shelf: Shelf, serve: Callable[..., Se
     ]
     assert len(left) == 1
     os.utime(left[0], (0, 0))
-    assert predict(serve("--workers", "2"), shelf) == (200, 1)
+    assert predict(serve("--workers", "2"), sample_store) == (200, 1)
     assert not left[0].exists()
 
 
@@ -262,29 +271,31 @@ def list_open(pid: int) -> bool:
         return False
 
 
-def test_other_machines_are_served_with_keys_alone(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_other_machines_are_served_with_keys_alone(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess]
+) -> None:
     """Without one it does not listen on other addresses, unless it is told to; keys count while it runs."""
-    code, told = refusal(shelf, "--host", "0.0.0.0")
+    code, told = refusal(sample_store, "--host", "0.0.0.0")
     assert code == 2
     assert "towline keys create" in told
     open_to_all = serve("--host", "0.0.0.0", "--insecure")
-    assert predict(open_to_all, shelf) == (200, 1)
-    first, key = create(shelf.settings.store, "shop")
-    until(lambda: predict(open_to_all, shelf)[0] == 401)
+    assert predict(open_to_all, sample_store) == (200, 1)
+    first, key = create(sample_store.settings.store, "shop")
+    until(lambda: predict(open_to_all, sample_store)[0] == 401)
     guarded = serve("--host", "0.0.0.0", "--workers", "2")
-    assert predict(guarded, shelf)[0] == 401
-    assert predict(guarded, shelf, key=first) == (200, 1)
-    second, _ = create(shelf.settings.store, "bank")
-    revoke(shelf.settings.store, key.id)
+    assert predict(guarded, sample_store)[0] == 401
+    assert predict(guarded, sample_store, key=first) == (200, 1)
+    second, _ = create(sample_store.settings.store, "bank")
+    revoke(sample_store.settings.store, key.id)
     for serving in (open_to_all, guarded):
-        until(lambda serving=serving: all(predict(serving, shelf, key=first)[0] == 401 for _ in range(20)))
-        assert predict(serving, shelf, key=second) == (200, 1)
+        until(lambda serving=serving: all(predict(serving, sample_store, key=first)[0] == 401 for _ in range(20)))
+        assert predict(serving, sample_store, key=second) == (200, 1)
         secret = [text.split("_", 2)[2] for text in (first, second)]
         assert not any(text in serving.log.read_text() for text in secret)
-    (shelf.settings.store / "serving" / "keys.json").write_text("{")
-    code, told = refusal(shelf, "--host", "0.0.0.0")
+    (sample_store.settings.store / "serving" / "keys.json").write_text("{")
+    code, told = refusal(sample_store, "--host", "0.0.0.0")
     assert (code, "damaged" in told) == (2, True)
-    assert predict(guarded, shelf, key=second) == (200, 1)
+    assert predict(guarded, sample_store, key=second) == (200, 1)
 
 
 @pytest.fixture(scope="module")
@@ -302,23 +313,23 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_speaks_tls(shelf: Shelf, serve: Callable[..., Serving], pem: Path) -> None:
+def test_it_speaks_tls(sample_store: SampleStore, serve: Callable[..., ServeProcess], pem: Path) -> None:
     """A client that trusts the certificate is answered by every worker."""
     serving = serve("--certificate", str(pem / "chain.pem"), "--private-key", str(pem / "key.pem"), "--workers", "2")
-    assert serving.told["address"].startswith("https://")
+    assert serving.startup["address"].startswith("https://")
     trusting = ssl.create_default_context(cafile=pem / "chain.pem")
     for _ in range(10):
-        assert predict(serving, shelf, tls=trusting) == (200, 1)
+        assert predict(serving, sample_store, tls=trusting) == (200, 1)
         assert ask(serving, "/predict", " " * 6_000_000, tls=trusting)[0] == 413
 
 
 def test_what_cannot_be_served_is_told_on_one_screen(
-    shelf: Shelf, serve: Callable[..., Serving], pem: Path, tmp_path: Path
+    sample_store: SampleStore, serve: Callable[..., ServeProcess], pem: Path, tmp_path: Path
 ) -> None:
     """Exit codes as everywhere, what is wrong, where, and what to do; never a traceback."""
     running = serve()
     (tmp_path / "not.pem").write_text("nothing")
-    spoilt = shelf.release(2) / "contract.json"
+    spoilt = sample_store.release(2) / "contract.json"
     spoilt.write_bytes(spoilt.read_bytes() + b" ")
     chain, key = str(pem / "chain.pem"), str(pem / "key.pem")
     for words, name, expected, said in (
@@ -335,12 +346,12 @@ def test_what_cannot_be_served_is_told_on_one_screen(
         (["--private-key", key], MODEL, 2, "--certificate"),
     ):
         port = [] if "--port" in words else ["--port", "0"]
-        code, told = refusal(shelf, *port, *words, name=name)
+        code, told = refusal(sample_store, *port, *words, name=name)
         assert (code, said in told, "Traceback" in told) == (expected, True, False), (words, told)
         assert len(told.splitlines()) < 12
 
 
-def test_connections_that_only_cost_are_ended(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_connections_that_only_cost_are_ended(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
     """Headers without end are answered with 431, rubbish with 400, both as problems; others are served meanwhile."""
     serving = serve()
     for sent, status in (
@@ -353,7 +364,7 @@ def test_connections_that_only_cost_are_ended(shelf: Shelf, serve: Callable[...,
         with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(sent)
-            assert predict(serving, shelf) == (200, 1)
+            assert predict(serving, sample_store) == (200, 1)
             answer = b""
             with contextlib.suppress(ConnectionError):
                 while part := connection.recv(65536):
@@ -363,13 +374,13 @@ def test_connections_that_only_cost_are_ended(shelf: Shelf, serve: Callable[...,
     assert "Traceback" not in serving.log.read_text()
 
 
-def test_a_release_is_served_from_its_folder(shelf: Shelf, serve: Callable[..., Serving]) -> None:
+def test_a_release_is_served_from_its_folder(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
     """Without a ledger, as in an image that holds nothing but the release."""
-    shelf.ledger_file.unlink()
-    serving = serve(name=str(shelf.release(2)))
-    assert predict(serving, shelf) == (200, 2)
-    own = open_release(shelf.release(2)).answer(pool(shelf)).predictions
-    assert ask(serving, "/predict", {"rows": pool(shelf)})[1]["predictions"] == own
+    sample_store.ledger_file.unlink()
+    serving = serve(name=str(sample_store.release(2)))
+    assert predict(serving, sample_store) == (200, 2)
+    own = open_release(sample_store.release(2)).answer(pool(sample_store)).predictions
+    assert ask(serving, "/predict", {"rows": pool(sample_store)})[1]["predictions"] == own
 
 
 def test_without_its_extra_it_names_the_command(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

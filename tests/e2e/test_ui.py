@@ -17,7 +17,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
 

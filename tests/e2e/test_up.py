@@ -1,6 +1,7 @@
 """The whole watch as one command: it trains, serves, is killed, makes up for what it missed, and ends in order."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,94 +11,96 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.kill import MODEL
-from tests.whole import KINDS, Whole
+from tests.support.store_commands import MODEL
+from tests.support.up_process import SERVER_KINDS, UpProcess
 from towline.cli import servers
 from towline.monitoring import running
 from towline.processes import lives
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Iterator[Whole]:
-    whole = Whole(tmp_path, schedule={"timezone": "Europe/Berlin"})
+def up(tmp_path: Path) -> Iterator[UpProcess]:
+    up = UpProcess(tmp_path, schedule={"timezone": "Europe/Berlin"})
     try:
-        yield whole
+        yield up
     finally:
-        whole.end()
+        up.stop()
 
 
-def test_up_survives_what_may_come(whole: Whole) -> None:
+def test_up_survives_what_may_come(up: UpProcess) -> None:
     """Killed in its first training with all servers, then away for three nights: one training, one night, a service."""
-    whole.start()
-    whole.until(lambda: "Running" in whole.states("training"))
-    whole.until(lambda: len(whole.runs("drift")) >= 3)
-    whole.kill()
-    whole.until(lambda: [one for one in whole.left() if "prefect server" not in one] == [], 30)
+    up.start()
+    up.wait_until(lambda: "Running" in up.states("training"))
+    up.wait_until(lambda: len(up.runs("drift")) >= 3)
+    up.kill_all()
+    up.wait_until(lambda: [one for one in up.find_processes() if "prefect server" not in one] == [], 30)
 
-    server = servers.start(whole.line.settings, "prefect")
-    servers.wait(whole.line.settings, server)
-    for days, run in enumerate(whole.runs("drift")[:3], 1):
+    server = servers.start(up.commands.settings, "prefect")
+    servers.wait(up.commands.settings, server)
+    for days, run in enumerate(up.runs("drift")[:3], 1):
         then = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         state = {"type": "SCHEDULED", "name": "Late", "state_details": {"scheduled_time": then}}
-        whole.post(f"flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        up.post_prefect(f"flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
-    whole.start()
-    whole.until(whole.answers)
-    assert whole.states("training") == ["Completed", "Crashed"]
-    assert [entry.version for entry in whole.line.ledger.versions(MODEL)] == [1]
-    done = whole.until(lambda: len(found := whole.states("drift")) == 3 and "Running" not in found and found)
+    up.start()
+    up.wait_until(up.is_ready)
+    assert up.states("training") == ["Completed", "Crashed"]
+    assert [entry.version for entry in up.commands.ledger.versions(MODEL)] == [1]
+    done = up.wait_until(lambda: len(found := up.states("drift")) == 3 and "Running" not in found and found)
     assert done.count("Missed") == 2
 
-    up = running.find(whole.line.settings)
-    assert up is not None
-    assert {part.name: part.state for part in up.parts} == {"schedules": "runs", f"service of {MODEL}": "runs"}
-    code, _, err = whole.line.run(str(whole.line.config), "--port", str(whole.port), command="up")
+    record = running.find(up.commands.settings)
+    assert record is not None
+    assert {part.name: part.state for part in record.parts} == {"schedules": "runs", f"service of {MODEL}": "runs"}
+    code, _, err = up.commands.run(str(up.commands.config), "--port", str(up.port), command="up")
     assert code == 2
-    assert f"towline up runs already on this store, process {up.pid}" in err
+    assert f"towline up runs already on this store, process {record.pid}" in err
 
-    service = next(part for part in up.parts if part.url)
+    service = next(part for part in record.parts if part.url)
     os.kill(service.pid, signal.SIGKILL)
-    whole.until(lambda: f"service of {MODEL}: ended (exit code -9, 1 in a row)" in whole.said)
-    whole.until(whole.answers)
+    up.wait_until(lambda: f"service of {MODEL}: ended (exit code -9, 1 in a row)" in up.output)
+    up.wait_until(up.is_ready)
 
-    edited = yaml.safe_load(whole.line.config.read_text()) | {"schedule": {"drift": "15 5 * * *", "timezone": "UTC"}}
-    whole.line.config.write_text(yaml.safe_dump(edited))
-    whole.until(lambda: {r["expected_start_time"][11:16] for r in _coming(whole.runs("drift"))} == {"05:15"})
-    whole.line.config.write_text("name: [")
-    whole.until(lambda: "the configs go on as they were" in whole.said)
+    config = up.commands.config
+    edited = yaml.safe_load(config.read_text()) | {"schedule": {"drift": "15 5 * * *", "timezone": "UTC"}}
+    config.write_text(yaml.safe_dump(edited))
+    up.wait_until(lambda: {r["expected_start_time"][11:16] for r in _coming(up.runs("drift"))} == {"05:15"})
+    config.write_text("name: [")
+    up.wait_until(lambda: "the configs go on as they were" in up.output)
 
-    assert whole.process is not None
-    whole.process.send_signal(signal.SIGTERM)
-    assert whole.process.wait(timeout=90) == 0
-    assert running.left(whole.line.settings) is None
-    assert [kind for kind in KINDS if servers.find(whole.line.settings, kind)] == ["prefect"]  # it was there before
-    assert [one for one in whole.left() if "prefect server" not in one] == []
-    assert not lives(up.pid, up.born)
+    assert up.process is not None
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(timeout=90) == 0
+    assert running.left(up.commands.settings) is None
+    servers_left = [kind for kind in SERVER_KINDS if servers.find(up.commands.settings, kind)]
+    assert servers_left == ["prefect"]  # it ran before `up` did
+    assert [one for one in up.find_processes() if "prefect server" not in one] == []
+    assert not lives(record.pid, record.born)
 
 
 def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for run in runs if run["state_type"] == "SCHEDULED"]
 
 
-def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(whole: Whole) -> None:
+def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(up: UpProcess) -> None:
     """Without its scheduler a training ends, and the next one runs it again; without `up` all it started ends."""
-    whole.start()
-    whole.until(lambda: "Running" in whole.states("training"))
-    up = running.find(whole.line.settings)
-    assert up is not None
-    os.kill(next(part.pid for part in up.parts if part.name == "schedules"), signal.SIGKILL)
-    whole.until(whole.answers)
-    assert whole.states("training") == ["Completed", "Crashed"]
-    assert "schedules: ended (exit code -9, 1 in a row)" in whole.said
+    up.start()
+    up.wait_until(lambda: "Running" in up.states("training"))
+    record = running.find(up.commands.settings)
+    assert record is not None
+    os.kill(next(part.pid for part in record.parts if part.name == "schedules"), signal.SIGKILL)
+    up.wait_until(up.is_ready)
+    assert up.states("training") == ["Completed", "Crashed"]
+    assert "schedules: ended (exit code -9, 1 in a row)" in up.output
 
-    assert whole.process is not None
-    whole.process.kill()
-    whole.process.wait()
-    whole.process = None
-    whole.until(lambda: not [one for one in whole.left() if " serve " in one or "flows.deployments" in one], 60)
-    whole.start()
-    whole.until(whole.answers)
-    assert whole.process.poll() is None
-    whole.process.send_signal(signal.SIGTERM)
-    assert whole.process.wait(timeout=90) == 0
-    assert whole.left() == []  # the servers too: an `up` before had started them
+    assert up.process is not None
+    up.process.kill()
+    up.process.wait()
+    up.process = None
+    up.wait_until(lambda: not re.search(r" serve |flows\.deployments", "\n".join(up.find_processes())), 60)
+    up.start()
+    up.wait_until(up.is_ready)
+    assert up.process.poll() is None
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(timeout=90) == 0
+    assert up.find_processes() == []  # the servers too: an `up` before had started them

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline import load
 
 TOWLINE = Path(sys.executable).with_name("towline")

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks.kill import MODEL, REPOSITORY
-from tests.whole import Whole
+from tests.support.paths import REPOSITORY
+from tests.support.store_commands import MODEL
+from tests.support.up_process import UpProcess
 from towline.monitoring.journal import Journal
 
 WATCH = {
@@ -21,12 +22,12 @@ WATCH = {
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Iterator[Whole]:
-    whole = Whole(tmp_path, **WATCH)
+def up(tmp_path: Path) -> Iterator[UpProcess]:
+    up = UpProcess(tmp_path, **WATCH)
     try:
-        yield whole
+        yield up
     finally:
-        whole.end()
+        up.stop()
 
 
 def warm() -> list[dict[str, Any]]:
@@ -38,47 +39,47 @@ def warm() -> list[dict[str, Any]]:
     return rows
 
 
-def ask(whole: Whole, row: dict[str, Any]) -> int:
+def ask(up: UpProcess, row: dict[str, Any]) -> int:
     """The version that answers."""
     sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
     content, head = json.dumps({"rows": [sent]}).encode(), {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{whole.port}/predict", content, head)
+    request = urllib.request.Request(f"http://127.0.0.1:{up.port}/predict", content, head)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return int(json.load(answer)["model"]["version"])
 
 
-def learn(whole: Whole, rows: list[dict[str, Any]]) -> None:
+def learn(up: UpProcess, rows: list[dict[str, Any]]) -> None:
     """The source has grown by these rows."""
-    path = Path(yaml.safe_load(whole.line.config.read_text())["data"]["source"])
+    path = Path(yaml.safe_load(up.commands.config.read_text())["data"]["source"])
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
 
 
-def test_drift_is_seen_trained_away_and_served(whole: Whole) -> None:
+def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
     """Warmer days are asked about: a round alarms, a report says where, a training follows, its model answers; once."""
-    whole.start()
-    whole.until(whole.answers)
+    up.start()
+    up.wait_until(up.is_ready)
     rows = warm()
-    learn(whole, rows)
-    assert {ask(whole, row) for row in rows} == {1}
-    whole.until(lambda: ask(whole, rows[0]) == 2, 400)
+    learn(up, rows)
+    assert {ask(up, row) for row in rows} == {1}
+    up.wait_until(lambda: ask(up, rows[0]) == 2, 400)
 
-    line, ledger = whole.line, whole.line.ledger
-    nights = Journal.of(line.settings, MODEL).drift(version=1)
+    commands, ledger = up.commands, up.commands.ledger
+    nights = Journal.of(commands.settings, MODEL).drift(version=1)
     (night,) = [one for one in nights if one.state == "drift"]
     assert {"temp_c", "feels_like_c"} <= {finding.column for finding in night.findings if finding.alarm}
-    (page,) = (line.store / "watch" / MODEL).glob("drift-*.html")
+    (page,) = (commands.store / "watch" / MODEL).glob("drift-*.html")
     assert "temp_c" in page.read_text()
     decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]
     assert [one for one in decided if one[0] != "nothing"] == [("retrain", "drift")]
 
-    (child,) = [run for run in whole.runs("training") if run["parameters"].get("trigger") == "drift"]
-    (task,) = line.api("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})
-    parents = {run["id"]: run["state_name"] for run in whole.runs("drift")}
+    (child,) = [run for run in up.runs("training") if run["parameters"].get("trigger") == "drift"]
+    (task,) = commands.query_prefect("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})
+    parents = {run["id"]: run["state_name"] for run in up.runs("drift")}
     assert parents[task["flow_run_id"]] == "Retrain"
 
     def ended() -> int:
-        return sum(state in ("Completed", "Retrain") for state in whole.states("drift"))
+        return sum(state in ("Completed", "Retrain") for state in up.states("drift"))
 
     before = ended()
-    whole.until(lambda: ended() > before, 200)
+    up.wait_until(lambda: ended() > before, 200)
     assert [entry.version for entry in ledger.versions(MODEL)] == [1, 2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.conftest import Done
-from tests.flows.tables import Case, cases
+from tests.support.commands import CommandResult
+from tests.support.random_tables import Case, cases
 
 
-def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., CommandResult], tmp_path: Path) -> None:
     """Random tables through the whole flow: done, not promoted, or an error of the input that says what and where."""
     ends: Counter[str] = Counter()
 

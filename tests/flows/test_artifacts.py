@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tests.conftest import Done
+from tests.support.commands import CommandResult
 
 HOSTILE = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) **bold**"
 
 
-def test_markdown_of_tables_is_escaped(towline: Callable[..., Done], tmp_path: Path, prefect: str) -> None:
+def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tmp_path: Path, prefect: str) -> None:
     """Column names and category levels with HTML and Markdown in them are escaped in every artifact of a run."""
     rng = np.random.default_rng(1)
     size = rng.normal(0, 1, 200)

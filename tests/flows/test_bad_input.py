@@ -20,14 +20,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, Done
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
 from towline import sidecar
 from towline.cli import flows, servers
 from towline.config import Settings, read_config
 from towline.errors import Unavailable
 from towline.registry import tracking
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 Source = bytes | pd.DataFrame | None
 
 
@@ -139,7 +140,7 @@ def make(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return made
 
 
-def told(done: Done) -> list[str]:
+def told(done: CommandResult) -> list[str]:
     """The lines of the error on the screen, without those of the steps before it."""
     lines = done.err.splitlines()
     return lines[next(place for place, line in enumerate(lines) if line.startswith("error T")) :]

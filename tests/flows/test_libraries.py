@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks.swaps import Serving
-from tests.conftest import REPOSITORY, Done
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
+from tests.support.serve_process import ServeProcess
 from towline.config import Settings
 
 LIBRARIES = {
@@ -54,7 +55,7 @@ def table(classes: list[Any] | None) -> pd.DataFrame:
     return frame.assign(y=[classes[place] for place in np.digitize(value, cuts)] if classes else value)
 
 
-def train(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, candidate: Any) -> dict[str, str]:
+def train(towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, candidate: Any) -> dict[str, str]:
     """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
@@ -72,7 +73,9 @@ def train(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, candi
     return printed
 
 
-def follow(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, printed: dict[str, str]) -> list[Any]:
+def follow(
+    towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, printed: dict[str, str]
+) -> list[Any]:
     """Does what a run printed: loads, scores and serves the model. All three answer alike; returns the answers."""
     inputs = frame.drop(columns="y")
     rows = inputs.head(20).astype(object).where(inputs.head(20).notna(), None).to_dict("records")
@@ -89,10 +92,10 @@ def follow(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, prin
 
     _, command, *words = shlex.split(printed["predict over HTTP"])
     assert command == "serve"
-    with Serving(Settings.from_environment(), *words, "--workers", "2") as serving:
+    with ServeProcess(Settings.from_environment(), *words, "--workers", "2") as serving:
         for _ in range(4):  # more than there are workers
             request = Request(
-                f"{serving.told['address']}/predict",
+                f"{serving.startup['address']}/predict",
                 json.dumps({"rows": rows}).encode(),
                 {"content-type": "application/json"},
             )
@@ -105,7 +108,7 @@ def follow(towline: Callable[..., Done], folder: Path, frame: pd.DataFrame, prin
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_from_config_to_answers(
-    library: str, task: str, towline: Callable[..., Done], store: Path, tmp_path: Path
+    library: str, task: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
     """Trained and promoted; the printed commands work as printed, and answers have the type of the labels."""
     classes, kind = TASKS[task]
@@ -122,7 +125,7 @@ def test_a_library_from_config_to_answers(
 
 
 def test_the_projects_own_estimator_from_config_to_answers(
-    towline: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    towline: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the config named needs no --trust: not to load, score or serve, nor to restore a backup of it."""
     project = tmp_path / "project"

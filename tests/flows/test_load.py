@@ -7,14 +7,11 @@ import pandas as pd
 import pytest
 
 import towline as library
-from tests.conftest import Done
-from tests.flows.test_training_flow import config
+from tests.support.commands import CommandResult
 from towline.errors import ReleaseError
 
-__all__ = ["config"]  # the fixture
 
-
-def test_a_trained_model_answers_in_a_program(towline: Callable[..., Done], config: Path, store: Path) -> None:
+def test_a_trained_model_answers_in_a_program(towline: Callable[..., CommandResult], config: Path, store: Path) -> None:
     """The champion by its name, a version by its number, a release by its folder: the same answers."""
     outcome = towline("run", config, "--json").json
     rows = pd.read_csv(config.parent / "bikes.csv").tail(50)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kill import MODEL, write_config
-from tests.conftest import Done
+from tests.support.commands import CommandResult
+from tests.support.store_commands import MODEL, write_bike_config
 from towline.config import Settings
 from towline.registry import mirror
 from towline.registry.ledger import Ledger
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 
 
 class Pipeline:
@@ -79,7 +79,7 @@ class Pipeline:
 
 @pytest.fixture
 def pipeline(towline: Command, tmp_path: Path, store: Path) -> Pipeline:
-    return Pipeline(towline, write_config(tmp_path), store)
+    return Pipeline(towline, write_bike_config(tmp_path), store)
 
 
 REFUSED = ("--set", "gate.max.mae=0.5")
@@ -242,11 +242,11 @@ def test_a_ledger_of_yesterday_gives_no_number_twice(pipeline: Pipeline) -> None
     ],
 )  # fmt: skip
 def test_a_ledger_that_was_changed_is_obeyed_by_no_command(
-    words: tuple[str, ...], command: Command, shelf: Any
+    words: tuple[str, ...], command: Command, sample_store: Any
 ) -> None:
     """A refused or older release that somebody wrote in as champion does not answer, and is not shown as champion."""
-    with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
-        older = shelf.release(2).relative_to(shelf.settings.store).as_posix()
+    with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
+        older = sample_store.release(2).relative_to(sample_store.settings.store).as_posix()
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
     done = command(*(word.replace(MODEL, "house-value") for word in words))
     assert done.code == 6, done.out + done.err

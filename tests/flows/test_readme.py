@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tests.conftest import REPOSITORY, Done
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
 
 
 def houses(rows: int = 1200) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def houses(rows: int = 1200) -> pd.DataFrame:
     )
 
 
-def test_the_readmes_own_table(towline: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_readmes_own_table(towline: Callable[..., CommandResult], tmp_path: Path) -> None:
     """Its config, its three commands and its program work on a table with the columns it names."""
     page = (REPOSITORY / "README.md").read_text()
     named = set(re.findall(r"`(\w+)`", page[page.index("with the columns") : page.index("```yaml")]))

@@ -10,30 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, Done
+from tests.support.commands import CommandResult
 
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """Two months of bike rentals and a quick set of candidates."""
-    table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400)
-    table.to_csv(tmp_path / "bikes.csv", index=False)
-    raw = {
-        "name": "bikes",
-        "data": {
-            "source": str(tmp_path / "bikes.csv"),
-            "target": "rentals",
-            "time": "datetime",
-            "drop": ["casual", "registered"],
-        },
-        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20}}],
-        "cross_validation": {"folds": 3},
-    }
-    path = tmp_path / "bikes.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+Command = Callable[..., CommandResult]
 
 
 def test_a_run_promotes_and_a_repeated_one_finds_nothing_to_do(towline: Command, config: Path, store: Path) -> None:

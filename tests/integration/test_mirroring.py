@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Done
-from tests.shelf import MODEL, Shelf
+from tests.support.commands import CommandResult
+from tests.support.sample_store import MODEL, SampleStore
 from towline.cli import supervision
 from towline.cli.supervision import Supervisor
 from towline.config import PipelineConfig
@@ -19,13 +19,13 @@ CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv
 
 
 @pytest.fixture
-def mirrored(shelf: Shelf) -> Shelf:
-    """The shelf, with an MLflow store of its own that is not there yet."""
-    uri = f"sqlite:///{shelf.settings.store}/mlflow.db"
-    return Shelf(shelf.settings.model_copy(update={"tracking_uri": uri}))
+def mirrored(sample_store: SampleStore) -> SampleStore:
+    """The sample store, with an MLflow store of its own that is not there yet."""
+    uri = f"sqlite:///{sample_store.settings.store}/mlflow.db"
+    return SampleStore(sample_store.settings.model_copy(update={"tracking_uri": uri}))
 
 
-def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
     monkeypatch.setattr(supervision, "_MIRROR", 0.0)
     settings, told = mirrored.settings, list[str]()
@@ -60,7 +60,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
     assert (champion.tags[mirror.VERSION], champion.tags["verdict"]) == ("1", "pass")
 
 
-def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> None:
+def test_a_damaged_release_does_not_keep_the_others_away(mirrored: SampleStore) -> None:
     """What can be mirrored is; what is not whole is named again."""
     from towline.mirroring import mend
 
@@ -73,7 +73,7 @@ def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> Non
 
 
 def test_a_promotion_with_mlflow_away_is_a_promotion(
-    mirrored: Shelf, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    mirrored: SampleStore, command: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It serves; MLflow is spoken of in a note, by status too, which answers all the same."""
     monkeypatch.setenv("TOWLINE_TRACKING_URI", "http://127.0.0.1:1")

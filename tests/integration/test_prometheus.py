@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.prometheus import DASHBOARDS, PROMETHEUS, command
-from tests.shelf import MODEL, Shelf, make_shelf
-from tests.unit.monitoring.test_status import DAY, NOW, night, window
-from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
+from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
+from tests.support.prometheus import DASHBOARDS, PROMETHEUS, prometheus_command
+from tests.support.sample_store import MODEL, SampleStore, make_sample_store
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.cli.status_server import Pages
 from towline.config import AlertConfig
 from towline.monitoring.alerts import Alert, send
@@ -33,7 +33,7 @@ BOARDS = sorted(DASHBOARDS.glob("*.json"))
 WAIT = 60.0
 
 
-class Failing(Fake):
+class Failing(FakeModel):
     """Fails on what is larger than 900."""
 
     def score(self, canonical: Any) -> Answer:
@@ -49,7 +49,7 @@ class Scraped(HTTPServer):
         super().__init__(("127.0.0.1", 0), _Scrape)
         folder.mkdir()
         model = Failing(make_contract(classes), folder, name=MODEL, version=2)
-        self.running = running(model, {KEY: frozenset({"admin", "predict"})})
+        self.running = run_service(model, {KEY: frozenset({"admin", "predict"})})
         self.refused = 0
 
 
@@ -121,23 +121,23 @@ def configured(folder: Path, services: dict[str, str], status: str, address: str
     return folder / "prometheus.yml"
 
 
-def watch(shelf: Shelf) -> None:
+def watch(sample_store: SampleStore) -> None:
     """Nights, windows and an alert of the version that serves."""
-    path = shelf.release(1) / "config.yaml"
+    path = sample_store.release(1) / "config.yaml"
     promised = {"slo": {"availability": 0.99, "p95_ms": 50}, "schedule": {"drift": "0 2 * * *"}}
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
-    journal = Journal.of(shelf.settings, MODEL)
-    journal.add(night(3, "drift"), NOW - 3 * DAY)
-    journal.add(window(3, "bad"), NOW - 3 * DAY)
+    journal = Journal.of(sample_store.settings, MODEL)
+    journal.add(make_drift(3, "drift"), NOW - 3 * DAY)
+    journal.add(make_quality(3, "bad"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
-    send(alert, AlertConfig(), shelf.settings.store)
+    send(alert, AlertConfig(), sample_store.settings.store)
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("prometheus")
-    shelf = make_shelf(tmp_path_factory.mktemp("shelf"))
-    watch(shelf)
+    sample_store = make_sample_store(tmp_path_factory.mktemp("sample_store"))
+    watch(sample_store)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -147,7 +147,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             server = Scraped(folder / name, classes)
             server.service = stack.enter_context(server.running)
             services[name] = stack.enter_context(listening(server))
-        status = stack.enter_context(listening(Pages(0, shelf.settings)))
+        status = stack.enter_context(listening(Pages(0, sample_store.settings)))
         words = [
             f"--config.file={configured(folder, services, status, address)}",
             f"--storage.tsdb.path={folder}/data",
@@ -156,7 +156,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         name = f"towline-test-{secrets.token_hex(4)}"
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                command("prometheus", words, folder, name=name), stdout=log, stderr=log, start_new_session=True
+                prometheus_command("prometheus", words, folder, name=name),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         stack.callback(_stop, process)
         yield _ready(Asked(address), process, folder / "log")

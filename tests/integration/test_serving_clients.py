@@ -15,7 +15,7 @@ import pytest
 import requests
 from uvicorn import Config, Server
 
-from tests.unit.serving.service import ROW, Fake, application, make_contract
+from tests.support.serving import ROW, FakeModel, create_application, make_contract
 from towline.serving import connection
 from towline.serving.connection import Connection
 
@@ -27,7 +27,7 @@ TINY = b"1\r\n \r\n" * 40_000  # chunks of one byte
 
 @contextmanager
 def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Iterator[int]:
-    app, _, _ = application(Fake(make_contract(), folder), keys, max_body=100_000)
+    app, _, _ = create_application(FakeModel(make_contract(), folder), keys, max_body=100_000)
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(Config(app, loop="uvloop", http=Connection, interface="asgi3", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

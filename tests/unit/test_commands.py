@@ -13,12 +13,13 @@ import click
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, Done
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
 from towline.cli import extras, main, services
 from towline.cli.moments import Moment
 from towline.config import Settings
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 CONFIG = {"name": "taxis", "data": {"source": "taxis.csv", "target": "fare"}}
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline import errors as tree
 from towline.cli import EXIT_CODES, main
 from towline.config import METRICS, PipelineConfig, build_config

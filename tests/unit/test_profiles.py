@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Done
+from tests.support.commands import CommandResult
 from towline.cli import profiles
 from towline.config import Settings
 from towline.errors import ConfigError
@@ -79,7 +79,7 @@ def test_a_secret_is_not_repeated_in_an_error(project: Path) -> None:
     assert caught.value.where.endswith(".env:1")
 
 
-def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., Done], project: Path) -> None:
+def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., CommandResult], project: Path) -> None:
     """A slip of the pen costs nothing; without the stack's .env the way to it is told."""
     (project / "profiles" / "team.env").touch()
     done = command("--profile", "taem", "run", project / "bikes.yaml")
@@ -89,7 +89,7 @@ def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., Done], 
 
 
 def test_what_needs_the_store_is_refused_from_elsewhere(
-    command: Callable[..., Done], project: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., CommandResult], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would show this machine's store as if it were the workers'; what asks no store goes on."""
     done = command("--profile", "compose", "models")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Done
-from tests.shelf import MODEL, Shelf
+from tests.support.commands import CommandResult
+from tests.support.sample_store import MODEL, SampleStore
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 FAILED = {
     "verdict": "fail",
     "checks": [
@@ -18,44 +18,44 @@ FAILED = {
 }
 
 
-def test_what_serves_already_is_not_promoted_again(shelf: Shelf, command: Command) -> None:
+def test_what_serves_already_is_not_promoted_again(sample_store: SampleStore, command: Command) -> None:
     """It says since when it serves; no row is written."""
-    before = shelf.ledger.rows(MODEL)
+    before = sample_store.ledger.rows(MODEL)
     done = command("promote", f"{MODEL}@1", "--reason", "better")
     assert done.code == 0, done.err
     assert "version 1 serves already, since" in done.out
     assert "instead of" not in done.out
     document = command("promote", f"{MODEL}@1", "--reason", "better", "--json").json
     assert (document["version"], document["changed"]) == (1, False)
-    assert shelf.ledger.rows(MODEL) == before
+    assert sample_store.ledger.rows(MODEL) == before
 
 
-def test_another_version_serves_instead(shelf: Shelf, command: Command) -> None:
+def test_another_version_serves_instead(sample_store: SampleStore, command: Command) -> None:
     """The one before is named; the rollback to it is a change as well."""
     done = command("promote", f"{MODEL}@2", "--reason", "better")
     assert "version 2 serves now instead of 1" in done.out
     assert command("rollback", "--json").json["changed"]
-    assert shelf.ledger.champion(MODEL).version == 1  # type: ignore[union-attr]
+    assert sample_store.ledger.champion(MODEL).version == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("words", [MODEL, "2", f"{MODEL}@", f"{MODEL}@two"])
-def test_a_promotion_names_its_version(words: str, shelf: Shelf, command: Command) -> None:
+def test_a_promotion_names_its_version(words: str, sample_store: SampleStore, command: Command) -> None:
     """A bare name is not taken for a version: the versions there are, and how each stands, are told."""
-    before = shelf.ledger.rows(MODEL)
+    before = sample_store.ledger.rows(MODEL)
     done = command("promote", words, "--reason", "better")
     assert done.code == 2
     assert f"{MODEL}@" in done.err
-    assert shelf.ledger.rows(MODEL) == before
+    assert sample_store.ledger.rows(MODEL) == before
 
 
-def test_a_bare_name_lists_what_could_be_meant(shelf: Shelf, command: Command) -> None:
+def test_a_bare_name_lists_what_could_be_meant(sample_store: SampleStore, command: Command) -> None:
     """One of them is what was wanted."""
     assert f"{MODEL}@1 (champion), {MODEL}@2 (rolled back)" in command("promote", MODEL, "--reason", "x").err
 
 
-def test_a_refused_version_says_what_to_change(shelf: Shelf, command: Command) -> None:
+def test_a_refused_version_says_what_to_change(sample_store: SampleStore, command: Command) -> None:
     """The checks in the way, their keys, and the command that has the same judged again; not just to run again."""
-    ledger = shelf.ledger
+    ledger = sample_store.ledger
     ledger.register(MODEL, "ann", "trained", {}, "key3")
     ledger.refuse(MODEL, 3, "gate", "fail: latency, max mae", FAILED, "key3", f"releases/{MODEL}/v3-0123456789ab")
     with pytest.raises(Exception, match="has not passed the gate") as caught:
@@ -67,9 +67,9 @@ def test_a_refused_version_says_what_to_change(shelf: Shelf, command: Command) -
     assert "towline run CONFIG --force" in text
 
 
-def test_a_version_without_a_release_is_not_shown_as_one(shelf: Shelf, command: Command) -> None:
+def test_a_version_without_a_release_is_not_shown_as_one(sample_store: SampleStore, command: Command) -> None:
     """Its run goes on, or was killed: it has a number, and whoever asks for it is told why there is no more."""
-    shelf.ledger.register(MODEL, "ann", "trained", {}, "key3")
+    sample_store.ledger.register(MODEL, "ann", "trained", {}, "key3")
     rows = {row["version"]: row for row in command("models", MODEL, "--json").json}
     assert (rows[3]["state"], rows[3]["holdout"]) == ("registered", "no release yet")
     for words in (
@@ -81,14 +81,14 @@ def test_a_version_without_a_release_is_not_shown_as_one(shelf: Shelf, command: 
         assert "its run has not ended" in done.err
 
 
-def test_a_release_that_was_exchanged_is_not_promoted(shelf: Shelf, command: Command) -> None:
+def test_a_release_that_was_exchanged_is_not_promoted(sample_store: SampleStore, command: Command) -> None:
     """The ledger knows the digest of what was judged: another release in its place, itself whole, does not serve."""
     import shutil
 
     from towline.release.manifest import read
 
-    other, own = shelf.release(2), shelf.release(1)
-    shelf.promote(2)
+    other, own = sample_store.release(2), sample_store.release(1)
+    sample_store.promote(2)
     manifest = read(own)
     forged = manifest.model_copy(update={"created": "2020-01-01T00:00:00+00:00"})
     (own / "manifest.json").write_text(forged.text())
@@ -96,4 +96,4 @@ def test_a_release_that_was_exchanged_is_not_promoted(shelf: Shelf, command: Com
     assert other.exists()
     done = command("promote", f"{MODEL}@1", "--reason", "x")
     assert done.code == 6
-    assert shelf.ledger.champion(MODEL).version == 2  # type: ignore[union-attr]
+    assert sample_store.ledger.champion(MODEL).version == 2  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline.cli import screen
 from towline.config import Settings
 from towline.outcome import Outcome

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Done
+from tests.support.commands import CommandResult
 from towline import files
 from towline.cli.supervision import _Child
 from towline.config import Settings
@@ -27,14 +27,14 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "bikes.yaml"
 
 
-def test_two_configs_of_one_model_are_refused(command: Callable[..., Done], config: Path) -> None:
+def test_two_configs_of_one_model_are_refused(command: Callable[..., CommandResult], config: Path) -> None:
     """Which of them a run went by would be chance."""
     done = command("up", config, config)
     assert done.code == 2
     assert "two configs are called 'bikes'" in done.err
 
 
-def test_a_second_one_on_a_store_is_refused(command: Callable[..., Done], store: Path, config: Path) -> None:
+def test_a_second_one_on_a_store_is_refused(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
     """It says which process holds the store, and starts nothing."""
     with files.locked(store / "watch" / "up.lock"):
         done = command("up", config)
@@ -44,7 +44,7 @@ def test_a_second_one_on_a_store_is_refused(command: Callable[..., Done], store:
 
 
 def test_a_port_that_is_taken_is_named_before_anything_starts(
-    command: Callable[..., Done], store: Path, config: Path
+    command: Callable[..., CommandResult], store: Path, config: Path
 ) -> None:
     """No server is left behind, nor the file that says that it runs."""
     with socket.socket() as other:
@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(
     assert running.left(Settings.from_environment()) is None
 
 
-def test_the_unit_file_runs_the_same_command(command: Callable[..., Done], store: Path, config: Path) -> None:
+def test_the_unit_file_runs_the_same_command(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
     """With whole paths and the settings of the shell it was made in."""
     unit = command("up", config, "--port", "9000", "--systemd").out
     assert f"ExecStart={Path(sys.executable).with_name('towline')} up {config} --port 9000\n" in unit

@@ -17,8 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.conftest import REPOSITORY, Done
-from tests.shelf import MODEL, Shelf
+from tests.support.commands import CommandResult
+from tests.support.paths import REPOSITORY
+from tests.support.sample_store import MODEL, SampleStore
 from towline import load
 from towline.backup import placing
 from towline.errors import ReleaseError
@@ -28,16 +29,16 @@ from towline.serving import parts
 from towline.serving.keys import create
 from towline.serving.prediction_log import PredictionLog
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
-def home(shelf: Shelf, command: Command, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    """The shelf as the store that commands work on, with a log, a key, a database of MLflow's kind, and leftovers."""
-    store = shelf.settings.store
+def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.MonkeyPatch) -> SampleStore:
+    """The sample store for commands to work on, with a log, a key, a database like MLflow's, and leftovers."""
+    store = sample_store.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
     create(store, "shop", ["predict"], None)
-    answer(shelf, range(20))
+    answer(sample_store, range(20))
     with parts.held(store / "predictions" / MODEL):
         parts.convert(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
@@ -51,21 +52,21 @@ def home(shelf: Shelf, command: Command, monkeypatch: pytest.MonkeyPatch) -> She
         database.execute("CREATE TABLE runs (artifact_uri TEXT)")
         database.execute("INSERT INTO runs VALUES (?)", (str(artifacts),))
     database.close()
-    return shelf
+    return sample_store
 
 
-def answer(shelf: Shelf, ids: range, log: PredictionLog | None = None) -> None:
-    model = open_release(shelf.release(1))
-    row = sample(shelf)
-    own = log or PredictionLog(shelf.settings.store / "predictions" / MODEL, "w0", convert=False)
+def answer(sample_store: SampleStore, ids: range, log: PredictionLog | None = None) -> None:
+    model = open_release(sample_store.release(1))
+    row = sample(sample_store)
+    own = log or PredictionLog(sample_store.settings.store / "predictions" / MODEL, "w0", convert=False)
     for number in ids:
         own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.answer([row]))
     if log is None:
         own.close()
 
 
-def sample(shelf: Shelf) -> dict[str, object]:
-    (row, *_) = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"]
+def sample(sample_store: SampleStore) -> dict[str, object]:
+    (row, *_) = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     return dict(row)
 
 
@@ -104,7 +105,7 @@ def rewrite(archive: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[t
 
 
 def test_a_store_comes_back_as_it_was_though_predictions_are_logged_meanwhile(
-    home: Shelf, command: Command, tmp_path: Path
+    home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
     """The same predictions, the same ledger, keys and log: what was written before the backup began is all there."""
     store, archive = home.settings.store, tmp_path / "backups" / "towline.tar.zst"
@@ -147,7 +148,7 @@ def test_a_store_comes_back_as_it_was_though_predictions_are_logged_meanwhile(
     assert (store / "predictions" / MODEL).stat().st_mode & 0o077 == 0
 
 
-def test_another_folder_is_a_store_of_its_own(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_another_folder_is_a_store_of_its_own(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A rehearsal beside the store: MLflow's database then names the artifacts there; the store is not touched."""
     archive, other, before = tmp_path / "a.tar.gz", tmp_path / "deep" / "rehearsal", tree(home.settings.store)
     assert command("backup", archive).code == 0
@@ -161,7 +162,7 @@ def test_another_folder_is_a_store_of_its_own(home: Shelf, command: Command, tmp
     assert [one["model"] for one in command("models", "--json").json] == [MODEL]
 
 
-def test_standard_tools_open_it(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_standard_tools_open_it(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """tar and zstd are all that somebody needs who has lost towline."""
     archive = tmp_path / "a.tar.gz"
     assert command("backup", archive).code == 0
@@ -172,7 +173,7 @@ def test_standard_tools_open_it(home: Shelf, command: Command, tmp_path: Path) -
     assert rooms == {"artifacts", "predictions", "releases", "serving"}
 
 
-def test_a_changed_member_is_named_and_nothing_is_written(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_changed_member_is_named_and_nothing_is_written(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """One byte of a release, and the restore names the file and leaves the place as it was."""
     archive, other = tmp_path / "a.tar.zst", tmp_path / "other"
     assert command("backup", archive).code == 0
@@ -189,7 +190,7 @@ def test_a_changed_member_is_named_and_nothing_is_written(home: Shelf, command: 
     assert command("restore", archive, "--verify-only").code == 0
 
 
-def test_a_cut_archive_is_refused(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_cut_archive_is_refused(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A copy that stopped half way is no backup."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -201,7 +202,7 @@ def test_a_cut_archive_is_refused(home: Shelf, command: Command, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["absolute", "dots", "link", "hard link", "device", "extra", "twice"])
-def test_members_that_lead_out_are_refused(kind: str, home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_members_that_lead_out_are_refused(kind: str, home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Nothing an archive holds is written beside the folder it is unpacked to, or stands in for another file."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -226,7 +227,7 @@ def test_members_that_lead_out_are_refused(kind: str, home: Shelf, command: Comm
 @pytest.mark.parametrize("suffix", [".tar.zst", ".tar.gz"])
 @pytest.mark.parametrize("appended", ["the same backup", "another tar", "text", "zeros"])
 def test_an_archive_with_something_appended_is_refused(
-    suffix: str, appended: str, home: Shelf, command: Command, tmp_path: Path
+    suffix: str, appended: str, home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
     """A tar ends at its first empty block: what stands after it is no part of the backup, and it is damaged."""
     archive = tmp_path / f"a{suffix}"
@@ -250,7 +251,7 @@ def test_an_archive_with_something_appended_is_refused(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_store_that_holds_something_is_kept(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_store_that_holds_something_is_kept(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Without --force the restore says what is there; with it, that lies aside, whole."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -276,7 +277,7 @@ def test_a_store_that_holds_something_is_kept(home: Shelf, command: Command, tmp
 
 
 def test_rooms_that_are_mounted_are_filled_where_they_are(
-    home: Shelf, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A volume takes no renames from elsewhere: it stays, what was in it lies aside within, what comes is copied."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
@@ -319,7 +320,7 @@ def killed(at: str, *words: object) -> None:
     assert subprocess.run(line, cwd=REPOSITORY, check=False, timeout=60).returncode == -signal.SIGKILL
 
 
-def test_a_kill_leaves_the_old_store_and_the_old_backup(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_kill_leaves_the_old_store_and_the_old_backup(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A restore that is killed after it has unpacked has changed nothing; a backup, nothing of the one before."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -338,7 +339,7 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: Shelf, command: Co
 
 
 def test_what_fails_in_the_last_step_is_taken_back(
-    home: Shelf, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that gives up while files take their places: what was there is there again."""
     from towline.backup import placing
@@ -360,7 +361,7 @@ def test_what_fails_in_the_last_step_is_taken_back(
     assert tree(store) == before
 
 
-def test_what_works_on_the_store_ends_first(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A restore under a service that writes its log would take the log from under it."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -378,7 +379,7 @@ def test_what_works_on_the_store_ends_first(home: Shelf, command: Command, tmp_p
 
 
 def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
-    home: Shelf, command: Command, tmp_path: Path
+    home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
     """A nightly backup ends in an error when what serves is spoilt, and still holds everything else."""
     (home.release(1) / "contract.json").write_text("{}")
@@ -392,7 +393,7 @@ def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
     assert len(logged(tmp_path / "other")) == 20
 
 
-def test_a_backup_without_the_ledger_is_told(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_backup_without_the_ledger_is_told(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Releases that no row names: the files are backed up, and the command does not end as if all was well."""
     home.ledger_file.unlink()
     archive = tmp_path / "a.tar.zst"
@@ -402,7 +403,7 @@ def test_a_backup_without_the_ledger_is_told(home: Shelf, command: Command, tmp_
     assert command("restore", archive, "--verify-only").code == 0
 
 
-def test_a_version_under_way_is_no_release_that_is_missing(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_version_under_way_is_no_release_that_is_missing(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """It has a number and no release yet: the backup has nothing to say of it, and it is restored."""
     home.ledger.register(MODEL, "ann", "trained", {}, "key3")
     done = command("backup", tmp_path / "a.tar.zst", "--json")
@@ -413,7 +414,7 @@ def test_a_version_under_way_is_no_release_that_is_missing(home: Shelf, command:
 
 
 def test_a_release_that_answers_otherwise_is_not_put_in_place(
-    home: Shelf, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right digests are not enough: on a machine where the model computes something else, nothing is restored."""
     from towline.backup import restoring
@@ -441,7 +442,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    words: tuple[str, ...], told: str, home: Shelf, command: Command, tmp_path: Path
+    words: tuple[str, ...], told: str, home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
     """Each with what, where and a remedy, before anything is written."""
     done = command(*(word.format(store=home.settings.store, tmp=tmp_path) for word in words))
@@ -450,7 +451,7 @@ def test_what_cannot_be_meant_is_refused(
     assert not list(tmp_path.glob("*.zst"))
 
 
-def test_a_ledger_that_was_changed_is_not_backed_up(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_a_ledger_that_was_changed_is_not_backed_up(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A chain that does not hold is told on the first night, not on the day it is needed."""
     with sqlite3.connect(home.ledger_file) as database:
         database.execute("UPDATE ledger SET actor = 'eve' WHERE seq = 2")
@@ -461,7 +462,7 @@ def test_a_ledger_that_was_changed_is_not_backed_up(home: Shelf, command: Comman
     assert not (tmp_path / "a.tar.zst").exists()
 
 
-def test_hash_keys_can_stay_at_home(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_hash_keys_can_stay_at_home(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Without them, what the log holds of hashed values can never be matched from the backup."""
     keys = home.settings.store / "predictions" / MODEL / "hash-keys"
     keys.mkdir(exist_ok=True)
@@ -472,7 +473,7 @@ def test_hash_keys_can_stay_at_home(home: Shelf, command: Command, tmp_path: Pat
     assert [len(names) for names in held] == [1, 0]
 
 
-def test_further_folders_come_back_to_their_places(home: Shelf, command: Command, tmp_path: Path) -> None:
+def test_further_folders_come_back_to_their_places(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Artifacts that an MLflow server keeps elsewhere; a restore without a place for them is refused."""
     elsewhere, archive = tmp_path / "volume", tmp_path / "a.tar.zst"
     (elsewhere / "1" / ".hidden").mkdir(parents=True)

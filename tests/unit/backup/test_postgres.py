@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from tests.conftest import Done
-from tests.shelf import MODEL, Shelf
+from tests.support.commands import CommandResult
+from tests.support.sample_store import MODEL, SampleStore
 from towline.backup import databases
 from towline.registry.ledger import Ledger
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -36,23 +36,25 @@ def make(cluster: str) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def team(shelf: Shelf, command: Command, make: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """The shelf's ledger in PostgreSQL, and a database beside it."""
+def team(
+    sample_store: SampleStore, command: Command, make: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> Ledger:
+    """The sample store's ledger in PostgreSQL, and a database beside it."""
     ledger, prefect = Ledger(make()), make()
     url = ledger._chain._url
     for version in (1, 2):
         facts = {"verdict": "pass"}
-        path = f"releases/{MODEL}/{shelf.release(version).name}"
+        path = f"releases/{MODEL}/{sample_store.release(version).name}"
         ledger.register(MODEL, "ann", "trained", {}, f"key{version}")
         ledger.promote(MODEL, version, version - 1 or None, "ann", "better", facts, f"key{version}", path)
-    shelf.ledger_file.unlink()
+    sample_store.ledger_file.unlink()
     engine = create_engine(prefect)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS plpgsql")
         connection.exec_driver_sql("CREATE TABLE flow_run (name TEXT)")
         connection.exec_driver_sql("INSERT INTO flow_run VALUES ('brave-otter')")
     engine.dispose()
-    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
+    monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     monkeypatch.setenv("TOWLINE_LEDGER_URL", url)
     monkeypatch.setenv("TOWLINE_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={plain(prefect).replace('+psycopg', '+asyncpg')}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline import files
 from towline.config import PipelineConfig, build_config
 from towline.data.sources import Dataset

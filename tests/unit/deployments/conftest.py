@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.serving.service import Client, Fake, FakeKeys, make_contract
+from tests.support.serving import FakeKeys, FakeModel, ServiceClient, make_contract
 from towline.config import Settings
 from towline.serving.app import create
 from towline.serving.live import Live
@@ -16,13 +16,13 @@ from towline.serving.options import Options
 def live(tmp_path: Path) -> Live:
     (tmp_path / "manifest.json").touch()
     live = Live(Options(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)})))
-    live.model, live.ready = Fake(make_contract(), tmp_path), True
+    live.model, live.ready = FakeModel(make_contract(), tmp_path), True
     return live
 
 
 @pytest.fixture
-def client(live: Live) -> Iterator[Client]:
+def client(live: Live) -> Iterator[ServiceClient]:
     options = Options(name="", settings=Settings.from_environment({}))
-    client = Client(create(options, live, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
+    client = ServiceClient(create(options, live, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
     yield client
     client.close()

@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 from towline.cli import main
 
 CI = REPOSITORY / "deployments" / "ci"

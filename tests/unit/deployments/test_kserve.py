@@ -8,9 +8,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
-from tests.unit.deployments.manifests import RELEASES, Document, check, of, pod, render
-from tests.unit.serving.service import COLUMNS, Client
+from tests.support.kubernetes import RELEASES, Document, of_kind, pod_spec, render_kustomization, validate_document
+from tests.support.paths import REPOSITORY
+from tests.support.serving import COLUMNS, ServiceClient
 
 # Of a predictor's keys those that are not a pod's: no schema of KServe's is at hand, these are read from its API.
 OWN = {
@@ -37,15 +37,15 @@ def as_pod(spec: Document) -> Document:
 def test_the_predictor_is_a_pod_and_keys_of_kserve(release: str) -> None:
     """Every key of the example is Kubernetes' or KServe's own, and a misspelt one would be found."""
     spec = predictor()
-    check(as_pod(spec), release)
+    validate_document(as_pod(spec), release)
     assert all(isinstance(spec[key], int) for key in ("minReplicas", "maxReplicas", "timeout"))
     for wrong in ("maxReplica", "volume"):
         with pytest.raises(kubernetes_validate.ValidationError, match=wrong):
-            check(as_pod({**spec, wrong: 3}), release)
+            validate_document(as_pod({**spec, wrong: 3}), release)
     typo = deepcopy(spec)
     typo["containers"][0]["readyProbe"] = typo["containers"][0].pop("readinessProbe")
     with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
-        check(as_pod(typo), release)
+        validate_document(as_pod(typo), release)
 
 
 def test_kserve_finds_the_container_its_port_and_its_protocol() -> None:
@@ -57,7 +57,7 @@ def test_kserve_finds_the_container_its_port_and_its_protocol() -> None:
     assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
 
 
-def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: Client) -> None:
+def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: ServiceClient) -> None:
     """Probes get 200 without a key; a v2 request with a tensor a column gets the prediction."""
     (container,) = predictor()["containers"]
     for probe in ("readinessProbe", "livenessProbe"):
@@ -79,8 +79,8 @@ def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: Client)
 
 def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:
     """Mounts, volumes and what the container may do are those of the deployment without KServe."""
-    (deployment,) = of(render("base"), "Deployment")
-    plain, spec = pod(deployment), predictor()
+    (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+    plain, spec = pod_spec(deployment), predictor()
     for key in ("volumes", "automountServiceAccountToken", "enableServiceLinks", "terminationGracePeriodSeconds"):
         assert spec[key] == plain[key]
     (ours,), (theirs,) = plain["containers"], spec["containers"]

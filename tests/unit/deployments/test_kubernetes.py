@@ -11,21 +11,21 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
-from tests.unit.deployments.manifests import (
+from tests.support.kubernetes import (
     KUBERNETES,
     RELEASES,
     Document,
-    changes,
-    check,
-    kubectl,
-    leaves,
-    of,
-    pod,
-    render,
-    selects,
+    find_changes,
+    iterate_leaves,
+    of_kind,
+    pod_spec,
+    render_kustomization,
+    run_kubectl,
+    selector_matches,
+    validate_document,
 )
-from tests.unit.serving.service import Client
+from tests.support.paths import REPOSITORY
+from tests.support.serving import ServiceClient
 from towline.cli import main
 from towline.config import Settings
 from towline.errors import ConfigError
@@ -49,10 +49,10 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("folder", ALL)
 def test_kubernetes_takes_each_document(folder: str, release: str) -> None:
     """Every manifest is what the API of the oldest and of the newest release describes, without one unknown key."""
-    documents = render(folder)
+    documents = render_kustomization(folder)
     assert documents
     for document in documents:
-        check(document, release)
+        validate_document(document, release)
 
 
 @pytest.mark.parametrize(
@@ -69,35 +69,37 @@ def test_kubernetes_takes_each_document(folder: str, release: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_typo_would_be_found(kind: str, way: tuple[Any, ...], typo: str, release: str) -> None:
     """The check above refuses a misspelt key at any depth, so that it passes means something."""
-    document = deepcopy(of(render("base"), kind)[0])
+    document = deepcopy(of_kind(render_kustomization("base"), kind)[0])
     node: Any = document
     for step in way[:-1]:
         node = node[step]
     node[typo] = node.pop(way[-1])
     with pytest.raises(kubernetes_validate.ValidationError, match=typo):
-        check(document, release)
+        validate_document(document, release)
 
 
 @pytest.mark.parametrize("folder", ALL)
 def test_each_selector_meets_its_pods(folder: str) -> None:
     """Deployments, services, budgets, spreads and policies all find the pods they are for, autoscalers their target."""
-    documents = render(folder)
-    deployments = of(documents, "Deployment")
+    documents = render_kustomization(folder)
+    deployments = of_kind(documents, "Deployment")
     for deployment in deployments:
-        assert selects(deployment["spec"]["selector"]["matchLabels"], deployment)
-        for spread in pod(deployment).get("topologySpreadConstraints", ()):
-            assert selects(spread["labelSelector"]["matchLabels"], deployment)
+        assert selector_matches(deployment["spec"]["selector"]["matchLabels"], deployment)
+        for spread in pod_spec(deployment).get("topologySpreadConstraints", ()):
+            assert selector_matches(spread["labelSelector"]["matchLabels"], deployment)
         others = [one for one in deployments if one is not deployment]
-        assert not any(selects(deployment["spec"]["selector"]["matchLabels"], other) for other in others)
-        account = pod(deployment)["serviceAccountName"]
-        assert account in [one["metadata"]["name"] for one in of(documents, "ServiceAccount")]
-    for service in of(documents, "Service"):
-        assert len([one for one in deployments if selects(service["spec"]["selector"], one)]) == 1
-    for budget in of(documents, "PodDisruptionBudget"):
-        assert len([one for one in deployments if selects(budget["spec"]["selector"]["matchLabels"], one)]) == 1
-    for policy in of(documents, "NetworkPolicy"):
-        assert any(selects(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
-    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of(documents, "HorizontalPodAutoscaler")]
+        assert not any(selector_matches(deployment["spec"]["selector"]["matchLabels"], other) for other in others)
+        account = pod_spec(deployment)["serviceAccountName"]
+        assert account in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]
+    for service in of_kind(documents, "Service"):
+        assert len([one for one in deployments if selector_matches(service["spec"]["selector"], one)]) == 1
+    for budget in of_kind(documents, "PodDisruptionBudget"):
+        assert (
+            len([one for one in deployments if selector_matches(budget["spec"]["selector"]["matchLabels"], one)]) == 1
+        )
+    for policy in of_kind(documents, "NetworkPolicy"):
+        assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(documents, "HorizontalPodAutoscaler")]
     if folder != "worker":
         assert sorted(targets) == sorted(one["metadata"]["name"] for one in deployments)
 
@@ -105,10 +107,12 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 @pytest.mark.parametrize("folder", SERVICES)
 def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     """Port 80 of each service is the container's port of that name, 8080."""
-    documents = render(folder)
-    for service in of(documents, "Service"):
-        (deployment,) = (one for one in of(documents, "Deployment") if selects(service["spec"]["selector"], one))
-        ports = {port["name"]: port["containerPort"] for port in pod(deployment)["containers"][0]["ports"]}
+    documents = render_kustomization(folder)
+    for service in of_kind(documents, "Service"):
+        (deployment,) = (
+            one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)
+        )
+        ports = {port["name"]: port["containerPort"] for port in pod_spec(deployment)["containers"][0]["ports"]}
         assert [(one["port"], ports[one["targetPort"]]) for one in service["spec"]["ports"]] == [(80, 8080)]
 
 
@@ -116,8 +120,8 @@ def _admitted(documents: list[Document], deployment: Document, direction: str) -
     """Protocols and ports, None where no policy limits them; fails where a rule names no peer or no port."""
     policies = [
         one["spec"]
-        for one in of(documents, "NetworkPolicy")
-        if selects(one["spec"]["podSelector"]["matchLabels"], deployment)
+        for one in of_kind(documents, "NetworkPolicy")
+        if selector_matches(one["spec"]["podSelector"]["matchLabels"], deployment)
     ]
     if not any(direction in one["policyTypes"] for one in policies):
         return None
@@ -133,16 +137,16 @@ def _admitted(documents: list[Document], deployment: Document, direction: str) -
 @pytest.mark.parametrize("folder", SERVICES)
 def test_only_the_service_port_is_open(folder: str) -> None:
     """A prediction pod can be asked on its one port, by namespaces that are named, and can itself ask nobody."""
-    documents = render(folder)
-    for deployment in of(documents, "Deployment"):
+    documents = render_kustomization(folder)
+    for deployment in of_kind(documents, "Deployment"):
         assert _admitted(documents, deployment, "Ingress") == {("TCP", "http")}
         assert _admitted(documents, deployment, "Egress") == set()
 
 
 def test_the_worker_can_be_asked_nothing() -> None:
     """It asks for names, the ledger, MLflow and Prefect; nobody can reach it."""
-    documents = render("worker")
-    (worker,) = of(documents, "Deployment")
+    documents = render_kustomization("worker")
+    (worker,) = of_kind(documents, "Deployment")
     assert _admitted(documents, worker, "Ingress") == set()
     asked = {("UDP", 53), ("TCP", 53), ("TCP", 5432), ("TCP", 5000), ("TCP", 4200)}
     assert _admitted(documents, worker, "Egress") == asked
@@ -150,7 +154,7 @@ def test_the_worker_can_be_asked_nothing() -> None:
 
 def _pods() -> Iterator[Document]:
     for folder in ALL:
-        yield from map(pod, of(render(folder), "Deployment"))
+        yield from map(pod_spec, of_kind(render_kustomization(folder), "Deployment"))
 
 
 def test_every_container_is_bounded_and_bare() -> None:
@@ -197,8 +201,8 @@ def test_service_links_are_off() -> None:
 
 def test_the_workers_variables_are_settings() -> None:
     """What its manifest and the guide's secret say is what towline reads; nothing secret stands in the manifest."""
-    (worker,) = of(render("worker"), "Deployment")
-    (container,) = pod(worker)["containers"]
+    (worker,) = of_kind(render_kustomization("worker"), "Deployment")
+    (container,) = pod_spec(worker)["containers"]
     said = {one["name"]: one["value"] for one in container["env"]}
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     secret = dict(re.findall(r"--from-literal=([A-Z_]+)=(\S+)", page))
@@ -218,10 +222,10 @@ def test_the_workers_variables_are_settings() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_probes_ask_what_the_service_answers(client: Client, live: Live, probe: str) -> None:
+def test_probes_ask_what_the_service_answers(client: ServiceClient, live: Live, probe: str) -> None:
     """Each probe gets 200 of the real application without a key; a pod that drains is not ready, but alive."""
-    (deployment,) = of(render("base"), "Deployment")
-    (container,) = pod(deployment)["containers"]
+    (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+    (container,) = pod_spec(deployment)["containers"]
     asked = container[probe]["httpGet"]
     assert asked["port"] == container["ports"][0]["name"]
     assert client.get(asked["path"]).status_code == 200
@@ -233,17 +237,17 @@ def test_a_pod_has_the_time_it_needs_to_end() -> None:
     """The pause before the signal, the longest drain and the end of the log fit into the grace period."""
     drain = {field.name: field.default for field in fields(Options)}["drain"]
     for folder in SERVICES:
-        for deployment in of(render(folder), "Deployment"):
-            (container,) = pod(deployment)["containers"]
+        for deployment in of_kind(render_kustomization(folder), "Deployment"):
+            (container,) = pod_spec(deployment)["containers"]
             hook = container["lifecycle"]["preStop"]
             assert hook.keys() == {"sleep"}  # no command: the image has no shell
-            assert pod(deployment)["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + drain + 10
+            assert pod_spec(deployment)["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + drain + 10
 
 
 def test_the_pods_command_is_towlines() -> None:
     """The container is told a command that exists: the image's release, for other machines, on its port."""
-    (deployment,) = of(render("base"), "Deployment")
-    (container,) = pod(deployment)["containers"]
+    (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+    (container,) = pod_spec(deployment)["containers"]
     name, *words = container["args"]
     given = main.commands[name].make_context(name, words).params
     assert (given["name"], given["host"]) == ("/release", "0.0.0.0")
@@ -254,20 +258,20 @@ def test_the_pods_command_is_towlines() -> None:
 def test_an_update_takes_nothing_away() -> None:
     """A new pod is ready before an old one goes, and at most one is taken for a node's upkeep."""
     for folder in SERVICES:
-        documents = render(folder)
-        for deployment in of(documents, "Deployment"):
+        documents = render_kustomization(folder)
+        for deployment in of_kind(documents, "Deployment"):
             assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
             assert "replicas" not in deployment["spec"]  # else each apply would undo the autoscaler
-        assert all(one["spec"]["maxUnavailable"] == 1 for one in of(documents, "PodDisruptionBudget"))
-    (autoscaler,) = of(render("overlays/production"), "HorizontalPodAutoscaler")
+        assert all(one["spec"]["maxUnavailable"] == 1 for one in of_kind(documents, "PodDisruptionBudget"))
+    (autoscaler,) = of_kind(render_kustomization("overlays/production"), "HorizontalPodAutoscaler")
     assert autoscaler["spec"]["minReplicas"] >= 2
     assert autoscaler["spec"]["metrics"][0]["resource"]["name"] == "cpu"
 
 
 def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mounted folder is where the service looks, and a key added to the Secret works without a restart."""
-    (deployment,) = of(render("base"), "Deployment")
-    mounts = {one["name"]: one for one in pod(deployment)["containers"][0]["volumeMounts"]}
+    (deployment,) = of_kind(render_kustomization("base"), "Deployment")
+    mounts = {one["name"]: one for one in pod_spec(deployment)["containers"][0]["volumeMounts"]}
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
@@ -302,17 +306,17 @@ def _mount(folder: Path, file: Path, name: str) -> None:
 )
 def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overlay: str, deployment: str) -> None:
     """After what `kustomize edit set image towline-release=NAME@DIGEST` writes, one field of one document differs."""
-    before = render(copy / overlay)
+    before = render_kustomization(copy / overlay)
     path = copy / overlay / "kustomization.yaml"
     content = yaml.safe_load(path.read_text())
     assert [one["name"] for one in content["images"]] == ["towline-release"]
     content["images"] = [{"name": "towline-release", "newName": "registry.example.com/mine", "digest": SOME_DIGEST}]
     path.write_text(yaml.safe_dump(content))
-    after = list(yaml.safe_load_all(kubectl("kustomize", copy / overlay)))
+    after = list(yaml.safe_load_all(run_kubectl("kustomize", copy / overlay)))
     differing = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     ((old, new),) = differing
     assert old["metadata"]["name"] == deployment
-    ((way, (_, image)),) = changes(old, new).items()
+    ((way, (_, image)),) = find_changes(old, new).items()
     assert way == ("spec", "template", "spec", "containers", 0, "image")
     assert image == f"registry.example.com/mine@{SOME_DIGEST}"
 
@@ -320,8 +324,8 @@ def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overla
 def test_production_names_its_image_by_digest() -> None:
     """A tag can be moved, a digest cannot."""
     for folder in ("overlays/production", "overlays/blue-green"):
-        for deployment in of(render(folder), "Deployment"):
-            assert re.search(r"@sha256:[0-9a-f]{64}$", pod(deployment)["containers"][0]["image"])
+        for deployment in of_kind(render_kustomization(folder), "Deployment"):
+            assert re.search(r"@sha256:[0-9a-f]{64}$", pod_spec(deployment)["containers"][0]["image"])
 
 
 def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
@@ -329,24 +333,24 @@ def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     patches = re.findall(r"kubectl .*patch service (\S+) -p '(.*)'", page)
     assert [name for name, _ in patches] == ["predictions", "predictions"]
-    documents = render("overlays/blue-green")
-    (live,) = (one for one in of(documents, "Service") if one["metadata"]["name"] == "predictions")
+    documents = render_kustomization("overlays/blue-green")
+    (live,) = (one for one in of_kind(documents, "Service") if one["metadata"]["name"] == "predictions")
     file, states = tmp_path / "live.yaml", [live]
     for _, patch in patches:
         file.write_text(json.dumps(states[-1]))
-        states.append(json.loads(kubectl("patch", "--local", "-f", file, "-p", patch, "-o", "json")))
+        states.append(json.loads(run_kubectl("patch", "--local", "-f", file, "-p", patch, "-o", "json")))
     blue, green, back = states
-    assert changes(blue, green) == {("spec", "selector", "towline/color"): ("blue", "green")}
+    assert find_changes(blue, green) == {("spec", "selector", "towline/color"): ("blue", "green")}
     assert back == blue
     for service, color in ((blue, "blue"), (green, "green")):
-        met = [one for one in of(documents, "Deployment") if selects(service["spec"]["selector"], one)]
+        met = [one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)]
         assert [one["metadata"]["name"] for one in met] == [f"predictions-{color}"]
 
 
 def test_a_color_can_be_applied_alone() -> None:
     """A color's own kustomization holds the whole of it and never the service that callers use."""
-    together = render("overlays/blue-green")
-    apart = render("overlays/blue-green/blue") + render("overlays/blue-green/green")
+    together = render_kustomization("overlays/blue-green")
+    apart = render_kustomization("overlays/blue-green/blue") + render_kustomization("overlays/blue-green/green")
     assert [one["metadata"]["name"] for one in together if one not in apart] == ["predictions"]
     assert all(one in together for one in apart)
 
@@ -356,26 +360,28 @@ def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
     (copy / "mine").mkdir()
     mine = {"resources": ["../base", "../worker"], "components": ["../components/shared-log"], "namespace": "mine"}
     (copy / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(mine))
-    documents = render(copy / "mine")
+    documents = render_kustomization(copy / "mine")
     for document in documents:
-        check(document, RELEASES[0])
-    for deployment in of(documents, "Deployment"):
+        validate_document(document, RELEASES[0])
+    for deployment in of_kind(documents, "Deployment"):
         (mount,) = (
-            one for one in pod(deployment)["containers"][0]["volumeMounts"] if one["mountPath"] == "/store/predictions"
+            one
+            for one in pod_spec(deployment)["containers"][0]["volumeMounts"]
+            if one["mountPath"] == "/store/predictions"
         )
-        (volume,) = (one for one in pod(deployment)["volumes"] if one["name"] == mount["name"])
+        (volume,) = (one for one in pod_spec(deployment)["volumes"] if one["name"] == mount["name"])
         claim = volume["persistentVolumeClaim"]["claimName"]
-        (found,) = (one for one in of(documents, "PersistentVolumeClaim") if one["metadata"]["name"] == claim)
+        (found,) = (one for one in of_kind(documents, "PersistentVolumeClaim") if one["metadata"]["name"] == claim)
         assert found["spec"]["accessModes"] == ["ReadWriteMany"]
-    assert len(of(documents, "Deployment")) == 2
+    assert len(of_kind(documents, "Deployment")) == 2
 
 
 def test_no_manifest_holds_a_secret() -> None:
     """Keys and passwords come from Secrets that the manifests name and do not hold."""
     for folder in ALL:
-        documents = render(folder)
-        assert not of(documents, "Secret")
-        named = {str(way[-1]).lower() for one in documents for way, _ in leaves(one)}
+        documents = render_kustomization(folder)
+        assert not of_kind(documents, "Secret")
+        named = {str(way[-1]).lower() for one in documents for way, _ in iterate_leaves(one)}
         assert [name for name in named if "password" in name or name.endswith("token")] == [
             "automountserviceaccounttoken"
         ]

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import REPOSITORY
-from tests.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, command, run
-from tests.unit.monitoring.test_status import NOW, night, window
-from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
+from tests.support.monitoring_records import NOW, make_drift, make_quality
+from tests.support.paths import REPOSITORY
+from tests.support.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, prometheus_command, run_prometheus_tool
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.monitoring.exposition import Promise, Round, Watched, exposition
 from towline.monitoring.looks import PREDICTING
 from towline.monitoring.slo import PAIRS, Burn, Objective
@@ -49,7 +49,7 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
     for kind in ((), CLASSES):
         folder = tmp_path / f"classes-{len(kind)}"
         folder.mkdir()
-        with running(Fake(make_contract(kind), folder)) as service:
+        with run_service(FakeModel(make_contract(kind), folder)) as service:
             service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
             service.client.post("/predict", {})
             texts.append(service.client.get("/metrics").text)
@@ -58,7 +58,7 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
         burns=(Burn(window="1h", rate=20.0),),
     )  # fmt: skip
     full = Watched(
-        model="m", version=1, since=NOW, trained=NOW, drift=night(), quality=window(), objectives=(burning,),
+        model="m", version=1, since=NOW, trained=NOW, drift=make_drift(), quality=make_quality(), objectives=(burning,),
         rounds=(Round(flow="drift", last=NOW, due=NOW),), promise=Promise(availability=0.9, p95=0.1, edge=0.1),
     )  # fmt: skip
     texts.append(exposition([full], NOW, ledger=True))
@@ -104,19 +104,21 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     text = (PROMETHEUS / "prometheus.yml").read_text()
     assert "/run/secrets/metrics_key" in text
     config.write_text(text.replace("/run/secrets/metrics_key", str(key)).replace("rules/", f"{PROMETHEUS}/rules/"))
-    done = run("promtool", "check", "config", config, folders=[tmp_path])
+    done = run_prometheus_tool("promtool", "check", "config", config, folders=[tmp_path])
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f"{path}" in done.stdout for path in RULES)
-    done = run("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    done = run_prometheus_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_alerts_do_what_their_tests_say() -> None:
     """Each fires when it must and not before: promtool runs the rules on made-up series."""
-    given = [command("promtool", ["test", "rules", path]) for path in TESTS]
-    running = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words in given]
-    told = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(TESTS), "\n".join(told)
+    given = [prometheus_command("promtool", ["test", "rules", path]) for path in TESTS]
+    run_service = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words in given
+    ]
+    told = [process.communicate(timeout=300)[0] for process in run_service]
+    assert [process.returncode for process in run_service] == [0] * len(TESTS), "\n".join(told)
 
 
 def test_every_alert_is_tested_both_ways() -> None:
@@ -139,14 +141,14 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 def test_alertmanager_takes_its_configuration() -> None:
     """Its own tool says so, and each severity has a receiver."""
-    done = run("amtool", "check-config", ALERTMANAGER / "alertmanager.yml")
+    done = run_prometheus_tool("amtool", "check-config", ALERTMANAGER / "alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     config = yaml.safe_load((ALERTMANAGER / "alertmanager.yml").read_text())
     names = {one["name"] for one in config["receivers"]}
     assert {one["labels"]["severity"] for one in alerts()} == names
     for name in names:
         words = ("config", "routes", "test", f"--config.file={ALERTMANAGER / 'alertmanager.yml'}", f"severity={name}")
-        assert run("amtool", *words).stdout.strip() == name
+        assert run_prometheus_tool("amtool", *words).stdout.strip() == name
 
 
 def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
     for address in ("https://hooks.example.com/x?key=s3cret", ""):
         subprocess.run([sys.executable, script, made], env={"ALERT_WEBHOOK": address}, check=True, timeout=60)
         assert made.stat().st_mode & 0o077 == 0
-        done = run("amtool", "check-config", made, folders=[tmp_path])
+        done = run_prometheus_tool("amtool", "check-config", made, folders=[tmp_path])
         assert done.returncode == 0, done.stdout + done.stderr
         found = yaml.safe_load(made.read_text())
         hooks = [one.get("webhook_configs") for one in found["receivers"]]

@@ -15,22 +15,23 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY, Done
-from tests.unit.loadtest.conftest import FIELDS, ROW, Fake
+from tests.support.commands import CommandResult
+from tests.support.loadtest_service import FIELDS, ROW, FakeService
+from tests.support.paths import REPOSITORY
 from towline.cli import main
 from towline.loadtest import report, target
 from towline.loadtest.run import Load, Result, run
 from towline.loadtest.samples import Recorder, Samples, intervals
 
 
-def loadtest(*words: object) -> Done:
+def loadtest(*words: object) -> CommandResult:
     result = CliRunner().invoke(main, ["loadtest", *map(str, words)], prog_name="towline")
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Done(result.exit_code, result.stdout, result.stderr)
+    return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
-def load(fake: Fake, seconds: float, **kind: Any) -> Result:
+def load(fake: FakeService, seconds: float, **kind: Any) -> Result:
     return run(target.find(fake.url, None), Load(seconds, **kind), None, lambda _: None)
 
 
@@ -41,7 +42,7 @@ def until(holds: Callable[[], object], every: float = 0.05) -> None:
         time.sleep(every)
 
 
-def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: Fake) -> None:
+def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: FakeService) -> None:
     """A service that holds its answers meets every request that was due meanwhile, each late by the rest of the
     stall; two users meet it with two requests."""
     fake.hold_from, fake.hold_to = 21, 61  # the first two are tries before the load
@@ -60,7 +61,7 @@ def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: Fake) -> None:
     assert fake.held <= 2
 
 
-def test_users_wait_for_their_answers(fake: Fake) -> None:
+def test_users_wait_for_their_answers(fake: FakeService) -> None:
     """As many requests are under way as there are users, and what they see is what the service counted."""
     fake.delay = 0.02
     done = loadtest(fake.url, "--users", 5, "--duration", "2s", "--json")
@@ -74,7 +75,7 @@ def test_users_wait_for_their_answers(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("kind", [{"users": 3}, {"rate": 120.0}])
-def test_errors_are_counted_by_kind(fake: Fake, kind: dict[str, Any]) -> None:
+def test_errors_are_counted_by_kind(fake: FakeService, kind: dict[str, Any]) -> None:
     """Refusals by their title, an answer without predictions as what it is."""
     fake.refuse_every, fake.strange_every = 5, 7
     result = load(fake, 1.5, **kind)
@@ -101,7 +102,7 @@ def test_rows_vary_within_what_training_saw() -> None:
     assert {row["at"] for row in rows} == {ROW["at"]}
 
 
-def test_the_report_holds_every_request(fake: Fake, tmp_path: Path) -> None:
+def test_the_report_holds_every_request(fake: FakeService, tmp_path: Path) -> None:
     """Page, picture and table say the same."""
     done = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
     assert done.code == 0, done.err
@@ -113,7 +114,7 @@ def test_the_report_holds_every_request(fake: Fake, tmp_path: Path) -> None:
     assert len(Samples.read(tmp_path / "load" / "requests.csv")) == 50
 
 
-def test_the_service_s_own_metrics_are_read(fake: Fake, tmp_path: Path) -> None:
+def test_the_service_s_own_metrics_are_read(fake: FakeService, tmp_path: Path) -> None:
     """CPU and memory of all workers together; without them the reason is told."""
     fake.key = "sesame"
     done = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
@@ -131,14 +132,14 @@ def test_the_service_s_own_metrics_are_read(fake: Fake, tmp_path: Path) -> None:
         (["URL", "--duration", "soon"], 2, "write e.g. 30s or 5m"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(fake: Fake, words: list[str], code: int, told: str) -> None:
+def test_what_cannot_be_asked_is_refused(fake: FakeService, words: list[str], code: int, told: str) -> None:
     """One error with its remedy, and no load."""
     done = loadtest(*[fake.url if word == "URL" else word for word in words])
     assert (done.code, told in done.err) == (code, True), done.err
     assert fake.seen == []
 
 
-def test_a_wrong_key_and_a_stranger_are_told(fake: Fake) -> None:
+def test_a_wrong_key_and_a_stranger_are_told(fake: FakeService) -> None:
     """Neither is loaded."""
     fake.key = "sesame"
     done = loadtest(fake.url, "--key", "guess")
@@ -148,7 +149,7 @@ def test_a_wrong_key_and_a_stranger_are_told(fake: Fake) -> None:
     assert "not a service of towline" in loadtest(fake.url).err
 
 
-def test_without_locust_the_install_command_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locust_the_install_command_is_told(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is named."""
     monkeypatch.setattr("towline.cli.extras.find_spec", lambda name: None if name == "locust" else 1)
     done = loadtest(fake.url)
@@ -156,7 +157,7 @@ def test_without_locust_the_install_command_is_told(fake: Fake, monkeypatch: pyt
     assert "pip install 'towline[loadtest]'" in done.err
 
 
-def test_plain_locust_runs_the_file(fake: Fake) -> None:
+def test_plain_locust_runs_the_file(fake: FakeService) -> None:
     """deployments/locustfile.py, with the key from the environment."""
     fake.key = "sesame"
     words = ["--headless", "--users", "2", "--run-time", "2s", "--host", fake.url, "--only-summary"]
@@ -169,7 +170,7 @@ def test_plain_locust_runs_the_file(fake: Fake) -> None:
     assert len({json.dumps(row) for row in fake.seen}) > 5
 
 
-def test_plain_locust_says_what_is_wrong(fake: Fake) -> None:
+def test_plain_locust_says_what_is_wrong(fake: FakeService) -> None:
     """Without the key it ends with our exit code and remedy, and asks for no prediction."""
     fake.key = "sesame"
     words = ["--headless", "--users", "2", "--run-time", "5s", "--host", fake.url]
@@ -184,7 +185,7 @@ def test_plain_locust_says_what_is_wrong(fake: Fake) -> None:
 
 @pytest.mark.parametrize("kind", [["--rate", "50"], ["--users", "2"]])
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
-def test_told_to_end_no_load_goes_on(fake: Fake, kind: list[str], name: signal.Signals) -> None:
+def test_told_to_end_no_load_goes_on(fake: FakeService, kind: list[str], name: signal.Signals) -> None:
     """Ctrl-C tells what was seen until then, with exit code 130; a killed command leaves no generator behind."""
     fake.delay = 0.02
     command = [Path(sys.executable).with_name("towline"), "loadtest", fake.url, *kind, "--duration", "60s", "--json"]
@@ -218,7 +219,7 @@ def test_intervals_and_percentiles(tmp_path: Path) -> None:
     ]
 
 
-def test_a_late_generator_says_so(fake: Fake) -> None:
+def test_a_late_generator_says_so(fake: FakeService) -> None:
     """Latencies that are the load generator's own doing are not passed off as the service's."""
     samples = Samples(np.arange(100) / 10, np.full(100, 0.05), np.full(100, 0.04), ("",) * 100)
     result = Result(target.Target(fake.url, "demo@3", ()), Load(10, rate=10), samples, {"unknown": "-"}, 0.2, False)

@@ -7,31 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.shelf import MODEL, Shelf
-from tests.unit.monitoring.test_rounds import DAY, Life, rows
+from tests.support.monitored_store import DAY, MonitoredStore, make_rows
+from tests.support.sample_store import MODEL, SampleStore
 from towline.monitoring.evidence import Drift, Finding
 from towline.release.predictor import open_release
 from towline.serving import parts, upkeep
 from towline.serving.prediction_log import PredictionLog
 
 HOUR = dt.timedelta(hours=1)
-SENT = [{k: None if v != v else v for k, v in row.items()} for row in rows(150).to_dict("records")]
+SENT = [{k: None if v != v else v for k, v in row.items()} for row in make_rows(150).to_dict("records")]
 
 
 @pytest.fixture
-def life(shelf: Shelf, tmp_path: Path) -> Life:
-    return Life(shelf, tmp_path)
+def life(sample_store: SampleStore, tmp_path: Path) -> MonitoredStore:
+    return MonitoredStore(sample_store, tmp_path)
 
 
 @pytest.fixture
-def folder(life: Life) -> Path:
+def folder(life: MonitoredStore) -> Path:
     return life.settings.store / "predictions" / MODEL
 
 
 @pytest.fixture
-def write(life: Life, folder: Path) -> Callable[[str, Sequence[dt.datetime]], None]:
+def write(life: MonitoredStore, folder: Path) -> Callable[[str, Sequence[dt.datetime]], None]:
     """One segment of a worker: a request at each of these moments, in this order."""
-    model = open_release(life.shelf.release(1))
+    model = open_release(life.sample_store.release(1))
 
     def to(worker: str, moments: Sequence[dt.datetime]) -> None:
         log = PredictionLog(folder, worker, convert=False)
@@ -58,7 +58,7 @@ def minutes(start: dt.datetime, first: int, last: int) -> list[dt.datetime]:
 
 @pytest.mark.parametrize("state", ["segments", "parts", "merged"])
 def test_rows_dated_before_earlier_ones_are_named(
-    state: str, life: Life, folder: Path, write: Callable[..., None]
+    state: str, life: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
     """Which worker, how many rows, how far back: from segments, from parts, and after the parts were merged."""
     start = life.since
@@ -78,7 +78,7 @@ def test_rows_dated_before_earlier_ones_are_named(
     assert clock(life.drift(start + 10 * DAY)) == []
 
 
-def test_the_night_that_misses_the_rows_warns(life: Life, write: Callable[..., None]) -> None:
+def test_the_night_that_misses_the_rows_warns(life: MonitoredStore, write: Callable[..., None]) -> None:
     """A clock set back behind a window that is closed: its rows belong to no window to come, and that is said."""
     start = life.since
     write("host-1", minutes(start, 10, 160))
@@ -100,7 +100,7 @@ def test_the_night_that_misses_the_rows_warns(life: Life, write: Callable[..., N
 
 
 def test_workers_side_by_side_and_slow_requests_are_ordinary(
-    life: Life, folder: Path, write: Callable[..., None]
+    life: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
     """Several workers, hours of each in one merged part, and requests that were answered minutes after they came."""
     start = life.since
@@ -115,7 +115,7 @@ def test_workers_side_by_side_and_slow_requests_are_ordinary(
 
 
 def test_a_worker_that_starts_with_a_clock_behind_is_named(
-    life: Life, folder: Path, write: Callable[..., None]
+    life: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
     """After a restart with the clock of yesterday no segment goes backwards by itself."""
     start = life.since
@@ -134,7 +134,9 @@ def test_a_worker_that_starts_with_a_clock_behind_is_named(
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_rows_of_the_future_are_named(converted: bool, life: Life, folder: Path, write: Callable[..., None]) -> None:
+def test_rows_of_the_future_are_named(
+    converted: bool, life: MonitoredStore, folder: Path, write: Callable[..., None]
+) -> None:
     """They would be looked at on a night to come, as if they were of that night."""
     start = life.since
     write("host-1", [*minutes(start, 10, 100), *minutes(start + DAY, 30, 50), *minutes(start + 9 * DAY, 0, 5)])
@@ -146,7 +148,7 @@ def test_rows_of_the_future_are_named(converted: bool, life: Life, folder: Path,
     assert clock(life.drift(start + 10 * DAY)) == []
 
 
-def test_a_round_before_the_last_one_is_named(life: Life, write: Callable[..., None]) -> None:
+def test_a_round_before_the_last_one_is_named(life: MonitoredStore, write: Callable[..., None]) -> None:
     """A round that was made with the clock ahead; one that is asked for again by hand is no such thing."""
     start = life.since
     write("host-1", minutes(start, 0, 120))
@@ -157,7 +159,9 @@ def test_a_round_before_the_last_one_is_named(life: Life, write: Callable[..., N
     assert "10.0 days after this one: the clock was set back" in found.detail
 
 
-def test_what_is_known_of_clocks_outlasts_a_kill(life: Life, folder: Path, write: Callable[..., None]) -> None:
+def test_what_is_known_of_clocks_outlasts_a_kill(
+    life: MonitoredStore, folder: Path, write: Callable[..., None]
+) -> None:
     """A segment that is converted twice is told of once."""
     start = life.since
     write("host-1", [*minutes(start, 60, 160), *minutes(start, 40, 60)])

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.unit.release.conftest import make_run
-from tests.unit.serving.conftest import ROW, make_release
+from tests.support.paths import REPOSITORY
+from tests.support.prediction_log import ROW, make_fake_release
+from tests.support.releases import train_run
 from towline.config import DriftConfig
 from towline.data.contract import Contract
 from towline.errors import DataError
@@ -52,7 +52,7 @@ def drawn(rows: int, seed: int, days: int = 120) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packaged binary model on rows of 120 days."""
-    run = make_run(tmp_path_factory.mktemp("drift"), drawn(4_000, 1), "linear", target="sold", time="at")
+    run = train_run(tmp_path_factory.mktemp("drift"), drawn(4_000, 1), "linear", target="sold", time="at")
     return Path(run.settings.store / run.package().path)
 
 
@@ -248,7 +248,7 @@ def test_a_normal_season_is_no_drift(tmp_path: Path) -> None:
             "y": rng.normal(size=len(day)),
         }
     )
-    run = make_run(tmp_path, frame, "linear", target="y", time="at", columns={"warmth": "numeric"})
+    run = train_run(tmp_path, frame, "linear", target="y", time="at", columns={"warmth": "numeric"})
     release = run.settings.store / run.package().path
 
     def of(warmth: float) -> str:
@@ -295,6 +295,7 @@ def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None
         ("no.csv", None), ("empty.csv", b""), ("odd.csv", b"a,b\n1,2\n1,2,3\n"),
         ("no.parquet", b"PAR1"), ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:30]),
     ],
+    ids=["no file", "empty", "a line of three values", "no Parquet", "cut"],
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None) -> None:
     """An error that names the file, never a traceback of a library."""
@@ -310,7 +311,7 @@ def test_the_log_gives_what_one_version_was_asked(tmp_path: Path) -> None:
     """Plain columns, answers and the positive class's probability; from segments and parts, in the window alone."""
     folder = tmp_path / "predictions"
     releases = [
-        make_release(tmp_path / f"v{n}", {"pii": ["street"], "columns": {"zip": "hash"}}, ("no", "yes"), n)
+        make_fake_release(tmp_path / f"v{n}", {"pii": ["street"], "columns": {"zip": "hash"}}, ("no", "yes"), n)
         for n in (1, 2)
     ]
     fields = read_policy(releases[0].directory, releases[0].contract, HashKeys(folder / "hash-keys")).fields

@@ -11,9 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.unit.monitoring.logs import START, keep_private, logged, night, released, shuffled, signed
-from tests.unit.release.conftest import Run, make_run
+from tests.support.logged_predictions import (
+    START,
+    keep_private,
+    log_predictions,
+    make_drift,
+    package_release,
+    shuffle_values,
+    sign_release,
+)
+from tests.support.paths import REPOSITORY
+from tests.support.releases import TrainedRun, train_run
 from towline.config import Candidate, PipelineConfig, build_config
 from towline.monitoring.estimate import estimate, reliable
 from towline.monitoring.evidence import Drift, Estimate, Quality
@@ -24,7 +32,7 @@ from towline.training.fitting import cross_validate
 from towline.training.interval import Interval
 from towline.training.unlabelled import ESTIMATE, LOSS, Basis, calibrated, learn
 
-Case = tuple[Run, Path]
+Case = tuple[TrainedRun, Path]
 LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")
 
 
@@ -53,12 +61,12 @@ def bought(rows: int, seed: int, near: float = 0.3) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return released(tmp_path_factory.mktemp("regression"), noisy(2000, 1), target="value", time="at")
+    return package_release(tmp_path_factory.mktemp("regression"), noisy(2000, 1), target="value", time="at")
 
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return released(tmp_path_factory.mktemp("binary"), bought(2500, 1), "linear", target="bought")
+    return package_release(tmp_path_factory.mktemp("binary"), bought(2500, 1), "linear", target="bought")
 
 
 def config(case: Case, **changes: Any) -> PipelineConfig:
@@ -75,7 +83,7 @@ def for_metric(case: Case, folder: Path, metric: str) -> Case:
         import skops.io
 
         skops.io.dump(model, release / LOSS)
-    return Run(**{**vars(case[0]), "config": changed}), signed(release)
+    return TrainedRun(**{**vars(case[0]), "config": changed}), sign_release(release)
 
 
 def guessed(case: Case, log: pa.Table, drift: Drift | None = None, past: tuple[Quality, ...] = ()) -> Estimate:
@@ -104,9 +112,9 @@ def test_losses_are_foretold(regression: Case, tmp_path: Path, metric: str) -> N
     guesses = list[float]()
     for loud in (0.0, 0.3, 1.0):
         rows = noisy(1500, 7, loud)
-        log = logged(case[1], rows, [None] * len(rows))
+        log = log_predictions(case[1], rows, [None] * len(rows))
         guess = guessed(case, log)
-        agrees(case, guess, logged(case[1], rows, rows["value"]))
+        agrees(case, guess, log_predictions(case[1], rows, rows["value"]))
         assert guess.trusted, guess.why
         guesses.append(guess.value or 0.0)
     assert guesses[0] < 0.8 * guesses[1] < 0.8 * guesses[2]
@@ -121,8 +129,8 @@ def test_metrics_of_a_classifier(binary: Case, tmp_path: Path, metric: str) -> N
     guesses = list[float]()
     for near in (0.0, 0.3, 1.0):
         rows = bought(6000, 8, near)
-        guess = guessed(case, logged(case[1], rows, [None] * len(rows)))
-        agrees(case, guess, logged(case[1], rows, rows["bought"]))
+        guess = guessed(case, log_predictions(case[1], rows, [None] * len(rows)))
+        agrees(case, guess, log_predictions(case[1], rows, rows["bought"]))
         assert guess.trusted, guess.why
         guesses.append(guess.value or 0.0)
     rising = metric in ("log_loss", "brier")
@@ -138,17 +146,17 @@ def test_several_classes(tmp_path: Path, metric: str) -> None:
         third = np.random.default_rng(seed).random(rows) < 0.3
         return frame.assign(bought=np.where(third & (frame["other"] > 0), "later", frame["bought"]))
 
-    case = for_metric(released(tmp_path / "run", of(2500, 1), "linear", target="bought"), tmp_path, metric)
+    case = for_metric(package_release(tmp_path / "run", of(2500, 1), "linear", target="bought"), tmp_path, metric)
     rows = of(1500, 2)
-    guess = guessed(case, logged(case[1], rows, [None] * len(rows)))
-    agrees(case, guess, logged(case[1], rows, rows["bought"]))
+    guess = guessed(case, log_predictions(case[1], rows, [None] * len(rows)))
+    agrees(case, guess, log_predictions(case[1], rows, rows["bought"]))
 
 
 def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     """A model that weighs both classes alike says too much of the rare one; a small rising curve takes that back."""
     frame = bought(6000, 3)
     frame["bought"] = np.where(np.random.default_rng(0).random(6000) < 0.8, "no", frame["bought"])
-    run = make_run(tmp_path, frame, "linear", target="bought")
+    run = train_run(tmp_path, frame, "linear", target="bought")
     candidate = Candidate(estimator="linear", params={"class_weight": "balanced"})
     chosen = run.scores[0].model_copy(update={"params": candidate.params})
     fitted = fit(run.work, run.config, chosen)
@@ -175,14 +183,16 @@ def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:
         assert (model is not None) == (release / LOSS).exists()
     assert (regression[1] / LOSS).stat().st_size < 300_000
     rows = noisy(300, 5)
-    log = logged(regression[1], rows, [None] * 300)
+    log = log_predictions(regression[1], rows, [None] * 300)
     assert guessed(regression, log) == guessed(regression, log)
 
 
 def test_what_no_estimate_can_see(binary: Case) -> None:
     """Labels that no longer follow from the inputs leave it as it was; held against them, it is no longer trusted."""
     rows = bought(1500, 9)
-    unlabelled, spoilt = (logged(binary[1], rows, truth) for truth in ([None] * 1500, shuffled(rows["bought"], 0.7)))
+    unlabelled, spoilt = (
+        log_predictions(binary[1], rows, truth) for truth in ([None] * 1500, shuffle_values(rows["bought"], 0.7))
+    )
     guess, truth = guessed(binary, unlabelled), measured(binary, spoilt)
     assert guess.trusted
     assert guess.low is not None
@@ -192,7 +202,7 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
     later = guessed(binary, unlabelled, past=(truth,))
     assert (later.trusted, later.value) == (False, guess.value)
     assert "turned out" in later.why
-    fine = measured(binary, logged(binary[1], rows, rows["bought"]))
+    fine = measured(binary, log_predictions(binary[1], rows, rows["bought"]))
     assert reliable([truth, fine, fine, fine])[0]
     assert not reliable([fine, truth, fine, fine])[0]
     assert guessed(binary, unlabelled, past=(fine,)).trusted
@@ -213,19 +223,19 @@ def test_a_miss_that_does_not_matter() -> None:
 def test_inputs_that_have_drifted(regression: Case) -> None:
     """What was learnt on other inputs is not trusted, and the columns are named. Where all is quiet it is."""
     rows = noisy(300, 5)
-    log = logged(regression[1], rows, [None] * 300)
-    drifted = guessed(regression, log, night("drift", "size", "kind"))
+    log = log_predictions(regression[1], rows, [None] * 300)
+    drifted = guessed(regression, log, make_drift("drift", "size", "kind"))
     assert not drifted.trusted
     assert "size, kind" in drifted.why
     assert drifted.value is not None
-    assert not guessed(regression, log, night("broken")).trusted
-    assert guessed(regression, log, night("quiet")).trusted
+    assert not guessed(regression, log, make_drift("broken")).trusted
+    assert guessed(regression, log, make_drift("quiet")).trusted
 
 
 def test_few_predictions(regression: Case) -> None:
     """Given, but not trusted; of none there is no estimate."""
     rows = noisy(10, 5)
-    log = logged(regression[1], rows, [None] * 10)
+    log = log_predictions(regression[1], rows, [None] * 10)
     few = guessed(regression, log)
     assert (few.trusted, few.value is not None) == (False, True)
     assert "10 predictions are few" in few.why
@@ -238,7 +248,7 @@ def test_what_the_log_does_not_keep(regression: Case, binary: Case, tmp_path: Pa
     """Losses need every column as it was; a classifier's probabilities are enough."""
     rows = noisy(300, 5)
     release = keep_private(Path(shutil.copytree(regression[1], tmp_path / "a" / "release")), size="bucket")
-    log = logged(release, rows, rows["value"])
+    log = log_predictions(release, rows, rows["value"])
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 300))
     guess = guessed((regression[0], release), log)
     assert guess.value is None
@@ -246,21 +256,21 @@ def test_what_the_log_does_not_keep(regression: Case, binary: Case, tmp_path: Pa
     quality = measured((regression[0], release), log)
     assert (quality.expected, quality.value.value is None) == (None, False)
     release = keep_private(Path(shutil.copytree(binary[1], tmp_path / "b" / "release")), score="drop")
-    log = logged(release, bought(300, 4), [None] * 300).drop_columns(["input.score"])
+    log = log_predictions(release, bought(300, 4), [None] * 300).drop_columns(["input.score"])
     assert guessed((binary[0], release), log).trusted
 
 
 def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path) -> None:
     """Each with its reason: an older release, another metric, one that labels alone tell, no probabilities."""
     rows = noisy(300, 5)
-    log = logged(regression[1], rows, [None] * 300)
+    log = log_predictions(regression[1], rows, [None] * 300)
     older = Path(shutil.copytree(regression[1], tmp_path / "older"))
     (older / ESTIMATE).unlink()
     assert "packaged without" in guessed((regression[0], older), log).why
     other = config(regression, evaluation={"metric": "rmse"})
     assert "can estimate mae, not rmse" in estimate(log, regression[1], other, None, ()).why
     assert "r2 cannot be estimated without labels" in guessed(for_metric(regression, tmp_path, "r2"), log).why
-    log = logged(binary[1], bought(300, 4), [None] * 300)
+    log = log_predictions(binary[1], bought(300, 4), [None] * 300)
     at = log.column_names.index("probabilities")
     log = log.set_column(at, "probabilities", pa.array([None] * 300, pa.list_(pa.float64())))
     assert guessed(binary, log).value is None
@@ -270,19 +280,19 @@ def test_a_past_that_could_not_be_foretold(tmp_path: Path) -> None:
     """A model whose errors have grown from fold to fold says at once that its estimates are worth little."""
     frame = noisy(2000, 1)
     frame["value"] += np.random.default_rng(0).normal(0, np.linspace(0, 60, 2000))
-    run, release = released(tmp_path, frame, target="value", time="at")
+    run, release = package_release(tmp_path, frame, target="value", time="at")
     basis = json.loads((release / ESTIMATE).read_text())
     assert basis["error"] > 3
     rows = noisy(500, 2)
-    guess = guessed((run, release), logged(release, rows, [None] * 500))
+    guess = guessed((run, release), log_predictions(release, rows, [None] * 500))
     assert not guess.trusted
     assert "training rows' own past" in guess.why
 
 
 def test_rows_too_few_to_learn_from(tmp_path: Path) -> None:
     """The release is made all the same, and says why there is no estimate."""
-    run, release = released(tmp_path, noisy(50, 1), target="value", time="at")
-    guess = guessed((run, release), logged(release, noisy(100, 2), [None] * 100))
+    run, release = package_release(tmp_path, noisy(50, 1), target="value", time="at")
+    guess = guessed((run, release), log_predictions(release, noisy(100, 2), [None] * 100))
     assert guess.value is None
     assert "too few" in guess.why
 
@@ -291,11 +301,11 @@ def test_bike_demand(tmp_path: Path) -> None:
     """A model of early 2011 asked for two years: whenever its estimate is off by a quarter it is not trusted."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     past = table["datetime"] < "2011-07-01"
-    run, release = released(tmp_path, table[past], target="rentals", time="datetime")
+    run, release = package_release(tmp_path, table[past], target="rentals", time="datetime")
     windows: list[Quality] = []
     off = 0
     for month, rows in table[~past].groupby(table["datetime"].dt.to_period("M")):
-        log = logged(release, rows.reset_index(drop=True), rows["rentals"])
+        log = log_predictions(release, rows.reset_index(drop=True), rows["rentals"])
         guess = guessed((run, release), log, past=tuple(windows))
         found = measured((run, release), log)
         windows.append(found.model_copy(update={"end": START}))

@@ -13,76 +13,27 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import ROW, Release, make_release, visible
+from tests.support.labels import AT, CLASSES, NOW, LabelledLog
+from tests.support.paths import REPOSITORY
+from tests.support.prediction_log import read_all_bytes
 from towline.errors import ConfigError, DataError
 from towline.monitoring import labels
-from towline.monitoring.labels import Added, Log
-from towline.release.scorer import Answer
+from towline.monitoring.labels import Added
 from towline.serving import parts
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HashKeys, read_policy
-
-AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
-NOW = dt.datetime(2026, 11, 20, tzinfo=dt.UTC)
-PRIVACY = {"join_on": ["customer", "order"], "columns": {"order": "keep", "age": "bucket"}, "pii": ["street"]}
-CLASSES = ("no", "yes")
-
-
-class Desk:
-    """A model's log, and files of labels for it."""
-
-    def __init__(self, folder: Path, classes: tuple[Any, ...]) -> None:
-        self.folder, self.count = folder, 0
-        self.release: Release = make_release(folder / "release", PRIVACY, classes)
-        self.log = Log(folder / "predictions", folder / "labels", ())
-        keys = HashKeys(folder / "predictions" / "hash-keys")
-        self.log = self.log._replace(fields=read_policy(self.release.directory, self.release.contract, keys).fields)
-
-    def predict(self, *ids: str, rows: int = 1, at: dt.datetime = AT, **row: Any) -> None:
-        log = PredictionLog(self.log.predictions, "w0", convert=False)
-        answer = self.release.contract.classes[0] if self.release.contract.classes else 1.0
-        for number, request in enumerate(ids):
-            log.write(
-                request, at.timestamp() + number, self.release, [{**ROW, "order": f"A-{request}", **row}] * rows,
-                Answer([answer] * rows, None),
-            )  # fmt: skip
-        log.close()
-        assert log.written == len(ids) * rows
-
-    def file(self, text: str) -> Path:
-        self.count += 1
-        path = self.folder / f"{self.count}.csv"
-        path.write_text(text)
-        return path
-
-    def add(self, text: str | Path, **how: Any) -> Added:
-        path = text if isinstance(text, Path) else self.file(text)
-        return labels.add(self.log, self.release.contract, path, how.pop("now", NOW), **how)
-
-    def read(self, **how: Any) -> dict[str, Any]:
-        table = labels.read(self.log, **how)
-        assert len(table) == len(parts.read(self.log.predictions))
-        names = (
-            f"{i}.{r}" if r else i for i, r in zip(*(table[n].to_pylist() for n in ("request_id", "row")), strict=True)
-        )
-        return dict(zip(names, table["label"].to_pylist(), strict=True))
-
-    def content(self) -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in self.log.labels.rglob("*") if path.is_file()}
+from towline.serving.privacy import HashKeys
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path, CLASSES)
+def desk(tmp_path: Path) -> LabelledLog:
+    return LabelledLog(tmp_path, CLASSES)
 
 
 @pytest.fixture
-def desks(tmp_path: Path) -> Callable[[tuple[Any, ...]], Desk]:
-    return lambda classes: Desk(tmp_path / "other", classes)
+def desks(tmp_path: Path) -> Callable[[tuple[Any, ...]], LabelledLog]:
+    return lambda classes: LabelledLog(tmp_path / "other", classes)
 
 
-def test_by_request(desk: Desk) -> None:
+def test_by_request(desk: LabelledLog) -> None:
     """Each label meets its prediction; a prediction without one has null."""
     desk.predict("a", "b", "c")
     assert desk.add("request_id,y\na,yes\nb,no\n") == Added(2, 2, 0, 0, 0)
@@ -92,7 +43,7 @@ def test_by_request(desk: Desk) -> None:
     assert set(table["labelled_at"].to_pylist()) == {NOW, None}
 
 
-def test_the_same_file_changes_nothing(desk: Desk) -> None:
+def test_the_same_file_changes_nothing(desk: LabelledLog) -> None:
     """Byte for byte, however often it comes, in another order or format, or as part of a longer file."""
     desk.predict("a", "b", "c")
     path = desk.file("request_id,y\na,yes\nb,no\na,yes\n")
@@ -106,7 +57,7 @@ def test_the_same_file_changes_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("by", ["customer", "order"])
-def test_by_a_business_key(desk: Desk, by: str) -> None:
+def test_by_a_business_key(desk: LabelledLog, by: str) -> None:
     """Hashed or kept, the label meets every prediction of its key, in whatever month that was hashed."""
     desk.predict("a", customer=7, order="007")
     desk.predict("b", customer=7, order="007", at=AT - dt.timedelta(days=60))
@@ -118,7 +69,7 @@ def test_by_a_business_key(desk: Desk, by: str) -> None:
         assert [key.split(":")[0] for key in kept] == ["2026-08", "2026-10", "2026-11"]
 
 
-def test_labels_wait_for_their_prediction(desk: Desk) -> None:
+def test_labels_wait_for_their_prediction(desk: LabelledLog) -> None:
     """They are counted, and joined as soon as it is in the log; no second command is needed."""
     assert desk.add("request_id,y\na,yes\n") == Added(1, 1, 0, 0, 1)
     assert desk.add("customer,y\n7,no\n", by="customer") == Added(1, 1, 0, 0, 1)
@@ -129,7 +80,7 @@ def test_labels_wait_for_their_prediction(desk: Desk) -> None:
     assert desk.add("request_id,y\na,yes\n") == Added(1, 0, 1, 0, 0)
 
 
-def test_a_request_goes_before_another_key(desk: Desk) -> None:
+def test_a_request_goes_before_another_key(desk: LabelledLog) -> None:
     """Where a prediction has both, its own counts."""
     desk.predict("a", "b", customer=7)
     desk.add("customer,y\n7,yes\n", by="customer")
@@ -137,7 +88,7 @@ def test_a_request_goes_before_another_key(desk: Desk) -> None:
     assert desk.read() == {"a": "yes", "b": "no"}
 
 
-def test_another_value_is_refused_or_replaces(desk: Desk) -> None:
+def test_another_value_is_refused_or_replaces(desk: LabelledLog) -> None:
     """Refused with its row, nothing of the file being taken; with replace the new one counts. Both are noted."""
     desk.predict("a", "b", "c")
     desk.add("request_id,y\na,yes\nb,no\n")
@@ -165,7 +116,7 @@ def test_another_value_is_refused_or_replaces(desk: Desk) -> None:
     ],
 )
 def test_what_is_no_label(
-    desks: Callable[[tuple[Any, ...]], Desk], classes: tuple[Any, ...], text: str, said: str
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, said: str
 ) -> None:
     """Refused whole, with the rows, and nothing is written."""
     desk = desks(classes)
@@ -174,7 +125,7 @@ def test_what_is_no_label(
     assert not list(desk.log.labels.glob("part-*"))
 
 
-def test_rows_of_a_request(desk: Desk) -> None:
+def test_rows_of_a_request(desk: LabelledLog) -> None:
     """A request of several rows needs a column that says which; without it the label would go to the wrong one."""
     desk.predict("a", rows=3)
     with pytest.raises(DataError, match=r"(?s)more than one row.*row 1: request 'a'.*'row'"):
@@ -190,7 +141,7 @@ def test_rows_of_a_request(desk: Desk) -> None:
     ],
 )  # fmt: skip
 def test_labels_have_the_predictions_type(
-    desks: Callable[[tuple[Any, ...]], Desk], classes: tuple[Any, ...], text: str, found: Any
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, found: Any
 ) -> None:
     """A number, an int, a flag or a text, as the model itself answers."""
     desk = desks(classes)
@@ -201,7 +152,7 @@ def test_labels_have_the_predictions_type(
     assert type(label) is type(found)
 
 
-def test_columns_of_the_file(desk: Desk) -> None:
+def test_columns_of_the_file(desk: LabelledLog) -> None:
     """The target's name, else the only one left; else it must be said. Wrong names are told with those there are."""
     desk.predict("a")
     assert desk.add("request_id,bought\na,yes\n").added == 1
@@ -218,7 +169,7 @@ def test_columns_of_the_file(desk: Desk) -> None:
     assert desk.add("request_id;bought\na;yes\n", separator=";").known == 1
 
 
-def test_labels_are_erased_with_their_predictions(desk: Desk) -> None:
+def test_labels_are_erased_with_their_predictions(desk: LabelledLog) -> None:
     """By the key itself, and by whatever key the erased predictions have a label; others stay. No byte is left."""
     desk.predict("aaaa1", customer=470011, order="B-470012")
     desk.predict("bbbb2", customer=8, order="B-8")
@@ -228,16 +179,16 @@ def test_labels_are_erased_with_their_predictions(desk: Desk) -> None:
     table = parts.read(desk.log.predictions)
     found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
-    content = visible(desk.log.labels)
+    content = read_all_bytes(desk.log.labels)
     assert all(text.encode() in content for text in ("aaaa1", "B-470012", *hashes))
     assert labels.erase(desk.log, "customer", "470011", found) == 3
-    content = visible(desk.log.labels)
+    content = read_all_bytes(desk.log.labels)
     assert not any(text.encode() in content for text in ("aaaa1", "B-470012", "470011", *hashes))
     assert desk.read() == {"aaaa1": None, "bbbb2": "no"}
     assert labels.erase(desk.log, "customer", "470011") == 0
 
 
-def test_waiting_labels_are_erased_by_their_key(desk: Desk) -> None:
+def test_waiting_labels_are_erased_by_their_key(desk: LabelledLog) -> None:
     """A label needs no prediction to be found."""
     desk.add("customer,y\n4711,yes\n8,no\n", by="customer")
     desk.add("request_id,y\nabc,yes\n")
@@ -246,7 +197,7 @@ def test_waiting_labels_are_erased_by_their_key(desk: Desk) -> None:
     assert len(labels.LabelStore(desk.log.labels).table()) == 1
 
 
-def test_old_labels_are_purged(desk: Desk) -> None:
+def test_old_labels_are_purged(desk: LabelledLog) -> None:
     """Those that were added before the day."""
     desk.add("request_id,y\na,yes\n", now=NOW - dt.timedelta(days=100))
     desk.add("request_id,y\nb,yes\n")
@@ -257,14 +208,14 @@ def test_old_labels_are_purged(desk: Desk) -> None:
 
 ADDER = """
 import datetime as dt, pathlib, sys
-from tests.unit.monitoring.test_labels import CLASSES, Desk
-desk = Desk(pathlib.Path(sys.argv[1]), CLASSES)
+from tests.support.labels import CLASSES, LabelledLog
+desk = LabelledLog(pathlib.Path(sys.argv[1]), CLASSES)
 print("ready", flush=True)
 print(desk.add(pathlib.Path(sys.argv[2]), now=dt.datetime(2026, 11, 20, tzinfo=dt.UTC)))
 """
 
 
-def test_kills_while_labels_are_added(desk: Desk) -> None:
+def test_kills_while_labels_are_added(desk: LabelledLog) -> None:
     """SIGKILL at any moment: the file is in whole or not at all, and the same command ends with it in once."""
     desk.predict("r1", "r2")
     path = desk.file("request_id,y\n" + "".join(f"r{number},yes\n" for number in range(40_000)))
@@ -284,7 +235,9 @@ def test_kills_while_labels_are_added(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("spellings", [("true", "false"), ("True", "FALSE"), ("1", "0"), ("yes", "no")])
-def test_flags_may_be_spelled_in_any_way(desks: Callable[[tuple[Any, ...]], Desk], spellings: tuple[str, str]) -> None:
+def test_flags_may_be_spelled_in_any_way(
+    desks: Callable[[tuple[Any, ...]], LabelledLog], spellings: tuple[str, str]
+) -> None:
     """Labels of a boolean target."""
     desk = desks((False, True))
     desk.predict("a", "b")
@@ -292,7 +245,7 @@ def test_flags_may_be_spelled_in_any_way(desks: Callable[[tuple[Any, ...]], Desk
     assert desk.read() == {"a": True, "b": False}
 
 
-def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]], Desk]) -> None:
+def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]], LabelledLog]) -> None:
     """As Python writes them, with the row and the file."""
     desk = desks((False, True))
     desk.predict("a")
@@ -305,7 +258,7 @@ def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]]
 
 @pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c"), (1, 2, 3)])
 def test_labels_of_an_unseen_class_are_added(
-    desks: Callable[[tuple[Any, ...]], Desk], classes: tuple[Any, ...]
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...]
 ) -> None:
     """They are known, and text where they are of no class of the model; the others keep their meaning."""
     desk = desks(classes)

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.unit.monitoring.logs import HOUR, START, logged, released, shuffled
-from tests.unit.release.conftest import Run, table
+from tests.support.logged_predictions import HOUR, START, log_predictions, package_release, shuffle_values
+from tests.support.releases import TrainedRun, make_house_table
 from towline.config import PipelineConfig, build_config
 from towline.data.contract import Contract
 from towline.monitoring import labels
@@ -25,23 +25,27 @@ from towline.training.metrics import scores
 from towline.training.predictions import Predictions
 
 NOW = START + dt.timedelta(days=90)
-Case = tuple[Run, Path]
+Case = tuple[TrainedRun, Path]
 
 
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return released(tmp_path_factory.mktemp("regression"), table(900).drop(columns="sold"), target="value", time="at")
+    return package_release(
+        tmp_path_factory.mktemp("regression"), make_house_table(900).drop(columns="sold"), target="value", time="at"
+    )
 
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    frame = table(900).drop(columns=["value", "at"])
-    return released(tmp_path_factory.mktemp("binary"), frame, "linear", target="sold")
+    frame = make_house_table(900).drop(columns=["value", "at"])
+    return package_release(tmp_path_factory.mktemp("binary"), frame, "linear", target="sold")
 
 
 @pytest.fixture(scope="module")
 def multiclass(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return released(tmp_path_factory.mktemp("multi"), classes(table(900)), "linear", target="size class")
+    return package_release(
+        tmp_path_factory.mktemp("multi"), classes(make_house_table(900)), "linear", target="size class"
+    )
 
 
 def classes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +57,7 @@ def classes(frame: pd.DataFrame) -> pd.DataFrame:
 
 def fresh(rows: int = 400, seed: int = 9) -> pd.DataFrame:
     """Rows like those of the training table."""
-    return table(4000).iloc[900:].sample(rows, random_state=seed).reset_index(drop=True)
+    return make_house_table(4000).iloc[900:].sample(rows, random_state=seed).reset_index(drop=True)
 
 
 def found(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> Quality:
@@ -72,7 +76,7 @@ def replaced(log: pa.Table, name: str, values: Any) -> pa.Table:
 def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
     """The metric is that of the logged answers, its interval holds it; the bound is the holdout's and a quarter."""
     rows = fresh()
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     quality = found(regression, log)
     predicted = np.array(log["prediction"].to_pylist())
     assert quality.value.value == pytest.approx(np.abs(rows["value"] - predicted).mean())
@@ -91,7 +95,7 @@ def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
 def test_what_is_worse_than_accepted_is_bad(regression: Case) -> None:
     """Where the whole interval lies beyond the bound; and the reason says both."""
     rows = fresh()
-    quality = found(regression, logged(regression[1], rows, rows["value"] + 20))
+    quality = found(regression, log_predictions(regression[1], rows, rows["value"] + 20))
     assert quality.state == "bad"
     assert f"at most {quality.bound:.4g} is accepted" in quality.reason
 
@@ -99,7 +103,7 @@ def test_what_is_worse_than_accepted_is_bad(regression: Case) -> None:
 def test_an_interval_that_holds_the_bound_says_nothing(regression: Case) -> None:
     """Neither good nor bad."""
     rows = fresh(60)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     value = found(regression, log).value.value
     quality = found(regression, log, slo={"metric": value})
     assert (quality.state, quality.bound) == ("unknown", value)
@@ -112,7 +116,7 @@ def test_an_interval_that_holds_the_bound_says_nothing(regression: Case) -> None
 def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
     """Each is what it is elsewhere, and labels dealt out anew are noticed by those that rest on them."""
     rows = fresh(800)
-    log = logged(binary[1], rows, rows["sold"])
+    log = log_predictions(binary[1], rows, rows["sold"])
     evaluation = {"metric": metric, "resamples": 100}
     quality = found(binary, log, evaluation=evaluation)
     contract = Contract.model_validate_json((binary[1] / "contract.json").read_bytes())
@@ -121,14 +125,14 @@ def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
     )
     assert quality.value.value == pytest.approx(scores(rows["sold"].to_numpy(), answers, contract)[metric])
     assert quality.state in ("good", "unknown"), quality.reason
-    worse = logged(binary[1], rows, shuffled(rows["sold"], 1.0))
+    worse = log_predictions(binary[1], rows, shuffle_values(rows["sold"], 1.0))
     assert found(binary, worse, evaluation=evaluation).state == "bad"
 
 
 def test_slices(regression: Case) -> None:
     """As the evaluation has them, of the columns that the log keeps as they are."""
     rows = fresh()
-    log = logged(regression[1], rows, rows["value"] + 30 * (rows["a `kind`, of sorts"] == "d"))
+    log = log_predictions(regression[1], rows, rows["value"] + 30 * (rows["a `kind`, of sorts"] == "d"))
     slices = {(one.column, one.value): one for one in found(regression, log).slices}
     assert {value for column, value in slices if column == "a `kind`, of sorts"} == {"a|b", "<b>c</b>", "d"}
     spoilt, sound = (slices["a `kind`, of sorts", value] for value in ("d", "a|b"))
@@ -154,8 +158,8 @@ def test_too_little_to_say(regression: Case, rows: int, labelled: int, now: dt.d
     """Unknown, with the reason: nothing is there, few labels, an early part of them, none due."""
     asked = fresh(max(rows, 1)).iloc[:rows]
     truth = [value if place < labelled else None for place, value in enumerate(asked["value"])]
-    quality = found(regression, logged(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
-                    logged(regression[1], asked, truth), now)  # fmt: skip
+    quality = found(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
+                    log_predictions(regression[1], asked, truth), now)  # fmt: skip
     assert quality.state == "unknown"
     assert said in quality.reason
 
@@ -164,7 +168,7 @@ def test_a_sample_of_labels_can_be_enough(regression: Case) -> None:
     """Where the config says that few predictions get a label."""
     rows = fresh()
     truth = [value if place % 5 == 0 else None for place, value in enumerate(rows["value"])]
-    log = logged(regression[1], rows, truth)
+    log = log_predictions(regression[1], rows, truth)
     assert found(regression, log).state == "unknown"
     assert found(regression, log, quality={"min_coverage": 0.1}).state == "good"
 
@@ -172,7 +176,7 @@ def test_a_sample_of_labels_can_be_enough(regression: Case) -> None:
 def test_only_what_was_known_and_due_counts(regression: Case) -> None:
     """A round that is done again for an earlier moment sees what it saw then: no later label, no younger prediction."""
     rows = fresh(300)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     now = START + dt.timedelta(days=8)
     quality = found(regression, log, now)
     assert (quality.rows, quality.due, quality.labelled) == (300, 7 * 24 + 1, 7 * 24 + 1)
@@ -184,7 +188,7 @@ def test_only_what_was_known_and_due_counts(regression: Case) -> None:
 def test_other_versions_and_doubles_are_left_out(regression: Case) -> None:
     """Another version's rows say nothing of this one; what was logged twice counts once, and is told."""
     rows = fresh(200)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     alone = found(regression, log)
     other = replaced(replaced(log, "version", [1] * 200), "label", rows["value"] + 100)
     both = found(regression, pa.concat_tables([log, other, log.slice(0, 30)]))
@@ -196,7 +200,7 @@ def test_other_versions_and_doubles_are_left_out(regression: Case) -> None:
 def test_a_prediction_that_is_null(regression: Case) -> None:
     """It is left out and told; where all are, nothing can be said."""
     rows = fresh(100)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     given = log["prediction"].to_pylist()
     some = found(regression, replaced(log, "prediction", [None, float("nan"), float("inf"), *given[3:]]))
     assert "3 rows have no prediction that can be read" in some.reason
@@ -209,7 +213,7 @@ def test_a_prediction_that_is_null(regression: Case) -> None:
 def test_probabilities_that_are_none(binary: Case) -> None:
     """Left out where the metric needs them; not missed where it does not."""
     rows = fresh(100)
-    log = logged(binary[1], rows, rows["sold"])
+    log = log_predictions(binary[1], rows, rows["sold"])
     given = log["probabilities"].to_pylist()
     odd = replaced(log, "probabilities", [None, [float("nan"), 0.5], [0.5], *given[3:]])
     assert "3 rows have no probabilities" in found(binary, odd).reason
@@ -223,7 +227,7 @@ def test_one_class_only(binary: Case) -> None:
     """A metric that needs two classes is undefined, and the reason says why; another is measured."""
     rows = fresh(800)
     rows = rows[rows["sold"] == "no"].reset_index(drop=True)
-    log = logged(binary[1], rows, rows["sold"])
+    log = log_predictions(binary[1], rows, rows["sold"])
     quality = found(binary, log)
     assert (quality.state, quality.value.value) == ("unknown", None)
     assert "roc_auc is undefined: every label is 'no'" in quality.reason
@@ -233,17 +237,19 @@ def test_one_class_only(binary: Case) -> None:
 def test_a_class_the_model_never_saw(binary: Case, multiclass: Case) -> None:
     """A few such labels are told; many are bad by themselves. Of several classes the model is wrong about each."""
     rows = fresh(400)
-    log = logged(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
+    log = log_predictions(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
     assert "2 labels are of a class that the model never saw ('perhaps')" in found(binary, log).reason
-    quality = found(binary, logged(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
+    quality = found(binary, log_predictions(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
     assert quality.state == "bad"
     assert "10% of 400 labels are of a class that the model never saw" in quality.reason
 
     truth = classes(rows)["size class"].to_numpy()
     for metric in ("f1", "accuracy", "log_loss", "roc_auc"):
         evaluation = {"metric": metric}
-        before = found(multiclass, logged(multiclass[1], rows, truth), evaluation=evaluation)
-        after = found(multiclass, logged(multiclass[1], rows, [*["huge"] * 10, *truth[10:]]), evaluation=evaluation)
+        before = found(multiclass, log_predictions(multiclass[1], rows, truth), evaluation=evaluation)
+        after = found(
+            multiclass, log_predictions(multiclass[1], rows, [*["huge"] * 10, *truth[10:]]), evaluation=evaluation
+        )
         assert before.value.value is not None
         assert after.value.value is not None
         sign = -1 if metric == "log_loss" else 1
@@ -271,7 +277,7 @@ def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureR
     late.to_csv(tmp_path / "late.csv", index=False)
     labels.add(log, model.contract, tmp_path / "late.csv", NOW - HOUR, column="y")
     quality = found(case, labels.read(log, START, NOW))
-    by_hand = logged(case[1], rows, rows[model.contract.target])
+    by_hand = log_predictions(case[1], rows, rows[model.contract.target])
     assert quality.labelled == 120
     assert quality == found(case, replaced(by_hand, "labelled_at", [NOW - HOUR] * 120))
 
@@ -279,10 +285,10 @@ def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureR
 def test_labels_of_versions_that_differ_in_type(tmp_path: Path) -> None:
     """Where versions answered in different types the log has texts: they mean the same."""
     rows = fresh(100)
-    frame = table(600).drop(columns=["value", "at"])
+    frame = make_house_table(600).drop(columns=["value", "at"])
     numbers = {"yes": 1, "no": 0}
-    case = released(tmp_path, frame.assign(sold=frame["sold"].map(numbers)), "linear", target="sold")
-    log = logged(case[1], rows, rows["sold"].map(numbers))
+    case = package_release(tmp_path, frame.assign(sold=frame["sold"].map(numbers)), "linear", target="sold")
+    log = log_predictions(case[1], rows, rows["sold"].map(numbers))
     texts = log
     for name in ("prediction", "label"):
         assert pa.types.is_integer(log.schema.field(name).type)
@@ -319,14 +325,14 @@ def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows:
 def test_the_order_of_the_log_does_not_matter(regression: Case) -> None:
     """Parts come in no order; blocks of time are made all the same."""
     rows = fresh(200)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     assert found(regression, log.take(np.random.default_rng(0).permutation(200))) == found(regression, log)
 
 
 def test_errors_that_go_together_widen_the_interval(regression: Case) -> None:
     """The same errors in runs of neighbours leave less certain than scattered ones."""
     rows = fresh(400)
-    log = logged(regression[1], rows, rows["value"])
+    log = log_predictions(regression[1], rows, rows["value"])
     predicted = np.array(log["prediction"].to_pylist())
     together = np.repeat(np.random.default_rng(3).exponential(4.0, 20), 20)
     scattered = np.random.default_rng(4).permutation(together)

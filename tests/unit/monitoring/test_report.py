@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import wasserstein_distance
 
-from tests.shelf import MODEL, Shelf
+from tests.support.sample_store import MODEL, SampleStore
 from towline.config import DataConfig, PipelineConfig, build_config
 from towline.data.inference import infer
 from towline.data.profile import profile
@@ -215,14 +215,14 @@ def test_the_log_is_sampled(tmp_path: Path) -> None:
     assert logged(tmp_path, 2, dt.datetime(2026, 2, 28, tzinfo=dt.UTC), None).empty
 
 
-def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
+def test_a_round_is_reported_from_the_store(sample_store: SampleStore) -> None:
     """The release says what training saw, the log what was asked; quiet nights before are added to the history.
 
     A table that was looked at has a page, and no place among the nights.
     """
-    settings = shelf.settings
+    settings = sample_store.settings
     config = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}}, "")
-    serving = shelf.ledger.champion(MODEL)
+    serving = sample_store.ledger.champion(MODEL)
     assert serving
     log(settings.store / "predictions" / MODEL, 1, "a", 300)
     found = Finding(column="size", what="distribution", value=99.0, threshold=0.3, alarm=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.swaps import Serving
-from tests.conftest import Done
-from tests.shelf import MODEL, Shelf
-from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
+from tests.support.commands import CommandResult
+from tests.support.sample_store import MODEL, SampleStore
+from tests.support.serve_process import ServeProcess
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.config import SloConfig
 from towline.errors import ConfigError
 from towline.monitoring import slo, traffic
@@ -394,8 +394,8 @@ def test_a_clock_that_was_set_back_loses_no_counts(tmp_path: Path) -> None:
 
 def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
     """Requests for predictions only: probes and pages are no part of a promise."""
-    model = Fake(make_contract(CLASSES), tmp_path)
-    with running(model) as service:
+    model = FakeModel(make_contract(CLASSES), tmp_path)
+    with run_service(model) as service:
         for _ in range(3):
             service.client.post("/predict", {"rows": [ROW]})
         service.client.post("/invocations", {"dataframe_records": [ROW]})
@@ -420,20 +420,20 @@ def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_running_service_is_looked_at(shelf: Shelf, workers: str) -> None:
+def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str) -> None:
     """With one worker or two; its restart is seen, its end is a fact."""
-    rows = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"]
+    rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     looks = []
-    with Serving(shelf.settings, MODEL, "--workers", workers) as serving:
+    with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         looks.append(scrape(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
         looks.append(settled(url, 20))
-        serving.end()
+        serving.stop()
         looks.append(scrape(url))
         port = str(serving.port)
-    with Serving(shelf.settings, MODEL, "--workers", workers, "--port", port):
+    with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
             post(url, {"rows": rows[:1]})
         looks.append(settled(url, 30))
@@ -463,11 +463,11 @@ def post(url: str, document: object) -> int:
         return int(answer.status)
 
 
-def test_a_service_with_keys_wants_one_of_scope_admin(shelf: Shelf) -> None:
+def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore) -> None:
     """Without one, or with one that may only predict, it is said what to do; the service is not called away."""
-    admin = keys.create(shelf.settings.store, "watch", ("admin",))[0]
-    caller = keys.create(shelf.settings.store, "shop", ("predict",))[0]
-    with Serving(shelf.settings, MODEL) as serving:
+    admin = keys.create(sample_store.settings.store, "watch", ("admin",))[0]
+    caller = keys.create(sample_store.settings.store, "shop", ("predict",))[0]
+    with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
             with pytest.raises(ConfigError, match="key") as refused:
@@ -530,18 +530,18 @@ def test_metrics_of_others_are_refused(text: str) -> None:
 
 
 def test_the_command_tells_how_promises_stand(
-    shelf: Shelf, command: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For people and for scripts; an absence is told and opens an alert once; another model's service is refused."""
-    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
+    monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     config = tmp_path / "house.yaml"
     config.write_text(
         json.dumps({"name": MODEL, "data": {"source": "x.csv", "target": "value"}, "slo": {"p95_ms": 500}})
     )
     other = tmp_path / "other.yaml"
     other.write_text(json.dumps({"name": "other", "data": {"source": "x.csv", "target": "value"}}))
-    rows = json.loads((shelf.release(1) / "probe.json").read_bytes())["rows"]
-    with Serving(shelf.settings, MODEL) as serving:
+    rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
+    with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         assert command("slo", config, "--service", url).code == 0
         for _ in range(20):

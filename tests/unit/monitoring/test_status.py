@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Done
-from tests.shelf import MODEL, Shelf
+from tests.support.commands import CommandResult
+from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, make_quality
+from tests.support.sample_store import MODEL, SampleStore
 from towline.cli.status_server import Pages
 from towline.config import PipelineConfig, build_config
 from towline.monitoring.alerts import tell
-from towline.monitoring.evidence import Drift, Estimate, Finding, Quality
+from towline.monitoring.evidence import Drift, Quality
 from towline.monitoring.journal import Journal
 from towline.monitoring.links import Links, evidently_project
 from towline.monitoring.looks import Counts
@@ -31,40 +32,20 @@ from towline.monitoring.traffic import FILE, Total
 from towline.serving import parts
 from towline.training.interval import Interval
 
-NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
-DAY = dt.timedelta(days=1)
 SCRIPT = "<script>alert('&')</script>"
-
-
-def night(ago: float = 0, state: Any = "quiet", column: str = "rooms", **more: Any) -> Drift:
-    end = NOW - ago * DAY
-    moved = state == "drift"
-    found = Finding(column=column, what="distribution", value=0.6 if moved else 0.1, threshold=0.3, alarm=moved)
-    facts = {"version": 1, "rows": 500, "findings": (found,), "budget": 4.0, "reason": f"{state} it is"}
-    return Drift(state=state, **{**facts, "start": end - DAY, "end": end, **more})
-
-
-def window(ago: int = 0, state: Any = "good", **more: Any) -> Quality:
-    end = NOW - ago * DAY
-    facts = {
-        "version": 1, "metric": "mae", "value": Interval(value=21.5, low=20.5, high=22.5), "holdout": 20.0,
-        "bound": 25.0, "rows": 400, "labelled": 300, "due": 350, "reason": f"{state} it is",
-        "estimate": Estimate(value=23.75, trusted=False, why="the inputs have drifted"),
-    }  # fmt: skip
-    return Quality(state=state, **{**facts, "start": end - DAY, "end": end, **more})
 
 
 def config(**slo: Any) -> PipelineConfig:
     return build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "slo": slo}, "")
 
 
-def look(shelf: Shelf, **more: Any) -> Status:
-    return gather(shelf.settings, MODEL, NOW, more.pop("config", config()), **more)
+def look(sample_store: SampleStore, **more: Any) -> Status:
+    return gather(sample_store.settings, MODEL, NOW, more.pop("config", config()), **more)
 
 
-def journal(shelf: Shelf, *records: Drift | Quality) -> None:
+def journal(sample_store: SampleStore, *records: Drift | Quality) -> None:
     for record in records:
-        Journal.of(shelf.settings, MODEL).add(record, NOW)
+        Journal.of(sample_store.settings, MODEL).add(record, NOW)
 
 
 def log(folder: Path, day: dt.date, rows: int, source: str = "s") -> None:
@@ -73,9 +54,9 @@ def log(folder: Path, day: dt.date, rows: int, source: str = "s") -> None:
     pq.write_table(pa.table({"row": list(range(rows))}), path)
 
 
-def test_a_new_model_has_a_status(shelf: Shelf) -> None:
+def test_a_new_model_has_a_status(sample_store: SampleStore) -> None:
     """Before anything was asked or watched it says what serves, from when on and of what age; nothing is alarming."""
-    found = look(shelf)
+    found = look(sample_store)
     assert found.champion
     assert (found.champion.version, found.champion.rows, found.champion.previous) == (1, 200, None)
     assert found.champion.holdout
@@ -87,42 +68,42 @@ def test_a_new_model_has_a_status(shelf: Shelf) -> None:
     assert "No night was looked at yet" in page
 
 
-def test_a_release_that_is_gone_leaves_a_status(shelf: Shelf) -> None:
+def test_a_release_that_is_gone_leaves_a_status(sample_store: SampleStore) -> None:
     """What the ledger knows of the champion is told without its release."""
-    shelf.release(1).rename(shelf.settings.store / "away")
-    found = gather(shelf.settings, MODEL, NOW)
+    sample_store.release(1).rename(sample_store.settings.store / "away")
+    found = gather(sample_store.settings, MODEL, NOW)
     assert found.champion
     assert (found.champion.version, found.champion.trained) == (1, None)
     assert "version</span> <b>1" in render(found)
 
 
-def test_what_is_wrong_is_an_alarm(shelf: Shelf) -> None:
+def test_what_is_wrong_is_an_alarm(sample_store: SampleStore) -> None:
     """Drift, broken input and bad quality of the version that serves are alarms until a window is well again."""
-    journal(shelf, night(2), night(1, "drift"), window(2))
-    assert [(one.what, one.reason) for one in look(shelf).alarms] == [("drift", "drift it is")]
-    assert look(shelf).health == "bad"
-    journal(shelf, night(0.5, "broken"), window(1, "bad"))
-    assert [one.what for one in look(shelf).alarms] == ["input is broken", "quality is bad"]
-    journal(shelf, night(0), window(0))
-    assert look(shelf).alarms == ()
-    assert look(shelf).health == "good"
-    journal(shelf, night(0, "drift", version=7))
-    assert look(shelf).alarms == (), "of a version that does not serve"
+    journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(2))
+    assert [(one.what, one.reason) for one in look(sample_store).alarms] == [("drift", "drift it is")]
+    assert look(sample_store).health == "bad"
+    journal(sample_store, make_drift(0.5, "broken"), make_quality(1, "bad"))
+    assert [one.what for one in look(sample_store).alarms] == ["input is broken", "quality is bad"]
+    journal(sample_store, make_drift(0), make_quality(0))
+    assert look(sample_store).alarms == ()
+    assert look(sample_store).health == "good"
+    journal(sample_store, make_drift(0, "drift", version=7))
+    assert look(sample_store).alarms == (), "of a version that does not serve"
 
 
-def test_a_watch_that_stands_still_is_told(shelf: Shelf) -> None:
+def test_a_watch_that_stands_still_is_told(sample_store: SampleStore) -> None:
     """Two days without a night are no all-clear, where nights are scheduled."""
-    journal(shelf, night(2))
-    assert [(one.what, one.bad) for one in look(shelf).alarms] == [("no watch", False)]
-    assert look(shelf).health == "warn"
+    journal(sample_store, make_drift(2))
+    assert [(one.what, one.bad) for one in look(sample_store).alarms] == [("no watch", False)]
+    assert look(sample_store).health == "warn"
     never = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "schedule": {"drift": None}}, "")
-    assert look(shelf, config=never).alarms == ()
+    assert look(sample_store, config=never).alarms == ()
 
 
-def test_promises_are_told_with_their_budget(shelf: Shelf) -> None:
+def test_promises_are_told_with_their_budget(sample_store: SampleStore) -> None:
     """A service that was looked at has its objectives; one that failed too often is an alarm."""
-    assert look(shelf).goals == ()
-    path = Journal.of(shelf.settings, MODEL).folder / FILE
+    assert look(sample_store).goals == ()
+    path = Journal.of(sample_store.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
     def looked(errors: int) -> tuple[Total, ...]:
@@ -133,42 +114,42 @@ def test_promises_are_told_with_their_budget(shelf: Shelf) -> None:
 
     promised = config(availability=0.99)
     expected = {one.name: one for one in evaluate(looked(40), promised.slo, NOW, metric="mae")}
-    found = look(shelf, config=promised)
+    found = look(sample_store, config=promised)
     assert {goal.name: goal.budget for goal in found.goals} == {name: one.budget for name, one in expected.items()}
     assert {goal.state for goal in found.goals} == {"met"}
     assert f"{expected['availability'].budget:.0%}</td>" in render(found)
     looked(9000)
-    spent = look(shelf, config=promised)
+    spent = look(sample_store, config=promised)
     assert {goal.name: goal.state for goal in spent.goals}["availability"] in ("burning", "spent")
     assert any(alarm.what.startswith("availability") for alarm in spent.alarms)
 
 
-def test_open_alerts_are_told(shelf: Shelf) -> None:
+def test_open_alerts_are_told(sample_store: SampleStore) -> None:
     """What somebody was told and is not over stands among the alarms, unless the alarm is there already."""
-    journal(shelf, night(0))
+    journal(sample_store, make_drift(0))
     pipeline = config()
     decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
-    tell(shelf.settings, pipeline, None, decision)
-    assert [(one.what, one.reason) for one in look(shelf).alarms] == [("it is trained again", "two bad nights")]
-    assert look(shelf).health == "warn"
-    tell(shelf.settings, pipeline, None, Decision(action="nothing", trigger=None, reason="calm", cause="d"))
-    assert look(shelf).alarms == ()
+    tell(sample_store.settings, pipeline, None, decision)
+    assert [(one.what, one.reason) for one in look(sample_store).alarms] == [("it is trained again", "two bad nights")]
+    assert look(sample_store).health == "warn"
+    tell(sample_store.settings, pipeline, None, Decision(action="nothing", trigger=None, reason="calm", cause="d"))
+    assert look(sample_store).alarms == ()
 
 
-def test_decisions_stand_between_promotions(shelf: Shelf) -> None:
+def test_decisions_stand_between_promotions(sample_store: SampleStore) -> None:
     """The newest first; rounds that came to nothing are counted; a block of sound-looking nights is an alarm."""
     for number, (action, reason) in enumerate(
         [("nothing", "calm"), ("nothing", "calm"), ("block", "labels are broken")]
     ):
-        shelf.ledger.decide(MODEL, "watch", f"{action}: {reason}", {"action": action}, f"cause {number}")
-    found = look(shelf)
+        sample_store.ledger.decide(MODEL, "watch", f"{action}: {reason}", {"action": action}, f"cause {number}")
+    found = look(sample_store)
     assert (found.steps[0].what, found.steps[0].reason) == ("block", "labels are broken")
     assert "nothing" not in [step.what for step in found.steps]
     assert found.calm == 2
     assert [alarm.what for alarm in found.alarms] == ["blocked"]
-    shelf.promote(2)
-    assert look(shelf).alarms == ()
-    assert [step.what for step in look(shelf).steps][:2] == ["promoted", "block"]
+    sample_store.promote(2)
+    assert look(sample_store).alarms == ()
+    assert [step.what for step in look(sample_store).steps][:2] == ["promoted", "block"]
 
 
 def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
@@ -195,24 +176,24 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     assert traffic(tmp_path / "none", today).rows == 0
 
 
-def test_a_decision_is_shown_once(shelf: Shelf) -> None:
+def test_a_decision_is_shown_once(sample_store: SampleStore) -> None:
     """Two flows of a night that warn of the same are one line, and so are a rollback and the decision for it."""
     for number in range(2):
-        shelf.ledger.decide(MODEL, "watch", "warn: rooms moved", {"action": "warn"}, f"night {number}")
-    assert [(step.what, step.times) for step in look(shelf).steps][:1] == [("warn", 2)]
-    assert "warn</b> 2×" in render(look(shelf))
-    shelf.promote(2)
-    shelf.ledger.decide(MODEL, "watch", "roll back: 1 does better", {"action": "roll back"}, "worse")
-    shelf.ledger.rollback(MODEL, "watch", "1 does better")
-    assert [step.what for step in look(shelf).steps][:3] == ["rolled back", "promoted", "warn"]
+        sample_store.ledger.decide(MODEL, "watch", "warn: rooms moved", {"action": "warn"}, f"night {number}")
+    assert [(step.what, step.times) for step in look(sample_store).steps][:1] == [("warn", 2)]
+    assert "warn</b> 2×" in render(look(sample_store))
+    sample_store.promote(2)
+    sample_store.ledger.decide(MODEL, "watch", "roll back: 1 does better", {"action": "roll back"}, "worse")
+    sample_store.ledger.rollback(MODEL, "watch", "1 does better")
+    assert [step.what for step in look(sample_store).steps][:3] == ["rolled back", "promoted", "warn"]
 
 
-def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
+def test_the_last_runs_are_told_by_whoever_knows(sample_store: SampleStore) -> None:
     """What Prefect says of a flow comes before what the store knows of it."""
-    journal(shelf, night(0), window(1))
+    journal(sample_store, make_drift(0), make_quality(1))
     told = Run(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
-    assert look(shelf, runs=[told]).runs[0] == told
-    assert {run.flow: run.state for run in look(shelf).runs} == {
+    assert look(sample_store, runs=[told]).runs[0] == told
+    assert {run.flow: run.state for run in look(sample_store).runs} == {
         "training": "promoted",
         "drift": "quiet",
         "quality": "good",
@@ -222,11 +203,11 @@ def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
 LINKS = Links(prefect="http://p", mlflow="http://m", evidently="http://e", experiments={MODEL: "7"})
 
 
-def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
+def test_a_served_page_leads_to_everything(sample_store: SampleStore) -> None:
     """The other interfaces, the run, the version, its card, the report of the night, each where it is."""
-    journal(shelf, night(0, "drift"))
-    (shelf.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
-    found = look(shelf, runs=[Run(flow="training", number="r1", started=NOW, state="Completed")])
+    journal(sample_store, make_drift(0, "drift"))
+    (sample_store.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
+    found = look(sample_store, runs=[Run(flow="training", number="r1", started=NOW, state="Completed")])
     page = render(found, LINKS)
     classic = "workflowType=machine_learning"
     for address in (
@@ -247,10 +228,10 @@ def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
     assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
 
 
-def test_headers_stand_above_their_columns(shelf: Shelf) -> None:
+def test_headers_stand_above_their_columns(sample_store: SampleStore) -> None:
     """A column of numbers is to the right in its head and in each of its rows; text is to the left in both."""
-    journal(shelf, night(1), night(0, "drift"), window(0))
-    found = look(shelf, runs=[Run(flow="training", started=NOW, state="Completed")])
+    journal(sample_store, make_drift(1), make_drift(0, "drift"), make_quality(0))
+    found = look(sample_store, runs=[Run(flow="training", started=NOW, state="Completed")])
     tables = re.findall(r"<table>.*?</table>", render(found) + index([found], NOW), re.DOTALL)
     assert len(tables) == 4
     for table in tables:
@@ -282,9 +263,10 @@ def contrast(one: str, other: str) -> float:
 
 
 def full(**more: Any) -> Status:
-    nights = [night(2, column=SCRIPT, reason=SCRIPT), night(1, "drift", SCRIPT), night(0, version=2)]
+    nights = [make_drift(2, column=SCRIPT, reason=SCRIPT), make_drift(1, "drift", SCRIPT), make_drift(0, version=2)]
     facts: dict[str, Any] = {
-        "model": SCRIPT, "at": NOW, "drift": tuple(nights), "quality": (window(1, "bad"), window(0, "unknown")),
+        "model": SCRIPT, "at": NOW, "drift": tuple(nights),
+        "quality": (make_quality(1, "bad"), make_quality(0, "unknown")),
         "goals": (Goal(name="availability", target=SCRIPT, now=SCRIPT, budget=-0.5, state="spent", reason=SCRIPT),),
         "runs": (Run(flow=SCRIPT, state=SCRIPT),),
     }  # fmt: skip
@@ -302,7 +284,9 @@ def test_the_page_is_text_that_loads_nothing() -> None:
 
 def test_the_page_shows_what_was_found() -> None:
     """Each night and column has its cell, alarms are marked; each window has interval, bound, estimate, labels."""
-    nights = [night(ago, "drift" if ago == 1 else "quiet", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
+    nights = [
+        make_drift(ago, "drift" if ago == 1 else "quiet", f"c{column}") for column in range(1) for ago in (2, 1, 0)
+    ]
     page = render(full(drift=tuple(nights)))
     drift = page[page.index("<h2>Drift") :]
     assert len(re.findall(r'<rect[^>]*class="heat"', drift)) == 2
@@ -317,31 +301,35 @@ def test_the_page_shows_what_was_found() -> None:
 def test_odd_records_have_a_page() -> None:
     """Nights of no rows and windows without any value are drawn like the others, as far as there is something."""
     nothing = Interval(value=None)
-    bare = window(
+    bare = make_quality(
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
     )
     for status in (
-        full(drift=(night(0, "unknown", findings=(), start=None, end=None),)),
+        full(drift=(make_drift(0, "unknown", findings=(), start=None, end=None),)),
         full(quality=(bare,)),
-        full(quality=(window(0, bound=0.0, value=Interval(value=0.0, low=0.0, high=0.0), estimate=None),)),
-        full(drift=tuple(night(ago) for ago in range(400))),
+        full(quality=(make_quality(0, bound=0.0, value=Interval(value=0.0, low=0.0, high=0.0), estimate=None),)),
+        full(drift=tuple(make_drift(ago) for ago in range(400))),
     ):
         assert render(status).endswith("</html>\n")
 
 
 @pytest.fixture
-def shown(shelf: Shelf, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """The command on the shelf's store; no Prefect server is known."""
-    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
+def shown(
+    sample_store: SampleStore, command: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CommandResult]:
+    """The command on the sample store's store; no Prefect server is known."""
+    monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return command
 
 
-def test_the_screen_tells_it_at_a_glance(shelf: Shelf, shown: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_screen_tells_it_at_a_glance(
+    sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path
+) -> None:
     """Version, age, traffic, quality, drift by column over nights, decisions, alarms; the page beside it."""
-    journal(shelf, night(2), night(1, "drift"), window(1, "bad"))
-    log(shelf.settings.store / "predictions" / MODEL, NOW.date(), 12)
-    shelf.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
+    journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "bad"))
+    log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
+    sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
     done = shown("status", "--page", tmp_path / "page.html")
     for text in (MODEL, "alarm", "12 predictions", "mae 21.5 [20.5, 22.5]", "300 of 400", "rooms", "0.6", "it moved"):
         assert text in done.out
@@ -353,12 +341,12 @@ def test_the_screen_tells_it_at_a_glance(shelf: Shelf, shown: Callable[..., Done
 
 
 def test_a_config_says_which_model_and_what_is_promised(
-    shelf: Shelf, shown: Callable[..., Done], tmp_path: Path
+    sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     """The promises of the file count, not those of the release."""
     text = f"name: {MODEL}\ndata: {{source: x, target: value}}\nslo: {{metric: 20}}\n"
     (tmp_path / "house.yaml").write_text(text)
-    journal(shelf, window(1))
+    journal(sample_store, make_quality(1))
     document = shown("status", tmp_path / "house.yaml", "--json").json
     assert [goal["name"] for goal in document["goals"]] == ["metric"]
     assert shown("status", MODEL, "--json").json["goals"] == []
@@ -366,7 +354,7 @@ def test_a_config_says_which_model_and_what_is_promised(
     assert (wrong.code, MODEL in wrong.err) == (2, True)
 
 
-def test_an_empty_store_has_a_status(command: Callable[..., Done], store: Path) -> None:
+def test_an_empty_store_has_a_status(command: Callable[..., CommandResult], store: Path) -> None:
     """It says how to begin, and makes nothing."""
     assert "towline run" in command("status").out
     assert command("status", "--json").json == []
@@ -374,9 +362,9 @@ def test_an_empty_store_has_a_status(command: Callable[..., Done], store: Path) 
 
 
 @pytest.fixture
-def address(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with Pages(0, shelf.settings) as server:
+    with Pages(0, sample_store.settings) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -384,33 +372,25 @@ def address(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def get(url: str, **headers: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def test_the_pages_are_served_as_things_are_now(shelf: Shelf, address: str) -> None:
+def test_the_pages_are_served_as_things_are_now(sample_store: SampleStore, address: str) -> None:
     """The one model stands at /, each at its name; another name is 404, and another host's name gets nothing."""
-    assert get(f"{address}/health") == (200, "ok")
-    assert "drift it is" not in get(address)[1]
-    journal(shelf, night(0, "drift"))
-    assert "drift it is" in get(address)[1]
-    assert MODEL in get(f"{address}/{MODEL}")[1]
-    assert get(f"{address}/..%2f..%2fetc")[0] == 404
-    assert "Models" in get(f"{address}/_all")[1]
-    assert "Performance on the holdout" in get(f"{address}/{MODEL}/v2/card")[1]
-    assert get(f"{address}/{MODEL}/v9/card")[0] == 404
-    (shelf.settings.store / "watch" / MODEL / "drift-2026-02-28.html").write_text("<p>a night</p>")
-    assert get(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a night</p>")
-    assert get(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
+    assert get_page(f"{address}/health") == (200, "ok")
+    assert "drift it is" not in get_page(address)[1]
+    journal(sample_store, make_drift(0, "drift"))
+    assert "drift it is" in get_page(address)[1]
+    assert MODEL in get_page(f"{address}/{MODEL}")[1]
+    assert get_page(f"{address}/..%2f..%2fetc")[0] == 404
+    assert "Models" in get_page(f"{address}/_all")[1]
+    assert "Performance on the holdout" in get_page(f"{address}/{MODEL}/v2/card")[1]
+    assert get_page(f"{address}/{MODEL}/v9/card")[0] == 404
+    (sample_store.settings.store / "watch" / MODEL / "drift-2026-02-28.html").write_text("<p>a night</p>")
+    assert get_page(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a night</p>")
+    assert get_page(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
     with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as answer:
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
-    assert get(address, Host="evil.example")[0] == 403
-    shelf.ledger_file.write_text("no database")
-    code, text = get(address)
+    assert get_page(address, Host="evil.example")[0] == 403
+    sample_store.ledger_file.write_text("no database")
+    code, text = get_page(address)
     assert code == 503
     assert "remedy" in text
     assert json.dumps(text)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.shelf import MODEL, Shelf
-from tests.unit.monitoring.test_status import DAY, NOW, get, night, window
+from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, make_quality
+from tests.support.sample_store import MODEL, SampleStore
 from towline.cli.status_server import Pages
 from towline.monitoring.evidence import Quality
 from towline.monitoring.exposition import Watched, exposition
@@ -32,19 +32,19 @@ def gauges(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def told(shelf: Shelf, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
-    return gauges(Watch(shelf.settings).text(now))
+def told(sample_store: SampleStore, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
+    return gauges(Watch(sample_store.settings).text(now))
 
 
-def promise(shelf: Shelf, **parts: object) -> None:
+def promise(sample_store: SampleStore, **parts: object) -> None:
     """Changes the config in the release that serves."""
-    path = shelf.release(1) / "config.yaml"
+    path = sample_store.release(1) / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parts))
 
 
 @contextmanager
-def serving(shelf: Shelf, host: str = "127.0.0.1") -> Iterator[str]:
-    with Pages(0, shelf.settings, host) as server:
+def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
+    with Pages(0, sample_store.settings, host) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -54,22 +54,26 @@ def serving(shelf: Shelf, host: str = "127.0.0.1") -> Iterator[str]:
             thread.join()
 
 
-def test_a_new_model_says_what_serves(shelf: Shelf) -> None:
+def test_a_new_model_says_what_serves(sample_store: SampleStore) -> None:
     """Version and age are there; quality and drift, which nobody has looked at, are absent and not 0."""
-    found = told(shelf)
+    found = told(sample_store)
     assert found["ledger_up",] == 1
     assert found["champion_version",] == 1
     assert 0 < found["model_trained_timestamp_seconds",] <= found["last_round_timestamp_seconds", "training"]
     assert not [name for name, *_ in found if name.startswith(("drift", "quality", "input"))]
 
 
-def test_the_last_windows_of_the_version_that_serves_count(shelf: Shelf) -> None:
+def test_the_last_windows_of_the_version_that_serves_count(sample_store: SampleStore) -> None:
     """What another version was found to do is no alarm of this one; what is beyond its bound is told by its sign."""
-    journal = Journal.of(shelf.settings, MODEL)
-    for record in (night(2), night(1, "drift"), window(1, "bad", value=Interval(value=30.0, low=28.0, high=32.0))):
+    journal = Journal.of(sample_store.settings, MODEL)
+    for record in (
+        make_drift(2),
+        make_drift(1, "drift"),
+        make_quality(1, "bad", value=Interval(value=30.0, low=28.0, high=32.0)),
+    ):
         journal.add(record, NOW)
-    journal.add(night(0, version=2), NOW)
-    found = told(shelf)
+    journal.add(make_drift(0, version=2), NOW)
+    found = told(sample_store)
     assert (found["drift_alarm", "rooms"], found["drift_ratio", "rooms"], found["input_broken",]) == (1, 2, 0)
     assert (found["quality", "mae"], found["quality_bound", "mae"], found["quality_headroom", "mae"]) == (30, 25, -5)
     assert (found["quality_bad",], found["quality_estimate", "mae", "no"]) == (1, 23.75)
@@ -88,63 +92,63 @@ def test_headroom_has_the_same_sign_where_more_is_better() -> None:
         assert ("quality_coverage",) not in found
 
 
-def test_rounds_are_due_by_their_schedule(shelf: Shelf) -> None:
+def test_rounds_are_due_by_their_schedule(sample_store: SampleStore) -> None:
     """After the last round, or since the version serves where there was none; a flow without a line is never due."""
-    promise(shelf, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
-    found = told(shelf)
+    promise(sample_store, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
+    found = told(sample_store)
     assert found["round_due_timestamp_seconds", "drift"] > NOW.timestamp()
     monday = dt.datetime(2026, 3, 2, 1, 30, tzinfo=dt.UTC)  # half past two in Berlin
-    Journal.of(shelf.settings, MODEL).add(night(0), monday)
-    found = told(shelf)
+    Journal.of(sample_store.settings, MODEL).add(make_drift(0), monday)
+    found = told(sample_store)
     assert found["last_round_timestamp_seconds", "drift"] == monday.timestamp()
     assert found["round_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
     assert ("round_due_timestamp_seconds", "quality") not in found
     assert due("no line", "UTC", NOW) is None
 
 
-def test_promises_come_from_the_release(shelf: Shelf) -> None:
+def test_promises_come_from_the_release(sample_store: SampleStore) -> None:
     """A bound between two edges of the service's histogram counts as the next edge; beyond the last there is none."""
     for milliseconds, edge in ((100, 0.1), (120, 0.25), (20_000, None)):
-        promise(shelf, slo={"availability": 0.99, "p95_ms": milliseconds})
-        found = told(shelf)
+        promise(sample_store, slo={"availability": 0.99, "p95_ms": milliseconds})
+        found = told(sample_store)
         assert (found["slo_target", "availability"], found["slo_p95_seconds",]) == (0.99, milliseconds / 1000)
         assert found.get(("slo_p95_edge_seconds",)) == edge
 
 
-def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
+def test_a_model_that_cannot_be_read_takes_none_away(sample_store: SampleStore) -> None:
     """Its gauge says so, the others are told as before."""
-    other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
-    shelf.ledger.register(other, "ann", "trained", {}, "k")
-    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
-    damaged = Journal.of(shelf.settings, MODEL)
-    damaged.add(night(0), NOW)
+    other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
+    sample_store.ledger.register(other, "ann", "trained", {}, "k")
+    sample_store.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    damaged = Journal.of(sample_store.settings, MODEL)
+    damaged.add(make_drift(0), NOW)
     path = damaged.folder / "drift.jsonl"
     path.write_text(path.read_text().replace('"state":"quiet"', '"state":7'))
-    found = told(shelf)
+    found = told(sample_store)
     assert found["watch_readable",] == 0
     assert ("champion_version",) not in found
     assert found["watch_readable", MODEL + "-2"] == 1
 
 
-def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
+def test_a_ledger_that_was_changed_is_not_believed(sample_store: SampleStore) -> None:
     """The model whose row was changed cannot be read, no champion of it is told; another model is as before."""
-    other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
-    shelf.ledger.register(other, "ann", "trained", {}, "k")
-    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
-    with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
+    other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
+    sample_store.ledger.register(other, "ann", "trained", {}, "k")
+    sample_store.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
-    found = told(shelf)
+    found = told(sample_store)
     assert (found["watch_readable",], found["watch_readable", other]) == (0, 1)
     assert ("champion_version",) not in found
     assert found["champion_version", other] == 1
 
 
-def test_a_ledger_that_is_away_leaves_what_was_known(shelf: Shelf) -> None:
+def test_a_ledger_that_is_away_leaves_what_was_known(sample_store: SampleStore) -> None:
     """Alarms stay as they are; only the ledger's own gauge changes."""
-    Journal.of(shelf.settings, MODEL).add(night(0, "drift"), NOW)
-    watch = Watch(shelf.settings)
+    Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
+    watch = Watch(sample_store.settings)
     before = gauges(watch.text(NOW))
-    shelf.ledger_file.write_text("no database")
+    sample_store.ledger_file.write_text("no database")
     after = gauges(watch.text(NOW + FRESH))
     assert after.pop(("ledger_up",)) == 0
     assert before.pop(("ledger_up",)) == 1
@@ -153,38 +157,38 @@ def test_a_ledger_that_is_away_leaves_what_was_known(shelf: Shelf) -> None:
     }
 
 
-def test_it_is_read_once_for_all_who_ask(shelf: Shelf) -> None:
+def test_it_is_read_once_for_all_who_ask(sample_store: SampleStore) -> None:
     """Within ten seconds the same text is told; then what is there now."""
-    watch = Watch(shelf.settings)
+    watch = Watch(sample_store.settings)
     watch.text(NOW)
-    Journal.of(shelf.settings, MODEL).add(night(0, "drift"), NOW)
+    Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
     assert ("input_broken",) not in gauges(watch.text(NOW + FRESH / 2))
     assert ("input_broken",) in gauges(watch.text(NOW + FRESH))
 
 
-def test_metrics_are_served_whatever_the_store_is(shelf: Shelf) -> None:
+def test_metrics_are_served_whatever_the_store_is(sample_store: SampleStore) -> None:
     """Prometheus gets text, with a store, with a ledger that is no database, and with none at all."""
-    with serving(shelf) as address:
-        code, text = get(f"{address}/metrics")
+    with serving(sample_store) as address:
+        code, text = get_page(f"{address}/metrics")
         assert (code, gauges(text)["champion_version",]) == (200, 1)
-        assert get(f"{address}/metrics", Host="status:8090")[0] == 403
-    shelf.ledger_file.write_text("no database")
-    with serving(shelf) as address:
-        code, text = get(f"{address}/metrics")
+        assert get_page(f"{address}/metrics", Host="status:8090")[0] == 403
+    sample_store.ledger_file.write_text("no database")
+    with serving(sample_store) as address:
+        code, text = get_page(f"{address}/metrics")
         assert (code, gauges(text)) == (200, {("ledger_up",): 0})
-    shutil.rmtree(shelf.settings.store)
-    with serving(shelf) as address:
-        assert get(f"{address}/metrics")[0] == 200
+    shutil.rmtree(sample_store.settings.store)
+    with serving(sample_store) as address:
+        assert get_page(f"{address}/metrics")[0] == 200
 
 
-def test_beyond_loopback_a_strangers_name_is_still_refused(shelf: Shelf) -> None:
+def test_beyond_loopback_a_strangers_name_is_still_refused(sample_store: SampleStore) -> None:
     """A service of the same network and an address are answered; a name with a dot may be anybody's."""
-    with serving(shelf, "0.0.0.0") as address:
+    with serving(sample_store, "0.0.0.0") as address:
         answered = {
-            host: get(f"{address}/health", Host=host)[0] for host in ("status:8090", "10.1.2.3:8090", "[::1]:1")
+            host: get_page(f"{address}/health", Host=host)[0] for host in ("status:8090", "10.1.2.3:8090", "[::1]:1")
         }
         assert set(answered.values()) == {200}
         refused = {
-            host: get(f"{address}/health", Host=host)[0] for host in ("evil.example", "127.0.0.1.evil.example:1")
+            host: get_page(f"{address}/health", Host=host)[0] for host in ("evil.example", "127.0.0.1.evil.example:1")
         }
         assert set(refused.values()) == {403}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.sql import execute_sql
 from towline.errors import ConfigError, GateRefused, ReleaseError, TowlineError, Unavailable
 from towline.registry import chain
 from towline.registry.ledger import Entry, Ledger
@@ -43,15 +44,6 @@ def everyone(work: Callable[[int], Any], count: int = 20) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(outcome, range(1, count + 1)))
-
-
-def execute(ledger: Ledger, statement: str) -> None:
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(ledger._chain._url)
-    with engine.begin() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
 
 
 def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
@@ -237,7 +229,7 @@ def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger,
     """
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
-    execute(ledger, statement)
+    execute_sql(ledger, statement)
     for ask in (
         ledger.verify, ledger.history, lambda: ledger.rows("bikes"), lambda: ledger.champion("bikes"),
         lambda: ledger.versions("bikes"), lambda: ledger.aliases("bikes"), lambda: ledger.state("bikes", 3),
@@ -255,7 +247,7 @@ def test_a_removed_row_is_found(ledger: Ledger) -> None:
     """A row taken out of the middle breaks the chain at the next one."""
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
-    execute(ledger, "DELETE FROM ledger WHERE seq = 2")
+    execute_sql(ledger, "DELETE FROM ledger WHERE seq = 2")
     for ask in (ledger.verify, lambda: ledger.champion("bikes")):
         with pytest.raises(ReleaseError, match="ledger row 3 of bikes"):
             ask()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.registry.test_ledger import execute
+from tests.support.sql import execute_sql
 from towline.errors import ConfigError, ReleaseError, Unavailable
 from towline.registry.ledger import Ledger
 from towline.registry.watch import Release, Watch
@@ -63,7 +63,7 @@ def test_rows_that_were_changed_are_not_believed(url: str) -> None:
     ledger = Ledger(url)
     train(ledger, 1)
     promote(ledger, 1, None)
-    execute(ledger, "UPDATE ledger SET release = 'releases/bikes/v9' WHERE seq = 2")
+    execute_sql(ledger, "UPDATE ledger SET release = 'releases/bikes/v9' WHERE seq = 2")
     with pytest.raises(ReleaseError, match="row 2 of bikes"):
         Watch(url, "bikes").champion()
 

@@ -2,17 +2,17 @@
 
 import re
 
-from tests.unit.release.conftest import Run
+from tests.support.releases import TrainedRun
 from towline.release.card import number, title
 from towline.release.packaging import Package
 
 
-def read(run: Run, packed: Package) -> tuple[str, str]:
+def read(run: TrainedRun, packed: Package) -> tuple[str, str]:
     folder = run.settings.store / packed.path
     return (folder / "card.md").read_text(), (folder / "card.html").read_text()
 
 
-def test_both_forms_tell_the_numbers(regression: Run, packed: Package) -> None:
+def test_both_forms_tell_the_numbers(regression: TrainedRun, packed: Package) -> None:
     """Name, metrics with their intervals, baseline and columns stand in the Markdown and the HTML."""
     mae = regression.evaluation.metrics["mae"]
     for text in read(regression, packed):
@@ -23,7 +23,7 @@ def test_both_forms_tell_the_numbers(regression: Run, packed: Package) -> None:
         assert regression.work.dataset.digest in text
 
 
-def test_what_users_wrote_is_only_text(regression: Run, packed: Package) -> None:
+def test_what_users_wrote_is_only_text(regression: TrainedRun, packed: Package) -> None:
     """Markup in a description, a category, a note or a column name does not become markup."""
     markdown, html = read(regression, packed)
     assert "<script" not in html
@@ -35,7 +35,7 @@ def test_what_users_wrote_is_only_text(regression: Run, packed: Package) -> None
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (4, 5) for line in rows)
 
 
-def test_the_html_needs_no_other_file(regression: Run, packed: Package) -> None:
+def test_the_html_needs_no_other_file(regression: TrainedRun, packed: Package) -> None:
     """Plots are inlined and nothing is fetched."""
     html = read(regression, packed)[1]
     assert 'src="data:image/png;base64,' in html
@@ -43,7 +43,7 @@ def test_the_html_needs_no_other_file(regression: Run, packed: Package) -> None:
     assert "url(" not in html
 
 
-def test_tables_of_the_markdown_are_whole(binary: Run) -> None:
+def test_tables_of_the_markdown_are_whole(binary: TrainedRun) -> None:
     """Every table has as many cells in each row as in its head, and at least one."""
     markdown = read(binary, binary.package())[0]
     tables = [table.splitlines() for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown)]

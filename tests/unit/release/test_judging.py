@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.release.conftest import Run, table
+from tests.support.releases import TrainedRun, make_house_table
 from towline.release import judging
 from towline.release.manifest import Recorded
 from towline.release.packaging import Package
@@ -18,7 +18,7 @@ from towline.training.gate import Check, Smoke, Verdict
 GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0, modules=(), detail="")
 
 
-def judge(run: Run, champion: Path | None) -> Verdict:
+def judge(run: TrainedRun, champion: Path | None) -> Verdict:
     return judging.judge(run.work, run.config, run.evaluation, GOOD, (3, Recorded(champion)) if champion else None)
 
 
@@ -27,23 +27,23 @@ def champion_check(verdict: Verdict) -> Check:
     return found
 
 
-def test_the_first_version_needs_no_champion(regression: Run) -> None:
+def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
     """The verdict is kept in the run's folder."""
     verdict = judge(regression, None)
     assert verdict.outcome == "pass", verdict
     assert Verdict.model_validate_json(regression.work.file("verdict.json").read_bytes()) == verdict
 
 
-def test_a_model_does_as_well_as_itself(regression: Run, packed: Package) -> None:
+def test_a_model_does_as_well_as_itself(regression: TrainedRun, packed: Package) -> None:
     """The champion is asked again on this run's rows."""
     verdict = judge(regression, regression.settings.store / packed.path)
     assert verdict.champion == 3
     assert champion_check(verdict).outcome == "pass"
 
 
-def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """By time those after the end of its training."""
-    run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
+    run = build(tmp_path, make_house_table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     model = open_release(run.settings.store / run.package().path)
     assert judging._unseen(model, run.work.part("holdout")[2]).all()
     everything = run.work.table()
@@ -54,7 +54,9 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
     assert not judging._unseen(model, everything.drop(columns="at")).any()
 
 
-def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regression: Run, packed: Package) -> None:
+def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
+    regression: TrainedRun, packed: Package
+) -> None:
     """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.part("holdout")[2]
@@ -68,9 +70,9 @@ def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regress
     assert (check.outcome, check.value) == ("pass", 0.0)
 
 
-def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """Where enough rows came since, the released model itself is asked, on these alone."""
-    frame = table(800).drop(columns="sold")
+    frame = make_house_table(800).drop(columns="sold")
     older = build(tmp_path / "older", frame.head(700), target="value", time="at")
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
@@ -80,9 +82,9 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     np.testing.assert_array_equal(found.labels, model.predict(rows))
 
 
-def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """Labels and probabilities of the measured model come back whole, in a task with classes too."""
-    run = build(tmp_path, table(400).drop(columns="value"), target="sold", time="at")
+    run = build(tmp_path, make_house_table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
     _, found, unseen = judging._ask(model, run.work.contract(), run.work.part("holdout")[2])
     _, measured, _ = saved_predictions(run.work)
@@ -91,15 +93,17 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     np.testing.assert_array_equal(found.probabilities, measured.probabilities)
 
 
-def test_after_a_random_split_the_champion_tells_its_own_holdout(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_after_a_random_split_the_champion_tells_its_own_holdout(
+    tmp_path: Path, build: Callable[..., TrainedRun]
+) -> None:
     """Whatever table a row stands in, and in whatever order."""
-    run = build(tmp_path, table(400).drop(columns=["at", "sold"]), target="value")
+    run = build(tmp_path, make_house_table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
     assert judging._unseen(model, run.work.part("holdout")[2]).all()
     assert not judging._unseen(model, run.work.part("train")[2].sample(frac=1, random_state=1)).any()
 
 
-def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> None:
+def test_a_damaged_champion_leaves_it_open(regression: TrainedRun, release: Path) -> None:
     """Its file is named and the verdict is for a person to take."""
     (release / "contract.json").write_text("{}")
     verdict = judge(regression, release)
@@ -109,10 +113,10 @@ def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> No
 
 @pytest.mark.parametrize("change", ["column gone", "another target"])
 def test_a_champion_that_cannot_be_asked(
-    regression: Run, packed: Package, tmp_path: Path, build: Callable[..., Run], change: str
+    regression: TrainedRun, packed: Package, tmp_path: Path, build: Callable[..., TrainedRun], change: str
 ) -> None:
     """A column it needs is gone, or it predicts something else: told by name."""
-    frame = table().drop(columns="sold")
+    frame = make_house_table().drop(columns="sold")
     frame = frame.drop(columns="doors") if change == "column gone" else frame.rename(columns={"value": "price"})
     run = build(tmp_path, frame, target="value" if change == "column gone" else "price", time="at")
     verdict = judge(run, regression.settings.store / packed.path)
@@ -125,9 +129,9 @@ def test_a_champion_that_cannot_be_asked(
         assert "predicts something else" in champion_check(verdict).detail
 
 
-def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """A champion that knows fewer classes gives the new one no chance; one that knows more cannot be compared."""
-    frame = table(400).drop(columns=["value", "at"])
+    frame = make_house_table(400).drop(columns=["value", "at"])
     frame.loc[frame["doors"] == 8, "sold"] = "later"
     fewer = build(tmp_path / "fewer", frame, target="sold")
     frame.loc[frame["doors"] == 7, "sold"] = "a new one"

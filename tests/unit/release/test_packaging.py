@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.unit.release.conftest import Run, make_run, table
+from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline import files
 from towline.config import build_config
 from towline.errors import ReleaseError, Unavailable
@@ -21,7 +21,7 @@ from towline.release.predictor import open_release
 from towline.training.evaluation import saved_predictions
 
 
-def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> None:
+def test_packaging_twice_gives_one_release(regression: TrainedRun, packed: Package) -> None:
     """The second time finds the first's folder; so does one that was moved away in between."""
     home = (regression.settings.store / packed.path).parent
     assert regression.package() == packed
@@ -30,7 +30,7 @@ def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> 
     assert [path.name for path in home.iterdir() if path.is_dir()] == [Path(packed.path).name]
 
 
-def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> None:
+def test_the_release_holds_what_it_should(regression: TrainedRun, packed: Package) -> None:
     """Every file that a reader of the release counts on, and what the run was."""
     directory = regression.settings.store / packed.path
     manifest = verify(directory)
@@ -53,7 +53,7 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> N
     assert lock == sorted(lock)
 
 
-def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
+def test_what_is_released_has_learnt_from_all_rows(regression: TrainedRun) -> None:
     """The released model was fitted up to the newest row; metrics and the card tell of the measured one."""
     work, directory = regression.work, regression.settings.store / regression.package().path
     _, truth, rows = work.part("holdout")
@@ -66,16 +66,16 @@ def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
     assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
 
 
-def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """Its training ends where the holdout begins, and nothing says otherwise."""
-    run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
+    run = build(tmp_path, make_house_table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     directory = run.settings.store / run.package().path
     assert verify(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
     assert not (directory / "holdout.npz").exists()
     assert "fitted without them" not in (directory / "card.md").read_text()
 
 
-def test_probes_are_answered_as_in_training(binary: Run) -> None:
+def test_probes_are_answered_as_in_training(binary: TrainedRun) -> None:
     """The rows kept for later probes give the kept answers, and hold only what the model is given."""
     directory = binary.settings.store / binary.package().path
     model, probe = open_release(directory), json.loads((directory / "probe.json").read_text())
@@ -86,7 +86,7 @@ def test_probes_are_answered_as_in_training(binary: Run) -> None:
     assert set(probe["labels"]) <= set(saved_predictions(binary.work)[1].labels)
 
 
-def test_a_full_disk_leaves_nothing(regression: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(regression: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is the kind that is tried again, and no half release is left."""
     written: list[str] = []
 
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing(regression: Run, monkeypatch: pytest.MonkeyP
     assert not [path.name for path in home.iterdir() if path.name.startswith((".draft", "v9"))]
 
 
-def test_what_a_killed_run_left_is_removed(regression: Run, packed: Package) -> None:
+def test_what_a_killed_run_left_is_removed(regression: TrainedRun, packed: Package) -> None:
     """Half a release beside the whole ones does not outlive the next packaging."""
     draft = regression.settings.store / "releases" / "house-value" / ".draft-0123"
     (draft / "plots").mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_what_a_killed_run_left_is_removed(regression: Run, packed: Package) -> 
     assert not draft.exists()
 
 
-def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Run, packed: Package) -> None:
+def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: TrainedRun, packed: Package) -> None:
     """Packaging does not hand out a folder it did not write so."""
     probe = regression.settings.store / packed.path / "probe.json"
     before = probe.read_bytes()
@@ -142,10 +142,10 @@ def test_no_password_in_a_release(url: str, kept: str) -> None:
     assert yaml.safe_load(text)["data"]["source"]["url"] == kept
 
 
-def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callable[..., Run]) -> None:
+def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """They are built where the ledger vouches for the release, or its reader for the package; else refused by name."""
-    frame = table(200).drop(columns=["value", "at"])
-    run = make_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
+    frame = make_house_table(200).drop(columns=["value", "at"])
+    run = train_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()
     directory = run.settings.store / packed.path
     manifest = verify(directory)

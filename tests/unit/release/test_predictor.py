@@ -11,19 +11,19 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.unit.release.conftest import Run, table
+from tests.support.releases import TrainedRun, make_house_table
 from towline.errors import DataError, ReleaseError
 from towline.release.packaging import Package
 from towline.release.predictor import Model, open_release
 
 
 @pytest.fixture(scope="module")
-def value(regression: Run, packed: Package) -> Model:
+def value(regression: TrainedRun, packed: Package) -> Model:
     return open_release(regression.settings.store / packed.path)
 
 
 @pytest.fixture(scope="module")
-def sold(binary: Run) -> Model:
+def sold(binary: TrainedRun) -> Model:
     return open_release(binary.settings.store / binary.package().path)
 
 
@@ -33,7 +33,7 @@ def dicts(frame: pd.DataFrame) -> list[dict[str, object]]:
 
 def test_containers_agree(value: Model, tmp_path: Path) -> None:
     """dicts, JSON, pandas, CSV, Arrow and a row at a time: the same floats."""
-    frame = table().tail(40)
+    frame = make_house_table().tail(40)
     frame.to_csv(tmp_path / "rows.csv", index=False)
     arrow = pa.Table.from_pandas(frame)
     expected = value.predict(frame)
@@ -54,13 +54,13 @@ def test_containers_agree(value: Model, tmp_path: Path) -> None:
 def test_polars_agrees(value: Model) -> None:
     """A polars frame is an Arrow table to us."""
     polars = pytest.importorskip("polars")
-    frame = table().tail(40)
+    frame = make_house_table().tail(40)
     np.testing.assert_array_equal(value.predict(polars.from_pandas(frame)), value.predict(frame))
 
 
 def test_labels_are_the_tables_own(sold: Model) -> None:
     """Class labels come back as strings, probabilities in the order of the classes."""
-    frame = table().head(20)
+    frame = make_house_table().head(20)
     labels, chances = sold.predict(frame), sold.predict_proba(frame)
     assert all(type(label) is str for label in labels)
     assert sold.metadata.classes == ("no", "yes")
@@ -69,9 +69,9 @@ def test_labels_are_the_tables_own(sold: Model) -> None:
 
 
 @pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0)])
-def test_labels_keep_their_type(tmp_path: Path, build: Callable[..., Run], yes: object, no: object) -> None:
+def test_labels_keep_their_type(tmp_path: Path, build: Callable[..., TrainedRun], yes: object, no: object) -> None:
     """Flags come back as bool, numbers as int, not as numpy's."""
-    frame = table(200).drop(columns=["value", "at"])
+    frame = make_house_table(200).drop(columns=["value", "at"])
     frame["sold"] = [yes if answer == "yes" else no for answer in frame["sold"]]
     run = build(tmp_path, frame, "linear", target="sold")
     labels = open_release(run.settings.store / run.package().path).predict(frame)
@@ -81,21 +81,21 @@ def test_labels_keep_their_type(tmp_path: Path, build: Callable[..., Run], yes: 
 def test_no_rows_no_answers(value: Model, sold: Model) -> None:
     """An empty batch is answered by an empty array."""
     assert value.predict([]).shape == (0,)
-    assert sold.predict_proba(table().head(0)).shape == (0, 2)
+    assert sold.predict_proba(make_house_table().head(0)).shape == (0, 2)
 
 
 def test_what_cannot_be_read_is_named(value: Model) -> None:
     """The field and the row are in the error; so is the type of what is no row at all."""
-    good = dicts(table().head(3))
+    good = dicts(make_house_table().head(3))
     with pytest.raises(DataError, match=r"row 2: 'size' is missing"):
         value.predict([good[0], {name: v for name, v in good[1].items() if name != "size"}])
     with pytest.raises(DataError, match=r"row 1: 'size' is not a number"):
         value.predict({**good[0], "size": "wide"})
-    for rows in ({**good[0], "doors": 1e200}, table().head(2).assign(doors=1e200)):
+    for rows in ({**good[0], "doors": 1e200}, make_house_table().head(2).assign(doors=1e200)):
         with pytest.raises(DataError, match="'doors'"):
             value.predict(rows)
     with pytest.raises(DataError, match="'doors'"):
-        value.predict(table().drop(columns="doors"))
+        value.predict(make_house_table().drop(columns="doors"))
     with pytest.raises(DataError, match="ndarray"):
         value.predict(np.zeros((2, 4)))
     with pytest.raises(DataError, match="no probabilities"):
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_named(value: Model) -> None:
 
 def test_unseen_and_null_values_are_answered(value: Model) -> None:
     """A new category, a null and a value beyond the training range each get a finite answer."""
-    row = dicts(table().head(1))[0]
+    row = dicts(make_house_table().head(1))[0]
     for odd in ({"a `kind`, of sorts": "new"}, {"a `kind`, of sorts": None}, {"size": None, "doors": 1e9}):
         assert np.isfinite(value.predict({**row, **odd})).all()
 
@@ -118,7 +118,7 @@ def test_a_changed_model_is_never_built(release: Path) -> None:
         open_release(release)
 
 
-def test_an_embedded_model_is_light(regression: Run, packed: Package) -> None:
+def test_an_embedded_model_is_light(regression: TrainedRun, packed: Package) -> None:
     """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
     code = (
         "import json, sys; from towline import load; model = load(sys.argv[1])\n"

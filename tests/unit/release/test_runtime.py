@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.release.conftest import Run
+from tests.support.releases import TrainedRun
 from towline.errors import ReleaseError
 from towline.release import runtime
 from towline.release.manifest import verify
@@ -61,7 +61,7 @@ def test_a_model_of_a_library_has_it_in_its_lock(library: str) -> None:
         runtime.check(text, {name: "0.1"}, compiled=True)
 
 
-def test_a_release_lists_what_it_needs(regression: Run) -> None:
+def test_a_release_lists_what_it_needs(regression: TrainedRun) -> None:
     """Its bill of materials names each package of its own lock, the model, and the data it learnt from."""
     directory = regression.settings.store / regression.package().path
     manifest = verify(directory)

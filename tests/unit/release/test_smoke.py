@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.release.conftest import Run
+from tests.support.releases import TrainedRun
 from towline.data.contract import Contract
 from towline.release import smoke
 from towline.release.packaging import Package
@@ -15,7 +15,7 @@ from towline.release.predictor import open_release
 from towline.training.predictions import Predictions
 
 
-def test_a_bare_process_answers_identically(regression: Run, packed: Package) -> None:
+def test_a_bare_process_answers_identically(regression: TrainedRun, packed: Package) -> None:
     """To the last bit, with none of the pipeline's libraries imported."""
     found = smoke.smoke(regression.work, packed)
     assert found.identical, found.detail
@@ -25,13 +25,13 @@ def test_a_bare_process_answers_identically(regression: Run, packed: Package) ->
     assert found.peak_mb > 10
 
 
-def test_classification_too(binary: Run) -> None:
+def test_classification_too(binary: TrainedRun) -> None:
     """Labels and probabilities."""
     found = smoke.smoke(binary.work, binary.package())
     assert found.identical, found.detail
 
 
-def test_another_answer_is_found(regression: Run, packed: Package, tmp_path: Path) -> None:
+def test_another_answer_is_found(regression: TrainedRun, packed: Package, tmp_path: Path) -> None:
     """One value off by the last bit is told, and so is another shape."""
     model = open_release(regression.settings.store / packed.path)
     answers = model.predictions(regression.work.part("holdout")[0])
@@ -57,7 +57,7 @@ def test_labels_of_another_type_are_found(tmp_path: Path, other: list[object]) -
     assert finding == f"labels have the type {type(other[0]).__name__}, the classes bool"
 
 
-def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, release: Path) -> None:
+def test_a_spoilt_release_is_a_failed_test(regression: TrainedRun, packed: Package, release: Path) -> None:
     """The cause is told and nothing is raised."""
     (release / "probe.json").write_text("[]")
     spoilt = packed.model_copy(update={"path": str(release)})  # an absolute path stands for itself
@@ -66,7 +66,7 @@ def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, rel
     assert "probe.json" in found.detail
 
 
-def test_a_process_that_does_not_answer(regression: Run, packed: Package) -> None:
+def test_a_process_that_does_not_answer(regression: TrainedRun, packed: Package) -> None:
     """Killed before, and slower than allowed."""
     with smoke.start() as process:
         process.kill()

@@ -1,39 +1,13 @@
-"""A small world that turns, and a replay of it."""
+"""The config of a backtest on a table whose relation turns around."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from towline.config import PipelineConfig, build_config
-
-
-def turning() -> pd.DataFrame:
-    """A row an hour for 160 days. From day 100 on ``a`` means the opposite; the inputs look the same all the time."""
-    rng = np.random.default_rng(11)
-    times = pd.date_range("2026-01-01", periods=24 * 160, freq="h")
-    a, b = rng.normal(size=len(times)), rng.normal(size=len(times))
-    slope = np.where(np.arange(len(times)) < 24 * 100, 5.0, -5.0)
-    return pd.DataFrame({"at": times, "a": a, "b": b, "y": 20 + slope * a + b + rng.normal(0, 0.5, len(times))})
-
-
-def configured(folder: Path, frame: pd.DataFrame | None = None, **sections: Any) -> PipelineConfig:
-    (turning() if frame is None else frame).to_parquet(folder / "t.parquet")
-    raw = {
-        "name": "turning",
-        "data": {"source": "t.parquet", "target": "y", "time": "at", "window": ["9d", "all"]},
-        "split": {"holdout": "5d"},
-        "candidates": ["linear"],
-        "cross_validation": {"folds": 2},
-        "evaluation": {"resamples": 50},
-        "retrain": {"need": 1, "of": 1, "min_rows": 40},
-        **sections,
-    }
-    return build_config(raw, "test")
+from tests.support.backtests import make_config
+from towline.config import PipelineConfig
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PipelineConfig:
-    return configured(tmp_path)
+    return make_config(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.unit.replay.conftest import configured, turning
+from tests.support.backtests import make_config, make_turning_table
 from towline.config import PipelineConfig
 from towline.errors import ConfigError, TowlineError
 from towline.replay import page, picture
@@ -25,7 +25,7 @@ START, END = day("2026-03-02"), day("2026-06-08")
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Replay, Path]:
     folder = tmp_path_factory.mktemp("world")
-    return replay(configured(folder), folder, START, END, "2w"), folder
+    return replay(make_config(folder), folder, START, END, "2w"), folder
 
 
 def test_quality_finds_what_drift_does_not(lived: tuple[Replay, Path]) -> None:
@@ -104,7 +104,7 @@ def test_what_cannot_be_replayed_is_told(
 ) -> None:
     """Each with the remedy, before anything is trained."""
     with pytest.raises(TowlineError, match=told) as caught:
-        replay(configured(tmp_path, **change), tmp_path, start, end, every)
+        replay(make_config(tmp_path, **change), tmp_path, start, end, every)
     assert caught.value.remedy
 
 
@@ -118,7 +118,7 @@ def test_months_are_of_the_calendar() -> None:
 
 def test_labels_that_come_late_make_late_decisions(tmp_path: Path) -> None:
     """With labels a month late the same world is noticed at least a month later."""
-    config, month = configured(tmp_path, turning()), dt.timedelta(days=30)
+    config, month = make_config(tmp_path, make_turning_table()), dt.timedelta(days=30)
     late = replay(config, tmp_path, START, END, "2w", ("quality",), month)
     begun = [step for step in late.lives[0].steps if step.trained]
     assert not begun or begun[0].end >= day("2026-05-11")

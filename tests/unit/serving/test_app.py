@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-from tests.unit.serving.service import (
+from tests.support.hostile_json import HOSTILE_JSON
+from tests.support.serving import (
     CLASSES,
     ROW,
-    Fake,
     FakeKeys,
     FakeLog,
-    Running,
-    application,
-    call,
+    FakeModel,
+    RunningService,
+    create_application,
     make_contract,
-    options,
-    running,
-)  # fmt: skip
-from tests.unit.serving.test_strict_json import HOSTILE
+    make_options,
+    run_service,
+    send_asgi,
+)
 from towline.errors import DataError, ReleaseError, Unavailable
 from towline.release.scorer import Answer
 from towline.serving import endpoint
@@ -66,20 +66,20 @@ ROUTES = {
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Fake:
-    return Fake(make_contract(), tmp_path)
+def model(tmp_path: Path) -> FakeModel:
+    return FakeModel(make_contract(), tmp_path)
 
 
 @pytest.fixture
-def service(model: Fake) -> Iterator[Running]:
-    with running(model) as found:
+def service(model: FakeModel) -> Iterator[RunningService]:
+    with run_service(model) as found:
         yield found
 
 
 @pytest.fixture
-def locked(model: Fake) -> Iterator[Running]:
+def locked(model: FakeModel) -> Iterator[RunningService]:
     """A service that was given keys."""
-    with running(model, KEYS) as found:
+    with run_service(model, KEYS) as found:
         yield found
 
 
@@ -87,7 +87,7 @@ def filled(path: str) -> str:
     return path.format(name="house-price", version=3)
 
 
-def ask(service: Running, path: str, **headers: str) -> Any:
+def ask(service: RunningService, path: str, **headers: str) -> Any:
     method = ROUTES[path][0]
     body = BODY if path == "/predict" else b"{}"
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -96,14 +96,14 @@ def ask(service: Running, path: str, **headers: str) -> Any:
     return service.client.request(method, filled(path), content=body if method == "POST" else None, headers=headers)
 
 
-def test_every_route_is_public_or_protected(service: Running) -> None:
+def test_every_route_is_public_or_protected(service: RunningService) -> None:
     """The routes are these, and each says itself who may ask it."""
     assert {one.path: (one.method, one.access) for one in service.app.endpoints} == ROUTES
     assert {route.path for route in service.app.routes} == ROUTES.keys()
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_keys_open_what_they_are_for(locked: Running, path: str) -> None:
+def test_keys_open_what_they_are_for(locked: RunningService, path: str) -> None:
     """Without a key 401, with one of too small a scope 403; what is public needs none."""
     access = ROUTES[path][1]
     codes = {
@@ -121,13 +121,13 @@ def test_keys_open_what_they_are_for(locked: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_no_keys_no_locks(service: Running, path: str) -> None:
+def test_no_keys_no_locks(service: RunningService, path: str) -> None:
     """While no key was ever made, everything answers."""
     assert ask(service, path).status_code in (200, 303, 422)
 
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access != "public"])
-def test_no_spelling_of_a_path_gets_around_its_key(locked: Running, path: str) -> None:
+def test_no_spelling_of_a_path_gets_around_its_key(locked: RunningService, path: str) -> None:
     """Access is checked where the request ends up, not by what its path looks like."""
     where = filled(path)
     for odd in (
@@ -135,7 +135,7 @@ def test_no_spelling_of_a_path_gets_around_its_key(locked: Running, path: str) -
         where.upper(), f"{where}\0", f"{where} ", f"{where}?x", f"{where}#/livez", where.replace("/", "\\"),
         where[1:], "",
     ):  # fmt: skip
-        status, _, _ = asyncio.run(call(locked.app, [BODY], odd, ROUTES[path][0], host="x/livez"))
+        status, _, _ = asyncio.run(send_asgi(locked.app, [BODY], odd, ROUTES[path][0], host="x/livez"))
         assert status in (401, 404), odd
 
 
@@ -149,7 +149,7 @@ def test_no_spelling_of_a_path_gets_around_its_key(locked: Running, path: str) -
         {"authorization": "Basic " + base64.b64encode(b"any:pkey").decode()},
     ],
 )
-def test_ways_to_show_a_key(locked: Running, headers: dict[str, str]) -> None:
+def test_ways_to_show_a_key(locked: RunningService, headers: dict[str, str]) -> None:
     """As a bearer's token, in a header of its own, or as a browser sends a password."""
     assert locked.client.send(BODY, **headers).status_code == 200
 
@@ -159,7 +159,7 @@ def test_ways_to_show_a_key(locked: Running, headers: dict[str, str]) -> None:
     ["", "Bearer", "Bearer ", "pkey", "Bearer pkey x", "Basic", "Basic !!!", "Basic cGtleQ==", "Digest pkey",
      "Bearer " + "x" * 5000],
 )  # fmt: skip
-def test_what_is_no_key(locked: Running, given: str) -> None:
+def test_what_is_no_key(locked: RunningService, given: str) -> None:
     """401, and the way to authenticate; never a trace of what was sent."""
     answer = locked.client.send(BODY, authorization=given)
     assert answer.status_code == 401
@@ -168,22 +168,22 @@ def test_what_is_no_key(locked: Running, given: str) -> None:
     assert "pkey" not in answer.text
 
 
-def test_a_browser_is_asked_for_the_key(locked: Running) -> None:
+def test_a_browser_is_asked_for_the_key(locked: RunningService) -> None:
     """The pages for people can be opened by typing the key as a password."""
     assert locked.client.get("/docs").headers["www-authenticate"].startswith("Basic ")
     given = "Basic " + base64.b64encode(b":pkey").decode()
     assert locked.client.get("/docs", authorization=given).status_code == 200
 
 
-def test_keys_outside_ascii(locked: Running) -> None:
+def test_keys_outside_ascii(locked: RunningService) -> None:
     """Bytes that are no text are no key either."""
-    status, _, _ = asyncio.run(call(locked.app, [BODY], authorization="Bearer schlüssel"))
+    status, _, _ = asyncio.run(send_asgi(locked.app, [BODY], authorization="Bearer schlüssel"))
     assert status == 401
 
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_methods(service: Running, path: str, method: str) -> None:
+def test_methods(service: RunningService, path: str, method: str) -> None:
     """A path takes its method, HEAD where it takes GET, and says so to any other."""
     allowed = ("GET", "HEAD") if ROUTES[path][0] == "GET" else ("POST",)
     answer = service.client.request(method, filled(path), content=b"{}")
@@ -198,7 +198,7 @@ def test_methods(service: Running, path: str, method: str) -> None:
 @pytest.mark.parametrize(
     "path", [path for path, (method, _) in ROUTES.items() if method == "GET" and path != "/metrics"]
 )
-def test_head_is_get_without_a_body(service: Running, path: str) -> None:
+def test_head_is_get_without_a_body(service: RunningService, path: str) -> None:
     """Same status and headers."""
     whole = service.client.request("GET", filled(path))
     head = service.client.request("HEAD", filled(path))
@@ -210,7 +210,7 @@ def test_head_is_get_without_a_body(service: Running, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/nope", "/predict/", "/predict/x", "/v2/models", "/v2/models/", "/docs/x", "/%00", "/PREDICT"]
 )
-def test_unknown_paths(service: Running, path: str) -> None:
+def test_unknown_paths(service: RunningService, path: str) -> None:
     """404 as a problem document."""
     answer = service.client.request("POST", path, content=BODY)
     assert answer.status_code == 404
@@ -218,7 +218,7 @@ def test_unknown_paths(service: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
-def test_headers_of_every_answer(service: Running, path: str) -> None:
+def test_headers_of_every_answer(service: RunningService, path: str) -> None:
     """No answer is sniffed, framed or stored; each has its request's id."""
     answer = service.client.request("GET", filled(path), headers={"x-request-id": "abc"})
     assert {name: answer.headers[name] for name in SECURE} == SECURE
@@ -226,34 +226,34 @@ def test_headers_of_every_answer(service: Running, path: str) -> None:
     assert "strict-transport-security" not in answer.headers
 
 
-def test_strict_transport_with_tls_alone(model: Fake) -> None:
+def test_strict_transport_with_tls_alone(model: FakeModel) -> None:
     """HSTS is said only by a service that speaks TLS itself."""
-    with running(model, certificate=Path("x.pem")) as service:
+    with run_service(model, certificate=Path("x.pem")) as service:
         assert "max-age" in service.client.get("/livez").headers["strict-transport-security"]
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "ä", "a\tb", "<script>", '"', "a,b"])
-def test_ids_that_are_not_taken(service: Running, given: str) -> None:
+def test_ids_that_are_not_taken(service: RunningService, given: str) -> None:
     """An id that could break a log or a header is replaced."""
-    status, headers, _ = asyncio.run(call(service.app, [BODY], x_request_id=given))
+    status, headers, _ = asyncio.run(send_asgi(service.app, [BODY], x_request_id=given))
     assert status == 200
     assert headers["x-request-id"] != given
     assert headers["x-request-id"].replace("-", "").isalnum()
 
 
-def test_ids_are_all_different(service: Running, model: Fake) -> None:
+def test_ids_are_all_different(service: RunningService, model: FakeModel) -> None:
     """Within a process and between processes."""
     ids = {service.client.send(BODY).json()["request_id"] for _ in range(20)}
-    with running(model) as other:
+    with run_service(model) as other:
         ids |= {other.client.send(BODY).json()["request_id"] for _ in range(20)}
     assert len(ids) == 40
 
 
-@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
 @pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/house-price/infer"])
-def test_hostile_json(service: Running, path: str, body: bytes) -> None:
+def test_hostile_json(service: RunningService, path: str, body: bytes) -> None:
     """400 with what is wrong, for whatever a parser could stumble over; MLflow's clients write NaN and may."""
-    if path == "/invocations" and body == HOSTILE["NaN"]:
+    if path == "/invocations" and body == HOSTILE_JSON["NaN"]:
         assert service.client.send(b'{"dataframe_records": [NaN]}', path).status_code == 422
         return
     answer = service.client.send(body, path)
@@ -266,7 +266,7 @@ def test_hostile_json(service: Running, path: str, body: bytes) -> None:
     ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", "text/json",
      "application/jsonp", "multipart/form-data", "application/json; x=y", ";", "application/ json"],
 )  # fmt: skip
-def test_other_media_types(service: Running, kind: str) -> None:
+def test_other_media_types(service: RunningService, kind: str) -> None:
     """Only declared JSON is read: a form on a foreign page cannot ask."""
     answer = service.client.send(BODY, content_type=kind)
     assert (answer.status_code, answer.json()["code"]) == (415, "not-json")
@@ -277,19 +277,19 @@ def test_other_media_types(service: Running, kind: str) -> None:
     ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;charset=UTF-8",
      'application/json; charset="utf-8" ;'],
 )  # fmt: skip
-def test_json_by_any_spelling(service: Running, kind: str) -> None:
+def test_json_by_any_spelling(service: RunningService, kind: str) -> None:
     """Case, spaces and quotes are as HTTP has them."""
     assert service.client.send(BODY, content_type=kind).status_code == 200
 
 
 @pytest.mark.parametrize("sign", ["origin", "referer", "sec_fetch_site", "cookie"])
-def test_a_page_cannot_ask_without_a_media_type(service: Running, sign: str) -> None:
+def test_a_page_cannot_ask_without_a_media_type(service: RunningService, sign: str) -> None:
     """A page on another site may send a body of no type without being asked first; Triton's client sends such too."""
     scope_headers = {"content_type": "", sign: "https://evil.example"}
     infer = "/v2/models/house-price/infer"
-    assert asyncio.run(call(service.app, [b"{}"], infer, **scope_headers))[0] == 415
-    assert asyncio.run(call(service.app, [b"{}"], infer, content_type=""))[0] == 422
-    assert asyncio.run(call(service.app, [b"{}"], infer, **{sign: "https://evil.example"}))[0] == 422
+    assert asyncio.run(send_asgi(service.app, [b"{}"], infer, **scope_headers))[0] == 415
+    assert asyncio.run(send_asgi(service.app, [b"{}"], infer, content_type=""))[0] == 422
+    assert asyncio.run(send_asgi(service.app, [b"{}"], infer, **{sign: "https://evil.example"}))[0] == 422
 
 
 PROTECTED = [path for path, (_, access) in ROUTES.items() if access != "public"]
@@ -301,9 +301,9 @@ PROTECTED = [path for path, (_, access) in ROUTES.items() if access != "public"]
     ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1", "[::2]:80", "[",
      "127.0.0.1:8080:1", "0x7f.1", "a@localhost"],
 )  # fmt: skip
-def test_other_hosts_while_there_are_no_keys(service: Running, path: str, host: str) -> None:
+def test_other_hosts_while_there_are_no_keys(service: RunningService, path: str, host: str) -> None:
     """403 and the option that helps, for whatever a name server may have been made to point here."""
-    status, _, body = asyncio.run(call(service.app, [BODY], filled(path), ROUTES[path][0], host=host))
+    status, _, body = asyncio.run(send_asgi(service.app, [BODY], filled(path), ROUTES[path][0], host=host))
     assert (status, json.loads(body)["code"]) == (403, "foreign-host")
     assert "--allowed-hosts" in json.loads(body)["remedy"]
 
@@ -312,54 +312,58 @@ def test_other_hosts_while_there_are_no_keys(service: Running, path: str, host: 
     "host",
     ["127.0.0.1", "127.0.0.1:8080", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:8080", "127.1.2.3"],
 )
-def test_names_of_loopback(service: Running, host: str) -> None:
+def test_names_of_loopback(service: RunningService, host: str) -> None:
     """Answered with any port, for a tunnel may have another."""
     assert service.client.send(BODY, host=host).status_code == 200
 
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access == "public"])
-def test_probes_may_come_by_any_name(service: Running, path: str) -> None:
+def test_probes_may_come_by_any_name(service: RunningService, path: str) -> None:
     """They tell nothing, and orchestrators ask by address."""
-    assert asyncio.run(call(service.app, [b""], filled(path), host="10.1.2.3:80"))[0] != 403
+    assert asyncio.run(send_asgi(service.app, [b""], filled(path), host="10.1.2.3:80"))[0] != 403
 
 
-def test_the_host_it_was_told_to_listen_on(model: Fake) -> None:
+def test_the_host_it_was_told_to_listen_on(model: FakeModel) -> None:
     """A name of this machine for loopback is its own."""
-    with running(model, host="tower.local") as service:
+    with run_service(model, host="tower.local") as service:
         assert service.client.send(BODY, host="tower.local:8080").status_code == 200
 
 
-def test_any_host_with_keys(locked: Running) -> None:
+def test_any_host_with_keys(locked: RunningService) -> None:
     """A key is what no foreign page has; a proxy in front may send its own name."""
     assert locked.client.send(BODY, host="api.example.com", x_api_key="pkey").status_code == 200
 
 
-def test_any_host_where_others_may_ask(model: Fake) -> None:
+def test_any_host_where_others_may_ask(model: FakeModel) -> None:
     """A service for other machines has names that it does not know."""
     app = create(
-        options(), SimpleNamespace(model=model, ready=True, refused=0, reason=""), FakeKeys(), FakeLog(), loopback=False
+        make_options(),
+        SimpleNamespace(model=model, ready=True, refused=0, reason=""),
+        FakeKeys(),
+        FakeLog(),
+        loopback=False,
     )
-    assert asyncio.run(call(app, [BODY], host="model.internal"))[0] == 200
+    assert asyncio.run(send_asgi(app, [BODY], host="model.internal"))[0] == 200
 
 
 @pytest.mark.parametrize("keys", [None, KEYS])
-def test_allowed_hosts(model: Fake, keys: dict[str, frozenset[str]] | None) -> None:
+def test_allowed_hosts(model: FakeModel, keys: dict[str, frozenset[str]] | None) -> None:
     """Those that are named are answered, and loopback; no others, with keys or without."""
-    with running(model, keys, allowed_hosts=("api.example.com", "*.models.example.org")) as service:
+    with run_service(model, keys, allowed_hosts=("api.example.com", "*.models.example.org")) as service:
         for host, status in (
             ("api.example.com", 200), ("API.example.com:443", 200), ("a.b.models.example.org", 200),
             ("localhost:8080", 200), ("models.example.org", 403), ("xmodels.example.org", 403), ("example.com", 403),
             ("api.example.com.evil.net", 403),
         ):  # fmt: skip
             assert service.client.send(BODY, host=host, x_api_key="pkey").status_code == status, host
-    with running(model, keys, allowed_hosts=("*",)) as service:
+    with run_service(model, keys, allowed_hosts=("*",)) as service:
         assert service.client.send(BODY, host="anything", x_api_key="pkey").status_code == 200
 
 
 ORIGIN = "https://app.example.com"
 
 
-def test_no_page_may_ask_by_default(locked: Running) -> None:
+def test_no_page_may_ask_by_default(locked: RunningService) -> None:
     """A browser that asks first is told no, and gets no answer to read."""
     told = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
     assert told.status_code == 405
@@ -369,9 +373,9 @@ def test_no_page_may_ask_by_default(locked: Running) -> None:
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
-def test_pages_that_may_ask(model: Fake, path: str) -> None:
+def test_pages_that_may_ask(model: FakeModel, path: str) -> None:
     """The browser is told before it shows a key; answers and refusals may be read by the sites that are named."""
-    with running(model, KEYS, cors_origins=(ORIGIN,)) as service:
+    with run_service(model, KEYS, cors_origins=(ORIGIN,)) as service:
         told = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
         assert told.status_code == 200
         assert told.headers["access-control-allow-origin"] == ORIGIN
@@ -388,9 +392,9 @@ def test_pages_that_may_ask(model: Fake, path: str) -> None:
                 assert answer.headers["vary"] == "Origin"
 
 
-def test_pages_of_any_site(model: Fake) -> None:
+def test_pages_of_any_site(model: FakeModel) -> None:
     """If that is what is wanted."""
-    with running(model, KEYS, cors_origins=("*",)) as service:
+    with run_service(model, KEYS, cors_origins=("*",)) as service:
         answer = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
@@ -413,14 +417,15 @@ def preflight(origin: str) -> dict[str, str]:
         ("gzip", gzip.compress(BODY[:20]) + gzip.compress(BODY[20:])),
         ("identity", BODY),
     ],
+    ids=["gzip", "upper case", "x-gzip", "deflate", "two members", "identity"],
 )
-def test_compressed_bodies(service: Running, coding: str, packed: bytes) -> None:
+def test_compressed_bodies(service: RunningService, coding: str, packed: bytes) -> None:
     """Read as clients send them, on each path."""
     answer = service.client.send(packed, content_encoding=coding)
     assert (answer.status_code, answer.json()["predictions"]) == (200, [41.0])
 
 
-def test_large_compressed_bodies(service: Running) -> None:
+def test_large_compressed_bodies(service: RunningService) -> None:
     """Unpacked aside, and predicted in the same order."""
     body = json.dumps({"rows": [{**ROW, "size": float(number)} for number in range(5_000)]}).encode()
     answer = service.client.send(gzip.compress(body), content_encoding="gzip")
@@ -428,7 +433,7 @@ def test_large_compressed_bodies(service: Running) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "", "gzip;q=1"])
-def test_other_codings(service: Running, coding: str) -> None:
+def test_other_codings(service: RunningService, coding: str) -> None:
     """415, and those that are read are named."""
     answer = service.client.send(BODY, content_encoding=coding)
     assert (answer.status_code, answer.json()["code"]) == (415, "unknown-encoding")
@@ -453,13 +458,13 @@ def test_other_codings(service: Running, coding: str) -> None:
     ids=["full", "a byte more", "large", "two members", "1,000 members", "cut", "cut short", "more behind",
          "not compressed", "empty"],
 )  # fmt: skip
-def test_compressed_bodies_that_are_refused(model: Fake, packed: bytes, status: int) -> None:
+def test_compressed_bodies_that_are_refused(model: FakeModel, packed: bytes, status: int) -> None:
     """The limit is on what they unpack to; damage is told as such."""
-    with running(model, max_body=50_000) as service:
+    with run_service(model, max_body=50_000) as service:
         assert service.client.send(packed, content_encoding="gzip").status_code == status
 
 
-def test_a_bomb_is_not_unpacked(service: Running) -> None:
+def test_a_bomb_is_not_unpacked(service: RunningService) -> None:
     """Of what unpacks to 200 MB no more is made than a body may have."""
     packing = zlib.compressobj(wbits=31)
     bomb = b"".join(packing.compress(b" " * 1_000_000) for _ in range(200)) + packing.flush()
@@ -471,43 +476,43 @@ def test_a_bomb_is_not_unpacked(service: Running) -> None:
         tracemalloc.stop()
 
 
-def test_a_body_as_long_as_allowed(model: Fake) -> None:
+def test_a_body_as_long_as_allowed(model: FakeModel) -> None:
     """The limit is on bytes, and exact."""
-    with running(model, max_body=len(BODY)) as service:
+    with run_service(model, max_body=len(BODY)) as service:
         assert service.client.send(BODY).status_code == 200
         answer = service.client.send(BODY + b" ")
         assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
         assert answer.headers["connection"] == "close"
 
 
-def test_a_body_in_chunks(model: Fake) -> None:
+def test_a_body_in_chunks(model: FakeModel) -> None:
     """What comes without a length is counted as it comes, and no more is read than allowed."""
-    app, _, _ = application(model, max_body=100)
-    status, _, body = asyncio.run(call(app, [BODY[:10], b"", BODY[10:20], BODY[20:]]))
+    app, _, _ = create_application(model, max_body=100)
+    status, _, body = asyncio.run(send_asgi(app, [BODY[:10], b"", BODY[10:20], BODY[20:]]))
     assert status == 200, body
-    status, _, _ = asyncio.run(call(app, [b" " * 60, b" " * 60, *[b" " * 60] * 1000]))
+    status, _, _ = asyncio.run(send_asgi(app, [b" " * 60, b" " * 60, *[b" " * 60] * 1000]))
     assert status == 413
-    assert asyncio.run(call(app, [b" " * 101]))[0] == 413
-    assert asyncio.run(call(app, [b" " * 50, b" " * 51]))[0] == 413
+    assert asyncio.run(send_asgi(app, [b" " * 101]))[0] == 413
+    assert asyncio.run(send_asgi(app, [b" " * 50, b" " * 51]))[0] == 413
 
 
 @pytest.mark.parametrize(
     ("length", "status"), [("-1", 400), ("x", 400), ("1e3", 400), ("", 400), ("9" * 50, 413), ("5000001", 413)]
 )
-def test_a_length_that_is_none(service: Running, length: str, status: int) -> None:
+def test_a_length_that_is_none(service: RunningService, length: str, status: int) -> None:
     """Refused before anything is read."""
-    assert asyncio.run(call(service.app, [BODY], content_length=length))[0] == status
+    assert asyncio.run(send_asgi(service.app, [BODY], content_length=length))[0] == status
 
 
 @pytest.mark.parametrize("body", [[None], [BODY[:10], None], [b"", b"", None]])
-def test_a_client_that_leaves(service: Running, body: list[bytes | None]) -> None:
+def test_a_client_that_leaves(service: RunningService, body: list[bytes | None]) -> None:
     """Nothing is answered, predicted, logged or counted."""
-    assert asyncio.run(call(service.app, body)) == (0, {}, b"")
+    assert asyncio.run(send_asgi(service.app, body)) == (0, {}, b"")
     assert service.log.records == []
     assert "towline_in_flight 1.0" in service.client.get("/metrics").text  # which is this request itself
 
 
-def test_what_does_not_fit_the_contract_is_named(service: Running) -> None:
+def test_what_does_not_fit_the_contract_is_named(service: RunningService) -> None:
     """Row, field and reason; at most twenty, and how many there are."""
     rows = [ROW, {**ROW, "size": "wide", "at": "soon"}, {"kind": "house", "sunny": 3}]
     told = service.client.post("/predict", {"rows": rows}).json()
@@ -520,7 +525,7 @@ def test_what_does_not_fit_the_contract_is_named(service: Running) -> None:
     assert told["error_count"] == 120
 
 
-def test_no_problem_repeats_a_value(service: Running) -> None:
+def test_no_problem_repeats_a_value(service: RunningService) -> None:
     """What was sent may be personal: it is not sent back, nor logged."""
     secret = "Eva-Muster-1985"
     bodies = [
@@ -541,12 +546,12 @@ def test_no_problem_repeats_a_value(service: Running) -> None:
     "value", [[], {}, [1], {"a": 1}, "", " ", "x", "NaN", "inf", "1e999", True, 1e308, -1e308, 10**30, "1_000", "٣"]
 )
 @pytest.mark.parametrize("field", ROW)
-def test_no_value_is_the_services_fault(service: Running, field: str, value: Any) -> None:
+def test_no_value_is_the_services_fault(service: RunningService, field: str, value: Any) -> None:
     """Any value of any field is answered or refused."""
     assert service.client.post("/predict", {"rows": [{**ROW, field: value}]}).status_code in (200, 422)
 
 
-def test_a_prediction_that_is_not_finite(service: Running, model: Fake) -> None:
+def test_a_prediction_that_is_not_finite(service: RunningService, model: FakeModel) -> None:
     """Refused by row: JSON has no word for it."""
     for offset in (float("inf"), float("nan")):
         model.offset = offset
@@ -558,9 +563,9 @@ def test_a_prediction_that_is_not_finite(service: Running, model: Fake) -> None:
 
 def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a classification."""
-    model = Fake(make_contract(CLASSES), tmp_path)
-    monkeypatch.setattr(Fake, "score", lambda *_: Answer(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]]))
-    with running(model) as service:
+    model = FakeModel(make_contract(CLASSES), tmp_path)
+    monkeypatch.setattr(FakeModel, "score", lambda *_: Answer(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]]))
+    with run_service(model) as service:
         answer = service.client.post("/predict", {"rows": [ROW, ROW]})
     assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)
 
@@ -579,7 +584,12 @@ def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_a_model_that_fails(
-    service: Running, model: Fake, caplog: pytest.LogCaptureFixture, compiled: bool, error: Exception, status: int
+    service: RunningService,
+    model: FakeModel,
+    caplog: pytest.LogCaptureFixture,
+    compiled: bool,
+    error: Exception,
+    status: int,
 ) -> None:
     """Faults of the data are 422, a fault of ours 500 with the id that the log has too; neither tells more."""
 
@@ -596,9 +606,9 @@ def test_a_model_that_fails(
     assert service.client.get("/livez").status_code == 200
 
 
-def test_not_ready(model: Fake) -> None:
+def test_not_ready(model: FakeModel) -> None:
     """Without a model 503 and when to come again; alive all the same."""
-    with running(None) as service:
+    with run_service(None) as service:
         for path in ("/readyz", "/ping", "/v2/health/ready", "/v2/models/house-price/ready", "/metadata", "/docs"):
             answer = service.client.get(path)
             assert (answer.status_code, answer.json()["code"]) == (503, "not-ready"), path
@@ -614,11 +624,11 @@ def test_not_ready(model: Fake) -> None:
         assert service.client.send(BODY).status_code == 200
 
 
-def test_a_request_has_one_model(service: Running, model: Fake, tmp_path: Path) -> None:
+def test_a_request_has_one_model(service: RunningService, model: FakeModel, tmp_path: Path) -> None:
     """A model that is exchanged while a request is read answers the next one."""
     other = tmp_path / "other"
     other.mkdir()
-    newer = Fake(make_contract(), other, version=4, offset=1000)
+    newer = FakeModel(make_contract(), other, version=4, offset=1000)
 
     async def ask_while_exchanging() -> tuple[int, dict[str, str], bytes]:
         queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -648,10 +658,10 @@ def test_a_request_has_one_model(service: Running, model: Fake, tmp_path: Path) 
     assert service.client.send(BODY).json()["predictions"] == [1041.0]
 
 
-def test_rates_are_held_for_each_key(model: Fake) -> None:
+def test_rates_are_held_for_each_key(model: FakeModel) -> None:
     """One key's haste is not another's; the answer says when to come again."""
     keys = {"onekey": frozenset({"predict"}), "twokey": frozenset({"predict"})}
-    with running(model, keys, rate=3.0) as service:
+    with run_service(model, keys, rate=3.0) as service:
         codes = [service.client.send(BODY, x_api_key="onekey").status_code for _ in range(5)]
         assert codes[:3] == [200, 200, 200]
         assert 429 in codes
@@ -662,11 +672,11 @@ def test_rates_are_held_for_each_key(model: Fake) -> None:
         assert {service.client.get("/livez").status_code for _ in range(10)} == {200}
 
 
-def test_bad_keys_are_limited(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_keys_are_limited(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one address, whatever they show; valid keys from there are answered, and other addresses."""
     monkeypatch.setattr(endpoint, "BAD_KEYS", 5.0)
     monkeypatch.setattr(endpoint, "LATE", 0.001)
-    with running(model, KEYS) as service:
+    with run_service(model, KEYS) as service:
         codes = [service.client.send(BODY, x_api_key=f"bad{number}").status_code for number in range(50)]
         assert codes[:5] == [401] * 5
         assert codes.count(429) > 30
@@ -676,20 +686,20 @@ def test_bad_keys_are_limited(model: Fake, monkeypatch: pytest.MonkeyPatch) -> N
         assert int(answer.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="pkey").status_code == 200
         assert service.client.get("/livez").status_code == 200
-        assert asyncio.run(call(service.app, [BODY], client="10.0.0.7"))[0] == 401
+        assert asyncio.run(send_asgi(service.app, [BODY], client="10.0.0.7"))[0] == 401
 
 
-def test_who_asks_too_often_waits(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_too_often_waits(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals without a valid key are answered late, others in the meantime, and only so many wait at once."""
     monkeypatch.setattr(endpoint, "BAD_KEYS", 1.0)
     monkeypatch.setattr(endpoint, "LATE", 3600.0)
     monkeypatch.setattr(endpoint, "LATE_AT_ONCE", 2)
 
     async def ask() -> list[int]:
-        app, _, _ = application(model, KEYS)
-        assert (await call(app, [BODY]))[0] == 401
-        held = [asyncio.ensure_future(call(app, [BODY])) for _ in range(3)]
-        statuses = [(await call(app, [BODY], x_api_key="pkey"))[0]]
+        app, _, _ = create_application(model, KEYS)
+        assert (await send_asgi(app, [BODY]))[0] == 401
+        held = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
+        statuses = [(await send_asgi(app, [BODY], x_api_key="pkey"))[0]]
         done, waiting = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
         assert len(waiting) == 2
         for task in waiting:
@@ -699,7 +709,7 @@ def test_who_asks_too_often_waits(model: Fake, monkeypatch: pytest.MonkeyPatch) 
     assert asyncio.run(ask()) == [200, 429]
 
 
-def test_each_prediction_is_logged_once(service: Running, model: Fake) -> None:
+def test_each_prediction_is_logged_once(service: RunningService, model: FakeModel) -> None:
     """With the request's id, the model that answered and the rows as they came."""
     service.client.send(BODY, x_request_id="a")
     service.client.send(b'{"rows": 1}')
@@ -711,7 +721,7 @@ def test_each_prediction_is_logged_once(service: Running, model: Fake) -> None:
     assert service.log.records[0][3] == [{**ROW, "at": None}]
 
 
-def test_large_requests(service: Running, model: Fake) -> None:
+def test_large_requests(service: RunningService, model: FakeModel) -> None:
     """Read and answered aside, in the same order."""
     rows = [{**ROW, "size": float(n)} for n in range(5_000)]
     answer = service.client.post("/predict", {"rows": rows})
@@ -723,14 +733,14 @@ def test_large_requests(service: Running, model: Fake) -> None:
 
 def test_what_the_model_is(tmp_path: Path) -> None:
     """The manifest and the fields, without the list of files."""
-    with running(Fake(make_contract(CLASSES), tmp_path)) as service:
+    with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         told = service.client.get("/metadata").json()
     assert (told["name"], told["version"], told["classes"]) == ("house-price", 3, ["no", "yes"])
     assert "files" not in told
     assert [field["name"] for field in told["fields"]] == list(ROW)
 
 
-def test_the_page_is_where_a_browser_begins(service: Running) -> None:
+def test_the_page_is_where_a_browser_begins(service: RunningService) -> None:
     """The bare address leads to the page, also behind a proxy's prefix."""
     answer = service.client.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "docs")
@@ -744,7 +754,7 @@ def test_codes_have_a_status_and_a_title(code: str) -> None:
     assert kind.title
 
 
-def test_other_protocols_than_http(service: Running) -> None:
+def test_other_protocols_than_http(service: RunningService) -> None:
     """A websocket is turned away."""
     sent: list[Any] = []
 

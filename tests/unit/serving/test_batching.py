@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.release.scorer import Answer
 from towline.serving.batching import Batcher, Turn
 from towline.serving.problems import Problem
 
 
-class Slow(Fake):
+class Slow(FakeModel):
     """Waits before its first call until it is let."""
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ def test_a_full_queue_refuses(slow: Slow) -> None:
 def test_many_requests_at_once(slow: Slow) -> None:
     """Through the service: each its own answer, in far fewer calls than requests."""
     slow.go.set()
-    with running(slow) as service:
+    with run_service(slow) as service:
 
         async def one(size: int) -> list[str]:
             found = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})

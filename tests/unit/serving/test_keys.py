@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Done
+from tests.support.commands import CommandResult
 from towline.errors import ConfigError
 from towline.serving import keys
 from towline.serving.keys import Keys, create, revoke
@@ -201,7 +201,7 @@ def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
     assert len({key.id for _, key in made}) == 16
 
 
-def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Done]) -> None:
+def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., CommandResult]) -> None:
     """create shows it once, on stdout alone; list shows everything else; revoke ends it."""
     made = command("keys", "create", "shop", "--scope", "predict", "--expires", "90d")
     assert made.code == 0
@@ -236,7 +236,7 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Do
     ],
 )
 def test_what_cannot_be_done_is_told(
-    store: Path, command: Callable[..., Done], words: tuple[str, ...], told: str
+    store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], told: str
 ) -> None:
     """Exit code 2, what is wrong, and no file."""
     done = command("keys", *words, "--json")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shelf import MODEL, Shelf
+from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import ConfigError, ReleaseError, TowlineError, Unavailable
 from towline.registry.watch import Release
 from towline.release.manifest import MANIFEST, describe, read
@@ -19,8 +19,8 @@ from towline.serving.live import Live
 from towline.serving.options import Options
 
 
-def opened(shelf: Shelf, name: str = MODEL) -> Live:
-    served = Live(Options(name, shelf.settings))
+def opened(sample_store: SampleStore, name: str = MODEL) -> Live:
+    served = Live(Options(name, sample_store.settings))
     served.open()
     return served
 
@@ -44,42 +44,42 @@ def reseal(release: Path) -> Path:
     return release.rename(release.with_name(manifest.folder))
 
 
-def break_ledger(shelf: Shelf) -> None:
-    shelf.ledger_file.write_bytes(b"not a database, but long enough to be looked at" * 50)
+def break_ledger(sample_store: SampleStore) -> None:
+    sample_store.ledger_file.write_bytes(b"not a database, but long enough to be looked at" * 50)
 
 
-def test_what_is_missing_is_told_until_it_is_there(shelf: Shelf, tmp_path: Path) -> None:
+def test_what_is_missing_is_told_until_it_is_there(sample_store: SampleStore, tmp_path: Path) -> None:
     """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
-    name, settings = "other-model", shelf.settings
-    assert Live(Options(name, settings)).missing() == "it has no champion yet"
-    assert Live(Options(MODEL, settings)).missing() == ""
-    away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
+    name, store_settings = "other-model", sample_store.settings
+    assert Live(Options(name, store_settings)).missing() == "it has no champion yet"
+    assert Live(Options(MODEL, store_settings)).missing() == ""
+    away = store_settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
     assert "ledger" in Live(Options(name, away)).missing()
-    opened(shelf)
+    opened(sample_store)
     assert Live(Options(MODEL, away)).missing() == ""
 
 
-def test_the_champion_is_opened_and_followed(shelf: Shelf) -> None:
+def test_the_champion_is_opened_and_followed(sample_store: SampleStore) -> None:
     """A promotion and a rollback are each taken at the next look."""
-    served = opened(shelf)
+    served = opened(sample_store)
     assert version(served) == 1
-    shelf.promote(2)
+    sample_store.promote(2)
     served.look()
     assert version(served) == 2
-    shelf.rollback()
+    sample_store.rollback()
     served.look()
     assert version(served) == 1
     assert served.refused == 0
 
 
-def test_following_needs_no_call(shelf: Shelf) -> None:
+def test_following_needs_no_call(sample_store: SampleStore) -> None:
     """The thread looks by itself, and is gone when it is closed."""
-    served = opened(shelf)
+    served = opened(sample_store)
     assert (served.ready, served.reason) == (False, "starting")
     served.follow()
     try:
         assert (served.ready, served.reason) == (True, "")
-        shelf.promote(2)
+        sample_store.promote(2)
         deadline = time.monotonic() + 20
         while version(served) != 2 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -88,34 +88,34 @@ def test_following_needs_no_call(shelf: Shelf) -> None:
         assert (served.ready, served.reason) == (False, "draining")
     finally:
         served.close()
-    shelf.rollback()
+    sample_store.rollback()
     time.sleep(1)
     assert version(served) == 2
 
 
-def test_an_unchanged_ledger_is_not_read_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_ledger_is_not_read_again(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking twice a second at a long history costs nothing while nothing is written."""
-    served = opened(shelf)
+    served = opened(sample_store)
     reads: list[Path] = []
     read = served._watch._sqlite
     monkeypatch.setattr(served._watch, "_sqlite", lambda file: reads.append(file) or read(file))
     for _ in range(50):
         served.look()
     assert reads == []
-    shelf.promote(2)
+    sample_store.promote(2)
     for _ in range(50):
         served.look()
     assert len(reads) == 1
 
 
-def test_a_request_keeps_the_model_it_began_with(shelf: Shelf) -> None:
+def test_a_request_keeps_the_model_it_began_with(sample_store: SampleStore) -> None:
     """Who has taken the reference is answered by that version to the end; afterwards the old model is gone."""
-    served = opened(shelf)
+    served = opened(sample_store)
     taken = served.model
     assert taken is not None
     rows = json.loads((taken.directory / "probe.json").read_bytes())["rows"][:3]
     before = taken.answer(rows).predictions
-    shelf.promote(2)
+    sample_store.promote(2)
     served.look()
     assert taken.answer(rows).predictions == before
     assert served.model is not None
@@ -125,46 +125,48 @@ def test_a_request_keeps_the_model_it_began_with(shelf: Shelf) -> None:
     assert reference() is None  # at once: nothing in it refers back, so it needs no collector
 
 
-def test_a_version_and_a_folder_stay_what_they_are(shelf: Shelf) -> None:
+def test_a_version_and_a_folder_stay_what_they_are(sample_store: SampleStore) -> None:
     """NAME@2 and a path are opened whoever is champion, not followed, and not noted as what serves."""
-    for name in (f"{MODEL}@2", str(shelf.release(2))):
-        served = opened(shelf, name)
+    for name in (f"{MODEL}@2", str(sample_store.release(2))):
+        served = opened(sample_store, name)
         assert (version(served), served.follows) == (2, False)
         served.follow()
         assert served.ready
         served.close()
-    assert not shelf.state_file.exists()
+    assert not sample_store.state_file.exists()
 
 
 @pytest.mark.parametrize("file", ["contract.json", "plan.npz", "model.skops", MANIFEST])
-def test_a_damaged_release_is_refused_once(shelf: Shelf, file: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_release_is_refused_once(
+    sample_store: SampleStore, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The old one goes on serving; the log says so once; a promotion of a good one is taken as ever."""
-    served = opened(shelf)
-    release = shelf.release(2)
+    served = opened(sample_store)
+    release = sample_store.release(2)
     content = (release / file).read_bytes()
     spoil(release, file)
-    shelf.promote(2)
+    sample_store.promote(2)
     with caplog.at_level(logging.ERROR, "towline.serving"):
         for _ in range(5):
             served.look()
     assert (version(served), served.refused, len(caplog.records)) == (1, 1, 1)
     assert "version 2 is refused" in caplog.text
-    shelf.rollback()
+    sample_store.rollback()
     served.look()
     (release / file).write_bytes(content)
-    shelf.promote(2)
+    sample_store.promote(2)
     served.look()
     assert (version(served), served.refused) == (2, 1)
 
 
-def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restored_release_is_taken(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused release is looked at again after a while: its files may have been put back."""
-    served = opened(shelf)
-    content = (shelf.release(2) / "contract.json").read_bytes()
-    spoil(shelf.release(2))
-    shelf.promote(2)
+    served = opened(sample_store)
+    content = (sample_store.release(2) / "contract.json").read_bytes()
+    spoil(sample_store.release(2))
+    sample_store.promote(2)
     served.look()
-    (shelf.release(2) / "contract.json").write_bytes(content)
+    (sample_store.release(2) / "contract.json").write_bytes(content)
     served.look()
     assert version(served) == 1
     monkeypatch.setattr(live, "_AGAIN", 0)
@@ -173,14 +175,16 @@ def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPat
     assert version(served) == 2
 
 
-def test_a_release_that_is_not_the_ledgers_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_is_not_the_ledgers_is_refused(
+    sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One whose files and manifest were exchanged together is whole by itself, but not what was registered."""
-    served = opened(shelf)
-    wanted = f"releases/{MODEL}/{shelf.release(2).name}"
+    served = opened(sample_store)
+    wanted = f"releases/{MODEL}/{sample_store.release(2).name}"
     for named in (
         Release(2, wanted, "0" * 64),
         Release(3, wanted, ""),
-        Release(2, f"releases/{MODEL}/{shelf.release(1).name}", ""),
+        Release(2, f"releases/{MODEL}/{sample_store.release(1).name}", ""),
         Release(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
@@ -189,87 +193,87 @@ def test_a_release_that_is_not_the_ledgers_is_refused(shelf: Shelf, monkeypatch:
     assert (version(served), served.refused) == (1, 3)  # the first two share a folder: told once
 
 
-def test_a_release_that_answers_otherwise_than_it_did_is_refused(shelf: Shelf) -> None:
+def test_a_release_that_answers_otherwise_than_it_did_is_refused(sample_store: SampleStore) -> None:
     """Each release brings rows and the answers it gave when it was made; here the answers are others'."""
-    directory = shelf.release(2)
+    directory = sample_store.release(2)
     probe = json.loads((directory / "probe.json").read_bytes())
     probe["labels"][7] += 0.001
     (directory / "probe.json").write_text(json.dumps(probe))
     path = reseal(directory)
     with pytest.raises(ReleaseError, match="row 7 of its own probe"):
-        opened(shelf, str(path))
+        opened(sample_store, str(path))
 
 
 @pytest.mark.parametrize("outage", ["gone", "damaged", "locked", "empty"])
 def test_without_the_ledger_the_last_release_serves(
-    shelf: Shelf, outage: str, caplog: pytest.LogCaptureFixture
+    sample_store: SampleStore, outage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It goes on answering and so does a service that starts then; told once, and the ledger counts again after it."""
-    shelf.promote(2)
-    running = opened(shelf)
-    kept = shelf.ledger_file.read_bytes()
+    sample_store.promote(2)
+    running = opened(sample_store)
+    kept = sample_store.ledger_file.read_bytes()
     holder = None
     if outage == "locked":
-        holder = sqlite3.connect(shelf.ledger_file, isolation_level=None)
+        holder = sqlite3.connect(sample_store.ledger_file, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
         running._watch._seen = None  # an unchanged file is not even opened
     elif outage == "damaged":
-        break_ledger(shelf)
+        break_ledger(sample_store)
     elif outage == "gone":
-        shelf.ledger_file.unlink()
+        sample_store.ledger_file.unlink()
     else:
-        shelf.ledger_file.write_bytes(b"")
+        sample_store.ledger_file.write_bytes(b"")
     caplog.set_level(logging.INFO, "towline.serving")
     for _ in range(3):
         running.look()
     assert version(running) == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    restarted = opened(shelf)
+    restarted = opened(sample_store)
     assert version(restarted) == 2
     if holder is not None:
         holder.close()
     else:
-        shelf.ledger_file.write_bytes(kept)
-    shelf.rollback()
+        sample_store.ledger_file.write_bytes(kept)
+    sample_store.rollback()
     for served in (running, restarted):
         served.look()
         assert version(served) == 1
     assert "answers again" in caplog.text
 
 
-def test_without_ledger_and_note_there_is_nothing_to_serve(shelf: Shelf) -> None:
+def test_without_ledger_and_note_there_is_nothing_to_serve(sample_store: SampleStore) -> None:
     """A first start with a damaged ledger says that it is damaged; a start on a release that is gone names it."""
-    kept = shelf.ledger_file.read_bytes()
-    break_ledger(shelf)
+    kept = sample_store.ledger_file.read_bytes()
+    break_ledger(sample_store)
     with pytest.raises(Unavailable, match="not a database"):
-        opened(shelf)
-    opened(shelf, f"{MODEL}@2")  # a version is found by its folder
-    shelf.ledger_file.write_bytes(kept)
-    shutil.rmtree(shelf.release(1))
+        opened(sample_store)
+    opened(sample_store, f"{MODEL}@2")  # a version is found by its folder
+    sample_store.ledger_file.write_bytes(kept)
+    shutil.rmtree(sample_store.release(1))
     with pytest.raises(ReleaseError, match="no release here"):
-        opened(shelf)
+        opened(sample_store)
 
 
-def test_a_start_with_a_damaged_champion_serves_the_one_before(shelf: Shelf) -> None:
+def test_a_start_with_a_damaged_champion_serves_the_one_before(sample_store: SampleStore) -> None:
     """What was served last is opened instead, and the refusal is counted once."""
-    opened(shelf)
-    shelf.promote(2)
-    spoil(shelf.release(2))
-    served = opened(shelf)
+    opened(sample_store)
+    sample_store.promote(2)
+    spoil(sample_store.release(2))
+    served = opened(sample_store)
     served.look()
     assert (version(served), served.refused) == (1, 1)
-    spoil(shelf.release(1))
+    spoil(sample_store.release(1))
     with pytest.raises(ReleaseError):
-        opened(shelf)
+        opened(sample_store)
 
 
-def test_what_serves_is_noted(shelf: Shelf) -> None:
+def test_what_serves_is_noted(sample_store: SampleStore) -> None:
     """Name, version, release and digest, in one whole file at each change."""
-    served = opened(shelf)
-    shelf.promote(2)
+    served = opened(sample_store)
+    sample_store.promote(2)
     served.look()
-    release = shelf.release(2)
-    assert json.loads(shelf.state_file.read_text()) == {
+    release = sample_store.release(2)
+    assert json.loads(sample_store.state_file.read_text()) == {
         "name": MODEL,
         "version": 2,
         "release": f"releases/{MODEL}/{release.name}",
@@ -278,7 +282,7 @@ def test_what_serves_is_noted(shelf: Shelf) -> None:
 
 
 def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The note is missing then, which the log says."""
 
@@ -286,7 +290,7 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
         raise Unavailable("cannot write: No space left on device")
 
     monkeypatch.setattr(live.files, "write", full)
-    served = opened(shelf)
+    served = opened(sample_store)
     assert version(served) == 1
     assert "No space left" in caplog.text
 
@@ -303,23 +307,23 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
         ("", "NAME@3"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(shelf: Shelf, name: str, told: str) -> None:
+def test_a_model_that_is_not_there_is_named(sample_store: SampleStore, name: str, told: str) -> None:
     """With what there is, or how it is written."""
     with pytest.raises(TowlineError) as caught:
-        opened(shelf, name)
+        opened(sample_store, name)
     assert told in str(caught.value)
 
 
 def test_an_empty_store_is_told_from_an_outage(tmp_path: Path) -> None:
     """Before the first run there is no ledger, and none is made."""
-    from tests.shelf import settings
+    from tests.support.sample_store import store_settings
 
     with pytest.raises(ConfigError, match="towline run CONFIG"):
-        opened(Shelf(settings(tmp_path)))
+        opened(SampleStore(store_settings(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None:
+def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleStore) -> None:
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
@@ -330,7 +334,7 @@ def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None
     )
     done = subprocess.run(
         [sys.executable, "-c", code, MODEL],
-        env={"TOWLINE_STORE": str(shelf.settings.store)},
+        env={"TOWLINE_STORE": str(sample_store.settings.store)},
         capture_output=True,
         text=True,
         check=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import REPOSITORY
-from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
+from tests.support.paths import REPOSITORY
+from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -29,16 +29,16 @@ def value(found: Samples, metric: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Running]:
-    with running(Fake(make_contract(), tmp_path)) as found:
+def service(tmp_path: Path) -> Iterator[RunningService]:
+    with run_service(FakeModel(make_contract(), tmp_path)) as found:
         yield found
 
 
-def read(service: Running) -> Samples:
+def read(service: RunningService) -> Samples:
     return samples(service.client.get("/metrics").text)
 
 
-def test_requests_and_errors_are_counted(service: Running) -> None:
+def test_requests_and_errors_are_counted(service: RunningService) -> None:
     """By route and status, and by the code of the problem."""
     for _ in range(3):
         service.client.post("/predict", {"rows": [ROW, ROW]})
@@ -59,7 +59,7 @@ def test_requests_and_errors_are_counted(service: Running) -> None:
     assert value(read(service), "requests_total", route="/predict", status="200") == 3
 
 
-def test_latency_by_route_and_version(service: Running) -> None:
+def test_latency_by_route_and_version(service: RunningService) -> None:
     """Each answered request is in the histogram once, the sum is of seconds."""
     for _ in range(5):
         service.client.post("/predict", {"rows": [ROW]})
@@ -71,7 +71,7 @@ def test_latency_by_route_and_version(service: Running) -> None:
     assert 0 < value(found, "request_seconds_sum", **where) < 50
 
 
-def test_odd_input_is_counted(service: Running) -> None:
+def test_odd_input_is_counted(service: RunningService) -> None:
     """Nulls, values out of the range and categories unseen in training, by column."""
     service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
     found = read(service)
@@ -81,7 +81,7 @@ def test_odd_input_is_counted(service: Running) -> None:
     assert value(found, "input_oddities_total", version="3", column="sunny", what="null") == 0
 
 
-def test_the_distribution_of_predicted_values(service: Running) -> None:
+def test_the_distribution_of_predicted_values(service: RunningService) -> None:
     """In cells over the range of the training table; what lies on an edge belongs below it, as Prometheus has it."""
     service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (-50, 5, 5.5, 100, 1000)]})
     found = read(service)
@@ -94,19 +94,19 @@ def test_the_distribution_of_predicted_values(service: Running) -> None:
 
 def test_the_distribution_of_labels(tmp_path: Path) -> None:
     """Counted by label."""
-    with running(Fake(make_contract(CLASSES), tmp_path)) as service:
+    with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (1, 2, 90)]})
         found = read(service)
     assert value(found, "predicted_labels_total", version="3", label="no") == 2
     assert value(found, "predicted_labels_total", version="3", label="yes") == 1
 
 
-def test_another_version_counts_for_itself(service: Running, tmp_path: Path) -> None:
+def test_another_version_counts_for_itself(service: RunningService, tmp_path: Path) -> None:
     """After a promotion the two are told apart."""
     service.client.post("/predict", {"rows": [ROW]})
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = Fake(make_contract(), folder, version=4)
+    service.live.model = FakeModel(make_contract(), folder, version=4)
     service.client.post("/predict", {"rows": [ROW, ROW]})
     found = read(service)
     assert value(found, "input_rows_total", version="3") == 1
@@ -115,7 +115,7 @@ def test_another_version_counts_for_itself(service: Running, tmp_path: Path) -> 
     assert value(found, "model_version", name="house-price") == 4
 
 
-def test_the_log_and_the_process(service: Running) -> None:
+def test_the_log_and_the_process(service: RunningService) -> None:
     """Queue depth, drops, CPU and memory."""
     service.log.depth, service.log.drops = 7, 2
     found = read(service)
@@ -127,7 +127,7 @@ def test_the_log_and_the_process(service: Running) -> None:
     assert value(read(service), "log_dropped_total") == 5
 
 
-def test_counting_goes_on_by_itself(service: Running) -> None:
+def test_counting_goes_on_by_itself(service: RunningService) -> None:
     """A worker that is never scraped itself is seen by the others: it counts twice a second while it runs."""
 
     async def serve() -> None:
@@ -148,10 +148,10 @@ WORKER = """
 import os
 import sys
 from pathlib import Path
-from tests.unit.serving.service import ROW, Fake, make_contract, running
+from tests.support.serving import ROW, FakeModel, make_contract, run_service
 folder = Path(sys.argv[1])
 folder.mkdir()
-with running(Fake(make_contract(), folder)) as service:
+with run_service(FakeModel(make_contract(), folder)) as service:
     for _ in range(int(sys.argv[2])):
         service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
     print(service.client.get("/metrics").text, flush=True)

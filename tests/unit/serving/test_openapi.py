@@ -12,18 +12,18 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
+from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
 from towline.serving.problems import KINDS
 
 
 @pytest.fixture(params=[(), CLASSES, ("a", "b", "c")], ids=["regression", "binary", "multiclass"])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    with running(Fake(make_contract(request.param), tmp_path), allowed_hosts=("*",)) as found:
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningService]:
+    with run_service(FakeModel(make_contract(request.param), tmp_path), allowed_hosts=("*",)) as found:
         yield found
 
 
 @pytest.fixture
-def document(service: Running) -> dict[str, Any]:
+def document(service: RunningService) -> dict[str, Any]:
     found: dict[str, Any] = service.client.get("/openapi.json").json()
     return found
 
@@ -49,7 +49,7 @@ def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_it_names_what_is_served(service: Running, document: dict[str, Any]) -> None:
+def test_it_names_what_is_served(service: RunningService, document: dict[str, Any]) -> None:
     """Every path in it is answered, and every route but the aliases and the pages is in it."""
     served = {endpoint.path.replace("{name}", "house-price") for endpoint in service.app.endpoints}
     assert document["paths"].keys() <= served
@@ -57,14 +57,14 @@ def test_it_names_what_is_served(service: Running, document: dict[str, Any]) -> 
     assert left_out == {"/", "/docs", "/openapi.json", "/health", "/endpoints/house-price/invocations"}
 
 
-def test_access_is_told(service: Running, document: dict[str, Any]) -> None:
+def test_access_is_told(service: RunningService, document: dict[str, Any]) -> None:
     """A path says that it needs a key exactly if it does."""
     access = {endpoint.path.replace("{name}", "house-price"): endpoint.access for endpoint in service.app.endpoints}
     told = {path: "security" in next(iter(methods.values())) for path, methods in document["paths"].items()}
     assert told == {path: access[path] != "public" for path in told}
 
 
-def test_the_examples_work(service: Running, document: dict[str, Any]) -> None:
+def test_the_examples_work(service: RunningService, document: dict[str, Any]) -> None:
     """Each example fits its schema, is answered, and the answer fits the schema of answers."""
     for path, told in posts(document).items():
         asked = told["requestBody"]["content"]["application/json"]
@@ -74,7 +74,7 @@ def test_the_examples_work(service: Running, document: dict[str, Any]) -> None:
         check(document, told["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
 
 
-def test_problems_fit_their_schema(service: Running, document: dict[str, Any]) -> None:
+def test_problems_fit_their_schema(service: RunningService, document: dict[str, Any]) -> None:
     """Whatever goes wrong is told in the form that is announced, with a status that is."""
     schema = {"$ref": "#/components/schemas/Problem"}
     for path in posts(document):
@@ -84,7 +84,7 @@ def test_problems_fit_their_schema(service: Running, document: dict[str, Any]) -
             assert str(answer.status_code) in document["paths"][path]["post"]["responses"]
 
 
-def test_fields_are_described(service: Running, document: dict[str, Any]) -> None:
+def test_fields_are_described(service: RunningService, document: dict[str, Any]) -> None:
     """A field's kind and what training held of it; null is always allowed, and every field must be given."""
     row = document["components"]["schemas"]["Row"]
     assert row["required"] == list(ROW)
@@ -119,7 +119,7 @@ def parsed(text: str) -> Page:
     return page
 
 
-def test_the_page_needs_nothing_else(service: Running) -> None:
+def test_the_page_needs_nothing_else(service: RunningService) -> None:
     """No script, nothing loaded, and a policy that forbids both; its own style passes that policy."""
     answer = service.client.get("/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -138,7 +138,7 @@ def test_the_page_needs_nothing_else(service: Running) -> None:
     assert f"style-src 'sha256-{digest}'" in policy
 
 
-def test_the_line_to_copy_works(service: Running) -> None:
+def test_the_line_to_copy_works(service: RunningService) -> None:
     """The command on the page holds a body that is answered as the page says."""
     texts = parsed(service.client.get("/docs").text).texts
     line = next(text for text in texts if text.startswith("curl "))
@@ -150,7 +150,7 @@ def test_the_line_to_copy_works(service: Running) -> None:
         assert str(predicted) in shown
 
 
-def test_every_code_has_its_place_on_the_page(service: Running) -> None:
+def test_every_code_has_its_place_on_the_page(service: RunningService) -> None:
     """Where a problem's type leads, the code is explained."""
     page = parsed(service.client.get("/docs").text)
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
@@ -158,7 +158,7 @@ def test_every_code_has_its_place_on_the_page(service: Running) -> None:
     assert service.client.post("/predict", {}).json()["type"] == "/docs#wrong-shape"
 
 
-def test_values_on_the_page_are_text(service: Running) -> None:
+def test_values_on_the_page_are_text(service: RunningService) -> None:
     """A category that looks like HTML is shown, not obeyed."""
     text = service.client.get("/docs").text
     assert "flat &amp; &lt;b&gt;garden&lt;/b&gt;" in text
@@ -168,14 +168,14 @@ def test_values_on_the_page_are_text(service: Running) -> None:
 @pytest.mark.parametrize(
     "host", ["<script>", "a b", "x'; rm -rf /;'", "evil.example/path", "a" * 300, "", "[::1", "x:y"]
 )
-def test_a_host_that_is_no_address_is_not_shown(service: Running, host: str) -> None:
+def test_a_host_that_is_no_address_is_not_shown(service: RunningService, host: str) -> None:
     """The line to copy leads to the service itself."""
     text = service.client.get("/docs", host=host).text
     assert "curl http://127.0.0.1:8080/predict" in text
 
 
 @pytest.mark.parametrize("host", ["models.example", "models.example:8443", "10.0.0.7:80", "[::1]:8080"])
-def test_the_address_is_the_readers(service: Running, host: str) -> None:
+def test_the_address_is_the_readers(service: RunningService, host: str) -> None:
     """As the reader wrote it."""
     assert f"curl http://{host}/predict" in service.client.get("/docs", host=host).text
 
@@ -190,15 +190,15 @@ def test_personal_data_is_not_described(tmp_path: Path) -> None:
     for columns, told in ((plain.columns, True), (tuple(private), False)):
         (tmp_path / str(told)).mkdir()
         contract = plain.model_copy(update={"columns": columns})
-        with running(Fake(contract, tmp_path / str(told))) as service:
+        with run_service(FakeModel(contract, tmp_path / str(told))) as service:
             for path in ("/docs", "/openapi.json", "/metadata"):
                 text = service.client.get(path).text
                 assert ("4711" in text, "Erika" in text) == (told, told), path
 
 
-def test_an_exchanged_model_is_described(service: Running, tmp_path: Path) -> None:
+def test_an_exchanged_model_is_described(service: RunningService, tmp_path: Path) -> None:
     """After a promotion the pages are of the new one."""
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = Fake(make_contract(), folder, version=4)
+    service.live.model = FakeModel(make_contract(), folder, version=4)
     assert service.client.get("/openapi.json").json()["info"]["version"] == "4"

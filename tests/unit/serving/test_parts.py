@@ -15,8 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, visible, wait
+from tests.support.paths import REPOSITORY
+from tests.support.prediction_log import (
+    PRIVACY,
+    ROW,
+    FakeRelease,
+    make_answer,
+    make_fake_release,
+    read_all_bytes,
+    wait_until,
+)
 from towline import files
 from towline.errors import ConfigError, DataError, Unavailable
 from towline.release.scorer import Answer
@@ -33,13 +41,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(
-    folder: Path, release: Release, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
+    folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
 ) -> None:
     """One segment: a record every ``step`` seconds, each with its number as size and customer."""
     log = PredictionLog(folder, "w0", convert=False)
     for number in ids:
         sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
-        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, answer(rows, number))
+        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
     log.close()
     assert log.written == len(ids) * rows
 
@@ -58,7 +66,7 @@ def ids(folder: Path) -> list[str]:
     return sorted(parts.read(folder).column("request_id").to_pylist())
 
 
-def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Release]) -> None:
+def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """Values come as JSON and leave as the contract's types, the same from a segment and from a part."""
     release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
     log = PredictionLog(folder, "w0", convert=False)
@@ -87,7 +95,7 @@ def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Relea
     assert [second[f"input.{name}"] for name in odd] == [12.5, None, "803317715", False, moment(5, 8)]
 
 
-def test_days_and_spans(folder: Path, release: Release) -> None:
+def test_days_and_spans(folder: Path, release: FakeRelease) -> None:
     """Parts go by day in UTC; a span takes its start and leaves its end, in parts and in open segments alike."""
     fill(folder, release, range(30))
     for _ in range(2):
@@ -105,15 +113,15 @@ def test_no_log_is_an_empty_table(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_open_and_torn_segments(folder: Path, release: Release) -> None:
+def test_open_and_torn_segments(folder: Path, release: FakeRelease) -> None:
     """What a living service writes is read and left alone; a line cut short by a kill is none."""
     fill(folder, release, range(5))
     (path,) = segments.paths(folder)
     with path.open("ab") as file:
         file.write(path.read_bytes().splitlines()[1][:40])
     log = PredictionLog(folder, "w1", convert=False)
-    log.write("living", FIRST.timestamp(), release, [ROW], answer())
-    wait(lambda: log.written == 1)
+    log.write("living", FIRST.timestamp(), release, [ROW], make_answer())
+    wait_until(lambda: log.written == 1)
     expected = sorted(["living", *(f"r{number}" for number in range(5))])
     assert ids(folder) == expected
     assert convert(folder) == 1
@@ -122,7 +130,7 @@ def test_open_and_torn_segments(folder: Path, release: Release) -> None:
     log.close()
 
 
-def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..., Release]) -> None:
+def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """A column that another version does not log is null; one that it hashes makes both strings."""
     fill(folder, releases(version=1), range(2))
     fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
@@ -140,7 +148,7 @@ class Stop(BaseException):
     """Stands for a kill: nothing after it runs."""
 
 
-def test_a_kill_at_any_step_of_converting(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_step_of_converting(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each prediction is read once before the work is done again, and once after it."""
     expected = sorted(f"r{number}" for number in range(60))
     left = 0
@@ -178,7 +186,7 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: Release, monkey
     assert steps == 4 + 4 + 5 + 1  # four days
 
 
-def test_converters_killed_at_random(folder: Path, release: Release) -> None:
+def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
     command = [sys.executable, "-m", "towline.serving.parts", str(folder)]
     for start in range(0, 1_200, 100):
@@ -199,7 +207,7 @@ def test_converters_killed_at_random(folder: Path, release: Release) -> None:
     assert segments.paths(folder) == []
 
 
-def test_a_full_disk_keeps_the_segment(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """Converting fails with a remedy, and nothing is half done."""
     fill(folder, release, range(30))
 
@@ -215,7 +223,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: Release, monkeypat
     assert convert(folder) == 1
 
 
-def test_merging(folder: Path, releases: Callable[..., Release]) -> None:
+def test_merging(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """Small parts of a day and version become one; the days that are not over are left where that is asked for."""
     one, two = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
@@ -233,7 +241,7 @@ def test_merging(folder: Path, releases: Callable[..., Release]) -> None:
     assert upkeep.compact(folder) == (0, 5, 5)
 
 
-def test_a_kill_while_merging(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_merging(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the merged part has taken its place, those it stands for are not read again."""
     for start in (0, 10, 20):
         fill(folder, release, range(start, start + 10), 60.0)
@@ -254,7 +262,7 @@ def test_a_kill_while_merging(folder: Path, release: Release, monkeypatch: pytes
     assert len(parts.parts(folder)) == 1
 
 
-def test_purging(folder: Path, release: Release) -> None:
+def test_purging(folder: Path, release: FakeRelease) -> None:
     """Days before a day go, in parts and segments, with the hash keys of months that are over."""
     fill(folder, release, range(30))
     convert(folder)
@@ -268,7 +276,7 @@ def test_purging(folder: Path, release: Release) -> None:
     assert list(folder.glob("day=*")) == []
 
 
-def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) -> None:
+def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """Every row of the value goes, from parts and segments and under every key's hash; other parts are not touched."""
     kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
     fill(folder, kept, range(700_040, 700_045))
@@ -278,37 +286,37 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) 
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
     keys = upkeep.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
-    assert sum(secret.encode() in visible(folder) for secret in secrets) == 3
+    assert sum(secret.encode() in read_all_bytes(folder) for secret in secrets) == 3
     found: list[pa.Table] = []
     gone = upkeep.erase(folder, "customer", "700047", found.append)
     assert (gone.rows, gone.files, gone.blind) == (2, 2, 0)
     assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
-        assert secret.encode() not in visible(folder)
+        assert secret.encode() not in read_all_bytes(folder)
     assert len(ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
     assert upkeep.erase(folder, "customer", "700047", found.append).rows == 0
     assert len(found) == 1
 
 
-def test_erasing_while_a_service_writes(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erasing_while_a_service_writes(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service is asked to close its segment, and goes on in another; nothing sent meanwhile is lost."""
     monkeypatch.setattr("towline.serving.prediction_log._TEND", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
-        log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], answer())
+        log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], make_answer())
     assert upkeep.erase(folder, "customer", "3", lambda _: None).rows == 5
-    log.write("after", FIRST.timestamp(), release, [ROW], answer())
+    log.write("after", FIRST.timestamp(), release, [ROW], make_answer())
     log.close()
     assert len(ids(folder)) == 16
     assert "after" in ids(folder)
 
 
-def test_a_service_that_hangs_is_named(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_hangs_is_named(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """Erasing would miss what is in its segment, so it does not begin."""
     log = PredictionLog(folder, "w0", convert=False)
-    log.write("r", FIRST.timestamp(), release, [ROW], answer())
-    wait(lambda: log.written == 1)
+    log.write("r", FIRST.timestamp(), release, [ROW], make_answer())
+    wait_until(lambda: log.written == 1)
     monkeypatch.setattr(upkeep, "_PATIENCE", 0.3)
     monkeypatch.setattr(segments, "ask", lambda _: None)
     with pytest.raises(Unavailable, match=r"(?s)still writes.*w0-"):
@@ -324,18 +332,18 @@ def test_a_service_that_hangs_is_named(folder: Path, release: Release, monkeypat
         ("zip", "", 0), ("request_id", "r4", 1), ("order", "a-100-z7", 0), ("order", "A-100-Z7", 10),
     ],
 )  # fmt: skip
-def test_erasing_by_any_logged_column(folder: Path, release: Release, column: str, value: str, rows: int) -> None:
+def test_erasing_by_any_logged_column(folder: Path, release: FakeRelease, column: str, value: str, rows: int) -> None:
     """The value is read as the column's kind; what is no such value is in no row, not in the empty ones."""
     fill(folder, release, range(10))
     log = PredictionLog(folder, "w1", convert=False)
     empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
-    log.write("empty", FIRST.timestamp(), release, [empty], answer())
+    log.write("empty", FIRST.timestamp(), release, [empty], make_answer())
     log.close()
     assert upkeep.erase(folder, column, value, lambda _: None).rows == rows
     assert len(ids(folder)) == 11 - rows
 
 
-def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Release]) -> None:
+def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """Refused with the columns there are; where only some versions log the column, the other rows are told."""
     fill(folder, releases(PRIVACY), range(3))
     for column, said in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
@@ -346,16 +354,16 @@ def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Rel
     assert upkeep.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
 
 
-def test_what_tells_of_a_person_is_in_no_part(folder: Path, release: Release) -> None:
+def test_what_tells_of_a_person_is_in_no_part(folder: Path, release: FakeRelease) -> None:
     """Neither in the table nor in the statistics that Parquet keeps of it."""
     fill(folder, release, range(30))
     convert(folder)
-    told = visible(folder)
+    told = read_all_bytes(folder)
     assert b"Ulm" in told
     assert not any(secret in told for secret in (b"Gasse", b"eva@", b"803317715", b"A-100-Z7", b"1985-02-11"))
 
 
-def test_a_spoilt_part_is_named(folder: Path, release: Release) -> None:
+def test_a_spoilt_part_is_named(folder: Path, release: FakeRelease) -> None:
     """Reading says which file, rather than leaving it out."""
     fill(folder, release, range(3))
     convert(folder)
@@ -367,11 +375,11 @@ def test_a_spoilt_part_is_named(folder: Path, release: Release) -> None:
 
 def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
     """By a process of its own, when it closes and for what a dead one left; without being waited for."""
-    release = make_release(tmp_path / "release", PRIVACY)
+    release = make_fake_release(tmp_path / "release", PRIVACY)
     fill(folder, release, range(5))
     log = PredictionLog(folder, "w1")
-    log.write("last", FIRST.timestamp(), release, [ROW], answer())
+    log.write("last", FIRST.timestamp(), release, [ROW], make_answer())
     log.close()
-    wait(lambda: not segments.paths(folder), 60)
+    wait_until(lambda: not segments.paths(folder), 60)
     assert len(ids(folder)) == 6
     assert not math.isnan(parts.read(folder).column("prediction")[0].as_py())

@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import ROW, Release, answer, lines, visible, wait
+from tests.support.paths import REPOSITORY
+from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines, wait_until
 from towline.release.scorer import Answer
 from towline.serving import segments
 from towline.serving.prediction_log import PredictionLog
@@ -27,16 +27,16 @@ OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 WRITER = """
 import sys
 from pathlib import Path
-from tests.unit.serving.conftest import PRIVACY, ROW, answer, make_release
+from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release
 from towline.serving.prediction_log import PredictionLog
 
 folder = Path(sys.argv[1])
-release = make_release(folder.parent / "release", PRIVACY)
+release = make_fake_release(folder.parent / "release", PRIVACY)
 log = PredictionLog(folder, "w0", segment_bytes=40_000, convert=False)
 sent = 0
 while True:
     if log.depth < 500:
-        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], answer(2, sent))
+        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], make_answer(2, sent))
         sent += 1
     if sent % 50 == 0:
         print(log.written, flush=True)
@@ -44,12 +44,12 @@ while True:
 
 
 def test_what_was_answered_is_in_the_segment(
-    log: PredictionLog, folder: Path, releases: Callable[..., Release]
+    log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
     """Id, time, version, inputs, prediction and probabilities, after a line that says what the columns are."""
     release = releases(classes=("no", "yes"))
     log.write("a1", OCTOBER, release, [ROW], Answer(["yes"], [[0.25, 0.75]]))
-    wait(lambda: log.written == 1)
+    wait_until(lambda: log.written == 1)
     (path,) = (folder / "segments").glob("w0-*.jsonl")
     head, line = map(json.loads, path.read_text().splitlines())
     assert (head["version"], head["model"], head["prediction"]) == (1, "demo", "string")
@@ -73,27 +73,27 @@ def test_nothing_is_made_before_the_first_record(log: PredictionLog, folder: Pat
     assert not folder.exists()
 
 
-def test_written_and_dropped_are_what_was_sent(folder: Path, release: Release) -> None:
+def test_written_and_dropped_are_what_was_sent(folder: Path, release: FakeRelease) -> None:
     """20,000 records in a burst into a queue of 1,000: each is written or counted as dropped."""
     log = PredictionLog(folder, "w0", capacity=1_000, convert=False)
     for number in range(20_000):
-        log.write(f"r{number}", OCTOBER, release, [ROW], answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
         assert len(log._queue) <= 1_000
     log.close()
     assert log.drops > 0
     assert log.depth == 0
     assert log.written + log.drops == 20_000
-    ids = [line["id"] for line in lines(folder)]
+    ids = [line["id"] for line in read_segment_lines(folder)]
     assert len(set(ids)) == len(ids) == log.written
 
 
-def test_threads_may_share_a_log(folder: Path, release: Release) -> None:
+def test_threads_may_share_a_log(folder: Path, release: FakeRelease) -> None:
     """Several callers at once lose no count."""
     log = PredictionLog(folder, "w0", capacity=500, convert=False)
 
     def send() -> None:
         for _ in range(2_000):
-            log.write("r", OCTOBER, release, [ROW], answer())
+            log.write("r", OCTOBER, release, [ROW], make_answer())
 
     callers = [threading.Thread(target=send) for _ in range(4)]
     for caller in callers:
@@ -102,17 +102,17 @@ def test_threads_may_share_a_log(folder: Path, release: Release) -> None:
         caller.join()
     log.close()
     assert log.written + log.drops == 8_000
-    assert len(lines(folder)) == log.written
+    assert len(read_segment_lines(folder)) == log.written
 
 
-def test_a_request_of_many_rows(folder: Path, release: Release) -> None:
+def test_a_request_of_many_rows(folder: Path, release: FakeRelease) -> None:
     """It is taken whole when nothing else waits, even beyond the capacity; each row keeps its place in the request."""
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     rows = [ROW | {"size": float(place)} for place in range(1_000)]
     log.write("big", OCTOBER, release, rows, Answer([float(n) for n in range(1_000)], None))
     log.close()
     assert log.written == 1_000
-    found = lines(folder)
+    found = read_segment_lines(folder)
     places = [line["first"] + place for line in found for place in range(len(line["rows"]))]
     assert places == [row[0] for line in found for row in line["rows"]] == list(range(1_000))
     assert [value for line in found for value in line["predictions"]] == list(range(1_000))
@@ -154,26 +154,26 @@ class Disk:
 
 
 def test_a_full_disk_leaves_whole_lines_and_passes(
-    log: PredictionLog, folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+    log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What did not fit is taken back to the last whole line and written when there is room again: nothing is lost."""
     disk = Disk(3_000)
     monkeypatch.setattr(segments.os, "write", disk)
     for number in range(200):
-        log.write(f"r{number}", OCTOBER, release, [ROW], answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
         if number == 5:
-            wait(lambda: log.written == 6)
-    wait(lambda: disk.failed > 0 and log.depth > 0)
-    assert len(lines(folder)) == log.written == 6
+            wait_until(lambda: log.written == 6)
+    wait_until(lambda: disk.failed > 0 and log.depth > 0)
+    assert len(read_segment_lines(folder)) == log.written == 6
     assert log.depth == 194
     disk.room = 10**9
-    wait(lambda: log.written == 200)
+    wait_until(lambda: log.written == 200)
     assert log.drops == 0
-    assert [line["id"] for line in lines(folder)] == [f"r{number}" for number in range(200)]
+    assert [line["id"] for line in read_segment_lines(folder)] == [f"r{number}" for number in range(200)]
 
 
 def test_a_tail_that_cannot_be_taken_back_is_taken_back_later(
-    log: PredictionLog, folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+    log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where even the truncation fails, it comes before the next line."""
     truncate, broken = os.ftruncate, True
@@ -183,38 +183,38 @@ def test_a_tail_that_cannot_be_taken_back_is_taken_back_later(
             raise OSError(errno.EIO, "the disk is gone")
         truncate(file, size)
 
-    log.write("r0", OCTOBER, release, [ROW], answer())
-    wait(lambda: log.written == 1)
+    log.write("r0", OCTOBER, release, [ROW], make_answer())
+    wait_until(lambda: log.written == 1)
     disk = Disk(100)
     monkeypatch.setattr(segments.os, "write", disk)
     monkeypatch.setattr(segments.os, "ftruncate", fails)
-    log.write("r1", OCTOBER, release, [ROW], answer())
-    wait(lambda: disk.failed > 0)
+    log.write("r1", OCTOBER, release, [ROW], make_answer())
+    wait_until(lambda: disk.failed > 0)
     disk.room, broken = 10**9, False
-    wait(lambda: log.written == 2)
-    assert [line["id"] for line in lines(folder)] == ["r0", "r1"]
+    wait_until(lambda: log.written == 2)
+    assert [line["id"] for line in read_segment_lines(folder)] == ["r0", "r1"]
 
 
 def test_while_the_disk_is_full_memory_is_bounded(
-    folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A limited number of lines waits, the rest is dropped; the reason is logged, a value never; closing ends."""
     monkeypatch.setattr(segments.os, "write", Disk(0))
     monkeypatch.setattr("towline.serving.prediction_log._PENDING", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     for _ in range(3_000):
-        log.write("r", OCTOBER, release, [ROW], answer())
+        log.write("r", OCTOBER, release, [ROW], make_answer())
         time.sleep(0.0001)
     assert log.depth < 300
     log.close(timeout=0.3)
     assert (log.written, log.drops, log.depth) == (0, 3_000, 0)
     assert "No space left on device" in caplog.text
     assert "Gasse" not in caplog.text
-    log.write("late", OCTOBER, release, [ROW], answer())
+    log.write("late", OCTOBER, release, [ROW], make_answer())
     assert log.drops == 3_001
 
 
-def test_a_real_full_disk(tmp_path: Path, release: Release) -> None:
+def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
     """The same on a file system of 64 KB, another process having filled it."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -225,47 +225,49 @@ def test_a_real_full_disk(tmp_path: Path, release: Release) -> None:
         pytest.skip(f"no file system may be mounted: {mounted.stderr.decode().strip()}")
     log = PredictionLog(disk / "demo", "w0", convert=False)
     try:
-        log.write("r0", OCTOBER, release, [ROW], answer())
-        wait(lambda: log.written == 1)
+        log.write("r0", OCTOBER, release, [ROW], make_answer())
+        wait_until(lambda: log.written == 1)
         with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
             deque(iter(lambda: filler.write(b"x" * 4096), 0), maxlen=0)
         for number in range(1, 60):
-            log.write(f"r{number}", OCTOBER, release, [ROW], answer())
-        wait(lambda: log.depth > 0 and log._segments.failure is not None)
-        assert {line["id"] for line in lines(disk / "demo")} == {f"r{n}" for n in range(log.written)}
+            log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+        wait_until(lambda: log.depth > 0 and log._segments.failure is not None)
+        assert {line["id"] for line in read_segment_lines(disk / "demo")} == {f"r{n}" for n in range(log.written)}
         (disk / "filler").unlink()
-        wait(lambda: log.written == 60)
+        wait_until(lambda: log.written == 60)
         log.close()
-        assert [line["id"] for line in lines(disk / "demo")] == [f"r{number}" for number in range(60)]
+        assert [line["id"] for line in read_segment_lines(disk / "demo")] == [f"r{number}" for number in range(60)]
     finally:
         log.close(timeout=0.1)
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, release: Release) -> None:
+def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
     """Neither the personal columns nor the plain text of hashed ones, as a value or within one."""
     for number in range(50):
-        log.write(f"r{number}", OCTOBER, release, [ROW], answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
     log.close()
-    content = visible(folder)
+    content = read_all_bytes(folder)
     assert len(content) > 10_000
     for secret in ("Gasse", "eva@", "803317715", "4711508", "A-100-Z7", "1985-02-11"):
         assert secret.encode() not in content
 
 
-def test_versions_stand_side_by_side(log: PredictionLog, folder: Path, releases: Callable[..., Release]) -> None:
+def test_versions_stand_side_by_side(log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """While one release replaces another, a segment holds both, each line by its own policy."""
     old, new = releases(version=1), releases({"pii": ["street", "town"]}, version=2)
     for number in range(6):
-        log.write(f"r{number}", OCTOBER, (old, new)[number % 2], [ROW], answer())
+        log.write(f"r{number}", OCTOBER, (old, new)[number % 2], [ROW], make_answer())
     log.close()
     (path,) = (folder / "segments").iterdir()
     heads = [json.loads(line) for line in path.read_text().splitlines() if "fields" in line]
     assert [head["version"] for head in heads] == [1, 2]
-    assert [(line["of"], len(line["rows"][0])) for line in lines(folder)] == [(1, 8), (2, 6)] * 3
+    assert [(line["of"], len(line["rows"][0])) for line in read_segment_lines(folder)] == [(1, 8), (2, 6)] * 3
 
 
-def test_values_that_json_has_no_word_for(log: PredictionLog, folder: Path, releases: Callable[..., Release]) -> None:
+def test_values_that_json_has_no_word_for(
+    log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
+) -> None:
     """Whatever a contract takes is logged with the same meaning."""
     odd = ROW | {
         "size": 10**30, "age": Decimal("41.5"), "zip": "\ud800x", "at": pd.Timestamp("2026-10-05 08:00"),
@@ -273,7 +275,7 @@ def test_values_that_json_has_no_word_for(log: PredictionLog, folder: Path, rele
     }  # fmt: skip
     log.write("\udfffid", OCTOBER, releases(), [odd], Answer([float("inf")], None))
     log.close()
-    (line,) = lines(folder)
+    (line,) = read_segment_lines(folder)
     size, age, zip_, town, _, member, at, born = line["rows"][0]
     assert float(size) == 1e30
     assert float(age) == 41.5
@@ -282,19 +284,19 @@ def test_values_that_json_has_no_word_for(log: PredictionLog, folder: Path, rele
 
 
 def test_without_a_policy_nothing_is_logged(
-    log: PredictionLog, folder: Path, release: Release, caplog: pytest.LogCaptureFixture
+    log: PredictionLog, folder: Path, release: FakeRelease, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A release whose config cannot be read might hold personal data: its rows are dropped and counted."""
     (release.directory / "config.yaml").unlink()
-    log.write("a", OCTOBER, release, [ROW, ROW], answer(2))
-    wait(lambda: log.drops == 2)
+    log.write("a", OCTOBER, release, [ROW, ROW], make_answer(2))
+    wait_until(lambda: log.drops == 2)
     assert log.written == 0
     assert not (folder / "segments").exists()
     assert "not logged" in caplog.text
 
 
 def test_a_key_that_cannot_be_made_is_made_later(
-    log: PredictionLog, folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+    log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then nothing is logged in plain text; it is tried now and then, not for each row."""
     tried = 0
@@ -307,31 +309,31 @@ def test_a_key_that_cannot_be_made_is_made_later(
     with monkeypatch.context() as patch:
         patch.setattr("towline.serving.privacy.os.link", full)
         for _ in range(500):
-            log.write("r", OCTOBER, release, [ROW], answer())
-        wait(lambda: log.drops == 500)
+            log.write("r", OCTOBER, release, [ROW], make_answer())
+        wait_until(lambda: log.drops == 500)
         assert tried <= 3
-    wait(lambda: log.write("later", OCTOBER, release, [ROW], answer()) or log.written > 0)
-    assert {line["id"] for line in lines(folder)} == {"later"}
+    wait_until(lambda: log.write("later", OCTOBER, release, [ROW], make_answer()) or log.written > 0)
+    assert {line["id"] for line in read_segment_lines(folder)} == {"later"}
 
 
 @pytest.mark.parametrize("reason", ["size", "age", "asked", "removed"])
-def test_segments_are_closed(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+def test_segments_are_closed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     """When they are large, old, asked for, or taken away; the next record opens another."""
     monkeypatch.setattr("towline.serving.prediction_log._TEND", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)
-    log.write("a", OCTOBER, release, [ROW], answer())
-    wait(lambda: log.written == 1)
+    log.write("a", OCTOBER, release, [ROW], make_answer())
+    wait_until(lambda: log.written == 1)
     (first,) = segments.paths(folder)
     if reason == "asked":
         assert list(segments.finished(folder)) == []
         segments.ask(folder)
     if reason == "removed":
         first.unlink()
-    wait(lambda: list(segments.finished(folder)) == [first] or log._segments._file < 0)
-    log.write("b", OCTOBER, release, [ROW], answer())
-    wait(lambda: log.written == 2)
-    assert "b" in [line["id"] for line in lines(folder)]
+    wait_until(lambda: list(segments.finished(folder)) == [first] or log._segments._file < 0)
+    log.write("b", OCTOBER, release, [ROW], make_answer())
+    wait_until(lambda: log.written == 2)
+    assert "b" in [line["id"] for line in read_segment_lines(folder)]
     assert first not in (set(segments.paths(folder)) - set(segments.finished(folder)))
     log.close()
 

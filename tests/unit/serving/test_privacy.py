@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.serving.conftest import ROW, Release
+from tests.support.prediction_log import ROW, FakeRelease
 from towline.data.values import ValueReader
 from towline.serving.privacy import HashKeys, Policy, hashed, read_policy
 
@@ -26,7 +26,7 @@ def applied(policy: Policy, row: dict[str, object], at: float = OCTOBER) -> dict
     return dict(zip([field.name for field in policy.fields], values, strict=True))
 
 
-def test_each_column_as_the_release_says(release: Release, keys: HashKeys) -> None:
+def test_each_column_as_the_release_says(release: FakeRelease, keys: HashKeys) -> None:
     """Kept as it came, hashed, coarse, or absent; extra fields of a request only where they are keys."""
     policy = read_policy(release.directory, release.contract, keys)
     found = applied(policy, ROW | {"colour": "red"})
@@ -47,7 +47,7 @@ def test_each_column_as_the_release_says(release: Release, keys: HashKeys) -> No
     ]  # fmt: skip
 
 
-def test_without_a_policy_every_feature_is_kept(releases: Callable[..., Release], keys: HashKeys) -> None:
+def test_without_a_policy_every_feature_is_kept(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
     """And nothing else: a field that is no feature is not logged. No key is made that nobody needs."""
     release = releases()
     assert list(applied(read_policy(release.directory, release.contract, keys), ROW)) == [
@@ -56,7 +56,7 @@ def test_without_a_policy_every_feature_is_kept(releases: Callable[..., Release]
     assert not keys.folder.exists()
 
 
-def test_everything_may_be_dropped(releases: Callable[..., Release], keys: HashKeys) -> None:
+def test_everything_may_be_dropped(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
     """A release whose every feature is personal is logged by its answers alone."""
     release = releases({"pii": list(ROW)})
     assert read_policy(release.directory, release.contract, keys).apply([ROW, ROW], OCTOBER) == [[], []]
@@ -71,14 +71,16 @@ def test_everything_may_be_dropped(releases: Callable[..., Release], keys: HashK
         ("born", "1985-12-31T23:59:59+02:00", "1985-12"), ("born", None, None), ("member", True, True),
     ],
 )  # fmt: skip
-def test_buckets(releases: Callable[..., Release], keys: HashKeys, column: str, value: object, bucket: object) -> None:
+def test_buckets(
+    releases: Callable[..., FakeRelease], keys: HashKeys, column: str, value: object, bucket: object
+) -> None:
     """Tenths of the training rows, else of the range; months; the ten commonest levels; null stays null."""
     release = releases({"columns": dict.fromkeys(("age", "size", "town", "born", "member"), "bucket")})
     policy = read_policy(release.directory, release.contract, keys)
     assert applied(policy, ROW | {column: value})[column] == bucket
 
 
-def test_one_value_has_one_hash(release: Release, keys: HashKeys) -> None:
+def test_one_value_has_one_hash(release: FakeRelease, keys: HashKeys) -> None:
     """However it is spelt, within a month; in another month, and in another column, it has another."""
     policy = read_policy(release.directory, release.contract, keys)
     same = {str(applied(policy, ROW | {"customer": value})["customer"]) for value in (4711508, 4711508.0, "4711508")}
@@ -90,7 +92,7 @@ def test_one_value_has_one_hash(release: Release, keys: HashKeys) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", [1, 2], {"a": 1}, float("nan")])
-def test_what_is_no_value_has_no_hash(release: Release, keys: HashKeys, value: object) -> None:
+def test_what_is_no_value_has_no_hash(release: FakeRelease, keys: HashKeys, value: object) -> None:
     """A key may be absent, or hold anything: then it is null."""
     policy = read_policy(release.directory, release.contract, keys)
     assert applied(policy, ROW | {"customer": value})["customer"] is None
@@ -142,7 +144,7 @@ def test_processes_agree_on_a_key(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "k").iterdir()] == ["2026-10"]
 
 
-def test_the_releases_own_config_counts(release: Release, keys: HashKeys) -> None:
+def test_the_releases_own_config_counts(release: FakeRelease, keys: HashKeys) -> None:
     """Whatever the project's config says by now."""
     (release.directory / "config.yaml").write_text("name: demo\ndata: {source: t, target: y}\n")
     assert len(read_policy(release.directory, release.contract, keys).fields) == 8

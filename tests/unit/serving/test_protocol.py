@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
+from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
 from towline.serving import tensors
 from towline.serving.problems import Problem
 
@@ -22,15 +22,15 @@ INFER = "/v2/models/house-price/infer"
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Running]:
-    with running(Fake(make_contract(), tmp_path)) as found:
+def service(tmp_path: Path) -> Iterator[RunningService]:
+    with run_service(FakeModel(make_contract(), tmp_path)) as found:
         yield found
 
 
 @pytest.fixture
-def numbers(tmp_path: Path) -> Iterator[Running]:
+def numbers(tmp_path: Path) -> Iterator[RunningService]:
     """A model whose features are all numbers."""
-    with running(Fake(make_contract((), NUMBERS), tmp_path)) as found:
+    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path)) as found:
         yield found
 
 
@@ -91,7 +91,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize(("path", "document"), ASKED.values(), ids=ASKED.keys())
-def test_each_format_gives_the_same_predictions(service: Running, path: str, document: Any) -> None:
+def test_each_format_gives_the_same_predictions(service: RunningService, path: str, document: Any) -> None:
     """Ours, MLflow's four and the Open Inference Protocol's: same rows, same answers, same log."""
     answer = service.client.post(path, document)
     assert answer.status_code == 200, answer.text
@@ -103,7 +103,7 @@ def test_each_format_gives_the_same_predictions(service: Running, path: str, doc
     ]
 
 
-def test_the_answer_to_rows(service: Running) -> None:
+def test_the_answer_to_rows(service: RunningService) -> None:
     """Predictions, the model that made them, and the request's id, in header and body."""
     answer = service.client.post("/predict", {"rows": [ROW]}, x_request_id="order-7")
     assert answer.json() == {
@@ -115,12 +115,12 @@ def test_the_answer_to_rows(service: Running) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_one_row_alone(service: Running) -> None:
+def test_one_row_alone(service: RunningService) -> None:
     """One object is answered as a list of one."""
     assert service.client.post("/predict", {"row": ROW}).json()["predictions"] == [41.0]
 
 
-def test_no_rows(service: Running) -> None:
+def test_no_rows(service: RunningService) -> None:
     """An empty table has an empty answer."""
     assert service.client.post("/predict", {"rows": []}).json()["predictions"] == []
     assert service.client.post("/invocations", {"dataframe_records": []}).json()["predictions"] == []
@@ -128,7 +128,7 @@ def test_no_rows(service: Running) -> None:
 
 def test_a_classification_tells_its_probabilities(tmp_path: Path) -> None:
     """In every protocol that has a place for them, in the order of the classes."""
-    with running(Fake(make_contract(CLASSES), tmp_path)) as service:
+    with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         told = service.client.post("/predict", {"rows": ROWS}).json()
         assert told["predictions"] == ["no", "yes", "no"]
         assert told["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
@@ -150,12 +150,12 @@ def test_a_classification_tells_its_probabilities(tmp_path: Path) -> None:
 )
 def test_labels_have_their_own_datatype(tmp_path: Path, classes: tuple[Any, ...], datatype: str) -> None:
     """A tensor says of what its labels are."""
-    with running(Fake(make_contract(classes), tmp_path)) as service:
+    with run_service(FakeModel(make_contract(classes), tmp_path)) as service:
         assert service.client.get("/v2/models/house-price").json()["outputs"][0]["datatype"] == datatype
         assert service.client.post(INFER, PANDAS).json()["outputs"][0]["datatype"] == datatype
 
 
-def test_the_ids_of_the_inference_protocol(service: Running) -> None:
+def test_the_ids_of_the_inference_protocol(service: RunningService) -> None:
     """The body's id comes back in the body; it is the request's id where no header gave one."""
     answer = service.client.post(INFER, TRITON)
     assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "42")
@@ -169,7 +169,7 @@ def test_the_ids_of_the_inference_protocol(service: Running) -> None:
     assert answer.json()["id"] == answer.headers["x-request-id"] != ""
 
 
-def test_one_tensor_of_all_columns(numbers: Running) -> None:
+def test_one_tensor_of_all_columns(numbers: RunningService) -> None:
     """Where all features are numbers, one tensor may hold them all, in the contract's order."""
     values = [[1.5, 2, 1], [3, 4, 0]]
     for data in (values, [*values[0], *values[1]]):
@@ -179,7 +179,7 @@ def test_one_tensor_of_all_columns(numbers: Running) -> None:
     assert numbers.client.post("/invocations", {"inputs": values}).json()["predictions"] == [3.0, 6.0]
 
 
-def test_one_tensor_does_not_do_for_texts(service: Running) -> None:
+def test_one_tensor_does_not_do_for_texts(service: RunningService) -> None:
     """Columns that are not all numbers are told apart by name."""
     document = {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]}
     answer = service.client.post(INFER, document)
@@ -187,7 +187,7 @@ def test_one_tensor_does_not_do_for_texts(service: Running) -> None:
     assert "one named input a column" in answer.json()["detail"]
 
 
-def test_the_models_own_description(service: Running) -> None:
+def test_the_models_own_description(service: RunningService) -> None:
     """A client learns names, datatypes and shapes; MLServer's and Triton's both ask for it."""
     told = service.client.get("/v2/models/house-price/versions/3").json()
     assert told["name"] == "house-price"
@@ -201,7 +201,7 @@ def test_the_models_own_description(service: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/house-price/versions/4", "/v2/models/other/ready"])
-def test_another_model_is_not_found(service: Running, path: str) -> None:
+def test_another_model_is_not_found(service: RunningService, path: str) -> None:
     """What is not served is a 404, with the member that clients of this protocol read."""
     answer = service.client.get(path)
     assert answer.status_code == 404
@@ -209,7 +209,7 @@ def test_another_model_is_not_found(service: Running, path: str) -> None:
     assert service.client.post("/v2/models/other/infer", TRITON).status_code == 404
 
 
-def test_a_frame_as_mlflows_client_writes_it(service: Running) -> None:
+def test_a_frame_as_mlflows_client_writes_it(service: RunningService) -> None:
     """MLflow's own serialisation of a pandas frame, nulls and all."""
     from mlflow.utils.proto_json_utils import dump_input_data
 
@@ -234,7 +234,7 @@ def raw(name: str, shape: list[int], datatype: str, part: bytes) -> dict[str, An
     return {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(part)}}
 
 
-def test_tensors_behind_the_document(service: Running) -> None:
+def test_tensors_behind_the_document(service: RunningService) -> None:
     """Triton's client sends tensors as bytes unless it is told not to."""
     parts = {
         "size": np.array([20.5, 30, np.nan], np.float32).tobytes(),
@@ -256,14 +256,14 @@ def test_tensors_behind_the_document(service: Running) -> None:
 
 
 @pytest.mark.parametrize("shape", [[1] * 9, [1, *[2**62] * 100_000]], ids=["nine", "huge sizes"])
-def test_shapes_of_many_dimensions(service: Running, shape: list[int]) -> None:
+def test_shapes_of_many_dimensions(service: RunningService, shape: list[int]) -> None:
     """Refused before they are multiplied, which would take minutes in which nobody is answered."""
     answer = service.client.post(INFER, {"inputs": [tensor("size", [1.0], "FP64", shape=shape)]})
     assert answer.status_code == 422
     assert "at most 8" in answer.json()["detail"]
 
 
-def test_more_documents_than_rows(service: Running) -> None:
+def test_more_documents_than_rows(service: RunningService) -> None:
     """Values that are documents of their own are not read before they are counted."""
     values = tensor("at", ["1"] * 12_000, "BYTES", shape=[100, 120], parameters={"content_type": "pd_json"})
     assert service.client.post(INFER, {"inputs": [values]}).json()["code"] == "too-large"
@@ -273,7 +273,7 @@ def test_more_documents_than_rows(service: Running) -> None:
     "datatype",
     ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"],
 )
-def test_every_number_of_bytes(numbers: Running, datatype: str) -> None:
+def test_every_number_of_bytes(numbers: RunningService, datatype: str) -> None:
     """Each datatype has its own width and sign."""
     dtype = {"F": "float", "I": "int", "U": "uint"}[datatype[0]] + datatype.lstrip("FPINTU")
     part = np.array([[21, 3, 1], [30, 4, 0]], dtype).tobytes()
@@ -308,7 +308,7 @@ BAD_BINARY = {
 
 
 @pytest.mark.parametrize(("document", "tail", "told"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
-def test_bytes_that_are_no_tensors(service: Running, document: Any, tail: bytes, told: str) -> None:
+def test_bytes_that_are_no_tensors(service: RunningService, document: Any, tail: bytes, told: str) -> None:
     """Refused with the input's place."""
     body, headers = binary(document, tail)
     answer = service.client.send(body, INFER, **headers)
@@ -317,7 +317,7 @@ def test_bytes_that_are_no_tensors(service: Running, document: Any, tail: bytes,
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 30, "1e2", ""])
-def test_a_document_that_ends_nowhere(service: Running, length: str) -> None:
+def test_a_document_that_ends_nowhere(service: RunningService, length: str) -> None:
     """Refused, whatever the header says."""
     answer = service.client.send(b"{}", INFER, inference_header_content_length=length)
     assert answer.status_code == 400
@@ -386,7 +386,9 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize(("path", "document", "told"), SHAPES.values(), ids=SHAPES.keys())
-def test_another_shape_is_refused_with_what_is_wrong(service: Running, path: str, document: Any, told: str) -> None:
+def test_another_shape_is_refused_with_what_is_wrong(
+    service: RunningService, path: str, document: Any, told: str
+) -> None:
     """A document of the wrong shape is a 422 that says where and what."""
     answer = service.client.post(path, document)
     assert answer.status_code == 422, answer.text
@@ -420,7 +422,7 @@ def test_values_are_of_their_datatype(datatype: str, values: list[Any], wrong: l
 
 def test_too_many_rows_in_each_format(tmp_path: Path) -> None:
     """The limit on rows holds however they come."""
-    with running(Fake(make_contract((), NUMBERS), tmp_path), max_rows=3) as service:
+    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path), max_rows=3) as service:
         row = {"a": 1, "b": 2, "c": 0}
         data = [[1, 2, 0]] * 4
         flat = {"name": "all", "shape": [4, 3], "datatype": "FP64", "data": [value for row in data for value in row]}
@@ -436,7 +438,7 @@ def test_too_many_rows_in_each_format(tmp_path: Path) -> None:
         assert service.client.post("/predict", {"rows": [row] * 3}).status_code == 200
 
 
-def test_a_missing_column_is_named(service: Running) -> None:
+def test_a_missing_column_is_named(service: RunningService) -> None:
     """In tensors as in rows."""
     answer = service.client.post(INFER, {"inputs": PANDAS["inputs"][1:]})
     assert answer.status_code == 422

@@ -1,32 +1,28 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from tests.support.training import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
-from towline.training.final import Fitted, fit
-from towline.training.fitting import Scores, baseline, choose, cross_validate
+from towline.training.final import fit
+from towline.training.fitting import baseline, choose, cross_validate
 from towline.training.history import choose_history
 
 
-class Trained(NamedTuple):
-    work: Workspace
-    config: PipelineConfig
-    scores: tuple[Scores, ...]
-    fitted: Fitted
-
-
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., Trained]:
+def train(tmp_path: Path) -> Callable[..., TrainedModel]:
     """Takes a table (frame or path) to a fitted model in a workspace."""
 
-    def trained(table: pd.DataFrame | Path, target: str = "y", candidate: Any = "linear", **config: Any) -> Trained:
+    def trained(
+        table: pd.DataFrame | Path, target: str = "y", candidate: Any = "linear", **config: Any
+    ) -> TrainedModel:
         source = table if isinstance(table, Path) else tmp_path / "table.parquet"
         if isinstance(table, pd.DataFrame):
             table.to_parquet(source)
@@ -41,6 +37,6 @@ def train(tmp_path: Path) -> Callable[..., Trained]:
         split(work, made)
         scores = tuple(cross_validate(work, made, one) for one in (baseline(made), *made.candidates))
         chosen = choose(scores, made, work.contract().task)
-        return Trained(work, made, scores, fit(work, made, chosen, choose_history(work, made, chosen)))
+        return TrainedModel(work, made, scores, fit(work, made, chosen, choose_history(work, made, chosen)))
 
     return trained

@@ -11,10 +11,8 @@ import skops.io
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
+from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
-from towline.data.inference import infer
-from towline.data.sources import load
-from towline.data.splits import split
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.training import fitting, stored
@@ -34,20 +32,6 @@ class Moody(LogisticRegression):
             raise KeyboardInterrupt
         warnings.warn("not in the mood", UserWarning, stacklevel=1)
         return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
-
-
-def _prepared(tmp_path: Path, table: pd.DataFrame | Path, **config: Any) -> tuple[Workspace, PipelineConfig]:
-    if isinstance(table, pd.DataFrame):
-        table.to_parquet(tmp_path / "table.parquet")
-    source = str(tmp_path / "table.parquet" if isinstance(table, pd.DataFrame) else table)
-    data = {"source": source, "target": "y", **config.pop("data", {})}
-    made = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
-    dataset = load(made.data, tmp_path, tmp_path / "store", None)
-    work = Workspace(store=tmp_path / "store", key="0" * 16, token="t", dataset=dataset)
-    work.path.mkdir(parents=True, exist_ok=True)
-    work.save("contract.json", infer(work.table(), made))
-    split(work, made)
-    return work, made
 
 
 def _with(config: PipelineConfig, **evaluation: str) -> PipelineConfig:
@@ -71,7 +55,7 @@ def test_bike_through_time(tmp_path: Path) -> None:
     """On the hourly bike table every named candidate beats the baseline, and the stored model is the scored one."""
     drop = ["casual", "registered", "season"]
     data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "200d"}
-    work, config = _prepared(tmp_path, DATA / "bike_hourly.parquet", data=data)
+    work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
     all_scores = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
     assert all(one.mean["mae"] < 0.8 * all_scores[0].mean["mae"] for one in all_scores[1:])
     assert all(len(one.folds) == 3 and not one.failed and not one.notes for one in all_scores)
@@ -87,7 +71,7 @@ def test_bike_through_time(tmp_path: Path) -> None:
 
 def test_threshold_for_rare_positives(tmp_path: Path) -> None:
     """With 4 % positives the threshold chosen on out-of-fold predictions beats 0.5, and the stored model obeys it."""
-    work, config = _prepared(tmp_path, _binary())
+    work, config = prepare_workspace(tmp_path, _binary())
     linear = Candidate(estimator="linear")
     tuned = cross_validate(work, config, linear)
     plain = cross_validate(work, _with(config, threshold="none"), linear)
@@ -104,7 +88,7 @@ def test_threshold_for_rare_positives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [(0, 1), (False, True), ("b", "a")])
 def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> None:
     """Integers, booleans and strings: the threshold is on the positive class and labels keep their type."""
-    work, config = _prepared(tmp_path, _binary(share=0.3, labels=labels), data={"positive": labels[1]})
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3, labels=labels), data={"positive": labels[1]})
     one = cross_validate(work, config, Candidate(estimator="linear"))
     assert one.mean["roc_auc"] > 0.8
     assert one.mean["f1"] > 0.6
@@ -117,7 +101,7 @@ def test_several_classes(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": rng.normal(size=300), "h": [f"v{i}" for i in rng.integers(0, 98, 300)]})
     frame["y"] = np.select([frame["a"] > 0.5, frame["a"] < -0.5], ["zebra", "ant"], "mule")
-    work, config = _prepared(tmp_path, frame)
+    work, config = prepare_workspace(tmp_path, frame)
     one = cross_validate(work, config, Candidate(estimator="forest"))
     assert one.threshold is None
     assert one.mean["f1"] > 0.8
@@ -141,7 +125,7 @@ def test_best_threshold_is_the_best(metric: str) -> None:
 
 def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One processor or several: the same scores and out-of-fold predictions."""
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     results = []
     for processors in (1, 3):
         monkeypatch.setattr(fitting.joblib, "cpu_count", lambda count=processors: count)
@@ -155,7 +139,7 @@ def test_a_candidate_that_fails_does_not_end_the_run(
 ) -> None:
     """Its cause is one line; warnings become notes; choosing among failures says why for each."""
     monkeypatch.setattr(fitting.joblib, "cpu_count", lambda: 1)  # threads share their filters, and may lose a warning
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     moody = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 0.5})
     failed = cross_validate(work, config, moody)
     assert failed.failed == "ValueError: too moody"
@@ -171,7 +155,7 @@ def test_a_candidate_that_fails_does_not_end_the_run(
 
 def test_a_wrong_config_is_told_at_once(tmp_path: Path) -> None:
     """An unknown estimator or a metric of another task is no failed candidate but a config error."""
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     with pytest.raises(ConfigError, match="unknown estimator"):
         cross_validate(work, config, Candidate(estimator="bosting"))
     with pytest.raises(ConfigError, match="mae is not a metric of this task"):
@@ -180,7 +164,7 @@ def test_a_wrong_config_is_told_at_once(tmp_path: Path) -> None:
 
 def test_search_never_ends_worse(tmp_path: Path) -> None:
     """The best of the trials is no worse than the candidate as it stands, and failing trials are survived."""
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     plain = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 1.0})
     search = {
         "trials": 6,
@@ -214,9 +198,9 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    work, config = _prepared(tmp_path / "whole", _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path / "whole", _binary(share=0.3))
     whole = results("whole", None)
-    work, config = _prepared(tmp_path / "killed", _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path / "killed", _binary(share=0.3))
     with pytest.raises(KeyboardInterrupt):
         results("killed", 11)
     ended = len(drawn["killed"])
@@ -241,7 +225,7 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_bad_space(tmp_path: Path, spec: object) -> None:
     """A range that is none is a config error naming the parameter."""
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     search = {"trials": 2, "space": {"C": spec}}
     with pytest.raises(ConfigError) as refused:
         cross_validate(work, config, Candidate.model_validate({"estimator": "linear", "search": search}))
@@ -250,7 +234,7 @@ def test_bad_space(tmp_path: Path, spec: object) -> None:
 
 def test_what_cannot_be_stored(tmp_path: Path) -> None:
     """An estimator whose state skops cannot write is refused, and no half model is left."""
-    work, config = _prepared(tmp_path, _binary(share=0.3))
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     candidate = Candidate.model_validate({"estimator": f"{__name__}.Unstorable", "name": "odd"})
     config = config.model_copy(update={"candidates": (candidate,)})
     with pytest.raises(FitError, match="cannot be stored"):
@@ -269,7 +253,7 @@ class Unstorable(LogisticRegression):
 def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> None:
     """98 levels are target-encoded; the stored model opens under the fixed list of types."""
     table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
-    work, config = _prepared(tmp_path, table)
+    work, config = prepare_workspace(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
     assert len(stored.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
 
@@ -279,9 +263,9 @@ def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Pa
     table = _binary().rename(columns={"x0": "age"})
     name = next(column for column in table.columns if column != "y")
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
-    work, config = _prepared(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
+    work, config = prepare_workspace(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
     with pytest.raises(ConfigError, match="keeps the rows"):
         fitting.check(config, work.contract())
     (tmp_path / "other").mkdir()
-    work, config = _prepared(tmp_path / "other", table, candidates=neighbours)
+    work, config = prepare_workspace(tmp_path / "other", table, candidates=neighbours)
     fitting.check(config, work.contract())

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.training.test_fitting import _prepared
+from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
@@ -29,7 +29,7 @@ def _turned(rows: int = 1500, at: int = 1000) -> pd.DataFrame:
 
 
 def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, PipelineConfig, Scores]:
-    work, config = _prepared(
+    work, config = prepare_workspace(
         tmp_path, frame, data={"time": "at", **data}, candidates=["linear"], split={"holdout": "8d"}
     )
     return work, config, choose([cross_validate(work, config, Candidate(estimator="linear"))], config, "regression")
@@ -121,7 +121,7 @@ def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None
     frame = _turned(at=900)
     frame["y"] = np.where(frame["y"] > 0, "up", "down")
     data = {"time": "at", "half_life": ["2d", "all"]}
-    work, config = _prepared(tmp_path, frame, data=data, candidates=["linear"], split={"holdout": "8d"})
+    work, config = prepare_workspace(tmp_path, frame, data=data, candidates=["linear"], split={"holdout": "8d"})
     chosen = choose([cross_validate(work, config, config.candidates[0])], config, "binary")
     history = choose_history(work, config, chosen)
     assert history.half_life == 2 * DAY
@@ -137,7 +137,7 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
     """Nearest neighbours take no weights; a half-life leaves them as they are."""
     neighbours = "sklearn.neighbors.KNeighborsRegressor"
     data = {"time": "at", "half_life": "2d"}
-    work, config = _prepared(tmp_path, _turned(400), data=data, candidates=[neighbours])
+    work, config = prepare_workspace(tmp_path, _turned(400), data=data, candidates=[neighbours])
     chosen = cross_validate(work, config, config.candidates[0])
     assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.part("train")[2])
 
@@ -146,4 +146,4 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
 def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
     """Without data.time nobody knows which rows are old."""
     with pytest.raises(ConfigError, match="time"):
-        _prepared(tmp_path, _turned(300), data={key: ["3d", "all"]})
+        prepare_workspace(tmp_path, _turned(300), data={key: ["3d", "all"]})

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.training.test_fitting import _prepared
+from tests.support.training import prepare_workspace
 from towline.errors import ConfigError
 from towline.training import stored
 from towline.training.final import fit, refit
@@ -81,7 +81,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
     errors = {}
     for level in (["2d", "all"], None):
         data = {"time": "at", "level": level}
-        work, config = _prepared(tmp_path, frame, data=data, candidates=["boosting"], split={"holdout": "14d"})
+        work, config = prepare_workspace(tmp_path, frame, data=data, candidates=["boosting"], split={"holdout": "14d"})
         chosen = choose([cross_validate(work, config, config.candidates[0])], config, "regression")
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
@@ -100,7 +100,7 @@ def test_classes_have_no_level(tmp_path: Path) -> None:
     """It is refused before anything is fitted, with what to do instead."""
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
-    work, config = _prepared(tmp_path, frame, data={"time": "at", "level": "7d"}, candidates=["linear"])
+    work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "level": "7d"}, candidates=["linear"])
     with pytest.raises(ConfigError, match="no level") as refused:
         check(config, work.contract())
     assert "half_life" in str(refused.value)

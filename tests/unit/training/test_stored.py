@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils._testing import check_output
 
-from tests.unit.training.conftest import Trained
+from tests.support.training import TrainedModel
 from towline.errors import FitError, ReleaseError
 from towline.training import fitting, stored
 
@@ -156,7 +156,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_cannot_be_stored_is_told_after_the_first_fold(
-    name: str, what: str, own: Any, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+    name: str, what: str, own: Any, train: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a candidate with many fits ahead one is made; the error names the candidate and nothing is left."""
     fits: list[int] = []
@@ -172,7 +172,7 @@ def test_what_cannot_be_stored_is_told_after_the_first_fold(
 
 
 @pytest.mark.parametrize("name", ["Mean", "make"])
-def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Callable[..., Trained]) -> None:
+def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Callable[..., TrainedModel]) -> None:
     """A class with parts of its own, and a function that makes a pipeline, are cross-validated, fitted and stored."""
     trained = train(table(), candidate=f"own_estimators.{name}")
     path = trained.work.file(trained.fitted.file)

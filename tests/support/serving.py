@@ -42,7 +42,7 @@ def make_contract(
 
 
 @dataclass
-class Fake:
+class FakeModel:
     """Predicts twice the first column plus ``offset``; a class is the last one where that is above 50."""
 
     contract: Contract
@@ -108,7 +108,7 @@ class FakeLog:
         self.records.append(record)
 
 
-class Client:
+class ServiceClient:
     """httpx, in an event loop of its own that goes on only during requests."""
 
     def __init__(self, app: Service, base_url: str) -> None:
@@ -140,14 +140,14 @@ class Client:
 
 
 @dataclass
-class Running:
-    client: Client
+class RunningService:
+    client: ServiceClient
     live: SimpleNamespace
     log: FakeLog
     app: Service
 
 
-def options(**given: Any) -> Any:
+def make_options(**given: Any) -> Any:
     """What ``towline serve`` was told, without a store."""
     settings = {
         "rate": None,
@@ -162,22 +162,24 @@ def options(**given: Any) -> Any:
     return SimpleNamespace(**(settings | given))
 
 
-def application(
-    model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
+def create_application(
+    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
 ) -> tuple[Service, SimpleNamespace, FakeLog]:
     live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
     log = FakeLog()
-    app = create(options(**given), live, FakeKeys(keys or {}), log)
+    app = create(make_options(**given), live, FakeKeys(keys or {}), log)
     return app, live, log
 
 
 @contextmanager
-def running(model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any) -> Iterator[Running]:
+def run_service(
+    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
+) -> Iterator[RunningService]:
     """The service, its client, and what can be changed while it runs."""
-    app, live, log = application(model, keys, **given)
-    client = Client(app, "http://127.0.0.1:8080")
+    app, live, log = create_application(model, keys, **given)
+    client = ServiceClient(app, "http://127.0.0.1:8080")
     try:
-        yield Running(client, live, log, app)
+        yield RunningService(client, live, log, app)
     finally:
         client.close()
 
@@ -186,7 +188,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-async def call(
+async def send_asgi(
     app: Service,
     body: Sequence[bytes | None] = (b"",),
     path: str = "/predict",

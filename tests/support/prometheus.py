@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 PROMETHEUS = REPOSITORY / "deployments" / "prometheus"
 ALERTMANAGER = REPOSITORY / "deployments" / "alertmanager"
@@ -19,13 +19,13 @@ DASHBOARDS = REPOSITORY / "deployments" / "grafana" / "dashboards"
 _SERVICE = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "alertmanager"}
 
 
-def command(tool: str, words: Sequence[object], *folders: Path, name: str = "") -> list[str]:
+def prometheus_command(tool: str, words: Sequence[object], *folders: Path, name: str = "") -> list[str]:
     """How a tool is started that sees the repository and these folders, and this machine's loopback; else skips."""
     if shutil.which(tool):
         return [tool, *map(str, words)]
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
     image = compose["services"][_SERVICE[tool]]["image"]
-    if not _there(image):
+    if not _image_exists(image):
         pytest.skip(f"neither {tool} nor the image {image} is here")
     mounts = [word for folder in (REPOSITORY, *folders) for word in ("-v", f"{folder}:{folder}")]
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
@@ -34,12 +34,14 @@ def command(tool: str, words: Sequence[object], *folders: Path, name: str = "") 
     return ["docker", "run", "--rm", *named, *user, *mounts, *entry, image, *map(str, words)]
 
 
-def run(tool: str, *words: object, folders: Sequence[Path] = ()) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(tool, words, *folders), capture_output=True, text=True, timeout=180, check=False)
+def run_prometheus_tool(tool: str, *words: object, folders: Sequence[Path] = ()) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        prometheus_command(tool, words, *folders), capture_output=True, text=True, timeout=180, check=False
+    )
 
 
 @functools.cache
-def _there(image: str) -> bool:
+def _image_exists(image: str) -> bool:
     if not shutil.which("docker"):
         return False
     asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, timeout=60, check=False)

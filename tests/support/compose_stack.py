@@ -22,7 +22,7 @@ TOWLINE = str(Path(sys.executable).with_name("towline"))
 PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
 
 
-class Stack:
+class ComposeStack:
     """The stack of one folder.
 
     Attributes:
@@ -47,7 +47,7 @@ class Stack:
         empty = [name for name, value in self.env.items() if not value and name != "ALERT_WEBHOOK"]
         self.secrets = {name: f"{MARKER}{secrets.token_hex(8)}" for name in empty}
         self.env |= self.secrets | {"PREFECT_AUTH_STRING": f"ann:{self.secrets['PREFECT_AUTH_STRING']}"}
-        self.env |= {f"{name}_PORT": str(_port()) for name in PORTS}
+        self.env |= {f"{name}_PORT": str(free_port()) for name in PORTS}
 
     def write(self) -> None:
         lines = [f"{name}={value}" for name, value in self.env.items()]
@@ -58,7 +58,13 @@ class Stack:
         two = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
         command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *words]
         done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=bare()
+            command,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env=bare_environment(),
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -67,7 +73,13 @@ class Stack:
     def towline(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command on the host, in the folder."""
         return subprocess.run(
-            [TOWLINE, *words], cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout, env=bare()
+            [TOWLINE, *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env=bare_environment(),
         )
 
     def container(self, service: str) -> str:
@@ -119,7 +131,7 @@ class Stack:
         return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
+def wait_until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
     """Waits for something to be so, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
@@ -128,12 +140,12 @@ def until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
     return found
 
 
-def bare() -> dict[str, str]:
+def bare_environment() -> dict[str, str]:
     kept = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
     return {name: value for name, value in os.environ.items() if not name.startswith(kept)}
 
 
-def _port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

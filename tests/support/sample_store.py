@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.unit.release.conftest import make_run, table
+from tests.support.releases import make_house_table, train_run
 from towline.config import Settings
 from towline.registry.ledger import Ledger
 from towline.release.manifest import read
@@ -14,10 +14,10 @@ PASS = {"verdict": "pass"}
 
 
 @dataclass(frozen=True)
-class Shelf:
+class SampleStore:
     """The store, and what an operator does to it."""
 
-    settings: Settings
+    store_settings: Settings
 
     @property
     def ledger(self) -> Ledger:
@@ -42,27 +42,27 @@ class Shelf:
     def rollback(self) -> None:
         self.ledger.rollback(MODEL, "ann", "worse")
 
-    def copy(self, folder: Path) -> "Shelf":
+    def copy(self, folder: Path) -> "SampleStore":
         shutil.copytree(self.settings.store, folder)
-        return Shelf(settings(folder))
+        return SampleStore(store_settings(folder))
 
 
-def settings(store: Path) -> Settings:
+def store_settings(store: Path) -> Settings:
     return Settings(project=store, store=store, tracking_uri="", ledger_url=f"sqlite:///{store}/ledger.db")
 
 
-def make_shelf(folder: Path) -> Shelf:
+def make_sample_store(folder: Path) -> SampleStore:
     """Versions 1 and 2, whose answers to any row are a thousand apart; version 1 is champion."""
-    shelf = Shelf(settings(folder / "store"))
+    sample_store = SampleStore(store_settings(folder / "store"))
     for version in (1, 2):
-        frame = table(200).drop(columns="sold")
+        frame = make_house_table(200).drop(columns="sold")
         frame["value"] += 1000 * version
-        run = make_run(folder / f"run{version}", frame, "linear", target="value", time="at")
+        run = train_run(folder / f"run{version}", frame, "linear", target="value", time="at")
         package = run.package(version)
-        shutil.copytree(run.settings.store / package.path, shelf.settings.store / package.path)
-        assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
-        evidence = PASS | {"release": read(shelf.release(version)).digest}
+        shutil.copytree(run.settings.store / package.path, sample_store.settings.store / package.path)
+        assert sample_store.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
+        evidence = PASS | {"release": read(sample_store.release(version)).digest}
         champion = None if version == 1 else version - 1
-        shelf.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
-    shelf.rollback()
-    return shelf
+        sample_store.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
+    sample_store.rollback()
+    return sample_store

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 
-def programs() -> Path | None:
+def find_postgres() -> Path | None:
     """The folder that holds initdb and pg_ctl: Debian's newest, which is not on the path, or the path's."""
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     newest = max(versions, key=lambda folder: int(folder.parent.name), default=None)
@@ -21,7 +21,7 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[str]:
+def run_postgres(programs: Path) -> Iterator[str]:
     """The superuser's URL of a new server on loopback; its password has every character that URLs trip over."""
     password = f"{secrets.token_hex(8)}:@/% ?#"
     is_root = os.geteuid() == 0  # as whom PostgreSQL refuses to run; its own user must be able to enter the folder
@@ -35,7 +35,7 @@ def running(programs: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
 
     def call(program: str, *arguments: str) -> None:
-        subprocess.run([*user, programs / program, "-D", folder / "data", *arguments], cwd=folder, check=True)
+        subprocess.run([*user, find_postgres / program, "-D", folder / "data", *arguments], cwd=folder, check=True)
 
     try:
         call(

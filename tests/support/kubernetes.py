@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 Document = dict[str, Any]
 KUBERNETES = REPOSITORY / "deployments" / "kubernetes"
@@ -19,7 +19,7 @@ KUBERNETES = REPOSITORY / "deployments" / "kubernetes"
 RELEASES = ("1.30", kubernetes_validate.latest_version())
 
 
-def kubectl(*words: str | Path) -> str:
+def run_kubectl(*words: str | Path) -> str:
     """What kubectl prints: the one of the developers' tools, else the machine's. It asks no cluster."""
     own = Path(sys.executable).with_name("kubectl")
     found = str(own) if own.exists() else shutil.which("kubectl")
@@ -32,46 +32,46 @@ def kubectl(*words: str | Path) -> str:
 
 @cache
 def _text(folder: Path) -> str:
-    return kubectl("kustomize", folder)
+    return run_kubectl("kustomize", folder)
 
 
-def render(folder: str | Path) -> list[Document]:
+def render_kustomization(folder: str | Path) -> list[Document]:
     """The documents of a kustomization, by its path below deployments/kubernetes or anywhere."""
     return list(yaml.safe_load_all(_text(KUBERNETES / folder)))
 
 
-def check(document: Document, release: str) -> None:
+def validate_document(document: Document, release: str) -> None:
     """Raises kubernetes_validate.ValidationError where a release of Kubernetes would not take it, unknown keys too."""
     kubernetes_validate.validate(document, release, strict=True)
 
 
-def of(documents: list[Document], kind: str) -> list[Document]:
+def of_kind(documents: list[Document], kind: str) -> list[Document]:
     return [one for one in documents if one["kind"] == kind]
 
 
-def pod(deployment: Document) -> Document:
+def pod_spec(deployment: Document) -> Document:
     """The pod's spec."""
     return dict(deployment["spec"]["template"]["spec"])
 
 
-def selects(selector: dict[str, str], deployment: Document) -> bool:
+def selector_matches(selector: dict[str, str], deployment: Document) -> bool:
     """Whether labels of a selector meet the deployment's pods."""
     return selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
-def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def iterate_leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Each value of a document with the way to it."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from leaves(value, (*path, key))
+            yield from iterate_leaves(value, (*path, key))
     elif isinstance(node, list):
         for place, value in enumerate(node):
-            yield from leaves(value, (*path, place))
+            yield from iterate_leaves(value, (*path, place))
     else:
         yield path, node
 
 
-def changes(before: Document, after: Document) -> dict[tuple[Any, ...], tuple[Any, Any]]:
+def find_changes(before: Document, after: Document) -> dict[tuple[Any, ...], tuple[Any, Any]]:
     """The values that differ, old and new, by the way to them."""
-    old, new = dict(leaves(before)), dict(leaves(after))
+    old, new = dict(iterate_leaves(before)), dict(iterate_leaves(after))
     return {way: (old.get(way), new.get(way)) for way in old.keys() | new.keys() if old.get(way) != new.get(way)}

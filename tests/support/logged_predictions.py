@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from tests.unit.release.conftest import Run, make_run
+from tests.support.releases import TrainedRun, train_run
 from towline.data.contract import Contract
 from towline.monitoring.evidence import Drift, Finding
 from towline.release.manifest import MANIFEST, describe, read
@@ -21,14 +21,16 @@ HOUR = dt.timedelta(hours=1)
 TIME = pa.timestamp("us", "UTC")
 
 
-def released(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> tuple[Run, Path]:
+def package_release(
+    folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object
+) -> tuple[TrainedRun, Path]:
     """A release with out-of-fold predictions behind it."""
-    run = make_run(folder, frame, estimator, **data)
+    run = train_run(folder, frame, estimator, **data)
     cross_validate(run.work, run.config, run.config.candidates[0])
     return run, run.settings.store / run.package().path
 
 
-def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.Table:
+def log_predictions(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.Table:
     """What a service would have logged of these rows, one an hour, with their labels a day later; as ``labels.read``.
 
     Args:
@@ -58,7 +60,7 @@ def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.
     return pa.table({**columns, **changes})
 
 
-def signed(release: Path) -> Path:
+def sign_release(release: Path) -> Path:
     """The release with a manifest that says what it holds after it was changed; its folder has another name."""
     changed = read(release).model_copy(update={"files": {}})
     (release / MANIFEST).unlink()
@@ -70,17 +72,17 @@ def keep_private(release: Path, **columns: str) -> Path:
     """The release as it would be, had its config kept these columns otherwise."""
     path = release / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "privacy": {"columns": columns}}))
-    return signed(release)
+    return sign_release(release)
 
 
-def night(state: Any, *columns: str) -> Drift:
+def make_drift(state: Any, *columns: str) -> Drift:
     findings = tuple(
         Finding(column=name, what="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
     )
     return Drift(state=state, version=3, rows=500, findings=findings, budget=4.0, reason=f"it is {state}")
 
 
-def shuffled(values: Any, share: float, seed: int = 0) -> np.ndarray:
+def shuffle_values(values: Any, share: float, seed: int = 0) -> np.ndarray:
     """The same with this share of the values dealt out anew."""
     rng = np.random.default_rng(seed)
     found = np.array(values, dtype=object)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def traces(folder: Path, wanted: Iterable[bytes], without: Iterable[Path] = ()) -> list[str]:
+def find_traces(folder: Path, wanted: Iterable[bytes], without: Iterable[Path] = ()) -> list[str]:
     """``path: text`` for each of these byte strings that the names or contents of the folder's files hold.
 
     ZIP archives (NumPy's and skops' among them) are unpacked, Parquet files are read as columns; ``without`` are files

@@ -1,0 +1,191 @@
+"""Callers that keep a service busy: one kind records each answer, the other counts statuses and latencies."""
+
+import asyncio
+import collections
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from towline.registry.ledger import Ledger
+from towline.release.predictor import open_release
+
+CALLERS = 6
+BIKE_ROW = {
+    "datetime": "2012-12-18T08:00:00", "season": "fall", "hour": 8, "weekday": "Tue", "holiday": 0, "workingday": 1,
+    "weather": "mist", "temp_c": 12.7, "feels_like_c": 13.0, "humidity": 94, "windspeed_kmh": 9.0,
+}  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """One answer; ``rows`` are positions in the pool, times are of this process's monotonic clock."""
+
+    request_id: str
+    version: int
+    rows: tuple[int, ...]
+    predictions: list[Any]
+    began: float
+    ended: float
+
+
+@dataclass
+class RecordingLoad:
+    """Callers that ask without a pause, each on a connection that it keeps as long as the service does."""
+
+    port: int
+    pool: Sequence[dict[str, Any]]
+    headers: str = ""
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    refused: int = 0  # connections that were not taken: nothing was asked on them
+    stop: bool = False
+
+    async def run(self, callers: int, until: Callable[[], Any]) -> None:
+        """Asks until ``until``, which runs in a thread, returns."""
+        working = [asyncio.create_task(self._call(number)) for number in range(callers)]
+        try:
+            await asyncio.to_thread(until)
+        finally:
+            self.stop = True
+            await asyncio.gather(*working)
+
+    async def _call(self, number: int) -> None:
+        draw, count, pair = random.Random(number), 0, None
+        while not self.stop:
+            if pair is None:
+                try:
+                    pair = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    self.refused += 1
+                    await asyncio.sleep(0.02)
+                    continue
+            rows = tuple(draw.randrange(len(self.pool)) for _ in range(draw.choice((1, 1, 1, 8))))
+            count += 1
+            try:
+                async with asyncio.timeout(30):
+                    keep = await self._ask(*pair, f"{number}-{count}", rows)
+            except (OSError, EOFError, ValueError, KeyError, TimeoutError) as error:
+                self.failures.append(f"{number}-{count}: {type(error).__name__}: {error}"[:300])
+                keep = False
+            if not keep:
+                pair[1].close()
+                pair = None
+        if pair:
+            pair[1].close()
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, rows: tuple[int, ...]
+    ) -> bool:
+        body = json.dumps({"rows": [self.pool[row] for row in rows]}).encode()
+        head = (
+            f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nx-request-id: {name}\r\n"
+            f"{self.headers}content-length: {len(body)}\r\n\r\n"
+        )
+        began = time.monotonic()
+        writer.write(head.encode() + body)
+        top = (await reader.readuntil(b"\r\n\r\n")).decode("latin1").lower()
+        size = int(top.partition("content-length:")[2].partition("\r\n")[0])
+        content = await reader.readexactly(size)
+        ended = time.monotonic()
+        if not top.startswith("http/1.1 200"):
+            raise ValueError(f"{top.partition(chr(13))[0]} {content[:200]!r}")
+        told = json.loads(content)
+        if told["request_id"] != name:
+            raise ValueError(f"answered {told['request_id']} to {name}")
+        self.answers.append(Answer(name, told["model"]["version"], rows, told["predictions"], began, ended))
+        return "connection: close" not in top
+
+    def mixed(self, releases: dict[int, Path]) -> list[str]:
+        """Answers that are not exactly what the version they name gives to their rows."""
+        own = {}
+        for version in {answer.version for answer in self.answers}:
+            own[version] = open_release(releases[version]).answer(self.pool).predictions
+        return [
+            answer.request_id
+            for answer in self.answers
+            if answer.predictions != [own[answer.version][row] for row in answer.rows]
+        ]
+
+    def longest_gap(self) -> float:
+        """Seconds in which no answer came at all."""
+        times = sorted(answer.ended for answer in self.answers)
+        return max(after - before for before, after in itertools.pairwise(times))
+
+
+class Counted(NamedTuple):
+    """How often each status came (0: no answer), and how long answers took, in milliseconds."""
+
+    statuses: dict[int, int]
+    p99: float
+    longest: float
+
+    @property
+    def failed(self) -> int:
+        return sum(count for status, count in self.statuses.items() if status != 200)
+
+
+class CountingLoad:
+    """Callers that wait for their answer and send the next row; they begin with the block and end with it."""
+
+    def __init__(self, port: int, key: str, rows: Sequence[object]) -> None:
+        self._port, self._body = port, json.dumps({"rows": rows})
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        self._statuses: collections.Counter[int] = collections.Counter()
+        self._seconds: list[float] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._go) for _ in range(CALLERS)]
+
+    def __enter__(self) -> "CountingLoad":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def counted(self) -> Counted:
+        ordered = sorted(self._seconds)
+        return Counted(dict(self._statuses), ordered[int(len(ordered) * 0.99)] * 1e3, ordered[-1] * 1e3)
+
+    def _go(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        while not self._ended.is_set():
+            began = time.perf_counter()
+            try:
+                connection.request("POST", "/predict", self._body, self._headers)
+                answer = connection.getresponse()
+                answer.read()
+                status = answer.status
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                status = 0
+            self._seconds.append(time.perf_counter() - began)
+            self._statuses[status] += 1
+            time.sleep(0.01)
+
+
+def swap_champions(ledger: Ledger, model: str, load: RecordingLoad, times: int, newer: int) -> list[float]:
+    """Promotes ``newer`` and rolls back in turn; seconds from each change of the ledger to the first answer by it."""
+    seen = []
+    for number in range(times):
+        champion = ledger.champion(model)
+        if number % 2 == 0:
+            wanted = ledger.promote_again(model, newer, champion.version if champion else None, "swaps", "").version
+        else:
+            wanted = ledger.rollback(model, "swaps", "").version
+        began, read = time.monotonic(), len(load.answers)
+        while not any(answer.version == wanted and answer.began > began for answer in load.answers[read:]):
+            read = len(load.answers)
+            if time.monotonic() - began > 30:
+                raise RuntimeError(f"version {wanted} does not answer after 30 s")
+            time.sleep(0.01)
+        seen.append(time.monotonic() - began)
+    return seen

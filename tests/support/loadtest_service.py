@@ -1,0 +1,95 @@
+"""A service that answers like ours and can be told to misbehave."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+ROW = {"size": 12, "town": "Ulm", "at": "2026-01-01T00:00:00"}
+FIELDS = [
+    {"name": "size", "kind": "numeric", "min": 1.0, "max": 40.0, "categories": None, "nulls_in_training": False},
+    {"name": "town", "kind": "category", "min": None, "max": None, "categories": ["Ulm", "Köln"],
+     "nulls_in_training": True},
+    {"name": "at", "kind": "datetime", "min": None, "max": None, "categories": None, "nulls_in_training": False},
+]  # fmt: skip
+METRICS = """# TYPE towline_process_cpu_seconds counter
+towline_process_cpu_seconds_total{worker="1"} %f
+towline_process_cpu_seconds_total{worker="2"} 1.0
+towline_process_resident_memory_bytes{worker="1"} 3e7
+towline_process_resident_memory_bytes{worker="2"} 4e+07
+"""
+
+
+@dataclass
+class FakeService:
+    """``held`` requests from number ``hold_from`` on wait until ``hold_to`` of them are there, or a second."""
+
+    key: str = ""
+    hold_from: int = 0
+    hold_to: int = 0
+    refuse_every: int = 0
+    strange_every: int = 0
+    stranger: bool = False
+    delay: float = 0.0
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    held: int = 0
+    most: int = 0
+    port: int = 0
+    _now: int = 0
+    _gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        status, document = await self._answer(scope["path"], dict(scope["headers"]), body)
+        content = document if isinstance(document, bytes) else json.dumps(document).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, path: str, headers: dict[bytes, bytes], body: bytes) -> tuple[int, Any]:
+        if self.stranger:
+            return 200, {"hello": "world"}
+        if self.key and headers.get(b"authorization") != f"Bearer {self.key}".encode():
+            return 401, {"title": "A key is needed", "status": 401}
+        if path == "/predict":
+            return await self._predict(json.loads(body))
+        asked = {"content": {"application/json": {"example": {"rows": [ROW]}}}}
+        return 200, {
+            "/openapi.json": {"paths": {"/predict": {"post": {"requestBody": asked}}}},
+            "/metadata": {"fields": FIELDS},
+            "/metrics": (METRICS % (len(self.seen) / 1000)).encode(),
+        }[path]
+
+    async def _predict(self, asked: dict[str, Any]) -> tuple[int, Any]:
+        self.seen.append(asked["rows"][0])
+        number = len(self.seen)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            if self.hold_from <= number < self.hold_to:
+                self.held += 1
+                try:
+                    await asyncio.wait_for(self._gate.wait(), 1.0)
+                except TimeoutError:
+                    self.hold_to = number
+            elif number == self.hold_to:
+                self._gate.set()
+            await asyncio.sleep(self.delay)
+        finally:
+            self._now -= 1
+        if self.refuse_every and number % self.refuse_every == 0:
+            return 429, {"title": "Too many requests with this key", "status": 429}
+        if self.strange_every and number % self.strange_every == 0:
+            return 200, {"predictions": []}
+        return 200, {"predictions": [1.0], "model": {"name": "demo", "version": 3}, "request_id": "r"}

@@ -1,0 +1,81 @@
+"""A store in which a version serves, is asked, and gets labels."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tests.support.releases import make_house_table
+from tests.support.sample_store import MODEL, SampleStore
+from towline.config import PipelineConfig, build_config
+from towline.data.contract import Contract
+from towline.monitoring import labels, rounds
+from towline.monitoring.journal import Journal
+from towline.release.predictor import open_release
+from towline.serving.prediction_log import PredictionLog
+from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
+
+DAY = dt.timedelta(days=1)
+
+
+class MonitoredStore:
+    """A store in which a version serves, is asked, and is told what was true."""
+
+    def __init__(self, sample_store: SampleStore, folder: Path) -> None:
+        self.sample_store, self.folder = sample_store, folder
+        raw = yaml.safe_load((sample_store.release(1) / "config.yaml").read_text())
+        watch = {"quality": {"delay": "0h", "window": "1h"}, "retrain": {"need": 1, "of": 1, "min_rows": 2}}
+        self.config: PipelineConfig = build_config({**raw, **watch}, "test")
+        self.settings, self.asked = sample_store.settings, 0
+
+    @property
+    def serving(self) -> Any:
+        return self.sample_store.ledger.champion(MODEL)
+
+    @property
+    def since(self) -> dt.datetime:
+        return dt.datetime.fromisoformat(self.serving.time)
+
+    def ask(self, rows: pd.DataFrame, at: dt.datetime, truth: float | None = None) -> None:
+        """Each row a request; with ``truth``, labels that are off by so much from the first version's answers."""
+        serving = self.serving
+        model, first = open_release(self.settings.store / serving.release), open_release(self.sample_store.release(1))
+        log = PredictionLog(self.settings.store / "predictions" / MODEL, f"w{self.asked}", convert=False)
+        known = []
+        for row in rows.to_dict("records"):
+            sent = {key: None if value != value else value for key, value in row.items()}
+            log.write(f"r{self.asked}", at.timestamp(), model, [sent], model.answer([sent]))
+            known.append((f"r{self.asked}", first.answer([sent]).predictions[0] + (truth or 0.0)))
+            self.asked += 1
+        log.close()
+        if truth is not None:
+            file = self.folder / f"labels{self.asked}.csv"
+            pd.DataFrame(known, columns=["request_id", "value"]).to_csv(file, index=False)
+            contract = Contract.model_validate_json((self.sample_store.release(1) / "contract.json").read_bytes())
+            predictions = self.settings.store / "predictions" / MODEL
+            fields = read_policy(self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS)).fields
+            place = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
+            labels.add(place, contract, file, at + dt.timedelta(minutes=1))
+
+    def drift(self, now: dt.datetime) -> Any:
+        found = rounds.drift(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(found, now)
+        return found
+
+    def quality(self, now: dt.datetime) -> Any:
+        found = rounds.quality(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(found, now)
+        return found
+
+    def decide(self, now: dt.datetime) -> Any:
+        seen = rounds.evidence(self.settings, self.config, self.serving, now)
+        seen = seen.model_copy(update={"triage": rounds.triage(self.settings, self.config, self.serving, seen)})
+        return rounds.conclude(self.settings, self.config, self.serving, seen)
+
+
+def make_rows(count: int) -> pd.DataFrame:
+    """Like those of training, but from another year: who has learnt from a row is not asked about it."""
+    drawn = make_house_table(200).drop(columns=["sold", "value"]).sample(count, random_state=count)
+    return drawn.assign(at=drawn["at"] + pd.Timedelta(days=365))

@@ -1,0 +1,7 @@
+"""Where the repository and the installed command are."""
+
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TOWLINE = str(Path(sys.executable).with_name("towline"))

@@ -1,0 +1,103 @@
+"""A small run of each task, packaged once for the tests of this room."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from towline.config import PipelineConfig, Settings, build_config
+from towline.data import sources, splits
+from towline.data.inference import infer
+from towline.data.validation import Validation
+from towline.data.workspace import Workspace, open_workspace
+from towline.release.packaging import Package, package
+from towline.training.evaluation import Evaluation, evaluate
+from towline.training.final import Fitted, fit, refit
+from towline.training.fitting import Scores
+
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+FACTS = {
+    "created": "2026-03-01T12:00:00+00:00",
+    "git_commit": "0" * 40,
+    "git_dirty": "false",
+    "towline": "0.1.0",
+    "python": "3.11.7",
+}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What the steps before packaging hand over."""
+
+    work: Workspace
+    config: PipelineConfig
+    settings: Settings
+    fitted: Fitted
+    evaluation: Evaluation
+    scores: tuple[Scores, ...]
+    validation: Validation
+
+    def package(self, version: int = 3) -> Package:
+        named = SimpleNamespace(name=self.config.name, version=version)
+        return package(
+            self.work, self.config, self.settings, named, self.fitted, self.evaluation, self.scores, self.validation,
+            FACTS,
+        )  # fmt: skip
+
+
+def make_house_table(rows: int = 400) -> pd.DataFrame:
+    """Numbers, a null, a category with an odd name, a flag, times; a value and a label that follow from them."""
+    rng = np.random.default_rng(5)
+    size, kind = rng.normal(50, 10, rows), rng.choice(["a|b", "<b>c</b>", "d"], rows)
+    value = 3 * size + 20 * (kind == "d") + rng.normal(0, 4, rows)
+    return pd.DataFrame(
+        {
+            "at": pd.date_range("2025-01-01", periods=rows, freq="3h"),
+            "size": np.where(rng.random(rows) < 0.05, np.nan, size),
+            "a `kind`, of sorts": kind,
+            "doors": rng.integers(1, 9, rows),
+            "sunny": rng.random(rows) < 0.5,
+            "value": value,
+            "sold": np.where(value + rng.normal(0, 20, rows) > 160, "yes", "no"),
+        }
+    )
+
+
+def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> TrainedRun:
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "table.parquet", index=False)
+    split = data.pop("split", {})
+    raw = {
+        "split": split,
+        "name": "house-value",
+        "description": "Made for <script>alert(1)</script> tests.",
+        "data": {"source": "table.parquet", **data},
+        "candidates": [{"estimator": estimator, "params": {"max_iter": 30} if estimator == "boosting" else {}}],
+        "evaluation": {"resamples": 50},
+    }
+    config = build_config(raw, "test")
+    settings = Settings(project=folder, store=folder / "store", tracking_uri="", ledger_url="")
+    dataset = sources.load(config.data, folder, settings.store, None)
+    work = open_workspace(config, dataset, folder, settings.store, None)
+    contract = infer(work.table(), config)
+    work.save("contract.json", contract)
+    work.save("parts.json", splits.split(work, config))
+    metrics = {"mae": 4.0} if contract.task == "regression" else {"roc_auc": 0.8}
+    candidate = config.candidates[0]
+    chosen = Scores(
+        candidate=candidate.name, estimator=candidate.estimator, params=candidate.params, folds=(metrics,),
+        mean=metrics, sd=dict.fromkeys(metrics, 0.1), threshold=0.4 if contract.task == "binary" else None,
+        seconds=1.0, cpu_seconds=1.0,
+    )  # fmt: skip
+    measured = fit(work, config, chosen)
+    evaluation = evaluate(work, config, measured)
+    fitted = refit(work, config, chosen, measured)
+    work.file("plots").mkdir()
+    work.file("plots/fold_scores.png").write_bytes(DOT)
+    validation = Validation(rules=(), notes=("column x < y",), failed=0, warned=0, docs="data_docs.html")
+    return TrainedRun(work, config, settings, fitted, evaluation, (chosen,), validation)

@@ -1,0 +1,35 @@
+"""Small tables taken through the steps of training."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from towline.config import PipelineConfig
+from towline.data.inference import infer
+from towline.data.sources import load
+from towline.data.splits import split
+from towline.data.workspace import Workspace
+from towline.training.final import Fitted
+from towline.training.fitting import Scores
+
+
+class TrainedModel(NamedTuple):
+    work: Workspace
+    config: PipelineConfig
+    scores: tuple[Scores, ...]
+    fitted: Fitted
+
+
+def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any) -> tuple[Workspace, PipelineConfig]:
+    if isinstance(table, pd.DataFrame):
+        table.to_parquet(tmp_path / "table.parquet")
+    source = str(tmp_path / "table.parquet" if isinstance(table, pd.DataFrame) else table)
+    data = {"source": source, "target": "y", **config.pop("data", {})}
+    made = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
+    dataset = load(made.data, tmp_path, tmp_path / "store", None)
+    work = Workspace(store=tmp_path / "store", key="0" * 16, token="t", dataset=dataset)
+    work.path.mkdir(parents=True, exist_ok=True)
+    work.save("contract.json", infer(work.table(), made))
+    split(work, made)
+    return work, made

@@ -1,0 +1,113 @@
+"""A `towline up` in a process of its own, as a user runs it."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from tests.support.paths import TOWLINE
+from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
+from towline.cli import servers
+from towline.processes import lives
+
+SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
+
+
+class UpProcess:
+    """A `towline up` on a store of its own.
+
+    Args:
+        folder: gets the config, the log file and the store.
+        config: sections of the config to change.
+    """
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.commands = StoreCommands(folder / "store", write_bike_config(folder, **config))
+        self.log = folder / "up.log"
+        self.port = free_port()
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        words = [TOWLINE, "up", str(self.commands.config), "--port", str(self.port)]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                words, env=self.commands.environment, stdout=log, stderr=log, text=True, start_new_session=True
+            )
+
+    @property
+    def output(self) -> str:
+        """The text printed so far, over all starts."""
+        return self.log.read_text()
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+        """Waits for a condition while the process runs, and returns its value."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError):
+                if value := condition():
+                    return value
+            assert self.process is None or self.process.poll() is None, f"`towline up` ended:\n{self.output}"
+            assert time.monotonic() < deadline, f"not within {seconds:.0f} s:\n{self.output}"
+            time.sleep(0.2)
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """The deployment's runs of a flow in Prefect, oldest first."""
+        filters = {"deployments": {"name": {"any_": [MODEL]}}, "flows": {"name": {"any_": [flow]}}}
+        return self.commands.query_prefect("flow_runs", **filters)[::-1]
+
+    def states(self, flow: str) -> list[str]:
+        """The states of a flow's runs, without those that are still scheduled."""
+        return sorted(run["state_name"] for run in self.runs(flow) if run["state_type"] != "SCHEDULED")
+
+    def post_prefect(self, path: str, body: Any) -> Any:
+        server = servers.find(self.commands.settings, "prefect")
+        assert server is not None
+        content, head = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{server.url}/api/{path}", content, head)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+    def is_ready(self) -> bool:
+        """Whether the service answers /readyz with 200."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as response:
+            return bool(response.status == 200)
+
+    def kill_all(self) -> None:
+        """Sends SIGKILL to the process and its servers, and waits for their end."""
+        assert self.process is not None
+        running = [server for kind in SERVER_KINDS if (server := servers.find(self.commands.settings, kind))]
+        for group in (self.process.pid, *(server.pid for server in running)):
+            os.killpg(group, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+        self.wait_until(lambda: not any(lives(server.pid, server.born) for server in running), 30)
+
+    def find_processes(self) -> list[str]:
+        """The command lines of all processes on the store, servers too."""
+        variable, lines = f"TOWLINE_STORE={self.commands.store}".encode(), []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and variable in (entry / "environ").read_bytes().split(b"\0"):
+                    lines.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return lines
+
+    def stop(self) -> None:
+        """Ends the process and the servers, in whatever state they are."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        servers.stop(self.commands.settings)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that no one listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
