@@ -35,7 +35,7 @@ def run_postgres(programs: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
 
     def call(program: str, *arguments: str) -> None:
-        subprocess.run([*user, find_postgres / program, "-D", folder / "data", *arguments], cwd=folder, check=True)
+        subprocess.run([*user, programs / program, "-D", folder / "data", *arguments], cwd=folder, check=True)
 
     try:
         call(

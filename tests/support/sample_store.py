@@ -17,7 +17,7 @@ PASS = {"verdict": "pass"}
 class SampleStore:
     """The store, and what an operator does to it."""
 
-    store_settings: Settings
+    settings: Settings
 
     @property
     def ledger(self) -> Ledger:

@@ -114,11 +114,11 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
 def test_the_alerts_do_what_their_tests_say() -> None:
     """Each fires when it must and not before: promtool runs the rules on made-up series."""
     given = [prometheus_command("promtool", ["test", "rules", path]) for path in TESTS]
-    run_service = [
+    processes = [
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words in given
     ]
-    told = [process.communicate(timeout=300)[0] for process in run_service]
-    assert [process.returncode for process in run_service] == [0] * len(TESTS), "\n".join(told)
+    told = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(TESTS), "\n".join(told)
 
 
 def test_every_alert_is_tested_both_ways() -> None:

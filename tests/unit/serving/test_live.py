@@ -50,10 +50,10 @@ def break_ledger(sample_store: SampleStore) -> None:
 
 def test_what_is_missing_is_told_until_it_is_there(sample_store: SampleStore, tmp_path: Path) -> None:
     """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
-    name, store_settings = "other-model", sample_store.settings
-    assert Live(Options(name, store_settings)).missing() == "it has no champion yet"
-    assert Live(Options(MODEL, store_settings)).missing() == ""
-    away = store_settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
+    name, settings = "other-model", sample_store.settings
+    assert Live(Options(name, settings)).missing() == "it has no champion yet"
+    assert Live(Options(MODEL, settings)).missing() == ""
+    away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
     assert "ledger" in Live(Options(name, away)).missing()
     opened(sample_store)
     assert Live(Options(MODEL, away)).missing() == ""
