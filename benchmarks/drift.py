@@ -41,7 +41,7 @@ KINDS = ("alone", "clustered", "daily")
 
 def remembered() -> None:
     """Limits by column and number of rows, not by the exact number of values."""
-    from towline.monitoring import thresholds
+    from towline.monitoring.drift import thresholds
 
     drawn, known = thresholds.limits, {}
 
@@ -57,20 +57,20 @@ def remembered() -> None:
 def night(made: Path, kind: str, size: int, years: Years, day: int, rng: np.random.Generator, budget: float = BUDGET,
           spoilt: str = "") -> Any:  # fmt: skip
     from towline.config import DriftConfig
-    from towline.monitoring import drift
+    from towline.monitoring.drift import detector
 
     latent = years.rows(day, size, rng) if kind == "daily" else (clustered if kind == "clustered" else alone)(size, rng)
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     table = columns(latent, rng, spoilt)
-    return drift.detect(made, [table], DriftConfig(false_alarms_per_year=budget), start=at,
+    return detector.detect(made, [table], DriftConfig(false_alarms_per_year=budget), start=at,
                         end=at + dt.timedelta(days=1))  # fmt: skip
 
 
 def read_once() -> None:
     """The reference is read once a release, not once a night."""
-    from towline.monitoring import drift
+    from towline.monitoring.drift import detector
 
-    drift.read = functools.lru_cache(maxsize=2)(drift.read)
+    detector.read = functools.lru_cache(maxsize=2)(detector.read)
 
 
 def alarms(quick: bool, seed: int = 1) -> None:
@@ -248,9 +248,9 @@ def real(_: bool) -> None:
 
     from towline.config import DriftConfig, PipelineConfig
     from towline.data import blocks
-    from towline.data.inference import infer
     from towline.data.profile import profile
-    from towline.monitoring.drift import detect
+    from towline.data.schema.inference import infer
+    from towline.monitoring.drift.detector import detect
 
     for name, source, time_of, target, drop, months in (
         ("bike", "bike_hourly", "datetime", "rentals", ["casual", "registered"], 6),

@@ -30,11 +30,11 @@ import yaml
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from towline.cli import servers  # noqa: E402
 from towline.config import Settings  # noqa: E402
 from towline.errors import TowlineError  # noqa: E402
+from towline.manifest import verify  # noqa: E402
+from towline.operations import servers  # noqa: E402
 from towline.registry.ledger import Ledger  # noqa: E402
-from towline.release.manifest import verify  # noqa: E402
 
 MODEL = "bikes"
 
@@ -247,7 +247,7 @@ def _living(store: str) -> Iterator[tuple[int, str]]:
         except (OSError, ValueError):
             continue
         ours = f"TOWLINE_STORE={store}".encode() in environment and "towline" in words and " server" not in words
-        if ours or ("towline.release.smoke" in words and parent == 1):
+        if ours or ("towline.release.smoke_test" in words and parent == 1):
             yield int(entry.name), words.strip()
 
 

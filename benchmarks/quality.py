@@ -26,18 +26,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig, Settings, build_config, read_config
 from towline.data import sources, splits
-from towline.data.inference import infer
-from towline.data.validation import Validation
+from towline.data.schema.inference import infer
+from towline.data.validation.suite import Validation
 from towline.data.workspace import open_workspace
-from towline.monitoring.drift import detect
-from towline.monitoring.estimate import estimate
-from towline.monitoring.evidence import Quality
-from towline.monitoring.quality import measure
+from towline.inference.predictor import Model, open_release
+from towline.monitoring.drift.detector import detect
+from towline.monitoring.performance.estimate import estimate
+from towline.monitoring.performance.quality import measure
+from towline.monitoring.results import Quality
 from towline.release.packaging import package
-from towline.release.predictor import Model, open_release
-from towline.training.evaluation import evaluate
-from towline.training.final import fit, refit
-from towline.training.fitting import baseline, choose, cross_validate
+from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.training.evaluation.holdout import evaluate
+from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
 
 REPOSITORY = Path(__file__).parents[1]

@@ -28,10 +28,10 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.kill import MODEL, Line, write_config  # noqa: E402
-from towline.cli import servers  # noqa: E402
 from towline.config import Settings  # noqa: E402
+from towline.inference.predictor import open_release  # noqa: E402
+from towline.operations import servers  # noqa: E402
 from towline.registry.ledger import Ledger  # noqa: E402
-from towline.release.predictor import open_release  # noqa: E402
 
 
 class Answer(NamedTuple):

@@ -5,12 +5,12 @@ from datetime import datetime
 from prefect import flow
 
 from flows.training import training_flow
-from tasks.ending import value_of, watched
-from tasks.watch import begin, decide, deployed, roll_back, tell
+from tasks.monitoring import begin, decide, deployed, roll_back, tell
 from towline.config import Given, PipelineConfig, Settings
-from towline.monitoring import rounds
+from towline.monitoring import monitoring_run
 from towline.monitoring.policy import Round
-from towline.outcome import Outcome
+from towline.orchestration.end_states import value_of, watched
+from towline.promotion.outcome import Outcome
 from towline.registry.ledger import Entry
 
 
@@ -20,11 +20,11 @@ def reaction_flow(config: Given, breach: str = "", as_of: datetime | None = None
     """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
 
     Raises:
-        GateRefused: no version serves.
-        Unavailable: a store stayed away through the retries.
+        PromotionRejectedError: no version serves.
+        TransientError: a store stayed away through the retries.
     """
-    settings, now = Settings.from_environment(), rounds.moment(as_of)
-    serving = rounds.champion(settings, config.name, now)
+    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
+    serving = monitoring_run.champion(settings, config.name, now)
     return react(config, settings, serving, Round(model=config.name, version=serving.version, at=now), breach)
 
 

@@ -4,20 +4,21 @@ from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
 from tasks import artifacts, patient, remembered
-from towline import outcome
 from towline.config import PipelineConfig, Settings
-from towline.data.validation import Validation
+from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
+from towline.manifest import Recorded
 from towline.markdown import escaped
+from towline.promotion import holdout_comparison, outcome
+from towline.promotion.gate import Verdict
 from towline.registry.ledger import Ledger
-from towline.registry.tracking import Version
-from towline.release import judging, packaging, smoke
-from towline.release.manifest import Recorded
+from towline.registry.mlflow.tracking import Version
+from towline.release import packaging
+from towline.release.smoke_test import Smoke, finish
 from towline.steps import step
-from towline.training.evaluation import Evaluation
-from towline.training.final import Fitted
-from towline.training.fitting import Scores
-from towline.training.gate import Smoke, Verdict
+from towline.training.cross_validation import Scores
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.final_fit import Fitted
 
 
 @remembered("package")
@@ -44,7 +45,7 @@ def package(
 def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]") -> Smoke:
     """``tester`` was started earlier: it takes seconds to import what a release needs."""
     with step("smoke test", work.path) as told:
-        tried = smoke.finish(tester, work, packed)
+        tried = finish(tester, work, packed)
         told.note = tried.detail
     return tried
 
@@ -62,7 +63,7 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
             if champion:
                 recorded = Recorded(settings.store / champion.release, ledger.digest(champion))
                 serving = champion.version, recorded
-            verdict = judging.judge(work, config, evaluation, tried, serving)
+            verdict = holdout_comparison.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
     artifacts.table([check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note)
     return verdict

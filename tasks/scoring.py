@@ -2,9 +2,9 @@
 
 from tasks import patient
 from towline.config import PipelineConfig, Settings
+from towline.inference import batch
+from towline.inference.predictor import open_release
 from towline.registry.ledger import Entry, Ledger
-from towline.release.predictor import open_release
-from towline.scoring import batch
 from towline.steps import step
 
 

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from tests.postgres import programs, running
 from towline import sidecar
-from towline.cli import main, servers
+from towline.cli import main
 from towline.config import Settings
+from towline.operations import servers
 
 if TYPE_CHECKING:
     from tests.shelf import Shelf

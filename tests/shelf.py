@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.unit.release.conftest import make_run, table
 from towline.config import Settings
+from towline.manifest import read
 from towline.registry.ledger import Ledger
-from towline.release.manifest import read
 
 MODEL = "house-value"
 PASS = {"verdict": "pass"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.kill import MODEL, Line, write_config
-from towline.cli import servers
+from towline.operations import servers
 from towline.processes import lives
 
 KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)

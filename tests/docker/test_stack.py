@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.faults import ROW, Load
 from tests.docker.stack import MARKER, NAME, TOWLINE, Stack, bare, until
-from towline.release.predictor import open_release
+from towline.inference.predictor import open_release
 
 if TYPE_CHECKING:
     from docker import DockerClient

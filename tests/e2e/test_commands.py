@@ -16,7 +16,8 @@ import yaml
 
 from benchmarks.kill import MODEL, Line, write_config
 from tests.conftest import REPOSITORY
-from towline.cli import main, servers
+from towline.cli import main
+from towline.operations import servers
 
 GUARD = """
 import os, socket

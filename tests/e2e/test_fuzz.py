@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.unit.release.conftest import make_run, table
 from tests.unit.serving.service import FakeKeys, FakeLog
 from tests.unit.serving.test_strict_json import HOSTILE
-from towline.release.predictor import Model, open_release
+from towline.inference.predictor import Model, open_release
 from towline.serving.app import Service, create
 
 GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.swaps import Serving
 from tests.shelf import MODEL, Shelf
-from towline.serving.keys import create
+from towline.serving.auth import create
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.kill import MODEL, Line, write_config
 from tests.unit.serving.conftest import visible
-from towline.cli import servers
-from towline.release.predictor import Model, open_release
-from towline.serving.prediction_log import PredictionLog
+from towline.inference.predictor import Model, open_release
+from towline.operations import servers
+from towline.prediction_log.writer import PredictionLog
 
 PRIVACY = {"join_on": ["customer"], "columns": {"temp_c": "bucket"}, "pii": ["humidity"]}
 

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, make_url
 
 from benchmarks.kill import Line, write_config
 from tests.traces import traces
-from towline.cli import servers
+from towline.operations import servers
 
 
 @pytest.fixture(params=["user:password@", "?password="])

@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.kill import Line
 from tests.traces import traces
-from towline.cli import servers
+from towline.operations import servers
 
 ROWS = 600
 TOWNS = [f"town-mk{n}x7q" for n in range(6)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill import MODEL, Line, wait_for_orphans, write_config
-from towline.cli import servers
+from towline.operations import servers
 
 NOTHING = {
     "second versions": [],

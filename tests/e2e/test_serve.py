@@ -22,8 +22,8 @@ import pytest
 
 from benchmarks.swaps import Load, Serving, swap
 from tests.shelf import MODEL, Shelf
-from towline.release.predictor import open_release
-from towline.serving.keys import create, revoke
+from towline.inference.predictor import open_release
+from towline.serving.auth import create, revoke
 
 
 @pytest.fixture

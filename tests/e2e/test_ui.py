@@ -18,8 +18,8 @@ import yaml
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import REPOSITORY
-from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import Journal
+from towline.monitoring.results import Drift, Finding
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")

@@ -22,10 +22,11 @@ import yaml
 
 from tests.conftest import REPOSITORY, Done
 from towline import sidecar
-from towline.cli import flows, servers
+from towline.cli import flows
 from towline.config import Settings, read_config
-from towline.errors import Unavailable
-from towline.registry import tracking
+from towline.errors import TransientError
+from towline.operations import servers
+from towline.registry.mlflow import tracking
 
 Command = Callable[..., Done]
 Source = bytes | pd.DataFrame | None
@@ -197,7 +198,7 @@ def test_a_second_run_of_a_config_ends_before_it_starts_anything(
     def start(what: str) -> Callable[..., None]:
         def stop(*_: object) -> None:
             started.append(what)
-            raise Unavailable("started")
+            raise TransientError("started")
 
         return stop
 

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from towline.errors import DataRefused
+from towline.errors import DataValidationError
 from towline.monitoring.policy import Action, Decision, Round
 
 NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
@@ -33,8 +33,8 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from tasks.embedded import run_here
-    from tasks.ending import value_of, watched
+    from towline.orchestration.end_states import value_of, watched
+    from towline.orchestration.local_run import run_here
 
     @flow(name="ending-inner", flow_run_name=f"inner-{action}")
     @watched
@@ -58,13 +58,13 @@ def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
     """Refused data is an error to the command, with its exit code."""
     from prefect import flow
 
-    from tasks.embedded import run_here
-    from tasks.ending import watched
+    from towline.orchestration.end_states import watched
+    from towline.orchestration.local_run import run_here
 
     @flow(name="ending-refused")
     @watched
     def refused() -> Round:
-        raise DataRefused("the table breaks 1 rule", where="a.csv")
+        raise DataValidationError("the table breaks 1 rule", where="a.csv")
 
-    with pytest.raises(DataRefused, match="breaks 1 rule"):
+    with pytest.raises(DataValidationError, match="breaks 1 rule"):
         run_here(refused, {})

@@ -24,9 +24,9 @@ from tests.unit.monitoring.test_status import DAY, NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.cli.status_server import Pages
 from towline.config import AlertConfig
-from towline.monitoring.alerts import Alert, send
+from towline.inference.scorer import Answer
+from towline.monitoring.alerts.notifications import Alert, send
 from towline.monitoring.journal import Journal
-from towline.release.scorer import Answer
 
 KEY = "key-of-prometheus"
 BOARDS = sorted(DASHBOARDS.glob("*.json"))

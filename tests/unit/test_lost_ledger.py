@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
 from towline.errors import ReleaseError
-from towline.loading import check_recorded, find, highest
+from towline.registry.resolution import check_recorded, find, highest
 
 Command = Callable[..., Done]
 

@@ -85,7 +85,7 @@ def test_a_release_that_was_exchanged_is_not_promoted(shelf: Shelf, command: Com
     """The ledger knows the digest of what was judged: another release in its place, itself whole, does not serve."""
     import shutil
 
-    from towline.release.manifest import read
+    from towline.manifest import read
 
     other, own = shelf.release(2), shelf.release(1)
     shelf.promote(2)

@@ -41,11 +41,11 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
       towline labels add bank-subscription calls.parquet --by customer_id --column said_yes
     """
     from towline.config import Settings
-    from towline.data.contract import Contract
-    from towline.loading import find
-    from towline.monitoring import labels
-    from towline.release.manifest import verify
-    from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
+    from towline.data.schema.contract import Contract
+    from towline.manifest import verify
+    from towline.prediction_log import labels
+    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+    from towline.registry.resolution import find
 
     settings = Settings.from_environment()
     if len(separator) != 1:

@@ -25,7 +25,7 @@ def stores() -> "tuple[Settings, Ledger]":
 def _known(settings: "Settings", ledger: "Ledger", name: str) -> str:
     from difflib import get_close_matches
 
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     known = ledger.models()
     if name in known:
@@ -47,7 +47,7 @@ def only() -> str:
 
 
 def _only(settings: "Settings", ledger: "Ledger") -> str:
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     check_recorded(settings, ledger)
     known = ledger.models()
@@ -95,12 +95,12 @@ def _versions(ledger: "Ledger", name: str) -> str:
 
 def mirror(settings: "Settings", model: str) -> None:
     """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
-    from towline.errors import Unavailable
-    from towline.mirroring import mend, note
+    from towline.errors import TransientError
+    from towline.registry.mlflow.synchronization import mend, note
 
     try:
         mend(settings, model)
-    except Unavailable as error:
+    except TransientError as error:
         click.echo(f"note: {note(error)}", err=True)
     except ImportError as error:
         click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
@@ -117,7 +117,7 @@ def models(name: str | None, as_json: bool) -> None:
       towline models
       towline models bike-demand
     """
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     settings, ledger = stores()
     if not name:
@@ -144,7 +144,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
     from towline.errors import ReleaseError
-    from towline.release.manifest import read
+    from towline.manifest import read
 
     serves = champion is not None and champion.version == entry.version
     row: dict[str, object] = {
@@ -175,7 +175,7 @@ def show(version: str, as_json: bool) -> None:
       towline show bike-demand         the champion
       towline show bike-demand@3
     """
-    from towline.release.manifest import verify
+    from towline.manifest import verify
 
     settings, ledger = stores()
     entry = released(which(settings, ledger, version))
@@ -206,7 +206,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
       towline history
       towline history bike-demand --limit 5
     """
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     settings, ledger = stores()
     if not name:
@@ -265,7 +265,7 @@ def _numbered(settings: "Settings", ledger: "Ledger", version: str) -> str:
 def _judged_release(settings: "Settings", entry: "Entry") -> None:
     """Checks that the release a row names is whole, and the very one that was judged."""
     from towline.errors import ReleaseError
-    from towline.release.manifest import REMEDY, verify
+    from towline.manifest import REMEDY, verify
 
     if not entry.release:  # the ledger refuses what was never judged
         return

@@ -30,7 +30,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
       towline package bike-demand@3 --image --repository registry.example.com/team/bike-demand
     """
     from towline.cli import models, screen
-    from towline.release.manifest import verify
+    from towline.manifest import verify
 
     settings, ledger = models.stores()
     entry = models.released(models.which(settings, ledger, version))
@@ -55,9 +55,9 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
-    from towline import outcome
     from towline.cli import models
     from towline.config import read_config
+    from towline.promotion import outcome
     from towline.registry.ledger import actor
     from towline.release.image import make
     from towline.steps import step

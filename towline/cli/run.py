@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.moments import Moment
+from towline.cli.dates import Moment
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -39,7 +39,7 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
     """
     from towline.cli import flows, screen
     from towline.config import Settings, read_config
-    from towline.errors import GateRefused
+    from towline.errors import PromotionRejectedError
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
@@ -49,7 +49,7 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
     document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
     emit(document, as_json, lambda: screen.summary(outcome, settings, page))
     if outcome.event == "refused":
-        click.get_current_context().exit(GateRefused.exit_code)
+        click.get_current_context().exit(PromotionRejectedError.exit_code)
 
 
 @click.command()
@@ -75,7 +75,7 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        from towline.checking import check
+        from towline.preflight import check
 
         checked = check(settings, pipeline, as_of)
     contract = checked.contract.model_dump(mode="json")

@@ -16,12 +16,12 @@ import click
 from towline import files
 
 if TYPE_CHECKING:
-    from towline.checking import Checked
     from towline.config import Settings
-    from towline.data.contract import Column, Contract
-    from towline.outcome import Outcome
+    from towline.data.schema.contract import Column, Contract
+    from towline.manifest import Manifest
+    from towline.preflight import Checked
+    from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
-    from towline.release.manifest import Manifest
 
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 

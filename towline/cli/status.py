@@ -17,8 +17,8 @@ from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
-    from towline.monitoring.links import Links
-    from towline.monitoring.status import Run, Status
+    from towline.monitoring.status.links import Links
+    from towline.monitoring.status.summary import Run, Status
 
 COLOURS = {
     "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
@@ -52,7 +52,7 @@ def status(name: str | None, page: Path | None, as_json: bool) -> None:
     found = [one.model_copy(update={"mirror": mirrored(settings, one.model)}) for one in gather(settings, name)]
     if page is not None:
         from towline import files
-        from towline.monitoring.page import index, render
+        from towline.monitoring.status.page import index, render
 
         one = len(found) == 1
         files.write(page, render(found[0]) if one else index(found, dt.datetime.now(dt.UTC)))
@@ -72,10 +72,10 @@ def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
     Raises:
         ConfigError: there is no such model.
         ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
-        Unavailable: the ledger cannot be read.
+        TransientError: the ledger cannot be read.
     """
-    from towline.loading import check_recorded
     from towline.registry.ledger import Ledger
+    from towline.registry.resolution import check_recorded
 
     config, ledger = _config(name), Ledger(settings.ledger_url)
     known, wanted = ledger.models(), config.name if config else name
@@ -93,7 +93,7 @@ def _gathered(
 ) -> "Status":
     """The status of a model; of one among several whose rows are not what was written, that alone."""
     from towline.errors import ReleaseError
-    from towline.monitoring.status import Alarm, Status, gather
+    from towline.monitoring.status.summary import Alarm, Status, gather
 
     try:
         return gather(settings, model, now, config, runs(settings, model))
@@ -107,24 +107,24 @@ def mirrored(settings: "Settings", model: str) -> str:
     """What MLflow lacked of a model, and that it was put back; empty if nothing, or without MLflow installed."""
     from importlib.util import find_spec
 
-    from towline.errors import ReleaseError, Unavailable
+    from towline.errors import ReleaseError, TransientError
 
     if find_spec("mlflow") is None:
         return ""
-    from towline.mirroring import mend
+    from towline.registry.mlflow.synchronization import mend
 
     try:
         return "; ".join(mend(settings, model))
     except ReleaseError:  # told by the model's status
         return ""
-    except Unavailable as error:
+    except TransientError as error:
         return f"cannot be looked at: {error.what}"
 
 
 def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
     """The last and the next run of each of a model's flows, as the Prefect server tells; none where it is away."""
-    from towline.cli import servers
-    from towline.monitoring.status import Run
+    from towline.monitoring.status.summary import Run
+    from towline.operations import servers
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
@@ -161,8 +161,8 @@ def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
 
 def links(settings: "Settings", models: Sequence[str]) -> "Links":
     """Where the store's web interfaces answer, and what MLflow calls the experiments of these models."""
-    from towline.cli import servers
-    from towline.monitoring.links import Links
+    from towline.monitoring.status.links import Links
+    from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
     pages = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from towline.errors import ConfigError, TowlineError
-from towline.monitoring.links import Links
-from towline.monitoring.page import ALL, POLICY
-from towline.monitoring.watched import Watch
+from towline.monitoring.reporting.model_metrics import Watch
+from towline.monitoring.status.links import Links
+from towline.monitoring.status.page import ALL, POLICY
 from towline.registry.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Page(BaseHTTPRequestHandler):
 
     def _page(self, name: str) -> tuple[int, str, str]:
         from towline.cli.status import gather, links
-        from towline.monitoring.page import index, render
+        from towline.monitoring.status.page import index, render
 
         try:
             found = gather(self.server.settings, None if name == ALL else name or None)

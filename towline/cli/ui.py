@@ -20,9 +20,10 @@ def ui(stop: bool, as_json: bool) -> None:
       towline ui
       towline ui --stop
     """
-    from towline.cli import extras, servers
+    from towline.cli import extras
     from towline.config import Settings
-    from towline.registry import links
+    from towline.operations import servers
+    from towline.registry.mlflow import links
 
     settings = Settings.from_environment()
     if stop:

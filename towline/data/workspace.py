@@ -18,9 +18,9 @@ from pydantic import BaseModel
 
 from towline import files
 from towline.config import Frozen, PipelineConfig
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 from towline.data.sources import Dataset, read
-from towline.errors import Unavailable
+from towline.errors import TransientError
 from towline.provenance import code
 
 ABANDONED = timedelta(days=30)
@@ -47,16 +47,16 @@ class Workspace(Frozen):
         """Keeps another process from doing the same run at the same time; at its end, a snapshot of its own is removed.
 
         Raises:
-            Unavailable: one is at it, or has ended it since this workspace was opened.
+            TransientError: one is at it, or has ended it since this workspace was opened.
         """
         with files.locked(self.file("lock"), wait=False) as mine:
             if not mine:
-                raise Unavailable(
+                raise TransientError(
                     "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
                 )
             if not self._stands():
                 self.remove()
-                raise Unavailable(
+                raise TransientError(
                     "this very run was in another process's hands",
                     where=str(self.path),
                     remedy="run the same command again: it tells what came of it, or goes on",
@@ -85,7 +85,7 @@ class Workspace(Frozen):
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
                 # of another user's folder this one may not be able to dispose
-                with contextlib.suppress(OSError, Unavailable), files.locked(other / "lock", wait=False) as ours:
+                with contextlib.suppress(OSError, TransientError), files.locked(other / "lock", wait=False) as ours:
                     if ours:
                         _put_aside(other)
         for gone in self.path.parent.glob(".gone-*"):
@@ -149,7 +149,7 @@ def open_workspace(
         ended: keys of runs that are not to be found done, but done anew under a key of their own.
 
     Raises:
-        Unavailable: the store cannot be written.
+        TransientError: the store cannot be written.
     """
     parts = (config.digest, dataset.digest, code(config, project), as_of.isoformat() if as_of else "")
     for again in itertools.count():

@@ -9,7 +9,7 @@ import orjson
 
 from towline import files
 from towline.config import Settings
-from towline.monitoring.evidence import Drift, Finding, Quality
+from towline.monitoring.results import Drift, Finding, Quality
 
 Kind = Literal["drift", "quality"]
 Record = TypeVar("Record", Drift, Quality)
@@ -34,7 +34,7 @@ class Journal:
         """One more line, whole or not at all.
 
         Raises:
-            Unavailable: the store cannot be written.
+            TransientError: the store cannot be written.
         """
         if isinstance(record, Drift):
             alarms = [finding for finding in record.findings if _kept(finding)]

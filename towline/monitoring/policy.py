@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from towline.config import Frozen, RetrainConfig
-from towline.monitoring.evidence import Drift, Quality, Triage
+from towline.monitoring.results import Drift, Quality, Triage
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
 Trigger = Literal["drift", "quality", "slo", "schedule"]

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, make_url
 
 from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
-from towline.backup import databases
+from towline.operations.backup import databases
 from towline.registry.ledger import Ledger
 
 Command = Callable[..., Done]

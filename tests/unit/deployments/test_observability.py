@@ -16,10 +16,10 @@ from tests.conftest import REPOSITORY
 from tests.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, command, run
 from tests.unit.monitoring.test_status import NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
-from towline.monitoring.exposition import Promise, Round, Watched, exposition
-from towline.monitoring.looks import PREDICTING
-from towline.monitoring.slo import PAIRS, Burn, Objective
-from towline.serving.metrics import SECONDS
+from towline.config.monitoring import LATENCY_BUCKETS_S
+from towline.monitoring.reporting.prometheus import Promise, Round, Watched, exposition
+from towline.monitoring.slo.burn_rate import PAIRS, Burn, Objective
+from towline.monitoring.slo.metrics_scraper import PREDICTING
 
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -229,9 +229,9 @@ def test_promises_are_counted_as_the_watch_counts_them() -> None:
     assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTING)})"}
     thresholds = (PROMETHEUS / "rules" / "thresholds.yml").read_text()
     told = thresholds[thresholds.index("at or above it: ") : thresholds.index("; another number")]
-    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(SECONDS)
+    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(LATENCY_BUCKETS_S)
     (edge,) = re.findall(r"towline_slo_p95_edge_seconds\[1d\]\)\) or vector\((.*)\)", thresholds)
-    assert float(edge) in SECONDS
+    assert float(edge) in LATENCY_BUCKETS_S
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from tests.conftest import REPOSITORY, Done
 from tests.unit.loadtest.conftest import FIELDS, ROW, Fake
 from towline.cli import main
-from towline.loadtest import report, target
-from towline.loadtest.run import Load, Result, run
-from towline.loadtest.samples import Recorder, Samples, intervals
+from towline.operations.loadtest import report, target
+from towline.operations.loadtest.run import Load, Result, run
+from towline.operations.loadtest.samples import Recorder, Samples, intervals
 
 
 def loadtest(*words: object) -> Done:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import yaml
 
 from tests.unit.release.conftest import Run, make_run
-from towline.data.contract import Contract
-from towline.monitoring.evidence import Drift, Finding
-from towline.release.manifest import MANIFEST, describe, read
-from towline.release.predictor import open_release
-from towline.training.fitting import cross_validate
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.manifest import MANIFEST, describe, read
+from towline.monitoring.results import Drift, Finding
+from towline.training.cross_validation import cross_validate
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

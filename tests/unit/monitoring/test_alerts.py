@@ -15,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from towline.config import AlertConfig, PipelineConfig, Settings, build_config
 from towline.errors import ConfigError
-from towline.monitoring import alerts, webhook
-from towline.monitoring.alerts import Alert, opened, read, send, settle, tell, tell_objectives
-from towline.monitoring.evidence import Drift, Finding, Quality
-from towline.monitoring.exposition import Watched, exposition
+from towline.monitoring.alerts import notifications, webhook
+from towline.monitoring.alerts.notifications import Alert, opened, read, send, settle, tell, tell_objectives
 from towline.monitoring.policy import Action, Decision, Trigger
-from towline.monitoring.slo import Burn, Objective, State
+from towline.monitoring.reporting.prometheus import Watched, exposition
+from towline.monitoring.results import Drift, Finding, Quality
+from towline.monitoring.slo.burn_rate import Burn, Objective, State
 from towline.release.packaging import _config as stored
-from towline.training.interval import Interval
+from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 MODEL = "demo"
@@ -272,7 +272,7 @@ def test_values_of_the_data_make_no_lines_of_the_log(tmp_path: Path, caplog: pyt
 def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
     """What a killed writer or an editor left."""
     send(alert(subject="a"), AlertConfig(), tmp_path)
-    path = tmp_path / "watch" / MODEL / alerts.FILE
+    path = tmp_path / "watch" / MODEL / notifications.FILE
     path.write_text(path.read_text() + "{half\n")
     send(alert(subject="b"), AlertConfig(), tmp_path)
     assert [one.subject for one in opened(tmp_path, MODEL)] == ["a", "b"]

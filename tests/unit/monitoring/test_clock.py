@@ -9,10 +9,10 @@ import pytest
 
 from tests.shelf import MODEL, Shelf
 from tests.unit.monitoring.test_rounds import DAY, Life, rows
-from towline.monitoring.evidence import Drift, Finding
-from towline.release.predictor import open_release
-from towline.serving import parts, upkeep
-from towline.serving.prediction_log import PredictionLog
+from towline.inference.predictor import open_release
+from towline.monitoring.results import Drift, Finding
+from towline.prediction_log import maintenance, parquet_store
+from towline.prediction_log.writer import PredictionLog
 
 HOUR = dt.timedelta(hours=1)
 SENT = [{k: None if v != v else v for k, v in row.items()} for row in rows(150).to_dict("records")]
@@ -44,8 +44,8 @@ def write(life: Life, folder: Path) -> Callable[[str, Sequence[dt.datetime]], No
 
 
 def convert(folder: Path) -> None:
-    with parts.held(folder):
-        parts.convert(folder)
+    with parquet_store.held(folder):
+        parquet_store.convert(folder)
 
 
 def clock(found: Drift) -> list[Finding]:
@@ -68,7 +68,7 @@ def test_rows_dated_before_earlier_ones_are_named(
         convert(folder)
     if state == "merged":
         write("host-1", minutes(start, 200, 210))
-        upkeep.compact(folder)
+        maintenance.compact(folder)
     night = life.drift(start + DAY)
     (found,) = clock(night)
     assert "20 rows are dated up to 119 minutes before" in found.detail
@@ -109,8 +109,8 @@ def test_workers_side_by_side_and_slow_requests_are_ordinary(
         write(worker, slow)
         write(worker, minutes(start, 100, 200))
     assert clock(life.drift(start + DAY)) == []
-    upkeep.compact(folder)
-    assert len(parts.parts(folder)) < 6
+    maintenance.compact(folder)
+    assert len(parquet_store.parts(folder)) < 6
     assert clock(life.drift(start + DAY)) == []
 
 

@@ -18,15 +18,15 @@ from tests.conftest import REPOSITORY
 from tests.unit.release.conftest import make_run
 from tests.unit.serving.conftest import ROW, make_release
 from towline.config import DriftConfig
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.monitoring.drift import current, detect, table
-from towline.monitoring.evidence import Drift
+from towline.inference.scorer import Answer
+from towline.monitoring.drift.detector import current, detect, table
+from towline.monitoring.results import Drift
+from towline.prediction_log import parquet_store
+from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.writer import PredictionLog
 from towline.release.reference import read
-from towline.release.scorer import Answer
-from towline.serving import parts
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HashKeys, read_policy
 
 ROWS = 1_000
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -323,8 +323,8 @@ def test_the_log_gives_what_one_version_was_asked(tmp_path: Path) -> None:
 
     for hour, version, size in ((-1, 1, 1.0), (0, 1, 2.0), (5, 2, 3.0), (23, 1, 4.0)):
         write(hour, version, size)
-    with parts.held(folder):
-        parts.convert(folder)
+    with parquet_store.held(folder):
+        parquet_store.convert(folder)
     write(24 - 1e-3, 1, 5.0)
     write(24, 1, 6.0)
     pieces = list(current(folder, 1, START, START + DAY, fields, 1))

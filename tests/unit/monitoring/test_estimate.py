@@ -15,14 +15,14 @@ from tests.conftest import REPOSITORY
 from tests.unit.monitoring.logs import START, keep_private, logged, night, released, shuffled, signed
 from tests.unit.release.conftest import Run, make_run
 from towline.config import Candidate, PipelineConfig, build_config
-from towline.monitoring.estimate import estimate, reliable
-from towline.monitoring.evidence import Drift, Estimate, Quality
-from towline.monitoring.quality import measure
-from towline.training.evaluation import evaluate, saved_predictions
-from towline.training.final import fit
-from towline.training.fitting import cross_validate
-from towline.training.interval import Interval
-from towline.training.unlabelled import ESTIMATE, LOSS, Basis, calibrated, learn
+from towline.monitoring.performance.estimate import estimate, reliable
+from towline.monitoring.performance.quality import measure
+from towline.monitoring.results import Drift, Estimate, Quality
+from towline.training.cross_validation import cross_validate
+from towline.training.evaluation.holdout import evaluate, saved_predictions
+from towline.training.evaluation.interval import Interval
+from towline.training.final_fit import fit
+from towline.training.performance_estimation import ESTIMATE, LOSS, Basis, calibrated, learn
 
 Case = tuple[Run, Path]
 LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")

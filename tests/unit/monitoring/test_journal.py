@@ -3,8 +3,8 @@
 import datetime as dt
 from pathlib import Path
 
-from towline.monitoring.evidence import Drift, Finding
 from towline.monitoring.journal import FINDINGS, Journal
+from towline.monitoring.results import Drift, Finding
 
 FIRST = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 

@@ -16,12 +16,11 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.unit.serving.conftest import ROW, Release, make_release, visible
 from towline.errors import ConfigError, DataError
-from towline.monitoring import labels
-from towline.monitoring.labels import Added, Log
-from towline.release.scorer import Answer
-from towline.serving import parts
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HashKeys, read_policy
+from towline.inference.scorer import Answer
+from towline.prediction_log import labels, parquet_store
+from towline.prediction_log.labels import Added, Log
+from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.writer import PredictionLog
 
 AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 11, 20, tzinfo=dt.UTC)
@@ -62,7 +61,7 @@ class Desk:
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)
-        assert len(table) == len(parts.read(self.log.predictions))
+        assert len(table) == len(parquet_store.read(self.log.predictions))
         names = (
             f"{i}.{r}" if r else i for i, r in zip(*(table[n].to_pylist() for n in ("request_id", "row")), strict=True)
         )
@@ -225,7 +224,7 @@ def test_labels_are_erased_with_their_predictions(desk: Desk) -> None:
     desk.add("request_id,y\naaaa1,yes\nbbbb2,no\n")
     desk.add("order,y\nB-470012,yes\nB-8,no\n", by="order")
     desk.add("customer,y\n470011,yes\n8,no\n", by="customer")
-    table = parts.read(desk.log.predictions)
+    table = parquet_store.read(desk.log.predictions)
     found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
     content = visible(desk.log.labels)

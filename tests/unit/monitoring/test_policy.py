@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from towline.config import RetrainConfig
-from towline.monitoring.evidence import Drift, DriftState, Quality, QualityState, Triage
 from towline.monitoring.policy import Evidence, decide
-from towline.training.interval import Interval
+from towline.monitoring.results import Drift, DriftState, Quality, QualityState, Triage
+from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 2, tzinfo=dt.UTC)
 PLAIN = RetrainConfig()

@@ -14,15 +14,15 @@ import pytest
 from tests.unit.monitoring.logs import HOUR, START, logged, released, shuffled
 from tests.unit.release.conftest import Run, table
 from towline.config import PipelineConfig, build_config
-from towline.data.contract import Contract
-from towline.monitoring import labels
-from towline.monitoring.evidence import Quality
-from towline.monitoring.labels import Log
-from towline.monitoring.quality import accepted, measure
-from towline.release.predictor import open_release
-from towline.serving.prediction_log import PredictionLog
-from towline.training.metrics import scores
-from towline.training.predictions import Predictions
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.monitoring.performance.quality import accepted, measure
+from towline.monitoring.results import Quality
+from towline.prediction_log import labels
+from towline.prediction_log.labels import Log
+from towline.prediction_log.writer import PredictionLog
+from towline.training.evaluation.metrics import scores
+from towline.training.evaluation.predictions import Predictions
 
 NOW = START + dt.timedelta(days=90)
 Case = tuple[Run, Path]

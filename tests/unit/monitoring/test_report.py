@@ -19,13 +19,13 @@ from scipy.stats import wasserstein_distance
 
 from tests.shelf import MODEL, Shelf
 from towline.config import DataConfig, PipelineConfig, build_config
-from towline.data.inference import infer
 from towline.data.profile import profile
-from towline.monitoring.evidence import Drift, DriftState, Finding
+from towline.data.schema.inference import infer
 from towline.monitoring.journal import Journal
-from towline.monitoring.report import catch_up, report, write
-from towline.monitoring.samples import OTHER, ROWS, drawn, logged, sides
-from towline.serving import parts
+from towline.monitoring.reporting.evidently_report import catch_up, report, write
+from towline.monitoring.reporting.samples import OTHER, ROWS, drawn, logged, sides
+from towline.monitoring.results import Drift, DriftState, Finding
+from towline.prediction_log import parquet_store
 
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
@@ -191,7 +191,7 @@ def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
 
 def log(folder: Path, version: int, source: str, count: int) -> None:
     """Predictions of one version at noon of the 27th: size as it came, the district hashed."""
-    path = parts.part_path(folder, dt.date(2026, 2, 27), source, version)
+    path = parquet_store.part_path(folder, dt.date(2026, 2, 27), source, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     noon = dt.datetime(2026, 2, 27, 12, tzinfo=dt.UTC)
     size = pa.field("input.size", pa.float64(), metadata={"kept": "keep"})

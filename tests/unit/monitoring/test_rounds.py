@@ -11,12 +11,13 @@ import yaml
 from tests.shelf import MODEL, Shelf
 from tests.unit.release.conftest import table
 from towline.config import PipelineConfig, build_config
-from towline.data.contract import Contract
-from towline.monitoring import labels, rounds
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.monitoring import monitoring_run
 from towline.monitoring.journal import Journal
-from towline.release.predictor import open_release
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log import labels
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.writer import PredictionLog
 
 DAY = dt.timedelta(days=1)
 
@@ -61,19 +62,19 @@ class Life:
             labels.add(place, contract, file, at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
-        found = rounds.drift(self.settings, self.config, self.serving, now)
+        found = monitoring_run.drift(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(found, now)
         return found
 
     def quality(self, now: dt.datetime) -> Any:
-        found = rounds.quality(self.settings, self.config, self.serving, now)
+        found = monitoring_run.quality(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(found, now)
         return found
 
     def decide(self, now: dt.datetime) -> Any:
-        seen = rounds.evidence(self.settings, self.config, self.serving, now)
-        seen = seen.model_copy(update={"triage": rounds.triage(self.settings, self.config, self.serving, seen)})
-        return rounds.conclude(self.settings, self.config, self.serving, seen)
+        seen = monitoring_run.evidence(self.settings, self.config, self.serving, now)
+        seen = seen.model_copy(update={"triage": monitoring_run.triage(self.settings, self.config, self.serving, seen)})
+        return monitoring_run.conclude(self.settings, self.config, self.serving, seen)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_version_that_is_worse_than_the_one_before_is_rolled_back_from(life: L
     assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (2, True, "bad")
 
     life.shelf.rollback()
-    seen = rounds.evidence(life.settings, life.config, life.serving, life.since + DAY)
+    seen = monitoring_run.evidence(life.settings, life.config, life.serving, life.since + DAY)
     assert (seen.champion, seen.drift, seen.quality) == (1, (), ())
 
 

@@ -12,11 +12,11 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.contract import Contract
-from towline.data.inference import infer
 from towline.data.profile import profile
-from towline.monitoring.scores import distance
-from towline.monitoring.tally import Seen, Tally
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.monitoring.drift.distances import distance
+from towline.monitoring.drift.histograms import Seen, Tally
 
 
 def reference(rows: pd.DataFrame) -> tuple[dict[str, Any], Contract]:

@@ -18,18 +18,18 @@ from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
 from towline.cli.status_server import Pages
 from towline.config import PipelineConfig, build_config
-from towline.monitoring.alerts import tell
-from towline.monitoring.evidence import Drift, Estimate, Finding, Quality
+from towline.monitoring.alerts.notifications import tell
 from towline.monitoring.journal import Journal
-from towline.monitoring.links import Links, evidently_project
-from towline.monitoring.looks import Counts
-from towline.monitoring.page import index, render
 from towline.monitoring.policy import Decision
-from towline.monitoring.slo import evaluate
-from towline.monitoring.status import Day, Goal, Run, Status, gather, traffic
-from towline.monitoring.traffic import FILE, Total
-from towline.serving import parts
-from towline.training.interval import Interval
+from towline.monitoring.results import Drift, Estimate, Finding, Quality
+from towline.monitoring.slo.burn_rate import evaluate
+from towline.monitoring.slo.metrics_scraper import Counts
+from towline.monitoring.slo.slo_history import FILE, Total
+from towline.monitoring.status.links import Links, evidently_project
+from towline.monitoring.status.page import index, render
+from towline.monitoring.status.summary import Day, Goal, Run, Status, gather, traffic
+from towline.prediction_log import parquet_store
+from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 DAY = dt.timedelta(days=1)
@@ -68,7 +68,7 @@ def journal(shelf: Shelf, *records: Drift | Quality) -> None:
 
 
 def log(folder: Path, day: dt.date, rows: int, source: str = "s") -> None:
-    path = parts.part_path(folder, day, source, 1)
+    path = parquet_store.part_path(folder, day, source, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"row": list(range(rows))}), path)
 
@@ -181,7 +181,7 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     log(tmp_path, today, 6, "t")
     log(tmp_path, today - 29 * DAY, 7)
     log(tmp_path, today - 30 * DAY, 8)
-    parts.part_path(tmp_path, today, "damaged", 1).write_bytes(b"PAR1")
+    parquet_store.part_path(tmp_path, today, "damaged", 1).write_bytes(b"PAR1")
     (tmp_path / "segments").mkdir()
     at = [round((NOW - ago * DAY).timestamp() * 1e6) for ago in (0, 29, 31)]
     lines = [{"version": 1}, *({"of": 1, "at": moment, "rows": [[1], [2], [3]]} for moment in at)]

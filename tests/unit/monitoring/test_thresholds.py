@@ -10,11 +10,11 @@ import pytest
 from towline.config import DataConfig, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
-from towline.data.inference import infer
 from towline.data.profile import profile
-from towline.monitoring.scores import distance
-from towline.monitoring.tally import Tally
-from towline.monitoring.thresholds import Limits, Window, limits, rare
+from towline.data.schema.inference import infer
+from towline.monitoring.drift.distances import distance
+from towline.monitoring.drift.histograms import Tally
+from towline.monitoring.drift.thresholds import Limits, Window, limits, rare
 
 TRAINING = 6_000
 WEEKS = 52

@@ -12,8 +12,8 @@ from tests.shelf import Shelf
 from tests.unit.monitoring.logs import keep_private, logged, night, shuffled
 from tests.unit.release.conftest import make_run, table
 from towline.config import PipelineConfig, build_config
-from towline.monitoring.triage import triage
-from towline.release.manifest import Recorded
+from towline.manifest import Recorded
+from towline.monitoring.performance.champion_comparison import triage
 
 CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
 

@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.shelf import MODEL, Shelf
 from tests.unit.monitoring.test_status import DAY, NOW, get, night, window
 from towline.cli.status_server import Pages
-from towline.monitoring.evidence import Quality
-from towline.monitoring.exposition import Watched, exposition
 from towline.monitoring.journal import Journal
-from towline.monitoring.watched import FRESH, Watch, due
-from towline.training.interval import Interval
+from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
+from towline.monitoring.reporting.prometheus import Watched, exposition
+from towline.monitoring.results import Quality
+from towline.training.evaluation.interval import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:

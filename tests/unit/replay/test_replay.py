@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from tests.unit.replay.conftest import configured, turning
+from towline.backtest import charts, page
+from towline.backtest.results import Replay
+from towline.backtest.simulation import moments, replay
 from towline.config import PipelineConfig
 from towline.errors import ConfigError, TowlineError
-from towline.replay import page, picture
-from towline.replay.lives import moments, replay
-from towline.replay.results import Replay
 
 
 def day(text: str) -> dt.datetime:
@@ -63,7 +63,7 @@ def test_nothing_is_left_behind(lived: tuple[Replay, Path]) -> None:
 def test_it_can_be_drawn_and_read(lived: tuple[Replay, Path], tmp_path: Path) -> None:
     """The picture is a PNG; the page holds it, each policy and each step; records survive JSON."""
     found, _ = lived
-    picture.draw(found, tmp_path / "replay.png")
+    charts.draw(found, tmp_path / "replay.png")
     assert (tmp_path / "replay.png").read_bytes().startswith(b"\x89PNG")
     page.write(found, tmp_path / "replay.html")
     text = (tmp_path / "replay.html").read_text()

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from towline.data.contract import Column, Contract
-from towline.release.scorer import Answer
-from towline.serving.prediction_log import PredictionLog
+from towline.data.schema.contract import Column, Contract
+from towline.inference.scorer import Answer
+from towline.prediction_log.writer import PredictionLog
 
 PRIVACY = {
     "pii": ["street", "mail"],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
-from towline.release.scorer import Answer
+from towline.inference.scorer import Answer
 from towline.serving.batching import Batcher, Turn
 from towline.serving.problems import Problem
 

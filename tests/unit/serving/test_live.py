@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.shelf import MODEL, Shelf
-from towline.errors import ConfigError, ReleaseError, TowlineError, Unavailable
-from towline.registry.watch import Release
-from towline.release.manifest import MANIFEST, describe, read
-from towline.serving import live
-from towline.serving.live import Live
+from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
+from towline.manifest import MANIFEST, describe, read
+from towline.registry.champion_watcher import Release
+from towline.serving import model_reloader
+from towline.serving.model_reloader import Live
 from towline.serving.options import Options
 
 
@@ -167,7 +167,7 @@ def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPat
     (shelf.release(2) / "contract.json").write_bytes(content)
     served.look()
     assert version(served) == 1
-    monkeypatch.setattr(live, "_AGAIN", 0)
+    monkeypatch.setattr(model_reloader, "_AGAIN", 0)
     served._again = 0.0
     served.look()
     assert version(served) == 2
@@ -241,7 +241,7 @@ def test_without_ledger_and_note_there_is_nothing_to_serve(shelf: Shelf) -> None
     """A first start with a damaged ledger says that it is damaged; a start on a release that is gone names it."""
     kept = shelf.ledger_file.read_bytes()
     break_ledger(shelf)
-    with pytest.raises(Unavailable, match="not a database"):
+    with pytest.raises(TransientError, match="not a database"):
         opened(shelf)
     opened(shelf, f"{MODEL}@2")  # a version is found by its folder
     shelf.ledger_file.write_bytes(kept)
@@ -283,9 +283,9 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
     """The note is missing then, which the log says."""
 
     def full(*_: object) -> None:
-        raise Unavailable("cannot write: No space left on device")
+        raise TransientError("cannot write: No space left on device")
 
-    monkeypatch.setattr(live.files, "write", full)
+    monkeypatch.setattr(model_reloader.files, "write", full)
     served = opened(shelf)
     assert version(served) == 1
     assert "No space left" in caplog.text

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.serving.conftest import ROW, Release
-from towline.data.values import ValueReader
-from towline.serving.privacy import HashKeys, Policy, hashed, read_policy
+from towline.data.schema.values import ValueReader
+from towline.prediction_log.privacy import HashKeys, Policy, hashed, read_policy
 
 OCTOBER = dt.datetime(2026, 10, 5, tzinfo=dt.UTC).timestamp()
 

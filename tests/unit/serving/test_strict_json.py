@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from towline.serving.problems import Problem
-from towline.serving.strict_json import DEPTH, KEYS, loads
+from towline.serving.protocols.strict_json import DEPTH, KEYS, loads
 
 MIB5 = 5_000_000
 

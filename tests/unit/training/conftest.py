@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
-from towline.training.final import Fitted, fit
-from towline.training.fitting import Scores, baseline, choose, cross_validate
+from towline.training.cross_validation import Scores, baseline, choose, cross_validate
+from towline.training.final_fit import Fitted, fit
 from towline.training.history import choose_history
 
 
