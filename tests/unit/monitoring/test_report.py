@@ -244,7 +244,8 @@ def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
     """The modules that watch, and catching up on nothing, leave it out."""
     code = (
         "import sys, pathlib, datetime; from towline.monitoring import journal;"
-        "from towline.monitoring.reporting import evidently_report, samples; from towline.monitoring.status import summary;"
+        "from towline.monitoring.reporting import evidently_report, samples;"
+        "from towline.monitoring.status import summary;"
         f"evidently_report.catch_up([], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
         "print('evidently' in sys.modules)"
     )
