@@ -11,8 +11,8 @@ from towline.cli.run import as_of_option, config_argument, set_option
 from towline.cli.tables import given_file
 
 if TYPE_CHECKING:
-    from towline.monitoring.policy import Round
-    from towline.monitoring.results import Drift
+    from towline.monitoring.policy import MonitoringRun
+    from towline.monitoring.results import DriftResult
 
 
 @click.command()
@@ -58,7 +58,7 @@ def drift(
         serving = monitoring_run.champion(settings, pipeline.name, now)
         found = monitoring_run.drift_of(settings, pipeline, serving, current)
         page = ""
-        if report or found.state in ("drift", "broken"):
+        if report or found.state in ("drift", "invalid_schema"):
             from towline.monitoring.reporting.evidently_report import write
             from towline.monitoring.reporting.samples import sampled
 
@@ -98,7 +98,7 @@ def _round(config: Path, flow: str, as_of: datetime | None, overrides: tuple[str
     emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
 
 
-def _told(seen: "Round") -> str:
+def _told(seen: "MonitoringRun") -> str:
     from towline.cli.screen import table
 
     lines = []
@@ -116,12 +116,12 @@ def _told(seen: "Round") -> str:
     return "\n".join([f"{seen.model} version {seen.version}", *lines, *([seen.done] if seen.done else [])])
 
 
-def _drift(found: "Drift", page: str) -> str:
+def _drift(found: "DriftResult", page: str) -> str:
     from towline.cli.screen import table
 
     rows = [
-        [f.column, f.what, _number(f.value), _number(f.threshold), "alarm" if f.alarm else "", f.detail]
-        for f in found.findings[:15]
+        [f.column, f.name, _number(f.value), _number(f.threshold), "alarm" if f.alarm else "", f.detail]
+        for f in found.checks[:15]
     ]
     head = f"drift    {found.state}, {found.rows:,} rows: {found.reason}"
     listed = [table(["column", "what", "value", "threshold", "", "detail"], rows, "  ")] if rows else []

@@ -25,7 +25,7 @@ def actor() -> str:
 
 def open_ledger(settings: Settings) -> "Ledger":
     """The ledger that the settings name."""
-    return Ledger(settings.ledger_url)
+    return open_ledger(settings)
 
 
 class Ledger:
