@@ -3,7 +3,7 @@
 Usage: gate.py [--trials 400] [--rows 200 1000 5000] [--alike 0.9]
 
 Each trial draws a holdout, a champion and a challenger that is truly as good, or truly worse by a share of the deciding
-metric, and asks the gate (`towline.training.gate`, default margins, all checks, two columns to slice by). Regression
+metric, and asks the gate (`towline.promotion.gate`, default margins, all checks, two columns to slice by). Regression
 is judged by mae, with normal errors; binary by roc_auc, with one row in five positive and a champion of AUC 0.8. The
 errors of the two models correlate (`--alike`), as those of a model and its retrained successor do. Rows are independent
 of each other and new to the champion.
@@ -24,11 +24,11 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig
-from towline.data.contract import Column, Contract
-from towline.training.evaluation import Evaluation
-from towline.training.gate import Smoke, decide
-from towline.training.interval import Interval
-from towline.training.metrics import Predictions, scores
+from towline.data.schema.contract import Column, Contract
+from towline.promotion.gate import Smoke, decide
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.metrics import Predictions, scores
 
 AUC = 0.8
 SHARE = 0.2

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.store_commands import StoreCommands, wait_for_orphans, write_bike_config
-from towline.cli import servers
+from towline.operations import servers
 
 
 def main() -> None:

@@ -93,8 +93,8 @@ def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS)
 
     from towline.config import PipelineConfig
     from towline.data import blocks
-    from towline.data.inference import infer
     from towline.data.profile import described, profile
+    from towline.data.schema.inference import infer
 
     years = Years(days + 366, rng)
     if kind == "daily":

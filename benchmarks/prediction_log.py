@@ -32,11 +32,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from towline.config import PipelineConfig, read_config  # noqa: E402
-from towline.data.inference import infer  # noqa: E402
 from towline.data.profile import profile  # noqa: E402
-from towline.release.scorer import Answer  # noqa: E402
-from towline.serving import segments  # noqa: E402
-from towline.serving.prediction_log import PredictionLog  # noqa: E402
+from towline.data.schema.inference import infer  # noqa: E402
+from towline.inference.scorer import Answer  # noqa: E402
+from towline.prediction_log import segments  # noqa: E402
+from towline.prediction_log.writer import PredictionLog  # noqa: E402
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all kept": {},

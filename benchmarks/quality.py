@@ -26,18 +26,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig, Settings, build_config, read_config
 from towline.data import sources, splits
-from towline.data.inference import infer
-from towline.data.validation import Validation
+from towline.data.schema.inference import infer
+from towline.data.validation.suite import Validation
 from towline.data.workspace import open_workspace
-from towline.monitoring.drift import detect
-from towline.monitoring.estimate import estimate
-from towline.monitoring.evidence import Quality
-from towline.monitoring.quality import measure
+from towline.inference.predictor import Model, open_release
+from towline.monitoring.drift.detector import detect
+from towline.monitoring.performance.estimate import estimate
+from towline.monitoring.performance.quality import measure
+from towline.monitoring.results import QualityResult
 from towline.release.packaging import package
-from towline.release.predictor import Model, open_release
-from towline.training.evaluation import evaluate
-from towline.training.final import fit, refit
-from towline.training.fitting import baseline, choose, cross_validate
+from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.training.evaluation.holdout import evaluate
+from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
 
 REPOSITORY = Path(__file__).parents[1]
@@ -115,10 +115,10 @@ def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
     )
 
 
-def lived(told: Story, release: Path) -> Iterator[tuple[str, Quality, bool]]:
+def lived(told: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool]]:
     """Each window as it turned out, and whether its estimate lies within its interval."""
     model, config = open_release(release), told.config
-    past: list[Quality] = []
+    past: list[QualityResult] = []
     start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     for number, (label, rows) in enumerate(told.windows):
         end = start + (number + 1) * dt.timedelta(days=60)

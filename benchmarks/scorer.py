@@ -27,11 +27,11 @@ from peers.rows import generate
 from threadpoolctl import threadpool_limits
 
 from towline.config import read_config
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.data.rows import Reader
-from towline.release.compiling import compile_plan
-from towline.release.scorer import Compiled
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.data.schema.rows import Reader
+from towline.inference.compiled.compiler import compile_plan
+from towline.inference.scorer import Compiled
 from towline.training.estimators import build
 
 PROJECT = Path(__file__).parents[1]

@@ -33,7 +33,7 @@ from peers.prepare import Sample
 from peers.rows import generate
 from peers.servers import SERVERS, Place, Server
 
-from towline.release.predictor import open_release
+from towline.inference.predictor import open_release
 
 CONNECTIONS = (1, 8, 32)
 START = 120  # seconds a server has to answer for the first time
@@ -156,7 +156,7 @@ def settle(store: Path) -> None:
     way of the next."""
     for _ in range(120):
         words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
-        if not any("towline.serving.parts" in line and str(store) in " ".join(line) for line in words):
+        if not any("towline.prediction_log.parquet_store" in line and str(store) in " ".join(line) for line in words):
             break
         time.sleep(0.5)
     shutil.rmtree(store / "predictions", ignore_errors=True)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.load import RecordingLoad, swap_champions
 from tests.support.serve_process import ServeProcess
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
-from towline.cli import servers
+from towline.operations import servers
 
 
 def main() -> None:

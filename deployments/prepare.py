@@ -8,15 +8,15 @@ from pathlib import Path
 
 from receivers import write
 
-from towline.serving import keys
+from towline.serving import auth
 
 US, NOBODY = 10001, 65534
 STORE = Path("/store")
 KEY = Path("/keys/metrics_key")
 ALERTING = Path("/alerting/alertmanager.yml")
 
-if not (KEY.exists() and "admin" in (keys.Keys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
-    text, _ = keys.create(STORE, "prometheus", ("admin",))
+if not (KEY.exists() and "admin" in (auth.Keys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
+    text, _ = auth.create(STORE, "prometheus", ("admin",))
     draft = KEY.with_suffix(".new")
     draft.write_text(text, encoding="ascii")
     draft.chmod(0o400)

@@ -22,12 +22,12 @@ from flows.quality import quality_flow
 from flows.reaction import reaction_flow
 from flows.scoring import scoring_flow
 from flows.training import training_flow
-from tasks import pool, scheduling, zombies
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
-from towline.monitoring.running import TAG
+from towline.operations.up_state import TAG
+from towline.orchestration import crash_detection, scheduler, worker
 from towline.processes import private
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost
 FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, scoring_flow)
@@ -80,14 +80,14 @@ def main(paths: Sequence[str]) -> None:
         return [one for path in paths for one in deployments(read_config(Path(path)), mark)]
 
     found = wanted()
-    numbers = scheduling.deploy(found, mark)
+    numbers = scheduler.deploy(found, mark)
     with get_client(sync_client=True) as client:
         for number in numbers:
-            scheduling.catch_up(client, number)
+            scheduler.catch_up(client, number)
         for name in dict.fromkeys(one.name for one in found):
-            if Ledger(settings.ledger_url).champion(name) is None:
-                scheduling.begin(client, client.read_deployment_by_name(f"training/{name}"))
-    scheduling.serve(found, lambda: scheduling.deploy(wanted(), mark))
+            if open_ledger(settings).champion(name) is None:
+                scheduler.begin(client, client.read_deployment_by_name(f"training/{name}"))
+    scheduler.serve(found, lambda: scheduler.deploy(wanted(), mark))
 
 
 def work(name: str, paths: Sequence[str]) -> None:
@@ -100,13 +100,13 @@ def work(name: str, paths: Sequence[str]) -> None:
 
     def deploy() -> None:
         configs = [read_config(Path(path)) for path in paths]
-        scheduling.deploy([one for config in configs for one in deployments(config, pool=name)], None)
+        scheduler.deploy([one for config in configs for one in deployments(config, pool=name)], None)
 
     with get_client(sync_client=True) as client:
-        pool.make(client, name)
-        zombies.watch(client)
+        worker.make(client, name)
+        crash_detection.watch(client)
     deploy()
-    pool.serve(name, settings, deploy)
+    worker.serve(name, settings, deploy)
 
 
 if __name__ == "__main__":

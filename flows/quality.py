@@ -5,16 +5,16 @@ from datetime import datetime
 from prefect import flow
 
 from flows.reaction import react
-from tasks.ending import watched
-from tasks.watch import measure
+from tasks.monitoring import measure
 from towline.config import Given, Settings
-from towline.monitoring import rounds
-from towline.monitoring.policy import Round
+from towline.monitoring import monitoring_run
+from towline.monitoring.policy import MonitoringRun
+from towline.orchestration.end_states import watched
 
 
 @flow(name="quality", flow_run_name="{config.name}")
 @watched
-def quality_flow(config: Given, as_of: datetime | None = None) -> Round:
+def quality_flow(config: Given, as_of: datetime | None = None) -> MonitoringRun:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 
     Args:
@@ -22,12 +22,12 @@ def quality_flow(config: Given, as_of: datetime | None = None) -> Round:
         as_of: predictions and labels from then on do not exist for this run; default: now.
 
     Raises:
-        GateRefused: no version serves yet.
+        PromotionRejectedError: no version serves yet.
         DataError: a part of the log cannot be read.
-        Unavailable: a store stayed away through the retries.
+        TransientError: a store stayed away through the retries.
     """
-    settings, now = Settings.from_environment(), rounds.moment(as_of)
-    serving = rounds.champion(settings, config.name, now)
+    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
+    serving = monitoring_run.champion(settings, config.name, now)
     found = measure(config, settings, serving, now)
-    seen = Round(model=config.name, version=serving.version, at=now, quality=found)
+    seen = MonitoringRun(model=config.name, version=serving.version, at=now, quality=found)
     return react(config, settings, serving, seen)

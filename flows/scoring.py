@@ -5,11 +5,11 @@ from pathlib import PurePath
 
 from prefect import flow
 
-from tasks.ending import scored
 from tasks.scoring import score
 from towline.config import Given, Settings
-from towline.monitoring import rounds
-from towline.scoring.batch import Scored
+from towline.inference.batch import Scored
+from towline.monitoring import monitoring_run
+from towline.orchestration.end_states import scored
 
 
 @flow(name="scoring", flow_run_name="{config.name}")
@@ -24,10 +24,10 @@ def scoring_flow(config: Given, source: str, output: str = "", as_of: datetime |
         as_of: by the model that served then; default: now.
 
     Raises:
-        GateRefused: no version serves yet.
+        PromotionRejectedError: no version serves yet.
         DataError: the file cannot be read, or does not fit the model's contract.
-        Unavailable: a store stayed away through the retries, or the output cannot be written.
+        TransientError: a store stayed away through the retries, or the output cannot be written.
     """
     settings = Settings.from_environment()
-    serving = rounds.champion(settings, config.name, rounds.moment(as_of))
+    serving = monitoring_run.champion(settings, config.name, monitoring_run.moment(as_of))
     return score(config, settings, serving, source, output or f"scored/{config.name}/{PurePath(source).name}")

@@ -6,15 +6,15 @@ from typing import Literal
 from prefect import flow
 
 from tasks.data import load, split, validate
-from tasks.ending import ends
 from tasks.registry import conclude, mirror, register
 from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
 from towline.config import Given, Settings
-from towline.outcome import Outcome, finished, provenance
-from towline.release.smoke import start
-from towline.training.fitting import baseline, check, choose
-from towline.training.preflight import check_config
+from towline.orchestration.end_states import ends
+from towline.promotion.outcome import Outcome, finished, provenance
+from towline.release.smoke_test import start
+from towline.training.config_checks import check_config
+from towline.training.cross_validation import baseline, check, choose
 
 
 @flow(name="training", flow_run_name="{config.name}")
@@ -35,8 +35,8 @@ def training_flow(
 
     Raises:
         ConfigError: the config names what cannot be used; no data was loaded.
-        DataRefused: the table breaks its contract; nothing is registered.
-        Unavailable: a store stayed away through the retries; the same command resumes.
+        DataValidationError: the table breaks its contract; nothing is registered.
+        TransientError: a store stayed away through the retries; the same command resumes.
     """
     settings = Settings.from_environment()
     check_config(config)

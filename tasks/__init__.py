@@ -8,7 +8,7 @@ from prefect.cache_policies import INPUTS
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from towline.errors import Unavailable
+from towline.errors import TransientError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,4 +43,4 @@ def remembered(name: str, *, without: str = "", **options: Any) -> Step:
 
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), Unavailable)
+    return isinstance(state.result(raise_on_failure=False), TransientError)

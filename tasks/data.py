@@ -4,15 +4,16 @@ from datetime import UTC, datetime
 
 from tasks import artifacts, patient, remembered
 from towline import sidecar
-from towline.checking import champion_contract
 from towline.config import PipelineConfig, Settings
-from towline.data import sources, splits, validation
+from towline.data import sources, splits
+from towline.data.validation import suite
 from towline.data.workspace import Workspace, open_workspace
-from towline.errors import DataRefused
-from towline.loading import check_recorded
+from towline.errors import DataValidationError
 from towline.markdown import escaped
-from towline.registry import tracking
-from towline.registry.ledger import Ledger
+from towline.preflight import champion_contract
+from towline.registry.ledger import open_ledger
+from towline.registry.mlflow import tracking
+from towline.registry.resolution import check_recorded
 from towline.steps import step
 
 
@@ -20,7 +21,7 @@ from towline.steps import step
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         check_recorded(settings, ledger, config.name)
         dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = ledger.ended(config.name) if force else ()
@@ -34,21 +35,21 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
 
 
 @remembered("validate")
-def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> validation.Validation:
+def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> suite.Validation:
     try:
         with step("validate", work.path) as told:
             previous, now = champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
-            checked, told.elsewhere_cpu_s = sidecar.call(validation.validate, work, config, previous, now)
+            checked, told.elsewhere_cpu_s = sidecar.call(suite.validate, work, config, previous, now)
             sidecar.begin(tracking.prepare, settings)
             told.note = checked.text()
-    except DataRefused:
-        _show(config, validation.Validation.model_validate_json(work.file("validation.json").read_bytes()))
+    except DataValidationError:
+        _show(config, suite.Validation.model_validate_json(work.file("validation.json").read_bytes()))
         raise
     _show(config, checked)
     return checked
 
 
-def _show(config: PipelineConfig, checked: validation.Validation) -> None:
+def _show(config: PipelineConfig, checked: suite.Validation) -> None:
     rows = [
         {
             "result": rule.result,

@@ -3,19 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from tasks import artifacts, patient
-from towline import mirroring, outcome, sidecar, steps
+from towline import sidecar, steps
 from towline.config import PipelineConfig, Settings
-from towline.data.validation import Validation
+from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.errors import Unavailable
+from towline.errors import TransientError
 from towline.markdown import escaped
-from towline.registry import tracking
-from towline.registry.ledger import Entry, Ledger
+from towline.promotion import outcome
+from towline.promotion.gate import Verdict
+from towline.registry.ledger import Entry, open_ledger
+from towline.registry.mlflow import synchronization, tracking
 from towline.release.packaging import Package
-from towline.training.evaluation import Evaluation
-from towline.training.final import Fitted
-from towline.training.fitting import Scores
-from towline.training.gate import Verdict
+from towline.training.cross_validation import Scores
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.final_fit import Fitted
 
 
 @patient("register")
@@ -36,7 +37,7 @@ def register(
     """
     with steps.step("register", work.path) as told:
         number = outcome.register(settings, work, config.name, facts).version
-        sidecar.call(mirroring.mend, settings, config.name)
+        sidecar.call(synchronization.mend, settings, config.name)
         version, told.elsewhere_cpu_s = sidecar.call(
             tracking.register, settings, work, config, number, scores, chosen, fitted, evaluation, validation, facts
         )
@@ -56,7 +57,7 @@ def conclude(
 ) -> Entry:
     """Promotes or refuses; done again after a kill, it finds its own ledger row."""
     with steps.step("conclude", work.path) as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         entry = outcome.conclude(ledger, work, config.name, version.version, package, verdict, facts)
         told.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
@@ -79,14 +80,14 @@ def mirror(
     """Has MLflow show what was decided, and whatever else it lacks of the model; says so where it cannot."""
     with steps.step("mirror", work.path) as told:
         told.note = "MLflow shows it"
-        release, costs = settings.store / package.path, steps.costs(work.path)
+        release, costs = settings.layout.release(package.path), steps.costs(work.path)
         note = ""
         try:
-            sidecar.call(tracking.close, settings, version, release, verdict, costs)
-        except Unavailable as error:  # the run may be gone from MLflow: what follows puts it back
-            note = mirroring.note(error)
+            sidecar.call(tracking.close, settings, version, release, verdict.outcome, costs)
+        except TransientError as error:  # the run may be gone from MLflow: what follows puts it back
+            note = synchronization.note(error)
         try:
-            sidecar.call(mirroring.mend, settings, version.name)
-        except Unavailable as error:
-            note = told.note = mirroring.note(error)
+            sidecar.call(synchronization.mend, settings, version.name)
+        except TransientError as error:
+            note = told.note = synchronization.note(error)
     return note

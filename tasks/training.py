@@ -6,15 +6,16 @@ from tasks import artifacts, remembered
 from towline.config import Candidate, PipelineConfig, span
 from towline.data.workspace import Workspace
 from towline.steps import step
-from towline.training import evaluation, final, fitting, history, plots
-from towline.training.interval import Interval
+from towline.training import cross_validation, final_fit, history, plots
+from towline.training.evaluation import holdout
+from towline.training.evaluation.interval import Interval
 
 
 @remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
-def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> fitting.Scores:
+def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> cross_validation.Scores:
     with step(f"cross-validate {candidate.name}", work.path) as told:
-        scores = fitting.cross_validate(work, config, candidate)
-        metric = fitting.primary(config, work.contract().task)
+        scores = cross_validation.cross_validate(work, config, candidate)
+        metric = cross_validation.primary(config, work.contract().task)
         if scores.failed:
             told.note = f"could not be fitted: {scores.failed}"
         else:
@@ -30,7 +31,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
 
 
 @remembered("choose history")
-def choose_history(work: Workspace, config: PipelineConfig, chosen: fitting.Scores) -> history.History:
+def choose_history(work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores) -> history.History:
     if len(config.data.histories) == 1:
         return history.choose_history(work, config, chosen)
     with step("choose history", work.path) as told:
@@ -52,29 +53,31 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: fitting.Scor
 
 @remembered("fit")
 def fit(
-    work: Workspace, config: PipelineConfig, chosen: fitting.Scores, chosen_history: history.History
-) -> final.Fitted:
+    work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, chosen_history: history.History
+) -> final_fit.Fitted:
     with step("fit", work.path) as told:
-        fitted = final.fit(work, config, chosen, chosen_history)
+        fitted = final_fit.fit(work, config, chosen, chosen_history)
         told.note = f"{chosen.candidate} on {fitted.rows:,} rows"
     return fitted
 
 
 @remembered("refit")
-def refit(work: Workspace, config: PipelineConfig, chosen: fitting.Scores, measured: final.Fitted) -> final.Fitted:
+def refit(
+    work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, measured: final_fit.Fitted
+) -> final_fit.Fitted:
     if not config.refits:
         return measured
     with step("refit", work.path) as told:
-        fitted = final.refit(work, config, chosen, measured)
+        fitted = final_fit.refit(work, config, chosen, measured)
         until, level = f", up to {fitted.end}" if fitted.end else "", f", {fitted.level}" if fitted.level else ""
         told.note = f"{chosen.candidate} on {fitted.rows:,} rows{until}{level}"
     return fitted
 
 
 @remembered("evaluate")
-def evaluate(work: Workspace, config: PipelineConfig, fitted: final.Fitted) -> evaluation.Evaluation:
+def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.Fitted) -> holdout.Evaluation:
     with step("evaluate", work.path) as told:
-        evaluated = evaluation.evaluate(work, config, fitted)
+        evaluated = holdout.evaluate(work, config, fitted)
         interval = evaluated.metrics[evaluated.primary]
         told.note = f"{evaluated.primary} {interval.text()} on {evaluated.rows:,} unseen rows"
     rows = [
@@ -89,9 +92,9 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final.Fitted) -> e
 def draw(
     work: Workspace,
     config: PipelineConfig,
-    scores: Sequence[fitting.Scores],
-    evaluated: evaluation.Evaluation,
-    fitted: final.Fitted,
+    scores: Sequence[cross_validation.Scores],
+    evaluated: holdout.Evaluation,
+    fitted: final_fit.Fitted,
 ) -> tuple[str, ...]:
     with step("draw", work.path) as told:
         names = plots.draw(work, config, scores, evaluated, fitted)

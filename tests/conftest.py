@@ -14,8 +14,9 @@ from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.postgres import find_postgres, run_postgres
 from towline import sidecar
-from towline.cli import main, servers
+from towline.cli import main
 from towline.config import Settings
+from towline.operations import servers
 
 if TYPE_CHECKING:
     from tests.support.sample_store import SampleStore

@@ -29,8 +29,8 @@ def test_slow_vendors_are_imported_where_they_are_used(vendor: str) -> None:
 
 
 def test_modules_stay_small_and_have_names() -> None:
-    """No module has more than 400 lines, none is called utils."""
-    assert {path.name: n for path in SOURCES if (n := len(path.read_text().splitlines())) > 400} == {}
+    """No module has more than 600 lines, none is called utils."""
+    assert {path.name: n for path in SOURCES if (n := len(path.read_text().splitlines())) > 600} == {}
     assert [path.name for path in SOURCES if path.stem in ("utils", "helpers", "base", "manager", "common")] == []
 
 

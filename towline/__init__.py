@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from towline.release.predictor import Model
+    from towline.inference.predictor import Model
 
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
@@ -22,8 +22,8 @@ def load(release: str | Path, *, trusted: Sequence[str] = ()) -> "Model":
     Raises:
         ReleaseError: there is no such release, or it is not what its manifest says.
     """
-    from towline.loading import find
-    from towline.release.predictor import open_release
+    from towline.inference.predictor import open_release
+    from towline.registry.resolution import find
 
     found = find(release)
     return open_release(found.directory, trusted, found.digest)

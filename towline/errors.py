@@ -1,15 +1,15 @@
 """Every error towline raises.
 
 TowlineError
-├── Mendable                    the caller can mend it; never retried
-│   ├── ConfigError    T100     exit 2   the YAML or the command line
-│   ├── DataError      T200     exit 2   a table that cannot be read
-│   │   └── InputRefused T210   exit 2   rows to predict that do not fit the contract
-│   ├── DataRefused    T300     exit 3   a table that breaks its contract
-│   ├── FitError       T400     exit 2   an estimator that cannot be built or fitted
-│   ├── GateRefused    T500     exit 4   a model that did not pass, or lost a race to promote
-│   └── ReleaseError   T600     exit 6   a release that is not what its manifest says
-└── Unavailable        T900     exit 5   a store or a server away or full; may pass by itself, so it is retried
+├── UserError                            the caller can fix the cause; never retried
+│   ├── ConfigError               T100   exit 2   the YAML or the command line
+│   ├── DataError                 T200   exit 2   a table that cannot be read
+│   │   └── InputValidationError  T210   exit 2   rows to predict that violate the contract
+│   ├── DataValidationError       T300   exit 3   a table that violates its contract
+│   ├── FitError                  T400   exit 2   an estimator that cannot be built or fitted
+│   ├── PromotionRejectedError    T500   exit 4   a model that failed the gate, or another promotion came first
+│   └── ReleaseError              T600   exit 6   a release that differs from its manifest
+└── TransientError                T900   exit 5   a store or a server is down or full; retried
 
 Exit 0 is done, 1 a fault in towline itself, 130 an interrupt.
 """
@@ -74,21 +74,21 @@ def restored(document: Mapping[str, Any]) -> TowlineError:
         below = found.pop().__subclasses__()
         kinds |= {kind.__name__: kind for kind in below}
         found += below
-    kind = DataError if name == InputRefused.__name__ else kinds.get(name, TowlineError)
+    kind = DataError if name == InputValidationError.__name__ else kinds.get(name, TowlineError)
     details = tuple(map(str, document["details"]))
     return _rebuild(kind, str(document["what"]), str(document["where"]), str(document["remedy"]), details)
 
 
-class Mendable(TowlineError):
+class UserError(TowlineError):
     """The caller can mend it: running again changes nothing."""
 
 
-class ConfigError(Mendable):
+class ConfigError(UserError):
     code = "T100"
     exit_code = 2
 
 
-class DataError(Mendable):
+class DataError(UserError):
     code = "T200"
     exit_code = 2
 
@@ -105,7 +105,7 @@ class Fault:
         return f"row {self.row + 1}, {self.field!r}: {self.message}"
 
 
-class InputRefused(DataError):
+class InputValidationError(DataError):
     """Rows that cannot be predicted; ``faults`` are at most the first twenty of ``count``."""
 
     code = "T210"
@@ -125,27 +125,27 @@ class InputRefused(DataError):
         return type(self), (self.faults, self.count)
 
 
-class DataRefused(Mendable):
+class DataValidationError(UserError):
     code = "T300"
     exit_code = 3
 
 
-class FitError(Mendable):
+class FitError(UserError):
     code = "T400"
     exit_code = 2
 
 
-class GateRefused(Mendable):
+class PromotionRejectedError(UserError):
     code = "T500"
     exit_code = 4
 
 
-class ReleaseError(Mendable):
+class ReleaseError(UserError):
     code = "T600"
     exit_code = 6
 
 
-class Unavailable(TowlineError):
+class TransientError(TowlineError):
     """A store or a server is away, locked or full: it may pass by itself."""
 
     code = "T900"

@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from towline.errors import TowlineError, Unavailable
+from towline.errors import TowlineError, TransientError
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -30,7 +30,7 @@ def write(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
     """Writes a file so that a reader sees the old content or the new, never a part (temp, fsync, rename).
 
     Raises:
-        Unavailable: the disk is full or the folder cannot be written.
+        TransientError: the disk is full or the folder cannot be written.
     """
     with replacing(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -61,7 +61,7 @@ def append(path: Path, line: bytes) -> None:
     The caller holds a lock where there are several writers.
 
     Raises:
-        Unavailable: the disk is full or the folder cannot be written.
+        TransientError: the disk is full or the folder cannot be written.
     """
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def disk(where: Path) -> Iterator[None]:
         if error.errno not in remedies:
             raise
         name = error.filename or where
-        raise Unavailable(
+        raise TransientError(
             f"cannot write: {os.strerror(error.errno)}", where=str(name), remedy=remedies[error.errno]
         ) from error
 

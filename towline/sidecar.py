@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar, cast
 
-from towline.errors import Unavailable
+from towline.errors import TransientError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T
     """Runs a function there (here, if none was started); returns its result and its CPU seconds.
 
     Raises:
-        Unavailable: the process was killed from outside.
+        TransientError: the process was killed from outside.
     """
     if _process is None:
         return function(*args, **kwargs), 0.0
@@ -78,9 +78,9 @@ def _send(message: object) -> None:
         raise _killed() from error
 
 
-def _killed() -> Unavailable:
+def _killed() -> TransientError:
     stop()
-    return Unavailable("the helper process was killed", remedy="run again; free memory if it was short")
+    return TransientError("the helper process was killed", remedy="run again; free memory if it was short")
 
 
 def _serve() -> None:

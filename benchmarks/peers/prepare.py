@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
-from towline.cli.servers import QUIET
-from towline.data.contract import Contract
-from towline.training import stored
+from towline.data.schema.contract import Contract
+from towline.operations.servers import QUIET
+from towline.training import model_io
 
 PROJECT = Path(__file__).parents[2]
 TOWLINE = str(Path(sys.executable).with_name("towline"))
@@ -74,7 +74,7 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
 
 def load(release: Path) -> Any:
     """scikit-learn's estimator out of a release, which answers with labels and needs no towline to be unpickled."""
-    model = stored.load(release / "model.skops", ("sklearn.ensemble",))
+    model = model_io.load(release / "model.skops", ("sklearn.ensemble",))
     pipeline = model.pipeline
     pipeline[-1].classes_ = np.array(model.classes)[model.places_]
     if model.threshold is None:

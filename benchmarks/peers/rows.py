@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 
 
 def generate(table: pd.DataFrame, contract: Contract, model: Any, count: int, seed: int = 1) -> list[dict[str, Any]]:

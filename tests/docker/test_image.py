@@ -17,10 +17,10 @@ from docker.errors import ImageNotFound
 
 from tests.support.commands import CommandResult
 from tests.support.releases import TrainedRun, make_house_table, train_run
-from towline.errors import ReleaseError, Unavailable
+from towline.errors import ReleaseError, TransientError
+from towline.inference.compiled.codec import PLAN
+from towline.manifest import read
 from towline.release import image
-from towline.release.manifest import read
-from towline.release.plan_file import PLAN
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -160,7 +160,7 @@ def test_it_runs_with_nothing_but_its_own(started: "Callable[..., Container]") -
     container = started(
         "serve", "/release", "--host", "0.0.0.0", "--insecure", read_only=True, cap_drop=["ALL"], network_mode="none"
     )
-    code, output = container.exec_run(["python", "-m", "towline.serving.health", "--wait", "60"])
+    code, output = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
     assert code == 0, (output, container.logs())
     assert container.exec_run(["python", "-c", "import os; print(os.getuid())"]).output.strip() == b"10001"
     assert container.exec_run(["python", "-c", "open('/app/x', 'w')"]).exit_code != 0
@@ -248,7 +248,7 @@ def test_without_an_engine_the_release_is_there_all_the_same(
 ) -> None:
     """The error says that no engine answers, and where the release is."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(Unavailable, match="no Docker engine answers") as told:
+    with pytest.raises(TransientError, match="no Docker engine answers") as told:
         image.make(release(compiled))
     assert told.value.where == str(release(compiled))
     assert read(release(compiled)).name

@@ -12,7 +12,7 @@ import pytest
 from tests.support.kubernetes import of_kind, pod_spec, render_kustomization
 from tests.support.sample_store import SampleStore
 from towline.release.image import make
-from towline.serving import keys
+from towline.serving import auth
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -94,7 +94,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
     for name in ("tmp", "store"):
         folders[name].chmod(0o2777)  # as an emptyDir is
     maker = tmp_path / "maker"
-    caller, _ = keys.create(maker, "shop")
+    caller, _ = auth.create(maker, "shop")
     file = maker / "serving" / "keys.json"
     mount(folders["keys"], file, "..one")
     (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
@@ -103,7 +103,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
 
     container = start(engine, image, folders)
     try:
-        code, said = container.exec_run(["python", "-m", "towline.serving.health", "--wait", "60"])
+        code, said = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
         assert code == 0, (said, container.logs())
         assert [ask(container, path)[0] for path in ("/readyz", "/livez", "/v2/health/ready")] == [200] * 3
         assert ask(container, "/predict", body=json.dumps({"rows": rows}))[0] == 401
@@ -111,7 +111,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
         assert status == 200, text
         assert len(json.loads(text)["predictions"]) == 2
 
-        operator, _ = keys.create(maker, "operator", ["admin"])
+        operator, _ = auth.create(maker, "operator", ["admin"])
         assert ask(container, "/metrics", operator)[0] == 401
         mount(folders["keys"], file, "..two")
         end = time.monotonic() + 30

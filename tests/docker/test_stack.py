@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment, wait_until
 from tests.support.load import BIKE_ROW, CountingLoad
-from towline.release.predictor import open_release
+from towline.inference.predictor import open_release
 
 if TYPE_CHECKING:
     from docker import DockerClient

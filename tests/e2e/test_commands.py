@@ -16,7 +16,8 @@ import yaml
 
 from tests.support.paths import REPOSITORY
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
-from towline.cli import main, servers
+from towline.cli import main
+from towline.operations import servers
 
 GUARD = """
 import os, socket

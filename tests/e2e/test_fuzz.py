@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.support.hostile_json import HOSTILE_JSON
 from tests.support.releases import make_house_table, train_run
 from tests.support.serving import FakeKeys, FakeLog
-from towline.release.predictor import Model, open_release
+from towline.inference.predictor import Model, open_release
 from towline.serving.app import Service, create
 
 GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models

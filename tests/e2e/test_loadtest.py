@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
-from towline.serving.keys import create
+from towline.serving.auth import create
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])

@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.prediction_log import read_all_bytes
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
-from towline.cli import servers
-from towline.release.predictor import Model, open_release
-from towline.serving.prediction_log import PredictionLog
+from towline.inference.predictor import Model, open_release
+from towline.operations import servers
+from towline.prediction_log.writer import PredictionLog
 
 PRIVACY = {"join_on": ["customer"], "columns": {"temp_c": "bucket"}, "pii": ["humidity"]}
 

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, make_url
 
 from tests.support.store_commands import StoreCommands, write_bike_config
 from tests.support.traces import find_traces
-from towline.cli import servers
+from towline.operations import servers
 
 
 @pytest.fixture(params=["user:password@", "?password="])

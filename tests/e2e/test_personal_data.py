@@ -19,7 +19,7 @@ import yaml
 
 from tests.support.store_commands import StoreCommands
 from tests.support.traces import find_traces
-from towline.cli import servers
+from towline.operations import servers
 
 ROWS = 600
 TOWNS = [f"town-mk{n}x7q" for n in range(6)]

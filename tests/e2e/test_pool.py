@@ -144,10 +144,10 @@ def team(tmp_path: Path, prefect: str) -> Iterator[Team]:
 
 def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     """Its run is ended by the server, whoever waits is told so, and another worker goes on where it stopped."""
-    from tasks import pool, zombies
+    from towline.orchestration import crash_detection, worker
 
-    zombies.watch(team.client, silent=timedelta(seconds=20))
-    pool.make(team.client, POOL)
+    crash_detection.watch(team.client, silent=timedelta(seconds=20))
+    worker.make(team.client, POOL)
     team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     deployed = team.deployed()
     assert {flow: one["lines"] for flow, one in deployed.items()} == {

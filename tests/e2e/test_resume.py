@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.store_commands import MODEL, StoreCommands, wait_for_orphans, write_bike_config
-from towline.cli import servers
+from towline.operations import servers
 
 NOTHING = {
     "second versions": [],

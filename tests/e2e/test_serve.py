@@ -23,8 +23,8 @@ import pytest
 from tests.support.load import RecordingLoad, swap_champions
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
-from towline.release.predictor import open_release
-from towline.serving.keys import create, revoke
+from towline.inference.predictor import open_release
+from towline.serving.auth import create, revoke
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from tests.support.paths import REPOSITORY
 from towline import load
 from towline.config import read_config
-from towline.release.predictor import Model
+from towline.inference.predictor import Model
 
 TOWLINE = Path(sys.executable).with_name("towline")
 ROWS = 10_000

@@ -23,10 +23,11 @@ import yaml
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from towline import sidecar
-from towline.cli import flows, servers
+from towline.cli import flows
 from towline.config import Settings, read_config
-from towline.errors import Unavailable
-from towline.registry import tracking
+from towline.errors import TransientError
+from towline.operations import servers
+from towline.registry.mlflow import tracking
 
 Command = Callable[..., CommandResult]
 Source = bytes | pd.DataFrame | None
@@ -198,7 +199,7 @@ def test_a_second_run_of_a_config_ends_before_it_starts_anything(
     def start(what: str) -> Callable[..., None]:
         def stop(*_: object) -> None:
             started.append(what)
-            raise Unavailable("started")
+            raise TransientError("started")
 
         return stop
 

@@ -35,9 +35,9 @@ def client(prefect: str) -> "Iterator[SyncPrefectClient]":
 
 def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
     from flows.deployments import deployments
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
-    return scheduling.deploy([one for config in configs for one in deployments(config, mark)], mark)
+    return scheduler.deploy([one for config in configs for one in deployments(config, mark)], mark)
 
 
 def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
@@ -125,13 +125,13 @@ def test_what_is_left_out_is_paused(client: "SyncPrefectClient") -> None:
 
 def test_of_three_missed_nights_one_is_run(client: "SyncPrefectClient") -> None:
     """The newest, with the config of today; and caught up once it is not caught up again."""
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     drift = deploy(config("missed"))[1]
     passed(client, drift, 1, 3, 2)
     deploy(config("missed").model_copy(update={"seed": 7}))
     for _ in range(2):
-        scheduling.catch_up(client, drift)
+        scheduler.catch_up(client, drift)
         assert states(client, drift) == ["Missed", "Missed", "Scheduled"]
     (kept,) = [run for run in runs(client, drift) if waits(run) and age(run) > dt.timedelta(0)]
     assert age(kept) < dt.timedelta(days=1, hours=1)
@@ -140,12 +140,12 @@ def test_of_three_missed_nights_one_is_run(client: "SyncPrefectClient") -> None:
 
 def test_a_run_that_was_asked_for_is_never_called_off(client: "SyncPrefectClient") -> None:
     """A training that drift had asked for before the machine went off is run beside the slot that was missed."""
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     training = deploy(config("asked-for", train="0 3 * * *"))[0]
     passed(client, training, 1, 2)
     client.create_flow_run_from_deployment(training, parameters={"trigger": "drift"})
-    scheduling.catch_up(client, training)
+    scheduler.catch_up(client, training)
     assert states(client, training) == ["Missed", "Scheduled", "Scheduled"]
 
 
@@ -154,8 +154,8 @@ def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClien
     """With what it was given and for the same cause, whether or not it had said yet which process it is."""
     from prefect.states import Running
 
-    from tasks import scheduling
-    from tasks.attended import whose
+    from towline.orchestration import scheduler
+    from towline.orchestration.process_setup import whose
 
     training = deploy(config(f"lost-{told}".lower()))[0]
     cut = client.create_flow_run_from_deployment(
@@ -165,12 +165,12 @@ def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClien
         client.update_flow_run(cut.id, tags=[whose(1)[0], "process:1:0"])
     client.set_flow_run_state(cut.id, Running(), force=True)
     for _ in range(2):
-        scheduling.catch_up(client, training)
+        scheduler.catch_up(client, training)
         assert states(client, training) == ["Crashed", "Scheduled"]
     (again,) = [run for run in runs(client, training) if waits(run)]
     assert again.parameters["trigger"] == "drift"
     client.set_flow_run_state(again.id, Running(), force=True)
-    scheduling.catch_up(client, training)
+    scheduler.catch_up(client, training)
     assert states(client, training) == ["Crashed", "Crashed"]  # what ends the machine each time does not for ever
 
 
@@ -178,14 +178,14 @@ def test_a_run_whose_process_lives_is_let_be(client: "SyncPrefectClient") -> Non
     """A run that is under way is no orphan."""
     from prefect.states import Running
 
-    from tasks import scheduling
-    from tasks.attended import whose
+    from towline.orchestration import scheduler
+    from towline.orchestration.process_setup import whose
 
     training = deploy(config("alive"))[0]
     run = client.create_flow_run_from_deployment(training)
     client.update_flow_run(run.id, tags=whose(os.getpid()))
     client.set_flow_run_state(run.id, Running(), force=True)
-    scheduling.catch_up(client, training)
+    scheduler.catch_up(client, training)
     assert states(client, training) == ["Running"]
 
 
@@ -193,12 +193,12 @@ def test_a_night_cut_short_and_a_night_missed_are_one_run(client: "SyncPrefectCl
     """Killed in the night before last, and off in the last: one run makes up for both."""
     from prefect.states import Running
 
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     drift = deploy(config("both"))[1]
     first, _ = passed(client, drift, 2, 1)
     client.set_flow_run_state(first, Running(), force=True)
-    scheduling.catch_up(client, drift)
+    scheduler.catch_up(client, drift)
     assert states(client, drift) == ["Crashed", "Scheduled"]
 
 
@@ -206,14 +206,14 @@ def test_in_a_pool_another_workers_run_is_let_be(client: "SyncPrefectClient") ->
     """A run that was taken and names no process yet, and one on another machine, are not this worker's to end."""
     from prefect.states import Pending, Running
 
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     training = deploy(config("pooled"))[0]
     client.set_flow_run_state(client.create_flow_run_from_deployment(training).id, Pending(), force=True)
     elsewhere = client.create_flow_run_from_deployment(training)
     client.update_flow_run(elsewhere.id, tags=["host:elsewhere", "process:1:1"])
     client.set_flow_run_state(elsewhere.id, Running(), force=True)
-    scheduling.catch_up(client, training, shared=True)
+    scheduler.catch_up(client, training, shared=True)
     assert states(client, training) == ["Pending", "Running"]
 
 
@@ -221,14 +221,14 @@ def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPref
     """Once, however many workers see it, and with the config that came with it instead of the deployment's."""
     from prefect.states import Crashed
 
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     training = deploy(config("lost"))[0]
     asked = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
     lost = client.create_flow_run_from_deployment(training, parameters={"config": asked})
     client.set_flow_run_state(lost.id, Crashed(), force=True)
     for _ in range(2):
-        scheduling.catch_up(client, training, shared=True)
+        scheduler.catch_up(client, training, shared=True)
     assert states(client, training) == ["Crashed", "Scheduled"]
     (again,) = [run for run in runs(client, training) if waits(run)]
     assert again.parameters["config"]["seed"] == 7
@@ -236,10 +236,10 @@ def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPref
 
 def test_what_ends_silent_runs_is_made_once(client: "SyncPrefectClient") -> None:
     """Each worker that starts asks for it; times that somebody changed stay."""
-    from tasks import zombies
+    from towline.orchestration import crash_detection
 
-    zombies.watch(client, silent=dt.timedelta(seconds=400))
-    zombies.watch(client)
+    crash_detection.watch(client, silent=dt.timedelta(seconds=400))
+    crash_detection.watch(client)
     found = [one for one in client.read_automations() if one.name.startswith("towline: ")]
     try:
         assert sorted(one.trigger.within.total_seconds() for one in found) == [400, 480]
@@ -250,11 +250,11 @@ def test_what_ends_silent_runs_is_made_once(client: "SyncPrefectClient") -> None
 
 def test_no_second_first_training(client: "SyncPrefectClient") -> None:
     """A model without a version is trained at once, and once."""
-    from tasks import scheduling
+    from towline.orchestration import scheduler
 
     training = client.read_deployment(deploy(config("first"))[0])
     for _ in range(2):
-        scheduling.begin(client, training)
+        scheduler.begin(client, training)
     assert states(client, training.id) == ["Scheduled"]
 
 

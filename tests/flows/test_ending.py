@@ -4,15 +4,15 @@ import datetime as dt
 
 import pytest
 
-from towline.errors import DataRefused
-from towline.monitoring.policy import Action, Decision, Round
+from towline.errors import DataValidationError
+from towline.monitoring.policy import Action, Decision, MonitoringRun
 
 NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
 
 
-def seen(action: Action) -> Round:
+def seen(action: Action) -> MonitoringRun:
     decision = Decision(action=action, trigger=None, reason="temp_c moved", cause="a")
-    return Round(model="bikes", version=1, at=NOW, decision=decision)
+    return MonitoringRun(model="bikes", version=1, at=NOW, decision=decision)
 
 
 @pytest.mark.parametrize(
@@ -33,18 +33,18 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from tasks.embedded import run_here
-    from tasks.ending import value_of, watched
+    from towline.orchestration.end_states import value_of, watched
+    from towline.orchestration.local_run import run_here
 
     @flow(name="ending-inner", flow_run_name=f"inner-{action}")
     @watched
-    def inner() -> Round:
+    def inner() -> MonitoringRun:
         return seen(action)
 
     @flow(name="ending-outer")
     @watched
-    def outer() -> Round:
-        return Round.model_validate(value_of(inner(return_state=True)))
+    def outer() -> MonitoringRun:
+        return MonitoringRun.model_validate(value_of(inner(return_state=True)))
 
     assert run_here(outer, {}) == seen(action)
     with get_client(sync_client=True) as client:
@@ -58,13 +58,13 @@ def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
     """Refused data is an error to the command, with its exit code."""
     from prefect import flow
 
-    from tasks.embedded import run_here
-    from tasks.ending import watched
+    from towline.orchestration.end_states import watched
+    from towline.orchestration.local_run import run_here
 
     @flow(name="ending-refused")
     @watched
-    def refused() -> Round:
-        raise DataRefused("the table breaks 1 rule", where="a.csv")
+    def refused() -> MonitoringRun:
+        raise DataValidationError("the table breaks 1 rule", where="a.csv")
 
-    with pytest.raises(DataRefused, match="breaks 1 rule"):
+    with pytest.raises(DataValidationError, match="breaks 1 rule"):
         run_here(refused, {})

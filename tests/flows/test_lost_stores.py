@@ -14,8 +14,8 @@ import pytest
 from tests.support.commands import CommandResult
 from tests.support.store_commands import MODEL, write_bike_config
 from towline.config import Settings
-from towline.registry import mirror
 from towline.registry.ledger import Ledger
+from towline.registry.mlflow import mirror
 
 Command = Callable[..., CommandResult]
 
@@ -149,7 +149,7 @@ def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow loses the whole model between registration and decision: the run ends well, and MLflow has it again."""
-    from towline import outcome
+    from towline.promotion import outcome
 
     conclude = outcome.conclude
 
@@ -165,8 +165,8 @@ def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
 
 def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is decided, MLflow being locked fails no run; the next command that may write puts it there."""
-    from towline import outcome
-    from towline.registry import tracking
+    from towline.promotion import outcome
+    from towline.registry.mlflow import tracking
 
     conclude = outcome.conclude
     monkeypatch.setattr(tracking, "_WAIT", 0.2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from towline.errors import ConfigError, DataRefused, TowlineError, Unavailable
+from towline.errors import ConfigError, DataValidationError, TowlineError, TransientError
 
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
@@ -42,22 +42,24 @@ def test_the_error_of_a_run_elsewhere_is_raised_here(client: "SyncPrefectClient"
 
     from prefect.client.schemas.actions import ArtifactCreate
 
-    from tasks import ending, submission
+    from towline.orchestration import end_states, remote_run
 
     run = ended(client, "Data refused", "FAILED")
-    text = json.dumps(DataRefused("the table breaks 1 rule", where="a.csv", details=("hour: 25",)).as_dict())
-    left = ArtifactCreate(key=ending.end("training"), type="markdown", data=text.join(ending.FENCE), flow_run_id=run.id)
+    text = json.dumps(DataValidationError("the table breaks 1 rule", where="a.csv", details=("hour: 25",)).as_dict())
+    left = ArtifactCreate(
+        key=end_states.end("training"), type="markdown", data=text.join(end_states.FENCE), flow_run_id=run.id
+    )
     client.create_artifact(left)
-    with pytest.raises(DataRefused, match="the table breaks 1 rule") as caught:
-        submission._result(client, "training", run, "http://page")
+    with pytest.raises(DataValidationError, match="the table breaks 1 rule") as caught:
+        remote_run._result(client, "training", run, "http://page")
     assert (caught.value.exit_code, caught.value.details) == (3, ("hour: 25",))
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "error", "what"),
     [
-        ("Crashed", "CRASHED", Unavailable, "the run lost its process: gone"),
-        ("Cancelled", "CANCELLED", Unavailable, "the run was cancelled"),
+        ("Crashed", "CRASHED", TransientError, "the run lost its process: gone"),
+        ("Cancelled", "CANCELLED", TransientError, "the run was cancelled"),
         ("Failed", "FAILED", TowlineError, "the run ended as Failed and left no result: gone"),
     ],
 )
@@ -65,29 +67,29 @@ def test_an_end_without_a_result_is_told(
     client: "SyncPrefectClient", name: str, kind: str, error: type[TowlineError], what: str
 ) -> None:
     """Which end it was, and the page to look at."""
-    from tasks import submission
+    from towline.orchestration import remote_run
 
     run = ended(client, name, kind, "gone")
     with pytest.raises(error) as caught:
-        submission._result(client, "training", run, "http://page")
+        remote_run._result(client, "training", run, "http://page")
     assert (caught.value.what, caught.value.where) == (what, "http://page")
 
 
 def test_steps_told_elsewhere_are_steps_here(prefect: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever towline.steps writes is read back as it was meant, notes and all; other lines are none."""
-    from tasks import submission
+    from towline.orchestration import remote_run
     from towline.steps import step
 
     with caplog.at_level(logging.INFO, "towline.steps"):
         with step("cross-validate linear") as told:
             told.note = "mae 22.46 ± 0.32: done in 3.2 s, failed: none …"
-        with pytest.raises(Unavailable), step("register"):
-            raise Unavailable("the server went away")
+        with pytest.raises(TransientError), step("register"):
+            raise TransientError("the server went away")
         meant = [(r.__dict__["step"], r.__dict__["status"], r.__dict__.get("note")) for r in caplog.records]
         lines = [record.message for record in caplog.records]
         caplog.clear()
         for line in [*lines, "Beginning flow run"]:
-            submission._tell(line)
+            remote_run._tell(line)
     read = [(r.__dict__["step"], r.__dict__["status"], r.__dict__.get("note")) for r in caplog.records]
     assert read == meant
 
@@ -96,15 +98,15 @@ def test_a_pool_whose_worker_still_starts_is_waited_for(
     client: "SyncPrefectClient", prefect: str, tmp_path: Path
 ) -> None:
     """As after ``docker compose up -d``; once the wait is over the worker is there."""
-    from tasks import submission
+    from towline.orchestration import remote_run
 
     words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]
     env = os.environ | {"TOWLINE_STORE": str(tmp_path)}
     told: list[str] = []
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
-            submission._find_pool(client, submission.There(prefect, "", "starting"), told.append)
-            assert submission._is_attended(client, "starting")
+            remote_run._find_pool(client, remote_run.There(prefect, "", "starting"), told.append)
+            assert remote_run._is_attended(client, "starting")
         finally:
             worker.terminate()
     assert ["no work pool 'starting' yet" in line for line in told] == [True]
@@ -114,12 +116,12 @@ def test_a_pool_that_nobody_makes_is_a_wrong_name(client: "SyncPrefectClient", m
     """People are told which pools there are at once, and the remedy at the end."""
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    from tasks import submission
+    from towline.orchestration import remote_run
 
     client.create_work_pool(WorkPoolCreate(name="night", type="process"))
-    monkeypatch.setattr(submission, "_NEW", 1.0)
+    monkeypatch.setattr(remote_run, "_NEW", 1.0)
     told: list[str] = []
     with pytest.raises(ConfigError, match="no work pool 'nihgt'") as caught:
-        submission._find_pool(client, submission.There("http://there", "", "nihgt"), told.append)
+        remote_run._find_pool(client, remote_run.There("http://there", "", "nihgt"), told.append)
     assert "only night" in told[0]
     assert "start a worker" in str(caught.value.remedy)

@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
-from towline.cli import supervision
-from towline.cli.supervision import Supervisor
 from towline.config import PipelineConfig
-from towline.mirroring import missing
-from towline.registry import mirror
+from towline.operations import supervisor
+from towline.operations.supervisor import Supervisor
+from towline.registry.mlflow import mirror
+from towline.registry.mlflow.synchronization import missing
 
 CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv", "target": "value"}})
 
@@ -27,16 +27,16 @@ def mirrored(sample_store: SampleStore) -> SampleStore:
 
 def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
-    monkeypatch.setattr(supervision, "_MIRROR", 0.0)
+    monkeypatch.setattr(supervisor, "_MIRROR", 0.0)
     settings, told = mirrored.settings, list[str]()
-    supervisor = Supervisor(settings, [], [CONFIG], [], told.append)
+    watcher = Supervisor(settings, [], [CONFIG], [], told.append)
     (settings.store / "logs").mkdir()
 
     def look() -> None:
-        supervisor._mirror()
-        supervisor._mirror()
-        if MODEL in supervisor._mending:
-            assert supervisor._mending[MODEL].wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
+        watcher._mirror()
+        watcher._mirror()
+        if MODEL in watcher._mending:
+            assert watcher._mending[MODEL].wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
 
     look()
     assert "version 1, which serves, is missing" in told[0]
@@ -62,7 +62,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
 
 def test_a_damaged_release_does_not_keep_the_others_away(mirrored: SampleStore) -> None:
     """What can be mirrored is; what is not whole is named again."""
-    from towline.mirroring import mend
+    from towline.registry.mlflow.synchronization import mend
 
     (mirrored.release(2) / "contract.json").write_text("{}")
     assert mend(mirrored.settings, MODEL)[:2] == (

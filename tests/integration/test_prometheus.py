@@ -24,9 +24,9 @@ from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.cli.status_server import Pages
 from towline.config import AlertConfig
-from towline.monitoring.alerts import Alert, send
+from towline.inference.scorer import Answer
+from towline.monitoring.alerts.notifications import Alert, send
 from towline.monitoring.journal import Journal
-from towline.release.scorer import Answer
 
 KEY = "key-of-prometheus"
 BOARDS = sorted(DASHBOARDS.glob("*.json"))
@@ -128,7 +128,7 @@ def watch(sample_store: SampleStore) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
     journal = Journal.of(sample_store.settings, MODEL)
     journal.add(make_drift(3, "drift"), NOW - 3 * DAY)
-    journal.add(make_quality(3, "bad"), NOW - 3 * DAY)
+    journal.add(make_quality(3, "degraded"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
     send(alert, AlertConfig(), sample_store.settings.store)
 

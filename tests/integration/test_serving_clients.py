@@ -16,8 +16,8 @@ import requests
 from uvicorn import Config, Server
 
 from tests.support.serving import ROW, FakeModel, create_application, make_contract
-from towline.serving import connection
-from towline.serving.connection import Connection
+from towline.serving.process import connection
+from towline.serving.process.connection import Connection
 
 BODY = json.dumps({"rows": [ROW]}).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -16,19 +16,19 @@ import pytest
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.data.contract import Contract
-from towline.data.inference import infer
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
-from towline.data.validation import Rule, Validation
+from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace
-from towline.errors import Unavailable
-from towline.registry import mirror, tracking
-from towline.registry.mirror import Shown
-from towline.training.evaluation import evaluate
-from towline.training.final import fit
-from towline.training.fitting import baseline, choose, cross_validate
-from towline.training.gate import Check, Verdict
+from towline.errors import TransientError
+from towline.promotion.gate import Check, Verdict
+from towline.registry.mlflow import mirror, tracking
+from towline.registry.mlflow.mirror import Shown
+from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.training.evaluation.holdout import evaluate
+from towline.training.final_fit import fit
 
 FACTS = {
     "created": "2026-01-02T03:04:05+00:00",
@@ -227,9 +227,9 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     assert files.sha256(Path(folder) / "model.skops") == fitted.sha256
     contract = Contract.model_validate_json(work.file("contract.json").read_bytes())
     features = contract.features(work.table())
-    from towline.training import stored
+    from towline.training import model_io
 
-    ours = stored.load(work.file("model.skops")).predict(features)
+    ours = model_io.load(work.file("model.skops")).predict(features)
     np.testing.assert_array_equal(model.predict(features), ours)
     assert model.predict(example).shape == (1,)
     assert not (features[example.columns] == example.iloc[0]).all(axis=1).any(), "the example is a row of the table"
@@ -341,15 +341,15 @@ def test_a_server_and_its_file_are_read_alike(
         server.shutdown()
         server.server_close()
     assert asked[0].startswith("Basic ")
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(TransientError) as caught:
         mirror.read(away, "houses")
     assert "s3cret" not in str(caught.value)
 
 
 SILENT = """
 import pickle, sys
-from towline.registry import mirror, tracking
-from towline.registry.mirror import Shown
+from towline.registry.mlflow import mirror, tracking
+from towline.registry.mlflow.mirror import Shown
 if __name__ == "__main__":
     arguments, extra = pickle.load(open(sys.argv[1], "rb"))
     version = tracking.register(*arguments)
@@ -379,10 +379,10 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
     assert sorted(versions) == [1, 2, 3]
 
 
-def unavailable(call: Callable[[], object]) -> Unavailable:
+def unavailable(call: Callable[[], object]) -> TransientError:
     """The error, which must come within 15 s."""
     began = time.monotonic()
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(TransientError) as caught:
         call()
     assert time.monotonic() - began < 15
     assert caught.value.remedy

@@ -1,6 +1,6 @@
 """Bodies that a JSON parser could read in more than one way, or that exhaust it."""
 
-from towline.serving.strict_json import DEPTH
+from towline.serving.protocols.strict_json import DEPTH
 
 HOSTILE_JSON = {
     "nothing": b"",

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.prediction_log import ROW, FakeRelease, make_fake_release
-from towline.monitoring import labels
-from towline.monitoring.labels import Added, Log
-from towline.release.scorer import Answer
-from towline.serving import parts
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HashKeys, read_policy
+from towline.inference.scorer import Answer
+from towline.prediction_log import labels, parquet_store
+from towline.prediction_log.labels import Added, Log
+from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.writer import PredictionLog
 
 AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 11, 20, tzinfo=dt.UTC)
@@ -51,7 +50,7 @@ class LabelledLog:
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)
-        assert len(table) == len(parts.read(self.log.predictions))
+        assert len(table) == len(parquet_store.read(self.log.predictions))
         names = (
             f"{i}.{r}" if r else i for i, r in zip(*(table[n].to_pylist() for n in ("request_id", "row")), strict=True)
         )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from towline.inference.predictor import open_release
 from towline.registry.ledger import Ledger
-from towline.release.predictor import open_release
 
 CALLERS = 6
 BIKE_ROW = {

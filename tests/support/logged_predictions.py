@@ -10,11 +10,11 @@ import pyarrow as pa
 import yaml
 
 from tests.support.releases import TrainedRun, train_run
-from towline.data.contract import Contract
-from towline.monitoring.evidence import Drift, Finding
-from towline.release.manifest import MANIFEST, describe, read
-from towline.release.predictor import open_release
-from towline.training.fitting import cross_validate
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.manifest import MANIFEST, describe, read
+from towline.monitoring.results import DriftCheckResult, DriftResult
+from towline.training.cross_validation import cross_validate
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -75,11 +75,11 @@ def keep_private(release: Path, **columns: str) -> Path:
     return sign_release(release)
 
 
-def make_drift(state: Any, *columns: str) -> Drift:
-    findings = tuple(
-        Finding(column=name, what="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
+def make_drift(state: Any, *columns: str) -> DriftResult:
+    checks = tuple(
+        DriftCheckResult(column=name, name="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
     )
-    return Drift(state=state, version=3, rows=500, findings=findings, budget=4.0, reason=f"it is {state}")
+    return DriftResult(state=state, version=3, rows=500, checks=checks, budget=4.0, reason=f"it is {state}")
 
 
 def shuffle_values(values: Any, share: float, seed: int = 0) -> np.ndarray:

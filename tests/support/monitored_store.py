@@ -10,12 +10,13 @@ import yaml
 from tests.support.releases import make_house_table
 from tests.support.sample_store import MODEL, SampleStore
 from towline.config import PipelineConfig, build_config
-from towline.data.contract import Contract
-from towline.monitoring import labels, rounds
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.monitoring import monitoring_run
 from towline.monitoring.journal import Journal
-from towline.release.predictor import open_release
-from towline.serving.prediction_log import PredictionLog
-from towline.serving.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log import labels
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.writer import PredictionLog
 
 DAY = dt.timedelta(days=1)
 
@@ -60,19 +61,19 @@ class MonitoredStore:
             labels.add(place, contract, file, at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
-        found = rounds.drift(self.settings, self.config, self.serving, now)
+        found = monitoring_run.drift(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(found, now)
         return found
 
     def quality(self, now: dt.datetime) -> Any:
-        found = rounds.quality(self.settings, self.config, self.serving, now)
+        found = monitoring_run.quality(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(found, now)
         return found
 
     def decide(self, now: dt.datetime) -> Any:
-        seen = rounds.evidence(self.settings, self.config, self.serving, now)
-        seen = seen.model_copy(update={"triage": rounds.triage(self.settings, self.config, self.serving, seen)})
-        return rounds.conclude(self.settings, self.config, self.serving, seen)
+        seen = monitoring_run.evidence(self.settings, self.config, self.serving, now)
+        seen = seen.model_copy(update={"triage": monitoring_run.triage(self.settings, self.config, self.serving, seen)})
+        return monitoring_run.conclude(self.settings, self.config, self.serving, seen)
 
 
 def make_rows(count: int) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from towline.data.contract import Column, Contract
-from towline.release.scorer import Answer
+from towline.data.schema.contract import Column, Contract
+from towline.inference.scorer import Answer
 
 PRIVACY = {
     "pii": ["street", "mail"],

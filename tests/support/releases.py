@@ -10,13 +10,13 @@ import pandas as pd
 
 from towline.config import PipelineConfig, Settings, build_config
 from towline.data import sources, splits
-from towline.data.inference import infer
-from towline.data.validation import Validation
+from towline.data.schema.inference import infer
+from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.release.packaging import Package, package
-from towline.training.evaluation import Evaluation, evaluate
-from towline.training.final import Fitted, fit, refit
-from towline.training.fitting import Scores
+from towline.training.cross_validation import Scores
+from towline.training.evaluation.holdout import Evaluation, evaluate
+from towline.training.final_fit import Fitted, fit, refit
 
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

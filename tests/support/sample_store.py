@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.support.releases import make_house_table, train_run
 from towline.config import Settings
+from towline.manifest import read
 from towline.registry.ledger import Ledger
-from towline.release.manifest import read
 
 MODEL = "house-value"
 PASS = {"verdict": "pass"}

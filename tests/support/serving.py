@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from towline.data.contract import Column, Contract
-from towline.data.rows import Reader
-from towline.release.manifest import Manifest
-from towline.release.scorer import Answer
+from towline.data.schema.contract import Column, Contract
+from towline.data.schema.rows import Reader
+from towline.inference.scorer import Answer
+from towline.manifest import Manifest
 from towline.serving.app import Service, create
 
 COLUMNS = (

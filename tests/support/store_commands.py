@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from tests.support.paths import REPOSITORY
-from towline.cli import servers
 from towline.config import Settings
 from towline.errors import TowlineError
+from towline.manifest import verify
+from towline.operations import servers
 from towline.registry.ledger import Ledger
-from towline.release.manifest import verify
 
 MODEL = "bikes"
 
@@ -252,5 +252,5 @@ def _living(store: str) -> Iterator[tuple[int, str]]:
         except (OSError, ValueError):
             continue
         ours = f"TOWLINE_STORE={store}".encode() in environment and "towline" in words and " server" not in words
-        if ours or ("towline.release.smoke" in words and parent == 1):
+        if ours or ("towline.release.smoke_test" in words and parent == 1):
             yield int(entry.name), words.strip()

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from towline.config import PipelineConfig
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
-from towline.training.final import Fitted
-from towline.training.fitting import Scores
+from towline.training.cross_validation import Scores
+from towline.training.final_fit import Fitted
 
 
 class TrainedModel(NamedTuple):

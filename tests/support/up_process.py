@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from tests.support.paths import TOWLINE
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
-from towline.cli import servers
+from towline.operations import servers
 from towline.processes import lives
 
 SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)

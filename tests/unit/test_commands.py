@@ -15,9 +15,10 @@ import yaml
 
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
-from towline.cli import extras, main, services
-from towline.cli.moments import Moment
+from towline.cli import extras, main
+from towline.cli.dates import Moment
 from towline.config import Settings
+from towline.operations import services
 
 Command = Callable[..., CommandResult]
 CONFIG = {"name": "taxis", "data": {"source": "taxis.csv", "target": "fare"}}
@@ -146,7 +147,7 @@ def test_slo_looks_at_the_service_that_towline_started(
     command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
-    from towline.serving.server import Started
+    from towline.serving.process.server import Started
 
     settings = Settings.from_environment()
     store.mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from towline import files
-from towline.errors import Unavailable
+from towline.errors import TransientError
 
 
 def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_disk_trouble_tells_the_remedy(tmp_path: Path, number: int) -> None:
     """A full or closed disk is an error to act on, with the path in it."""
-    with pytest.raises(Unavailable) as caught, files.disk(tmp_path):
+    with pytest.raises(TransientError) as caught, files.disk(tmp_path):
         raise OSError(number, os.strerror(number), str(tmp_path / "x"))
     assert caught.value.remedy
     assert str(tmp_path) in caught.value.where

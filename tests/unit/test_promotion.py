@@ -85,7 +85,7 @@ def test_a_release_that_was_exchanged_is_not_promoted(sample_store: SampleStore,
     """The ledger knows the digest of what was judged: another release in its place, itself whole, does not serve."""
     import shutil
 
-    from towline.release.manifest import read
+    from towline.manifest import read
 
     other, own = sample_store.release(2), sample_store.release(1)
     sample_store.promote(2)

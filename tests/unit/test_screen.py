@@ -11,9 +11,9 @@ import pytest
 from tests.support.paths import REPOSITORY
 from towline.cli import screen
 from towline.config import Settings
-from towline.outcome import Outcome
+from towline.promotion.gate import Check, Verdict
+from towline.promotion.outcome import Outcome
 from towline.steps import step
-from towline.training.gate import Check, Verdict
 
 DETAIL = (
     "mae 23.25 against 23.31 of version 1 on 9,201 rows new to it, better by 0.06 "

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPOSITORY
-from towline.cli import servers
 from towline.config import Settings
+from towline.operations import servers
 from towline.processes import lives
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from towline import sidecar, steps
 from towline.config import read_config
-from towline.errors import ConfigError, DataRefused, Unavailable
+from towline.errors import ConfigError, DataValidationError, TransientError
 
 
 def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -25,8 +25,12 @@ def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogC
 
 def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A failure is told with its cause and leaves no cost behind."""
-    with caplog.at_level(logging.INFO, "towline.steps"), pytest.raises(DataRefused), steps.step("validate", tmp_path):
-        raise DataRefused("3 rules failed")
+    with (
+        caplog.at_level(logging.INFO, "towline.steps"),
+        pytest.raises(DataValidationError),
+        steps.step("validate", tmp_path),
+    ):
+        raise DataValidationError("3 rules failed")
     assert "3 rules failed" in caplog.text
     assert not steps.costs(tmp_path)
 
@@ -41,7 +45,7 @@ def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None
         with pytest.raises(ConfigError) as caught:
             sidecar.call(read_config, Path("nowhere.yaml"))
         assert caught.value.remedy
-        with pytest.raises(Unavailable, match="killed"):
+        with pytest.raises(TransientError, match="killed"):
             sidecar.call(os.kill, pid, signal.SIGKILL)
     finally:
         sidecar.stop()

@@ -14,9 +14,9 @@ import yaml
 
 from tests.support.commands import CommandResult
 from towline import files
-from towline.cli.supervision import _Child
 from towline.config import Settings
-from towline.monitoring import running
+from towline.operations import up_state
+from towline.operations.supervisor import _Child
 from towline.processes import born, children, lives
 
 
@@ -55,7 +55,7 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(
     assert done.code == 2
     assert f"port {port} is taken" in done.err
     assert not (store / "servers").exists()
-    assert running.left(Settings.from_environment()) is None
+    assert up_state.left(Settings.from_environment()) is None
 
 
 def test_the_unit_file_runs_the_same_command(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
@@ -68,11 +68,11 @@ def test_the_unit_file_runs_the_same_command(command: Callable[..., CommandResul
 def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:
     """After a kill the file is there, and its process is not."""
     settings = Settings.from_environment()
-    up = running.Up(pid=os.getpid(), born="1", since="2026-01-01T00:00:00Z", configs=(), models=("bikes",))
-    running.write(settings, up)
-    assert running.find(settings) is None
-    running.write(settings, up.model_copy(update={"born": born(os.getpid())}))
-    found = running.find(settings)
+    up = up_state.Up(pid=os.getpid(), born="1", since="2026-01-01T00:00:00Z", configs=(), models=("bikes",))
+    up_state.write(settings, up)
+    assert up_state.find(settings) is None
+    up_state.write(settings, up.model_copy(update={"born": born(os.getpid())}))
+    found = up_state.find(settings)
     assert found is not None
     assert found.models == ("bikes",)
 

@@ -148,6 +148,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
 
 def _register() -> None:
     from towline.cli import (
+        backtest,
         backup,
         config,
         keys,
@@ -155,8 +156,8 @@ def _register() -> None:
         loadtest,
         log,
         models,
+        monitoring,
         package,
-        replay,
         run,
         score,
         serve,
@@ -164,14 +165,13 @@ def _register() -> None:
         status,
         ui,
         up,
-        watch,
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
-        "Train": (run.validate, run.run, replay.replay, config.config),
+        "Train": (run.validate, run.run, backtest.replay, config.config),
         "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
-        "Watch": (status.status, watch.drift, watch.quality, labels.labels, slo.slo, log.log),
+        "Watch": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
         "Operate": (up.up, ui.ui, backup.backup, backup.restore),
     }
     for purpose, commands in purposes.items():

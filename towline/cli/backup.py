@@ -12,8 +12,8 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.backup.databases import Database
     from towline.config import Settings
+    from towline.operations.backup.databases import Database
 
 _databases = click.option(
     "--database", "urls", multiple=True, metavar="NAME=URL", envvar="TOWLINE_BACKUP_DATABASES", show_envvar=True,
@@ -39,7 +39,7 @@ def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_has
       towline backup /backups/towline.tar.zst
       towline backup /backups/towline-$(date +%F).tar.zst --folder artifacts=/mlflow/artifacts
     """
-    from towline.backup.taking import backup as take
+    from towline.operations.backup.create import backup as take
 
     settings, named, places = _given(None, urls, folders)
     with _told():
@@ -84,10 +84,10 @@ def restore(
       towline restore /backups/towline.tar.zst --into /tmp/rehearsal
       towline restore /backups/towline.tar.zst --verify-only
     """
-    from towline.backup import restoring
+    from towline.operations.backup import restore
 
     if verify_only:
-        manifest = restoring.verify(archive)
+        manifest = restore.verify(archive)
         document = manifest.model_dump(include={"created", "towline", "store", "models", "databases", "folders"})
         document |= {"files": len(manifest.members), "bytes": manifest.size}
         whole = f"{archive}: {len(manifest.members):,} files, {manifest.size / 1e6:,.1f} MB, as they were written"
@@ -95,7 +95,7 @@ def restore(
         return
     settings, named, places = _given(into, urls, folders)
     with _told():
-        done = restoring.restore(settings, archive, named, places, force=force, trusted=trust)
+        done = restore.restore(settings, archive, named, places, force=force, trusted=trust)
 
     def text() -> str:
         lines = [f"{settings.store}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB, of {done.created[:16]} UTC"]
@@ -113,8 +113,8 @@ def _given(
 ) -> "tuple[Settings, dict[str, Database], dict[str, Path]]":
     import os
 
-    from towline.backup.databases import named, pairs, secret
     from towline.config import Settings
+    from towline.operations.backup.databases import named, pairs, secret
 
     on_the_line = click.get_current_context().get_parameter_source("urls") == ParameterSource.COMMANDLINE
     if on_the_line and secret(urls):

@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple
 import click
 
 from towline import files, sidecar
-from towline.cli import extras, profiles, servers
+from towline.cli import extras, profiles
 from towline.config import PipelineConfig, Settings
-from towline.errors import ConfigError, Unavailable
+from towline.errors import ConfigError, TransientError
+from towline.operations import servers
 
 
 class Ended(NamedTuple):
@@ -28,7 +29,7 @@ def run(settings: Settings, name: Literal["training", "drift", "quality"], param
 
     Raises:
         ConfigError: no project stands here, a package is missing, or the profile is none.
-        Unavailable: the same training is under way in another process.
+        TransientError: the same training is under way in another process.
         TowlineError: whatever the flow raises.
     """
     os.environ.update(servers.QUIET)
@@ -55,13 +56,13 @@ def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iter
     The data is not known yet, so this is no more than an early answer: the lock of the workspace is what decides.
 
     Raises:
-        Unavailable: one is under way in another process.
+        TransientError: one is under way in another process.
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
-    lock = settings.store / "locks" / f".{key}"
+    lock = settings.layout.run_lock(key)
     with files.locked(lock, wait=False) as mine:
         if not mine:
-            raise Unavailable(
+            raise TransientError(
                 "a run of this config is under way in another process",
                 where=str(settings.store),
                 remedy="wait for it to end, then run the same command again: it tells what came of it",
@@ -73,7 +74,7 @@ def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iter
 
 def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
     """Imports, the second process and the server start side by side: each takes seconds."""
-    sidecar.start(settings.store / "logs" / "towline.log")
+    sidecar.start(settings.layout.log())
     if name == "training":
         sidecar.begin(importlib.import_module, "great_expectations")
     server = None
@@ -84,10 +85,10 @@ def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
         sys.path.insert(0, str(settings.project))
         flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
         if name == "training":  # a config that cannot run leaves no failed run
-            importlib.import_module("towline.training.preflight").check_config(parameters["config"])
+            importlib.import_module("towline.training.config_checks").check_config(parameters["config"])
         if server:
             servers.wait(settings, server)
-        return importlib.import_module("tasks.embedded").run_here(flow, parameters)
+        return importlib.import_module("towline.orchestration.local_run").run_here(flow, parameters)
     finally:
         sidecar.stop()
 
@@ -95,7 +96,7 @@ def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
 def _there(settings: Settings, profile: profiles.Profile, name: str, parameters: Mapping[str, Any]) -> Ended:
     os.environ.update(servers.prefect_environment(settings))
     sys.path.insert(0, str(settings.project))
-    submission = importlib.import_module("tasks.submission")
+    submission = importlib.import_module("towline.orchestration.remote_run")
     there = submission.There(profile.url, profile.auth, profile.pool)
 
     def deployments() -> Any:  # a second or two of imports, for a model that has none yet

@@ -9,7 +9,7 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.serving.keys import Key, Scope
+    from towline.serving.auth import Key, Scope
 
 
 @click.group()
@@ -39,7 +39,7 @@ def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json:
       towline keys create operator --scope admin
     """
     from towline.config import Settings
-    from towline.serving.keys import create
+    from towline.serving.auth import create
 
     text, key = create(Settings.from_environment().store, name, scopes, _lifetime(expires))
 
@@ -61,7 +61,7 @@ def list_keys(as_json: bool) -> None:
       towline keys list
     """
     from towline.config import Settings
-    from towline.serving.keys import read
+    from towline.serving.auth import read
 
     shown = [_shown(key) for key in read(Settings.from_environment().store).keys]
 
@@ -97,7 +97,7 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
       towline keys revoke 1f0c9a3e
     """
     from towline.config import Settings
-    from towline.serving.keys import revoke
+    from towline.serving.auth import revoke
 
     key = revoke(Settings.from_environment().store, id)
     emit(_shown(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")

@@ -14,7 +14,7 @@ from towline.cli import emit, extras, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.loadtest.run import Result
+    from towline.operations.loadtest.run import Result
 
 _EVERY = 5.0  # seconds between lines where there is no terminal
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -62,9 +62,9 @@ def loadtest(
     extras.require("towline loadtest", "loadtest")
     if users and rate:
         raise ConfigError("--users and --rate are two kinds of load", where="command line", remedy="give one of them")
-    from towline.loadtest import report as pages
-    from towline.loadtest.run import Load, run
-    from towline.loadtest.target import find
+    from towline.operations.loadtest import report as pages
+    from towline.operations.loadtest.run import Load, run
+    from towline.operations.loadtest.target import find
 
     load = Load(seconds, None if rate else users or 20, rate)
     target = find(url, key or None)

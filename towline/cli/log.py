@@ -40,11 +40,11 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
       towline log show bike-demand
       towline log show bike-demand --tail 5
     """
-    from towline.serving import upkeep
+    from towline.prediction_log import maintenance
 
     folder = _folder(name)[1]
-    found = upkeep.summary(folder)
-    last = upkeep.tail(folder, tail) if tail else None
+    found = maintenance.summary(folder)
+    last = maintenance.tail(folder, tail) if tail else None
     document: dict[str, Any] = {"model": name, "folder": str(folder), **found._asdict()}
     document["fields"] = [field._asdict() for field in found.fields]
 
@@ -82,13 +82,12 @@ def purge(name: str, older_than: str, as_json: bool) -> None:
     Example:
       towline log purge bike-demand --older-than 90d
     """
-    from towline.monitoring import labels
-    from towline.serving import upkeep
+    from towline.prediction_log import labels, maintenance
 
     settings, folder = _folder(name)
     before = (dt.datetime.now(dt.UTC) - _duration(older_than)).date()
-    gone = upkeep.purge(folder, before)
-    forgotten = labels.purge(settings.store / "labels" / name, before)
+    gone = maintenance.purge(folder, before)
+    forgotten = labels.purge(settings.layout.labels(name), before)
     document = {
         "model": name, "before": before.isoformat(), "predictions": gone.rows, "days": gone.files,
         "labels": forgotten, "hash_keys": gone.keys,
@@ -118,22 +117,21 @@ def erase(name: str, key: str, as_json: bool) -> None:
       towline log erase bike-demand --key customer_id=4711
       towline log erase bike-demand --key request_id=9f0c2b7a
     """
-    from towline.monitoring import labels
-    from towline.monitoring.labels import Log
-    from towline.serving import upkeep
+    from towline.prediction_log import labels, maintenance
+    from towline.prediction_log.labels import Log
 
     settings, folder = _folder(name)
     column, equals, value = key.partition("=")
     if not (column and equals and value):
         raise ConfigError("not COLUMN=VALUE", where="--key", remedy="write --key customer_id=4711")
-    where = Log(folder, settings.store / "labels" / name, upkeep.summary(folder).fields if folder.is_dir() else ())
+    where = Log(folder, settings.layout.labels(name), maintenance.summary(folder).fields if folder.is_dir() else ())
     forgotten = 0
 
     def first(found: "pa.Table") -> None:
         nonlocal forgotten
         forgotten = labels.erase(where, column, value, found)
 
-    gone = upkeep.erase(folder, column, value, first)
+    gone = maintenance.erase(folder, column, value, first)
     forgotten += labels.erase(where, column, value)
     document = {
         "model": name, "column": column, "predictions": gone.rows, "labels": forgotten, "parts": gone.files,
@@ -157,9 +155,9 @@ def compact(name: str, as_json: bool) -> None:
     Example:
       towline log compact bike-demand
     """
-    from towline.serving import upkeep
+    from towline.prediction_log import maintenance
 
-    converted, before, after = upkeep.compact(_folder(name)[1])
+    converted, before, after = maintenance.compact(_folder(name)[1])
     document = {"model": name, "segments": converted, "parts_before": before, "parts": after}
     emit(document, as_json, lambda: f"{name}: {converted} segments converted, {before} parts are {after} now")
 
@@ -170,7 +168,7 @@ def _folder(name: str) -> "tuple[Settings, Path]":
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    rooms = (settings.store / "predictions", settings.store / "labels")
+    rooms = (settings.layout.prediction_logs, settings.layout.all_labels)
     known = sorted({path.name for room in rooms if room.is_dir() for path in room.iterdir() if path.is_dir()})
     if name not in known:
         near = get_close_matches(name, known, 1)
@@ -196,7 +194,7 @@ def _duration(text: str) -> dt.timedelta:
 
 def _tail(rows: "pa.Table") -> str:
     from towline.cli.screen import table
-    from towline.serving.parts import INPUT
+    from towline.prediction_log.parquet_store import INPUT
 
     inputs = [name for name in rows.column_names if name.startswith(INPUT)]
     lines = []

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 def stores() -> "tuple[Settings, Ledger]":
     from towline.config import Settings
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
 
     settings = Settings.from_environment()
-    return settings, Ledger(settings.ledger_url)
+    return settings, open_ledger(settings)
 
 
 def _known(settings: "Settings", ledger: "Ledger", name: str) -> str:
     from difflib import get_close_matches
 
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     known = ledger.models()
     if name in known:
@@ -47,7 +47,7 @@ def only() -> str:
 
 
 def _only(settings: "Settings", ledger: "Ledger") -> str:
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     check_recorded(settings, ledger)
     known = ledger.models()
@@ -95,12 +95,12 @@ def _versions(ledger: "Ledger", name: str) -> str:
 
 def mirror(settings: "Settings", model: str) -> None:
     """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
-    from towline.errors import Unavailable
-    from towline.mirroring import mend, note
+    from towline.errors import TransientError
+    from towline.registry.mlflow.synchronization import mend, note
 
     try:
         mend(settings, model)
-    except Unavailable as error:
+    except TransientError as error:
         click.echo(f"note: {note(error)}", err=True)
     except ImportError as error:
         click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
@@ -117,7 +117,7 @@ def models(name: str | None, as_json: bool) -> None:
       towline models
       towline models bike-demand
     """
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     settings, ledger = stores()
     if not name:
@@ -144,7 +144,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
     from towline.errors import ReleaseError
-    from towline.release.manifest import read
+    from towline.manifest import read
 
     serves = champion is not None and champion.version == entry.version
     row: dict[str, object] = {
@@ -157,7 +157,7 @@ def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entr
     if not entry.release:
         return row | {"holdout": "no release yet", "rows": None, "estimator": None}
     try:
-        manifest = read(settings.store / entry.release)
+        manifest = read(settings.layout.release(entry.release))
     except ReleaseError:
         return row | {"holdout": "release gone", "rows": None, "estimator": None}
     holdout = f"{manifest.primary} {manifest.metrics[manifest.primary].text()}"
@@ -175,11 +175,11 @@ def show(version: str, as_json: bool) -> None:
       towline show bike-demand         the champion
       towline show bike-demand@3
     """
-    from towline.release.manifest import verify
+    from towline.manifest import verify
 
     settings, ledger = stores()
     entry = released(which(settings, ledger, version))
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     manifest = verify(directory)
     past = [row for row in ledger.history(entry.model) if row.version == entry.version]
 
@@ -206,7 +206,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
       towline history
       towline history bike-demand --limit 5
     """
-    from towline.loading import check_recorded
+    from towline.registry.resolution import check_recorded
 
     settings, ledger = stores()
     if not name:
@@ -265,16 +265,16 @@ def _numbered(settings: "Settings", ledger: "Ledger", version: str) -> str:
 def _judged_release(settings: "Settings", entry: "Entry") -> None:
     """Checks that the release a row names is whole, and the very one that was judged."""
     from towline.errors import ReleaseError
-    from towline.release.manifest import REMEDY, verify
+    from towline.manifest import REMEDY, verify
 
     if not entry.release:  # the ledger refuses what was never judged
         return
-    manifest = verify(settings.store / entry.release)
+    manifest = verify(settings.layout.release(entry.release))
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(
             "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
-            where=str(settings.store / entry.release),
+            where=str(settings.layout.release(entry.release)),
             remedy=REMEDY,
         )
 

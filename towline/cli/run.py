@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.moments import Moment
+from towline.cli.dates import Moment
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -39,17 +39,17 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
     """
     from towline.cli import flows, screen
     from towline.config import Settings, read_config
-    from towline.errors import GateRefused
+    from towline.errors import PromotionRejectedError
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         done = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
     outcome, page = done.value, done.page
     document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
     emit(document, as_json, lambda: screen.summary(outcome, settings, page))
     if outcome.event == "refused":
-        click.get_current_context().exit(GateRefused.exit_code)
+        click.get_current_context().exit(PromotionRejectedError.exit_code)
 
 
 @click.command()
@@ -74,8 +74,8 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     extras.require("towline validate", "pipeline")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
-        from towline.checking import check
+    with screen.progress(settings.layout.log()):
+        from towline.preflight import check
 
         checked = check(settings, pipeline, as_of)
     contract = checked.contract.model_dump(mode="json")

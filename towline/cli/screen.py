@@ -16,12 +16,12 @@ import click
 from towline import files
 
 if TYPE_CHECKING:
-    from towline.checking import Checked
     from towline.config import Settings
-    from towline.data.contract import Column, Contract
-    from towline.outcome import Outcome
+    from towline.data.schema.contract import Column, Contract
+    from towline.manifest import Manifest
+    from towline.preflight import Checked
+    from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
-    from towline.release.manifest import Manifest
 
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
@@ -159,7 +159,7 @@ def _width(cell: str) -> int:
 
 def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     """The end of a run on one screen; ``page`` is that of a run on another machine, where its files are."""
-    release = settings.store / outcome.release
+    release = settings.layout.release(outcome.release)
     name = f"{outcome.model}@{outcome.version}"
     if outcome.repeated:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"

@@ -10,7 +10,7 @@ import click
 from towline.cli import emit, extras, json_option
 
 if TYPE_CHECKING:
-    from towline.serving.server import Started
+    from towline.serving.process.server import Started
 
 
 @click.command()
@@ -65,9 +65,9 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
     from towline.config import Settings
 
     extras.require("towline serve", "serve")
-    from towline.cli.services import noted
+    from towline.operations.services import noted
     from towline.serving.options import Options
-    from towline.serving.server import run
+    from towline.serving.process.server import run
 
     settings = Settings.from_environment()
     with noted(settings) as note:

@@ -12,9 +12,9 @@ from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import Settings
-    from towline.monitoring.alerts import Sent
-    from towline.monitoring.looks import Sample
-    from towline.monitoring.slo import Objective
+    from towline.monitoring.alerts.notifications import DeliveryReport
+    from towline.monitoring.slo.burn_rate import Objective
+    from towline.monitoring.slo.metrics_scraper import ServiceSample
 
 _COLORS = {"met": "green", "burning": "red", "spent": "yellow", "unknown": "yellow"}
 
@@ -50,20 +50,25 @@ def slo(
     from towline.config import Settings, read_config
 
     extras.require("towline slo", "serve")
-    from towline.monitoring import alerts, traffic
+    from towline.monitoring.alerts import notifications
     from towline.monitoring.journal import Journal
-    from towline.monitoring.slo import evaluate
+    from towline.monitoring.slo import slo_history
+    from towline.monitoring.slo.burn_rate import evaluate
 
     settings, pipeline = Settings.from_environment(), read_config(config, overrides)
     journal, now = Journal.of(settings, pipeline.name), dt.datetime.now(dt.UTC)
     looks = [
-        traffic.look(url, key or None, journal.folder, pipeline.name, pipeline.slo.period, now)
+        slo_history.look(url, key or None, journal.folder, pipeline.name, pipeline.slo.period, now)
         for url in services or _started(settings, pipeline.name)
     ]
     found = evaluate(
-        traffic.read(journal.folder), pipeline.slo, now, quality=journal.quality(), metric=pipeline.evaluation.metric
+        slo_history.read(journal.folder),
+        pipeline.slo,
+        now,
+        quality=journal.quality(),
+        metric=pipeline.evaluation.metric,
     )
-    sent = alerts.Sent() if quiet else alerts.tell_objectives(settings, pipeline, found, now)
+    sent = notifications.DeliveryReport() if quiet else notifications.tell_objectives(settings, pipeline, found, now)
     document = {
         "model": pipeline.name,
         "at": now.isoformat(),
@@ -75,7 +80,7 @@ def slo(
 
 
 def _started(settings: "Settings", model: str) -> list[str]:
-    from towline.cli.services import find
+    from towline.operations.services import find
 
     if found := find(settings, model):
         return found
@@ -86,7 +91,7 @@ def _started(settings: "Settings", model: str) -> list[str]:
     )
 
 
-def _told(model: str, looks: "list[Sample]", found: "tuple[Objective, ...]", sent: "Sent") -> str:
+def _told(model: str, looks: "list[ServiceSample]", found: "tuple[Objective, ...]", sent: "DeliveryReport") -> str:
     from towline.cli.screen import table
 
     lines = []

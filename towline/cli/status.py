@@ -17,12 +17,13 @@ from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
-    from towline.monitoring.links import Links
-    from towline.monitoring.status import Run, Status
+    from towline.monitoring.status.links import Links
+    from towline.monitoring.status.summary import Run, Status
 
 COLOURS = {
-    "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
-    "bad": "red", "drift": "red", "broken": "red", "burning": "red", "block": "red", "failed": "red", "crashed": "red",
+    "good": "green", "ok": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
+    "bad": "red", "degraded": "red", "drift": "red", "invalid_schema": "red",
+    "burning": "red", "block": "red", "failed": "red", "crashed": "red",
     "data refused": "red", "roll back": "red",
     "warn": "yellow", "unknown": "yellow", "spent": "yellow", "refused": "yellow",
 }  # fmt: skip
@@ -52,7 +53,7 @@ def status(name: str | None, page: Path | None, as_json: bool) -> None:
     found = [one.model_copy(update={"mirror": mirrored(settings, one.model)}) for one in gather(settings, name)]
     if page is not None:
         from towline import files
-        from towline.monitoring.page import index, render
+        from towline.monitoring.status.page import index, render
 
         one = len(found) == 1
         files.write(page, render(found[0]) if one else index(found, dt.datetime.now(dt.UTC)))
@@ -72,12 +73,12 @@ def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
     Raises:
         ConfigError: there is no such model.
         ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
-        Unavailable: the ledger cannot be read.
+        TransientError: the ledger cannot be read.
     """
-    from towline.loading import check_recorded
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
+    from towline.registry.resolution import check_recorded
 
-    config, ledger = _config(name), Ledger(settings.ledger_url)
+    config, ledger = _config(name), open_ledger(settings)
     known, wanted = ledger.models(), config.name if config else name
     check_recorded(settings, ledger, wanted)
     if wanted is not None and wanted not in known:
@@ -93,7 +94,7 @@ def _gathered(
 ) -> "Status":
     """The status of a model; of one among several whose rows are not what was written, that alone."""
     from towline.errors import ReleaseError
-    from towline.monitoring.status import Alarm, Status, gather
+    from towline.monitoring.status.summary import Alarm, Status, gather
 
     try:
         return gather(settings, model, now, config, runs(settings, model))
@@ -107,24 +108,24 @@ def mirrored(settings: "Settings", model: str) -> str:
     """What MLflow lacked of a model, and that it was put back; empty if nothing, or without MLflow installed."""
     from importlib.util import find_spec
 
-    from towline.errors import ReleaseError, Unavailable
+    from towline.errors import ReleaseError, TransientError
 
     if find_spec("mlflow") is None:
         return ""
-    from towline.mirroring import mend
+    from towline.registry.mlflow.synchronization import mend
 
     try:
         return "; ".join(mend(settings, model))
     except ReleaseError:  # told by the model's status
         return ""
-    except Unavailable as error:
+    except TransientError as error:
         return f"cannot be looked at: {error.what}"
 
 
 def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
     """The last and the next run of each of a model's flows, as the Prefect server tells; none where it is away."""
-    from towline.cli import servers
-    from towline.monitoring.status import Run
+    from towline.monitoring.status.summary import Run
+    from towline.operations import servers
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
@@ -161,8 +162,8 @@ def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
 
 def links(settings: "Settings", models: Sequence[str]) -> "Links":
     """Where the store's web interfaces answer, and what MLflow calls the experiments of these models."""
-    from towline.cli import servers
-    from towline.monitoring.links import Links
+    from towline.monitoring.status.links import Links
+    from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
     pages = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
@@ -280,8 +281,8 @@ def _drift(one: "Status") -> str:
     night = one.drift[-1]
     until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
     lines = [head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}"]
-    near = [f for f in night.findings if f.alarm or f.broken or f.threshold is not None][:5]
-    rows = [[f.column, f.what, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
+    near = [f for f in night.checks if f.alarm or f.invalid or f.threshold is not None][:5]
+    rows = [[f.column, f.name, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
     lines += [table(["column", "what", "value", "alarm from", "last nights"], rows, "  ")] if rows else []
     return "\n".join(lines)
 
@@ -313,9 +314,9 @@ def _recent(one: "Status", column: str) -> str:
     """The last nights of a column, oldest first: how near it came to its threshold, ! an alarm."""
     told = ""
     for night in one.drift[-14:]:
-        mine = [f for f in night.findings if f.column == column]
+        mine = [f for f in night.checks if f.column == column]
         near = max((f.value / f.threshold for f in mine if f.threshold), default=0.0)
-        told += "!" if any(f.alarm or f.broken for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
+        told += "!" if any(f.alarm or f.invalid for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
     return told
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, extras, json_option
-from towline.errors import ConfigError, Unavailable
+from towline.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
-    from towline.monitoring.running import Up
+    from towline.operations.up_state import Up
 
 _UNIT = """\
 [Unit]
@@ -63,17 +63,17 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
       towline up configs/bike_demand.yaml --systemd > ~/.config/systemd/user/towline.service
     """
     from towline import files
-    from towline.cli.supervision import Supervisor
     from towline.config import Settings
-    from towline.loading import check_recorded
-    from towline.monitoring import running
-    from towline.registry.ledger import Ledger
+    from towline.operations import up_state
+    from towline.operations.supervisor import Supervisor
+    from towline.registry.ledger import open_ledger
+    from towline.registry.resolution import check_recorded
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
-    with contextlib.suppress(Unavailable):  # a ledger that is away comes back
+    with contextlib.suppress(TransientError):  # a ledger that is away comes back
         for pipeline in pipelines:
-            check_recorded(settings, Ledger(settings.ledger_url), pipeline.name)
+            check_recorded(settings, open_ledger(settings), pipeline.name)
     if systemd:
         click.echo(_unit(settings, pipelines), nl=False)
         return
@@ -87,9 +87,9 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
             click.launch(state.pages.get("status") or next(iter(state.pages.values())))
 
     click.echo("starting …", err=True)
-    with files.locked(running.path(settings).with_suffix(".lock"), wait=False) as got:
+    with files.locked(up_state.path(settings).with_suffix(".lock"), wait=False) as got:
         if not got:
-            other = running.find(settings)
+            other = up_state.find(settings)
             since = f", process {other.pid}, since {other.since:%Y-%m-%d %H:%M} UTC" if other else ""
             raise ConfigError(
                 f"towline up runs already on this store{since}",
@@ -133,7 +133,7 @@ def _told(state: "Up", configs: "Sequence[PipelineConfig]", settings: "Settings"
             for flow, line in (("training", at.train), ("drift", at.drift), ("quality", at.quality))
         )
         lines.append(f"  flows   {when}   ({at.timezone})")
-    return "\n".join([*lines, f"{'logs':<10}{settings.store / 'logs'}", f"{'end':<10}Ctrl-C"])
+    return "\n".join([*lines, f"{'logs':<10}{settings.layout.logs}", f"{'end':<10}Ctrl-C"])
 
 
 def _unit(settings: "Settings", configs: "Sequence[PipelineConfig]") -> str:

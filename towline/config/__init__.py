@@ -4,6 +4,15 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
+from towline.config.monitoring import (
+    AlertConfig,
+    DriftConfig,
+    PackageConfig,
+    QualityConfig,
+    RetrainConfig,
+    ScheduleConfig,
+    SloConfig,
+)
 from towline.config.pipeline import Given, PipelineConfig, build_config, read_config
 from towline.config.record import Duration, Frozen, Span, span
 from towline.config.settings import Settings
@@ -29,15 +38,6 @@ from towline.config.training import (
     SqlSource,
     Task,
     ValidationConfig,
-)
-from towline.config.watch import (
-    AlertConfig,
-    DriftConfig,
-    PackageConfig,
-    QualityConfig,
-    RetrainConfig,
-    ScheduleConfig,
-    SloConfig,
 )
 
 __all__ = [

@@ -14,8 +14,18 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from towline import strict_yaml
+from towline.config import strict_yaml
 from towline.config.messages import problems
+from towline.config.monitoring import (
+    WATCH,
+    AlertConfig,
+    DriftConfig,
+    PackageConfig,
+    QualityConfig,
+    RetrainConfig,
+    ScheduleConfig,
+    SloConfig,
+)
 from towline.config.passwords import holds_hidden
 from towline.config.record import Frozen
 from towline.config.settings import Settings
@@ -31,16 +41,6 @@ from towline.config.training import (
     SqlSource,
     Task,
     ValidationConfig,
-)
-from towline.config.watch import (
-    WATCH,
-    AlertConfig,
-    DriftConfig,
-    PackageConfig,
-    QualityConfig,
-    RetrainConfig,
-    ScheduleConfig,
-    SloConfig,
 )
 from towline.errors import ConfigError
 

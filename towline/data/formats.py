@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from towline.config import SqlSource
 from towline.config.passwords import expanded, masked
-from towline.data.columns import examples
-from towline.errors import ConfigError, DataError, Unavailable
+from towline.data.schema.columns import examples
+from towline.errors import ConfigError, DataError, TransientError
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
@@ -167,7 +167,7 @@ def query(source: SqlSource, project: Path) -> pa.Table:
     Raises:
         ConfigError: a bad URL, an unset variable, or no driver.
         DataError: the query fails or gives no rows or a column of mixed types.
-        Unavailable: the database cannot be reached or is locked.
+        TransientError: the database cannot be reached or is locked.
     """
     from sqlalchemy import create_engine, exc, make_url
 
@@ -201,7 +201,7 @@ def query(source: SqlSource, project: Path) -> pa.Table:
         for secret in (url.password, url.query.get("password")):
             reason = reason.replace(str(secret or "\0"), "***")
         if not connected or error.connection_invalidated or "locked" in reason:
-            raise Unavailable(
+            raise TransientError(
                 f"the database does not answer: {reason}", where=where, remedy="see that it runs and may be reached"
             ) from None
         raise DataError(f"the query failed: {reason}", where=where, remedy="mend data.source.query") from None

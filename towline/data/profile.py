@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Kind
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 
 _CELLS = 256
 _TOP = 200

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, SqlSource, span
 from towline.config.passwords import masked
-from towline.data import formats, notation, parsing
-from towline.data.columns import examples
-from towline.data.values import ValueFormat, ValueReader, column_format, level
+from towline.data import formats
+from towline.data.schema import notation, text_columns
+from towline.data.schema.columns import examples
+from towline.data.schema.values import ValueFormat, ValueReader, column_format, level
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
+from towline.store import StoreLayout
 
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
@@ -63,7 +65,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
     Raises:
         ConfigError: a column or an environment variable the config names does not exist.
         DataError: the source is missing, empty, malformed or holds what no model can learn from.
-        Unavailable: the database is away, or the store cannot be written.
+        TransientError: the database is away, or the store cannot be written.
     """
     for key in ("window", "half_life", "level"):
         if getattr(config, key) and not config.time:
@@ -87,9 +89,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
     coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in coerced)
     digest = _digest(table)
     dataset = Dataset(
-        path=f"datasets/{digest[:16]}.parquet"
-        if config.keep_snapshot
-        else f"datasets/.{secrets.token_hex(16)}.parquet",
+        path=StoreLayout.dataset_name(digest[:16] if config.keep_snapshot else f".{secrets.token_hex(16)}"),
         digest=digest,
         rows=table.num_rows,
         columns=tuple(table.column_names),
@@ -99,16 +99,17 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
         time_format=time_format,
         coerced=coerced,
     )
-    with replacing(store / dataset.path) as file:
+    snapshot = StoreLayout(store).dataset(dataset.path)
+    with replacing(snapshot) as file:
         pq.write_table(table, file, compression="zstd")
-    sweep((store / dataset.path).parent)
+    sweep(snapshot.parent)
     return dataset
 
 
 def drop(dataset: Dataset, config: DataConfig, store: Path) -> None:
     """Removes a snapshot that is not to be kept."""
     if not config.keep_snapshot:
-        (store / dataset.path).unlink(missing_ok=True)
+        StoreLayout(store).dataset(dataset.path).unlink(missing_ok=True)
 
 
 def read(dataset: Dataset, store: Path) -> pd.DataFrame:
@@ -117,7 +118,7 @@ def read(dataset: Dataset, store: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is gone, or its content is not what the digest says.
     """
-    path = store / dataset.path
+    path = StoreLayout(store).dataset(dataset.path)
     remedy = "run the load step again: the source is read anew"
     if not path.is_file():
         raise DataError("the snapshot of the data is gone", where=str(path), remedy=remedy)
@@ -207,8 +208,8 @@ def _plain(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
         return pa.chunked_array(
             [pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.large_string())]
         )
-    if parsing.is_text(kind):
-        return parsing.large_text(column)
+    if text_columns.is_text(kind):
+        return text_columns.large_text(column)
     if pa.types.is_null(kind) or pa.types.is_boolean(kind):
         return column
     if pa.types.is_time(kind):
@@ -232,13 +233,15 @@ def _typed(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, t
         kind = config.columns.get(name)
         if name == config.time:
             column, time_format = _times(column, name, fmt, where)
-        elif kind == "numeric" and parsing.is_text(column.type):
-            floats, unread = parsing.numbers(column, fmt)
+        elif kind == "numeric" and text_columns.is_text(column.type):
+            floats, unread = text_columns.numbers(column, fmt)
             if unread.any():
                 rows = np.flatnonzero(unread)
                 shown = examples(column.to_pandas(), rows)
                 coerced.append(Coerced(column=name, count=len(rows), share=len(rows) / len(column), examples=shown))
-            column = parsing.whole_or_float(floats, column) or pa.chunked_array([pa.array(floats, from_pandas=True)])
+            column = text_columns.whole_or_float(floats, column) or pa.chunked_array(
+                [pa.array(floats, from_pandas=True)]
+            )
         elif kind is None or kind == "ignore":
             column = _inferred(column, name, fmt, where, refuse_mixed=kind is None)
         elif kind != "text":
@@ -250,24 +253,24 @@ def _typed(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, t
 def _inferred(
     column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str, *, refuse_mixed: bool
 ) -> pa.ChunkedArray:
-    if not parsing.is_text(column.type):
-        return _as_text(column) if parsing.is_inexact(column) else column
-    column = parsing.infer_text(column, fmt)
-    if refuse_mixed and parsing.is_text(column.type):
+    if not text_columns.is_text(column.type):
+        return _as_text(column) if text_columns.is_inexact(column) else column
+    column = text_columns.infer_text(column, fmt)
+    if refuse_mixed and text_columns.is_text(column.type):
         _refuse_mixed(column, name, where)
     return column
 
 
 def _declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
     """A column of a declared kind; as it is where values do not fit, for the contract to name them."""
-    text = parsing.is_text(column.type)
+    text = text_columns.is_text(column.type)
     if kind == "category":
-        return parsing.category(column, fmt)
+        return text_columns.category(column, fmt)
     if kind == "boolean" and column.type != pa.bool_():
-        flags, unread = parsing.booleans(column if text else _as_text(column), fmt)
-        return column if unread.any() else parsing.flag_array(flags)
+        flags, unread = text_columns.booleans(column if text else _as_text(column), fmt)
+        return column if unread.any() else text_columns.flag_array(flags)
     if kind == "datetime" and (text or (fmt.date_format and not pa.types.is_temporal(column.type))):
-        moments, unread = parsing.times(column if text else _as_text(column), fmt)
+        moments, unread = text_columns.times(column if text else _as_text(column), fmt)
         return column if unread.any() else pa.chunked_array([pa.array(moments, _TIME)])
     return column
 
@@ -275,7 +278,7 @@ def _declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.Chunk
 def _without_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     """The same without numbers that stand for null; ``parsing`` has done it for text."""
     if column.type not in (pa.int64(), pa.float64()) or not fmt.na_values:
-        return parsing.without_markers(column, fmt) if parsing.is_text(column.type) else column
+        return text_columns.without_markers(column, fmt) if text_columns.is_text(column.type) else column
     reader = ValueReader("numeric", fmt)
     marked = [reader.is_null(value) for value in column.to_pylist()]
     return pc.if_else(pa.array(marked), pa.scalar(None, column.type), column)
@@ -288,10 +291,10 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
         return column.cast(_TIME), fmt.date_format
     if column.type == pa.bool_():
         raise DataError(f"time column {name!r} holds flags, not dates", where=where, remedy="name another data.time")
-    texts = column if parsing.is_text(column.type) else _as_text(column)
+    texts = column if text_columns.is_text(column.type) else _as_text(column)
     if fmt.date_format is None:
-        fmt = fmt.model_copy(update={"date_format": parsing.digits_format(texts)})
-    moments, unread = parsing.times(texts, fmt)
+        fmt = fmt.model_copy(update={"date_format": text_columns.digits_format(texts)})
+    moments, unread = text_columns.times(texts, fmt)
     if unread.any():
         rows = np.flatnonzero(unread)
         raise DataError(
@@ -307,7 +310,7 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
 def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     numbers = pc.match_substring_regex(column, _NUMBER)
     share = pc.mean(numbers).as_py()
-    if share is None or not 0.5 <= share < 1.0 or parsing.zero_padded(column):
+    if share is None or not 0.5 <= share < 1.0 or text_columns.zero_padded(column):
         return
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
     texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()

@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from towline.config import Frozen, PipelineConfig
 from towline.data.workspace import Workspace
-from towline.errors import ConfigError, DataRefused
+from towline.errors import ConfigError, DataValidationError
 from towline.files import replacing
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -34,7 +34,7 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
     left out of both parts.
 
     Raises:
-        DataRefused: one part would be empty.
+        DataValidationError: one part would be empty.
     """
     rows, contract, data = work.table(), work.contract(), config.data
     by: Literal["time", "random"] = "random" if config.split.by == "random" or not data.time else "time"
@@ -52,7 +52,7 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
         train, holdout = order[~held], order[held]
     if not len(train) or not len(holdout):
         side = "holdout" if len(train) else "train part"
-        raise DataRefused(
+        raise DataValidationError(
             f"the {side} would be empty",
             where=f"split by {by}" + (f", groups of {data.group!r} whole" if data.group else ""),
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
@@ -102,7 +102,7 @@ def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_
         parts_by: ``Parts.by`` of the split.
 
     Raises:
-        DataRefused: too few rows, timestamps, groups or rows of a class, or a fold's side that lacks classes.
+        DataValidationError: too few rows, timestamps, groups or rows of a class, or a fold's side that lacks classes.
     """
     count = config.cross_validation.folds
     if len(rows) < count:
@@ -119,15 +119,15 @@ def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_
     return made
 
 
-def _too_few(what: str, count: int, *, by_time: bool = False) -> DataRefused:
+def _too_few(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
     return _refused(f"{what}: fewer than {count} folds", by_time=by_time)
 
 
-def _refused(what: str, *, by_time: bool) -> DataRefused:
+def _refused(what: str, *, by_time: bool) -> DataValidationError:
     # fewer folds by time seldom help where classes or times come and go
     first = "set split.by: random, " if by_time else ""
     remedy = f"{first}lower cross_validation.folds or give more rows"
-    return DataRefused(what, where="cross_validation.folds", remedy=remedy)
+    return DataValidationError(what, where="cross_validation.folds", remedy=remedy)
 
 
 def _expanding(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
@@ -160,13 +160,13 @@ def _shuffled(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, co
 def _starts(times: pd.Series) -> np.ndarray:
     """Where each distinct time but the first begins, in times that are sorted."""
     if times.isna().any():
-        raise DataRefused(
+        raise DataValidationError(
             f"{int(times.isna().sum())} rows have no time", where=f"column {times.name!r}", remedy="leave them out"
         )
     values = times.to_numpy()
     starts = np.flatnonzero(values[1:] != values[:-1]) + 1
     if not len(starts):
-        raise DataRefused(
+        raise DataValidationError(
             "all rows have the same time",
             where=f"column {times.name!r}",
             remedy="set split.by: random, or give rows of several times",

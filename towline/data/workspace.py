@@ -18,10 +18,11 @@ from pydantic import BaseModel
 
 from towline import files
 from towline.config import Frozen, PipelineConfig
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 from towline.data.sources import Dataset, read
-from towline.errors import Unavailable
+from towline.errors import TransientError
 from towline.provenance import code
+from towline.store import StoreLayout
 
 ABANDONED = timedelta(days=30)
 SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is not to outlive it
@@ -40,23 +41,23 @@ class Workspace(Frozen):
 
     @property
     def path(self) -> Path:
-        return self.store / "work" / self.key[:16]
+        return StoreLayout(self.store).workspace(self.key)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keeps another process from doing the same run at the same time; at its end, a snapshot of its own is removed.
 
         Raises:
-            Unavailable: one is at it, or has ended it since this workspace was opened.
+            TransientError: one is at it, or has ended it since this workspace was opened.
         """
         with files.locked(self.file("lock"), wait=False) as mine:
             if not mine:
-                raise Unavailable(
+                raise TransientError(
                     "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
                 )
             if not self._stands():
                 self.remove()
-                raise Unavailable(
+                raise TransientError(
                     "this very run was in another process's hands",
                     where=str(self.path),
                     remedy="run the same command again: it tells what came of it, or goes on",
@@ -85,7 +86,7 @@ class Workspace(Frozen):
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
                 # of another user's folder this one may not be able to dispose
-                with contextlib.suppress(OSError, Unavailable), files.locked(other / "lock", wait=False) as ours:
+                with contextlib.suppress(OSError, TransientError), files.locked(other / "lock", wait=False) as ours:
                     if ours:
                         _put_aside(other)
         for gone in self.path.parent.glob(".gone-*"):
@@ -101,7 +102,7 @@ class Workspace(Frozen):
         return files.write(self.file(name), json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
     def contract(self) -> Contract:
-        return Contract.model_validate_json(self.file("contract.json").read_bytes())
+        return Contract.read(self.path)
 
     def table(self) -> pd.DataFrame:
         """The snapshot as read; shared between steps, not to be changed."""
@@ -149,7 +150,7 @@ def open_workspace(
         ended: keys of runs that are not to be found done, but done anew under a key of their own.
 
     Raises:
-        Unavailable: the store cannot be written.
+        TransientError: the store cannot be written.
     """
     parts = (config.digest, dataset.digest, code(config, project), as_of.isoformat() if as_of else "")
     for again in itertools.count():
@@ -162,6 +163,6 @@ def open_workspace(
         files.write(token, secrets.token_hex(8))
     if not config.data.keep_snapshot:
         own = work.file(SNAPSHOT)
-        (store / dataset.path).replace(own)
+        StoreLayout(store).dataset(dataset.path).replace(own)
         dataset = dataset.model_copy(update={"path": own.relative_to(store).as_posix()})
     return work.model_copy(update={"token": token.read_text(), "dataset": dataset})

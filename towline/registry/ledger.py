@@ -8,10 +8,11 @@ import getpass
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from towline.errors import GateRefused
-from towline.registry.chain import Chain, Draft, Entry
+from towline.config import Settings
+from towline.errors import PromotionRejectedError
+from towline.registry.hash_chain import Chain, Draft, Entry
 
-__all__ = ["Entry", "Ledger", "actor"]
+__all__ = ["Entry", "Ledger", "actor", "open_ledger"]
 
 
 def actor() -> str:
@@ -20,6 +21,11 @@ def actor() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def open_ledger(settings: Settings) -> "Ledger":
+    """The ledger that the settings name."""
+    return Ledger(settings.ledger_url)
 
 
 class Ledger:
@@ -72,7 +78,7 @@ class Ledger:
             release: the folder of what was judged, within the store.
 
         Raises:
-            GateRefused: the verdict is not ``pass``, the number is another run's, or another promotion came first.
+            PromotionRejectedError: no passing verdict, a number of another run, or another promotion came first.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
@@ -100,7 +106,7 @@ class Ledger:
         """Makes the release that a version's recorded verdict is about champion; returns the row of one that is.
 
         Raises:
-            GateRefused: it is not in the ledger, it has not passed, or another promotion came first.
+            PromotionRejectedError: it is not in the ledger, it has not passed, or another promotion came first.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
@@ -130,7 +136,7 @@ class Ledger:
         """Records that a version was not let through; the champion stays. Arguments are those of ``promote``.
 
         Raises:
-            GateRefused: the number is another run's.
+            PromotionRejectedError: the number is another run's.
         """
 
         def decide(rows: Sequence[Entry]) -> Draft:
@@ -152,13 +158,13 @@ class Ledger:
         """Records what the watch decided about the champion; the same cause is recorded once.
 
         Raises:
-            GateRefused: no version serves.
+            PromotionRejectedError: no version serves.
         """
 
         def choose(rows: Sequence[Entry]) -> Entry | Draft:
             champion = champion_of(rows)
             if champion is None:
-                raise GateRefused("no version serves", where=model, remedy="towline run CONFIG makes one")
+                raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
             known = (row for row in rows if row.event == "decided" and row.run_key == cause)
             return next(known, None) or Draft(
                 event="decided",
@@ -179,7 +185,7 @@ class Ledger:
         """Records a container image of a version, ``evidence["image_id"]``; the same image is recorded once.
 
         Raises:
-            GateRefused: the version is not in the ledger.
+            PromotionRejectedError: the version is not in the ledger.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
@@ -210,7 +216,7 @@ class Ledger:
         back and never returns to the one that was left. Of two rollbacks at the same moment one is refused.
 
         Raises:
-            GateRefused: there is no earlier champion, or the champion changed meanwhile.
+            PromotionRejectedError: there is no earlier champion, or the champion changed meanwhile.
         """
         expected = _version(self.champion(model))
 
@@ -235,7 +241,7 @@ class Ledger:
         """The row of the champion that a rollback would bring back.
 
         Raises:
-            GateRefused: there is none.
+            PromotionRejectedError: there is none.
         """
         return _earlier(model, self._chain.read(model))
 
@@ -335,7 +341,7 @@ def champion_of(rows: Sequence[Entry]) -> Entry | None:
 def _earlier(model: str, rows: Sequence[Entry]) -> Entry:
     line = _line(rows)
     if len(line) < 2:
-        raise GateRefused(
+        raise PromotionRejectedError(
             "no earlier champion to roll back to",
             where=model,
             remedy=f"`towline history {model}` lists what has served; promote a version that passed instead",
@@ -352,13 +358,15 @@ def _registered(model: str, rows: Sequence[Entry], version: int) -> Entry:
     for row in rows:
         if row.event == "registered" and row.version == version:
             return row
-    raise GateRefused(f"{model} has no version {version}", where=model, remedy=f"see `towline models {model}`")
+    raise PromotionRejectedError(
+        f"{model} has no version {version}", where=model, remedy=f"see `towline models {model}`"
+    )
 
 
 def _own(model: str, rows: Sequence[Entry], version: int, run_key: str) -> None:
     """Refuses a run that speaks of a number that the ledger did not give it: the ledger may have been exchanged."""
     if not any((row.event, row.version, row.run_key) == ("registered", version, run_key) for row in rows):
-        raise GateRefused(
+        raise PromotionRejectedError(
             f"version {version} is not the number of this run",
             where=model,
             remedy="give the command of the run again: it is given a number of its own",
@@ -371,18 +379,18 @@ def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
     for row in reversed(rows):
         if (row.version, row.run_key) == (version, run_key) and row.event in ("promoted", "refused"):
             return row
-    raise GateRefused(
+    raise PromotionRejectedError(
         f"version {version} has no verdict: its run has not ended",
         where=model,
         remedy="give the command of its run again: it goes on where it stopped",
     )
 
 
-def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> GateRefused:
+def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> PromotionRejectedError:
     """A refusal that names the checks in the way, and the keys of the config that they follow."""
     failed = [check for check in evidence.get("checks", ()) if check["outcome"] != "pass"]
     keys = ", ".join(dict.fromkeys(check["key"] for check in failed if check.get("key")))
-    return GateRefused(
+    return PromotionRejectedError(
         f"version {version} has not passed the gate (verdict: {evidence.get('verdict', 'none')})",
         where=model,
         remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, and run it: towline run CONFIG; "
@@ -396,4 +404,6 @@ def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> GateRefu
 
 def _unchanged(model: str, champion: Entry | None, expected: int | None, remedy: str) -> None:
     if (now := _version(champion)) != expected:
-        raise GateRefused(f"lost the race: the champion is version {now}, not {expected}", where=model, remedy=remedy)
+        raise PromotionRejectedError(
+            f"lost the race: the champion is version {now}, not {expected}", where=model, remedy=remedy
+        )

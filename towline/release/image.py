@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from towline.config import Frozen
-from towline.errors import ReleaseError, Unavailable
+from towline.errors import ReleaseError, TransientError
+from towline.inference.compiled.codec import PLAN
+from towline.inference.predictor import open_release
+from towline.manifest import Manifest, verify
 from towline.release import runtime
-from towline.release.manifest import Manifest, verify
-from towline.release.plan_file import PLAN
-from towline.release.predictor import open_release
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -71,7 +71,7 @@ def make(directory: Path, repository: str = "", digest: str = "") -> Image:
     Raises:
         ReleaseError: the release is not what its manifest says, the build failed, the tag is another image's, or a
             container does not answer as the release does.
-        Unavailable: no Docker engine answers; the release stays where it is.
+        TransientError: no Docker engine answers; the release stays where it is.
     """
     manifest = verify(directory)
     tag = f"{repository or manifest.name}:{manifest.folder}"
@@ -115,7 +115,7 @@ def _engine(directory: Path) -> Iterator["DockerClient"]:
         yield client
     except (DockerException, RequestException) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise Unavailable(
+        raise TransientError(
             f"the Docker engine did not do its part: {first[:300]}" if client else "no Docker engine answers",
             where=str(directory),
             remedy="start Docker, or name its engine in DOCKER_HOST, and give the same command again; the release is "
@@ -277,7 +277,7 @@ def _try(client: "DockerClient", number: str, directory: Path, manifest: Manifes
 
 
 def _ask(container: "Container", directory: Path, *words: str) -> str:
-    code, output = container.exec_run(["python", "-m", "towline.serving.health", *words], demux=True)
+    code, output = container.exec_run(["python", "-m", "towline.serving.process.health", *words], demux=True)
     if code == 0:
         return str((output[0] or b"").decode())
     container.reload()

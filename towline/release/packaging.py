@@ -15,21 +15,21 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files, origins
 from towline.config import Frozen, PipelineConfig, Settings
-from towline.data.contract import Contract
-from towline.data.example import made_up
+from towline.data.schema.contract import Contract
+from towline.data.schema.example import made_up
 from towline.data.splits import hashes
-from towline.data.validation import Validation
+from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.release import card, reference, runtime, sbom
-from towline.release.certificate import Certificate, certify
-from towline.release.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
-from towline.release.plan_file import PLAN
-from towline.training import stored, unlabelled
-from towline.training.evaluation import Evaluation, saved_predictions
-from towline.training.final import Fitted, learnt
-from towline.training.fitting import Scores
-from towline.training.metrics import predict
-from towline.training.predictions import encode
+from towline.inference.compiled.codec import PLAN
+from towline.inference.compiled.parity import Certificate, certify
+from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
+from towline.release import model_card, reference, runtime, sbom
+from towline.training import model_io, performance_estimation
+from towline.training.cross_validation import Scores
+from towline.training.evaluation.holdout import Evaluation, saved_predictions
+from towline.training.evaluation.metrics import predict
+from towline.training.evaluation.predictions import encode
+from towline.training.final_fit import Fitted, learnt
 
 LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
 PROBES = 50
@@ -81,10 +81,10 @@ def package(
         facts: provenance; ``created``, ``git_commit``, ``git_dirty``, ``towline`` and ``python`` go into the manifest.
 
     Raises:
-        Unavailable: the disk is full or the store cannot be written; nothing is left behind.
+        TransientError: the disk is full or the store cannot be written; nothing is left behind.
         ReleaseError: this release exists already and has been changed since.
     """
-    home = settings.store / "releases" / version.name
+    home = settings.layout.releases / version.name
     manifest = _manifest(work, config, version, fitted, evaluation, scores, facts)
     with files.disk(home), files.locked(home / ".lock"):
         for stale in home.glob(".draft-*"):  # of a killed run: the lock says that nobody writes there now
@@ -92,7 +92,7 @@ def package(
         draft = home / f".draft-{work.key[:16]}"
         try:
             _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
-            for path in unlabelled.save(work, config, fitted.candidate):
+            for path in performance_estimation.save(work, config, fitted.candidate):
                 files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe(draft)})
             files.write(draft / MANIFEST, manifest.text())
@@ -124,8 +124,8 @@ def _manifest(
     contract = work.contract()
     data = work.dataset
     estimator = next(score.estimator for score in scores if score.candidate == fitted.candidate)
-    types = stored.further_types(work.file(fitted.file))
-    homes = stored.homes(work.file(fitted.file)) | {estimator.partition(".")[0]}
+    types = model_io.further_types(work.file(fitted.file))
+    homes = model_io.homes(work.file(fitted.file)) | {estimator.partition(".")[0]}
     return Manifest(
         name=version.name,
         version=version.version,
@@ -187,16 +187,16 @@ def _write(
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
     rows = learnt(work, config, fitted)
     seen = contract.features(rows)
-    model = stored.load(work.file(fitted.file), stored.packages(config))
+    model = model_io.load(work.file(fitted.file), model_io.packages(config))
     certificate, plan = _compiled(work, config, contract, model, seen)
-    needs = runtime.requirements(compiled=bool(plan), packages=stored.homes(work.file(fitted.file)))
-    written = card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
+    needs = runtime.requirements(compiled=bool(plan), packages=model_io.homes(work.file(fitted.file)))
+    written = model_card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),
         "cross_validation": [score.model_dump(mode="json") for score in scores],
     }
     contents: dict[str, str | bytes] = {
-        "contract.json": contract.model_dump_json(indent=1),
+        Contract.FILE: contract.model_dump_json(indent=1),
         **reference.of(work, config, rows),
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),

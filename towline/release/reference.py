@@ -9,9 +9,9 @@ import numpy as np
 from towline.config import Kind, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
-from towline.data.contract import Contract
-from towline.data.values import level
-from towline.training.predictions import Predictions
+from towline.data.schema.contract import Contract
+from towline.data.schema.values import level
+from towline.training.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:  # a night is compared without them
     import pandas as pd
@@ -40,7 +40,7 @@ def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dic
             learnt from they are too sure.
     """
     from towline.data.profile import described, profile, repeated
-    from towline.training.evaluation import saved_predictions
+    from towline.training.evaluation.holdout import saved_predictions
 
     contract = work.contract()
     features = contract.features(learnt)

@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any
 
-from towline.release.manifest import Manifest
+from towline.manifest import Manifest
 from towline.release.runtime import Locked, locked
 
 NAME = "sbom.cdx.json"

@@ -20,26 +20,28 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
-from towline.data.example import example
-from towline.data.rows import Odd, Row
+from towline.data.schema.example import example
+from towline.data.schema.rows import Odd, Row
 from towline.errors import Fault
-from towline.serving import binary, browsers, compression, metrics, openapi, page, protocol, tensors
+from towline.serving import browser_access, metrics
 from towline.serving.batching import Batcher, Turn
-from towline.serving.browsers import Hosts, Origins
+from towline.serving.browser_access import Hosts, Origins
+from towline.serving.docs import html_page, openapi
 from towline.serving.endpoint import Access, Answers, Call, Endpoint, Guard, Reply, Scope, Send
-from towline.serving.limits import Rate, Receive, read_body
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Problem
-from towline.serving.protocol import Asked, Protocol
-from towline.serving.strict_json import KEYS, LARGE, loads
+from towline.serving.protocols import binary_tensors, compression, json_rows, open_inference
+from towline.serving.protocols.json_rows import Asked, Protocol
+from towline.serving.protocols.strict_json import KEYS, LARGE, loads
+from towline.serving.rate_limit import Rate, Receive, read_body
 
 if TYPE_CHECKING:
-    from towline.release.predictor import Model
-    from towline.release.scorer import Answer
-    from towline.serving.keys import Keys
-    from towline.serving.live import Live
+    from towline.inference.predictor import Model
+    from towline.inference.scorer import Answer
+    from towline.prediction_log.writer import PredictionLog
+    from towline.serving.auth import Keys
+    from towline.serving.model_reloader import Live
     from towline.serving.options import Options
-    from towline.serving.prediction_log import PredictionLog
 
 AT_ONCE = 64  # rows that a compiled model answers before anything else is done
 READING = 16  # large bodies that may wait to be read
@@ -105,7 +107,7 @@ def create(
         return Endpoint(path, "predict", desk.predicts(how), guard, "POST")
 
     endpoints = [
-        post("/predict", protocol.ROWS),
+        post("/predict", json_rows.ROWS),
         get("/livez", "public", desk.alive),
         get("/readyz", "public", desk.ready),
         get("/metrics", "admin", desk.exposition),
@@ -114,8 +116,8 @@ def create(
         get("/docs", "predict", desk.docs, browser=True),
         get("/", "public", to_docs),
         # MLflow's scoring protocol, and the path of its deployments client
-        post("/invocations", protocol.INVOCATIONS),
-        post("/endpoints/{name}/invocations", protocol.INVOCATIONS),
+        post("/invocations", json_rows.INVOCATIONS),
+        post("/endpoints/{name}/invocations", json_rows.INVOCATIONS),
         get("/ping", "public", desk.ping),
         get("/health", "public", desk.ping),
         get("/version", "public", version),
@@ -129,7 +131,7 @@ def create(
             for endpoint in (
                 get(model, "predict", desk.tensors),
                 get(f"{model}/ready", "public", desk.model_ready),
-                post(f"{model}/infer", tensors.TENSORS),
+                post(f"{model}/infer", open_inference.TENSORS),
             )
         ),
     ]
@@ -168,7 +170,7 @@ class Desk:
             body = await read_body(call.receive, call.headers, self._options.max_body)
             if packed:
                 body = await self._unpack(body)
-            end = binary.cut(call.headers, len(body)) if binary.HEADER in call.headers else None
+            end = binary_tensors.cut(call.headers, len(body)) if binary_tensors.HEADER in call.headers else None
             if len(body) < LARGE:
                 asked, canonical, odd = _read(how, body, end, model, self._options.max_rows)
             else:
@@ -209,7 +211,7 @@ class Desk:
         return Reply(orjson.dumps({"name": model.name, "ready": True}))
 
     async def tensors(self, call: Call) -> Reply:
-        return Reply(orjson.dumps(tensors.describe(self._model(call))))
+        return Reply(orjson.dumps(open_inference.describe(self._model(call))))
 
     async def metadata(self, call: Call) -> Reply:
         """What the release is: the manifest without its list of files, and the fields it takes."""
@@ -228,9 +230,11 @@ class Desk:
     async def docs(self, call: Call) -> Reply:
         model = self._model(call)
         row = example(model.contract)
-        answer = protocol.write_rows(model.answer([row]), model, Asked([row]), "7f3a9c-1")
-        text = page.render(model, self._document(model), _address(call, self._options), answer)
-        return Reply(text.encode(), b"text/html; charset=utf-8", headers=((b"content-security-policy", page.POLICY),))
+        answer = json_rows.write_rows(model.answer([row]), model, Asked([row]), "7f3a9c-1")
+        text = html_page.render(model, self._document(model), _address(call, self._options), answer)
+        return Reply(
+            text.encode(), b"text/html; charset=utf-8", headers=((b"content-security-policy", html_page.POLICY),)
+        )
 
     def _document(self, model: "Model") -> dict[str, Any]:
         if self._told is None or self._told[0] is not model:
@@ -310,7 +314,7 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
         document = loads(body, most, widest=widest, nan=how.nan)
     else:
         document = loads(body[:end], most, widest=widest, nan=how.nan)
-        binary.attach(document, body[end:])
+        binary_tensors.attach(document, body[end:])
     asked = how.read(document, model, most)
     odd: list[Odd] = []
     canonical = model.reader.read(asked.rows, odd)
@@ -320,7 +324,7 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
 def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
     kind, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
     # a page can send neither of them on a foreign site without being asked for it first: not the header, nor JSON
-    if how.bare and (binary.HEADER in headers or (not kind and not browsers.from_page(headers))):
+    if how.bare and (binary_tensors.HEADER in headers or (not kind and not browser_access.from_page(headers))):
         return
     given = [part.strip() for part in parameters.split(";") if part.strip()]
     if kind.strip() != "application/json" or any(part not in _CHARSETS for part in given):

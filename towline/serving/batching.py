@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.release.scorer import Answer
+from towline.inference.scorer import Answer
 from towline.serving.problems import Problem
 
 if TYPE_CHECKING:
-    from towline.release.predictor import Model
+    from towline.inference.predictor import Model
 
 QUEUED = 20_000  # rows that may wait
 JOBS = 64  # requests that are joined on the event loop

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from towline.errors import TowlineError
 from towline.serving import problems
-from towline.serving.browsers import Hosts, Origins
-from towline.serving.limits import Gone, Rate, Receive
+from towline.serving.browser_access import Hosts, Origins
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Header, Problem
+from towline.serving.rate_limit import Gone, Rate, Receive
 
 if TYPE_CHECKING:
-    from towline.serving.keys import Keys
+    from towline.serving.auth import Keys
 
 Access = Literal["public", "predict", "admin"]
 Scope = MutableMapping[str, Any]

@@ -25,14 +25,15 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
-    from towline.release.predictor import Model
-    from towline.release.scorer import Answer
-    from towline.serving.prediction_log import PredictionLog
+    from towline.inference.predictor import Model
+    from towline.inference.scorer import Answer
+    from towline.prediction_log.writer import PredictionLog
+
+from towline.config.monitoring import LATENCY_BUCKETS_S
 
 EVERY = 0.5  # seconds
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CELLS = 20  # of the histogram of predicted values, over the range of the training table
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -76,7 +77,7 @@ class Metrics:
         self._requests = counter("requests", "Requests answered.", "route", "status")
         self._seconds = Histogram(
             "towline_request_seconds", "Of a request that reached a model until it was answered.", ("route", "version"),
-            registry=self.registry, buckets=SECONDS,
+            registry=self.registry, buckets=LATENCY_BUCKETS_S,
         )  # fmt: skip
         self._errors = counter("errors", "Requests refused, by the code of the problem.", "code")
         self._input = counter("input_rows", "Rows predicted.", "version")

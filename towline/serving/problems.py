@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from towline.errors import Fault, InputRefused, TowlineError
+from towline.errors import Fault, InputValidationError, TowlineError
 
 LISTED = 20  # faults told in one answer
 Header = tuple[bytes, bytes]
@@ -110,7 +110,7 @@ class Problem(Exception):
 
 def of(error: TowlineError) -> Problem:
     """The problem an error of the library is, told without where on this machine it happened."""
-    if isinstance(error, InputRefused):
+    if isinstance(error, InputValidationError):
         told = "1 value does" if error.count == 1 else f"{error.count:,} values do"
         return Problem(error.code, f"{told} not fit the contract", faults=error.faults, count=error.count)
     code = error.code if error.code in KINDS else FAULT

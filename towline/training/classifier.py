@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 
-from towline.training.predictions import Predictions, encode, labelled
+from towline.training.evaluation.predictions import Predictions, encode, labelled
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -21,11 +21,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from towline.config import Candidate, Task
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.classifier import Classifier
+from towline.training.estimator_import import brief, named, nearest
 from towline.training.features import CalendarParts
-from towline.training.named import brief, named, nearest
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20

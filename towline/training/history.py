@@ -16,14 +16,14 @@ from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
 from towline.config import GREATER_IS_BETTER, Past, PipelineConfig
-from towline.data.contract import Contract
+from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.classifier import Classifier
+from towline.training.cross_validation import Scores, primary
+from towline.training.detrend import Level, on_level
+from towline.training.estimator_import import brief
 from towline.training.estimators import Model, build, steps
-from towline.training.fitting import Scores, primary
-from towline.training.level import Level, on_level
-from towline.training.metrics import predict, scores
-from towline.training.named import brief
+from towline.training.evaluation.metrics import predict, scores
 
 MIN_ROWS = 200
 MIN_CLASS = 10  # rows of each class

@@ -11,12 +11,25 @@ import pandas as pd
 
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.workspace import Workspace
-from towline.drawing import BEFORE, DASHED, INK, LINES, MODEL, SOFT, WIDTH, blank, legend_below, save, styled, title
-from towline.training.evaluation import Evaluation, saved_predictions
-from towline.training.final import Fitted
-from towline.training.fitting import Scores
-from towline.training.level import Level
-from towline.training.metrics import Coded
+from towline.plot_style import (
+    BEFORE,
+    DASHED,
+    INK,
+    LINES,
+    MODEL,
+    SOFT,
+    WIDTH,
+    blank,
+    legend_below,
+    save,
+    styled,
+    title,
+)
+from towline.training.cross_validation import Scores
+from towline.training.detrend import Level
+from towline.training.evaluation.holdout import Evaluation, saved_predictions
+from towline.training.evaluation.metrics import Coded
+from towline.training.final_fit import Fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import sys
 
 import uvicorn
 
-from towline.serving.connection import Connection
+from towline.serving.process.connection import Connection
 
 BODY = b'{"predictions":["no"],"probabilities":[[0.9,0.1]],"model":{"name":"no-op","version":1},"request_id":"0"}'
 START = {

@@ -21,13 +21,13 @@ from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
 from towline import load
-from towline.backup import placing
 from towline.errors import ReleaseError
+from towline.inference.predictor import open_release
+from towline.operations.backup import placement
+from towline.prediction_log import parquet_store
+from towline.prediction_log.writer import PredictionLog
 from towline.registry.ledger import Ledger
-from towline.release.predictor import open_release
-from towline.serving import parts
-from towline.serving.keys import create
-from towline.serving.prediction_log import PredictionLog
+from towline.serving.auth import create
 
 Command = Callable[..., CommandResult]
 
@@ -39,8 +39,8 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TOWLINE_STORE", str(store))
     create(store, "shop", ["predict"], None)
     answer(sample_store, range(20))
-    with parts.held(store / "predictions" / MODEL):
-        parts.convert(store / "predictions" / MODEL)
+    with parquet_store.held(store / "predictions" / MODEL):
+        parquet_store.convert(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
     artifacts.mkdir(parents=True)
     (artifacts / "model.bin").write_bytes(os.urandom(100_000))
@@ -71,7 +71,7 @@ def sample(sample_store: SampleStore) -> dict[str, object]:
 
 
 def logged(store: Path) -> list[str]:
-    return sorted(parts.read(store / "predictions" / MODEL)["request_id"].to_pylist())
+    return sorted(parquet_store.read(store / "predictions" / MODEL)["request_id"].to_pylist())
 
 
 def tree(store: Path) -> dict[str, bytes]:
@@ -292,7 +292,7 @@ def test_rooms_that_are_mounted_are_filled_where_they_are(
             raise OSError(errno.EXDEV, "another disk")
         return rename(old, new)
 
-    monkeypatch.setattr(placing, "is_mount", lambda path: path in rooms)
+    monkeypatch.setattr(placement, "is_mount", lambda path: path in rooms)
     monkeypatch.setattr(Path, "rename", within)
     forced = command("restore", archive, "--force", "--json")
     assert forced.code == 0, forced.err
@@ -306,10 +306,10 @@ def test_rooms_that_are_mounted_are_filled_where_they_are(
 
 KILLED = """
 import os, signal, sys
-from towline.backup import restoring, taking
+from towline.operations.backup import create, restore
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 module, name = sys.argv[1].split(".")
-setattr({"restoring": restoring, "taking": taking}[module], name, die)
+setattr({"create": create, "restore": restore}[module], name, die)
 from towline.cli import main
 main(sys.argv[2:])
 """
@@ -325,12 +325,12 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: SampleStore, comma
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     kept, before = archive.read_bytes(), tree(store)
-    killed("taking._files", "backup", archive)
+    killed("create._files", "backup", archive)
     assert archive.read_bytes() == kept
-    killed("restoring._answers", "restore", archive, "--force")
+    killed("restore._answers", "restore", archive, "--force")
     assert tree(store) == before
     other = tmp_path / "other"
-    killed("restoring._answers", "restore", archive, "--into", other)
+    killed("restore._answers", "restore", archive, "--into", other)
     assert tree(other) == {}
     assert list(other.glob(".restore-*"))
     assert command("restore", archive, "--into", other).code == 0
@@ -342,7 +342,7 @@ def test_what_fails_in_the_last_step_is_taken_back(
     home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that gives up while files take their places: what was there is there again."""
-    from towline.backup import placing
+    from towline.operations.backup import placement
 
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -353,7 +353,7 @@ def test_what_fails_in_the_last_step_is_taken_back(
         moved.append(sorted(path.name for path in store.glob("[!.]*")))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(placing.files, "sync", lambda folder: fails(None, folder))
+    monkeypatch.setattr(placement.files, "sync", lambda folder: fails(None, folder))
     done = command("restore", archive, "--force")
     assert done.code == 5
     assert "No space left on device" in done.err
@@ -417,7 +417,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
     home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right digests are not enough: on a machine where the model computes something else, nothing is restored."""
-    from towline.backup import restoring
+    from towline.operations.backup import restore
 
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -425,7 +425,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
     def other(model: object) -> int:
         raise ReleaseError("the release answers row 0 of its own probe with 1, it was 2", where="here")
 
-    monkeypatch.setattr(restoring, "probe", other)
+    monkeypatch.setattr(restore, "probe", other)
     assert command("restore", archive, "--into", tmp_path / "other").code == 6
     assert not (tmp_path / "other").exists()
 

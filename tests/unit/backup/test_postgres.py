@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, make_url
 
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
-from towline.backup import databases
+from towline.operations.backup import databases
 from towline.registry.ledger import Ledger
 
 Command = Callable[..., CommandResult]

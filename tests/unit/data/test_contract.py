@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.contract import Contract
-from towline.data.inference import infer
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
 from towline.data.sources import load, read
 from towline.errors import ConfigError, DataError
 

@@ -18,13 +18,13 @@ import pytest
 
 from towline.config import SqlSource, build_config
 from towline.data import formats, sources
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.data.rows import Reader
-from towline.monitoring import drift
-from towline.release.predictor import _table
-from towline.serving.parts import _Collected
-from towline.serving.privacy import HashKeys, Policy
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.data.schema.rows import Reader
+from towline.inference.predictor import _table
+from towline.monitoring.drift import detector
+from towline.prediction_log.parquet_store import _Collected
+from towline.prediction_log.privacy import HashKeys, Policy
 
 ROWS = 300
 CODES = [
@@ -188,7 +188,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     assert set(expected["code"].dropna()) == set(CODES)
     features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_table(table))  # noqa: E731
     exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
-    batches = [*drift.table(file, contract)]
+    batches = [*detector.table(file, contract)]
     entrances = {
         "score CSV": features(formats.file(file, ",")),
         "score CSV.gz": features(formats.file(tmp_path / "t.csv.gz", ",")),
@@ -196,7 +196,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
         "score Parquet of text": features(formats.file(spelled, ",")),
         "SQL": features(sqlite(native, tmp_path)),
         "drift --current CSV": features(pa.Table.from_batches(batches)),
-        "drift --current Parquet": features(pa.Table.from_batches([*drift.table(typed, contract)])),
+        "drift --current Parquet": features(pa.Table.from_batches([*detector.table(typed, contract)])),
         "frame of objects": features(native),
         "frame of nullable types": features(native.convert_dtypes().assign(guessed_big=exact)),
         "frame as pandas reads Parquet": features(pd.read_parquet(typed).assign(guessed_big=exact)),

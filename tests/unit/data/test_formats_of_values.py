@@ -11,11 +11,11 @@ import pytest
 
 from towline.config import build_config
 from towline.data import sources
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.data.notation import detect
-from towline.data.rows import Reader
-from towline.errors import ConfigError, DataError, InputRefused
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.data.schema.notation import detect
+from towline.data.schema.rows import Reader
+from towline.errors import ConfigError, DataError, InputValidationError
 
 
 def trained(folder: Path, csv: str | bytes, **data: Any) -> tuple[sources.Dataset, pd.DataFrame, Contract]:
@@ -50,7 +50,7 @@ def test_numbers_in_another_notation(tmp_path: Path, data: dict[str, Any], writt
     reader = Reader(contract)
     assert reader.read([{"x": written}, {"x": value}]) == [[value], [value]]
     if data.get("decimal") == ",":
-        with pytest.raises(InputRefused, match="is not a number"):
+        with pytest.raises(InputValidationError, match="is not a number"):
             reader.read([{"x": "1.5"}])
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.inference import infer
-from towline.data.leaks import Leak, find
+from towline.data.schema.inference import infer
+from towline.data.validation.leakage import Leak, find
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig, build_config
-from towline.data import sources, validation
-from towline.data.contract import Contract
-from towline.data.example import example
-from towline.data.inference import infer
+from towline.data import sources
 from towline.data.profile import profile
-from towline.data.rows import Reader
+from towline.data.schema.contract import Contract
+from towline.data.schema.example import example
+from towline.data.schema.inference import infer
+from towline.data.schema.rows import Reader
+from towline.data.validation import suite
 from towline.data.workspace import open_workspace
-from towline.errors import ConfigError, DataError, DataRefused
+from towline.errors import ConfigError, DataError, DataValidationError
 
 PII = ["town", "age", "born", "vip", "phone", "who"]
 
@@ -120,12 +121,12 @@ def test_what_would_show_them_is_refused(change: dict[str, object], message: str
         config(**change)
 
 
-def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> validation.Validation:
+def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> suite.Validation:
     frame.to_parquet(folder / "t.parquet", index=False)
     dataset = sources.load(settings.data, folder, folder, None, settings.privacy.pii)
     work = open_workspace(settings, dataset, folder, folder, None)
     try:
-        return validation.validate(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
+        return suite.validate(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
     finally:
         for name in ("contract.json", "suite.json", "validation.json", "data_docs.html"):
             if work.file(name).exists():
@@ -147,7 +148,7 @@ def test_validation_shows_no_value(tmp_path: Path) -> None:
         }
     }
     frame = pd.concat([table(), table().head(3)])
-    with pytest.raises(DataRefused) as refused:
+    with pytest.raises(DataValidationError) as refused:
         checked(tmp_path, frame, config(**rules))
     text = json.dumps(refused.value.as_dict())
     assert "***" in text

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.inference import infer
 from towline.data.profile import profile
+from towline.data.schema.inference import infer
 
 DATA = Path(__file__).parents[3] / "data"
 

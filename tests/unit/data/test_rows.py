@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.config import build_config
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.data.rows import Reader
-from towline.data.values import LARGEST, blank, instant, level, number
-from towline.errors import DataError, InputRefused
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.data.schema.rows import Reader
+from towline.data.schema.values import LARGEST, blank, instant, level, number
+from towline.errors import DataError, InputValidationError
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: obj
         if (expected[["size"]].abs() > LARGEST).any(axis=None):  # refused by Model.features
             raise DataError("too large")
     except DataError:
-        with pytest.raises(InputRefused) as told:
+        with pytest.raises(InputValidationError) as told:
             reader.read([row])
         assert [fault.field for fault in told.value.faults] == [column]
         return
@@ -94,7 +94,7 @@ def test_any_value_has_a_meaning(value: object) -> None:
 def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> None:
     """With its row and field; the error survives being sent to another process."""
     rows = [{"size": "wide", "kind": "a", "flag": "perhaps"}] * 15
-    with pytest.raises(InputRefused) as told:
+    with pytest.raises(InputValidationError) as told:
         Reader(contract).read(rows)
     assert told.value.count == 45
     assert len(told.value.faults) == 20

@@ -19,8 +19,8 @@ from sqlalchemy import create_engine, make_url
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import masked
 from towline.data import sources
-from towline.data.inference import infer
-from towline.errors import ConfigError, DataError, TowlineError, Unavailable
+from towline.data.schema.inference import infer
+from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
 DATA = Path(__file__).parents[3] / "data"
 BIKE = {"target": "rentals", "time": "datetime", "drop": ("casual", "registered", "season")}
@@ -375,7 +375,7 @@ def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not a database URL"):
         load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
     monkeypatch.setenv("DB_PW", "s3cr:t@/x")
-    with pytest.raises(Unavailable) as away:
+    with pytest.raises(TransientError) as away:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
     assert "s3cr" not in str(away.value)
     assert "hidden" not in masked("postgresql://me:hid@hidden@h/d?password=hidden")
@@ -393,6 +393,6 @@ def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPat
         (f"{url}_not_there", "SELECT 1 AS y"),
         (url, "SELECT 1 AS y, pg_terminate_backend(pg_backend_pid())"),
     ):
-        with pytest.raises(Unavailable, match="does not answer") as away:
+        with pytest.raises(TransientError, match="does not answer") as away:
             load(tmp_path, {"url": wrong, "query": query})
         assert str(password) not in str(away.value)

@@ -12,11 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.data.sources import Dataset, load
 from towline.data.splits import Parts, folds, split
 from towline.data.workspace import Workspace
-from towline.errors import DataRefused
+from towline.errors import DataValidationError
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -148,7 +148,7 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
     older = base.iloc[train]
     assume(older["g"].nunique() > 5 and older["t"].dt.day.nunique() > 1)
     made: list[tuple[np.ndarray, np.ndarray]] = []
-    with contextlib.suppress(DataRefused) if by == "time" else contextlib.nullcontext():
+    with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
         made = folds(older, older["y"].to_numpy(), wish, by)
     for learn, test in made:
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
@@ -163,7 +163,7 @@ def test_time_split(rows: int, seed: int, moments: int, share: float) -> None:
     base["t"] = base["t"].dt.floor(f"{max(60 // moments, 1)}h")
     wish = config(share, time="t")
     if base["t"].nunique() == 1:
-        with pytest.raises(DataRefused, match="same time"):
+        with pytest.raises(DataValidationError, match="same time"):
             parts(base, wish)
         return
     made, train, holdout = parts(base, wish)
@@ -181,7 +181,7 @@ def test_time_folds_shrink() -> None:
     labels = np.arange(27.0)
     made = folds(times, labels, config(time="t"), "time")
     assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
-    with pytest.raises(DataRefused, match="2 distinct times"):
+    with pytest.raises(DataValidationError, match="2 distinct times"):
         folds(times[:18], labels[:18], config(time="t"), "time")
 
 
@@ -210,12 +210,12 @@ def test_refusals() -> None:
         (rows.sort_values("t"), labels[::-1], config(time="t"), "time", "fold 1 of 5 is tested on rows of one class"),
     ]
     for frame, truth, wish, by, words in cases:
-        with pytest.raises(DataRefused) as caught:
+        with pytest.raises(DataValidationError) as caught:
             folds(frame, truth, wish, by)
         assert words in caught.value.what
         assert "cross_validation.folds" in caught.value.remedy
     alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})
-    with pytest.raises(DataRefused, match="holdout would be empty"):
+    with pytest.raises(DataValidationError, match="holdout would be empty"):
         parts(alone, config())
-    with pytest.raises(DataRefused, match="would be empty"):
+    with pytest.raises(DataValidationError, match="would be empty"):
         parts(rows.assign(g=1), config(time="t", group="g"))

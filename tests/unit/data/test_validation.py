@@ -10,10 +10,10 @@ import pytest
 
 from towline.config import PipelineConfig
 from towline.data import sources
-from towline.data.contract import Contract
-from towline.data.validation import Rule, Validation, validate
+from towline.data.schema.contract import Contract
+from towline.data.validation.suite import Rule, Validation, validate
 from towline.data.workspace import Workspace
-from towline.errors import ConfigError, DataRefused
+from towline.errors import ConfigError, DataValidationError
 
 DATA = Path(__file__).parents[3] / "data"
 NOW = dt.datetime.fromisoformat("2024-03-01")
@@ -40,7 +40,7 @@ class Desk:
 
     def refused(self, *args: Any, **kwargs: Any) -> list[Rule]:
         """The rules that failed, as they are on disk after the refusal."""
-        with pytest.raises(DataRefused) as refusal:
+        with pytest.raises(DataValidationError) as refusal:
             self(*args, **kwargs)
         self.error = refusal.value
         saved = Validation.model_validate_json(self.work.file("validation.json").read_bytes())

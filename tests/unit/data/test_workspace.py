@@ -12,7 +12,7 @@ from towline import files
 from towline.config import PipelineConfig, build_config
 from towline.data.sources import Dataset
 from towline.data.workspace import Workspace, open_workspace
-from towline.errors import Unavailable
+from towline.errors import TransientError
 
 CONFIG = PipelineConfig.model_validate({"name": "fares", "data": {"source": "fares.csv", "target": "fare"}})
 DATA = Dataset(path="", digest="d" * 64, rows=1, columns=("fare",), start=None, end=None, source="fares.csv")
@@ -37,14 +37,14 @@ def test_a_run_that_another_process_has_ended_is_not_gone_on_with(tmp_path: Path
     """Its files are gone: the caller is told to run again, and nothing is left behind."""
     work = opened(tmp_path)
     work.remove()
-    with pytest.raises(Unavailable, match="another process"), work.held():
+    with pytest.raises(TransientError, match="another process"), work.held():
         pass
     assert not any((tmp_path / "work").iterdir())
 
 
 def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
     """The second is told that the run is under way."""
-    with opened(tmp_path).held(), pytest.raises(Unavailable, match="under way"), opened(tmp_path).held():
+    with opened(tmp_path).held(), pytest.raises(TransientError, match="under way"), opened(tmp_path).held():
         pass
 
 

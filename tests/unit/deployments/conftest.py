@@ -8,7 +8,7 @@ import pytest
 from tests.support.serving import FakeKeys, FakeModel, ServiceClient, make_contract
 from towline.config import Settings
 from towline.serving.app import create
-from towline.serving.live import Live
+from towline.serving.model_reloader import Live
 from towline.serving.options import Options
 
 

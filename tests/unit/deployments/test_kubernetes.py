@@ -29,8 +29,8 @@ from tests.support.serving import ServiceClient
 from towline.cli import main
 from towline.config import Settings
 from towline.errors import ConfigError
-from towline.serving import keys
-from towline.serving.live import Live
+from towline.serving import auth
+from towline.serving.model_reloader import Live
 from towline.serving.options import Options
 
 OVERLAYS = ("overlays/staging", "overlays/production", "overlays/blue-green")
@@ -275,16 +275,16 @@ def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, mon
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
-    first, _ = keys.create(maker, "first")
+    first, _ = auth.create(maker, "first")
     (made,) = maker.rglob("*.json")
     mounted = store / Path(mounts["keys"]["mountPath"]).relative_to("/store")
     _mount(mounted, made, "..one")
     (mounted / made.name).symlink_to(f"..data/{made.name}")
-    known = keys.Keys(store)
+    known = auth.Keys(store)
     assert known.scopes(first) == {"predict"}
-    second, _ = keys.create(maker, "second")
+    second, _ = auth.create(maker, "second")
     _mount(mounted, made, "..two")
-    monkeypatch.setattr(keys.time, "monotonic", lambda: float("inf"))
+    monkeypatch.setattr(auth.time, "monotonic", lambda: float("inf"))
     assert known.scopes(second) == {"predict"}
 
 

@@ -16,10 +16,10 @@ from tests.support.monitoring_records import NOW, make_drift, make_quality
 from tests.support.paths import REPOSITORY
 from tests.support.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, prometheus_command, run_prometheus_tool
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
-from towline.monitoring.exposition import Promise, Round, Watched, exposition
-from towline.monitoring.looks import PREDICTING
-from towline.monitoring.slo import PAIRS, Burn, Objective
-from towline.serving.metrics import SECONDS
+from towline.config.monitoring import LATENCY_BUCKETS_S
+from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition
+from towline.monitoring.slo.burn_rate import BURN_RATE_ALERTS, BurnRate, Objective
+from towline.monitoring.slo.metrics_scraper import PREDICTING
 
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -55,11 +55,11 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
             texts.append(service.client.get("/metrics").text)
     burning = Objective(
         name="availability", state="burning", goal="", target=0.999, period=NOW - NOW, budget=0.5,
-        burns=(Burn(window="1h", rate=20.0),),
+        burns=(BurnRate(window="1h", rate=20.0),),
     )  # fmt: skip
-    full = Watched(
+    full = ModelMetricsSnapshot(
         model="m", version=1, since=NOW, trained=NOW, drift=make_drift(), quality=make_quality(), objectives=(burning,),
-        rounds=(Round(flow="drift", last=NOW, due=NOW),), promise=Promise(availability=0.9, p95=0.1, edge=0.1),
+        rounds=(FlowDueTime(flow="drift", last=NOW, due=NOW),), promise=SloTarget(availability=0.9, p95=0.1, edge=0.1),
     )  # fmt: skip
     texts.append(exposition([full], NOW, ledger=True))
     found: dict[str, set[str]] = {}
@@ -218,8 +218,8 @@ def test_thresholds_stand_in_one_place() -> None:
     limits = {
         rule["labels"]["window"]: rule["expr"] for rule in rules() if rule.get("record") == "towline:slo_burn:limit"
     }
-    assert limits == {pair.long: f"vector({pair.rate:g})" for pair in PAIRS}
-    for pair in PAIRS:
+    assert limits == {pair.long: f"vector({pair.rate:g})" for pair in BURN_RATE_ALERTS}
+    for pair in BURN_RATE_ALERTS:
         (alert,) = [one for one in alerts() if one["alert"] == "LatencyBurns" and one["labels"]["window"] == pair.long]
         assert alert["labels"]["severity"] == pair.severity
         assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(used(alert["expr"]))
@@ -231,9 +231,9 @@ def test_promises_are_counted_as_the_watch_counts_them() -> None:
     assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTING)})"}
     thresholds = (PROMETHEUS / "rules" / "thresholds.yml").read_text()
     told = thresholds[thresholds.index("at or above it: ") : thresholds.index("; another number")]
-    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(SECONDS)
+    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(LATENCY_BUCKETS_S)
     (edge,) = re.findall(r"towline_slo_p95_edge_seconds\[1d\]\)\) or vector\((.*)\)", thresholds)
-    assert float(edge) in SECONDS
+    assert float(edge) in LATENCY_BUCKETS_S
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

@@ -19,9 +19,9 @@ from tests.support.commands import CommandResult
 from tests.support.loadtest_service import FIELDS, ROW, FakeService
 from tests.support.paths import REPOSITORY
 from towline.cli import main
-from towline.loadtest import report, target
-from towline.loadtest.run import Load, Result, run
-from towline.loadtest.samples import Recorder, Samples, intervals
+from towline.operations.loadtest import report, target
+from towline.operations.loadtest.run import Load, Result, run
+from towline.operations.loadtest.samples import Recorder, Samples, intervals
 
 
 def loadtest(*words: object) -> CommandResult:

@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.monitored_store import DAY, MonitoredStore, make_rows
 from tests.support.sample_store import MODEL, SampleStore
-from towline.monitoring.evidence import Drift, Finding
-from towline.release.predictor import open_release
-from towline.serving import parts, upkeep
-from towline.serving.prediction_log import PredictionLog
+from towline.inference.predictor import open_release
+from towline.monitoring.results import DriftCheckResult, DriftResult
+from towline.prediction_log import maintenance, parquet_store
+from towline.prediction_log.writer import PredictionLog
 
 HOUR = dt.timedelta(hours=1)
 SENT = [{k: None if v != v else v for k, v in row.items()} for row in make_rows(150).to_dict("records")]
@@ -44,12 +44,12 @@ def write(life: MonitoredStore, folder: Path) -> Callable[[str, Sequence[dt.date
 
 
 def convert(folder: Path) -> None:
-    with parts.held(folder):
-        parts.convert(folder)
+    with parquet_store.held(folder):
+        parquet_store.convert(folder)
 
 
-def clock(found: Drift) -> list[Finding]:
-    return [finding for finding in found.findings if finding.what == "clock"]
+def clock(found: DriftResult) -> list[DriftCheckResult]:
+    return [check for check in found.checks if check.name == "clock"]
 
 
 def minutes(start: dt.datetime, first: int, last: int) -> list[dt.datetime]:
@@ -68,7 +68,7 @@ def test_rows_dated_before_earlier_ones_are_named(
         convert(folder)
     if state == "merged":
         write("host-1", minutes(start, 200, 210))
-        upkeep.compact(folder)
+        maintenance.compact(folder)
     night = life.drift(start + DAY)
     (found,) = clock(night)
     assert "20 rows are dated up to 119 minutes before" in found.detail
@@ -83,7 +83,7 @@ def test_the_night_that_misses_the_rows_warns(life: MonitoredStore, write: Calla
     start = life.since
     write("host-1", minutes(start, 10, 160))
     night = life.drift(start + DAY)
-    assert (night.state, night.rows) == ("quiet", 150)
+    assert (night.state, night.rows) == ("ok", 150)
     write("host-1", [*minutes(start + DAY, 10, 20), *minutes(start, 300, 400)])
     night = life.drift(start + 2 * DAY)
     assert (night.state, night.rows) == ("unknown", 10)
@@ -109,8 +109,8 @@ def test_workers_side_by_side_and_slow_requests_are_ordinary(
         write(worker, slow)
         write(worker, minutes(start, 100, 200))
     assert clock(life.drift(start + DAY)) == []
-    upkeep.compact(folder)
-    assert len(parts.parts(folder)) < 6
+    maintenance.compact(folder)
+    assert len(parquet_store.parts(folder)) < 6
     assert clock(life.drift(start + DAY)) == []
 
 

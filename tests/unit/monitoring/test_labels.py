@@ -17,10 +17,9 @@ from tests.support.labels import AT, CLASSES, NOW, LabelledLog
 from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import read_all_bytes
 from towline.errors import ConfigError, DataError
-from towline.monitoring import labels
-from towline.monitoring.labels import Added
-from towline.serving import parts
-from towline.serving.privacy import HashKeys
+from towline.prediction_log import labels, parquet_store
+from towline.prediction_log.labels import Added
+from towline.prediction_log.privacy import HashKeys
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_labels_are_erased_with_their_predictions(desk: LabelledLog) -> None:
     desk.add("request_id,y\naaaa1,yes\nbbbb2,no\n")
     desk.add("order,y\nB-470012,yes\nB-8,no\n", by="order")
     desk.add("customer,y\n470011,yes\n8,no\n", by="customer")
-    table = parts.read(desk.log.predictions)
+    table = parquet_store.read(desk.log.predictions)
     found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
     content = read_all_bytes(desk.log.labels)

@@ -9,7 +9,7 @@ import pytest
 from tests.support.monitored_store import DAY, MonitoredStore, make_rows
 from tests.support.releases import make_house_table
 from tests.support.sample_store import MODEL, SampleStore
-from towline.monitoring import rounds
+from towline.monitoring import monitoring_run
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_night_that_says_nothing_is_looked_at_again_with_the_next(life: Monito
     assert (night.state, night.rows, night.start) == ("unknown", 30, first)
     life.ask(make_rows(60), first + 1.5 * DAY)
     night = life.drift(first + 2 * DAY)
-    assert (night.state, night.rows, night.start) == ("quiet", 90, first)
+    assert (night.state, night.rows, night.start) == ("ok", 90, first)
     assert life.drift(first + 2 * DAY).rows == 90
     life.ask(make_rows(70), first + 2.5 * DAY)
     night = life.drift(first + 3 * DAY)
@@ -39,14 +39,18 @@ def test_a_version_that_is_worse_than_the_one_before_is_rolled_back_from(life: M
     start = life.since
     life.ask(make_rows(120), start + DAY / 2, truth=0.0)
     found = life.quality(start + DAY)
-    assert (found.state, found.labelled) == ("bad", 120)
+    assert (found.state, found.labelled) == ("degraded", 120)
     decisions = [life.decide(start + DAY) for _ in range(2)]
     assert [decision.action for decision in decisions] == ["roll back", "roll back"]
     (row,) = life.sample_store.ledger.decisions(MODEL)
-    assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (2, True, "bad")
+    assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (
+        2,
+        True,
+        "degraded",
+    )
 
     life.sample_store.rollback()
-    seen = rounds.evidence(life.settings, life.config, life.serving, life.since + DAY)
+    seen = monitoring_run.evidence(life.settings, life.config, life.serving, life.since + DAY)
     assert (seen.champion, seen.drift, seen.quality) == (1, (), ())
 
 
@@ -54,7 +58,7 @@ def test_both_versions_worse_on_sound_input_lead_to_training_if_there_are_new_ro
     """The world has moved; without new rows in the source the decision is a warning that says so, then a training."""
     start = life.since
     life.ask(make_rows(120), start + DAY / 2, truth=80.0)
-    assert life.quality(start + DAY).state == "bad"
+    assert life.quality(start + DAY).state == "degraded"
     source = life.settings.project / "table.parquet"
     frame = make_house_table(200).drop(columns="sold")
     frame.to_parquet(source, index=False)
@@ -77,7 +81,7 @@ def test_labels_that_are_not_due_leave_quality_unknown(life: MonitoredStore) -> 
     life.ask(make_rows(120), start + DAY / 2, truth=0.0)
     found = life.quality(start + DAY)
     assert (found.state, "the window lasts until" in found.reason) == ("unknown", True)
-    assert life.quality(start + 3 * DAY).state == "good"
+    assert life.quality(start + 3 * DAY).state == "ok"
 
 
 def test_a_champion_younger_than_the_delay_has_an_empty_window(life: MonitoredStore) -> None:

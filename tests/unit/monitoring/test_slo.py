@@ -16,15 +16,15 @@ from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.config import SloConfig
+from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ConfigError
-from towline.monitoring import slo, traffic
-from towline.monitoring.evidence import Quality
-from towline.monitoring.looks import PREDICTING, Counts, Sample, read, scrape
-from towline.monitoring.slo import Objective, breach, evaluate
-from towline.monitoring.traffic import keep, thin, totals
-from towline.serving import keys
-from towline.serving.metrics import SECONDS
-from towline.training.interval import Interval
+from towline.monitoring.results import QualityResult
+from towline.monitoring.slo import burn_rate, slo_history
+from towline.monitoring.slo.burn_rate import Objective, breach, evaluate
+from towline.monitoring.slo.metrics_scraper import PREDICTING, RequestCounters, ServiceSample, read, scrape
+from towline.monitoring.slo.slo_history import keep, thin, totals
+from towline.serving import auth
+from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 MINUTE, HOUR, DAY = dt.timedelta(minutes=1), dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -41,16 +41,16 @@ def sample(
     started: float | None = 1.0,
     service: str = "http://a",
     edges: tuple[float | None, ...] = EDGES,
-) -> Sample:
-    counts = Counts(requests=requests, errors=errors, edges=edges if within else (), within=tuple(within))
-    return Sample(at=at, service=service, up=True, started=started, model="demo", version=1, counts=counts)
+) -> ServiceSample:
+    counts = RequestCounters(requests=requests, errors=errors, edges=edges if within else (), within=tuple(within))
+    return ServiceSample(at=at, service=service, up=True, started=started, model="demo", version=1, counts=counts)
 
 
-def away(at: dt.datetime) -> Sample:
-    return Sample(at=at, service="http://a", up=False, why="Connection refused")
+def away(at: dt.datetime) -> ServiceSample:
+    return ServiceSample(at=at, service="http://a", up=False, why="Connection refused")
 
 
-def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Sample]:
+def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[ServiceSample]:
     """Looks each minute up to now; ``rates`` gives requests and errors of the minute that is so long ago."""
     requests = errors = 0.0
     found = [sample(NOW - count * MINUTE)]
@@ -61,7 +61,9 @@ def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Sa
     return found
 
 
-def one(samples: Sequence[Sample], name: str = "availability", now: dt.datetime = NOW, **config: Any) -> Objective:
+def one(
+    samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
+) -> Objective:
     found = evaluate(totals(samples), SloConfig(**config), now)
     return next(objective for objective in found if objective.name == name)
 
@@ -236,10 +238,10 @@ def test_slow_requests_are_told_from_the_histogram(p95_ms: float, slow: float) -
 def test_p95_is_that_of_the_last_hour() -> None:
     """95 of 100: halfway between the edges where half the rest lies; none beyond the last finite edge."""
     history = totals([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
-    assert slo.quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
+    assert burn_rate.quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
     late = totals([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
-    assert slo.quantile(late, NOW - HOUR, NOW, 0.95) == pytest.approx(0.1)
-    assert slo.quantile(history, NOW, NOW + HOUR, 0.95) is None
+    assert burn_rate.quantile(late, NOW - HOUR, NOW, 0.95) == pytest.approx(0.1)
+    assert burn_rate.quantile(history, NOW, NOW + HOUR, 0.95) is None
     assert (
         one([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))], "latency", p95_ms=9).shown
         == "p95 55 ms"
@@ -286,15 +288,15 @@ def test_since_forgets_what_another_champion_did() -> None:
 
 def window(
     value: float | None, ago: int, low: float | None = None, high: float | None = None, metric: str = "mae"
-) -> Quality:
+) -> QualityResult:
     interval = Interval(value=value, low=low, high=high)
-    return Quality(
-        state="good", version=1, metric=metric, value=interval, holdout=50, bound=60, rows=500, labelled=400, due=500,
+    return QualityResult(
+        state="ok", version=1, metric=metric, value=interval, holdout=50, bound=60, rows=500, labelled=400, due=500,
         start=NOW - (ago + 7) * DAY, end=NOW - ago * DAY, reason="",
     )  # fmt: skip
 
 
-def metric(windows: Sequence[Quality], bound: float = 60) -> Objective:
+def metric(windows: Sequence[QualityResult], bound: float = 60) -> Objective:
     return evaluate((), SloConfig(availability=None, metric=bound), NOW, quality=windows)[0]
 
 
@@ -339,7 +341,7 @@ def test_totals_outlast_the_file(tmp_path: Path) -> None:
     for each in samples:
         keep(each, tmp_path, PERIOD)
     config = SloConfig(p95_ms=100)
-    assert evaluate(traffic.read(tmp_path), config, NOW) == evaluate(totals(samples), config, NOW)
+    assert evaluate(slo_history.read(tmp_path), config, NOW) == evaluate(totals(samples), config, NOW)
     assert evaluate(totals(samples), config, NOW)[0].total == 100
 
 
@@ -350,7 +352,7 @@ def test_the_file_stays_small_and_says_the_same(tmp_path: Path) -> None:
         at = NOW - (count - 1 - number) * 10 * MINUTE
         requests = (requests if number % 100 else 0) + 10
         keep(sample(at, requests, requests / 100, started=float(number // 100)), tmp_path, period)
-    kept = traffic.read(tmp_path)
+    kept = slo_history.read(tmp_path)
     assert len(kept) < 3 * 24 + 144 + 110
     assert NOW - period - DAY < kept[0].at <= NOW - period
     found = evaluate(kept, SloConfig(period=period), NOW)[0]
@@ -367,7 +369,7 @@ def test_thinning_changes_no_count_of_a_whole_window() -> None:
     thinned = thin(whole, NOW, PERIOD)
     assert len(thinned) < len(whole) / 3
     for hours in (1, 6, 72):
-        now, before = (slo._requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
+        now, before = (burn_rate._requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
         assert now == pytest.approx(before, rel=0.002)
 
 
@@ -375,10 +377,10 @@ def test_a_line_that_a_killed_writer_left_is_passed_over(tmp_path: Path) -> None
     """Half a line at the end is neither an error nor does it spoil the next."""
     keep(sample(NOW - 2 * MINUTE, 10), tmp_path, PERIOD)
     keep(sample(NOW - MINUTE, 30), tmp_path, PERIOD)
-    path = tmp_path / traffic.FILE
+    path = tmp_path / slo_history.FILE
     path.write_bytes(path.read_bytes()[:-20])
     keep(sample(NOW, 60), tmp_path, PERIOD)
-    assert traffic.read(tmp_path)[-1].counts.requests == 50
+    assert slo_history.read(tmp_path)[-1].counts.requests == 50
 
 
 def test_a_clock_that_was_set_back_loses_no_counts(tmp_path: Path) -> None:
@@ -386,10 +388,10 @@ def test_a_clock_that_was_set_back_loses_no_counts(tmp_path: Path) -> None:
     for at, requests in ((0, 10), (60, 70)):
         keep(sample(NOW + at * MINUTE, requests), tmp_path, PERIOD)
     keep(sample(NOW + 60 * MINUTE - dt.timedelta(seconds=1), 65), tmp_path, PERIOD)
-    assert [total.counts.requests for total in traffic.read(tmp_path)] == [0, 60]
+    assert [total.counts.requests for total in slo_history.read(tmp_path)] == [0, 60]
     keep(sample(NOW + 5 * MINUTE, 90), tmp_path, PERIOD)
-    assert [total.at for total in traffic.read(tmp_path)] == [NOW, NOW + 5 * MINUTE]
-    assert traffic.read(tmp_path)[-1].counts.requests == 80
+    assert [total.at for total in slo_history.read(tmp_path)] == [NOW, NOW + 5 * MINUTE]
+    assert slo_history.read(tmp_path)[-1].counts.requests == 80
 
 
 def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
@@ -412,7 +414,7 @@ def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
         assert predicting == {endpoint.path for endpoint in service.app.endpoints if endpoint.method == "POST"}
     assert found.counts is not None
     assert (found.counts.requests, found.counts.errors, found.counts.dropped) == (6, 1, 4)
-    assert found.counts.edges == (*SECONDS, None)
+    assert found.counts.edges == (*LATENCY_BUCKETS_S, None)
     assert found.counts.within[-1] == 5
     assert (found.model, found.version) == ("house-price", 3)
     assert found.started is not None
@@ -447,7 +449,7 @@ def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str)
     assert (history[-1].looks, history[-1].missed) == (3, 1)
 
 
-def settled(url: str, requests: int) -> Sample:
+def settled(url: str, requests: int) -> ServiceSample:
     """A look after all workers have told the others what they did, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
     while (found := scrape(url)).counts is None or found.counts.requests < requests:
@@ -465,8 +467,8 @@ def post(url: str, document: object) -> int:
 
 def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore) -> None:
     """Without one, or with one that may only predict, it is said what to do; the service is not called away."""
-    admin = keys.create(sample_store.settings.store, "watch", ("admin",))[0]
-    caller = keys.create(sample_store.settings.store, "shop", ("predict",))[0]
+    admin = auth.create(sample_store.settings.store, "watch", ("admin",))[0]
+    caller = auth.create(sample_store.settings.store, "shop", ("predict",))[0]
     with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
@@ -570,5 +572,5 @@ def test_the_command_tells_how_promises_stand(
 
 def test_shares_are_shown_with_the_digits_that_matter() -> None:
     """What is not whole does not look whole."""
-    shown = [slo._percent(share) for share in (1.0, 0.9999, 0.99952, 0.5, 0.0, 0.031)]
+    shown = [burn_rate._percent(share) for share in (1.0, 0.9999, 0.99952, 0.5, 0.0, 0.031)]
     assert shown == ["100 %", "99.99 %", "99.952 %", "50 %", "0 %", "3.1 %"]

@@ -19,18 +19,18 @@ from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, mak
 from tests.support.sample_store import MODEL, SampleStore
 from towline.cli.status_server import Pages
 from towline.config import PipelineConfig, build_config
-from towline.monitoring.alerts import tell
-from towline.monitoring.evidence import Drift, Quality
+from towline.monitoring.alerts.notifications import tell
 from towline.monitoring.journal import Journal
-from towline.monitoring.links import Links, evidently_project
-from towline.monitoring.looks import Counts
-from towline.monitoring.page import index, render
 from towline.monitoring.policy import Decision
-from towline.monitoring.slo import evaluate
-from towline.monitoring.status import Day, Goal, Run, Status, gather, traffic
-from towline.monitoring.traffic import FILE, Total
-from towline.serving import parts
-from towline.training.interval import Interval
+from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.slo.burn_rate import evaluate
+from towline.monitoring.slo.metrics_scraper import RequestCounters
+from towline.monitoring.slo.slo_history import FILE, CounterTotals
+from towline.monitoring.status.links import Links, evidently_project
+from towline.monitoring.status.page import index, render
+from towline.monitoring.status.summary import Day, Goal, Run, Status, gather, traffic
+from towline.prediction_log import parquet_store
+from towline.training.evaluation.interval import Interval
 
 SCRIPT = "<script>alert('&')</script>"
 
@@ -43,13 +43,13 @@ def look(sample_store: SampleStore, **more: Any) -> Status:
     return gather(sample_store.settings, MODEL, NOW, more.pop("config", config()), **more)
 
 
-def journal(sample_store: SampleStore, *records: Drift | Quality) -> None:
+def journal(sample_store: SampleStore, *records: DriftResult | QualityResult) -> None:
     for record in records:
         Journal.of(sample_store.settings, MODEL).add(record, NOW)
 
 
 def log(folder: Path, day: dt.date, rows: int, source: str = "s") -> None:
-    path = parts.part_path(folder, day, source, 1)
+    path = parquet_store.part_path(folder, day, source, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"row": list(range(rows))}), path)
 
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_an_alarm(sample_store: SampleStore) -> None:
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(2))
     assert [(one.what, one.reason) for one in look(sample_store).alarms] == [("drift", "drift it is")]
     assert look(sample_store).health == "bad"
-    journal(sample_store, make_drift(0.5, "broken"), make_quality(1, "bad"))
+    journal(sample_store, make_drift(0.5, "invalid_schema"), make_quality(1, "degraded"))
     assert [one.what for one in look(sample_store).alarms] == ["input is broken", "quality is bad"]
     journal(sample_store, make_drift(0), make_quality(0))
     assert look(sample_store).alarms == ()
@@ -106,9 +106,11 @@ def test_promises_are_told_with_their_budget(sample_store: SampleStore) -> None:
     path = Journal.of(sample_store.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
-    def looked(errors: int) -> tuple[Total, ...]:
-        begun = Total(at=NOW - 2 * DAY, service="http://s", looks=1, counts=Counts())
-        ended = Total(at=NOW, service="http://s", looks=2000, counts=Counts(requests=10_000, errors=errors))
+    def looked(errors: int) -> tuple[CounterTotals, ...]:
+        begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", looks=1, counts=RequestCounters())
+        ended = CounterTotals(
+            at=NOW, service="http://s", looks=2000, counts=RequestCounters(requests=10_000, errors=errors)
+        )
         path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
         return begun, ended
 
@@ -162,7 +164,7 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     log(tmp_path, today, 6, "t")
     log(tmp_path, today - 29 * DAY, 7)
     log(tmp_path, today - 30 * DAY, 8)
-    parts.part_path(tmp_path, today, "damaged", 1).write_bytes(b"PAR1")
+    parquet_store.part_path(tmp_path, today, "damaged", 1).write_bytes(b"PAR1")
     (tmp_path / "segments").mkdir()
     at = [round((NOW - ago * DAY).timestamp() * 1e6) for ago in (0, 29, 31)]
     lines = [{"version": 1}, *({"of": 1, "at": moment, "rows": [[1], [2], [3]]} for moment in at)]
@@ -195,8 +197,8 @@ def test_the_last_runs_are_told_by_whoever_knows(sample_store: SampleStore) -> N
     assert look(sample_store, runs=[told]).runs[0] == told
     assert {run.flow: run.state for run in look(sample_store).runs} == {
         "training": "promoted",
-        "drift": "quiet",
-        "quality": "good",
+        "drift": "ok",
+        "quality": "ok",
     }
 
 
@@ -266,7 +268,7 @@ def full(**more: Any) -> Status:
     nights = [make_drift(2, column=SCRIPT, reason=SCRIPT), make_drift(1, "drift", SCRIPT), make_drift(0, version=2)]
     facts: dict[str, Any] = {
         "model": SCRIPT, "at": NOW, "drift": tuple(nights),
-        "quality": (make_quality(1, "bad"), make_quality(0, "unknown")),
+        "quality": (make_quality(1, "degraded"), make_quality(0, "unknown")),
         "goals": (Goal(name="availability", target=SCRIPT, now=SCRIPT, budget=-0.5, state="spent", reason=SCRIPT),),
         "runs": (Run(flow=SCRIPT, state=SCRIPT),),
     }  # fmt: skip
@@ -284,9 +286,7 @@ def test_the_page_is_text_that_loads_nothing() -> None:
 
 def test_the_page_shows_what_was_found() -> None:
     """Each night and column has its cell, alarms are marked; each window has interval, bound, estimate, labels."""
-    nights = [
-        make_drift(ago, "drift" if ago == 1 else "quiet", f"c{column}") for column in range(1) for ago in (2, 1, 0)
-    ]
+    nights = [make_drift(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
     page = render(full(drift=tuple(nights)))
     drift = page[page.index("<h2>Drift") :]
     assert len(re.findall(r'<rect[^>]*class="heat"', drift)) == 2
@@ -305,7 +305,7 @@ def test_odd_records_have_a_page() -> None:
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
     )
     for status in (
-        full(drift=(make_drift(0, "unknown", findings=(), start=None, end=None),)),
+        full(drift=(make_drift(0, "unknown", checks=(), start=None, end=None),)),
         full(quality=(bare,)),
         full(quality=(make_quality(0, bound=0.0, value=Interval(value=0.0, low=0.0, high=0.0), estimate=None),)),
         full(drift=tuple(make_drift(ago) for ago in range(400))),
@@ -327,7 +327,7 @@ def test_the_screen_tells_it_at_a_glance(
     sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     """Version, age, traffic, quality, drift by column over nights, decisions, alarms; the page beside it."""
-    journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "bad"))
+    journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "degraded"))
     log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
     sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
     done = shown("status", "--page", tmp_path / "page.html")

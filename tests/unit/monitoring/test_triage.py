@@ -12,8 +12,8 @@ from tests.support.logged_predictions import keep_private, log_predictions, make
 from tests.support.releases import make_house_table, train_run
 from tests.support.sample_store import SampleStore
 from towline.config import PipelineConfig, build_config
-from towline.monitoring.triage import triage
-from towline.release.manifest import Recorded
+from towline.manifest import Recorded
+from towline.monitoring.performance.champion_comparison import triage
 
 CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
 
@@ -110,7 +110,7 @@ def test_what_the_log_does_not_keep(sample_store: SampleStore) -> None:
 def test_broken_input_blames_no_version(sample_store: SampleStore) -> None:
     """Whatever the comparison says."""
     broken = asked(
-        sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("broken")
+        sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("invalid_schema")
     )
     assert (broken.better, broken.sound) == (False, False)
     assert broken.reason.startswith("it is broken")

@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, make_quality
 from tests.support.sample_store import MODEL, SampleStore
 from towline.cli.status_server import Pages
-from towline.monitoring.evidence import Quality
-from towline.monitoring.exposition import Watched, exposition
 from towline.monitoring.journal import Journal
-from towline.monitoring.watched import FRESH, Watch, due
-from towline.training.interval import Interval
+from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
+from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
+from towline.monitoring.results import QualityResult
+from towline.training.evaluation.interval import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:
@@ -69,7 +69,7 @@ def test_the_last_windows_of_the_version_that_serves_count(sample_store: SampleS
     for record in (
         make_drift(2),
         make_drift(1, "drift"),
-        make_quality(1, "bad", value=Interval(value=30.0, low=28.0, high=32.0)),
+        make_quality(1, "degraded", value=Interval(value=30.0, low=28.0, high=32.0)),
     ):
         journal.add(record, NOW)
     journal.add(make_drift(0, version=2), NOW)
@@ -83,11 +83,11 @@ def test_the_last_windows_of_the_version_that_serves_count(sample_store: SampleS
 def test_headroom_has_the_same_sign_where_more_is_better() -> None:
     """A roc_auc below its bound is as negative as an error above."""
     for metric, value, sign in (("roc_auc", 0.7, -1), ("roc_auc", 0.9, 1), ("log_loss", 0.7, 1), ("log_loss", 0.9, -1)):
-        quality = Quality(
+        quality = QualityResult(
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
             labelled=0, due=0, reason="",
         )  # fmt: skip
-        found = gauges(exposition([Watched(model=MODEL, quality=quality)], NOW))
+        found = gauges(exposition([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
         assert found["quality_headroom", metric] * sign == pytest.approx(0.1)
         assert ("quality_coverage",) not in found
 
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(sample_store: SampleStore) 
     damaged = Journal.of(sample_store.settings, MODEL)
     damaged.add(make_drift(0), NOW)
     path = damaged.folder / "drift.jsonl"
-    path.write_text(path.read_text().replace('"state":"quiet"', '"state":7'))
+    path.write_text(path.read_text().replace('"state":"ok"', '"state":7'))
     found = told(sample_store)
     assert found["watch_readable",] == 0
     assert ("champion_version",) not in found

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.sql import execute_sql
-from towline.errors import ConfigError, GateRefused, ReleaseError, TowlineError, Unavailable
-from towline.registry import chain
+from towline.errors import ConfigError, PromotionRejectedError, ReleaseError, TowlineError, TransientError
+from towline.registry import hash_chain
 from towline.registry.ledger import Entry, Ledger
 
 PASS = {"verdict": "pass"}
@@ -66,7 +66,7 @@ def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
     register(ledger, 20)
     outcomes = everyone(lambda version: promote(Ledger(ledger._chain._url), version, None))
     winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
-    losers = [outcome for outcome in outcomes if isinstance(outcome, GateRefused)]
+    losers = [outcome for outcome in outcomes if isinstance(outcome, PromotionRejectedError)]
     assert (len(winners), len(losers)) == (1, 19), outcomes
     assert all("lost the race" in str(loser) for loser in losers)
     assert [row for row in ledger.history() if row.event == "promoted"] == winners
@@ -111,12 +111,12 @@ def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
     register(ledger, 2)
     for act in (ledger.promote, ledger.refuse):
         given = ("bikes", 1, None) if act == ledger.promote else ("bikes", 1)
-        with pytest.raises(GateRefused, match="not the number of this run"):
+        with pytest.raises(PromotionRejectedError, match="not the number of this run"):
             act(*given, "ann", "", PASS, "key2", "releases/v1-other")  # type: ignore[operator]
-    with pytest.raises(GateRefused, match="its run has not ended") as caught:
+    with pytest.raises(PromotionRejectedError, match="its run has not ended") as caught:
         ledger.promote_again("bikes", 1, None, "ann", "please")
     assert "goes on where it stopped" in caught.value.remedy
-    with pytest.raises(GateRefused, match="not the number of this run"):
+    with pytest.raises(PromotionRejectedError, match="not the number of this run"):
         ledger.promote("bikes", 3, None, "ann", "", PASS, "key3", "releases/v3")
     assert ledger.champion("bikes") is None
 
@@ -148,7 +148,7 @@ def test_only_a_passing_verdict_is_promoted(ledger: Ledger, verdict: str | None)
     evidence = {"verdict": verdict} if verdict else {}
     register(ledger, 1)
     ledger.refuse("bikes", 1, "gate", "worse", evidence, "key1", "releases/v1")
-    with pytest.raises(GateRefused, match="has not passed"):
+    with pytest.raises(PromotionRejectedError, match="has not passed"):
         promote(ledger, 1, None, {})
     assert ledger.champion("bikes") is None
     finished = ledger.finished("bikes", "key1")
@@ -174,7 +174,7 @@ def test_rolling_back_twice_never_returns_to_the_one_left(ledger: Ledger) -> Non
     assert ledger.aliases("bikes") == {"champion": 2, "challenger": None, "previous": 1}
     assert (ledger.state("bikes", 3), ledger.rollback_target("bikes").version) == ("rolled back", 1)
     assert ledger.rollback("bikes", "ann", "2 as well").version == 1
-    with pytest.raises(GateRefused, match="no earlier champion"):
+    with pytest.raises(PromotionRejectedError, match="no earlier champion"):
         ledger.rollback("bikes", "ann", "1 as well")
     register(ledger, 4)
     assert ledger.aliases("bikes") == {"champion": 1, "challenger": 4, "previous": None}
@@ -198,7 +198,7 @@ def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
         "unknown",
     ]
     for version in (3, 4):
-        with pytest.raises(GateRefused):
+        with pytest.raises(PromotionRejectedError):
             ledger.promote_again("bikes", version, 1, "ann", "please")
 
 
@@ -264,12 +264,12 @@ def test_a_locked_ledger_is_unavailable(ledger: Ledger, monkeypatch: pytest.Monk
     """A writer that waits in vain for another process says so."""
     from sqlalchemy import create_engine
 
-    monkeypatch.setattr(chain, "_BUSY_SECONDS", 1)
+    monkeypatch.setattr(hash_chain, "_BUSY_SECONDS", 1)
     promote(ledger, 1, None)
     engine = create_engine(ledger._chain._url)
     with engine.connect() as holder:
         holder.exec_driver_sql("BEGIN EXCLUSIVE" if engine.dialect.name == "sqlite" else "LOCK TABLE ledger")
-        with pytest.raises(Unavailable, match="lock") as caught:
+        with pytest.raises(TransientError, match="lock") as caught:
             promote(ledger, 2, 1)
     engine.dispose()
     assert "another process holds the ledger" in caught.value.remedy
@@ -282,7 +282,7 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     file.write_bytes(b"not a database, but long enough to be looked at" * 50)
     before = file.read_bytes()
     for use in (Ledger(f"sqlite:///{file}").models, lambda: promote(Ledger(f"sqlite:///{file}"), 1, None)):
-        with pytest.raises(Unavailable, match="not a database") as caught:
+        with pytest.raises(TransientError, match="not a database") as caught:
             use()
         assert caught.value.where == f"sqlite:///{file}"
         assert "backup" in caught.value.remedy
@@ -294,7 +294,7 @@ def test_a_damaged_page_is_unavailable(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     promote(Ledger(f"sqlite:///{file}"), 1, None)
     file.write_bytes(file.read_bytes()[:100] + b"\xff" * 9000)
-    with pytest.raises(Unavailable, match="backup"):
+    with pytest.raises(TransientError, match="backup"):
         Ledger(f"sqlite:///{file}").models()
 
 
@@ -307,13 +307,13 @@ def test_a_ledger_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
         f"sqlite:///{tmp_path}/file/ledger.db",
         "sqlite:////proc/ledger.db",
     ):
-        with pytest.raises(Unavailable, match="remedy"):
+        with pytest.raises(TransientError, match="remedy"):
             promote(Ledger(url), 2, 1)
 
 
 def test_a_database_server_away_is_unavailable_without_its_password() -> None:
     """The address is told, the password is not."""
-    with pytest.raises(Unavailable, match="TOWLINE_LEDGER_URL") as caught:
+    with pytest.raises(TransientError, match="TOWLINE_LEDGER_URL") as caught:
         Ledger("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline").models()
     assert "s3cret" not in str(caught.value)
 
@@ -334,7 +334,7 @@ def test_importing_the_ledger_is_light() -> None:
 
 def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger: Ledger) -> None:
     """Twenty flows that decide the same leave one row; who serves, and what each version is, stays as it was."""
-    with pytest.raises(GateRefused):
+    with pytest.raises(PromotionRejectedError):
         ledger.decide("bikes", "watch", "warn: too few", {}, "a")
     promote(ledger, 1, None)
     before = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
@@ -371,5 +371,5 @@ def test_an_image_is_a_row_that_changes_nothing(ledger: Ledger) -> None:
     )  # fmt: skip
     assert ledger.rollback("bikes", "ann", "worse").version == 1
     ledger.verify()
-    with pytest.raises(GateRefused, match="no version 7"):
+    with pytest.raises(PromotionRejectedError, match="no version 7"):
         ledger.packaged("bikes", 7, "bob", "image", image, "releases/v1")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.support.sql import execute_sql
-from towline.errors import ConfigError, ReleaseError, Unavailable
+from towline.errors import ConfigError, ReleaseError, TransientError
+from towline.registry.champion_watcher import Release, Watch
 from towline.registry.ledger import Ledger
-from towline.registry.watch import Release, Watch
 
 PASS = {"verdict": "pass"}
 
@@ -100,8 +100,8 @@ def test_what_is_wrong_with_the_ledger_is_told(tmp_path: Path) -> None:
     """Damaged, away, or no URL at all."""
     (tmp_path / "ledger.db").write_bytes(b"not a database, but long enough to be looked at" * 50)
     for url, kind in (
-        (f"sqlite:///{tmp_path}/ledger.db", Unavailable),
-        ("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline", Unavailable),
+        (f"sqlite:///{tmp_path}/ledger.db", TransientError),
+        ("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline", TransientError),
         ("nonsense", ConfigError),
     ):
         with pytest.raises(kind) as caught:

@@ -3,7 +3,7 @@
 import re
 
 from tests.support.releases import TrainedRun
-from towline.release.card import number, title
+from towline.release.model_card import number, title
 from towline.release.packaging import Package
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from towline.errors import ReleaseError
-from towline.release.predictor import open_release
+from towline.inference.predictor import open_release
 
 
 def test_a_flipped_byte_is_refused_wherever_it_is(release: Path) -> None:

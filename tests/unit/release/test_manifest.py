@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from towline.errors import ReleaseError
-from towline.release.manifest import MANIFEST, verify
+from towline.manifest import MANIFEST, verify
 
 
 def test_an_untouched_release_is_taken(release: Path) -> None:

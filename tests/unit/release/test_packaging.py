@@ -13,12 +13,12 @@ import yaml
 from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline import files
 from towline.config import build_config
-from towline.errors import ReleaseError, Unavailable
+from towline.errors import ReleaseError, TransientError
+from towline.inference.predictor import open_release
+from towline.manifest import verify
 from towline.release import packaging
-from towline.release.manifest import verify
 from towline.release.packaging import Package
-from towline.release.predictor import open_release
-from towline.training.evaluation import saved_predictions
+from towline.training.evaluation.holdout import saved_predictions
 
 
 def test_packaging_twice_gives_one_release(regression: TrainedRun, packed: Package) -> None:
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_nothing(regression: TrainedRun, monkeypatch: pytest.
         return path
 
     monkeypatch.setattr(files, "write", write)
-    with pytest.raises(Unavailable, match="No space left"):
+    with pytest.raises(TransientError, match="No space left"):
         regression.package(version=9)
     home = regression.settings.store / "releases" / "house-value"
     assert len(written) == 5

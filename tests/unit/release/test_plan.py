@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 
 from towline.config import build_config
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.data.rows import Reader
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.data.schema.rows import Reader
 from towline.errors import DataError, ReleaseError
-from towline.release import certificate, plan_file
-from towline.release.certificate import certify
-from towline.release.compiling import NotCompiledError, compile_plan
-from towline.release.plan import Bits, Linear, Plan, Walk
-from towline.release.scorer import Compiled
+from towline.inference.compiled import codec, parity
+from towline.inference.compiled.compiler import NotCompiledError, compile_plan
+from towline.inference.compiled.parity import certify
+from towline.inference.compiled.plan import Bits, Linear, Plan, Walk
+from towline.inference.scorer import Compiled
 from towline.training.estimators import build
-from towline.training.metrics import predict
+from towline.training.evaluation.metrics import predict
 
 ROWS = 900
 
@@ -114,11 +114,11 @@ def test_one_row_is_answered_as_many_are(
     written = io.BytesIO()
     plan = compile_plan(model, contract)
     assert isinstance(plan.head, head)
-    plan_file.write(plan, written)
+    codec.write(plan, written)
     (tmp_path / "plan.npz").write_bytes(written.getvalue())
-    read = plan_file.read(tmp_path / "plan.npz")
+    read = codec.read(tmp_path / "plan.npz")
     again = io.BytesIO()
-    plan_file.write(read, again)
+    codec.write(read, again)
     assert again.getvalue() == written.getvalue()
     reader = Reader(contract)
     rows = reader.read(odd_table().head(60).astype(object).to_dict("records"))
@@ -172,7 +172,7 @@ def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatc
         leaves[3, 0] += 1e-6
         return Plan(Bits(plan.head.start, plan.head.masks, leaves), plan.output)
 
-    monkeypatch.setattr(certificate, "compile_plan", spoilt)
+    monkeypatch.setattr(parity, "compile_plan", spoilt)
     found, file = certify(model, contract, {"train": features}, 1)
     assert not found.compiled
     assert "values differ by up to" in found.reason
@@ -196,5 +196,5 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"PK\x03\x04nonsense"):
         (tmp_path / "plan.npz").write_bytes(content)
         with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as told:
-            plan_file.read(tmp_path / "plan.npz")
+            codec.read(tmp_path / "plan.npz")
         assert "plan.npz" in told.value.where

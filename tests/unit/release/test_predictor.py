@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.releases import TrainedRun, make_house_table
 from towline.errors import DataError, ReleaseError
+from towline.inference.predictor import Model, open_release
 from towline.release.packaging import Package
-from towline.release.predictor import Model, open_release
 
 
 @pytest.fixture(scope="module")

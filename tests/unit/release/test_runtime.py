@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.releases import TrainedRun
 from towline.errors import ReleaseError
+from towline.manifest import verify
 from towline.release import runtime
-from towline.release.manifest import verify
 
 REPOSITORY = Path(__file__).parents[3]
 LOCKS = [*sorted((REPOSITORY / "towline/release/runtime").glob("*.txt"))]

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from towline.config import build_config
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.errors import ConfigError, DataError
-from towline.scoring.batch import score
-from towline.training.predictions import Predictions
+from towline.inference.batch import score
+from towline.training.evaluation.predictions import Predictions
 
 HEADER = "zip,country,flag,price,model\n"
 LINES = '00501,NA,true,1.10,T\n501,"a, b",TRUE,,\n"x\ny",null,,2.50,-5\n'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.prediction_log import PRIVACY, FakeRelease, make_fake_release
-from towline.serving.prediction_log import PredictionLog
+from towline.prediction_log.writer import PredictionLog
 
 
 @pytest.fixture

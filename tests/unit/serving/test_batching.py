@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
-from towline.release.scorer import Answer
+from towline.inference.scorer import Answer
 from towline.serving.batching import Batcher, Turn
 from towline.serving.problems import Problem
 

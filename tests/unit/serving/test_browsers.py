@@ -3,7 +3,7 @@
 import pytest
 
 from towline.errors import ConfigError
-from towline.serving.browsers import check_hosts, check_origins
+from towline.serving.browser_access import check_hosts, check_origins
 
 
 @pytest.mark.parametrize("name", ["api.example.com", "*.example.com", "*", "localhost", "my_host", "10.0.0.7", "[::1]"])

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.commands import CommandResult
 from towline.errors import ConfigError
-from towline.serving import keys
-from towline.serving.keys import Keys, create, revoke
+from towline.serving import auth
+from towline.serving.auth import Keys, create, revoke
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(keys, "time", clock)
+    monkeypatch.setattr(auth, "time", clock)
     return clock
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from towline.serving import limits
-from towline.serving.limits import Rate
+from towline.serving import rate_limit
 from towline.serving.problems import Problem
+from towline.serving.rate_limit import Rate
 
 
 class Clock:
@@ -67,7 +67,7 @@ def test_no_rate_no_limit() -> None:
 
 def test_callers_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million addresses fill no memory."""
-    monkeypatch.setattr(limits, "TRACKED", 100)
+    monkeypatch.setattr(rate_limit, "TRACKED", 100)
     limiter = Rate(1.0, Clock())
     assert sum(passes(limiter, str(n), 1) for n in range(1_000)) == 1_000
     assert len(limiter._full_at) == 100

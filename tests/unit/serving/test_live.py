@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.sample_store import MODEL, SampleStore
-from towline.errors import ConfigError, ReleaseError, TowlineError, Unavailable
-from towline.registry.watch import Release
-from towline.release.manifest import MANIFEST, describe, read
-from towline.serving import live
-from towline.serving.live import Live
+from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
+from towline.manifest import MANIFEST, describe, read
+from towline.registry.champion_watcher import Release
+from towline.serving import model_reloader
+from towline.serving.model_reloader import Live
 from towline.serving.options import Options
 
 
@@ -169,7 +169,7 @@ def test_a_restored_release_is_taken(sample_store: SampleStore, monkeypatch: pyt
     (sample_store.release(2) / "contract.json").write_bytes(content)
     served.look()
     assert version(served) == 1
-    monkeypatch.setattr(live, "_AGAIN", 0)
+    monkeypatch.setattr(model_reloader, "_AGAIN", 0)
     served._again = 0.0
     served.look()
     assert version(served) == 2
@@ -245,7 +245,7 @@ def test_without_ledger_and_note_there_is_nothing_to_serve(sample_store: SampleS
     """A first start with a damaged ledger says that it is damaged; a start on a release that is gone names it."""
     kept = sample_store.ledger_file.read_bytes()
     break_ledger(sample_store)
-    with pytest.raises(Unavailable, match="not a database"):
+    with pytest.raises(TransientError, match="not a database"):
         opened(sample_store)
     opened(sample_store, f"{MODEL}@2")  # a version is found by its folder
     sample_store.ledger_file.write_bytes(kept)
@@ -287,9 +287,9 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
     """The note is missing then, which the log says."""
 
     def full(*_: object) -> None:
-        raise Unavailable("cannot write: No space left on device")
+        raise TransientError("cannot write: No space left on device")
 
-    monkeypatch.setattr(live.files, "write", full)
+    monkeypatch.setattr(model_reloader.files, "write", full)
     served = opened(sample_store)
     assert version(served) == 1
     assert "No space left" in caplog.text
@@ -327,7 +327,7 @@ def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleS
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
-        "from towline.serving.live import Live; from towline.serving.options import Options;"
+        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
         "from towline.config import Settings;"
         "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
         "print(served.model.compiled, *sys.modules)"

@@ -26,10 +26,10 @@ from tests.support.prediction_log import (
     wait_until,
 )
 from towline import files
-from towline.errors import ConfigError, DataError, Unavailable
-from towline.release.scorer import Answer
-from towline.serving import parts, segments, upkeep
-from towline.serving.prediction_log import PredictionLog
+from towline.errors import ConfigError, DataError, TransientError
+from towline.inference.scorer import Answer
+from towline.prediction_log import maintenance, parquet_store, segments
+from towline.prediction_log.writer import PredictionLog
 
 FIRST = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
 HOUR = 3600.0
@@ -37,7 +37,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "_GRACE", 0.5)
+    monkeypatch.setattr(maintenance, "_GRACE", 0.5)
 
 
 def fill(
@@ -58,12 +58,12 @@ def moment(day: int, hour: int) -> dt.datetime:
 
 
 def convert(folder: Path) -> int:
-    with parts.held(folder):
-        return parts.convert(folder)
+    with parquet_store.held(folder):
+        return parquet_store.convert(folder)
 
 
 def ids(folder: Path) -> list[str]:
-    return sorted(parts.read(folder).column("request_id").to_pylist())
+    return sorted(parquet_store.read(folder).column("request_id").to_pylist())
 
 
 def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., FakeRelease]) -> None:
@@ -73,9 +73,9 @@ def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., FakeR
     odd = {"size": "12.50", "age": None, "zip": 803317715.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
     log.write("a", FIRST.timestamp(), release, [ROW, ROW | odd], Answer([1, 0], [[0.25, 0.75], [0.5, 0.5]]))
     log.close()
-    before = parts.read(folder)
+    before = parquet_store.read(folder)
     assert convert(folder) == 1
-    table = parts.read(folder)
+    table = parquet_store.read(folder)
     assert table.equals(before)
     assert table.schema.types == [
         pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.int32(), pa.string(),
@@ -99,17 +99,17 @@ def test_days_and_spans(folder: Path, release: FakeRelease) -> None:
     """Parts go by day in UTC; a span takes its start and leaves its end, in parts and in open segments alike."""
     fill(folder, release, range(30))
     for _ in range(2):
-        table = parts.read(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
+        table = parquet_store.read(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
         assert sorted(table.column("request_id").to_pylist()) == sorted(f"r{n}" for n in range(1, 11))
         convert(folder)
     assert sorted(path.name for path in folder.glob("day=*")) == ["day=2026-09-30", "day=2026-10-01", "day=2026-10-02"]
-    assert parts.read(folder, columns=["input.town", "prediction"]).column_names == ["input.town", "prediction"]
+    assert parquet_store.read(folder, columns=["input.town", "prediction"]).column_names == ["input.town", "prediction"]
 
 
 def test_no_log_is_an_empty_table(folder: Path) -> None:
     """Reading makes nothing."""
-    assert parts.read(folder).num_rows == 0
-    assert "prediction" in parts.read(folder).column_names
+    assert parquet_store.read(folder).num_rows == 0
+    assert "prediction" in parquet_store.read(folder).column_names
     assert not folder.exists()
 
 
@@ -135,7 +135,7 @@ def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..
     fill(folder, releases(version=1), range(2))
     fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
     for _ in range(2):
-        table = parts.read(folder).sort_by("request_id")
+        table = parquet_store.read(folder).sort_by("request_id")
         assert table.column("version").to_pylist() == [1, 1, 2, 2]
         assert table.column("input.town").to_pylist() == ["Ulm", "Ulm", None, None]
         sizes = table.column("input.size").to_pylist()
@@ -188,11 +188,11 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: FakeRelease, mo
 
 def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
-    command = [sys.executable, "-m", "towline.serving.parts", str(folder)]
+    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
     for start in range(0, 1_200, 100):
         fill(folder, release, range(start, start + 100), rows=2)
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import towline.serving.parts"], check=True)
+    subprocess.run([sys.executable, "-c", "import towline.prediction_log.parquet_store"], check=True)
     loading = time.monotonic() - began
     killed = 0
     for _ in range(8):
@@ -216,9 +216,9 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
-        with pytest.raises(Unavailable, match="No space left"):
+        with pytest.raises(TransientError, match="No space left"):
             convert(folder)
-    assert parts.parts(folder) == []
+    assert parquet_store.parts(folder) == []
     assert len(ids(folder)) == 30
     assert convert(folder) == 1
 
@@ -230,15 +230,15 @@ def test_merging(folder: Path, releases: Callable[..., FakeRelease]) -> None:
         fill(folder, one, range(start, start + 20), HOUR / 2)
         fill(folder, two, range(start + 60, start + 80), HOUR / 100)
     convert(folder)
-    before = parts.read(folder).sort_by("request_id")
-    with parts.held(folder):
-        upkeep.merge(folder, before=dt.date(2026, 10, 1))
-    assert Counter((part.day.day, part.version) for part in parts.parts(folder)) == {
+    before = parquet_store.read(folder).sort_by("request_id")
+    with parquet_store.held(folder):
+        maintenance.merge(folder, before=dt.date(2026, 10, 1))
+    assert Counter((part.day.day, part.version) for part in parquet_store.parts(folder)) == {
         (30, 1): 1, (30, 2): 1, (1, 1): 3, (1, 2): 1, (2, 1): 1,
     }  # fmt: skip
-    assert upkeep.compact(folder) == (0, 7, 5)
-    assert parts.read(folder).sort_by("request_id").equals(before)
-    assert upkeep.compact(folder) == (0, 5, 5)
+    assert maintenance.compact(folder) == (0, 7, 5)
+    assert parquet_store.read(folder).sort_by("request_id").equals(before)
+    assert maintenance.compact(folder) == (0, 5, 5)
 
 
 def test_a_kill_while_merging(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,10 +256,10 @@ def test_a_kill_while_merging(folder: Path, release: FakeRelease, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", stop)
         with pytest.raises(Stop):
-            upkeep.compact(folder)
-    assert len(parts.parts(folder)) == 4
+            maintenance.compact(folder)
+    assert len(parquet_store.parts(folder)) == 4
     assert len(ids(folder)) == len(set(ids(folder))) == 30
-    assert len(parts.parts(folder)) == 1
+    assert len(parquet_store.parts(folder)) == 1
 
 
 def test_purging(folder: Path, release: FakeRelease) -> None:
@@ -268,10 +268,10 @@ def test_purging(folder: Path, release: FakeRelease) -> None:
     convert(folder)
     fill(folder, release, range(30, 40))
     (folder / "hash-keys" / "2026-08").write_bytes(b"k" * 32)
-    gone = upkeep.purge(folder, dt.date(2026, 10, 1))
+    gone = maintenance.purge(folder, dt.date(2026, 10, 1))
     assert (gone.rows, gone.files, gone.keys) == (1, 1, ("2026-08", "2026-09"))
     assert ids(folder) == sorted(f"r{number}" for number in range(1, 40))
-    assert upkeep.purge(folder, dt.date(2026, 11, 1)).rows == 39
+    assert maintenance.purge(folder, dt.date(2026, 11, 1)).rows == 39
     assert ids(folder) == []
     assert list(folder.glob("day=*")) == []
 
@@ -281,31 +281,31 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., FakeReleas
     kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
     fill(folder, kept, range(700_040, 700_045))
     convert(folder)
-    untouched = {part.path: part.path.stat() for part in parts.parts(folder)}
+    untouched = {part.path: part.path.stat() for part in parquet_store.parts(folder)}
     fill(folder, kept, range(700_045, 700_050))
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
-    keys = upkeep.HashKeys(folder / "hash-keys")
+    keys = maintenance.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
     assert sum(secret.encode() in read_all_bytes(folder) for secret in secrets) == 3
     found: list[pa.Table] = []
-    gone = upkeep.erase(folder, "customer", "700047", found.append)
+    gone = maintenance.erase(folder, "customer", "700047", found.append)
     assert (gone.rows, gone.files, gone.blind) == (2, 2, 0)
     assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
         assert secret.encode() not in read_all_bytes(folder)
     assert len(ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
-    assert upkeep.erase(folder, "customer", "700047", found.append).rows == 0
+    assert maintenance.erase(folder, "customer", "700047", found.append).rows == 0
     assert len(found) == 1
 
 
 def test_erasing_while_a_service_writes(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service is asked to close its segment, and goes on in another; nothing sent meanwhile is lost."""
-    monkeypatch.setattr("towline.serving.prediction_log._TEND", 0.1)
+    monkeypatch.setattr("towline.prediction_log.writer._TEND", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
         log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], make_answer())
-    assert upkeep.erase(folder, "customer", "3", lambda _: None).rows == 5
+    assert maintenance.erase(folder, "customer", "3", lambda _: None).rows == 5
     log.write("after", FIRST.timestamp(), release, [ROW], make_answer())
     log.close()
     assert len(ids(folder)) == 16
@@ -317,10 +317,10 @@ def test_a_service_that_hangs_is_named(folder: Path, release: FakeRelease, monke
     log = PredictionLog(folder, "w0", convert=False)
     log.write("r", FIRST.timestamp(), release, [ROW], make_answer())
     wait_until(lambda: log.written == 1)
-    monkeypatch.setattr(upkeep, "_PATIENCE", 0.3)
+    monkeypatch.setattr(maintenance, "_PATIENCE", 0.3)
     monkeypatch.setattr(segments, "ask", lambda _: None)
-    with pytest.raises(Unavailable, match=r"(?s)still writes.*w0-"):
-        upkeep.erase(folder, "customer", "1", lambda _: None)
+    with pytest.raises(TransientError, match=r"(?s)still writes.*w0-"):
+        maintenance.erase(folder, "customer", "1", lambda _: None)
     log.close()
 
 
@@ -339,7 +339,7 @@ def test_erasing_by_any_logged_column(folder: Path, release: FakeRelease, column
     empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
     log.write("empty", FIRST.timestamp(), release, [empty], make_answer())
     log.close()
-    assert upkeep.erase(folder, column, value, lambda _: None).rows == rows
+    assert maintenance.erase(folder, column, value, lambda _: None).rows == rows
     assert len(ids(folder)) == 11 - rows
 
 
@@ -348,10 +348,10 @@ def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Fak
     fill(folder, releases(PRIVACY), range(3))
     for column, said in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
         with pytest.raises(ConfigError, match=said):
-            upkeep.erase(folder, column, "1", lambda _: None)
+            maintenance.erase(folder, column, "1", lambda _: None)
     fill(folder, releases({}, version=2), range(3, 8))
-    assert upkeep.erase(folder, "customer", "1", lambda _: None) == upkeep.Forgotten(1, 1, (), 5)
-    assert upkeep.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
+    assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.Forgotten(1, 1, (), 5)
+    assert maintenance.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
 
 
 def test_what_tells_of_a_person_is_in_no_part(folder: Path, release: FakeRelease) -> None:
@@ -367,10 +367,10 @@ def test_a_spoilt_part_is_named(folder: Path, release: FakeRelease) -> None:
     """Reading says which file, rather than leaving it out."""
     fill(folder, release, range(3))
     convert(folder)
-    part = parts.parts(folder)[0]
+    part = parquet_store.parts(folder)[0]
     part.path.write_bytes(part.path.read_bytes()[:-10])
     with pytest.raises(DataError, match=part.path.name):
-        parts.read(folder)
+        parquet_store.read(folder)
 
 
 def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
@@ -382,4 +382,4 @@ def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) ->
     log.close()
     wait_until(lambda: not segments.paths(folder), 60)
     assert len(ids(folder)) == 6
-    assert not math.isnan(parts.read(folder).column("prediction")[0].as_py())
+    assert not math.isnan(parquet_store.read(folder).column("prediction")[0].as_py())

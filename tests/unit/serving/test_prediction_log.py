@@ -19,16 +19,16 @@ import pytest
 
 from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines, wait_until
-from towline.release.scorer import Answer
-from towline.serving import segments
-from towline.serving.prediction_log import PredictionLog
+from towline.inference.scorer import Answer
+from towline.prediction_log import segments
+from towline.prediction_log.writer import PredictionLog
 
 OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 WRITER = """
 import sys
 from pathlib import Path
 from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release
-from towline.serving.prediction_log import PredictionLog
+from towline.prediction_log.writer import PredictionLog
 
 folder = Path(sys.argv[1])
 release = make_fake_release(folder.parent / "release", PRIVACY)
@@ -200,7 +200,7 @@ def test_while_the_disk_is_full_memory_is_bounded(
 ) -> None:
     """A limited number of lines waits, the rest is dropped; the reason is logged, a value never; closing ends."""
     monkeypatch.setattr(segments.os, "write", Disk(0))
-    monkeypatch.setattr("towline.serving.prediction_log._PENDING", 20_000)
+    monkeypatch.setattr("towline.prediction_log.writer._PENDING", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     for _ in range(3_000):
         log.write("r", OCTOBER, release, [ROW], make_answer())
@@ -307,7 +307,7 @@ def test_a_key_that_cannot_be_made_is_made_later(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("towline.serving.privacy.os.link", full)
+        patch.setattr("towline.prediction_log.privacy.os.link", full)
         for _ in range(500):
             log.write("r", OCTOBER, release, [ROW], make_answer())
         wait_until(lambda: log.drops == 500)
@@ -319,7 +319,7 @@ def test_a_key_that_cannot_be_made_is_made_later(
 @pytest.mark.parametrize("reason", ["size", "age", "asked", "removed"])
 def test_segments_are_closed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     """When they are large, old, asked for, or taken away; the next record opens another."""
-    monkeypatch.setattr("towline.serving.prediction_log._TEND", 0.1)
+    monkeypatch.setattr("towline.prediction_log.writer._TEND", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)
     log.write("a", OCTOBER, release, [ROW], make_answer())
@@ -340,6 +340,6 @@ def test_segments_are_closed(folder: Path, release: FakeRelease, monkeypatch: py
 
 def test_the_service_loads_no_table_library() -> None:
     """Neither pandas nor pyarrow comes with the log."""
-    code = "import sys, towline.serving.prediction_log; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, towline.prediction_log.writer; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(done.stdout.split())

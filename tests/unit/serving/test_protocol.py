@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
-from towline.serving import tensors
 from towline.serving.problems import Problem
+from towline.serving.protocols import open_inference
 
 ROWS = [ROW, {"size": 30, "kind": "flat & <b>garden</b>", "sunny": False, "at": None}, {**ROW, "size": None}]
 NUMBERS = (("a", "numeric", {}), ("b", "numeric", {}), ("c", "boolean", {}))
@@ -413,10 +413,10 @@ def test_another_shape_is_refused_with_what_is_wrong(
 )
 def test_values_are_of_their_datatype(datatype: str, values: list[Any], wrong: list[Any]) -> None:
     """What fits passes, null in each; what does not is named by row."""
-    tensors._check(values, datatype, "x")
+    open_inference._check(values, datatype, "x")
     for value in wrong:
         with pytest.raises(Problem) as caught:
-            tensors._check([*values, value], datatype, "x")
+            open_inference._check([*values, value], datatype, "x")
         assert [(fault.row, fault.field) for fault in caught.value.faults] == [(len(values), "x")]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.hostile_json import HOSTILE_JSON
 from towline.serving.problems import Problem
-from towline.serving.strict_json import KEYS, loads
+from towline.serving.protocols.strict_json import KEYS, loads
 
 MIB5 = 5_000_000
 

@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.training import TrainedModel
 from towline.config import PipelineConfig
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.data.sources import load
 from towline.data.splits import split
 from towline.data.workspace import Workspace
-from towline.training.final import fit
-from towline.training.fitting import baseline, choose, cross_validate
+from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.training.final_fit import fit
 from towline.training.history import choose_history
 
 

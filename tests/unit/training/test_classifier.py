@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from towline.config import Candidate, PipelineConfig
-from towline.data.inference import infer
+from towline.data.schema.inference import infer
 from towline.training.estimators import build
-from towline.training.metrics import predict
+from towline.training.evaluation.metrics import predict
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",

@@ -7,8 +7,8 @@ import skops.io
 from sklearn.pipeline import Pipeline
 
 from towline.config import Candidate, PipelineConfig
-from towline.data.contract import Contract
-from towline.data.inference import infer
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
 from towline.errors import ConfigError, FitError
 from towline.training.estimators import build, space
 

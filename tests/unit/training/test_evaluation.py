@@ -16,15 +16,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from towline.config import METRICS, PipelineConfig
-from towline.data.contract import Contract
-from towline.data.inference import infer
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
 from towline.errors import ConfigError, ReleaseError
-from towline.training import stored
-from towline.training.bootstrap import interval, resample, units, weights
+from towline.training import model_io
 from towline.training.classifier import Classifier
-from towline.training.evaluation import Evaluation, cuts, evaluate, saved_predictions
-from towline.training.metrics import predict, scores
-from towline.training.predictions import Predictions
+from towline.training.evaluation.bootstrap import interval, resample, units, weights
+from towline.training.evaluation.holdout import Evaluation, cuts, evaluate, saved_predictions
+from towline.training.evaluation.metrics import predict, scores
+from towline.training.evaluation.predictions import Predictions
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = np.array(["a", "b", "c", "d"], dtype=object)
@@ -244,12 +244,12 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     skops.io.dump(FunctionTransformer(tracemalloc.start), path)
     with pytest.raises(ReleaseError, match=r"not trusted: _tracemalloc\.start"):
-        stored.load(path)
+        model_io.load(path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ReleaseError, match="cannot be read"):
-        stored.load(path)
+        model_io.load(path)
     with pytest.raises(ReleaseError, match="no such model file"):
-        stored.load(tmp_path / "absent.skops")
+        model_io.load(tmp_path / "absent.skops")
 
 
 def test_packages_are_trusted_by_the_config() -> None:
@@ -257,4 +257,4 @@ def test_packages_are_trusted_by_the_config() -> None:
     names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
     config["package"] = {"trusted": ["third"]}
-    assert stored.packages(PipelineConfig.model_validate(config)) == ("own", "sklearn.gaussian_process", "third")
+    assert model_io.packages(PipelineConfig.model_validate(config)) == ("own", "sklearn.gaussian_process", "third")

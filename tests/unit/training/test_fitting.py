@@ -15,9 +15,9 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
-from towline.training import fitting, stored
-from towline.training.final import fit
-from towline.training.fitting import Scores, baseline, best_threshold, choose, cross_validate
+from towline.training import cross_validation, model_io
+from towline.training.cross_validation import Scores, baseline, best_threshold, choose, cross_validate
+from towline.training.final_fit import fit
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -128,7 +128,7 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     results = []
     for processors in (1, 3):
-        monkeypatch.setattr(fitting.joblib, "cpu_count", lambda count=processors: count)
+        monkeypatch.setattr(cross_validation.joblib, "cpu_count", lambda count=processors: count)
         results.append(cross_validate(work, config, Candidate(estimator="boosting")).folds)
         results.append(np.load(work.file("oof-boosting.npz"))["probabilities"].tolist())
     assert results[:2] == results[2:]
@@ -138,7 +138,9 @@ def test_a_candidate_that_fails_does_not_end_the_run(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its cause is one line; warnings become notes; choosing among failures says why for each."""
-    monkeypatch.setattr(fitting.joblib, "cpu_count", lambda: 1)  # threads share their filters, and may lose a warning
+    monkeypatch.setattr(
+        cross_validation.joblib, "cpu_count", lambda: 1
+    )  # threads share their filters, and may lose a warning
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     moody = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 0.5})
     failed = cross_validate(work, config, moody)
@@ -183,7 +185,7 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A search killed within a trial keeps the ended ones, repeats that one and draws what it would have drawn."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
     drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
-    build = fitting.build
+    build = cross_validation.build
 
     def results(case: str, kill_at: int | None) -> Scores:
         def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, trusted: Any = ()) -> Any:
@@ -193,7 +195,7 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 drawn[case].append(params)
             return build(candidate, contract, seed, params, trusted)
 
-        monkeypatch.setattr(fitting, "build", spy)
+        monkeypatch.setattr(cross_validation, "build", spy)
         return cross_validate(work, config, candidate)
 
     (tmp_path / "whole").mkdir()
@@ -255,7 +257,7 @@ def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> No
     table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
     work, config = prepare_workspace(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
-    assert len(stored.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
+    assert len(model_io.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
 
 
 def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Pa
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
     work, config = prepare_workspace(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
     with pytest.raises(ConfigError, match="keeps the rows"):
-        fitting.check(config, work.contract())
+        cross_validation.check(config, work.contract())
     (tmp_path / "other").mkdir()
     work, config = prepare_workspace(tmp_path / "other", table, candidates=neighbours)
-    fitting.check(config, work.contract())
+    cross_validation.check(config, work.contract())

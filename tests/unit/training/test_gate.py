@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.contract import Contract
-from towline.data.inference import infer
-from towline.training.evaluation import Evaluation
-from towline.training.gate import Check, Smoke, Verdict, decide
-from towline.training.interval import Interval
-from towline.training.metrics import scores
-from towline.training.predictions import Predictions
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
+from towline.promotion.gate import Check, Smoke, Verdict, decide
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.metrics import scores
+from towline.training.evaluation.predictions import Predictions
 
 GOOD = Smoke(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
 N = 1200

@@ -11,9 +11,9 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
-from towline.training import final, stored
-from towline.training.final import fit, refit
-from towline.training.fitting import Scores, choose, cross_validate
+from towline.training import final_fit, model_io
+from towline.training.cross_validation import Scores, choose, cross_validate
+from towline.training.final_fit import fit, refit
 from towline.training.history import History, choose_history
 
 DAY = pd.Timedelta("1D").to_pytimedelta()
@@ -51,7 +51,7 @@ def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
     wide = fit(work, config, chosen, History())
     features, truth, _ = work.part("holdout")
     fit(work, config, chosen, history)
-    error = np.abs(stored.load(work.file("model.skops")).predict(features) - truth).mean()
+    error = np.abs(model_io.load(work.file("model.skops")).predict(features) - truth).mean()
     assert wide.rows == len(work.part("train")[2])
     assert error < 1
 
@@ -109,9 +109,9 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert released.measured == measured.history
     features, _, _ = work.part("holdout")
     np.testing.assert_array_equal(
-        final.answers(work, released).labels, stored.load(work.file(released.file)).predict(features)
+        final_fit.answers(work, released).labels, model_io.load(work.file(released.file)).predict(features)
     )
-    assert len(final.learnt(work, config, released)) == released.rows
+    assert len(final_fit.learnt(work, config, released)) == released.rows
     plain = config.model_copy(update={"split": config.split.model_copy(update={"refit": False})})
     assert refit(work, plain, chosen, measured) == measured
 
@@ -128,7 +128,7 @@ def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None
     assert [one.failed for one in history.tried] == ["", ""]
     fit(work, config, chosen, history)
     features, truth, _ = work.part("holdout")
-    model = stored.load(work.file("model.skops"))
+    model = model_io.load(work.file("model.skops"))
     assert (model.classes_[model.predict_proba(features).argmax(axis=1)] == truth).mean() > 0.8
     assert model.threshold == chosen.threshold
 

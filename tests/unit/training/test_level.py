@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.training import prepare_workspace
 from towline.errors import ConfigError
-from towline.training import stored
-from towline.training.final import fit, refit
-from towline.training.fitting import check, choose, cross_validate
+from towline.training import model_io
+from towline.training.cross_validation import check, choose, cross_validate
+from towline.training.detrend import on_level
+from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
-from towline.training.level import on_level
 
 DAYS = pd.Timedelta("2D").to_pytimedelta()
 
@@ -86,7 +86,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
         features, truth, _ = work.part("holdout")
-        answers = stored.load(work.file("model.skops")).predict(features)
+        answers = model_io.load(work.file("model.skops")).predict(features)
         errors[level is None] = np.abs(answers - truth).mean() / truth.mean()
         if level:
             assert history.level == DAYS

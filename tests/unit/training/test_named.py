@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from towline.config import Candidate, PipelineConfig, build_config
-from towline.data.contract import Contract
-from towline.data.inference import infer
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer
 from towline.errors import ConfigError
 from towline.training.estimators import build
 
@@ -86,7 +86,9 @@ def test_pythons_own_modules_are_refused(estimator: str, monkeypatch: pytest.Mon
     assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
 
 
-@pytest.mark.parametrize("estimator", ["towline.files.write", "tasks.pool.start", "flows.training.training"])
+@pytest.mark.parametrize(
+    "estimator", ["towline.files.write", "towline.orchestration.worker.start", "flows.training.training"]
+)
 def test_towlines_own_code_is_refused(estimator: str) -> None:
     """Its functions are no estimators."""
     with pytest.raises(ConfigError, match="part of towline itself"):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from towline.training.evaluation import evaluate
-from towline.training.metrics import Coded
+from towline.training.evaluation.holdout import evaluate
+from towline.training.evaluation.metrics import Coded
 from towline.training.plots import confusion_matrix, draw
 
 DATA = Path(__file__).parents[3] / "data"

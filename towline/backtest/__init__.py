@@ -1,0 +1,1 @@
+"""Backtests of retraining policies on historical data."""

@@ -1,1 +1,0 @@
-"""A whole store in one file, and back."""

@@ -1,0 +1,104 @@
+"""Whole columns in canonical form: ``values`` says what one value means, this does it for arrays of any type."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from towline.config import Kind
+from towline.data.schema import text_columns
+from towline.data.schema.values import PLAIN, ValueFormat, ValueReader
+
+_OFFENDERS = 5
+
+
+def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
+    """Up to five offending values, or only their rows, with row numbers (from 1, headers not counted)."""
+    picked = {int(row): "" for row in rows[:_OFFENDERS]}
+    at = values.iloc if isinstance(values, pd.Series) else list(values)
+    listed = [f"row {row + 1}: {_shown(at[row])[:60]}" if shown else f"row {row + 1}" for row in picked]
+    return ", ".join(listed) + (f" and {len(rows) - len(listed)} more" if len(rows) > len(listed) else "")
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a frame; whole numbers that float64 cannot hold stay exact where there are nulls among them."""
+    frame: pd.DataFrame = table.to_pandas()
+    for index, column in enumerate(table.columns):
+        if column.null_count and text_columns.is_inexact(column):
+            frame.isetitem(index, np.array(column.to_pylist(), dtype=object))
+    return frame
+
+
+def convert(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+    """Canonical values (n,), and the positions of those that do not fit their kind.
+
+    Numeric and boolean are float64 (NaN for null), category is object of str (NaN for null), datetime is
+    datetime64[us].
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype) or getattr(values.dtype, "na_value", None) is pd.NA:
+        values = values.astype(object)
+    read, bad = _typed(values, kind, fmt) if values.dtype.kind in "biufM" else _any(values, kind, fmt)
+    if fmt.coerce:
+        bad = np.array([row for row in bad if not isinstance(values.iloc[row], str)], dtype=np.int64)
+    return read, bad
+
+
+def _typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of numbers, flags or times."""
+    none = np.empty(0, dtype=np.int64)
+    code = values.dtype.kind
+    if kind == "datetime" and code == "M":
+        times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
+        return times.to_numpy("datetime64[us]"), none
+    if kind == "category" or (kind == "datetime" and code != "b") or fmt.na_values or code == "M":
+        codes, distinct = pd.factorize(values)
+        read, bad = _any(pd.Series(list(distinct), dtype=object), kind, fmt)
+        read = np.concatenate([read, np.array([_null(kind)], dtype=read.dtype)])
+        return read[codes], np.flatnonzero(np.isin(codes, bad))
+    if kind == "datetime":
+        return np.full(len(values), "NaT", dtype="datetime64[us]"), np.arange(len(values))
+    floats = values.to_numpy(np.float64)
+    return floats, np.flatnonzero(~np.isin(floats, (0.0, 1.0)) & ~np.isnan(floats)) if kind == "boolean" else none
+
+
+def _any(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of text or of mixed values."""
+    texts = _texts(values)
+    if texts is not None and kind in ("numeric", "datetime"):
+        read, unread = (text_columns.numbers if kind == "numeric" else text_columns.times)(texts, fmt)
+        return read, np.flatnonzero(unread)
+    reader = ValueReader(kind, fmt)
+    if texts is not None:
+        codes, distinct = pd.factorize(values)
+        given = [*distinct, None]
+    else:  # not by distinct value: 1, 1.0 and True are equal to a hash table
+        codes, given = np.arange(len(values)), values.tolist()
+    dtype = "datetime64[us]" if kind == "datetime" else object if kind == "category" else np.float64
+    read = np.empty(len(given), dtype=dtype)
+    read[:] = [math.nan if value is None and kind == "category" else value for value in map(reader.read, given)]
+    bad = np.array([reader.misfits(value) for value in given], dtype=bool)
+    return read[codes], np.flatnonzero(bad[codes])
+
+
+def _texts(values: pd.Series) -> pa.ChunkedArray | None:
+    """The column as Arrow text, where it is nothing else."""
+    if values.dtype == object and not (len(values) and pd.api.types.infer_dtype(values, skipna=True) == "string"):
+        return None
+    try:
+        array = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, UnicodeError):  # half of a surrogate pair
+        return None
+    chunked = array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+    return chunked.cast(pa.large_string()) if text_columns.is_text(chunked.type) else None
+
+
+def _null(kind: Kind) -> Any:
+    return np.datetime64("NaT", "us") if kind == "datetime" else math.nan
+
+
+def _shown(value: Any) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    return "null" if value is None or value is pd.NA or value != value else repr(value)  # noqa: PLR0124 - NaN, NaT

@@ -1,0 +1,1 @@
+"""Data validation with Great Expectations: the table against its contract and expectations."""

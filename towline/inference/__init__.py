@@ -1,0 +1,1 @@
+"""Inference: a release opened for predictions, one row or a whole file."""

@@ -1,0 +1,344 @@
+"""From a fitted pipeline to a plan: each block of the preprocessing is asked what it makes of each value."""
+
+import dataclasses
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from towline.data.schema.contract import Contract
+from towline.inference.compiled.plan import (
+    NARROW,
+    PART_VALUES,
+    Bits,
+    Level,
+    Linear,
+    Link,
+    Nodes,
+    Number,
+    Output,
+    Part,
+    Plan,
+    Slot,
+    Sum,
+    Vector,
+    Walk,
+)  # fmt: skip
+from towline.training.classifier import Classifier
+from towline.training.features import CalendarParts
+
+_LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
+_FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
+_BOOSTED = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
+_LINKS: dict[str, Link] = {
+    "IdentityLink": "identity",
+    "LogLink": "exp",
+    "LogitLink": "expit",
+    "MultinomialLogit": "softmax",
+}
+MASKS = 64 * 2**20  # bytes of masks; larger ensembles are walked
+
+
+class NotCompiledError(Exception):
+    """A pipeline has a part that no plan is made of; says which."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A slot and the design columns ``at`` that its table fills; a number's first row is ``[0, indicator]``."""
+
+    slot: Slot
+    at: np.ndarray
+    rows: np.ndarray
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """One tree; ``values`` (nodes, width), children of a leaf are -1."""
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    missing_left: np.ndarray
+    values: np.ndarray
+    leaf: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leaf", self.left < 0)
+
+
+def compile_plan(model: Any, contract: Contract) -> Plan:
+    """The plan of a fitted model of ours.
+
+    Args:
+        model: as ``estimators.build`` makes it.
+        contract: whose canonical features it takes.
+
+    Raises:
+        NotCompiledError: the pipeline has a part that no plan is made of.
+    """
+    pipeline = model.pipeline if isinstance(model, Classifier) else model
+    if not isinstance(pipeline, Pipeline) or list(pipeline.named_steps) != ["prepare", "estimate"]:
+        raise NotCompiledError(f"a {type(pipeline).__name__} is not one of the known pipelines")
+    estimator = pipeline.named_steps["estimate"]
+    prepare = pipeline.named_steps["prepare"]
+    names = [column.name for column in contract.feature_columns]
+    blocks = [block for group in prepare.transformers_ for block in _blocks(group, prepare, names)]
+    width = sum(len(block.at) for block in blocks)
+    if type(estimator) in _LINEAR:
+        return Plan(_linear(estimator, blocks), _output(model, estimator, contract, "identity"))
+    if type(estimator) in _FORESTS:
+        trees = [_sklearn_tree(one.tree_) for one in estimator.estimators_]
+        start = np.zeros(trees[0].values.shape[1])
+        return Plan(_walk(start, blocks, width, trees, single=True), _output(model, estimator, contract, "mean"))
+    if type(estimator) in _BOOSTED:
+        if estimator.is_categorical_ is not None and np.any(estimator.is_categorical_):
+            raise NotCompiledError("its trees split on categories natively")
+        link = _LINKS.get(type(estimator._loss.link).__name__)
+        if link is None:
+            raise NotCompiledError(f"the loss {estimator.loss!r}")
+        trees = [_boosted_tree(one.nodes) for round_ in estimator._predictors for one in round_]
+        start = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel()
+        fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
+        nodes = sum(len(tree.leaf) for tree in trees)
+        bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MASKS
+        head = _bits(start, blocks, trees) if bits else _walk(start, blocks, width, trees, single=False)
+        return Plan(head, _output(model, estimator, contract, link))
+    raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
+
+
+def _output(model: Any, estimator: Any, contract: Contract, link: Link) -> Output:
+    trees = len(estimator.estimators_) if link == "mean" else 1
+    if not contract.classes:
+        return Output(link=link, trees=trees)
+    linear = isinstance(estimator, LogisticRegression)
+    if linear:
+        link = "expit" if len(estimator.classes_) == 2 else "softmax"
+    threshold, positive = None, 1
+    order = tuple(model.places_.tolist())
+    if model.threshold is not None:
+        threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
+    return Output(link, order, len(contract.classes), threshold, positive, linear, trees)
+
+
+def _blocks(group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]) -> Iterator[Block]:
+    """What one transformer of the ColumnTransformer makes of each of its columns."""
+    name, transformer, columns = group
+    if name == "remainder" or not len(columns):
+        return
+    begin = prepare.output_indices_[name].start
+    at = [names.index(column) for column in columns]
+    if name == "number":
+        yield from _numbers(transformer, columns, at, begin)
+    elif name in ("category", "levels"):
+        yield from _levels(transformer, columns, at, begin)
+    elif name == "calendar" and isinstance(transformer[0], CalendarParts):
+        yield from _calendar(transformer, at, begin)
+    else:
+        raise NotCompiledError(f"the preprocessing block {name!r}")
+
+
+def _numbers(transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int) -> Iterator[Block]:
+    impute, *scale = transformer
+    scaler = scale[0] if scale else None
+    indicated = list(impute.indicator_.features_)
+    cells = pd.DataFrame([[0.0] * len(columns), [np.nan] * len(columns)], columns=list(names))
+    present, missing = transformer.transform(cells)
+    for position, column in enumerate(columns):
+        slot = Number(column)
+        if scaler is not None:
+            slot = Number(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
+        own = [position, *(len(columns) + indicated.index(position) for _ in range(position in indicated))]
+        yield Block(slot, begin + np.array(own), np.stack([present[own], missing[own]]), number=True)
+
+
+def _levels(transformer: Any, names: Sequence[str], columns: Sequence[int], begin: int) -> Iterator[Block]:
+    encoder = transformer[0] if isinstance(transformer, Pipeline) else transformer
+    known = [[level for level in levels if isinstance(level, str)] for levels in encoder.categories_]
+    widths = [len(levels) for levels in encoder.categories_]
+    usual = [levels[0] if levels else np.nan for levels in known]
+    for position, column in enumerate(columns):
+        unseen = "?"
+        while unseen in known[position]:
+            unseen += "?"
+        keys = [np.nan, unseen, *known[position]]
+        frame = pd.DataFrame([usual] * len(keys), columns=list(names), dtype=object)
+        frame[names[position]] = pd.Series(keys, dtype=object)
+        table = np.asarray(transformer.transform(frame), dtype=np.float64)
+        if not isinstance(encoder, OneHotEncoder):
+            widths = [table.shape[1] // len(columns)] * len(columns)
+        own = sum(widths[:position]) + np.arange(widths[position])
+        lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
+        yield Block(Level(column, lookup), begin + own, table[:, own])
+
+
+def _calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[Block]:
+    pairs = [(column, part) for column, parts in zip(columns, transformer[0].parts, strict=True) for part in parts]
+    encoder = transformer[1]
+    one_hot = isinstance(encoder, OneHotEncoder)
+    usual = [float(PART_VALUES[part][0]) for _, part in pairs]
+    for position, (column, part) in enumerate(pairs):
+        values = [np.nan, *map(float, PART_VALUES[part])]
+        cells = np.array([usual] * len(values))
+        cells[:, position] = values
+        table = np.asarray(encoder.transform(cells), dtype=np.float64)
+        if one_hot:
+            widths = [len(levels) for levels in encoder.categories_]
+            own = sum(widths[:position]) + np.arange(widths[position])
+        else:
+            indicated = list(encoder.indicator_.features_)
+            own = np.array([position, *(len(pairs) + indicated.index(position) for _ in range(position in indicated))])
+        yield Block(Part(column, part), begin + own, table[:, own])
+
+
+def _linear(estimator: Any, blocks: Sequence[Block]) -> Linear:
+    weights = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64))  # (outputs, design columns)
+    start = np.zeros(len(weights)) + np.asarray(estimator.intercept_, dtype=np.float64)
+    shares = []
+    for block in blocks:
+        of = weights[:, block.at].T
+        if block.number:  # the value's own share is the slope; in row 0 its place is taken by nothing
+            rest = block.rows.copy()
+            rest[0, 0] = 0.0
+            shares.append(Sum(block.slot, rest @ of, of[0]))
+        else:
+            shares.append(Sum(block.slot, block.rows @ of, None))
+    return Linear(start, shares)
+
+
+def _walk(start: np.ndarray, blocks: Sequence[Block], width: int, trees: Sequence[_Tree], *, single: bool) -> Walk:
+    sizes = [len(tree.leaf) for tree in trees]
+    roots = np.cumsum([0, *sizes[:-1]])
+    self_ = np.arange(sum(sizes))
+    leaf = np.concatenate([tree.leaf for tree in trees])
+    shift = np.repeat(roots, sizes)
+    left, right = (
+        np.where(leaf, self_, np.concatenate([getattr(tree, side) for tree in trees]) + shift)
+        for side in ("left", "right")
+    )
+    nodes = Nodes(
+        feature=np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.intp),
+        threshold=np.concatenate([tree.threshold for tree in trees]),
+        missing_left=np.concatenate([tree.missing_left for tree in trees]),
+        kids=np.stack([right, left], axis=1).ravel(),
+        values=np.concatenate([tree.values for tree in trees]),
+        roots=roots,
+    )
+    vectors = [Vector(block.slot, block.at, block.rows, block.number) for block in blocks]
+    return Walk(start, vectors, width, nodes, max(map(_depth, trees)), single)
+
+
+def _bits(start: np.ndarray, blocks: Sequence[Block], trees: Sequence[_Tree]) -> Bits:
+    leaves = np.zeros((len(trees), 64))
+    cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
+    for number, tree in enumerate(trees):
+        count = 0
+        spans: dict[int, tuple[int, int]] = {}  # of each node, the leaves below it
+        for node in _left_to_right(tree):
+            if tree.leaf[node]:
+                leaves[number, count] = tree.values[node, 0]
+                spans[node] = (count, count + 1)
+                count += 1
+            else:
+                begin, end = spans[int(tree.left[node])]
+                spans[node] = (begin, spans[int(tree.right[node])][1])
+                keep = np.uint64(~((1 << end) - (1 << begin)) & (2**64 - 1))
+                cut = (float(tree.threshold[node]), number, keep, bool(tree.missing_left[node]))
+                cuts.setdefault(int(tree.feature[node]), []).append(cut)
+    masks = [_masks(block, cuts, len(trees)) for block in blocks if any(int(column) in cuts for column in block.at)]
+    if max(int(tree.leaf.sum()) for tree in trees) <= NARROW:
+        return Bits(start, [(slot, table.astype(np.uint32)) for slot, table in masks], leaves[:, :NARROW])
+    return Bits(start, masks, leaves)
+
+
+def _masks(
+    block: Block, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
+) -> tuple[Slot, np.ndarray]:
+    """The masks of one slot: what each of its places leaves open of each tree."""
+    slot = block.slot
+    if isinstance(slot, Number):
+        own = cuts.get(int(block.at[0]), [])
+        steps = sorted({threshold for threshold, *_ in own})
+        slot = dataclasses.replace(slot, cuts=tuple(steps))
+        table = np.full((len(steps) + 2, trees), ~np.uint64(0))
+        for threshold, tree, keep, _ in own:
+            table[bisect_left(steps, threshold) + 1, tree] &= keep
+        np.bitwise_and.accumulate(table[:-1], axis=0, out=table[:-1])
+        design = np.stack([block.rows[0]] * (len(steps) + 1) + [block.rows[1]])
+        given = [(column, position) for position, column in enumerate(block.at) if position]
+        for threshold, tree, keep, missing_left in own:
+            if not _left(block.rows[1, 0], threshold, missing_left):
+                table[-1, tree] &= keep
+    else:
+        table = np.full((len(block.rows), trees), ~np.uint64(0))
+        design = block.rows
+        given = [(column, position) for position, column in enumerate(block.at)]
+    for column, position in given:
+        for threshold, tree, keep, missing_left in cuts.get(int(column), []):
+            right = np.array([not _left(value, threshold, missing_left) for value in design[:, position]])
+            table[right, tree] &= keep
+    return slot, table
+
+
+def _left(value: float, threshold: float, missing_left: bool) -> bool:
+    return missing_left if np.isnan(value) else bool(value <= threshold)
+
+
+def _left_to_right(tree: _Tree) -> Iterator[int]:
+    """The nodes, children before their parent and left before right."""
+    pending = [(0, False)]
+    while pending:
+        node, seen = pending.pop()
+        if seen or tree.leaf[node]:
+            yield node
+        else:
+            pending += [(node, True), (int(tree.right[node]), False), (int(tree.left[node]), False)]
+
+
+def _depth(tree: _Tree) -> int:
+    depth, level = 0, np.array([0])
+    while len(level := level[~tree.leaf[level]]):
+        level = np.concatenate([tree.left[level], tree.right[level]])
+        depth += 1
+    return depth
+
+
+def _boosted_tree(nodes: np.ndarray) -> _Tree:
+    leaf = nodes["is_leaf"].astype(bool)
+    return _Tree(
+        feature=nodes["feature_idx"].astype(np.intp),
+        threshold=nodes["num_threshold"].astype(np.float64),
+        left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
+        right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
+        missing_left=nodes["missing_go_to_left"].astype(bool),
+        values=nodes["value"].astype(np.float64)[:, None],
+    )
+
+
+def _sklearn_tree(tree: Any) -> _Tree:
+    if tree.value.shape[1] != 1:
+        raise NotCompiledError("it has several targets")
+    return _Tree(
+        feature=np.asarray(tree.feature, dtype=np.intp),
+        threshold=np.asarray(tree.threshold, dtype=np.float64),
+        left=np.asarray(tree.children_left, dtype=np.int64),
+        right=np.asarray(tree.children_right, dtype=np.int64),
+        missing_left=np.asarray(tree.missing_go_to_left, dtype=bool),
+        values=np.asarray(tree.value, dtype=np.float64)[:, 0, :],
+    )

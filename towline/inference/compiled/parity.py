@@ -1,0 +1,155 @@
+"""The parity certificate: a compiled scorer answers as scikit-learn does, on every row tried, or it is not used."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from towline.config import Frozen
+from towline.data.schema.contract import Column, Contract
+from towline.data.schema.rows import Reader
+from towline.inference.compiled import codec
+from towline.inference.compiled.compiler import NotCompiledError, compile_plan
+from towline.inference.compiled.plan import Bits, Number, Plan, Walk
+from towline.inference.scorer import TOLERANCE, Compiled
+from towline.training.evaluation.metrics import predict
+from towline.training.evaluation.predictions import Predictions
+
+GENERATED = 5_000
+SLICE = 20_000
+
+
+class Certificate(Frozen):
+    """What came of compiling a model.
+
+    Attributes:
+        compiled: whether the release holds a plan that answered as scikit-learn does.
+        reason: why it does not; empty where it does.
+        scorer: what kind of plan it is.
+        rows: how many rows were compared, by where they come from.
+        wrong_labels: rows with another class.
+        largest_difference: of a value (relative where it is beyond 1) or a probability.
+        identical: share of rows that are the same to the last bit.
+        tolerance: the largest difference allowed.
+    """
+
+    compiled: bool
+    reason: str = ""
+    scorer: str = "scikit-learn"
+    rows: dict[str, int] = Field(default_factory=dict)
+    wrong_labels: int = 0
+    largest_difference: float = 0.0
+    identical: float = 1.0
+    tolerance: float = TOLERANCE
+
+    def __str__(self) -> str:
+        if not self.compiled:
+            return f"scikit-learn itself: {self.reason}"
+        apart = "to the last bit" if self.identical == 1 else f"within {self.largest_difference:.1g}"
+        return f"compiled ({self.scorer}): {sum(self.rows.values()):,} rows answered as scikit-learn does, {apart}"
+
+
+def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], seed: int) -> tuple[Certificate, bytes]:
+    """Compiles a model and compares it with itself.
+
+    Args:
+        model: fitted.
+        contract: whose features it takes.
+        tables: canonical features by where they come from: ``train``, ``holdout``. Rows ``generated`` around the
+            plan's own cuts are added.
+        seed: of the generated rows.
+
+    Returns:
+        The certificate, and the plan as a file; empty if it is not used.
+    """
+    try:
+        plan = compile_plan(model, contract)
+    except NotCompiledError as unknown:
+        return Certificate(compiled=False, reason=f"cannot be compiled: {unknown}"), b""
+    written = io.BytesIO()
+    codec.write(plan, written)
+    rows = {**tables, "generated": _generated(plan, contract, tables["train"], seed)}
+    scorer = Compiled(plan, contract, Reader(contract))
+    wrong, largest, same, total = 0, 0.0, 0, 0
+    for table in rows.values():
+        for begin in range(0, len(table), SLICE):
+            part = table.iloc[begin : begin + SLICE].reset_index(drop=True)
+            misses, distance = _distances(scorer.frame(part), predict(model, part, contract), contract)
+            wrong += misses
+            largest = max(largest, float(distance.max(initial=0.0)))
+            same += int((distance == 0).sum())
+            total += len(part)
+    holds = wrong == 0 and largest <= TOLERANCE
+    found = Certificate(
+        compiled=holds,
+        reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
+        scorer=type(plan.head).__name__.lower() if holds else "scikit-learn",
+        rows={name: len(table) for name, table in rows.items()},
+        wrong_labels=wrong,
+        largest_difference=largest,
+        identical=same / total,
+    )
+    return found, written.getvalue() if holds else b""
+
+
+def _distances(ours: Predictions, theirs: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
+    """Rows with another class, and how far each row (n,) is off."""
+    if not contract.classes:
+        truth = theirs.labels.astype(np.float64)
+        apart = np.abs(ours.labels - truth) / np.maximum(1.0, np.abs(truth))
+        return 0, np.where((ours.labels == truth) | (np.isnan(ours.labels) & np.isnan(truth)), 0.0, _finite(apart))
+    wrong = int((ours.labels.astype(object) != theirs.labels.astype(object)).sum())
+    if theirs.probabilities is None or ours.probabilities is None:
+        return wrong, np.zeros(len(ours.labels))
+    return wrong, _finite(np.abs(ours.probabilities - theirs.probabilities)).max(axis=1)
+
+
+def _finite(apart: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(apart), np.inf, apart)
+
+
+def _generated(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Rows whose every cell is drawn by itself: a training value, null, unseen, extreme, or next to a cut."""
+    rng = np.random.default_rng(seed)
+    cuts = dict(_cuts(plan))
+    columns = {}
+    for at, column in enumerate(contract.feature_columns):
+        drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED)].copy()
+        pool = _pool(column, cuts.get(at, ()))
+        chosen = rng.random(GENERATED) < 0.5
+        drawn[chosen] = pool[rng.integers(0, len(pool), int(chosen.sum()))]
+        columns[column.name] = pd.Series(drawn, dtype=object) if drawn.dtype == object else drawn
+    return pd.DataFrame(columns)
+
+
+def _pool(column: Column, cuts: Sequence[float]) -> np.ndarray:
+    if column.kind == "category":
+        pool = np.empty(4, dtype=object)
+        pool[:] = [np.nan, "never seen before", "?", column.categories[0] if column.categories else "?"]
+        return pool
+    if column.kind == "datetime":
+        return np.array(["NaT", "0001-01-01", "1969-12-31T23:59:59.999999", "2100-02-28T00:00", "9999-12-31"], "M8[us]")
+    if column.kind == "boolean":
+        return np.array([np.nan, 0.0, 1.0])
+    exact = np.array(cuts, dtype=np.float64)
+    span = 1.0 + abs(column.max or 0.0) + abs(column.min or 0.0)
+    extremes = [np.nan, np.nan, 0.0, -0.0, 5e-324, span, -span, 1e3 * span, -1e3 * span]
+    return np.concatenate([extremes, exact, np.nextafter(exact, np.inf), np.nextafter(exact, -np.inf)])
+
+
+def _cuts(plan: Plan) -> Iterator[tuple[int, list[float]]]:
+    """The thresholds that lie on each numeric input column, in its own units."""
+    head = plan.head
+    if isinstance(head, Bits):
+        for slot, _ in head.masks:
+            if isinstance(slot, Number):
+                yield slot.column, [slot.unscaled(cut) for cut in slot.cuts]
+    elif isinstance(head, Walk):
+        inner = head.nodes.kids[::2] != np.arange(len(head.nodes.feature))
+        for vector in head.vectors:
+            if isinstance(vector.slot, Number):
+                found = np.unique(head.nodes.threshold[inner & (head.nodes.feature == vector.at[0])])
+                yield vector.slot.column, vector.slot.unscaled(found).tolist()

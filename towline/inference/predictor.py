@@ -1,0 +1,184 @@
+"""A release that answers: rows in whatever container in, predictions in their order out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from towline.data.schema.contract import Contract
+from towline.data.schema.rows import Reader, Row
+from towline.data.schema.values import LARGEST
+from towline.errors import DataError, ReleaseError
+from towline.inference.compiled import codec
+from towline.inference.compiled.codec import PLAN
+from towline.inference.scorer import Answer, Compiled, Scorer, Sklearn
+from towline.manifest import REMEDY, Manifest, verify
+from towline.training.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+#: one row as a dict, a list of such rows, or a pandas, polars or Arrow table
+Rows = Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A verified release, loaded.
+
+    Rows may hold more columns than the model needs; they are left out. Every answer goes through the release's
+    contract, so that the same values give the same prediction whatever they came in.
+    """
+
+    metadata: Manifest
+    directory: Path
+    contract: Contract
+    reader: Reader
+    scorer: Scorer
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def version(self) -> int:
+        return self.metadata.version
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled scorer answers; else scikit-learn does, a thousand times slower for one row."""
+        return self.scorer.compiled
+
+    def predict(self, rows: Rows) -> "np.ndarray":
+        """Predicted values (float64) or class labels (objects of the labels' own type), one for each row.
+
+        Raises:
+            DataError: a field is missing or cannot be read; names the field and the rows.
+        """
+        import numpy as np
+
+        if (listed := _listed(rows)) is not None:
+            found = self.answer(listed).predictions
+            labels = np.empty(len(found), dtype=object if self.contract.classes else np.float64)
+            labels[:] = found
+            return labels
+        labels = self.predictions(self.features(rows)).labels
+        return labels.astype(object) if self.contract.classes else labels  # numpy's own flags and numbers → Python's
+
+    def predict_proba(self, rows: Rows) -> "np.ndarray":
+        """Probabilities (rows, classes) in the order of ``metadata.classes``.
+
+        Raises:
+            DataError: as ``predict``, or the model is a regression.
+        """
+        import numpy as np
+
+        if (listed := _listed(rows)) is not None:
+            given = self.answer(listed).probabilities
+            probabilities = None if given is None else np.array(given).reshape(len(given), len(self.contract.classes))
+        else:
+            probabilities = self.predictions(self.features(rows)).probabilities
+        if probabilities is None:
+            raise DataError(
+                f"{self.name} version {self.version} gives no probabilities",
+                where=str(self.directory),
+                remedy="ask for predict()",
+            )
+        return probabilities
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """Predictions and probabilities as lists of Python's own values.
+
+        Raises:
+            InputValidationError: a field is missing or does not fit its kind; names each row and field.
+        """
+        return self.score(self.reader.read(rows))
+
+    def score(self, canonical: Sequence[Row]) -> Answer:
+        """The same of rows that ``reader.read`` gave."""
+        if not canonical:
+            return Answer([], [] if self.contract.classes else None)
+        return self.scorer.rows(canonical)
+
+    def features(self, rows: Rows) -> "pd.DataFrame":
+        """The canonical frame of a table of rows.
+
+        Raises:
+            DataError: as ``contract.features``; and a number is too large, which the training table could not hold.
+        """
+        features = self.contract.features(_table(rows))
+        for column in self.contract.feature_columns:
+            if column.kind == "numeric" and (features[column.name].abs() > LARGEST).any():
+                raise DataError(
+                    f"column {column.name!r} holds numbers beyond {LARGEST:g}", where="rows", remedy="mend the values"
+                )
+        return features
+
+    def predictions(self, features: "pd.DataFrame") -> Predictions:
+        """Labels and, for a classification, probabilities; ``features`` are the contract's."""
+        import numpy as np
+
+        if len(features) == 0:
+            classes = self.contract.classes
+            labels = np.array([], dtype=object if classes else np.float64)
+            return Predictions(labels=labels, probabilities=np.empty((0, len(classes))) if classes else None)
+        return self.scorer.frame(features)
+
+
+def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "") -> Model:
+    """Verifies a release and loads it.
+
+    Args:
+        directory: the release.
+        trusted: packages of your own whose estimators may be in it, beside the fixed list of types.
+        digest: of its manifest, as the ledger recorded it. The types that the manifest records are then trusted too:
+            they are what the config named when the model was made.
+
+    Raises:
+        ReleaseError: it is not what its manifest says, or not the one recorded, or holds a type that is not trusted.
+    """
+    manifest = verify(directory)
+    if digest and manifest.digest != digest:
+        what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
+        raise ReleaseError(what, where=str(directory), remedy=REMEDY)
+    contract = Contract.read(directory)
+    reader = Reader(contract)
+    scorer: Scorer
+    if PLAN in manifest.files:
+        scorer = Compiled(codec.read(directory / PLAN), contract, reader)
+    else:
+        from towline.training import model_io
+
+        recorded = manifest.trusted if digest else ()
+        scorer = Sklearn(model_io.load(directory / "model.skops", trusted, recorded), contract, reader)
+    return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
+
+
+def _listed(rows: Rows) -> Sequence[Mapping[str, Any]] | None:
+    """The rows, if they are dicts."""
+    if isinstance(rows, Mapping):
+        return [rows]
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        return rows
+    return None
+
+
+def _table(rows: Rows) -> "pd.DataFrame":
+    import pandas as pd
+
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    if (listed := _listed(rows)) is not None:
+        return pd.DataFrame(list(listed), dtype=object)
+    if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
+        import pyarrow as pa
+
+        from towline.data.schema.columns import to_frame
+
+        return to_frame(pa.table(rows))
+    raise DataError(
+        f"rows of type {type(rows).__name__} cannot be read",
+        where="rows",
+        remedy="give a dict, a list of dicts, or a pandas, polars or Arrow table",
+    )

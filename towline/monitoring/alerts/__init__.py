@@ -1,0 +1,1 @@
+"""Alerts: deduplicated notifications and webhooks."""

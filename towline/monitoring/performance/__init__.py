@@ -1,0 +1,1 @@
+"""Model performance in production: from labels where there are any, estimated where not."""

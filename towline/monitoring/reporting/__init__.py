@@ -1,0 +1,1 @@
+"""Reports of monitoring runs: Evidently reports and Prometheus metrics."""

@@ -1,0 +1,1 @@
+"""Service level objectives: scraped metrics, error budgets and burn rates."""

@@ -1,0 +1,1 @@
+"""Operation of a store: its servers, backups and load tests."""

@@ -1,0 +1,1 @@
+"""Backups of a whole store in one file, and their restoration."""

@@ -1,0 +1,214 @@
+"""What of a request may be written down: each column kept, dropped, hashed or put into a bucket.
+
+Hashes are HMAC-SHA256 under a key that changes each month and never leaves the store. They hide a value from whoever
+has the log without the keys; removing a month's key makes its hashes meaningless for everybody.
+"""
+
+import datetime as dt
+import hmac
+import json
+import os
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from towline.config import Keeping, Kind, PrivacyConfig, build_config
+from towline.data.schema.contract import Contract
+from towline.data.schema.values import ValueFormat, ValueReader, level
+
+Stored = Literal["float64", "bool", "string", "timestamp"]
+HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
+BUCKETS = 10
+_STORED: Mapping[Kind, Stored] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
+
+
+class Field(NamedTuple):
+    """One logged column: its kind in the contract (a key has the kind category), how it is kept, the type stored.
+
+    ``format`` says how its values are written where they are text, as JSON.
+    """
+
+    name: str
+    kind: Kind
+    kept: Keeping
+    stored: Stored
+    format: Mapping[str, Any] = {}
+
+    @property
+    def reader(self) -> ValueReader:
+        """Reads values of this column, whatever they came in."""
+        return ValueReader(self.kind, ValueFormat(**self.format))
+
+
+class HashKeys:
+    """The keys of one model, ``folder/2026-11``: one a month, made by whichever process first needs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, bytes] = {}
+
+    def of(self, month: str) -> bytes:
+        """The key of a month (``2026-11``).
+
+        Raises:
+            OSError: it cannot be read, or there is none and none can be made.
+        """
+        if month not in self._known:
+            path = self.folder / month
+            if not path.exists():
+                self._make(path)
+            self._known[month] = path.read_bytes()
+        return self._known[month]
+
+    def known(self, month: str) -> bool:
+        return month in self._known
+
+    def hashes(self, column: str, text: str) -> list[str]:
+        """What a value is called under every key that is kept."""
+        return [hashed(month, self.of(month), column, text) for month in self.months()]
+
+    def months(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("????-??"))
+
+    def remove(self, before: dt.date) -> list[str]:
+        """Removes the keys of months that ended before a day; returns which."""
+        gone = [month for month in self.months() if month < _month(before)]
+        for month in gone:
+            (self.folder / month).unlink(missing_ok=True)
+            self._known.pop(month, None)
+        return gone
+
+    def _make(self, path: Path) -> None:
+        for folder in (self.folder.parent, self.folder):  # not the mode of parents that mkdir makes by itself
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self.folder / f".{path.name}.{secrets.token_hex(8)}"
+        try:
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)  # fails where another process was first
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def hashed(month: str, key: bytes, column: str, text: str) -> str:
+    """A value's name in the log, which tells the key but neither the value nor that another column holds it."""
+    message = f"{column}\0{text}".encode("utf-8", "surrogatepass")
+    return f"{month}:{hmac.digest(key, message, 'sha256')[:16].hex()}"
+
+
+class Policy:
+    """How the rows of one release are logged; ``fields`` are the columns that are, in their order."""
+
+    def __init__(
+        self, contract: Contract, privacy: PrivacyConfig, profile: Mapping[str, Any] | None, keys: HashKeys
+    ) -> None:
+        columns = {column.name: column for column in contract.feature_columns}
+        ranges = {column.name: (column.min, column.max) for column in contract.feature_columns}
+        facts = (profile or {}).get("columns", {})
+        self._keys = keys
+        self._hashed: list[tuple[int, str, ValueReader]] = []
+        self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
+        fields: list[Field] = []
+        names = [name for name in columns if privacy.of(name) != "drop"]
+        for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in columns)]):
+            column, kept = columns.get(name), privacy.of(name)
+            kind, reader = (column.kind, column.reader) if column else ("category", ValueReader("category"))
+            if kept == "bucket" and kind == "boolean":
+                kept = "keep"  # two values are as coarse as it gets
+            if kept == "hash":
+                self._hashed.append((place, name, reader))
+            elif kept == "bucket":
+                self._buckets.append((place, _bucket(reader, facts.get(name, {}), *ranges[name])))
+            stored = _STORED.get(kind, "string") if kept == "keep" else "string"
+            fields.append(Field(name, kind, kept, stored, reader.format.model_dump(exclude_defaults=True)))
+        self.fields = tuple(fields)
+        self._features = _getter(names)
+        self._extra = [field.name for field in fields[len(names) :]]
+
+    def ready(self, at: float) -> bool:
+        """Whether ``apply`` needs no file for rows of this time."""
+        return not self._hashed or self._keys.known(_month(dt.datetime.fromtimestamp(at, dt.UTC)))
+
+    def apply(self, rows: Iterable[Mapping[str, Any]], at: float) -> list[list[Any]]:
+        """What may be written of rows that the release has answered; ``at`` is the time of it, in seconds since 1970.
+
+        Kept values are as they came: the log's reader makes them canonical.
+
+        Raises:
+            OSError: a column is to be hashed and there is no key.
+        """
+        month = _month(dt.datetime.fromtimestamp(at, dt.UTC)) if self._hashed else ""
+        key = self._keys.of(month) if month else b""
+        found = []
+        for row in rows:
+            values = [*self._features(row), *(level(row.get(name)) for name in self._extra)]  # a key may be anything
+            for place, name, reader in self._hashed:
+                text = reader.spell(values[place])
+                values[place] = None if text is None else hashed(month, key, name, text)
+            for place, bucket in self._buckets:
+                values[place] = bucket(values[place])
+            found.append(values)
+        return found
+
+
+def read_policy(directory: Path, contract: Contract, keys: HashKeys) -> Policy:
+    """The policy of a release, from its own config.
+
+    Raises:
+        OSError, ValueError, TowlineError: the release holds no config or profile that can be read.
+    """
+    path = directory / "config.yaml"
+    privacy = build_config(yaml.safe_load(path.read_bytes()), str(path)).privacy
+    coarse = "bucket" in privacy.columns.values()
+    return Policy(contract, privacy, json.loads((directory / "profile.json").read_bytes()) if coarse else None, keys)
+
+
+def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda row: tuple(row[name] for name in names)
+
+
+def _bucket(
+    reader: ValueReader, facts: Mapping[str, Any], low: float | None, high: float | None
+) -> Callable[[Any], str | None]:
+    """A column's coarse value: a tenth of the training rows, a month, or one of the ten commonest levels."""
+    if reader.kind == "datetime":
+        return lambda value: _month(moment) if (moment := reader.read(value)) else None
+    if reader.kind != "numeric":
+        common = frozenset(list(facts.get("counts", {}))[:BUCKETS])
+        return lambda value: _common(reader.read(value), common)
+    quantiles = facts.get("quantiles")
+    if quantiles:
+        edges = sorted(set(quantiles[10:100:10]))
+    elif low is not None and high is not None and low < high:
+        edges = [low + (high - low) * part / BUCKETS for part in range(1, BUCKETS)]
+    else:
+        edges = []
+    ends = ["", *(str(level(edge)) for edge in edges), ""]
+    names = [f"{start}..{end}" for start, end in pairwise(ends)]
+
+    def bucket(value: Any) -> str | None:
+        read = reader.read(value)
+        return None if read != read else names[bisect_right(edges, read)]  # noqa: PLR0124 - NaN
+
+    return bucket
+
+
+def _month(moment: dt.date) -> str:
+    return f"{moment.year:04}-{moment.month:02}"  # a tenth of the time of %Y-%m
+
+
+def _common(text: str | None, common: frozenset[str]) -> str | None:
+    return text if text is None or text in common else "other"

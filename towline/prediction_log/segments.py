@@ -1,0 +1,177 @@
+"""The files a worker writes its log to, one at a time: what was flushed is whole, whatever happens next.
+
+An open segment is locked by its writer. The lock goes with the process, so a segment that nobody holds is finished.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from towline.prediction_log import clock_skew
+
+FOLDER = "segments"
+ROLL = "roll"  # touched by whoever wants the open segments closed
+_RETRY = 1.0  # seconds
+_BLOCK = 500  # lines that are written at once
+
+
+class Segments:
+    """Collects lines and appends them to the open segment.
+
+    Args:
+        folder: ``predictions/<name>`` of the store; made when the first line is written.
+        worker: names the process in its segments' names.
+        most_bytes: a segment that has grown so far is due to be closed.
+        most_seconds: the same for its age.
+
+    Attributes:
+        waiting: rows in lines that are not written.
+        bytes: of these lines.
+        failure: why the last attempt to write failed; None after one that did not.
+    """
+
+    def __init__(self, folder: Path, worker: str, most_bytes: int, most_seconds: float) -> None:
+        self.folder = folder
+        self.waiting = self.bytes = 0
+        self.failure: OSError | None = None
+        self._worker = re.sub(r"[^\w.-]", "_", worker)
+        self._most_bytes, self._most_seconds = most_bytes, most_seconds
+        self._lines: list[tuple[bytes, int]] = []
+        self._heads: dict[int, bytes] = {}
+        self._headed: set[int] = set()
+        self._file = -1
+        self._first = b""
+        self._size = 0
+        self._torn = False
+        self._opened = self._retry = 0.0
+        self._rolled = 0
+
+    def add(self, version: int, head: bytes, line: bytes, rows: int) -> None:
+        """One line or several; ``head`` says what those of ``version`` hold and is written before the first of them."""
+        self._heads[version] = head
+        self._lines.append((line, rows))
+        self.waiting += rows
+        self.bytes += len(line)
+
+    def flush(self) -> int:
+        """Writes what was added; returns how many rows the disk took, 0 while it takes none."""
+        now = time.monotonic()
+        if not self._lines or (self.failure and now < self._retry):
+            return 0
+        before = self.waiting
+        try:
+            if self._file < 0:
+                self._open()
+            if self._first:
+                self._append(self._first)
+                self._first = b""
+            for version in self._heads.keys() - self._headed:
+                self._append(self._heads[version])
+                self._headed.add(version)
+            while block := self._lines[:_BLOCK]:
+                self._append(b"".join(line for line, _ in block))
+                del self._lines[:_BLOCK]
+                self.waiting -= sum(rows for _, rows in block)
+                self.bytes -= sum(len(line) for line, _ in block)
+            self._heads, self.failure = {}, None
+        except OSError as error:
+            self.failure, self._retry = error, now + _RETRY
+        return before - self.waiting
+
+    def due(self) -> bool:
+        """Whether the open segment is large or old enough, was asked for, or is no longer there."""
+        if self._file < 0:
+            return False
+        return (
+            self._size >= self._most_bytes
+            or time.monotonic() - self._opened >= self._most_seconds
+            or self._asked() != self._rolled
+            or os.fstat(self._file).st_nlink == 0
+        )
+
+    def roll(self) -> None:
+        """Closes the open segment; the next line opens another."""
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):
+            if self._torn:
+                os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+            clock_skew.note(self.folder)
+        os.close(self._file)
+        self._file, self._headed, self._torn = -1, set(), False
+
+    def orphans(self) -> bool:
+        """Whether there are finished segments, of this process or of one that has died."""
+        return next(finished(self.folder), None) is not None
+
+    def _append(self, data: bytes) -> None:
+        if self._torn:
+            os.ftruncate(self._file, self._size)
+            self._torn = False
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            self._torn = True
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
+                self._torn = False
+            raise
+        self._size += len(data)
+
+    def _open(self) -> None:
+        home = self.folder / FOLDER
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.mkdir(exist_ok=True)
+        name = f"{self._worker}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+        draft = home / f".{name}"  # nobody may find it finished before it is locked
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rolled = self._asked()
+            self._first = clock_skew.begin(self.folder, time.time())
+            draft.rename(home / f"{name}.jsonl")
+        except BaseException:
+            os.close(file)
+            draft.unlink(missing_ok=True)
+            raise
+        self._file, self._size, self._opened, self._rolled, self._headed = file, 0, time.monotonic(), rolled, set()
+
+    def _asked(self) -> int:
+        try:
+            return (self.folder / ROLL).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+def paths(folder: Path) -> list[Path]:
+    """Every segment, open or finished."""
+    return sorted((folder / FOLDER).glob("*.jsonl"))
+
+
+def finished(folder: Path) -> Iterator[Path]:
+    """The segments that no living process writes to."""
+    for path in paths(folder):
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not hinder each other
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(file)
+        yield path
+
+
+def ask(folder: Path) -> None:
+    """Asks the living writers to close their segments: they do within about a second."""
+    (folder / ROLL).touch()

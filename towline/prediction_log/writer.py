@@ -1,0 +1,301 @@
+"""The log of what a service answered: JSON lines, written by a thread that the service never waits for."""
+
+import contextlib
+import datetime as dt
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from towline.data.schema.values import blank, level
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, Policy, read_policy
+from towline.prediction_log.segments import Segments
+
+if TYPE_CHECKING:
+    from towline.data.schema.contract import Label
+    from towline.inference.predictor import Model
+    from towline.inference.scorer import Answer
+
+_POLL = 0.05  # seconds between two looks at the queue
+_TEND = 1.0
+_SETTLED = 30.0  # a service that starts has better things to do than to tidy up
+_SLICE = 64  # rows in a line, at most
+# seconds of work before other threads get their turn, by how full the queue is: the interpreter is the service's, too
+_TURNS = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
+_REST = 0.0002
+_FLUSH = 256_000  # bytes of lines that are written without waiting for the rest of the queue
+_PENDING = 2_000_000  # bytes of lines that wait while the disk takes none
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_logger = logging.getLogger(__name__)
+
+_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "Answer"]
+
+
+class _Made:
+    """Lines of one version that are ready to be written."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head, self.lines, self.rows = head, list[bytes](), 0
+
+
+class PredictionLog:
+    """Takes what was answered and returns at once; a thread writes.
+
+    Who calls makes the line of a few rows itself, where that needs no file: the thread would have to ask for the
+    interpreter, which takes many times as long. It has the rest: many rows, a version's first, a month's first.
+
+    Args:
+        folder: ``predictions/<name>`` of the store; made when the first record is written.
+        worker: names this process among those that write for the same model.
+        capacity: rows that may wait; what comes beyond is dropped and counted.
+        segment_bytes: a segment that has grown so far is closed.
+        segment_seconds: the same for its age.
+        convert: whether closed segments are turned into Parquet, by a process of its own.
+
+    Attributes:
+        written: rows that are in a segment. ``written``, ``drops`` and ``depth`` add up to what was sent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        worker: str,
+        capacity: int = 4_000,
+        *,
+        segment_bytes: int = 64_000_000,
+        segment_seconds: float = 3600.0,
+        convert: bool = True,
+    ) -> None:
+        self.folder, self.worker, self.capacity = folder, worker, capacity
+        self.written = 0
+        self._sent = self._refused = 0  # by those who call
+        self._taken = self._lost = 0  # by the thread
+        self._callers = threading.Lock()
+        self._queue: deque[_Record] = deque()
+        self._made: dict[int, _Made] = {}
+        self._closing = threading.Event()
+        self._deadline = 0.0
+        self._encoder = _Encoder(HashKeys(folder / HASH_KEYS))
+        self._segments = Segments(folder, worker, segment_bytes, segment_seconds)
+        self._converts = convert
+        self._converter: subprocess.Popen[bytes] | None = None
+        self._convert_at = time.monotonic() + _SETTLED
+        self._began, self._turn_length = 0.0, _TURNS[0][1]
+        self._tended = self._complained = self._keyless = -60.0
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Rows that wait to be written."""
+        return self._sent - self._taken + self._segments.waiting
+
+    @property
+    def drops(self) -> int:
+        """Rows that never will be: there was no room for them, or they could not be made ready."""
+        return self._refused + self._lost
+
+    def write(
+        self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "Answer"
+    ) -> None:
+        """Returns soon; what the references lead to must not be changed. Never waits for the disk, never raises."""
+        count, record, line = len(rows), (request_id, at, model, rows, answer), None
+        if count <= _SLICE and self._encoder.ready(model, at):
+            with contextlib.suppress(Exception):  # the thread will meet it again, and say so
+                line = self._encoder.line(record, 0, rows)
+        with self._callers:
+            waiting = self._sent - self._taken
+            # a request of more rows than fit is taken when nothing else waits
+            if (waiting and waiting + count > self.capacity) or self._closing.is_set():
+                self._refused += count
+                return
+            self._sent += count
+            if line is None:
+                self._queue.append(record)
+            else:
+                version, head, text = line
+                made = self._made.get(version) or self._made.setdefault(version, _Made(head))
+                made.lines.append(text)
+                made.rows += count
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Writes what waits and ends the thread; what the disk has not taken after ``timeout`` seconds is dropped."""
+        self._deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._thread.join(timeout + 1.0)
+
+    def _run(self) -> None:
+        while not self._closing.wait(_POLL):
+            self._turn()
+        self._turn()
+        while self.depth and time.monotonic() < self._deadline:
+            time.sleep(_POLL)
+            self._turn()
+        self._lost += self.depth
+        self._taken, self._segments.waiting = self._sent, 0
+        self._queue.clear()
+        self._segments.roll()
+        self._convert()
+
+    def _turn(self) -> None:
+        try:
+            now = time.monotonic()
+            tend = now - self._tended >= _TEND
+            due = tend and self._segments.due()  # asked first: what was sent before is in the segment that is closed
+            self._drain()
+            if self._segments.failure:
+                self._complain(self._segments.failure)
+            if due:
+                self._segments.roll()
+                self._convert_at = now
+            if tend:
+                self._tended = now
+                if now >= self._convert_at:
+                    self._convert()
+        except Exception as error:  # noqa: BLE001 - the service goes on, and so does its log
+            self._complain(error)
+
+    def _drain(self) -> None:
+        self._began = time.perf_counter()
+        with self._callers:
+            ready, self._made = self._made, {}
+        for _ in range(len(self._queue)):
+            record = self._queue.popleft()
+            if self._segments.bytes > _PENDING or time.monotonic() < self._keyless:
+                # not left in the queue: Python's collector would go through it again and again
+                self._taken += len(record[3])
+                self._lost += len(record[3])
+                continue
+            self._take(record)
+            if self._segments.bytes > _FLUSH:
+                self.written += self._segments.flush()
+        for version, made in ready.items():
+            self._taken += made.rows
+            if self._segments.bytes > _PENDING:
+                self._lost += made.rows
+            else:
+                self._segments.add(version, made.head, b"".join(made.lines), made.rows)
+        self.written += self._segments.flush()
+
+    def _take(self, record: _Record) -> None:
+        rows = record[3]
+        for first in range(0, len(rows), _SLICE):
+            part = rows[first : first + _SLICE]
+            self._taken += len(part)
+            try:
+                self._segments.add(*self._encoder.line(record, first, part), len(part))
+            except Exception as error:  # noqa: BLE001 - no policy, no log: counted
+                self._lost += len(part)
+                if isinstance(error, OSError):  # no key to hash with: not tried again for each row
+                    self._keyless = time.monotonic() + _TEND
+                self._complain(error)
+            if time.perf_counter() - self._began > self._turn_length:
+                self._rest()
+
+    def _rest(self) -> None:
+        share = (self._sent - self._taken) / self.capacity
+        self._turn_length = next((seconds for most, seconds in _TURNS if share < most), _TURNS[-1][1])
+        time.sleep(_REST if share < _TURNS[0][0] else 0)  # 0: whoever waits for the interpreter goes first
+        self._began = time.perf_counter()
+
+    def _convert(self) -> None:
+        if not self._converts or not self._segments.orphans():
+            self._convert_at = float("inf")
+            return
+        if self._converter is not None and self._converter.poll() is None and not self._closing.is_set():
+            return  # tried again a second later
+        command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(self.folder)]
+        quiet = subprocess.DEVNULL
+        try:
+            self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
+        except OSError as error:  # no room for another process: the segments stay, and are converted later
+            self._complain(error)
+            self._convert_at = time.monotonic() + _SETTLED
+            return
+        self._convert_at = float("inf")
+
+    def _complain(self, error: Exception) -> None:
+        """At most once a minute, and never with a value in it."""
+        now = time.monotonic()
+        if now - self._complained >= 60.0:
+            self._complained = now
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            _logger.warning(
+                "predictions are not logged: %s; waiting %d, dropped %d, in %s",
+                reason, self.depth, self.drops, self.folder,
+            )  # fmt: skip
+
+
+class _Encoder:
+    """Makes lines of answered rows. A line names its version, whose fields the version's head lists."""
+
+    def __init__(self, keys: HashKeys) -> None:
+        self._keys = keys
+        self._known: dict[Path, tuple[Policy, bytes]] = {}
+
+    def ready(self, model: "Model", at: float) -> bool:
+        """Whether a line of this model can be made without a look at any file."""
+        known = self._known.get(model.directory)
+        return known is not None and known[0].ready(at)
+
+    def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
+        """The version, its head, and a line: ``rows`` are those of the record from ``first`` on."""
+        request_id, at, model, _, answer = record
+        policy, head = self._known.get(model.directory) or self._read(model)
+        end = first + len(rows)
+        content = {
+            "of": model.version,
+            "id": request_id,
+            "at": round(at * 1e6),
+            "first": first,
+            "rows": policy.apply(rows, at),
+            "predictions": answer.predictions[first:end],
+            "probabilities": None if answer.probabilities is None else answer.probabilities[first:end],
+        }
+        try:
+            return model.version, head, orjson.dumps(content, _plain, _OPTIONS)
+        except orjson.JSONEncodeError:
+            return model.version, head, orjson.dumps(_tame(content), _plain, _OPTIONS)
+
+    def _read(self, model: "Model") -> tuple[Policy, bytes]:
+        policy = read_policy(model.directory, model.contract, self._keys)
+        fields = [list(field) for field in policy.fields]
+        prediction = _prediction(model.contract.classes)
+        head = {"version": model.version, "model": model.name, "prediction": prediction, "fields": fields}
+        self._known[model.directory] = policy, orjson.dumps(head, option=_OPTIONS)
+        return self._known[model.directory]
+
+
+def _prediction(classes: "Sequence[Label]") -> str:
+    kinds = {type(label) for label in classes}
+    if kinds <= {int, float} and kinds != {int}:
+        return "float64"
+    return {int: "int64", bool: "bool"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for, as a text of the same meaning."""
+    if isinstance(value, dt.datetime):  # pandas' own
+        return None if blank(value) else str(value)
+    return level(value) if not isinstance(value, Decimal) else str(value)
+
+
+def _tame(value: Any) -> Any:
+    """The same record without integers beyond 64 bits and halves of surrogate pairs."""
+    if isinstance(value, dict):
+        return {key: _tame(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tame(part) for part in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value

@@ -1,0 +1,289 @@
+"""One append-only table of hash-chained rows, on SQLite or PostgreSQL.
+
+A model's rows are numbered from 1 and (model, seq) is unique: of two writers that read the same state, only one can
+add the next row, on any database. Each row holds the digest of the row before it. Every read checks the rows that it
+returns; a row that was checked before is compared with what it was then, which costs less than its digest.
+"""
+
+import datetime as dt
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import to_json
+
+from towline import files
+from towline.config import Frozen
+from towline.config.passwords import masked
+from towline.errors import ConfigError, ReleaseError, TransientError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Table
+
+Event = Literal["registered", "promoted", "refused", "rolled_back", "decided", "packaged"]
+
+_BUSY_SECONDS = 10
+_ATTEMPTS = 100
+
+
+class Entry(Frozen):
+    """One row. ``version`` is what the event is about; after ``rolled_back`` it is the version that serves again,
+    in ``decided`` the one that served when the watch decided. ``packaged`` names a container image of the version.
+    ``release`` is empty in ``registered``: a version gets its number before it has a release.
+    """
+
+    seq: int
+    time: str
+    model: str
+    event: Event
+    version: int
+    previous: int | None
+    actor: str
+    reason: str
+    evidence: dict[str, Any]
+    run_key: str
+    release: str
+    prev_hash: str
+    hash: str
+
+    def digest(self) -> str:
+        """What ``hash`` must be: sha256 over the canonical JSON of every other field."""
+        content = self.model_dump(exclude={"hash"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_FIELDS = tuple(Entry.model_fields)
+
+
+class Draft(Frozen):
+    """What a writer wants to add; number, time and digests are given to it when it is."""
+
+    event: Event
+    version: int
+    previous: int | None
+    actor: str
+    reason: str
+    evidence: Mapping[str, Any]
+    run_key: str
+    release: str
+
+
+class Chain:
+    """The rows at an SQLAlchemy URL; the table is made at the first write.
+
+    Every method raises TransientError when the database is locked, away, full, read-only or not a database, and
+    ConfigError when the URL is none. Reading what does not exist yet finds nothing and creates nothing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def read(self, model: str | None = None) -> list[Entry]:
+        """Rows of one model, or of all by name, oldest first.
+
+        Raises:
+            ReleaseError: they are not what was written.
+        """
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return []
+            with engine.connect() as connection:
+                return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
+
+    def models(self) -> list[str]:
+        """Names of the models that have rows; the rows themselves are not read."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return []
+            with engine.connect() as connection:
+                if not engine.dialect.has_table(connection, "ledger"):
+                    return []
+                return sorted(
+                    connection.execute(_table().select().with_only_columns(_table().c.model).distinct()).scalars()
+                )
+
+    def head(self, model: str) -> str:
+        """The digest of a model's last row, empty where it has none: it changes with every row added."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                return ""
+            with engine.connect() as connection:
+                if not engine.dialect.has_table(connection, "ledger"):
+                    return ""
+                table = _table()
+                last = table.select().where(table.c.model == model).order_by(table.c.seq.desc()).limit(1)
+                row = connection.execute(last).mappings().first()
+                return str(row["hash"]) if row else ""
+
+    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
+        """Adds the row ``decide`` makes of the model's rows, or returns the one it finds among them.
+
+        Raises:
+            ReleaseError: the rows there are not what was written; nothing is added to them.
+        """
+        from sqlalchemy.exc import IntegrityError
+
+        with self._database() as (engine, file):
+            if file:
+                with files.disk(file):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+            _create(engine)
+            for _ in range(_ATTEMPTS):
+                try:
+                    with engine.begin() as connection:
+                        rows = _select(connection, model)
+                        decided = decide(rows)
+                        if isinstance(decided, Entry):
+                            return decided
+                        entry = _entry(model, rows, decided)
+                        values = entry.model_dump() | {"evidence": json.dumps(entry.evidence)}
+                        connection.execute(_table().insert().values(values))
+                        return entry
+                except IntegrityError:
+                    continue  # another writer took this number: read again, decide again
+        raise TransientError("too many writers at once", where=self._where(), remedy="run the same command again")
+
+    @contextmanager
+    def _database(self) -> Iterator[tuple["Engine", Path | None]]:
+        from sqlalchemy import create_engine, make_url
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+        from sqlalchemy.pool import NullPool
+
+        try:
+            url = make_url(self._url)
+            # python's sqlite3 then opens each write with BEGIN IMMEDIATE: it waits its turn instead of failing midway
+            sqlite = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
+            is_sqlite = url.get_backend_name() == "sqlite"
+            options = f"-c lock_timeout={_BUSY_SECONDS}s"
+            connect = sqlite if is_sqlite else {"connect_timeout": _BUSY_SECONDS, "options": options}
+            engine = create_engine(url, connect_args=connect, poolclass=NullPool)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise ConfigError(
+                f"not a ledger URL: {error}",
+                where="TOWLINE_LEDGER_URL",
+                remedy="write sqlite:////path/ledger.db or postgresql+psycopg://user@host/database",
+            ) from None
+        plain = is_sqlite and url.database and not url.database.startswith(("file:", ":"))
+        try:
+            yield engine, Path(url.database) if plain and url.database else None
+        except SQLAlchemyError as error:
+            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise TransientError(
+                f"the ledger cannot be used: {said}", where=self._where(), remedy=_remedy(said)
+            ) from error
+
+    def _where(self) -> str:
+        return masked(self._url)
+
+
+@functools.cache
+def _table() -> "Table":
+    from sqlalchemy import Column, Integer, MetaData, String, Table, Text
+
+    def text(name: str) -> "Column[str]":
+        return Column(name, Text, nullable=False)
+
+    return Table(
+        "ledger",
+        MetaData(),
+        Column("model", String(63), primary_key=True),
+        Column("seq", Integer, primary_key=True, autoincrement=False),
+        Column("version", Integer, nullable=False),
+        Column("previous", Integer),
+        *map(text, ("time", "event", "actor", "reason", "evidence", "run_key", "release", "prev_hash", "hash")),
+    )
+
+
+def _create(engine: "Engine") -> None:
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.schema import CreateTable
+
+    with engine.connect() as connection:
+        if engine.dialect.has_table(connection, "ledger"):
+            return
+    try:
+        with engine.begin() as connection:
+            connection.execute(CreateTable(_table(), if_not_exists=True))
+    except DBAPIError:  # PostgreSQL says so, in several ways, when two create it at once
+        with engine.connect() as connection:
+            if not engine.dialect.has_table(connection, "ledger"):
+                raise
+
+
+def _select(connection: "Connection", model: str | None) -> list[Entry]:
+    table = _table()
+    query = table.select().order_by(table.c.model, table.c.seq)
+    if model is not None:
+        query = query.where(table.c.model == model)
+    return rows_of(dict(row) for row in connection.execute(query).mappings())
+
+
+def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Rows as the database holds them, ordered by model and seq, with ``evidence`` still text: read and checked.
+
+    Raises:
+        ReleaseError: names the first row that is not what was written.
+    """
+    entries: list[Entry] = []
+    before: Entry | None = None
+    for row in stored:
+        try:
+            entry = _checked(*(row[name] for name in _FIELDS))
+        except ValueError:  # pydantic's, json's and our own
+            raise _broken(row["model"], row["seq"]) from None
+        follows = before is not None and before.model == entry.model
+        expected = (before.seq + 1, before.hash) if before is not None and follows else (1, "")
+        if (entry.seq, entry.prev_hash) != expected:
+            raise _broken(entry.model, entry.seq)
+        entries.append(entry)
+        before = entry
+    return entries
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _checked(*values: Any) -> Entry:
+    """One row, by its fields as they are stored; ValueError where it has another digest than it says."""
+    row = dict(zip(_FIELDS, values, strict=True))
+    entry = Entry.model_validate({**row, "evidence": json.loads(row["evidence"])})
+    if entry.digest() != entry.hash:
+        raise ValueError("another digest")
+    return entry
+
+
+def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
+    entry = Entry(
+        seq=len(rows) + 1,
+        time=dt.datetime.now(dt.UTC).isoformat(),
+        model=model,
+        prev_hash=rows[-1].hash if rows else "",
+        hash="",
+        **json.loads(to_json(draft, inf_nan_mode="null")),
+    )
+    return entry.model_copy(update={"hash": entry.digest()})
+
+
+def _broken(model: str, seq: int) -> ReleaseError:
+    return ReleaseError(
+        f"ledger row {seq} of {model} is not what was written",
+        where=f"{model}, row {seq}",
+        remedy="restore the ledger from a backup taken before the row was changed",
+    )
+
+
+def _remedy(said: str) -> str:
+    for part, remedy in (
+        ("locked", "another process holds the ledger: wait for it to end, then run the same command again"),
+        ("lock timeout", "another process holds the ledger: wait for it to end, then run the same command again"),
+        ("readonly", "make the ledger's file and folder writable, or point TOWLINE_LEDGER_URL at one that is"),
+        ("unable to open", "make the ledger's folder writable, or point TOWLINE_LEDGER_URL at one that is"),
+        ("not a database", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
+        ("malformed", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
+        ("full", "free some disk space and run the same command again"),
+    ):
+        if part in said:
+            return remedy
+    return "check that the database at TOWLINE_LEDGER_URL runs and lets you in, then run the same command again"

@@ -1,0 +1,285 @@
+"""MLflow's list of a model's versions: read cheaply, and brought to what it is to show.
+
+A version is known by its run key; MLflow's own number of it may be another than the ledger's.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import sqlite3
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import Field
+
+from towline.config import Frozen, Settings
+from towline.errors import TransientError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_KEY = "towline.run_key"
+VERSION = "towline.version"
+
+_WAIT = 5.0  # seconds for an answer of the server
+
+
+class Shown(Frozen):
+    """A version as MLflow is to show it.
+
+    Attributes:
+        version: the ledger's number.
+        run_key: of the run it belongs to.
+        tags: of the version.
+        folder: its release.
+        params, metrics, description: of a run that is made from the release where the original is gone.
+    """
+
+    version: int
+    run_key: str
+    tags: dict[str, str]
+    folder: Path
+    params: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    description: str = ""
+
+
+class Mirrored(NamedTuple):
+    """A version that MLflow has: its own number, and its tags."""
+
+    number: str
+    tags: dict[str, str]
+
+
+class Mirror(NamedTuple):
+    """What MLflow shows of a model: versions by run key, and aliases with its own numbers."""
+
+    versions: dict[str, Mirrored]
+    aliases: dict[str, str]
+
+
+def quick(settings: Settings) -> bool:
+    """Whether MLflow's list can be read without importing MLflow: it is a file or behind a server."""
+    return settings.tracking_uri.startswith(("sqlite:", "http://", "https://"))
+
+
+def read(settings: Settings, model: str) -> Mirror:
+    """Reads the list of versions.
+
+    Raises:
+        TransientError: the store cannot be read.
+    """
+    file = sqlite_file(settings)
+    if file is not None:
+        return _from_file(file, model) if file.exists() else Mirror({}, {})
+    if settings.tracking_uri.startswith(("http://", "https://")):
+        return _from_server(settings.tracking_uri, model)
+    from towline.registry.mlflow.tracking import connect
+
+    with connect(settings) as client:
+        return _from_client(client, model)
+
+
+def write(
+    settings: Settings, model: str, description: str | None, shown: Sequence[Shown], aliases: Mapping[str, int | None]
+) -> None:
+    """Creates what is missing of some versions, and sets their tags and the model's aliases.
+
+    A version whose run is still there is attached to it again; for another one a run is made from its release.
+
+    Args:
+        settings: where MLflow is.
+        model: its name.
+        description: of the model; None leaves it as it is.
+        shown: the versions, by the ledger's number.
+        aliases: name → the ledger's number of a version; None to delete the alias.
+
+    Raises:
+        TransientError: the store is locked, away, full or cannot be written.
+    """
+    from towline.registry.mlflow.tracking import connect, home
+
+    with connect(settings) as client:
+        experiment_id = home(client, settings, model, description)
+        present = _from_client(client, model)
+        for version in shown:
+            if version.run_key not in present.versions:
+                number = _create(client, model, experiment_id, version)
+                present.versions[version.run_key] = Mirrored(number, {})
+            mirrored = present.versions[version.run_key]
+            for name, value in version.tags.items():
+                if mirrored.tags.get(name) != value:
+                    client.set_model_version_tag(model, mirrored.number, name, value)
+        numbers = {version.version: present.versions[version.run_key].number for version in shown}
+        for name, wanted in aliases.items():
+            number_ = None if wanted is None else numbers.get(wanted)
+            if number_ is None and name in present.aliases:
+                client.delete_registered_model_alias(model, name)
+            elif number_ is not None and number_ != present.aliases.get(name):
+                client.set_registered_model_alias(model, name, number_)
+
+
+def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str) -> None:
+    """Adds a file to the artifacts of the run behind a version.
+
+    Raises:
+        TransientError: MLflow has no such version, or the store cannot be written.
+    """
+    from towline.config.passwords import masked
+    from towline.registry.mlflow.tracking import connect
+
+    with connect(settings) as client:
+        for version in client.search_model_versions(f"name = '{model}' and tags.`{RUN_KEY}` = '{run_key}'"):
+            client.log_artifact(version.run_id, str(file), folder)
+            return
+    raise TransientError(
+        f"MLflow has no version of {model} with the run key {run_key[:16]}",
+        where=masked(settings.tracking_uri),
+        remedy=f"towline status {model} puts it back",
+    )
+
+
+def _create(client: "MlflowClient", model: str, experiment_id: str, version: Shown) -> str:
+    """MLflow's number of a version that it lacked."""
+    from towline.registry.mlflow.tracking import create_version
+
+    tags = {RUN_KEY: version.run_key, **version.tags}
+    runs = client.search_runs(
+        [experiment_id], f"tags.`{RUN_KEY}` = '{version.run_key}' and attributes.status = 'FINISHED'"
+    )
+    for run in runs:
+        models = run.outputs.model_outputs if run.outputs else ()
+        if "mlflow.parentRunId" not in run.data.tags and models:
+            model_id = models[0].model_id
+            return create_version(
+                client,
+                model,
+                version.version,
+                tags=tags,
+                source=f"models:/{model_id}",
+                run_id=run.info.run_id,
+                model_id=model_id,
+                description=run.data.tags.get("mlflow.note.content", version.description),
+            )
+    from mlflow.entities import Metric, Param
+
+    own = {**tags, "mlflow.source.name": "towline", "mlflow.note.content": version.description}
+    run = client.create_run(experiment_id, tags=own, run_name=f"{version.folder.name} from its release")
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run.info.run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in version.metrics.items()],
+        params=[Param(name, value) for name, value in version.params.items()],
+    )
+    client.log_artifacts(run.info.run_id, str(version.folder), "release")
+    if (version.folder / "plots").is_dir():
+        client.log_artifacts(run.info.run_id, str(version.folder / "plots"), "plots")
+    client.set_terminated(run.info.run_id)
+    source = f"{run.info.artifact_uri}/release"
+    return create_version(
+        client,
+        model,
+        version.version,
+        tags=tags,
+        source=source,
+        run_id=run.info.run_id,
+        description=version.description,
+    )
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file of MLflow's database; None where it is none."""
+    if not settings.tracking_uri.startswith("sqlite:"):
+        return None
+    from sqlalchemy import make_url
+
+    database = make_url(settings.tracking_uri).database
+    return Path(database) if database else None
+
+
+def _mirror(versions: Sequence[tuple[str, dict[str, str]]], aliases: Mapping[str, str]) -> Mirror:
+    """By run key; where a run has several versions, the newest counts."""
+    by_key = {
+        tags[RUN_KEY]: Mirrored(number, tags)
+        for number, tags in sorted(versions, key=lambda version: int(version[0]))
+        if RUN_KEY in tags
+    }
+    return Mirror(by_key, dict(aliases))
+
+
+def _from_client(client: "MlflowClient", model: str) -> Mirror:
+    found = client.search_registered_models(f"name = '{model}'")
+    versions = client.search_model_versions(f"name = '{model}'") if found else []
+    aliases = client.get_registered_model(model).aliases if found else {}
+    return _mirror([(str(one.version), dict(one.tags)) for one in versions], {k: str(v) for k, v in aliases.items()})
+
+
+def _from_file(file: Path, model: str) -> Mirror:
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=1)
+        ) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"model_versions", "model_version_tags", "registered_model_aliases"} <= tables:
+                return Mirror({}, {})
+            query = "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'"
+            tags: dict[str, dict[str, str]] = {str(number): {} for (number,) in database.execute(query, (model,))}
+            query = "SELECT version, key, value FROM model_version_tags WHERE name = ?"
+            for number, key, value in database.execute(query, (model,)):
+                tags.get(str(number), {})[key] = value
+            query = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
+            aliases = {alias: str(number) for alias, number in database.execute(query, (model,))}
+    except sqlite3.Error as error:
+        raise TransientError(
+            f"the MLflow store cannot be read: {error}",
+            where=str(file),
+            remedy="wait for what writes it, or restore it from a backup",
+        ) from None
+    return _mirror(list(tags.items()), aliases)
+
+
+def _from_server(uri: str, model: str) -> Mirror:
+    query = {"filter": f"name = '{model}'", "max_results": "10000"}
+    versions = _ask(uri, "model-versions/search", query).get("model_versions", [])
+    registered = _ask(uri, "registered-models/get", {"name": model}).get("registered_model", {}) if versions else {}
+    try:
+        tagged = [(v["version"], {tag["key"]: tag.get("value", "") for tag in v.get("tags", ())}) for v in versions]
+        aliases = {alias["alias"]: alias["version"] for alias in registered.get("aliases", ())}
+    except (KeyError, TypeError) as error:
+        raise _away(uri, f"no answer of MLflow's: {error}") from None
+    return _mirror(tagged, aliases)
+
+
+def _ask(uri: str, what: str, query: Mapping[str, str]) -> dict[str, Any]:
+    parts = urllib.parse.urlsplit(uri)
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    request = urllib.request.Request(f"{place}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}")  # noqa: S310 - the user's own server
+    user = urllib.parse.unquote(parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", ""))
+    password = urllib.parse.unquote(parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+    if user:
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {pair}")
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=_WAIT) as answer:  # noqa: S310 - the same
+            content: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError) as error:
+        raise _away(uri, str(error)) from None
+    return content
+
+
+def _away(uri: str, said: str) -> TransientError:
+    from towline.config.passwords import masked
+
+    return TransientError(
+        f"the MLflow server does not answer: {said}",
+        where=masked(uri),
+        remedy="check that the MLflow server at TOWLINE_TRACKING_URI runs and lets you in",
+    )

@@ -1,0 +1,291 @@
+"""What a run leaves in MLflow: parameters, metrics, tags and files under the same names in every run.
+
+MLflow compares versions by their runs' parameters and metrics, so every run has the same names: what differs from one
+estimator to another stands in one JSON value.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from towline.config import PipelineConfig, span
+from towline.data.schema.contract import Contract
+from towline.data.schema.example import example
+from towline.data.validation.suite import Validation
+from towline.data.workspace import Workspace
+from towline.markdown import escaped
+from towline.origins import versions
+from towline.registry.mlflow import links
+from towline.training import model_io
+from towline.training.cross_validation import Scores
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.final_fit import Fitted
+
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset, LoggedModel
+    from mlflow.types import Schema
+
+_REQUIREMENTS = ("towline", "scikit-learn", "skops", "numpy", "pandas")
+_SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "gate")
+
+
+def tags(work: Workspace, config: PipelineConfig, chosen: Scores, facts: Mapping[str, str]) -> dict[str, str]:
+    """Provenance of a run and of its candidates' runs."""
+    values = {
+        **facts,
+        "dataset": work.dataset.digest,
+        "config": config.digest,
+        "candidate": chosen.candidate,
+        "seed": str(config.seed),
+        "mlflow.source.name": "towline run",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": facts.get("git_commit", ""),
+        "mlflow.user": facts.get("actor", ""),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def version_tags(work: Workspace, chosen: Scores, facts: Mapping[str, str]) -> dict[str, str]:
+    """The few that the list of versions has room for."""
+    shown = {name: facts[name] for name in ("trigger", "as_of", "git_commit", "git_dirty") if facts.get(name)}
+    return {"candidate": chosen.candidate, "dataset": work.dataset.digest, **shown}
+
+
+def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitted) -> dict[str, str]:
+    """What was fitted on what, then every setting of the config (``gate.latency_ms``)."""
+    contract = work.contract()
+    values = {
+        "candidate": chosen.candidate,
+        "estimator": chosen.estimator,
+        "hyperparameters": chosen.params,
+        "threshold": fitted.threshold,
+        "search_trials": chosen.trials,
+        "task": contract.task,
+        "features": len(contract.feature_columns),
+        "rows": work.dataset.rows,
+        "train_rows": fitted.rows,
+        "train_end": fitted.end,
+        "window": span(fitted.history.window),
+        "half_life": span(fitted.history.half_life) if fitted.history.half_life else None,
+        "level": span(fitted.history.level) if fitted.history.level else None,
+        "refitted": fitted.refitted,
+        "data_start": work.dataset.start,
+        "data_end": work.dataset.end,
+        "folds": config.cross_validation.folds,
+        "seed": config.seed,
+        "candidates": [one.name for one in config.candidates],
+    }
+    settings = config.masked().model_dump(mode="json")
+    settings["data"]["source"] = work.dataset.source
+    values |= {f"{section}.{name}": value for section in _SECTIONS for name, value in settings[section].items()}
+    return {name: _text(value) for name, value in values.items()}
+
+
+def candidate(scores: Scores) -> dict[str, str]:
+    """A candidate's own parameters, each under its name."""
+    own = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
+    values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **own}
+    return {name[:250]: _text(value) for name, value in values.items()}
+
+
+def cross_validation(scores: Scores) -> dict[str, float]:
+    """``<metric>_cv_mean`` and ``_sd`` over the folds."""
+    over = {"mean": scores.mean, "sd": scores.sd}
+    return {
+        f"{name}_cv_{kind}": value for kind, by in over.items() for name, value in by.items() if math.isfinite(value)
+    }
+
+
+def metrics(chosen: Scores, evaluation: Evaluation) -> dict[str, float]:
+    """Holdout metrics with the ends of their intervals, the baseline's, and the chosen candidate's cross-validation."""
+    found: dict[str, float | None] = {}
+    for name, interval in evaluation.metrics.items():
+        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    found |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
+    found |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
+    """What MLflow's page of the experiment shows: no traces of language models, and the metrics of its runs."""
+    first = evaluation.primary
+    names = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
+    columns = [f"metrics.`{name}`" for name in names[:6]] + ["params.`rows`", "tags.`verdict`"]
+    return links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
+
+
+def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evaluation) -> str:
+    """The version's page in Markdown; lists of versions show its first words as they are."""
+    data, best = work.dataset, evaluation.metrics[evaluation.primary]
+    covered = f", {fitted.start} to {fitted.end}" if fitted.start else ""
+    lines = [
+        f"{chosen.candidate}: {evaluation.primary} {_number(best.value)}",
+        "",
+        f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
+        + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
+        "",
+        f"Data: {escaped(data.source)}, sha256 `{data.digest}`  ",
+        f"Model file: sha256 `{fitted.sha256}`",
+        "",
+        f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
+        "|---|---|---|---|",
+    ]
+    for name, one in evaluation.metrics.items():
+        shown = f"**{name}**" if name == evaluation.primary else name
+        interval = f"{_number(one.low)} to {_number(one.high)}"
+        lines.append(f"| {shown} | {_number(one.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Records as MLflow's table artifact, numbers to five digits."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "data": [[_brief(row.get(name)) for name in columns] for row in rows]}
+
+
+def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
+    """The dataset under our digest, as much of it as MLflow keeps (MLflow's own covers the first 10,000 rows)."""
+    from mlflow.entities import Dataset
+
+    data = work.dataset
+    return Dataset(
+        name=config.name,
+        digest=data.digest[:32],
+        source_type="local",
+        source=json.dumps({"uri": data.source, "snapshot": data.path, "sha256": data.digest}),
+        schema=json.dumps({"mlflow_colspec": _schema(work.contract()).to_dict()}),
+        profile=json.dumps({"num_rows": data.rows, "num_elements": data.rows * len(data.columns)}),
+    )
+
+
+def write_artifacts(
+    folder: Path,
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[Scores],
+    evaluation: Evaluation,
+    validation: Validation,
+) -> None:
+    """The files of a run: plots, data docs, config, environment, and its records as JSON and as tables."""
+    if work.file("plots").is_dir():
+        shutil.copytree(work.file("plots"), folder / "plots")
+    for name in (validation.docs, Contract.FILE):
+        if work.file(name).is_file():
+            shutil.copy(work.file(name), folder)
+    # by their folders' names: reading each one's metadata takes half a second
+    installed = {one.stem.replace("-", "==", 1) for path in sys.path for one in Path(path).glob("*.dist-info")}
+    slices = [
+        {"column": s.column, "value": s.value, "rows": s.rows, evaluation.primary: s.metric.value, "low": s.metric.low,
+         "high": s.metric.high, "baseline": s.baseline}
+        for s in evaluation.slices
+    ]  # fmt: skip
+    tried = [
+        {"candidate": one.candidate, **cross_validation(one), "seconds": one.seconds, "failed": one.failed}
+        for one in scores
+    ]
+    contents = {
+        "config.yaml": yaml.safe_dump(config.masked().model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "environment.lock": "\n".join(sorted(installed)) + "\n",
+        "validation.json": validation.model_dump_json(indent=1),
+        "evaluation.json": evaluation.model_dump_json(indent=1),
+        "slices.json": json.dumps(table(slices), ensure_ascii=False),
+        "candidates.json": json.dumps(table(tried), ensure_ascii=False),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspace, fitted: Fitted) -> None:
+    """An MLflow model directory around the stored model: what ``mlflow.sklearn.save_model`` writes for skops.
+
+    That function would load, store and load the model again.
+    """
+    import sklearn
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from skops.io import get_untrusted_types
+
+    contract = work.contract()
+    file = folder / "model.skops"
+    shutil.copy(work.file(fitted.file), file)
+    outputs = Schema([ColSpec(_label_type(contract))])
+    model = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+        signature=ModelSignature(_schema(contract), outputs),
+    )
+    model.saved_input_example_info = {
+        "artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split",
+        "serving_input_path": "serving_input_example.json",
+    }  # fmt: skip
+    pyfunc.add_to_model(
+        model,
+        loader_module="mlflow.sklearn",
+        model_path="model.skops",
+        predict_fn="predict",
+        python_env="python_env.yaml",
+    )
+    model.add_flavor(
+        "sklearn",
+        pickled_model="model.skops",
+        sklearn_version=sklearn.__version__,
+        serialization_format="skops",
+        code=None,
+        skops_trusted_types=get_untrusted_types(file=file),
+    )
+    made_up = contract.features(pd.DataFrame([example(contract)]))
+    sent = made_up.to_json(orient="split", index=False, date_format="iso")
+    libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | versions(model_io.homes(file))
+    requirements = [f"{name}=={version}" for name, version in libraries.items()]
+    environment = {
+        "python": platform.python_version(),
+        "build_dependencies": [],
+        "dependencies": ["-r requirements.txt"],
+    }
+    (folder / "input_example.json").write_text(sent)
+    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {sent}}}')
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
+    model.model_size_bytes = file.stat().st_size
+    model.save(folder / "MLmodel")
+
+
+def _schema(contract: Contract) -> "Schema":
+    """The signature's inputs. Integers are doubles: MLflow's have no null."""
+    from mlflow.types import ColSpec, Schema
+
+    types = {"numeric": "double", "boolean": "double", "datetime": "datetime"}
+    columns = contract.feature_columns
+    return Schema([ColSpec(types.get(one.kind, "string"), one.name, required=not one.nullable) for one in columns])
+
+
+def _label_type(contract: Contract) -> str:
+    kinds = {bool: "boolean", int: "long", float: "double", str: "string"}
+    return kinds[type(contract.classes[0])] if contract.classes else "double"
+
+
+def _text(value: object) -> str:
+    if value is None or value in ((), [], {}):
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)[:6000]
+
+
+def _brief(value: object) -> object:
+    return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,1 +1,0 @@
-"""History lived through again: what a policy of retraining would have come to."""

@@ -1,0 +1,189 @@
+"""The Open Inference Protocol v2: one named tensor a column in, predictions and probabilities out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from towline.errors import Fault
+from towline.serving.problems import Problem, wrong
+from towline.serving.protocols.json_rows import Asked, Protocol, limit
+from towline.serving.protocols.strict_json import loads
+
+if TYPE_CHECKING:
+    from towline.inference.predictor import Model
+    from towline.inference.scorer import Answer
+
+INTEGERS = {
+    f"{sign}INT{bits}": ((0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    for sign in ("", "U")
+    for bits in (8, 16, 32, 64)
+}
+FLOATS = {"FP16": 65504.0, "FP32": 3.4028235677973366e38, "FP64": math.inf}
+DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
+DIMENSIONS = 8  # the product of very many sizes would take minutes
+CONTENT_TYPES = ("str", "np", "pd", "datetime", "pd_json")
+LABELS, PROBABILITIES = "predict", "predict_proba"  # as MLServer's scikit-learn runtime names them
+_KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "datetime": "BYTES"}
+
+
+def describe(model: "Model") -> dict[str, Any]:
+    """The answer to ``GET /v2/models/NAME``."""
+    outputs = [{"name": LABELS, "datatype": _label_type(model), "shape": [-1, 1]}]
+    if model.contract.classes:
+        outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [-1, len(model.contract.classes)]})
+    return {
+        "name": model.name,
+        "versions": [str(model.version)],
+        "platform": "towline",
+        "inputs": [
+            {"name": column.name, "datatype": _KIND_TYPES[column.kind], "shape": [-1, 1]}
+            for column in model.contract.feature_columns
+        ],
+        "outputs": outputs,
+    }
+
+
+def read(document: Any, model: "Model", most: int) -> Asked:
+    """One tensor a column, of shape [n] or [n, 1]; or all columns in one of [n, columns] where all are numbers."""
+    if not isinstance(document, dict) or not isinstance(inputs := document.get("inputs"), list) or not inputs:
+        raise wrong('give one object with "inputs", a list of tensors')
+    identity = document.get("id")
+    if identity is not None and not (isinstance(identity, str) and len(identity) <= 128):
+        raise wrong("id is not a text of at most 128 characters")
+    tensors: dict[str, tuple[list[int], list[Any]]] = {}
+    for place, tensor in enumerate(inputs):
+        name, shape, values = _tensor(tensor, f"inputs[{place}]", most)
+        if name in tensors:
+            raise wrong(f"inputs[{place}] has the name of an input before it")
+        tensors[name] = (shape, values)
+    outputs = _outputs(document.get("outputs"), model)
+    if len(tensors) == 1:
+        ((name, (shape, values)),) = tensors.items()
+        if len(shape) == 2 and (shape[1] > 1 or name not in model.reader.fields):
+            return Asked(_matrix(shape, values, model), identity, outputs)
+    counts = set()
+    for name, (shape, values) in tensors.items():
+        if len(shape) > 1 and math.prod(shape[1:]) != 1:
+            raise wrong(f"the shape of input {name!r} is not [n] or [n, 1]")
+        counts.add(len(values))
+    if len(counts) != 1:
+        raise wrong("the inputs have not all the same number of rows")
+    columns = [values for _, values in tensors.values()]
+    rows = [dict(zip(tensors, row, strict=True)) for row in zip(*columns, strict=True)]
+    return Asked(rows, identity, outputs)
+
+
+def write(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> bytes:
+    labels: list[Any] = answer.predictions
+    datatype = _label_type(model)
+    if datatype == "BYTES":
+        labels = [label if isinstance(label, str) else str(label) for label in labels]
+    outputs = [{"name": LABELS, "datatype": datatype, "shape": [len(labels), 1], "data": labels}]
+    if answer.probabilities is not None:
+        width = len(model.contract.classes)
+        flat = [share for row in answer.probabilities for share in row]
+        outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [len(labels), width], "data": flat})
+    if asked.outputs:
+        outputs = [output for output in outputs if output["name"] in asked.outputs]
+    return orjson.dumps({
+        "model_name": model.name,
+        "model_version": str(model.version),
+        "id": request_id if asked.id is None else asked.id,
+        "outputs": outputs,
+    })  # fmt: skip
+
+
+def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[Any]]:
+    """Name, shape and the values in a row, checked against shape and datatype."""
+    if not isinstance(tensor, dict):
+        raise wrong(f"{place} is not an object")
+    name, shape, datatype, data = (tensor.get(key) for key in ("name", "shape", "datatype", "data"))
+    if not isinstance(name, str):
+        raise wrong(f"{place} has no name")
+    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
+        raise wrong(f"{place}: the shape is not a list of sizes")
+    if len(shape) > DIMENSIONS:
+        raise wrong(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are taken")
+    if datatype not in DATATYPES:
+        raise wrong(f"{place}: the datatype is not one of {', '.join(DATATYPES)}")
+    parameters = tensor.get("parameters") or {}
+    content_type = parameters.get("content_type") if isinstance(parameters, dict) else None
+    if content_type is not None and content_type not in CONTENT_TYPES:
+        raise wrong(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
+    limit(shape[0], most)
+    if not isinstance(data, list):
+        raise wrong(f"{place}: data is not a list; tensors in shared memory are not read")
+    values = _flat(data, shape, place)
+    if content_type == "pd_json":  # each value is a document of its own: how MLServer writes columns of many types
+        limit(len(values), most)
+        values = [loads(value.encode()) if isinstance(value, str) else value for value in values]
+    else:
+        _check(values, datatype, name)
+    return name, shape, values
+
+
+def _flat(data: list[Any], shape: Sequence[int], place: str) -> list[Any]:
+    """Row-major values of nested or flat data."""
+    if math.prod(shape) == len(data) and not any(value.__class__ is list for value in data):
+        return data
+    values: list[Any] = data
+    for inner in shape[1:]:
+        if not all(isinstance(value, list) and len(value) == inner for value in values):
+            raise wrong(f"{place}: the data is not of its shape")
+        values = [value for part in values for value in part]
+    if len(data) != shape[0] or any(isinstance(value, list) for value in values):
+        raise wrong(f"{place}: the data is not of its shape")
+    return values
+
+
+def _check(values: list[Any], datatype: str, name: str) -> None:
+    if datatype in INTEGERS:
+        low, high = INTEGERS[datatype]
+        fits = [type(value) is int and low <= value <= high for value in values]
+    elif datatype in FLOATS:
+        largest = FLOATS[datatype]
+        fits = [type(value) in (int, float) and abs(value) <= largest for value in values]
+    elif datatype == "BOOL":
+        fits = [type(value) is bool or value in (0, 1) for value in values]
+    else:
+        fits = [type(value) is str for value in values]
+    faults = [
+        Fault(row, name, f"is not {datatype}")
+        for row, (fit, value) in enumerate(zip(fits, values, strict=True))
+        if not fit and value is not None
+    ]
+    if faults:
+        raise Problem("wrong-shape", f"input {name!r} holds values that are not {datatype}", faults=tuple(faults))
+
+
+def _matrix(shape: Sequence[int], values: list[Any], model: "Model") -> list[Mapping[str, Any]]:
+    columns = model.contract.feature_columns
+    if any(column.kind not in ("numeric", "boolean") for column in columns):
+        raise wrong("columns that are not all numbers cannot come in one tensor: give one named input a column")
+    if shape[1] != len(columns):
+        raise wrong(f"the one tensor has {shape[1]} columns, not {len(columns)}")
+    names, width = [column.name for column in columns], len(columns)
+    return [dict(zip(names, values[at : at + width], strict=True)) for at in range(0, len(values), width)]
+
+
+def _outputs(asked: Any, model: "Model") -> tuple[str, ...]:
+    if asked is None:
+        return ()
+    known = {LABELS, PROBABILITIES} if model.contract.classes else {LABELS}
+    listed = asked if isinstance(asked, list) else [None]
+    names = [output.get("name") if isinstance(output, dict) else None for output in listed]
+    if not all(isinstance(name, str) and name in known for name in names):
+        raise wrong(f"outputs names what is not one of {', '.join(sorted(known))}")
+    return tuple(str(name) for name in names)
+
+
+def _label_type(model: "Model") -> str:
+    kinds = {type(label) for label in model.contract.classes}
+    if not kinds or kinds == {float}:
+        return "FP64"
+    return "BOOL" if kinds == {bool} else "INT64" if kinds == {int} else "BYTES"
+
+
+TENSORS = Protocol("open-inference", read, write, bare=True)

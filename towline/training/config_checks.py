@@ -1,0 +1,109 @@
+"""Checks of a config that need no data: tasks, metrics, estimators, parameters, search spaces, schedules."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from towline.config import METRICS, Candidate, PipelineConfig, Task
+from towline.errors import ConfigError
+from towline.training import estimators
+from towline.training.tuning import check_space
+
+TASKS: tuple[Task, ...] = ("regression", "binary", "multiclass")
+
+
+def check_config(config: PipelineConfig, task: Task | None = None) -> None:
+    """Finds what cannot run, before any data is loaded.
+
+    Where nobody has named the task, it must be one in which everything that the config names can be used.
+
+    Args:
+        config: what is to run.
+        task: of the data, where it is known; default: that of the config.
+
+    Raises:
+        ConfigError: an unknown or unsuitable estimator, a package that is missing, a bad parameter, search space or
+            schedule, a metric of another task.
+    """
+    task = task or config.task
+    tasks = _tasks_of_keys(config, (task,) if task else TASKS, known=task is not None)
+    for candidate in config.candidates:
+        tasks = _tasks_of_candidate(candidate, tasks, config)
+    _check_schedule(config)
+
+
+def _tasks_of_keys(config: PipelineConfig, tasks: Sequence[Task], *, known: bool) -> tuple[Task, ...]:
+    """The tasks that fit every metric and every key that only some tasks have."""
+    tasks, before = tuple(tasks), ""
+    for where, metric, suitable in _bound_keys(config):
+        left = tuple(task for task in tasks if task in suitable)
+        if not left and known:
+            raise _unfit(where, metric, tasks[0])
+        if not left:
+            what = f"{where} is for {' or '.join(suitable)}, and {before} is for {' or '.join(tasks)}"
+            raise ConfigError(what, where=where, remedy="change one of them")
+        if len(left) < len(tasks):
+            before = where
+        tasks = left
+    return tasks
+
+
+def _bound_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tuple[Task, ...]]]:
+    metrics = {"evaluation.metric": config.evaluation.metric} if config.evaluation.metric else {}
+    metrics |= {f"gate.{side}.{metric}": metric for side in ("max", "min") for metric in getattr(config.gate, side)}
+    for where, metric in metrics.items():
+        yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
+    if config.data.level:
+        yield "data.level", "", ("regression",)
+
+
+def _unfit(where: str, metric: str, task: Task) -> ConfigError:
+    if not metric:
+        remedy = "leave data.level out; data.half_life lets old rows fade"
+        return ConfigError(f"the target of a {task} task has no level", where=where, remedy=remedy)
+    remedy = f"the task is {task}: use one of {', '.join(METRICS[task])}"
+    return ConfigError(f"{metric} is not a metric of this task", where=where, remedy=remedy)
+
+
+def _tasks_of_candidate(candidate: Candidate, tasks: Sequence[Task], config: PipelineConfig) -> tuple[Task, ...]:
+    suitable, errors = [], []
+    for task in tasks:
+        try:
+            _check_candidate(candidate, task, config)
+            suitable.append(task)
+        except ConfigError as error:
+            errors.append(error)
+    if not suitable:
+        raise errors[0]
+    return tuple(suitable)
+
+
+def _check_candidate(candidate: Candidate, task: Task, config: PipelineConfig) -> None:
+    seed, trusted = config.seed, config.package.trusted
+    estimators.check(candidate, task, seed, {}, trusted)
+    if candidate.search is None:
+        return
+    where = f"candidates.{candidate.name}.search.space"
+    space: Mapping[str, Any] = candidate.search.space or estimators.space(candidate, task)
+    estimators.check(candidate, task, seed, check_space(space, where), trusted)
+
+
+def _check_schedule(config: PipelineConfig) -> None:
+    """Cron lines, where the package that reads them is there: without it nothing is scheduled either."""
+    if find_spec("cronsim") is None:
+        return
+    import datetime as dt
+
+    from cronsim import CronSim, CronSimError
+
+    for key in ("train", "drift", "quality"):
+        line = getattr(config.schedule, key)
+        try:
+            if line:
+                CronSim(line, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+        except CronSimError as error:
+            raise ConfigError(
+                f"no cron line: {line!r}: {error}",
+                where=f"schedule.{key}",
+                remedy='five fields, such as "0 2 * * *": every night at two',
+            ) from None

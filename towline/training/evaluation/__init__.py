@@ -1,0 +1,1 @@
+"""Metrics of predictions with intervals, overall and by slice."""
