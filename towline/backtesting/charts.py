@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towline.backtest.results import Life, Replay
+from towline.backtesting.results import Life, Replay
 from towline.plot_style import DASHED, LINES, SOFT, blank, save, styled, title
 
 if TYPE_CHECKING:
