@@ -22,11 +22,11 @@ from towline.errors import ConfigError, DataError
 from towline.notebook import render_document, render_fields, render_table
 
 if TYPE_CHECKING:
-    from towline.backtesting.results import PolicyName, Replay
+    from towline.backtesting.results import BacktestResult, PolicyName
     from towline.inference.batch import Scored
     from towline.inference.predictor import Model
     from towline.manifest import Manifest
-    from towline.monitoring.policy import Round
+    from towline.monitoring.policy import MonitoringRun
     from towline.orchestration.flow_runner import FlowName, FlowResult
     from towline.preflight import Checked
     from towline.promotion.outcome import Outcome
@@ -334,7 +334,7 @@ def drift(
     as_of: datetime | None = None,
     overrides: Sequence[str] = (),
     profile: str | None = None,
-) -> "Round":
+) -> "MonitoringRun":
     """Compares production data with the champion's training data.
 
     Without ``current`` this is the scheduled drift flow: it reads the prediction log, reports an alarm and applies the
@@ -360,7 +360,7 @@ def drift(
             raise ConfigError("a report needs a table to compare", where="drift", remedy="give `current` as well")
         return _run_monitoring(settings, "drift", pipeline, as_of, profile)
     from towline.monitoring import monitoring_run
-    from towline.monitoring.policy import Round
+    from towline.monitoring.policy import MonitoringRun
 
     table = Path(current)
     with _private_files(settings):
@@ -368,18 +368,18 @@ def drift(
         champion = monitoring_run.champion(settings, pipeline.name, now)
         result = monitoring_run.drift_of(settings, pipeline, champion, table)
         page = ""
-        if report or result.state in ("drift", "broken"):
+        if report or result.state in ("drift", "invalid_schema"):
             from towline.monitoring.reporting.evidently_report import write
             from towline.monitoring.reporting.samples import sampled
 
             rows = sampled(monitoring_run.rows_of(settings, pipeline, champion, table))
             page = str(write(settings, pipeline, champion, result, now, rows))
-    return Round(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
+    return MonitoringRun(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
 
 
 def quality(
     config: Config, *, as_of: datetime | None = None, overrides: Sequence[str] = (), profile: str | None = None
-) -> "Round":
+) -> "MonitoringRun":
     """Measures logged predictions against ground-truth labels, and applies the policy of the config.
 
     Args:
@@ -406,7 +406,7 @@ def backtest(
     policies: "Sequence[PolicyName] | None" = None,
     label_delay: timedelta | None = None,
     overrides: Sequence[str] = (),
-) -> "Replay":
+) -> "BacktestResult":
     """Compares retraining policies on the history of your own table.
 
     Args:
@@ -471,8 +471,8 @@ def run_flow(
 
 def _run_monitoring(
     settings: Settings, name: "FlowName", config: PipelineConfig, as_of: datetime | None, profile: str | None
-) -> "Round":
-    return cast("Round", run_flow(settings, name, {"config": config, "as_of": as_of}, profile).value)
+) -> "MonitoringRun":
+    return cast("MonitoringRun", run_flow(settings, name, {"config": config, "as_of": as_of}, profile).value)
 
 
 def _print_to_stderr(line: str) -> None:

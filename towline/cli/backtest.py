@@ -13,7 +13,7 @@ from towline.cli.run import config_argument, set_option
 if TYPE_CHECKING:
     import datetime as dt
 
-    from towline.backtesting.results import PolicyName, Replay
+    from towline.backtesting.results import BacktestResult, PolicyName
 
 _DATE = Moment()
 NAMES = ("never", "schedule", "drift", "quality", "both")
@@ -99,7 +99,7 @@ def replay(
     emit(document, as_json, lambda: _text(found, [path for path in (plot, html) if path]))
 
 
-def _text(found: "Replay", written: list[Path]) -> str:
+def _text(found: "BacktestResult", written: list[Path]) -> str:
     from towline.backtesting.page import COLUMNS, HEADER, line, summary
     from towline.cli.screen import table
     from towline.config import span

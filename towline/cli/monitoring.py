@@ -11,8 +11,8 @@ from towline.cli.run import as_of_option, config_argument, set_option
 from towline.cli.tables import given_file
 
 if TYPE_CHECKING:
-    from towline.monitoring.policy import Round
-    from towline.monitoring.results import Drift
+    from towline.monitoring.policy import MonitoringRun
+    from towline.monitoring.results import DriftResult
 
 
 @click.command()
@@ -47,14 +47,14 @@ def drift(
     if current is None:
         if report:
             raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
-        _round(config, "drift", as_of, overrides, as_json)
+        _run_flow(config, "drift", as_of, overrides, as_json)
         return
     given_file(current, "--current")
     settings = Settings.from_environment()
     with screen.progress(settings.store / "logs" / "towline.log"):
         done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
-    if found := done.drift:
-        emit({**found.model_dump(mode="json"), "report": done.report}, as_json, lambda: _drift(found, done.report))
+    if result := done.drift:
+        emit({**result.model_dump(mode="json"), "report": done.report}, as_json, lambda: _drift(result, done.report))
 
 
 @click.command()
@@ -73,20 +73,20 @@ def quality(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as
       towline quality configs/bike_demand.yaml
       towline quality configs/bike_demand.yaml --set quality.delay=30d
     """
-    _round(config, "quality", as_of, overrides, as_json)
+    _run_flow(config, "quality", as_of, overrides, as_json)
 
 
-def _round(
-    config: Path, flow: Literal["drift", "quality"], as_of: datetime | None, overrides: tuple[str, ...], as_json: bool
+def _run_flow(
+    config: Path, name: Literal["drift", "quality"], as_of: datetime | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
     from towline.cli import flows
 
-    done = flows.run(flow, config, as_of, overrides)
+    done = flows.run(name, config, as_of, overrides)
     page = {"page": done.page} if done.page else {}
     emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
 
 
-def _told(seen: "Round") -> str:
+def _told(seen: "MonitoringRun") -> str:
     from towline.cli.screen import table
 
     lines = []
@@ -104,12 +104,12 @@ def _told(seen: "Round") -> str:
     return "\n".join([f"{seen.model} version {seen.version}", *lines, *([seen.done] if seen.done else [])])
 
 
-def _drift(found: "Drift", page: str) -> str:
+def _drift(found: "DriftResult", page: str) -> str:
     from towline.cli.screen import table
 
     rows = [
-        [f.column, f.what, _number(f.value), _number(f.threshold), "alarm" if f.alarm else "", f.detail]
-        for f in found.findings[:15]
+        [f.column, f.name, _number(f.value), _number(f.threshold), "alarm" if f.alarm else "", f.detail]
+        for f in found.checks[:15]
     ]
     head = f"drift    {found.state}, {found.rows:,} rows: {found.reason}"
     listed = [table(["column", "what", "value", "threshold", "", "detail"], rows, "  ")] if rows else []

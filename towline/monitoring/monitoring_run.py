@@ -26,13 +26,13 @@ from towline.monitoring.performance.champion_comparison import triage as compare
 from towline.monitoring.performance.estimate import estimate
 from towline.monitoring.performance.quality import measure
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import Drift, Quality, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 
 NIGHT = dt.timedelta(days=1)
-Window = TypeVar("Window", Drift, Quality)
+Window = TypeVar("Window", DriftResult, QualityResult)
 
 SLACK = dt.timedelta(hours=1)  # a daily round does not come to the second
 LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
@@ -60,7 +60,7 @@ def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
     return found
 
 
-def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Drift:
+def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> DriftResult:
     """The rows that the champion answered since the last night that said something, against its training rows.
 
     Raises:
@@ -82,7 +82,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     return detect(release, batches, config.drift, start=start, end=now, columns=kept, clock=clock)
 
 
-def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> Drift:
+def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> DriftResult:
     """The rows of a table against the champion's training rows.
 
     Raises:
@@ -106,7 +106,7 @@ def rows_of(
     return table(file, contract, config.data.separator)
 
 
-def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Quality:
+def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> QualityResult:
     """The predictions since the last window that said something, as far as their labels are due.
 
     Raises:
@@ -130,13 +130,13 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
     return found.model_copy(update={"estimate": guess})
 
 
-def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Triage | None:
+def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> ChampionComparison | None:
     """The champion and the one before it on the labelled rows of the last window, where that is bad.
 
     Raises:
         DataError: a part of the log cannot be read.
     """
-    if not seen.quality or seen.quality[-1].state != "bad":
+    if not seen.quality or seen.quality[-1].state != "degraded":
         return None
     window, ledger = seen.quality[-1], Ledger(settings.ledger_url)
     try:
@@ -159,7 +159,7 @@ def evidence(
     after = now + dt.timedelta(microseconds=1)
     nights = journal.drift(serving.version, after)
     known = _closed(nights, serving)
-    odd = [finding.detail for night in nights if night.end == now for finding in night.findings if finding.what == WHAT]
+    odd = [check.detail for night in nights if night.end == now for check in night.checks if check.name == WHAT]
     measured = _closed(journal.quality(serving.version, after), serving)
     try:
         previous: int | None = ledger.rollback_target(config.name).version
@@ -197,8 +197,8 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
         "action": decision.action,
         "trigger": decision.trigger,
         "at": seen.now.isoformat(),
-        "drift": [window.model_dump(mode="json", exclude={"findings"}) for window in seen.drift],
-        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].findings if f.alarm][:20] if seen.drift else [],
+        "drift": [window.model_dump(mode="json", exclude={"checks"}) for window in seen.drift],
+        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].checks if f.alarm][:20] if seen.drift else [],
         "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in seen.quality],
         "triage": seen.triage.model_dump(mode="json") if seen.triage else None,
         "new_rows": seen.new_rows,

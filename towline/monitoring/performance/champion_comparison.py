@@ -15,7 +15,7 @@ from towline.inference.predictor import Model, open_release
 from towline.manifest import Recorded, read
 from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
 from towline.monitoring.performance.quality import MOST, blocks, widened
-from towline.monitoring.results import Drift, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT
 from towline.training.cross_validation import primary
 from towline.training.evaluation.bootstrap import interval, resample, weights
@@ -34,8 +34,8 @@ class _Judged(NamedTuple):
 
 
 def triage(
-    table: pa.Table, champion: Recorded, previous: Recorded | None, config: PipelineConfig, drift: Drift | None
-) -> Triage:
+    table: pa.Table, champion: Recorded, previous: Recorded | None, config: PipelineConfig, drift: DriftResult | None
+) -> ChampionComparison:
     """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
 
     Only rows newer than what either was trained on count: by the time column where the log keeps it, else by when they
@@ -53,10 +53,10 @@ def triage(
         ConfigError: the metric is not one of the task.
         ReleaseError: the champion's release cannot be read.
     """
-    sound = drift is None or drift.state != "broken"
+    sound = drift is None or drift.state != "invalid_schema"
 
-    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> Triage:
-        return Triage(
+    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> ChampionComparison:
+        return ChampionComparison(
             rows=rows,
             champion=found.champion if found else None,
             previous=found.previous if found else None,
