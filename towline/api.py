@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, read_config
 from towline.errors import ConfigError, DataError
-from towline.notebook import render_document, render_fields, render_table
+from towline.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName
@@ -31,43 +31,10 @@ if TYPE_CHECKING:
     from towline.preflight import Checked
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry, Ledger
+    from towline.registry.listing import ModelList
 
 #: a config: the path of its YAML, a mapping with the same keys, or the object itself
 Config = str | os.PathLike[str] | Mapping[str, Any] | PipelineConfig
-
-
-class ModelSummary(Frozen):
-    """One version in a list of models.
-
-    Attributes:
-        model: its name.
-        version: its number.
-        state: champion, previous, challenger, refused, registered.
-        since: the time it became champion, else the time of its verdict (UTC).
-        release: the folder of its release in the store; empty while its run is not finished.
-        holdout: the primary metric on the holdout, with its interval.
-        rows: of the dataset.
-        estimator: the class of the model.
-    """
-
-    model: str
-    version: int
-    state: str
-    since: str
-    release: str
-    holdout: str
-    rows: int | None = None
-    estimator: str | None = None
-
-
-class ModelList(tuple[ModelSummary, ...]):
-    """Versions, in the order of the ledger."""
-
-    __slots__ = ()
-
-    def _repr_html_(self) -> str:
-        columns = ("model", "version", "state", "since", "holdout", "rows", "estimator")
-        return render_table(columns, [[getattr(row, name) for name in columns] for row in self])
 
 
 class ChampionChange(Frozen):
@@ -197,7 +164,7 @@ def validate(
         return check(settings, _pipeline(config, overrides, data, settings), as_of)
 
 
-def models(name: str | None = None) -> ModelList:
+def models(name: str | None = None) -> "ModelList":
     """Lists the models of the store, or the versions of one model.
 
     Args:
@@ -207,19 +174,9 @@ def models(name: str | None = None) -> ModelList:
         ConfigError: there is no such model.
         ReleaseError: the ledger was changed or lost.
     """
-    from towline.registry.resolution import check_recorded
-    from towline.registry.selection import require_model
+    from towline.registry.listing import list_models
 
-    settings, ledger = _stores()
-    if not name:
-        check_recorded(settings, ledger)
-    rows = []
-    for model in [require_model(settings, ledger, name)] if name else ledger.models():
-        champion, versions = ledger.champion(model), ledger.versions(model)
-        if not name:
-            versions = [entry for entry in versions if champion and entry.version == champion.version] or versions[-1:]
-        rows += [_summary(settings, ledger, entry, champion) for entry in versions]
-    return ModelList(rows)
+    return list_models(*_stores(), name)
 
 
 def show(version: str) -> VersionDetails:
@@ -545,32 +502,6 @@ def _store_table(data: Any, settings: Settings) -> Path:
         with replacing(path) as file:
             file.write(content.getbuffer())
     return path.relative_to(settings.project) if path.is_relative_to(settings.project) else path
-
-
-def _summary(settings: Settings, ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> ModelSummary:
-    from towline.errors import ReleaseError
-    from towline.manifest import read
-
-    is_champion = champion is not None and champion.version == entry.version
-    holdout, rows, estimator = "no release yet", None, None
-    if entry.release:
-        try:
-            manifest = read(settings.store / entry.release)
-        except ReleaseError:
-            holdout = "release missing"
-        else:
-            holdout = f"{manifest.primary} {manifest.metrics[manifest.primary].text()}"
-            rows, estimator = manifest.dataset["rows"], manifest.estimator
-    return ModelSummary(
-        model=entry.model,
-        version=entry.version,
-        state=ledger.state(entry.model, entry.version),
-        since=(champion if is_champion and champion else entry).time[:16].replace("T", " "),
-        release=entry.release,
-        holdout=holdout,
-        rows=rows,
-        estimator=estimator,
-    )
 
 
 def update_mlflow(settings: Settings, model: str) -> str:
