@@ -194,7 +194,7 @@ def show(version: str) -> VersionDetails:
 
     settings, ledger = _stores()
     entry = require_release(select_version(settings, ledger, version))
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     history = [row for row in ledger.history(entry.model) if row.version == entry.version]
     return VersionDetails(verify(directory), history, directory)
 
@@ -448,10 +448,10 @@ def _private_files(settings: Settings) -> Iterator[None]:
 
 
 def _stores() -> "tuple[Settings, Ledger]":
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
 
     settings = Settings.from_environment()
-    return settings, Ledger(settings.ledger_url)
+    return settings, open_ledger(settings)
 
 
 def _pipeline(config: Config, overrides: Sequence[str], data: Any, settings: Settings) -> PipelineConfig:
@@ -497,7 +497,7 @@ def _store_table(data: Any, settings: Settings) -> Path:
         table = table.drop_columns(["__index_level_0__"])
     content = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None).combine_chunks(), content, compression="zstd")
-    path = settings.store / "tables" / f"{hashlib.sha256(content.getbuffer()).hexdigest()[:16]}.parquet"
+    path = settings.layout.table(hashlib.sha256(content.getbuffer()).hexdigest())
     if not path.exists():
         with replacing(path) as file:
             file.write(content.getbuffer())

@@ -85,7 +85,7 @@ def replay(
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         names = cast("tuple[PolicyName, ...]", policies)
         found = api.backtest(config, start, end, step=step, policies=names, label_delay=delay, overrides=overrides)
         from towline.backtesting import charts, page

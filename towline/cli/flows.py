@@ -19,7 +19,7 @@ def run(
     pipeline = read_config(config, overrides)
     context = click.get_current_context(silent=True)
     profile = context.find_root().obj if context else None
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         try:
             return api.run_flow(settings, name, {"config": pipeline, "as_of": as_of, **parameters}, profile)
         except KeyboardInterrupt:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def stores() -> "tuple[Settings, Ledger]":
     from towline.config import Settings
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
 
     settings = Settings.from_environment()
-    return settings, Ledger(settings.ledger_url)
+    return settings, open_ledger(settings)
 
 
 @click.command()

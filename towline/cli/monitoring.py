@@ -51,7 +51,7 @@ def drift(
         return
     given_file(current, "--current")
     settings = Settings.from_environment()
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
     if result := done.drift:
         emit({**result.model_dump(mode="json"), "report": done.report}, as_json, lambda: _drift(result, done.report))

@@ -70,7 +70,7 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         checked = api.validate(config, as_of=as_of, overrides=overrides)
     contract = checked.contract.model_dump(mode="json")
     document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}

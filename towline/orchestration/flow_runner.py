@@ -73,7 +73,7 @@ def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) ->
         TransientError: another process trains the same config.
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
-    lock = settings.store / "locks" / f".{key}"
+    lock = settings.layout.run_lock(key)
     with files.locked(lock, wait=False) as mine:
         if not mine:
             raise TransientError(
@@ -88,7 +88,7 @@ def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) ->
 
 def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
     """Imports the flow, starts the helper process and the Prefect server in parallel: each takes seconds."""
-    sidecar.start(settings.store / "logs" / "towline.log")
+    sidecar.start(settings.layout.log())
     if name == "training":
         sidecar.begin(importlib.import_module, "great_expectations")
     server = None

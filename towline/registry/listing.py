@@ -66,7 +66,7 @@ def _summary(settings: Settings, ledger: Ledger, entry: Entry, champion: Entry |
     holdout, rows, estimator = "no release yet", None, None
     if entry.release:
         try:
-            manifest = read(settings.store / entry.release)
+            manifest = read(settings.layout.release(entry.release))
         except ReleaseError:
             holdout = "release missing"
         else:

@@ -96,7 +96,7 @@ def check_judged_release(settings: Settings, entry: Entry) -> None:
     """
     if not entry.release:  # the ledger rejects a version without a verdict
         return
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     manifest = verify(directory)
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
