@@ -11,6 +11,7 @@ from towline.data.sources import load
 from towline.data.validation.suite import Validation, validate
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError
+from towline.notebook import render_table
 from towline.registry.ledger import open_ledger
 from towline.steps import step
 from towline.training import cross_validation
@@ -23,6 +24,11 @@ class Checked(NamedTuple):
     validation: Validation
     contract: Contract
     page: Path
+
+    def _repr_html_(self) -> str:
+        rules = [("pass" if rule.passed else "fail", rule.finding) for rule in self.validation.rules]
+        columns = [(column.name, column.kind, column.role, column.levels) for column in self.contract.columns]
+        return render_table(("column", "kind", "role", "levels"), columns) + render_table(("", "rule"), rules)
 
 
 def check(settings: Settings, config: PipelineConfig, as_of: datetime | None) -> Checked:

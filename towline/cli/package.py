@@ -31,9 +31,10 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     """
     from towline.cli import models, screen
     from towline.manifest import verify
+    from towline.registry.selection import require_release, select_version
 
     settings, ledger = models.stores()
-    entry = models.released(models.which(settings, ledger, version))
+    entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
     manifest = verify(directory)
     size = sum(one.size for one in manifest.files.values())
@@ -55,7 +56,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
-    from towline.cli import models
+    from towline import api
     from towline.config import read_config
     from towline.promotion import outcome
     from towline.registry.ledger import actor
@@ -68,5 +69,6 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
         built = make(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     outcome.contained(ledger, entry.model, entry.version, built, actor(), entry.release)
-    models.mirror(settings, entry.model)
+    if note := api.update_mlflow(settings, entry.model):
+        click.echo(f"note: {note}", err=True)
     return built

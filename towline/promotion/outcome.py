@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 import towline
+from towline import notebook
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import Parts
 from towline.data.validation.suite import Validation
@@ -52,6 +53,17 @@ class Outcome(Frozen):
     link: str = ""
     settings: tuple[str, ...] = ()
     note: str = ""
+
+    def _repr_html_(self) -> str:
+        fields = {"version": f"{self.model}@{self.version}", "result": self.event, "reason": self.reason}
+        fields |= {"data": f"{self.dataset['source']}, {self.dataset['rows']:,} rows"} if self.dataset else {}
+        parts = [notebook.render_fields({**fields, "note": self.note})]
+        if self.metrics:
+            rows = [(name, *map(notebook.format_number, (m.value, m.low, m.high))) for name, m in self.metrics.items()]
+            parts.append(notebook.render_table(("metric", "holdout", "lower 95 %", "upper 95 %"), rows))
+        if self.verdict:
+            parts.append(self.verdict._repr_html_())
+        return "".join(parts)
 
     @classmethod
     def of(

@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from towline.backtest.monitoring_simulation import Answered, Watch
-from towline.backtest.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
-from towline.backtest.trainer import TrainedModel, Trainer, TrainingFailure
+from towline.backtesting.monitoring_simulation import Answered, Watch
+from towline.backtesting.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
+from towline.backtesting.trainer import TrainedModel, Trainer, TrainingFailure
 from towline.config import PipelineConfig, RetrainConfig
 from towline.config.monitoring import Sign
 from towline.data.schema.contract import Contract

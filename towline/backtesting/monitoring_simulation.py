@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from towline.backtest.results import aware
-from towline.backtest.trainer import TrainedModel
+from towline.backtesting.results import aware
+from towline.backtesting.trainer import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.manifest import Recorded

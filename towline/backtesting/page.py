@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from towline import __version__, files
-from towline.backtest.charts import draw
-from towline.backtest.results import BacktestResult, PolicyResult, Step
+from towline.backtesting.charts import draw
+from towline.backtesting.results import BacktestResult, PolicyResult, Step
 from towline.config import span
 
 TEMPLATES = Path(__file__).parent
