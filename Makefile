@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev run test lint types imports check bench lock wheel clean
+.PHONY: help env dev run test test-cov test-integration test-e2e test-docker test-all lint types imports check bench \
+  lock wheel clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 env: $(VENV)/.run ## the environment, from hash-locked requirements
 dev: $(VENV)/.dev ## the same with the developers' tools
@@ -36,8 +37,29 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 run: env ## train, judge and promote a model on the shipped sample
 	@$(BIN)/towline run configs/bike_demand.yaml
 
-test: dev ## the tests; ARGS="tests/unit -k gate" for some
-	@$(BIN)/pytest $(ARGS)
+# ARGS replaces the folders and options of a target: make test ARGS="tests/unit/test_errors.py -k gate"
+WORKERS ?= logical
+PARALLEL := $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal
+QUICK := tests/test_architecture.py tests/unit tests/integration -m "not slow"
+FLOWS := $(PARALLEL) --dist loadfile tests/flows
+
+test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
+	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))
+
+test-cov: dev ## the same with the coverage of each module
+	@$(PARALLEL) --cov --cov-report=term $(or $(ARGS),$(QUICK))
+
+test-integration: dev ## the slow tests of parts, and whole flows
+	@$(PARALLEL) $(or $(ARGS),tests/unit tests/integration -m slow)
+	@$(if $(ARGS),,$(FLOWS))
+
+test-e2e: dev ## the commands as a user runs them
+	@$(BIN)/pytest $(or $(ARGS),tests/e2e)
+
+test-docker: dev ## images and the Compose stack; needs a Docker engine
+	@$(BIN)/pytest $(or $(ARGS),tests/docker)
+
+test-all: test test-integration test-e2e test-docker ## all tests
 
 lint: dev ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,7 @@
-"""What tests share: servers for the session, a store or database of its own for each test, and the commands."""
+"""Fixtures of all tests: servers for the session, a store or database for each test, and the commands.
+
+A test gets the marker of its folder and that folder's time limit; the last line of a run names what was left out.
+"""
 
 import os
 import secrets
@@ -13,6 +16,7 @@ from click.testing import CliRunner
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.postgres import find_postgres, run_postgres
+from tests.support.report import LeftOut, folder_of
 from towline import sidecar
 from towline.cli import main
 from towline.config import Settings
@@ -25,6 +29,24 @@ if TYPE_CHECKING:
 os.environ.update(servers.QUIET)
 for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
     del os.environ[name]
+
+
+# seconds for one test with its fixtures; a test of its own limit has @pytest.mark.timeout
+TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 900, "docker": 2400}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeftOut(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = folder_of(item)
+        if folder not in TIMEOUTS:  # tests/test_architecture.py
+            continue
+        item.add_marker(folder)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUTS[folder]))
 
 
 @pytest.fixture(scope="session")

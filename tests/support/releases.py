@@ -101,3 +101,13 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
     work.file("plots/fold_scores.png").write_bytes(DOT)
     validation = Validation(rules=(), notes=("column x < y",), failed=0, warned=0, docs="data_docs.html")
     return TrainedRun(work, config, settings, fitted, evaluation, (chosen,), validation)
+
+
+def train_regression(folder: Path) -> TrainedRun:
+    """A run on the house table with boosted trees, split by time."""
+    return train_run(folder, make_house_table().drop(columns="sold"), target="value", time="at")
+
+
+def train_binary(folder: Path) -> TrainedRun:
+    """A run on the house table with a linear classifier."""
+    return train_run(folder, make_house_table().drop(columns=["value", "at"]), "linear", target="sold")

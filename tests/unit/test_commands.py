@@ -3,8 +3,6 @@
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -82,24 +80,6 @@ def test_a_package_that_is_missed_in_the_middle_is_named_too(
     monkeypatch.setattr(Settings, "from_environment", imports)
     done = command("models", "--json")
     assert (done.code, done.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "models", "history", "status", "show taxis", "keys list", "log show taxis", "slo taxis.yaml", "config schema",
-        "ui --stop", "run taxis.yaml", "quality taxis.yaml", "drift taxis.yaml --current taxis.csv",
-        "labels add taxis taxis.csv", "score taxis.csv scored.csv", "rollback taxis", "run taxis.csv",
-        "replay taxis.yaml --from 2026-01-01 --to 2026-02-01",
-    ],
-)  # fmt: skip
-def test_a_strange_folder_stays_as_it_is(words: str, folder: Path) -> None:
-    """What only reads, or refuses, makes no store where none is."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("TOWLINE_", "PREFECT_"))}
-    line = [sys.executable, "-c", "from towline.cli import main; main()", *words.split()]
-    done = subprocess.run(line, env=environ, cwd=folder, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["taxis.csv", "taxis.yaml"], done.stderr
 
 
 @pytest.mark.parametrize("words", [["labels", "add", "taxis"], ["drift", "taxis.yaml", "--current"]])

@@ -1,8 +1,6 @@
 """A store that has releases and a ledger without their rows: it was lost, and is not taken for a new store."""
 
-import shlex
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from contextlib import closing
 
@@ -11,7 +9,7 @@ import pytest
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import ReleaseError
-from towline.registry.resolution import check_recorded, find, highest
+from towline.registry.resolution import check_recorded, find
 
 Command = Callable[..., CommandResult]
 
@@ -34,16 +32,6 @@ def test_a_lost_ledger_is_told(lost: str, sample_store: SampleStore, command: Co
     with pytest.raises(ReleaseError, match="the ledger was lost"):
         find(MODEL, sample_store.settings)
     assert find(sample_store.release(1)).directory == sample_store.release(1)
-
-
-def test_its_remedy_makes_a_new_store_of_it(sample_store: SampleStore, command: Command) -> None:
-    """The command that the error prints, as it stands there."""
-    sample_store.ledger_file.unlink()
-    with pytest.raises(ReleaseError) as caught:
-        check_recorded(sample_store.settings, sample_store.ledger)
-    subprocess.run(shlex.split(caught.value.remedy.rpartition(": ")[2]), check=True)
-    assert command("models", "--json").json == []
-    assert highest(sample_store.settings, MODEL) == 0
 
 
 def test_a_model_that_is_whole_is_not_held_up(sample_store: SampleStore, command: Command) -> None:

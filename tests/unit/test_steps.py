@@ -2,15 +2,12 @@
 
 import logging
 import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from towline import sidecar, steps
-from towline.config import read_config
-from towline.errors import ConfigError, DataValidationError, TransientError
+from towline.errors import DataValidationError
 
 
 def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,48 +32,7 @@ def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert not steps.costs(tmp_path)
 
 
-def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None:
-    """Calls run elsewhere, and an error comes back as the error it was, remedy included."""
-    sidecar.start(tmp_path / "log")
-    sidecar.begin(int, "not a number")
-    try:
-        pid, _ = sidecar.call(os.getpid)
-        assert pid != os.getpid()
-        with pytest.raises(ConfigError) as caught:
-            sidecar.call(read_config, Path("nowhere.yaml"))
-        assert caught.value.remedy
-        with pytest.raises(TransientError, match="killed"):
-            sidecar.call(os.kill, pid, signal.SIGKILL)
-    finally:
-        sidecar.stop()
-
-
 def test_without_a_second_process_calls_run_here() -> None:
     """Workers and tests need not prepare anything."""
     pid, _ = sidecar.call(os.getpid)
     assert pid == os.getpid()
-
-
-def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
-    """A killed run leaves no orphan that goes on writing."""
-    import subprocess
-    import sys
-
-    code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom towline import sidecar\n"
-        f"if __name__ == '__main__':\n    sidecar.start(Path({str(tmp_path / 'log')!r}))\n"
-        "    print(sidecar.call(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
-    )
-    (tmp_path / "main.py").write_text(code)
-    first = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
-    assert first.stdout
-    second = int(first.stdout.readline())
-    first.kill()
-    first.wait()
-    for _ in range(100):
-        if not Path(f"/proc/{second}/cmdline").exists() or not Path(f"/proc/{second}/cmdline").read_bytes():
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(second, signal.SIGKILL)
-        pytest.fail("the second process outlived the first")

@@ -3,18 +3,14 @@
 import datetime as dt
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import ROW, make_fake_release
 from tests.support.releases import train_run
 from towline.config import DriftConfig
@@ -336,23 +332,3 @@ def test_the_log_gives_what_one_version_was_asked(tmp_path: Path) -> None:
     }  # fmt: skip
     assert (found["prediction"].to_pylist(), found["probability"].to_pylist()) == (["yes"] * 3, [0.75] * 3)
     assert list(current(tmp_path / "none", 1, START, None, fields)) == []
-
-
-def test_a_quiet_night_imports_nothing_slow(release: Path, tmp_path: Path) -> None:
-    """Neither Evidently nor pandas nor scikit-learn, from the file to the verdict."""
-    path = tmp_path / "rows.parquet"
-    pq.write_table(arrow(night()), path)
-    code = (
-        "import sys; from pathlib import Path; from towline.config import DriftConfig\n"
-        "from towline.data.schema.contract import Contract\n"
-        "from towline.monitoring.drift.detector import detect, table\n"
-        "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
-        "print(detect(Path(sys.argv[1]), table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(release), str(path)], capture_output=True, text=True, check=True,
-        cwd=REPOSITORY,
-    )  # fmt: skip
-    state, *modules = done.stdout.split()
-    assert state == "ok"
-    assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()

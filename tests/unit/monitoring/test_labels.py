@@ -2,10 +2,6 @@
 
 import datetime as dt
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,6 @@ import pandas as pd
 import pytest
 
 from tests.support.labels import AT, CLASSES, NOW, LabelledLog
-from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import read_all_bytes
 from towline.errors import ConfigError, DataError
 from towline.prediction_log import labels, parquet_store
@@ -203,34 +198,6 @@ def test_old_labels_are_purged(desk: LabelledLog) -> None:
     assert labels.purge(desk.log.labels, (NOW - dt.timedelta(days=90)).date()) == 1
     assert labels.LabelStore(desk.log.labels).table()["keys"].to_pylist() == [["b"]]
     assert labels.purge(desk.folder / "none", NOW.date()) == 0
-
-
-ADDER = """
-import datetime as dt, pathlib, sys
-from tests.support.labels import CLASSES, LabelledLog
-desk = LabelledLog(pathlib.Path(sys.argv[1]), CLASSES)
-print("ready", flush=True)
-print(desk.add(pathlib.Path(sys.argv[2]), now=dt.datetime(2026, 11, 20, tzinfo=dt.UTC)))
-"""
-
-
-def test_kills_while_labels_are_added(desk: LabelledLog) -> None:
-    """SIGKILL at any moment: the file is in whole or not at all, and the same command ends with it in once."""
-    desk.predict("r1", "r2")
-    path = desk.file("request_id,y\n" + "".join(f"r{number},yes\n" for number in range(40_000)))
-    command = [sys.executable, "-c", ADDER, str(desk.folder), str(path)]
-    for pause in (0.0, 0.1, 0.2, 0.3, 0.5):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert len(labels.LabelStore(desk.log.labels).table()) in (0, 40_000)
-    desk.add(path)
-    assert len(labels.LabelStore(desk.log.labels).table()) == 40_000
-    assert desk.read() == {"r1": "yes", "r2": "yes"}
-    assert not list(desk.log.labels.glob(".part-*"))
 
 
 @pytest.mark.parametrize("spellings", [("true", "false"), ("True", "FALSE"), ("1", "0"), ("yes", "no")])

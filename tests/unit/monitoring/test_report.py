@@ -3,8 +3,6 @@
 import datetime as dt
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,18 +240,6 @@ def test_a_round_is_reported_from_the_store(sample_store: SampleStore) -> None:
     assert "secret" not in text
     table = write(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
     assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
-
-
-def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
-    """The modules that watch, and catching up on nothing, leave it out."""
-    code = (
-        "import sys, pathlib, datetime; from towline.monitoring import journal;"
-        "from towline.monitoring.reporting import evidently_report, samples;"
-        "from towline.monitoring.status import summary;"
-        f"evidently_report.catch_up([], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
-        "print('evidently' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_the_drawn_rows_are_like_the_profile() -> None:

@@ -1,19 +1,12 @@
 """Promises are counted right: over restarts, absences, gaps and thinning."""
 
 import datetime as dt
-import json
-import threading
-import urllib.request
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.commands import CommandResult
-from tests.support.sample_store import MODEL, SampleStore
-from tests.support.serve_process import ServeProcess
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.config import SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
@@ -23,7 +16,6 @@ from towline.monitoring.slo import burn_rate, slo_history
 from towline.monitoring.slo.burn_rate import Objective, breach, evaluate
 from towline.monitoring.slo.metrics_scraper import PREDICTING, RequestCounters, ServiceSample, read, scrape
 from towline.monitoring.slo.slo_history import keep, thin, totals
-from towline.serving import auth
 from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -421,64 +413,6 @@ def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
     assert 0 <= dt.datetime.now(dt.UTC).timestamp() - found.started < 60
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str) -> None:
-    """With one worker or two; its restart is seen, its end is a fact."""
-    rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    looks = []
-    with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
-        url = f"http://127.0.0.1:{serving.port}"
-        looks.append(scrape(url))
-        for _ in range(20):
-            assert post(url, {"rows": rows[:1]}) == 200
-        looks.append(settled(url, 20))
-        serving.stop()
-        looks.append(scrape(url))
-        port = str(serving.port)
-    with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
-        for _ in range(30):
-            post(url, {"rows": rows[:1]})
-        looks.append(settled(url, 30))
-    assert [one.up for one in looks] == [True, True, False, True]
-    assert looks[2].why == "Connection refused"
-    assert {one.version for one in looks if one.up} == {1}
-    history = totals(looks)
-    assert history[-1].counts.requests == 50
-    assert history[-1].counts.errors == 0
-    assert history[-1].counts.within[-1] == 50
-    assert (history[-1].looks, history[-1].missed) == (3, 1)
-
-
-def settled(url: str, requests: int) -> ServiceSample:
-    """A look after all workers have told the others what they did, which they do twice a second."""
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
-    while (found := scrape(url)).counts is None or found.counts.requests < requests:
-        assert dt.datetime.now(dt.UTC) < end, found
-    return found
-
-
-def post(url: str, document: object) -> int:
-    request = urllib.request.Request(
-        f"{url}/predict", json.dumps(document).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return int(answer.status)
-
-
-def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore) -> None:
-    """Without one, or with one that may only predict, it is said what to do; the service is not called away."""
-    admin = auth.create(sample_store.settings.store, "watch", ("admin",))[0]
-    caller = auth.create(sample_store.settings.store, "shop", ("predict",))[0]
-    with ServeProcess(sample_store.settings, MODEL) as serving:
-        url = f"http://127.0.0.1:{serving.port}"
-        for wrong in (None, caller, "tl_00000000_none"):
-            with pytest.raises(ConfigError, match="key") as refused:
-                scrape(url, wrong)
-            assert "--scope admin" in refused.value.remedy
-            assert str(wrong) not in str(refused.value)
-        assert scrape(url, admin).up
-
-
 @pytest.mark.parametrize(
     "url",
     ["", "localhost:8080", "ftp://x", "http://", "http://u:secret@x", "http://x/metrics", "http://x:y", "http://["],
@@ -490,84 +424,11 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("status", "why"),
-    [(503, "/metrics answers 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
-)
-def test_what_answers_otherwise(status: int, why: str | None) -> None:
-    """Overload is an absence; a redirect is followed by nobody, least of all with the key."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append((self.path, self.headers["authorization"]))
-            self.send_response(status)
-            self.send_header("location", "/elsewhere")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}"
-        if why is None:
-            with pytest.raises(ConfigError):
-                scrape(url, "key")
-        else:
-            found = scrape(url, "key")
-            assert (found.up, found.why, found.counts) == (False, why, None)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert asked == [("/metrics", "Bearer key")]
-
-
 @pytest.mark.parametrize("text", ["", "hello", "node_cpu_seconds_total 5\n", "<html>{", "towline_x{le=} 1"])
 def test_metrics_of_others_are_refused(text: str) -> None:
     """Any exporter has /metrics."""
     with pytest.raises(ConfigError, match="not a service of towline"):
         read(text, "http://x", NOW)
-
-
-def test_the_command_tells_how_promises_stand(
-    sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For people and for scripts; an absence is told and opens an alert once; another model's service is refused."""
-    monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
-    config = tmp_path / "house.yaml"
-    config.write_text(
-        json.dumps({"name": MODEL, "data": {"source": "x.csv", "target": "value"}, "slo": {"p95_ms": 500}})
-    )
-    other = tmp_path / "other.yaml"
-    other.write_text(json.dumps({"name": "other", "data": {"source": "x.csv", "target": "value"}}))
-    rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    with ServeProcess(sample_store.settings, MODEL) as serving:
-        url = f"http://127.0.0.1:{serving.port}"
-        assert command("slo", config, "--service", url).code == 0
-        for _ in range(20):
-            post(url, {"rows": rows[:1]})
-        told = command("slo", config, "--service", url, "--json")
-        text = command("slo", config, "--service", url)
-        refused = command("slo", other, "--service", url)
-    assert told.code == 0
-    availability, answering, latency = told.json["objectives"]
-    assert (availability["state"], availability["total"], availability["budget"]) == ("met", 20, 1)
-    assert (latency["state"], latency["total"]) == ("met", 20)
-    assert answering["state"] == "unknown"
-    assert "99.9 % of requests without a 5xx" in text.out
-    assert "serves version 1" in text.out
-    assert refused.code == 2
-    assert MODEL in refused.err
-    for _ in range(3):
-        gone = command("slo", config, "--service", url, "--json")
-    assert gone.code == 0
-    assert [one["up"] for one in gone.json["services"]] == [False]
-    assert gone.json["objectives"][1]["state"] == "burning"
-    assert gone.json["alerts"]["opened"] == 1
-    assert command("slo", config, "--service", url, "--json").json["alerts"]["opened"] == 0
-    assert "away: Connection refused" in command("slo", config, "--service", url).out
 
 
 def test_shares_are_shown_with_the_digits_that_matter() -> None:

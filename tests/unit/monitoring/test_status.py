@@ -3,10 +3,7 @@
 import datetime as dt
 import json
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.commands import CommandResult
-from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, make_quality
+from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.sample_store import MODEL, SampleStore
-from towline.cli.status_server import Pages
 from towline.config import PipelineConfig, build_config
 from towline.monitoring.alerts.notifications import tell
 from towline.monitoring.journal import Journal
@@ -359,38 +355,3 @@ def test_an_empty_store_has_a_status(command: Callable[..., CommandResult], stor
     assert "towline run" in command("status").out
     assert command("status", "--json").json == []
     assert not store.exists()
-
-
-@pytest.fixture
-def address(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with Pages(0, sample_store.settings) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def test_the_pages_are_served_as_things_are_now(sample_store: SampleStore, address: str) -> None:
-    """The one model stands at /, each at its name; another name is 404, and another host's name gets nothing."""
-    assert get_page(f"{address}/health") == (200, "ok")
-    assert "drift it is" not in get_page(address)[1]
-    journal(sample_store, make_drift(0, "drift"))
-    assert "drift it is" in get_page(address)[1]
-    assert MODEL in get_page(f"{address}/{MODEL}")[1]
-    assert get_page(f"{address}/..%2f..%2fetc")[0] == 404
-    assert "Models" in get_page(f"{address}/_all")[1]
-    assert "Performance on the holdout" in get_page(f"{address}/{MODEL}/v2/card")[1]
-    assert get_page(f"{address}/{MODEL}/v9/card")[0] == 404
-    (sample_store.settings.store / "watch" / MODEL / "drift-2026-02-28.html").write_text("<p>a night</p>")
-    assert get_page(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a night</p>")
-    assert get_page(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
-    with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as answer:
-        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
-    assert get_page(address, Host="evil.example")[0] == 403
-    sample_store.ledger_file.write_text("no database")
-    code, text = get_page(address)
-    assert code == 503
-    assert "remedy" in text
-    assert json.dumps(text)

@@ -1,19 +1,15 @@
 """What the watch knows, as Prometheus asks for it over HTTP."""
 
 import datetime as dt
-import shutil
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.monitoring_records import DAY, NOW, get_page, make_drift, make_quality
+from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.sample_store import MODEL, SampleStore
-from towline.cli.status_server import Pages
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
 from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
@@ -40,18 +36,6 @@ def promise(sample_store: SampleStore, **parts: object) -> None:
     """Changes the config in the release that serves."""
     path = sample_store.release(1) / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parts))
-
-
-@contextmanager
-def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
-    with Pages(0, sample_store.settings, host) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_new_model_says_what_serves(sample_store: SampleStore) -> None:
@@ -164,31 +148,3 @@ def test_it_is_read_once_for_all_who_ask(sample_store: SampleStore) -> None:
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
     assert ("input_broken",) not in gauges(watch.text(NOW + FRESH / 2))
     assert ("input_broken",) in gauges(watch.text(NOW + FRESH))
-
-
-def test_metrics_are_served_whatever_the_store_is(sample_store: SampleStore) -> None:
-    """Prometheus gets text, with a store, with a ledger that is no database, and with none at all."""
-    with serving(sample_store) as address:
-        code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)["champion_version",]) == (200, 1)
-        assert get_page(f"{address}/metrics", Host="status:8090")[0] == 403
-    sample_store.ledger_file.write_text("no database")
-    with serving(sample_store) as address:
-        code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)) == (200, {("ledger_up",): 0})
-    shutil.rmtree(sample_store.settings.store)
-    with serving(sample_store) as address:
-        assert get_page(f"{address}/metrics")[0] == 200
-
-
-def test_beyond_loopback_a_strangers_name_is_still_refused(sample_store: SampleStore) -> None:
-    """A service of the same network and an address are answered; a name with a dot may be anybody's."""
-    with serving(sample_store, "0.0.0.0") as address:
-        answered = {
-            host: get_page(f"{address}/health", Host=host)[0] for host in ("status:8090", "10.1.2.3:8090", "[::1]:1")
-        }
-        assert set(answered.values()) == {200}
-        refused = {
-            host: get_page(f"{address}/health", Host=host)[0] for host in ("evil.example", "127.0.0.1.evil.example:1")
-        }
-        assert set(refused.values()) == {403}

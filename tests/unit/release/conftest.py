@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.releases import TrainedRun, make_house_table, train_run
+from tests.support.releases import TrainedRun, train_binary, train_regression, train_run
 from towline.release.packaging import Package
 
 
 @pytest.fixture(scope="session")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    frame = make_house_table().drop(columns="sold")
-    return train_run(tmp_path_factory.mktemp("regression"), frame, target="value", time="at")
+    return train_regression(tmp_path_factory.mktemp("regression"))
 
 
 @pytest.fixture(scope="session")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    frame = make_house_table().drop(columns=["value", "at"])
-    return train_run(tmp_path_factory.mktemp("binary"), frame, "linear", target="sold")
+    return train_binary(tmp_path_factory.mktemp("binary"))
 
 
 @pytest.fixture(scope="session")

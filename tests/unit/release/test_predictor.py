@@ -1,8 +1,6 @@
 """One answer for the same values, whatever they come in."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,21 +114,3 @@ def test_a_changed_model_is_never_built(release: Path) -> None:
     (release / "model.skops").write_bytes(raw)
     with pytest.raises(ReleaseError, match=r"model\.skops has the sha256"):
         open_release(release)
-
-
-def test_an_embedded_model_is_light(regression: TrainedRun, packed: Package) -> None:
-    """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
-    code = (
-        "import json, sys; from towline import load; model = load(sys.argv[1])\n"
-        "print(float(model.predict(json.load(open(sys.argv[1] + '/probe.json'))['rows'][0])[0]))\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    release = regression.settings.store / packed.path
-    done = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
-    answer, modules = done.stdout.splitlines()
-    assert float(answer) == json.loads((release / "probe.json").read_bytes())["labels"][0]
-    heavy = {
-        "prefect", "mlflow", "great_expectations", "evidently", "starlette", "fastapi", "uvicorn", "sklearn", "scipy",
-        "pandas", "pyarrow", "skops", "sqlalchemy", "matplotlib",
-    }  # fmt: skip
-    assert heavy & set(modules.split()) == set()

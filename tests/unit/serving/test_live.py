@@ -2,8 +2,6 @@ import json
 import logging
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 import weakref
 from pathlib import Path
@@ -321,24 +319,3 @@ def test_an_empty_store_is_told_from_an_outage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="towline run CONFIG"):
         opened(SampleStore(store_settings(tmp_path)))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleStore) -> None:
-    """Start and memory of a service rest on it."""
-    code = (
-        "import sys;"
-        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
-        "from towline.config import Settings;"
-        "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
-        "print(served.model.compiled, *sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, MODEL],
-        env={"TOWLINE_STORE": str(sample_store.settings.store)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    compiled, *modules = done.stdout.split()
-    assert compiled == "True"
-    assert not {"pandas", "sklearn", "scipy", "sqlalchemy", "pyarrow", "mlflow", "skops"} & set(modules)

@@ -1,16 +1,12 @@
 """What Prometheus is told is right, with one worker and with many."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.paths import REPOSITORY
 from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -142,48 +138,3 @@ def test_counting_goes_on_by_itself(service: RunningService) -> None:
             pytest.fail("nothing was counted")
 
     service.client.run(serve())
-
-
-WORKER = """
-import os
-import sys
-from pathlib import Path
-from tests.support.serving import ROW, FakeModel, make_contract, run_service
-folder = Path(sys.argv[1])
-folder.mkdir()
-with run_service(FakeModel(make_contract(), folder)) as service:
-    for _ in range(int(sys.argv[2])):
-        service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
-    print(service.client.get("/metrics").text, flush=True)
-    os.close(1)
-    sys.stdin.read()
-"""
-
-
-def test_workers_are_added_up(tmp_path: Path) -> None:
-    """Any worker answers for all: counts are summed, memory is told of each; a dead worker's counts stay."""
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
-    workers, told = [], ""
-    try:
-        for place, requests in enumerate((3, 4)):
-            command = [sys.executable, "-c", WORKER, str(tmp_path / f"worker-{place}"), str(requests)]
-            worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-            workers.append(worker)
-            assert worker.stdout is not None
-            told = worker.stdout.read()
-    finally:
-        for worker in workers:
-            worker.communicate()
-    found = samples(told)
-    assert value(found, "requests_total", route="/predict", status="200") == 7
-    assert value(found, "request_seconds_count", route="/predict", version="3") == 7
-    assert value(found, "predictions_bucket", version="3", le="+Inf") == 7
-    assert value(found, "input_oddities_total", version="3", column="size", what="null") == 7
-    each = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
-    pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
-    assert pids == {str(worker.pid) for worker in workers}
-    assert {sample.value for sample in each if sample.name == "towline_model_version"} == {3.0}

@@ -1,13 +1,7 @@
 """The log as tables: each prediction once, whatever is killed when, until it is purged or erased."""
 
 import datetime as dt
-import math
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import (
     PRIVACY,
     ROW,
     FakeRelease,
     make_answer,
-    make_fake_release,
     read_all_bytes,
     wait_until,
 )
@@ -184,27 +176,6 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: FakeRelease, mo
         assert segments.paths(home) == []
         assert not list(home.glob("day=*/.*"))
     assert steps == 4 + 4 + 5 + 1  # four days
-
-
-def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
-    """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
-    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
-    for start in range(0, 1_200, 100):
-        fill(folder, release, range(start, start + 100), rows=2)
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import towline.prediction_log.parquet_store"], check=True)
-    loading = time.monotonic() - began
-    killed = 0
-    for _ in range(8):
-        process = subprocess.Popen(command, cwd=REPOSITORY)
-        time.sleep(loading * random.uniform(0.8, 1.6))
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert set(Counter(ids(folder)).values()) == {2}
-    subprocess.run(command, cwd=REPOSITORY, check=True)
-    assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
-    assert segments.paths(folder) == []
 
 
 def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,15 +342,3 @@ def test_a_spoilt_part_is_named(folder: Path, release: FakeRelease) -> None:
     part.path.write_bytes(part.path.read_bytes()[:-10])
     with pytest.raises(DataError, match=part.path.name):
         parquet_store.read(folder)
-
-
-def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
-    """By a process of its own, when it closes and for what a dead one left; without being waited for."""
-    release = make_fake_release(tmp_path / "release", PRIVACY)
-    fill(folder, release, range(5))
-    log = PredictionLog(folder, "w1")
-    log.write("last", FIRST.timestamp(), release, [ROW], make_answer())
-    log.close()
-    wait_until(lambda: not segments.paths(folder), 60)
-    assert len(ids(folder)) == 6
-    assert not math.isnan(parquet_store.read(folder).column("prediction")[0].as_py())

@@ -3,12 +3,8 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,30 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines, wait_until
 from towline.inference.scorer import Answer
 from towline.prediction_log import segments
 from towline.prediction_log.writer import PredictionLog
 
 OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
-WRITER = """
-import sys
-from pathlib import Path
-from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release
-from towline.prediction_log.writer import PredictionLog
-
-folder = Path(sys.argv[1])
-release = make_fake_release(folder.parent / "release", PRIVACY)
-log = PredictionLog(folder, "w0", segment_bytes=40_000, convert=False)
-sent = 0
-while True:
-    if log.depth < 500:
-        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], make_answer(2, sent))
-        sent += 1
-    if sent % 50 == 0:
-        print(log.written, flush=True)
-"""
 
 
 def test_what_was_answered_is_in_the_segment(
@@ -118,26 +96,6 @@ def test_a_request_of_many_rows(folder: Path, release: FakeRelease) -> None:
     assert [value for line in found for value in line["predictions"]] == list(range(1_000))
 
 
-def test_a_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
-    """SIGKILL in the midst of writing: every record up to the last that was told as written is there, and once."""
-    folder = tmp_path / "predictions"
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
-    assert process.stdout
-    told = 0
-    while told < 3_000:
-        told = int(process.stdout.readline())
-    process.send_signal(signal.SIGKILL)
-    told = max([told, *map(int, process.stdout.read().split())])
-    process.wait()
-    ids = []
-    for path in sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
-        ids += [json.loads(line)["id"] for line in path.read_bytes().split(b"\n")[1:-1]]
-    assert ids == [f"r{number}" for number in range(len(ids))]
-    assert 2 * len(ids) >= told >= 3_000
-
-
 class Disk:
     """Stands before os.write: takes ``room`` bytes, then none until there is more."""
 
@@ -212,34 +170,6 @@ def test_while_the_disk_is_full_memory_is_bounded(
     assert "Gasse" not in caplog.text
     log.write("late", OCTOBER, release, [ROW], make_answer())
     assert log.drops == 3_001
-
-
-def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
-    """The same on a file system of 64 KB, another process having filled it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted: {mounted.stderr.decode().strip()}")
-    log = PredictionLog(disk / "demo", "w0", convert=False)
-    try:
-        log.write("r0", OCTOBER, release, [ROW], make_answer())
-        wait_until(lambda: log.written == 1)
-        with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
-            deque(iter(lambda: filler.write(b"x" * 4096), 0), maxlen=0)
-        for number in range(1, 60):
-            log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
-        wait_until(lambda: log.depth > 0 and log._segments.failure is not None)
-        assert {line["id"] for line in read_segment_lines(disk / "demo")} == {f"r{n}" for n in range(log.written)}
-        (disk / "filler").unlink()
-        wait_until(lambda: log.written == 60)
-        log.close()
-        assert [line["id"] for line in read_segment_lines(disk / "demo")] == [f"r{number}" for number in range(60)]
-    finally:
-        log.close(timeout=0.1)
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
@@ -336,10 +266,3 @@ def test_segments_are_closed(folder: Path, release: FakeRelease, monkeypatch: py
     assert "b" in [line["id"] for line in read_segment_lines(folder)]
     assert first not in (set(segments.paths(folder)) - set(segments.finished(folder)))
     log.close()
-
-
-def test_the_service_loads_no_table_library() -> None:
-    """Neither pandas nor pyarrow comes with the log."""
-    code = "import sys, towline.prediction_log.writer; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(done.stdout.split())

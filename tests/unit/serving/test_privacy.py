@@ -2,8 +2,6 @@
 
 import datetime as dt
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,19 +127,6 @@ def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
     assert keys.remove(dt.date(2026, 9, 30)) == ["2026-08"]
     assert keys.remove(dt.date(2026, 10, 1)) == ["2026-09"]
     assert [path.name for path in keys.folder.iterdir()] == ["2026-10"]
-
-
-def test_processes_agree_on_a_key(tmp_path: Path) -> None:
-    """Of several that need a new key at once, all use the one that was made first."""
-    code = (
-        "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
-        "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
-    )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)
-    ]
-    assert len({process.communicate(timeout=60)[0] for process in started}) == 1
-    assert [path.name for path in (tmp_path / "k").iterdir()] == ["2026-10"]
 
 
 def test_the_releases_own_config_counts(release: FakeRelease, keys: HashKeys) -> None:

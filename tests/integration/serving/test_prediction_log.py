@@ -1,0 +1,161 @@
+"""The prediction log with processes that are killed, run side by side, or find the disk full."""
+
+import datetime as dt
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import REPOSITORY
+from tests.support.prediction_log import (
+    PRIVACY,
+    ROW,
+    FakeRelease,
+    make_answer,
+    make_fake_release,
+    read_segment_lines,
+    wait_until,
+)
+from towline.prediction_log import parquet_store, segments
+from towline.prediction_log.writer import PredictionLog
+
+FIRST = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
+HOUR = 3600.0
+
+
+def fill(
+    folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
+) -> None:
+    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
+    log = PredictionLog(folder, "w0", convert=False)
+    for number in ids:
+        sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
+        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
+    log.close()
+    assert log.written == len(ids) * rows
+
+
+def ids(folder: Path) -> list[str]:
+    return sorted(parquet_store.read(folder).column("request_id").to_pylist())
+
+
+def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
+    """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
+    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
+    for start in range(0, 1_200, 100):
+        fill(folder, release, range(start, start + 100), rows=2)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import towline.prediction_log.parquet_store"], check=True)
+    loading = time.monotonic() - began
+    killed = 0
+    for _ in range(8):
+        process = subprocess.Popen(command, cwd=REPOSITORY)
+        time.sleep(loading * random.uniform(0.8, 1.6))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert set(Counter(ids(folder)).values()) == {2}
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
+    assert segments.paths(folder) == []
+
+
+def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
+    """By a process of its own, when it closes and for what a dead one left; without being waited for."""
+    release = make_fake_release(tmp_path / "release", PRIVACY)
+    fill(folder, release, range(5))
+    log = PredictionLog(folder, "w1")
+    log.write("last", FIRST.timestamp(), release, [ROW], make_answer())
+    log.close()
+    wait_until(lambda: not segments.paths(folder), 60)
+    assert len(ids(folder)) == 6
+    assert not math.isnan(parquet_store.read(folder).column("prediction")[0].as_py())
+
+
+OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
+WRITER = """
+import sys
+from pathlib import Path
+from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release
+from towline.prediction_log.writer import PredictionLog
+
+folder = Path(sys.argv[1])
+release = make_fake_release(folder.parent / "release", PRIVACY)
+log = PredictionLog(folder, "w0", segment_bytes=40_000, convert=False)
+sent = 0
+while True:
+    if log.depth < 500:
+        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], make_answer(2, sent))
+        sent += 1
+    if sent % 50 == 0:
+        print(log.written, flush=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
+    """SIGKILL in the midst of writing: every record up to the last that was told as written is there, and once."""
+    folder = tmp_path / "predictions"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert process.stdout
+    told = 0
+    while told < 3_000:
+        told = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    told = max([told, *map(int, process.stdout.read().split())])
+    process.wait()
+    ids = []
+    for path in sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
+        ids += [json.loads(line)["id"] for line in path.read_bytes().split(b"\n")[1:-1]]
+    assert ids == [f"r{number}" for number in range(len(ids))]
+    assert 2 * len(ids) >= told >= 3_000
+
+
+def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
+    """The same on a file system of 64 KB, another process having filled it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted: {mounted.stderr.decode().strip()}")
+    log = PredictionLog(disk / "demo", "w0", convert=False)
+    try:
+        log.write("r0", OCTOBER, release, [ROW], make_answer())
+        wait_until(lambda: log.written == 1)
+        with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+            deque(iter(lambda: filler.write(b"x" * 4096), 0), maxlen=0)
+        for number in range(1, 60):
+            log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+        wait_until(lambda: log.depth > 0 and log._segments.failure is not None)
+        assert {line["id"] for line in read_segment_lines(disk / "demo")} == {f"r{n}" for n in range(log.written)}
+        (disk / "filler").unlink()
+        wait_until(lambda: log.written == 60)
+        log.close()
+        assert [line["id"] for line in read_segment_lines(disk / "demo")] == [f"r{number}" for number in range(60)]
+    finally:
+        log.close(timeout=0.1)
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_processes_agree_on_a_key(tmp_path: Path) -> None:
+    """Of several that need a new key at once, all use the one that was made first."""
+    code = (
+        "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
+        "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)
+    ]
+    assert len({process.communicate(timeout=60)[0] for process in started}) == 1
+    assert [path.name for path in (tmp_path / "k").iterdir()] == ["2026-10"]

@@ -1,0 +1,39 @@
+"""Commands as processes: what they leave behind in the folder they start in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CONFIG = {"name": "taxis", "data": {"source": "taxis.csv", "target": "fare"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is no project, with a table and a config; commands run in it."""
+    (tmp_path / "strange").mkdir()
+    monkeypatch.chdir(tmp_path / "strange")
+    Path("taxis.csv").write_text("miles,fare\n1,2\n")
+    Path("taxis.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path / "strange"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "models", "history", "status", "show taxis", "keys list", "log show taxis", "slo taxis.yaml", "config schema",
+        "ui --stop", "run taxis.yaml", "quality taxis.yaml", "drift taxis.yaml --current taxis.csv",
+        "labels add taxis taxis.csv", "score taxis.csv scored.csv", "rollback taxis", "run taxis.csv",
+        "replay taxis.yaml --from 2026-01-01 --to 2026-02-01",
+    ],
+)  # fmt: skip
+def test_a_strange_folder_stays_as_it_is(words: str, folder: Path) -> None:
+    """What only reads, or refuses, makes no store where none is."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("TOWLINE_", "PREFECT_"))}
+    line = [sys.executable, "-c", "from towline.cli import main; main()", *words.split()]
+    done = subprocess.run(line, env=environ, cwd=folder, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["taxis.csv", "taxis.yaml"], done.stderr

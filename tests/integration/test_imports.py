@@ -1,0 +1,103 @@
+"""Imports: what a process loads for a task, measured in a new interpreter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.paths import REPOSITORY
+from tests.support.releases import make_house_table
+from tests.support.sample_store import MODEL, SampleStore
+
+
+def test_the_service_loads_no_table_library() -> None:
+    """Neither pandas nor pyarrow comes with the log."""
+    code = "import sys, towline.prediction_log.writer; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(done.stdout.split())
+
+
+def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleStore) -> None:
+    """Start and memory of a service rest on it."""
+    code = (
+        "import sys;"
+        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
+        "from towline.config import Settings;"
+        "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
+        "print(served.model.compiled, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, MODEL],
+        env={"TOWLINE_STORE": str(sample_store.settings.store)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    compiled, *modules = done.stdout.split()
+    assert compiled == "True"
+    assert not {"pandas", "sklearn", "scipy", "sqlalchemy", "pyarrow", "mlflow", "skops"} & set(modules)
+
+
+def test_an_embedded_model_is_light(sample_store: SampleStore) -> None:
+    """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
+    code = (
+        "import json, sys; from towline import load; model = load(sys.argv[1])\n"
+        "print(float(model.predict(json.load(open(sys.argv[1] + '/probe.json'))['rows'][0])[0]))\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    release = sample_store.release(1)
+    done = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
+    answer, modules = done.stdout.splitlines()
+    assert float(answer) == json.loads((release / "probe.json").read_bytes())["labels"][0]
+    heavy = {
+        "prefect", "mlflow", "great_expectations", "evidently", "starlette", "fastapi", "uvicorn", "sklearn", "scipy",
+        "pandas", "pyarrow", "skops", "sqlalchemy", "matplotlib",
+    }  # fmt: skip
+    assert heavy & set(modules.split()) == set()
+
+
+def test_a_quiet_night_imports_nothing_slow(sample_store: SampleStore, tmp_path: Path) -> None:
+    """Neither Evidently nor pandas nor scikit-learn, from the file to the verdict."""
+    path = tmp_path / "rows.parquet"
+    make_house_table(200).drop(columns=["value", "sold"]).to_parquet(path)
+    code = (
+        "import sys; from pathlib import Path; from towline.config import DriftConfig\n"
+        "from towline.data.schema.contract import Contract\n"
+        "from towline.monitoring.drift.detector import detect, table\n"
+        "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
+        "print(detect(Path(sys.argv[1]), table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sample_store.release(1)), str(path)],
+        capture_output=True, text=True, check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    state, *modules = done.stdout.split()
+    assert state == "ok"
+    assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()
+
+
+def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
+    """The modules that watch, and catching up on nothing, leave it out."""
+    code = (
+        "import sys, pathlib, datetime; from towline.monitoring import journal;"
+        "from towline.monitoring.reporting import evidently_report, samples;"
+        "from towline.monitoring.status import summary;"
+        f"evidently_report.catch_up([], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
+        "print('evidently' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_importing_the_ledger_is_light() -> None:
+    """`towline models` pays for no library it does not use."""
+    code = "import sys, json, towline.registry.ledger; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert not {"sqlalchemy", "pandas", "numpy", "mlflow", "sklearn"} & set(loaded)
+
+
+def test_importing_towline_is_light() -> None:
+    """A program that embeds a model pays for neither Prefect nor MLflow nor a web framework."""
+    heavy = {"prefect", "mlflow", "great_expectations", "evidently", "fastapi", "pandas", "sklearn", "sqlalchemy"}
+    code = "import sys, towline; towline.load; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(done.stdout.split()) == set()
