@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
-from tasks import artifacts, patient, remembered
+from tasks import artifacts, cached_task, retrying_task
 from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
@@ -21,7 +21,7 @@ from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import Fitted
 
 
-@remembered("package")
+@cached_task("package")
 def package(
     work: Workspace,
     config: PipelineConfig,
@@ -41,7 +41,7 @@ def package(
     return packed
 
 
-@remembered("smoke test", without="tester")
+@cached_task("smoke test", ignored_input="tester")
 def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]") -> Smoke:
     """``tester`` was started earlier: it takes seconds to import what a release needs."""
     with step("smoke test", work.path) as told:
@@ -50,7 +50,7 @@ def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]")
     return tried
 
 
-@patient("judge")
+@retrying_task("judge")
 def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: Smoke) -> Verdict:
     """Never remembered: the champion it compares with may have changed since."""
     with step("judge", work.path) as told:
@@ -69,7 +69,7 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
     return verdict
 
 
-@patient("image")
+@retrying_task("image")
 def build_image(
     work: Workspace,
     config: PipelineConfig,

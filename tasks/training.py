@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks import artifacts, remembered
+from tasks import artifacts, cached_task
 from towline.config import Candidate, PipelineConfig, span
 from towline.data.workspace import Workspace
 from towline.steps import step
@@ -11,7 +11,7 @@ from towline.training.evaluation import holdout
 from towline.training.evaluation.interval import Interval
 
 
-@remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
+@cached_task("cross-validate", task_run_name="cross-validate {candidate.name}")
 def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> cross_validation.Scores:
     with step(f"cross-validate {candidate.name}", work.path) as told:
         scores = cross_validation.cross_validate(work, config, candidate)
@@ -30,7 +30,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     return scores
 
 
-@remembered("choose history")
+@cached_task("choose history")
 def choose_history(work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores) -> history.History:
     if len(config.data.histories) == 1:
         return history.choose_history(work, config, chosen)
@@ -51,7 +51,7 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: cross_valida
     return found
 
 
-@remembered("fit")
+@cached_task("fit")
 def fit(
     work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, chosen_history: history.History
 ) -> final_fit.Fitted:
@@ -61,7 +61,7 @@ def fit(
     return fitted
 
 
-@remembered("refit")
+@cached_task("refit")
 def refit(
     work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, measured: final_fit.Fitted
 ) -> final_fit.Fitted:
@@ -74,7 +74,7 @@ def refit(
     return fitted
 
 
-@remembered("evaluate")
+@cached_task("evaluate")
 def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.Fitted) -> holdout.Evaluation:
     with step("evaluate", work.path) as told:
         evaluated = holdout.evaluate(work, config, fitted)
@@ -88,7 +88,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.Fitted) 
     return evaluated
 
 
-@remembered("draw")
+@cached_task("draw")
 def draw(
     work: Workspace,
     config: PipelineConfig,

@@ -47,7 +47,10 @@ def check(settings: Settings, config: PipelineConfig, as_of: datetime | None) ->
             cross_validation.check(config, work.contract())
             told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
-        with contextlib.suppress(TransientError), work.held():  # a run of the same config may be at it, and ends alike
+        with (
+            contextlib.suppress(TransientError),
+            work.exclusive_lock(),
+        ):  # a run of the same config may be at it, and ends alike
             pass
     return Checked(validation, work.contract(), work.file(validation.docs))
 

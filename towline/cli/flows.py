@@ -1,4 +1,4 @@
-"""A flow of the project: run in this process from the command line, or by a worker elsewhere."""
+"""Runs a flow of the project for a command: in this process, or on a worker if a profile is chosen."""
 
 import hashlib
 import importlib
@@ -17,63 +17,63 @@ from towline.errors import ConfigError, TransientError
 from towline.operations import servers
 
 
-class Ended(NamedTuple):
-    """What a flow returned; ``page`` is that of its run where a worker ran it, else empty."""
+class FlowResult(NamedTuple):
+    """The result of a flow, and the URL of its run's page; the URL is empty for a run in this process."""
 
     value: Any
     page: str = ""
 
 
-def run(settings: Settings, name: Literal["training", "drift", "quality"], parameters: Mapping[str, Any]) -> Ended:
-    """Runs ``flows.<name>``, here or, where the command line names a profile, on a worker there.
+def run(settings: Settings, name: Literal["training", "drift", "quality"], parameters: Mapping[str, Any]) -> FlowResult:
+    """Runs ``flows.<name>`` in this process or, with ``--profile``, on a worker.
 
     Raises:
-        ConfigError: no project stands here, a package is missing, or the profile is none.
+        ConfigError: there is no project, a package is missing, or the profile is not valid.
         TransientError: the same training is under way in another process.
-        TowlineError: whatever the flow raises.
+        TowlineError: the error that the flow raised.
     """
-    os.environ.update(servers.QUIET)
+    os.environ.update(servers.TELEMETRY_OFF)
     extras.require(f"towline {'run' if name == 'training' else name}", "pipeline")
     if not (settings.project / "flows" / "training.py").is_file():
         raise ConfigError(
-            "no flows here",
+            "there are no flows in this folder",
             where=str(settings.project),
-            remedy="stand in a towline project, or set TOWLINE_PROJECT to one",
+            remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to it",
         )
     context = click.get_current_context(silent=True)
     if context and (profile := context.find_root().obj):
-        return _there(settings, profiles.read(profile, settings), name, parameters)
+        return _run_remote(settings, profiles.read(profile, settings), name, parameters)
     if name != "training":
-        return Ended(_here(settings, name, parameters))
-    with _only_one(settings, parameters["config"], parameters["as_of"]):
-        return Ended(_here(settings, name, parameters))
+        return FlowResult(_run_local(settings, name, parameters))
+    with _single_training(settings, parameters["config"], parameters["as_of"]):
+        return FlowResult(_run_local(settings, name, parameters))
 
 
 @contextmanager
-def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iterator[None]:
-    """Ends a second training of the same config before it starts servers or helpers, or imports what takes memory.
+def _single_training(settings: Settings, config: PipelineConfig, as_of: object) -> Iterator[None]:
+    """Refuses a second training of the same config before it starts a server or imports large packages.
 
-    The data is not known yet, so this is no more than an early answer: the lock of the workspace is what decides.
+    The data is not loaded yet, so this is an early check only: the lock of the workspace decides.
 
     Raises:
         TransientError: one is under way in another process.
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
     lock = settings.layout.run_lock(key)
-    with files.locked(lock, wait=False) as mine:
-        if not mine:
+    with files.exclusive_lock(lock, wait=False) as acquired:
+        if not acquired:
             raise TransientError(
                 "a run of this config is under way in another process",
                 where=str(settings.store),
-                remedy="wait for it to end, then run the same command again: it tells what came of it",
+                remedy="wait for it to end, then run the same command again to see its result",
             )
         lock.touch()
         files.sweep(lock.parent)
         yield
 
 
-def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
-    """Imports, the second process and the server start side by side: each takes seconds."""
+def _run_local(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
+    """Imports packages while the sidecar and the Prefect server start: each takes seconds."""
     sidecar.start(settings.layout.log())
     if name == "training":
         sidecar.begin(importlib.import_module, "great_expectations")
@@ -88,22 +88,24 @@ def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
             importlib.import_module("towline.training.config_checks").check_config(parameters["config"])
         if server:
             servers.wait(settings, server)
-        return importlib.import_module("towline.orchestration.local_run").run_here(flow, parameters)
+        return importlib.import_module("towline.orchestration.local_run").run_local(flow, parameters)
     finally:
         sidecar.stop()
 
 
-def _there(settings: Settings, profile: profiles.Profile, name: str, parameters: Mapping[str, Any]) -> Ended:
+def _run_remote(settings: Settings, profile: profiles.Profile, name: str, parameters: Mapping[str, Any]) -> FlowResult:
     os.environ.update(servers.prefect_environment(settings))
     sys.path.insert(0, str(settings.project))
-    submission = importlib.import_module("towline.orchestration.remote_run")
-    there = submission.There(profile.url, profile.auth, profile.pool)
+    remote_run = importlib.import_module("towline.orchestration.remote_run")
+    target = remote_run.RemoteTarget(profile.url, profile.auth, profile.pool)
 
-    def deployments() -> Any:  # a second or two of imports, for a model that has none yet
+    def deployments() -> Any:  # imported only for a model without a deployment: it takes a second or two
         return importlib.import_module("flows.deployments").deployments(parameters["config"], pool=profile.pool)
 
     try:
-        done = submission.run_there(name, there, parameters, deployments, lambda line: click.echo(line, err=True))
+        value, page = remote_run.run_remote(
+            name, target, parameters, deployments, lambda line: click.echo(line, err=True)
+        )
     except KeyboardInterrupt:
         raise click.exceptions.Exit(130) from None
-    return Ended(done.value, done.page)
+    return FlowResult(value, page)

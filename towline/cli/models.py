@@ -84,7 +84,7 @@ def released(entry: "Entry") -> "Entry":
         raise ConfigError(
             f"{entry.model}@{entry.version} has no release yet: its run has not ended",
             where="command line",
-            remedy="wait for the run to end, or give its command again: it goes on where it stopped",
+            remedy="wait for the run to end, or run its command again: it resumes from the last completed step",
         )
     return entry
 
@@ -96,12 +96,12 @@ def _versions(ledger: "Ledger", name: str) -> str:
 def mirror(settings: "Settings", model: str) -> None:
     """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
     from towline.errors import TransientError
-    from towline.registry.mlflow.synchronization import mend, note
+    from towline.registry.mlflow.synchronization import synchronize, unsynchronized_note
 
     try:
-        mend(settings, model)
+        synchronize(settings, model)
     except TransientError as error:
-        click.echo(f"note: {note(error)}", err=True)
+        click.echo(f"note: {unsynchronized_note(error)}", err=True)
     except ImportError as error:
         click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
 
