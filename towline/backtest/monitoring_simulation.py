@@ -11,7 +11,7 @@ from towline.backtest.results import aware
 from towline.backtest.trainer import Trained
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.monitoring.results import Drift, Quality, Triage
 from towline.prediction_log.parquet_store import INPUT
 from towline.release.reference import PREDICTION, PROBABILITY
@@ -123,7 +123,12 @@ class Watch:
         return self._quality[key]
 
     def triage(
-        self, trained: Trained, previous: Recorded | None, answered: Answered, window: Quality, drift: Drift | None
+        self,
+        trained: Trained,
+        previous: ReleaseLocation | None,
+        answered: Answered,
+        window: Quality,
+        drift: Drift | None,
     ) -> Triage | None:
         """The version and the one before it on the labelled rows of a bad window."""
         if self._compare is None:

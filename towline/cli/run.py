@@ -75,9 +75,9 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     with screen.progress(settings.store / "logs" / "towline.log"):
-        from towline.preflight import check
+        from towline.preflight import run_preflight
 
-        checked = check(settings, pipeline, as_of)
+        checked = run_preflight(settings, pipeline, as_of)
     contract = checked.contract.model_dump(mode="json")
     document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
     emit(document, as_json, lambda: screen.checked(checked))

@@ -21,7 +21,7 @@ from towline.monitoring.policy import Action, Decision, Trigger
 from towline.monitoring.reporting.prometheus import Watched, exposition
 from towline.monitoring.results import Drift, Finding, Quality
 from towline.monitoring.slo.burn_rate import Burn, Objective, State
-from towline.release.packaging import _config as stored
+from towline.release.packaging import _render_config as stored
 from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
