@@ -71,10 +71,10 @@ def _plain(
 ) -> ConfigProblem:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     label = ".".join(part for part in keys if not part.isdigit())
-    if kind == "extra_forbidden" and label in RENAMED:
-        return ConfigProblem(keys, f"is now {RENAMED[label]}", f"rename it to {RENAMED[label]}")
     if kind == "extra_forbidden":
-        return ConfigProblem(keys, "unknown key", suggest(keys[-1], known.get(keys[:-1], set())))
+        new = RENAMED.get(label)
+        remedy = f"rename it to {new}" if new else suggest(keys[-1], known.get(keys[:-1], set()))
+        return ConfigProblem(keys, f"is now {new}" if new else "unknown key", remedy)
     if kind == "missing":
         return ConfigProblem(keys, "is missing")
     if kind == "literal_error":

@@ -106,7 +106,7 @@ class DataConfig(Frozen):
     )
     detrend: Durations = Field(
         (),
-        description="half-life of the target's trend, to which old targets are adjusted; of several the best is chosen",
+        description="half-life of the target's trend, which is removed from old targets; of several the best",
     )
     separator: str = Field(",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
