@@ -33,7 +33,7 @@ from towline.inference.predictor import Model, open_release
 from towline.monitoring.drift.detector import detect
 from towline.monitoring.performance.estimate import estimate
 from towline.monitoring.performance.quality import measure
-from towline.monitoring.results import Quality
+from towline.monitoring.results import QualityResult
 from towline.release.packaging import package_release
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
@@ -115,10 +115,10 @@ def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
     )
 
 
-def lived(told: Story, release: Path) -> Iterator[tuple[str, Quality, bool]]:
+def lived(told: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool]]:
     """Each window as it turned out, and whether its estimate lies within its interval."""
     model, config = open_release(release), told.config
-    past: list[Quality] = []
+    past: list[QualityResult] = []
     start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     for number, (label, rows) in enumerate(told.windows):
         end = start + (number + 1) * dt.timedelta(days=60)

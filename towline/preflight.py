@@ -11,7 +11,8 @@ from towline.data.sources import load_dataset
 from towline.data.validation.suite import Validation, validate_table
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError
-from towline.registry.ledger import Ledger
+from towline.notebook import render_table
+from towline.registry.ledger import open_ledger
 from towline.steps import step
 from towline.training import cross_validation
 from towline.training.config_checks import check_config
@@ -23,6 +24,11 @@ class PreflightResult(NamedTuple):
     validation: Validation
     contract: Contract
     page: Path
+
+    def _repr_html_(self) -> str:
+        rules = [("pass" if rule.passed else "fail", rule.finding) for rule in self.validation.rules]
+        columns = [(column.name, column.kind, column.role, column.levels) for column in self.contract.columns]
+        return render_table(("column", "kind", "role", "levels"), columns) + render_table(("", "rule"), rules)
 
 
 def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | None) -> PreflightResult:
@@ -54,6 +60,6 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
 
 def read_champion_contract(settings: Settings, model: str) -> Contract | None:
     """The contract of the version that serves, if one serves and its release is there."""
-    champion = Ledger(settings.ledger_url).champion(model)
-    file = settings.store / champion.release / "contract.json" if champion else None
-    return Contract.model_validate_json(file.read_bytes()) if file and file.exists() else None
+    champion = open_ledger(settings).champion(model)
+    release = settings.layout.release(champion.release) if champion else None
+    return Contract.read(release) if release and (release / Contract.FILE).exists() else None

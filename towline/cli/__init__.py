@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from towline import __version__
-from towline.cli import extras
+from towline import __version__, extras
 from towline.errors import ConfigError, TowlineError
 
 EXIT_CODES = """\b
@@ -140,7 +139,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
 
     sys.path.append(str(Settings.from_environment().project))  # models of the project's own estimators are read too
     if profile:
-        from towline.cli import profiles
+        from towline.orchestration import profiles
 
         profiles.check(profile, ctx.invoked_subcommand)
         ctx.obj = profile

@@ -16,6 +16,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.columns import to_frame
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
+from towline.notebook import render_fields
 
 FORMATS = (".csv", ".csv.gz", ".parquet")
 _FORMULA = r"^[=+\-@\t\r]"
@@ -30,6 +31,9 @@ class Scored(Frozen):
     columns: tuple[str, ...]
     model: str
     version: int
+
+    def _repr_html_(self) -> str:
+        return render_fields({**self.model_dump(), "columns": ", ".join(self.columns)})
 
 
 def score(

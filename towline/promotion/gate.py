@@ -32,6 +32,7 @@ from scipy.stats import t as student
 
 from towline.config import GREATER_IS_BETTER, METRICS, Frozen, PipelineConfig
 from towline.data.schema.contract import Contract
+from towline.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
 from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, find_slices
@@ -75,6 +76,10 @@ class Verdict(Frozen):
     checks: tuple[Check, ...]
     primary: str
     champion: int | None = None
+
+    def _repr_html_(self) -> str:
+        rows = [(check.outcome, check.name, check.detail) for check in self.checks]
+        return render_table(("", "check", "detail"), rows, caption=f"gate: {self.outcome}")
 
 
 class _Excess(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 import towline
+from towline import notebook
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.validation.suite import Validation
@@ -17,7 +18,7 @@ from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check, Verdict
 from towline.provenance import code_digest, find_commit
-from towline.registry.ledger import Entry, Ledger, actor
+from towline.registry.ledger import Entry, Ledger, actor, open_ledger
 from towline.registry.resolution import highest
 from towline.release.image import Image, make
 from towline.release.packaging import Release
@@ -52,6 +53,17 @@ class Outcome(Frozen):
     link: str = ""
     settings: tuple[str, ...] = ()
     note: str = ""
+
+    def _repr_html_(self) -> str:
+        fields = {"version": f"{self.model}@{self.version}", "result": self.event, "reason": self.reason}
+        fields |= {"data": f"{self.dataset['source']}, {self.dataset['rows']:,} rows"} if self.dataset else {}
+        parts = [notebook.render_fields({**fields, "note": self.note})]
+        if self.metrics:
+            rows = [(name, *map(notebook.format_number, (m.value, m.low, m.high))) for name, m in self.metrics.items()]
+            parts.append(notebook.render_table(("metric", "holdout", "lower 95 %", "upper 95 %"), rows))
+        if self.verdict:
+            parts.append(self.verdict._repr_html_())
+        return "".join(parts)
 
     @classmethod
     def of(
@@ -113,12 +125,12 @@ def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str
     """
     evidence = {"dataset": work.dataset.digest, **facts}
     reason, least = f"trained, trigger {facts['trigger']}", highest(settings, model) + 1
-    return Ledger(settings.ledger_url).register(model, facts["actor"], reason, evidence, work.key, least)
+    return open_ledger(settings).register(model, facts["actor"], reason, evidence, work.key, least)
 
 
 def find_finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
     """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
-    entry = Ledger(settings.ledger_url).finished(config.name, work.key)
+    entry = open_ledger(settings).finished(config.name, work.key)
     if entry is None or work.judged:
         return None
     work.remove()
@@ -159,12 +171,12 @@ def build_image(
         return verdict, None
     built: Image | None = None
     try:
-        built = make(settings.store / package.path, config.package.repository, package.digest)
+        built = make(settings.layout.release(package.path), config.package.repository, package.digest)
     except ReleaseError as error:
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        record_image(Ledger(settings.ledger_url), config.name, version, built, facts["actor"], package.path)
+        record_image(open_ledger(settings), config.name, version, built, facts["actor"], package.path)
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)

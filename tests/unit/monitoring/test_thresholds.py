@@ -1,4 +1,4 @@
-"""Limits hold the budget they are drawn for, with rows alone, in groups and in days; and leave changes to be found."""
+"""Thresholds keep the false-alarm budget they are drawn for: with rows alone, in groups, and in days."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from towline.data.blocks import Blocks
 from towline.data.profile import profile_features
 from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
-from towline.monitoring.drift.histograms import Tally
-from towline.monitoring.drift.thresholds import Limits, Window, limits, rare
+from towline.monitoring.drift.histograms import HistogramAccumulator
+from towline.monitoring.drift.thresholds import CheckThresholds, Window, limits, rare
 
 TRAINING = 6_000
 WEEKS = 52
@@ -29,7 +29,9 @@ def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tup
     return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
 
 
-def drawn(told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1) -> Limits:
+def drawn(
+    told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
+) -> CheckThresholds:
     return limits(told["columns"][name], of, name, rows, rows, Window(days, 1, each), 2_000, 0)
 
 
@@ -55,7 +57,7 @@ def test_nights_without_a_change_stay_within(draw: Callable[..., np.ndarray], ro
     limit = drawn(told, of, "a", rows).distance
     found = []
     for _ in range(300):
-        tally = Tally(told, contract)
+        tally = HistogramAccumulator(told, contract)
         tally.add(pa_table(made(draw(rng, rows))))
         found.append(distance(told["columns"]["a"], tally.columns["a"]))
     assert np.mean(np.array(found) > limit) <= 0.03
@@ -93,7 +95,7 @@ def test_a_night_may_be_as_far_as_days_are() -> None:
 
 
 def test_more_rows_and_fewer_checks_see_smaller_changes() -> None:
-    """Limits fall with rows and rise with the number of checks that share a budget."""
+    """CheckThresholds fall with rows and rise with the number of checks that share a budget."""
     rng = np.random.default_rng(3)
     told, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
     for name in ("a", "b"):

@@ -105,7 +105,7 @@ def test_what_the_log_does_not_keep(shelf: Shelf) -> None:
 
 def test_broken_input_blames_no_version(shelf: Shelf) -> None:
     """Whatever the comparison says."""
-    broken = asked(shelf.release(2), shelf.release(1), later()["value"] + 1000, drift=night("broken"))
+    broken = asked(shelf.release(2), shelf.release(1), later()["value"] + 1000, drift=night("invalid_schema"))
     assert (broken.better, broken.sound) == (False, False)
     assert broken.reason.startswith("it is broken")
     assert asked(shelf.release(2), shelf.release(1), later()["value"] + 1000, drift=night("drift")).better

@@ -60,7 +60,7 @@ def validate_table(work: Workspace, config: PipelineConfig, previous: Contract |
     table = work.table()
     contract = infer_contract(table, config, work.dataset.time_format)
     _privacy(contract, config)
-    work.save("contract.json", contract)
+    work.save(Contract.FILE, contract)
     expectations = build_expectations(contract, config, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from towline.inference.predictor import Model, open_release
 from towline.manifest import ReleaseLocation, read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
 from towline.monitoring.performance.quality import MOST, blocks, widened
-from towline.monitoring.results import Drift, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
@@ -38,8 +38,8 @@ def triage(
     champion: ReleaseLocation,
     previous: ReleaseLocation | None,
     config: PipelineConfig,
-    drift: Drift | None,
-) -> Triage:
+    drift: DriftResult | None,
+) -> ChampionComparison:
     """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
 
     Only rows newer than what either was trained on count: by the time column where the log keeps it, else by when they
@@ -57,10 +57,10 @@ def triage(
         ConfigError: the metric is not one of the task.
         ReleaseError: the champion's release cannot be read.
     """
-    sound = drift is None or drift.state != "broken"
+    sound = drift is None or drift.state != "invalid_schema"
 
-    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> Triage:
-        return Triage(
+    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> ChampionComparison:
+        return ChampionComparison(
             rows=rows,
             champion=found.champion if found else None,
             previous=found.previous if found else None,
@@ -71,7 +71,7 @@ def triage(
 
     if previous is None:
         return told("there is no champion before this one")
-    contract = Contract.model_validate_json((champion.directory / "contract.json").read_bytes())
+    contract = Contract.read(champion.directory)
     metric = primary_metric(config, contract.task)
     found = answered(table, read_manifest(champion.directory).version, contract, metric)
     labels = known(found, contract)

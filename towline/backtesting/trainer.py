@@ -13,6 +13,7 @@ import pandas as pd
 import towline
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits
+from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
@@ -39,7 +40,7 @@ ASKED = 20  # rows one by one, to know the time of one
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """What a training came to; ``version`` counts within the replay."""
 
     version: int
@@ -64,7 +65,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Untrained:
+class TrainingFailure:
     """Why a training came to nothing."""
 
     reason: str
@@ -83,7 +84,7 @@ class Trainer:
     def __init__(self, config: PipelineConfig, project: Path, scratch: Path) -> None:
         self.config = config
         self._settings = Settings(project=project, store=scratch, tracking_uri="", ledger_url="")
-        self._done: dict[pd.Timestamp, Trained | Untrained] = {}
+        self._done: dict[pd.Timestamp, TrainedModel | TrainingFailure] = {}
         self._verdicts: dict[tuple[int, int | None], Verdict] = {}
 
     def rows(self) -> pd.DataFrame:
@@ -103,7 +104,7 @@ class Trainer:
             )
         return table.sort_values(time_, kind="stable").reset_index(drop=True)
 
-    def train(self, as_of: pd.Timestamp) -> Trained | Untrained:
+    def train(self, as_of: pd.Timestamp) -> TrainedModel | TrainingFailure:
         """Load, split, cross-validate, choose, fit, evaluate, fit again and package, as of a moment.
 
         Raises:
@@ -112,18 +113,18 @@ class Trainer:
         if as_of not in self._done:
             began = time.process_time()
             with step(f"train as of {as_of:%Y-%m-%d}") as told:
-                made: Trained | Untrained
+                made: TrainedModel | TrainingFailure
                 try:
                     made = self._train(as_of, began)
                 except ConfigError:
                     raise
                 except TowlineError as error:
-                    made = Untrained(error.what, time.process_time() - began)
-                told.note = made.reason if isinstance(made, Untrained) else _told(made)
+                    made = TrainingFailure(error.what, time.process_time() - began)
+                told.note = made.reason if isinstance(made, TrainingFailure) else _told(made)
             self._done[as_of] = made
         return self._done[as_of]
 
-    def judge(self, trained: Trained, champion: Trained | None) -> Verdict:
+    def judge(self, trained: TrainedModel, champion: TrainedModel | None) -> Verdict:
         """The gate, as it would judge this challenger against that champion."""
         key = trained.version, champion.version if champion else None
         if key not in self._verdicts:
@@ -131,7 +132,7 @@ class Trainer:
             self._verdicts[key] = judge_release(trained.work, self.config, trained.evaluation, trained.smoke, serving)
         return self._verdicts[key]
 
-    def _train(self, as_of: pd.Timestamp, began: float) -> Trained:
+    def _train(self, as_of: pd.Timestamp, began: float) -> TrainedModel:
         config, settings = self.config, self._settings
         dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of.to_pydatetime())
         work = open_workspace(config, dataset, settings.project, settings.store, as_of.to_pydatetime())
@@ -142,7 +143,7 @@ class Trainer:
                 remedy="lower validation.min_rows, or begin later",
             )
         contract = infer_contract(work.table(), config, work.dataset.time_format)
-        work.save("contract.json", contract)
+        work.save(Contract.FILE, contract)
         check_candidates(config, contract)
         splits.split_table(work, config)
         scores: Sequence[CrossValidationResult] = [
@@ -152,7 +153,7 @@ class Trainer:
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
-        version = sum(isinstance(one, Trained) for one in self._done.values()) + 1
+        version = sum(isinstance(one, TrainedModel) for one in self._done.values()) + 1
         named = SimpleNamespace(name=config.name, version=version)
         facts = {
             "created": datetime.now(UTC).isoformat(), "git_commit": "", "git_dirty": "false",
@@ -160,12 +161,12 @@ class Trainer:
         }  # fmt: skip
         checked = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
         packed = package_release(work, config, settings, named, fitted, evaluation, scores, checked, facts)
-        model = open_release(settings.store / packed.path, digest=packed.digest)
-        return Trained(
+        model = open_release(settings.layout.release(packed.path), digest=packed.digest)
+        return TrainedModel(
             version=version,
             as_of=as_of,
             work=work,
-            release=settings.store / packed.path,
+            release=settings.layout.release(packed.path),
             model=model,
             fitted=fitted,
             evaluation=evaluation,
@@ -189,6 +190,6 @@ def _smoke(model: Model, work: Workspace) -> SmokeTestResult:
     )
 
 
-def _told(made: Trained) -> str:
+def _told(made: TrainedModel) -> str:
     found = made.evaluation.metrics[made.evaluation.primary]
     return f"{made.fitted.candidate}, {made.fitted.history}: {made.evaluation.primary} {found.text()} on the holdout"
