@@ -15,9 +15,9 @@ from pathlib import Path
 
 from towline import __version__, files
 from towline.config import Frozen, Settings
-from towline.config.passwords import masked
+from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
-from towline.manifest import MANIFEST, REMEDY, read
+from towline.manifest import MANIFEST, REMEDY, read_manifest
 from towline.operations.backup.archive import ArchiveWriter, Dump, Manifest, ServedRelease, open_writer
 from towline.operations.backup.contents import STORE, Entry, folder_entries, section_entries, sections
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
@@ -190,7 +190,7 @@ class _Source:
 
     def notes(self, settings: Settings) -> Iterator[str]:
         if TRACKING not in self._databases:
-            where = masked(settings.tracking_uri) or "no address"
+            where = mask_passwords(settings.tracking_uri) or "no address"
             yield f"MLflow is at {where}: its database and artifacts are backed up only if the command names them"
         for path in self._left_out:
             yield f"a link or a special file is left out: {path}"
@@ -202,7 +202,7 @@ def _served_release(settings: Settings, row: LedgerRow, writer: ArchiveWriter) -
     """The digest is empty where the files in the archive are not those of the release's manifest."""
     digest = ""
     with contextlib.suppress(ReleaseError):
-        manifest = read(settings.layout.release(row.release))
+        manifest = read_manifest(settings.layout.release(row.release))
         added = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
         if all(member and member.sha256 == manifest.files[name].sha256 for name, member in added.items()):
             digest = manifest.digest
