@@ -2,56 +2,56 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks import artifacts, patient
+from tasks import artifacts, retrying_task
 from towline import sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
-from towline.markdown import escaped
+from towline.markdown import escape
 from towline.promotion import outcome
 from towline.promotion.gate import Verdict
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import synchronization, tracking
-from towline.release.packaging import Package
-from towline.training.cross_validation import Scores
+from towline.release.packaging import Release
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import Fitted
+from towline.training.final_fit import FittedModel
 
 
-@patient("register")
+@retrying_task("register")
 def register(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    scores: Sequence[Scores],
-    chosen: Scores,
-    fitted: Fitted,
+    scores: Sequence[CrossValidationResult],
+    chosen: CrossValidationResult,
+    fitted: FittedModel,
     evaluation: Evaluation,
     validation: Validation,
     facts: Mapping[str, str],
 ) -> tracking.Version:
-    """Never remembered: ledger and MLflow are asked again; they know a run by its key.
+    """Never cached: ledger and MLflow are asked again; they know a run by its key.
 
     What MLflow has lost is put back before, so that it counts on from there.
     """
     with steps.step("register", work.path) as told:
         number = outcome.register(settings, work, config.name, facts).version
-        sidecar.call(synchronization.mend, settings, config.name)
-        version, told.elsewhere_cpu_s = sidecar.call(
+        sidecar.call(synchronization.synchronize, settings, config.name)
+        version, told.sidecar_cpu_s = sidecar.call(
             tracking.register, settings, work, config, number, scores, chosen, fitted, evaluation, validation, facts
         )
         told.note = f"{version.name} version {version.version}"
     return version
 
 
-@patient("conclude")
+@retrying_task("conclude")
 def conclude(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
     version: tracking.Version,
-    package: Package,
+    package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
 ) -> Entry:
@@ -60,21 +60,21 @@ def conclude(
         ledger = open_ledger(settings)
         entry = outcome.conclude(ledger, work, config.name, version.version, package, verdict, facts)
         told.note = f"{entry.event}: {entry.reason}"
-    lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
+    lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
-        "\n".join([f"## {entry.event}: {escaped(entry.reason)}", *lines]),
+        "\n".join([f"## {entry.event}: {escape(entry.reason)}", *lines]),
         key=f"{config.name}-verdict",
         description=told.note,
     )
     return entry
 
 
-@patient("mirror")
+@retrying_task("mirror")
 def mirror(
     work: Workspace,
     settings: Settings,
     version: tracking.Version,
-    package: Package,
+    package: Release,
     verdict: Verdict,
 ) -> str:
     """Has MLflow show what was decided, and whatever else it lacks of the model; says so where it cannot."""
@@ -85,9 +85,9 @@ def mirror(
         try:
             sidecar.call(tracking.close, settings, version, release, verdict.outcome, costs)
         except TransientError as error:  # the run may be gone from MLflow: what follows puts it back
-            note = synchronization.note(error)
+            note = synchronization.unsynchronized_note(error)
         try:
-            sidecar.call(synchronization.mend, settings, version.name)
+            sidecar.call(synchronization.synchronize, settings, version.name)
         except TransientError as error:
-            note = told.note = synchronization.note(error)
+            note = told.note = synchronization.unsynchronized_note(error)
     return note

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.sample_store import SampleStore
 
 # before Prefect is imported by any test
-os.environ.update(servers.QUIET)
+os.environ.update(servers.TELEMETRY_OFF)
 for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
     del os.environ[name]
 
@@ -62,7 +62,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
     finally:
         servers.stop(settings)
-        for name in environment.keys() - servers.QUIET.keys():
+        for name in environment.keys() - servers.TELEMETRY_OFF.keys():
             os.environ.pop(name, None)
 
 

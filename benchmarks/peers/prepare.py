@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
 from towline.data.schema.contract import Contract
-from towline.operations.servers import QUIET
+from towline.operations.servers import TELEMETRY_OFF
 from towline.training import model_io
 
 PROJECT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ class Sample:
 
 
 def environment(store: Path) -> dict[str, str]:
-    return {**os.environ, **QUIET, "TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(PROJECT)}
+    return {**os.environ, **TELEMETRY_OFF, "TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(PROJECT)}
 
 
 def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
@@ -74,7 +74,7 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
 
 def load(release: Path) -> Any:
     """scikit-learn's estimator out of a release, which answers with labels and needs no towline to be unpickled."""
-    model = model_io.load(release / "model.skops", ("sklearn.ensemble",))
+    model = model_io.load_model(release / "model.skops", ("sklearn.ensemble",))
     pipeline = model.pipeline
     pipeline[-1].classes_ = np.array(model.classes)[model.places_]
     if model.threshold is None:

@@ -182,7 +182,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Compose
         "--set",
         "candidates=[linear]",
         "--set",
-        "data.level=null",
+        "data.detrend=null",
         "--json",
     )
     asked = subprocess.Popen(

@@ -14,7 +14,7 @@ import yaml
 from tests.support.store_commands import MODEL
 from tests.support.up_process import SERVER_KINDS, UpProcess
 from towline.operations import servers, up_state
-from towline.processes import lives
+from towline.processes import is_running
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
     done = up.wait_until(lambda: len(found := up.states("drift")) == 3 and "Running" not in found and found)
     assert done.count("Missed") == 2
 
-    record = up_state.find(up.commands.settings)
+    record = up_state.find_running(up.commands.settings)
     assert record is not None
     assert {part.name: part.state for part in record.parts} == {"schedules": "runs", f"service of {MODEL}": "runs"}
     code, _, err = up.commands.run(str(up.commands.config), "--port", str(up.port), command="up")
@@ -70,11 +70,11 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
     assert up.process is not None
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(timeout=90) == 0
-    assert up_state.left(up.commands.settings) is None
+    assert up_state.read(up.commands.settings) is None
     servers_left = [kind for kind in SERVER_KINDS if servers.find(up.commands.settings, kind)]
     assert servers_left == ["prefect"]  # it ran before `up` did
     assert [one for one in up.find_processes() if "prefect server" not in one] == []
-    assert not lives(record.pid, record.born)
+    assert not is_running(record.pid, record.start_time)
 
 
 def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(up: UpProce
     """Without its scheduler a training ends, and the next one runs it again; without `up` all it started ends."""
     up.start()
     up.wait_until(lambda: "Running" in up.states("training"))
-    record = up_state.find(up.commands.settings)
+    record = up_state.find_running(up.commands.settings)
     assert record is not None
     os.kill(next(part.pid for part in record.parts if part.name == "schedules"), signal.SIGKILL)
     up.wait_until(up.is_ready)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.releases import make_house_table, train_run
 from towline.config import Settings
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.registry.ledger import Ledger
 
 MODEL = "house-value"
@@ -61,7 +61,7 @@ def make_sample_store(folder: Path) -> SampleStore:
         package = run.package(version)
         shutil.copytree(run.settings.store / package.path, sample_store.settings.store / package.path)
         assert sample_store.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
-        evidence = PASS | {"release": read(sample_store.release(version)).digest}
+        evidence = PASS | {"release": read_manifest(sample_store.release(version)).digest}
         champion = None if version == 1 else version - 1
         sample_store.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
     sample_store.rollback()

@@ -21,7 +21,7 @@ import yaml
 from tests.support.paths import REPOSITORY
 from towline.config import Settings
 from towline.errors import TowlineError
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.operations import servers
 from towline.registry.ledger import Ledger
 
@@ -164,7 +164,7 @@ class StoreCommands:
             if row.event == "registered":  # it has no release yet
                 continue
             try:
-                verify(self.store / row.release)
+                verify_release(self.store / row.release)
             except TowlineError as error:
                 found["unreadable files"].append(str(error))
         aliases = {

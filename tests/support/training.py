@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from towline.config import PipelineConfig
-from towline.data.schema.inference import infer
-from towline.data.sources import load
-from towline.data.splits import split
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import load_dataset
+from towline.data.splits import split_table
 from towline.data.workspace import Workspace
-from towline.training.cross_validation import Scores
-from towline.training.final_fit import Fitted
+from towline.training.cross_validation import CrossValidationResult
+from towline.training.final_fit import FittedModel
 
 
 class TrainedModel(NamedTuple):
     work: Workspace
     config: PipelineConfig
-    scores: tuple[Scores, ...]
-    fitted: Fitted
+    scores: tuple[CrossValidationResult, ...]
+    fitted: FittedModel
 
 
 def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any) -> tuple[Workspace, PipelineConfig]:
@@ -27,9 +27,9 @@ def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any)
     source = str(tmp_path / "table.parquet" if isinstance(table, pd.DataFrame) else table)
     data = {"source": source, "target": "y", **config.pop("data", {})}
     made = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
-    dataset = load(made.data, tmp_path, tmp_path / "store", None)
+    dataset = load_dataset(made.data, tmp_path, tmp_path / "store", None)
     work = Workspace(store=tmp_path / "store", key="0" * 16, token="t", dataset=dataset)
     work.path.mkdir(parents=True, exist_ok=True)
-    work.save("contract.json", infer(work.table(), made))
-    split(work, made)
+    work.save("contract.json", infer_contract(work.table(), made))
+    split_table(work, made)
     return work, made

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from tests.support.paths import TOWLINE
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
 from towline.operations import servers
-from towline.processes import lives
+from towline.processes import is_running
 
 SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
@@ -87,7 +87,7 @@ class UpProcess:
             os.killpg(group, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        self.wait_until(lambda: not any(lives(server.pid, server.born) for server in running), 30)
+        self.wait_until(lambda: not any(is_running(server.pid, server.start_time) for server in running), 30)
 
     def find_processes(self) -> list[str]:
         """The command lines of all processes on the store, servers too."""

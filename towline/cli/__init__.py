@@ -46,11 +46,11 @@ class Commands(click.Group):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
-        from towline.processes import private
+        from towline.processes import private_files
 
         words = list(sys.argv[1:] if args is None else args)
         try:
-            with private():
+            with private_files():
                 sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
             wrong = error
@@ -65,7 +65,7 @@ class Commands(click.Group):
             command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
             wrong = extras.not_installed(error, command) or _fault(error)
         except click.Abort:
-            click.echo("interrupted; the same command goes on where it stopped", err=True)
+            click.echo("interrupted; run the same command again: it resumes from the last completed step", err=True)
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             wrong = _fault(error)
@@ -80,11 +80,11 @@ class Commands(click.Group):
 
 
 def _fault(error: Exception) -> TowlineError:
-    from towline.config.passwords import masked
+    from towline.config.passwords import mask_passwords
 
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log = next(folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)) / name
-    words = [masked(word) for word in sys.argv]
+    words = [mask_passwords(word) for word in sys.argv]
     log.write_text(f"towline {__version__} {words}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
     return TowlineError(
         f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.data.schema.values import level
+from towline.data.schema.values import category_name
 from towline.errors import DataError, TowlineError
 from towline.prediction_log import clock_skew, segments
 from towline.prediction_log.column_storage import TYPES, arrow_field, input_array, prediction_array
@@ -180,7 +180,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     with files.disk(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with files.locked(folder / ".lock"), files.disk(folder):
+    with files.exclusive_lock(folder / ".lock"), files.disk(folder):
         for draft in folder.glob("day=*/.part-*"):
             draft.unlink()
         for path in folder.glob(f"day=*/part-{MERGED}*.parquet"):
@@ -234,7 +234,7 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
         elif table[field.name].type == field.type:
             arrays.append(table[field.name])
         else:
-            arrays.append(pa.array([level(value) for value in table[field.name].to_pylist()], field.type))
+            arrays.append(pa.array([category_name(value) for value in table[field.name].to_pylist()], field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.releases import TrainedRun, train_binary, train_regression
-from towline.release.packaging import Package
+from towline.release.packaging import Release
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +20,12 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 @pytest.fixture(scope="session")
-def packed(regression: TrainedRun) -> Package:
+def packed(regression: TrainedRun) -> Release:
     return regression.package()
 
 
 @pytest.fixture
-def release(regression: TrainedRun, packed: Package, tmp_path: Path) -> Path:
+def release(regression: TrainedRun, packed: Release, tmp_path: Path) -> Path:
     """A copy of the release to spoil."""
     original = regression.settings.store / packed.path
     return Path(shutil.copytree(original, tmp_path / original.name))

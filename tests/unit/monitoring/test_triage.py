@@ -12,7 +12,7 @@ from tests.support.logged_predictions import keep_private, log_predictions, make
 from tests.support.releases import make_house_table, train_run
 from tests.support.sample_store import SampleStore
 from towline.config import PipelineConfig, build_config
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.monitoring.performance.champion_comparison import triage
 
 CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
@@ -26,10 +26,10 @@ def later(rows: int = 200) -> pd.DataFrame:
 
 def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
     rows = later() if rows is None else rows
-    before = Recorded(previous) if previous else None
+    before = ReleaseLocation(previous) if previous else None
     return triage(
         log_predictions(champion, rows, truth),
-        Recorded(champion),
+        ReleaseLocation(champion),
         before,
         more.get("config", CONFIG),
         more.get("drift"),
@@ -93,7 +93,12 @@ def test_too_few_rows(sample_store: SampleStore) -> None:
     assert (found.rows, found.better) == (20, False)
     assert "20 labelled rows are new to both, 50 are needed" in found.reason
     empty = log_predictions(sample_store.release(2), later(), later()["value"]).slice(0, 0)
-    assert triage(empty, Recorded(sample_store.release(2)), Recorded(sample_store.release(1)), CONFIG, None).rows == 0
+    assert (
+        triage(
+            empty, ReleaseLocation(sample_store.release(2)), ReleaseLocation(sample_store.release(1)), CONFIG, None
+        ).rows
+        == 0
+    )
 
 
 def test_what_the_log_does_not_keep(sample_store: SampleStore) -> None:
@@ -102,7 +107,7 @@ def test_what_the_log_does_not_keep(sample_store: SampleStore) -> None:
     rows = later()
     log = log_predictions(champion, rows, rows["value"] + 1000)
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 200))
-    found = triage(log, Recorded(champion), Recorded(sample_store.release(1)), CONFIG, None)
+    found = triage(log, ReleaseLocation(champion), ReleaseLocation(sample_store.release(1)), CONFIG, None)
     assert not found.better
     assert "size, which the log does not keep" in found.reason
 
@@ -113,7 +118,7 @@ def test_broken_input_blames_no_version(sample_store: SampleStore) -> None:
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("invalid_schema")
     )
     assert (broken.better, broken.sound) == (False, False)
-    assert broken.reason.startswith("it is invalid_schema")
+    assert broken.reason.startswith("it is broken")
     assert asked(
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("drift")
     ).better

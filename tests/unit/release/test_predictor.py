@@ -12,11 +12,11 @@ import pytest
 from tests.support.releases import TrainedRun, make_house_table
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.release.packaging import Package
+from towline.release.packaging import Release
 
 
 @pytest.fixture(scope="module")
-def value(regression: TrainedRun, packed: Package) -> Model:
+def value(regression: TrainedRun, packed: Release) -> Model:
     return open_release(regression.settings.store / packed.path)
 
 

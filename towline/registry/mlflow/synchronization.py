@@ -12,16 +12,16 @@ from typing import Any
 from towline import files
 from towline.config import Settings, read_config
 from towline.errors import ReleaseError, TowlineError, TransientError
-from towline.manifest import MANIFEST, verify
+from towline.manifest import MANIFEST, verify_release
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import mirror
 from towline.registry.mlflow.mirror import VERSION, Mirror, Shown
 
 
-def missing(settings: Settings, model: str) -> tuple[str, ...]:
+def find_differences(settings: Settings, model: str) -> tuple[str, ...]:
     """What MLflow does not show as the ledger has it, one sentence each; nothing where no MLflow is set.
 
-    It is cheap where ``mirror.quick`` says so.
+    It is cheap where ``mirror.is_quick_to_read`` says so.
 
     Raises:
         ReleaseError: the ledger is not what was written.
@@ -34,28 +34,28 @@ def missing(settings: Settings, model: str) -> tuple[str, ...]:
     return _differences(shown, aliases, mirror.read(settings, model)) if shown else ()
 
 
-def mend(settings: Settings, model: str) -> tuple[str, ...]:
+def synchronize(settings: Settings, model: str) -> tuple[str, ...]:
     """Puts back what MLflow does not show as the ledger has it; returns what that was and what came of it.
 
     Raises:
         ReleaseError: the ledger is not what was written.
         TransientError: the ledger or MLflow is away, locked or full.
     """
-    if not missing(settings, model):
+    if not find_differences(settings, model):
         return ()
-    with files.locked(settings.layout.synchronization_lock):
-        lacking = missing(settings, model)
+    with files.exclusive_lock(settings.layout.synchronization_lock):
+        lacking = find_differences(settings, model)
         if lacking:
             ledger = open_ledger(settings)
             shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
             present = mirror.read(settings, model).versions
             versions = [one if one.run_key in present else _described(one) for one in shown]
             mirror.write(settings, model, _description(shown), [one for one in versions if one], aliases)
-        left = missing(settings, model) if lacking else ()
+        left = find_differences(settings, model) if lacking else ()
     return tuple(f"{one}: {'its release is damaged' if one in left else 'put back'}" for one in lacking)
 
 
-def note(error: TransientError) -> str:
+def unsynchronized_note(error: TransientError) -> str:
     """What a run, or a command, says where MLflow could not be told: what was decided stands all the same."""
     return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` puts it there"
 
@@ -104,7 +104,7 @@ def _differences(shown: Sequence[Shown], aliases: dict[str, int | None], present
 def _described(version: Shown) -> Shown | None:
     """A version with what its release says of it, under the names that a run has; None where that is damaged."""
     try:
-        manifest = verify(version.folder)
+        manifest = verify_release(version.folder)
     except ReleaseError:
         return None
     metrics: dict[str, float] = {}
@@ -138,4 +138,4 @@ def _description(shown: Sequence[Shown]) -> str | None:
 
 if __name__ == "__main__":  # a process of its own: its caller is not to carry MLflow
     for name in sys.argv[1:]:
-        mend(Settings.from_environment(), name)
+        synchronize(Settings.from_environment(), name)
