@@ -39,9 +39,10 @@ run: env ## train, judge and promote a model on the shipped sample
 
 # ARGS replaces the folders and options of a target: make test ARGS="tests/unit/test_errors.py -k gate"
 WORKERS ?= logical
-PARALLEL := $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal
+# a process for each core: threads of their own would only wait for each other
+PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal
 QUICK := tests/test_architecture.py tests/unit tests/integration -m "not slow"
-FLOWS := $(PARALLEL) --dist loadfile tests/flows
+FLOWS := $(PARALLEL:worksteal=loadfile) tests/flows
 
 test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))
