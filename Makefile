@@ -40,9 +40,8 @@ run: env ## train, judge and promote a model on the shipped sample
 # ARGS replaces the folders and options of a target: make test ARGS="tests/unit/test_errors.py -k gate"
 WORKERS ?= logical
 # a process for each core: threads of their own would only wait for each other
-PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal
-QUICK := tests/test_architecture.py tests/unit tests/integration -m "not slow"
-FLOWS := $(PARALLEL:worksteal=loadfile) tests/flows
+PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS)
+QUICK := --dist worksteal tests/test_architecture.py tests/unit tests/integration -m "not slow"
 
 test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))
@@ -50,15 +49,14 @@ test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" f
 test-cov: dev ## the same with the coverage of each module
 	@$(PARALLEL) --cov --cov-report=term $(or $(ARGS),$(QUICK))
 
-test-integration: dev ## the slow tests of parts, and whole flows
-	@$(PARALLEL) $(or $(ARGS),tests/unit tests/integration -m slow)
-	@$(if $(ARGS),,$(FLOWS))
+test-integration: dev ## the slow tests of parts, and whole flows on a Prefect server
+	@$(PARALLEL) --dist loadfile $(or $(ARGS),-m "slow or flows" tests/unit tests/integration tests/flows)
 
 test-e2e: dev ## the commands as a user runs them
-	@$(BIN)/pytest $(or $(ARGS),tests/e2e)
+	@$(PARALLEL) --dist loadfile $(or $(ARGS),tests/e2e)
 
 test-docker: dev ## images and the Compose stack; needs a Docker engine
-	@$(BIN)/pytest $(or $(ARGS),tests/docker)
+	@$(BIN)/pytest -q $(or $(ARGS),tests/docker)
 
 test-all: test test-integration test-e2e test-docker ## all tests
 

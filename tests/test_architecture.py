@@ -34,11 +34,6 @@ def test_modules_stay_small_and_have_names() -> None:
     assert [path.name for path in SOURCES if path.stem in ("utils", "helpers", "base", "manager", "common")] == []
 
 
-def test_the_wheel_holds_towline_alone() -> None:
-    """A wheel with a top-level tasks or flows would break a user's own modules."""
-    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["towline"]
-
-
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_lock_files_are_hashed_and_name_no_registry(name: str) -> None:
     """Every requirement is pinned with hashes; no address is written down."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.checks import at_least_one
 from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment, wait_until
 from tests.support.load import BIKE_ROW, CountingLoad
 from towline.inference.predictor import open_release
@@ -116,10 +117,10 @@ def test_only_those_with_a_key_or_password_get_in(stack: ComposeStack, key: str)
     assert stack.ask("SERVICE", "/metrics", key=key)[0] == 404
     assert stack.ask("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
     assert stack.ask("PREFECT", "/api/flows/name/training")[0] == 401
-    for line in subprocess.run(
+    for line in at_least_one(subprocess.run(
         ["docker", "ps", "-f", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}"],
         capture_output=True, text=True, check=True,
-    ).stdout.splitlines():  # fmt: skip
+    ).stdout.splitlines()):  # fmt: skip
         published = [port for port in line.split()[1:] if "->" in port]
         assert "proxy" in line or all(port.startswith("127.0.0.1:") for port in published), line
 
@@ -227,7 +228,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Compose
 def test_no_secret_gets_out(stack: ComposeStack, engine: "DockerClient", key: str) -> None:
     """No byte of an image, a log line or a container's description holds one, but for the environment asked for."""
     planted = (MARKER.encode(), key.encode())
-    for image in {one.image.id for one in engine.containers.list(all=True, filters={"name": NAME})}:
+    for image in at_least_one({one.image.id for one in engine.containers.list(all=True, filters={"name": NAME})}):
         names = engine.images.get(image).tags
         if not any(name.startswith("towline/") for name in names):
             continue  # not ours: nothing of the stack's went into it
@@ -237,7 +238,7 @@ def test_no_secret_gets_out(stack: ComposeStack, engine: "DockerClient", key: st
             assert not any(secret in text for secret in planted), names
             before, size = chunk[-100:], size + len(chunk)
         assert size > 2**26
-    for container in engine.containers.list(all=True, filters={"name": NAME}):
+    for container in at_least_one(engine.containers.list(all=True, filters={"name": NAME})):
         logs = container.logs()
         assert not any(secret in logs for secret in planted), container.name
         described = dict(container.attrs)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, make_url
 
+from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
 from towline.data import sources
@@ -288,7 +289,7 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
 def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], words: list[str]) -> None:
     """Each malformed CSV is one short error with place and remedy, and leaves the store untouched."""
     told = fault(tmp_path, content, **data)
-    for word in words:
+    for word in at_least_one(words):
         assert word in told
 
 

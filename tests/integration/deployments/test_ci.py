@@ -13,6 +13,7 @@ import click
 import pytest
 import yaml
 
+from tests.support.checks import at_least_one
 from tests.support.paths import REPOSITORY
 from towline.cli import main
 
@@ -81,7 +82,7 @@ def test_shell_is_shell(name: str) -> None:
     """bash can read every script, and none has an expression pasted into it: values come as variables."""
     found = [script for script in scripts(name) if script]
     assert found
-    for script in found:
+    for script in at_least_one(found):
         done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
         assert done.returncode == 0, done.stderr
         assert "${{" not in script
@@ -93,7 +94,7 @@ def test_the_commands_are_towlines() -> None:
     lines = re.findall(r"(?:^|\$\()towline ([^|>)\n]*)", "\n".join(texts), re.MULTILINE)
     named = [shlex.split(line) for line in lines]
     assert {words[0] for words in named} == {"validate", "run", "package"}
-    for name, *words in named:
+    for name, *words in at_least_one(named):
         assert name in main.commands, name
         command = main.commands[name]
         assert isinstance(command, click.Command)
@@ -109,9 +110,9 @@ def test_what_the_jobs_call_is_there() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     assert targets
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
-    for script in set(re.findall(r"deployments/ci/\w+\.sh", texts)):
+    for script in at_least_one(set(re.findall(r"deployments/ci/\w+\.sh", texts))):
         assert os.access(REPOSITORY / script, os.X_OK), script
-    for overlay in re.findall(r"deployments/kubernetes/overlays/\w+", texts):
+    for overlay in at_least_one(re.findall(r"deployments/kubernetes/overlays/\w+", texts)):
         assert (REPOSITORY / overlay / "kustomization.yaml").exists()
     for name in ("staging", "production"):  # GitLab's are named after the environment
         assert read("gitlab-ci.yml")[name]["environment"]["name"] == name
@@ -126,10 +127,10 @@ def test_a_workflow_may_do_little(name: str) -> None:
     content = read(name)
     assert content["permissions"] == {"contents": "read"}
     assert content["concurrency"]["group"]
-    for job in content["jobs"].values():
+    for job in at_least_one(content["jobs"].values()):
         assert "permissions" not in job
         assert job["timeout-minutes"] <= 240
-        for step in job["steps"]:
+        for step in at_least_one(job["steps"]):
             action = step.get("uses", "")
             assert not action or re.fullmatch(r"actions/[a-z-]+@v\d+", action)
             if action.startswith("actions/checkout"):

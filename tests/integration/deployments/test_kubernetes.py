@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.support.checks import at_least_one
 from tests.support.kubernetes import (
     KUBERNETES,
     RELEASES,
@@ -83,7 +84,7 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
     """Deployments, services, budgets, spreads and policies all find the pods they are for, autoscalers their target."""
     documents = render_kustomization(folder)
     deployments = of_kind(documents, "Deployment")
-    for deployment in deployments:
+    for deployment in at_least_one(deployments):
         assert selector_matches(deployment["spec"]["selector"]["matchLabels"], deployment)
         for spread in pod_spec(deployment).get("topologySpreadConstraints", ()):
             assert selector_matches(spread["labelSelector"]["matchLabels"], deployment)
@@ -91,13 +92,13 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
         assert not any(selector_matches(deployment["spec"]["selector"]["matchLabels"], other) for other in others)
         account = pod_spec(deployment)["serviceAccountName"]
         assert account in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]
-    for service in of_kind(documents, "Service"):
+    for service in at_least_one(of_kind(documents, "Service")):
         assert len([one for one in deployments if selector_matches(service["spec"]["selector"], one)]) == 1
-    for budget in of_kind(documents, "PodDisruptionBudget"):
+    for budget in at_least_one(of_kind(documents, "PodDisruptionBudget")):
         assert (
             len([one for one in deployments if selector_matches(budget["spec"]["selector"]["matchLabels"], one)]) == 1
         )
-    for policy in of_kind(documents, "NetworkPolicy"):
+    for policy in at_least_one(of_kind(documents, "NetworkPolicy")):
         assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
     targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(documents, "HorizontalPodAutoscaler")]
     if folder != "worker":
@@ -108,7 +109,7 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     """Port 80 of each service is the container's port of that name, 8080."""
     documents = render_kustomization(folder)
-    for service in of_kind(documents, "Service"):
+    for service in at_least_one(of_kind(documents, "Service")):
         (deployment,) = (
             one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)
         )
@@ -138,7 +139,7 @@ def _admitted(documents: list[Document], deployment: Document, direction: str) -
 def test_only_the_service_port_is_open(folder: str) -> None:
     """A prediction pod can be asked on its one port, by namespaces that are named, and can itself ask nobody."""
     documents = render_kustomization(folder)
-    for deployment in of_kind(documents, "Deployment"):
+    for deployment in at_least_one(of_kind(documents, "Deployment")):
         assert _admitted(documents, deployment, "Ingress") == {("TCP", "http")}
         assert _admitted(documents, deployment, "Egress") == set()
 
@@ -160,20 +161,20 @@ def _pods() -> Iterator[Document]:
 def test_every_container_is_bounded_and_bare() -> None:
     """Limits and requests of CPU, memory and disk; no root, no privilege, no writable image, no cluster token."""
     seen = 0
-    for spec in _pods():
+    for spec in at_least_one(_pods()):
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        for container in spec["containers"]:
+        for container in at_least_one(spec["containers"]):
             seen += 1
             for bound in ("requests", "limits"):
                 assert container["resources"][bound].keys() == {"cpu", "memory", "ephemeral-storage"}
             bare = container["securityContext"]
             assert (bare["allowPrivilegeEscalation"], bare["readOnlyRootFilesystem"]) == (False, True)
             assert bare["capabilities"] == {"drop": ["ALL"]}
-        for volume in spec["volumes"]:
+        for volume in at_least_one(spec["volumes"]):
             assert volume.keys() - {"name"} <= {"emptyDir", "secret", "persistentVolumeClaim"}
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
     assert seen == 8
@@ -181,10 +182,10 @@ def test_every_container_is_bounded_and_bare() -> None:
 
 def test_what_is_mounted_is_there() -> None:
     """Each mount has its volume, each volume its mount, and /tmp and /store can be written."""
-    for spec in _pods():
+    for spec in at_least_one(_pods()):
         volumes = {one["name"]: one for one in spec["volumes"]}
         assert len(volumes) == len(spec["volumes"])
-        for container in spec["containers"]:
+        for container in at_least_one(spec["containers"]):
             mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
             assert {one["name"] for one in mounts.values()} == volumes.keys()
             for path in ("/tmp", "/store"):
@@ -237,7 +238,7 @@ def test_a_pod_has_the_time_it_needs_to_end() -> None:
     """The pause before the signal, the longest drain and the end of the log fit into the grace period."""
     drain = {field.name: field.default for field in fields(Options)}["drain"]
     for folder in SERVICES:
-        for deployment in of_kind(render_kustomization(folder), "Deployment"):
+        for deployment in at_least_one(of_kind(render_kustomization(folder), "Deployment")):
             (container,) = pod_spec(deployment)["containers"]
             hook = container["lifecycle"]["preStop"]
             assert hook.keys() == {"sleep"}  # no command: the image has no shell
@@ -259,7 +260,7 @@ def test_an_update_takes_nothing_away() -> None:
     """A new pod is ready before an old one goes, and at most one is taken for a node's upkeep."""
     for folder in SERVICES:
         documents = render_kustomization(folder)
-        for deployment in of_kind(documents, "Deployment"):
+        for deployment in at_least_one(of_kind(documents, "Deployment")):
             assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
             assert "replicas" not in deployment["spec"]  # else each apply would undo the autoscaler
         assert all(one["spec"]["maxUnavailable"] == 1 for one in of_kind(documents, "PodDisruptionBudget"))
@@ -324,7 +325,7 @@ def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overla
 def test_production_names_its_image_by_digest() -> None:
     """A tag can be moved, a digest cannot."""
     for folder in ("overlays/production", "overlays/blue-green"):
-        for deployment in of_kind(render_kustomization(folder), "Deployment"):
+        for deployment in at_least_one(of_kind(render_kustomization(folder), "Deployment")):
             assert re.search(r"@sha256:[0-9a-f]{64}$", pod_spec(deployment)["containers"][0]["image"])
 
 
@@ -363,7 +364,7 @@ def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
     documents = render_kustomization(copy / "mine")
     for document in documents:
         validate_document(document, RELEASES[0])
-    for deployment in of_kind(documents, "Deployment"):
+    for deployment in at_least_one(of_kind(documents, "Deployment")):
         (mount,) = (
             one
             for one in pod_spec(deployment)["containers"][0]["volumeMounts"]

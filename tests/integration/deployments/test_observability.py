@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.checks import at_least_one
 from tests.support.monitoring_records import NOW, make_drift, make_quality
 from tests.support.paths import REPOSITORY
 from tests.support.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, prometheus_command, run_prometheus_tool
@@ -146,7 +147,7 @@ def test_alertmanager_takes_its_configuration() -> None:
     config = yaml.safe_load((ALERTMANAGER / "alertmanager.yml").read_text())
     names = {one["name"] for one in config["receivers"]}
     assert {one["labels"]["severity"] for one in alerts()} == names
-    for name in names:
+    for name in at_least_one(names):
         words = ("config", "routes", "test", f"--config.file={ALERTMANAGER / 'alertmanager.yml'}", f"severity={name}")
         assert run_prometheus_tool("amtool", *words).stdout.strip() == name
 
@@ -182,11 +183,11 @@ def test_what_is_asked_for_is_there(tmp_path: Path) -> None:
     queries = [(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules()]
     queries += [(panel["title"], target["expr"]) for _, panel in panels() for target in panel["targets"]]
     assert len(queries) > 100
-    for where, query in queries:
+    for where, query in at_least_one(queries):
         metrics = used(query)
         assert metrics or query.startswith("vector("), (where, query)
         labels: set[str] = set(made)
-        for name, matched in metrics.items():
+        for name, matched in at_least_one(metrics.items()):
             assert name in known, (where, name)
             has = known[name] | _SCRAPED | (set.union(*known.values()) if name == "ALERTS" else set())
             assert matched <= has, (where, name, matched - has)
@@ -201,7 +202,7 @@ def test_every_alert_says_what_to_do() -> None:
         re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-")
         for head in re.findall(r"^#+ (.*)", guide, re.MULTILINE)
     }
-    for one in alerts():
+    for one in at_least_one(alerts()):
         told = one["annotations"]
         assert one["labels"]["severity"] in ("page", "ticket")
         assert set(told) == {"summary", "description", "runbook_url"}
@@ -212,7 +213,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 def test_thresholds_stand_in_one_place() -> None:
     """Other rules hold no number of their own to be compared with, and the burn rates are those of towline slo."""
-    for rule in alerts():
+    for rule in at_least_one(alerts()):
         numbers = set(re.findall(r"(?:[<>]=?|[!=]=)\s*(?:bool\s*)?([\d.]+)", rule["expr"])) - {"0", "1"}
         assert numbers == set(), rule["alert"]
     limits = {
@@ -244,13 +245,13 @@ def test_a_dashboard_is_whole(path: Path) -> None:
     taken: set[tuple[int, int]] = set()
     assert "datasource" in variables
     assert board["uid"] == f"towline-{path.stem}"
-    for panel in board["panels"]:
+    for panel in at_least_one(board["panels"]):
         assert panel["title"]
         assert panel["description"], panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert panel["targets"]
         assert {part["datasource"]["uid"] for part in (panel, *panel["targets"])} == {"${datasource}"}
-        for target in panel["targets"]:
+        for target in at_least_one(panel["targets"]):
             named = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
             assert named <= variables, panel["title"]
         place = panel["gridPos"]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.checks import at_least_one
 from towline.config import PipelineConfig, build_config
 from towline.data import sources
 from towline.data.profile import profile_features
@@ -103,7 +104,7 @@ def test_a_profile_holds_counts_alone(contract: Contract) -> None:
     facts = profile_features(contract.features(table()), contract)["columns"]
     names = [column.name for column in contract.feature_columns if column.pii]
     assert names
-    for name in names:
+    for name in at_least_one(names):
         assert facts[name].keys() == {"kind", "count", "nulls", "levels"}
     assert "quantiles" in facts["size"]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.data.sources import Dataset, load_dataset
@@ -72,7 +73,7 @@ def test_bike_by_time() -> None:
     older = rows.iloc[train]
     cut = make_folds(older, older["rentals"].to_numpy(float), wish, "time")
     assert len(cut) == 5
-    for learn, test in cut:
+    for learn, test in at_least_one(cut):
         assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
     assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
 
@@ -94,7 +95,7 @@ def test_bank_days_stay_whole() -> None:
     _, train, holdout = parts(rows, wish)
     assert not set(rows["date"][train]) & set(rows["date"][holdout])
     older = rows.iloc[train]
-    for learn, test in make_folds(older, older["subscribed"].to_numpy(object), wish, "time"):
+    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), wish, "time")):
         assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
 
 
@@ -124,7 +125,7 @@ def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
         assert len(train) + len(holdout) == len(frame)
         keys = frame.astype({"x": float}).apply(tuple, axis=1)
         assert not set(keys[train]) & set(keys[holdout])
-        for name, group in frame.drop_duplicates().groupby("y"):
+        for name, group in at_least_one(frame.drop_duplicates().groupby("y")):
             if len(group) > 1:
                 assert name in set(frame["y"][train]) & set(frame["y"][holdout])
         held.append(set(keys[holdout]))
@@ -150,7 +151,7 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
     made: list[tuple[np.ndarray, np.ndarray]] = []
     with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
         made = make_folds(older, older["y"].to_numpy(), wish, by)
-    for learn, test in made:
+    for learn, test in at_least_one(made):
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
         assert not set(learn) & set(test)
 
@@ -209,7 +210,7 @@ def test_refusals() -> None:
         (rows.sort_values("t"), labels, config(time="t"), "time", "fold 1 of 5 has no row of class 'b'"),
         (rows.sort_values("t"), labels[::-1], config(time="t"), "time", "fold 1 of 5 is tested on rows of one class"),
     ]
-    for frame, truth, wish, by, words in cases:
+    for frame, truth, wish, by, words in at_least_one(cases):
         with pytest.raises(DataValidationError) as caught:
             make_folds(frame, truth, wish, by)
         assert words in caught.value.what

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
 from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.sample_store import MODEL, SampleStore
@@ -232,7 +233,7 @@ def test_headers_stand_above_their_columns(sample_store: SampleStore) -> None:
     found = look(sample_store, runs=[Run(flow="training", started=NOW, state="Completed")])
     tables = re.findall(r"<table>.*?</table>", render(found) + index([found], NOW), re.DOTALL)
     assert len(tables) == 4
-    for table in tables:
+    for table in at_least_one(tables):
         head, *rows = [re.findall(r"<t[hd]( class=.number.)?>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
         assert rows == [head] * len(rows)
 
@@ -241,7 +242,7 @@ def test_words_can_be_read_on_their_ground() -> None:
     """Text on a pill, and coloured words on the page, have a contrast of 4.5 to 1 at least, by day and by night."""
     style = re.search("<style>(.*?)</style>", render(full()), re.DOTALL)[1]  # type: ignore[index]
     assert not re.search(r"td \.(good|warn|bad)", style), "a pill in a table would be written in its own colour"
-    for scheme in re.findall(r":root \{(.*?)\}", style, re.DOTALL):
+    for scheme in at_least_one(re.findall(r":root \{(.*?)\}", style, re.DOTALL)):
         colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
         for name in ("good", "warn", "bad", "soft", "ink", "mark"):
             assert contrast(colours[name], colours["paper"]) >= 4.5, (name, scheme)

@@ -2,6 +2,7 @@
 
 import re
 
+from tests.support.checks import at_least_one
 from tests.support.releases import TrainedRun
 from towline.release.model_card import format_number, format_title
 from towline.release.packaging import Release
@@ -15,7 +16,7 @@ def read(run: TrainedRun, packed: Release) -> tuple[str, str]:
 def test_both_forms_tell_the_numbers(regression: TrainedRun, packed: Release) -> None:
     """Name, metrics with their intervals, baseline and columns stand in the Markdown and the HTML."""
     mae = regression.evaluation.metrics["mae"]
-    for text in read(regression, packed):
+    for text in at_least_one(read(regression, packed)):
         assert "house-value" in text
         assert f"{format_number(mae.low)} to {format_number(mae.high)}" in text
         assert format_number(regression.evaluation.baseline["mae"]) in text
@@ -48,7 +49,7 @@ def test_tables_of_the_markdown_are_whole(binary: TrainedRun) -> None:
     markdown = read(binary, binary.package())[0]
     tables = [table.splitlines() for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown)]
     assert len(tables) >= 4
-    for table in tables:
+    for table in at_least_one(tables):
         assert len(table) > 2
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table
 

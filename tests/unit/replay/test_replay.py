@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.support.backtests import make_config, make_turning_table
+from tests.support.checks import at_least_one
 from towline.backtesting import charts, page
 from towline.backtesting.results import BacktestResult
 from towline.backtesting.simulation import moments, replay
@@ -44,7 +45,7 @@ def test_a_decision_rests_on_what_was_known_then(lived: tuple[BacktestResult, Pa
     """No model has learnt from rows whose labels were not there yet, and the turn is noticed after it, not before."""
     found, _ = lived
     turn = day("2026-04-11")
-    for life in found.lives:
+    for life in at_least_one(found.lives):
         assert all(step.learnt_to <= step.start - found.delay for step in life.steps)
         assert [step.start for step in life.steps[1:]] == [step.end for step in life.steps[:-1]]
     quality = next(life for life in found.lives if life.policy == "quality")
