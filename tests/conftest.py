@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.postgres import find_postgres, run_postgres
+from tests.support.prefect_server import run_prefect
 from tests.support.report import LeftOut, folder_of
 from towline import sidecar
 from towline.cli import main
-from towline.config import Settings
 from towline.operations import servers
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
 
 
 # seconds for one test with its fixtures; a test of its own limit has @pytest.mark.timeout
-TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 900, "docker": 2400}
+TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 1800, "docker": 2400}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,18 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server that every flow of the session runs against."""
-    store = tmp_path_factory.mktemp("prefect")
-    settings = Settings.from_environment({"TOWLINE_STORE": str(store)}, cwd=REPOSITORY)
-    server = servers.start(settings, "prefect")
-    environment = servers.prefect_environment(settings) | {"PREFECT_API_URL": f"{server.url}/api"}
-    os.environ.update(environment)
-    try:
-        servers.wait(settings, server)
-        yield server.url
-    finally:
-        servers.stop(settings)
-        for name in environment.keys() - servers.TELEMETRY_OFF.keys():
-            os.environ.pop(name, None)
+    with run_prefect(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -48,3 +48,16 @@ def test_the_changelog_knows_the_version() -> None:
     from towline import __version__
 
     assert f"## {__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """No test imports a conftest, another test module or a benchmark; benchmarks take from tests only their support."""
+    lines = {
+        (path.relative_to(REPOSITORY), line)
+        for folder in ("tests", "benchmarks")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for line in re.findall(r"^\s*(?:from|import) ((?:tests|benchmarks)\.[\w.]+)", path.read_text(), re.MULTILINE)
+    }
+    assert lines
+    allowed = {"tests": ("tests.support.",), "benchmarks": ("tests.support.", "benchmarks.")}
+    assert [(str(path), line) for path, line in sorted(lines) if not line.startswith(allowed[path.parts[0]])] == []

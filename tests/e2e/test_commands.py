@@ -106,7 +106,7 @@ def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], 
     assert server is not None
     (run,) = [run for run in commands.query_prefect("flow_runs") if run["name"].startswith(MODEL)][-1:]
     query = json.dumps({"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}).encode()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     lines: list[str] = []
     while not any(text.startswith("mirror done") for text in lines) and time.monotonic() < deadline:
         time.sleep(0.2)  # the server takes lines in from a queue

@@ -102,7 +102,7 @@ def test_an_interrupt_is_one_line_and_the_run_goes_on_later(commands: StoreComma
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
     assert [told for told in err.splitlines() if told[0] not in "✓✗"] == [
@@ -121,7 +121,7 @@ def test_of_two_identical_runs_the_second_says_so(commands: StoreCommands) -> No
         assert first.poll() is None
         time.sleep(0.01)
     code, _, err = commands.run(*words)
-    _, told = first.communicate(timeout=300)
+    _, told = first.communicate(timeout=600)
     assert first.returncode == 0, told
     assert code == 5
     assert "under way in another process" in err
@@ -134,7 +134,7 @@ def test_two_configs_of_one_model_race_to_promote(commands: StoreCommands) -> No
     both = [("--set", f"seed={seed}") for seed in (7, 8)]
     running = [commands.start(*words) for words in both]
     for words, process in at_least_one(zip(both, running, strict=True)):
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=600)
         assert process.returncode in (0, 4), err
         if process.returncode == 4:
             assert "lost the race" in err
@@ -168,7 +168,7 @@ def test_a_prefect_server_that_dies_is_named_and_the_next_run_starts_another(com
     server = servers.find(commands.settings, "prefect")
     assert server
     os.killpg(server.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 5
     told = [text for text in err.splitlines() if text[0] not in "✓✗"]
     assert [text.split()[0] for text in told] == ["error", "where:", "remedy:"]

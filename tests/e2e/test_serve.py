@@ -45,9 +45,9 @@ def ask(
     """Status and content; JSON where it is."""
     host, port = "127.0.0.1", serving.port
     connection = (
-        http.client.HTTPSConnection(host, port, timeout=20, context=tls)
+        http.client.HTTPSConnection(host, port, timeout=60, context=tls)
         if tls
-        else http.client.HTTPConnection(host, port, timeout=20)
+        else http.client.HTTPConnection(host, port, timeout=60)
     )
     with contextlib.closing(connection):
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
@@ -64,7 +64,7 @@ def predict(serving: ServeProcess, sample_store: SampleStore, **how: Any) -> tup
 
 
 def until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (found := holds()):
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.05)
@@ -74,7 +74,7 @@ def until(holds: Callable[[], Any]) -> Any:
 def refusal(sample_store: SampleStore, *words: str, name: str = MODEL) -> tuple[int, str]:
     """Exit code and stderr of a service that does not start."""
     with ServeProcess(sample_store.settings, name, *words, wait=False) as serving:
-        return serving.process.wait(timeout=60), serving.log.read_text()
+        return serving.process.wait(timeout=300), serving.log.read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -130,7 +130,7 @@ def test_the_end_begins_with_readiness(sample_store: SampleStore, serve: Callabl
         until(lambda: not listens(serving.port))
         slow.sendall(body[20:])
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
-    assert serving.process.wait(timeout=30) == 0
+    assert serving.process.wait(timeout=300) == 0
 
 
 def listens(port: int) -> bool:

@@ -104,7 +104,7 @@ def test_the_three_modes_agree_to_the_last_bit(served: Served, tmp_path: Path) -
     assert model.predict(pa.Table.from_pandas(served.table)).tolist() == expected
     chances = model.predict_proba(rows).tolist() if model.contract.classes else None
 
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     for begin in range(0, ROWS, 500):
         answer = served.ask(connection, {"rows": rows[begin : begin + 500]})
         assert answer["predictions"] == expected[begin : begin + 500]
@@ -136,7 +136,7 @@ def test_clients_of_other_servers_work_unchanged(served: Served) -> None:
     model, table = served.model, served.table.head(50)
     expected = model.predict(table).tolist()
     client = ScoringServerClient("127.0.0.1", served.port)
-    client.wait_server_ready(timeout=5)
+    client.wait_server_ready(timeout=60)
     assert client.invoke(table).get_predictions()[0].tolist() == expected
 
     rows = pd.DataFrame(served.rows[:50])

@@ -61,7 +61,7 @@ def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
     rows = warm()
     learn(up, rows)
     assert {ask(up, row) for row in rows} == {1}
-    up.wait_until(lambda: ask(up, rows[0]) == 2, 400)
+    up.wait_until(lambda: ask(up, rows[0]) == 2)
 
     commands, ledger = up.commands, up.commands.ledger
     nights = Journal.of(commands.settings, MODEL).drift(version=1)
@@ -81,5 +81,5 @@ def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
         return sum(state in ("Completed", "Retrain") for state in up.states("drift"))
 
     before = ended()
-    up.wait_until(lambda: ended() > before, 200)
+    up.wait_until(lambda: ended() > before)
     assert [entry.version for entry in ledger.versions(MODEL)] == [1, 2]

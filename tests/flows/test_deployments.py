@@ -50,7 +50,7 @@ def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
 
 def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
     """The slots that Prefect has laid out, once there are some."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(found := runs(client, number)) < count:
         assert time.monotonic() < deadline, "Prefect's scheduler makes no runs"
         time.sleep(0.5)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.support.paths import REPOSITORY
-from tests.support.releases import make_house_table
+from tests.support.releases import make_house_table, train_regression
 from tests.support.sample_store import MODEL, SampleStore
 
 
@@ -38,14 +38,15 @@ def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleS
     assert not {"pandas", "sklearn", "scipy", "sqlalchemy", "pyarrow", "mlflow", "skops"} & set(modules)
 
 
-def test_an_embedded_model_is_light(sample_store: SampleStore) -> None:
+def test_an_embedded_model_is_light(tmp_path: Path) -> None:
     """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
     code = (
         "import json, sys; from towline import load; model = load(sys.argv[1])\n"
         "print(float(model.predict(json.load(open(sys.argv[1] + '/probe.json'))['rows'][0])[0]))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    release = sample_store.release(1)
+    run = train_regression(tmp_path)
+    release = run.settings.store / run.package().path
     done = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
     answer, modules = done.stdout.splitlines()
     assert float(answer) == json.loads((release / "probe.json").read_bytes())["labels"][0]

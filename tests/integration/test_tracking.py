@@ -358,6 +358,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trained: Trained, tmp_path: Path) -> None:
     """Three processes make the store at once, without git on the path: three versions, nothing printed."""
     import pickle

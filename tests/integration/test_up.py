@@ -101,23 +101,22 @@ def test_a_process_that_cannot_go_on_is_started_less_and_less_often(store: Path,
 
 def test_a_tied_process_ends_with_its_parent() -> None:
     """However the parent ends."""
-    sleeper = "import time; time.sleep(60)"
+    sleeper = "import time; print('tied', flush=True); time.sleep(60)"
     code = f"""
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-m", "towline.processes", str(os.getpid()), "timeit", "-n1", "-r1", {sleeper!r}])
 input()
 """
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    until = time.monotonic() + 30
-    while not (found := [pid for pid in child_pids(parent.pid) if b"timeit" in _words(pid)]):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    birth = process_start_time(found[0])
-    time.sleep(0.5)  # it imports what ties it
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout
+    assert parent.stdout.readline() == b"tied\n"
+    (child,) = (pid for pid in child_pids(parent.pid) if b"timeit" in _words(pid))
+    birth = process_start_time(child)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    while is_running(found[0], birth):
-        assert time.monotonic() < until, "it outlived its parent"
+    deadline = time.monotonic() + 60
+    while is_running(child, birth):
+        assert time.monotonic() < deadline, "the process outlived its parent"
         time.sleep(0.05)
 
 

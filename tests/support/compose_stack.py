@@ -131,8 +131,8 @@ class ComposeStack:
         return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 120) -> Any:
-    """Waits for something to be so, and returns it."""
+def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> Any:
+    """Waits until a function returns a true value, and returns the value."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

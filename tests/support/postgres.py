@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, gone with its data when they end."""
+"""A PostgreSQL server for the tests, removed with its data when they end."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 
 def find_postgres() -> Path | None:
-    """The folder that holds initdb and pg_ctl: Debian's newest, which is not on the path, or the path's."""
+    """Finds the folder with initdb and pg_ctl: Debian's newest, which is not on the path, or the one on the path."""
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     newest = max(versions, key=lambda folder: int(folder.parent.name), default=None)
     on_path = shutil.which("initdb")
@@ -22,7 +22,7 @@ def find_postgres() -> Path | None:
 
 @contextmanager
 def run_postgres(programs: Path) -> Iterator[str]:
-    """The superuser's URL of a new server on loopback; its password has every character that URLs trip over."""
+    """Runs a new server on loopback and yields the superuser's URL, whose password has every special character."""
     password = f"{secrets.token_hex(8)}:@/% ?#"
     is_root = os.geteuid() == 0  # as whom PostgreSQL refuses to run; its own user must be able to enter the folder
     folder = Path(tempfile.mkdtemp(prefix="towline-postgres-", dir="/tmp" if is_root else None))

@@ -66,7 +66,7 @@ def make_answer(count: int = 1, first: int = 0) -> Answer:
     return Answer([float(first + n) for n in range(count)], None)
 
 
-def wait_until(until: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(until: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end, "waited in vain"

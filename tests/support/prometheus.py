@@ -1,4 +1,4 @@
-"""Prometheus's own tools: those of this machine, else those of the images that the stack uses."""
+"""The programs of Prometheus: installed ones, or those of the images that the Compose stack uses."""
 
 import functools
 import os
@@ -20,13 +20,13 @@ _SERVICE = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "ale
 
 
 def prometheus_command(tool: str, words: Sequence[object], *folders: Path, name: str = "") -> list[str]:
-    """How a tool is started that sees the repository and these folders, and this machine's loopback; else skips."""
+    """The command that starts a tool with access to the repository, these folders and loopback; else skips the test."""
     if shutil.which(tool):
         return [tool, *map(str, words)]
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
     image = compose["services"][_SERVICE[tool]]["image"]
     if not _image_exists(image):
-        pytest.skip(f"neither {tool} nor the image {image} is here")
+        pytest.skip(f"neither {tool} nor the image {image} is available")
     mounts = [word for folder in (REPOSITORY, *folders) for word in ("-v", f"{folder}:{folder}")]
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
     named = ["--name", name or f"towline-test-{secrets.token_hex(4)}", "--network", "host"]

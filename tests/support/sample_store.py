@@ -1,4 +1,4 @@
-"""A store with two versions of one model, made once and copied for each test that spoils it."""
+"""A store with two versions of one model, trained once for a session and copied for each test that changes it."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PASS = {"verdict": "pass"}
 
 @dataclass(frozen=True)
 class SampleStore:
-    """The store, and what an operator does to it."""
+    """A store with versions 1 and 2 of a model, and an operator's actions on it."""
 
     settings: Settings
 
@@ -32,8 +32,8 @@ class SampleStore:
         return self.settings.store / "serving" / f"{MODEL}.json"
 
     def release(self, version: int) -> Path:
-        (found,) = (self.settings.store / "releases" / MODEL).glob(f"v{version}-*")
-        return found
+        (folder,) = (self.settings.store / "releases" / MODEL).glob(f"v{version}-*")
+        return folder
 
     def promote(self, version: int) -> None:
         champion = self.ledger.champion(MODEL)
@@ -52,7 +52,7 @@ def store_settings(store: Path) -> Settings:
 
 
 def make_sample_store(folder: Path) -> SampleStore:
-    """Versions 1 and 2, whose answers to any row are a thousand apart; version 1 is champion."""
+    """Trains and promotes versions 1 and 2, whose predictions for any row are 1,000 apart; version 1 is champion."""
     sample_store = SampleStore(store_settings(folder / "store"))
     for version in (1, 2):
         frame = make_house_table(200).drop(columns="sold")

@@ -59,7 +59,7 @@ class ServeProcess:
         """Sends a signal, waits for the end, and returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(name)
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=120)
 
     def __enter__(self) -> "ServeProcess":
         return self

@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from tests.support.paths import REPOSITORY
+from tests.support.paths import REPOSITORY, TOWLINE
 from towline.config import Settings
 from towline.errors import TowlineError
 from towline.manifest import verify_release
@@ -29,7 +28,15 @@ MODEL = "bikes"
 
 
 def write_bike_config(folder: Path, **changes: Any) -> Path:
-    """Four weeks of bike rentals and a quick set of candidates."""
+    """Writes four weeks of bike rentals and a config with quick candidates.
+
+    Args:
+        folder: gets both files.
+        changes: sections of the config to replace.
+
+    Returns:
+        The config's path.
+    """
     table = pq.read_table(REPOSITORY / "data" / "bike_hourly.parquet").slice(0, 600).to_pandas()
     table.to_csv(folder / "bikes.csv", index=False)
     source = {"source": str(folder / "bikes.csv"), "target": "rentals", "time": "datetime"}
@@ -48,7 +55,15 @@ def write_bike_config(folder: Path, **changes: Any) -> Path:
 
 
 class StoreCommands:
-    """A store, and the towline command on it in processes of its own."""
+    """Runs the installed `towline` command on a store.
+
+    Args:
+        store: the folder of the store; the command creates it.
+        config: the pipeline config for `towline run`.
+
+    Attributes:
+        environment: the variables that the command gets.
+    """
 
     def __init__(self, store: Path, config: Path) -> None:
         self.store, self.config = store, config
@@ -60,10 +75,10 @@ class StoreCommands:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(self, *words: str, command: str = "run") -> "subprocess.Popen[str]":
-        """A command, by default the run, as a group and a session of its own."""
+        """Starts a command, `towline run` by default, in a process group and session of its own."""
         given = [str(self.config), *words] if command == "run" else list(words)
         return subprocess.Popen(
-            [str(Path(sys.executable).with_name("towline")), command, *given],
+            [TOWLINE, command, *given],
             env=self.environment,
             cwd=self.config.parent,
             stdout=subprocess.PIPE,
@@ -73,13 +88,17 @@ class StoreCommands:
         )
 
     def run(self, *words: str, command: str = "run") -> tuple[int, str, str]:
-        """A command to its end: exit code, stdout, stderr."""
+        """Runs a command to its end and returns exit code, stdout and stderr."""
         process = self.start(*words, command=command)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
     def kill_run_when(self, when: Callable[[], bool], *words: str, group: bool = True) -> bool:
-        """Starts a run and kills it as soon as ``when`` holds; whether it was still going."""
+        """Starts a run and kills it as soon as ``when()`` is true.
+
+        Returns:
+            Whether the run was still going.
+        """
         process = self.start(*words)
         while process.poll() is None and not when():
             time.sleep(0.0005)
@@ -90,21 +109,21 @@ class StoreCommands:
         return going
 
     def log_gained(self, text: str) -> Callable[[], bool]:
-        """Whether the log has gained a text since now."""
+        """Returns a function that tells whether the store's log has gained a text since this call."""
         log = self.store / "logs" / "towline.log"
         begin = log.stat().st_size if log.exists() else 0
 
-        def found() -> bool:
+        def has_gained() -> bool:
             if not log.exists():
                 return False
             with log.open("rb") as file:
                 file.seek(begin)
                 return text.encode() in file.read()
 
-        return found
+        return has_gained
 
     def query_prefect(self, what: str, **filters: Any) -> list[dict[str, Any]]:
-        """Runs in Prefect, newest first."""
+        """Flow runs or task runs in Prefect, newest first; empty without a server."""
         server = servers.find(self.settings, "prefect")
         if server is None:
             return []
@@ -114,7 +133,7 @@ class StoreCommands:
             return list(json.load(answer))
 
     def count_task_states(self) -> Counter[str]:
-        """How many tasks of the newest flow run ended in which state."""
+        """Counts the tasks of the newest flow run by state."""
         newest = {"flow_runs": {"id": {"any_": [self.query_prefect("flow_runs")[0]["id"]]}}}
         for _ in range(40):  # the server takes tasks' states in from a queue
             states = Counter(task["state_name"] for task in self.query_prefect("task_runs", **newest))
@@ -128,11 +147,11 @@ class StoreCommands:
             return connection.execute(query, values).fetchall()
 
     def running_processes(self) -> list[str]:
-        """What still runs of a run on this store, and testers of any run whose parent is gone."""
-        return [told for _, told in _living(str(self.store))]
+        """Command lines of processes that a run on this store left, and of smoke tests without a parent."""
+        return [words for _, words in _find_processes(str(self.store))]
 
     def find_faults(self) -> dict[str, list[str]]:
-        """What must not be after a run has ended, by kind."""
+        """Inconsistencies after a run has ended, by kind."""
         found: dict[str, list[str]] = {
             "second versions": [],
             "champions without a pass": [],
@@ -190,7 +209,7 @@ class StoreCommands:
         return found
 
     def find_unreadable_files(self) -> list[str]:
-        """Files in the store, but for unfinished ones under a name of their own, that cannot be read to the end."""
+        """Files of the store that cannot be read to the end, without unfinished files under a temporary name."""
         deleted = {run for (run,) in self.query_mlflow("select run_uuid from runs where lifecycle_stage = 'deleted'")}
         found = []
         for path in sorted(self.store.rglob("*")):
@@ -212,8 +231,8 @@ class StoreCommands:
         return bool({model for (model,) in gone} & set(inside))
 
 
-def wait_for_orphans(commands: StoreCommands, seconds: float = 30) -> list[str]:
-    """What a killed run leaves going ends by itself, for its standard input has ended."""
+def wait_for_orphans(commands: StoreCommands, seconds: float = 120) -> list[str]:
+    """Waits until the processes that a killed run left have ended; returns those that have not."""
     deadline = time.monotonic() + seconds
     while (left := commands.running_processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -242,8 +261,8 @@ def _read(path: Path) -> None:
                 raise ValueError("damaged")
 
 
-def _living(store: str) -> Iterator[tuple[int, str]]:
-    """Processes of runs on a store: the sidecar by its environment, the tester by its parent."""
+def _find_processes(store: str) -> Iterator[tuple[int, str]]:
+    """Processes of runs on a store: the second process by its environment, the smoke test by its parent."""
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""Looks for given texts in every byte of a folder, also in what is compressed or stored as columns."""
+"""A search for given texts in all files of a folder, compressed and columnar ones too."""
 
 import gzip
 import io

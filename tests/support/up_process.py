@@ -46,7 +46,7 @@ class UpProcess:
         """The text printed so far, over all starts."""
         return self.log.read_text()
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
         """Waits for a condition while the process runs, and returns its value."""
         deadline = time.monotonic() + seconds
         while True:
@@ -87,7 +87,7 @@ class UpProcess:
             os.killpg(group, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        self.wait_until(lambda: not any(is_running(server.pid, server.start_time) for server in running), 30)
+        self.wait_until(lambda: not any(is_running(server.pid, server.start_time) for server in running))
 
     def find_processes(self) -> list[str]:
         """The command lines of all processes on the store, servers too."""

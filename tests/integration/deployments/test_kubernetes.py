@@ -92,13 +92,13 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
         assert not any(selector_matches(deployment["spec"]["selector"]["matchLabels"], other) for other in others)
         account = pod_spec(deployment)["serviceAccountName"]
         assert account in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]
-    for service in at_least_one(of_kind(documents, "Service")):
+    for service in of_kind(documents, "Service"):
         assert len([one for one in deployments if selector_matches(service["spec"]["selector"], one)]) == 1
-    for budget in at_least_one(of_kind(documents, "PodDisruptionBudget")):
+    for budget in of_kind(documents, "PodDisruptionBudget"):
         assert (
             len([one for one in deployments if selector_matches(budget["spec"]["selector"]["matchLabels"], one)]) == 1
         )
-    for policy in at_least_one(of_kind(documents, "NetworkPolicy")):
+    for policy in of_kind(documents, "NetworkPolicy"):
         assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
     targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(documents, "HorizontalPodAutoscaler")]
     if folder != "worker":
@@ -109,7 +109,7 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     """Port 80 of each service is the container's port of that name, 8080."""
     documents = render_kustomization(folder)
-    for service in at_least_one(of_kind(documents, "Service")):
+    for service in of_kind(documents, "Service"):
         (deployment,) = (
             one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)
         )

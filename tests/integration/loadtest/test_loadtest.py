@@ -42,6 +42,7 @@ def until(holds: Callable[[], object], every: float = 0.05) -> None:
         time.sleep(every)
 
 
+@pytest.mark.slow
 def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: FakeService) -> None:
     """A service that holds its answers meets every request that was due meanwhile, each late by the rest of the
     stall; two users meet it with two requests."""
@@ -170,6 +171,7 @@ def test_plain_locust_runs_the_file(fake: FakeService) -> None:
     assert len({json.dumps(row) for row in fake.seen}) > 5
 
 
+@pytest.mark.slow
 def test_plain_locust_says_what_is_wrong(fake: FakeService) -> None:
     """Without the key it ends with our exit code and remedy, and asks for no prediction."""
     fake.key = "sesame"

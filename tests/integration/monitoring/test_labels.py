@@ -27,6 +27,7 @@ print(desk.add(pathlib.Path(sys.argv[2]), now=dt.datetime(2026, 11, 20, tzinfo=d
 """
 
 
+@pytest.mark.slow
 def test_kills_while_labels_are_added(desk: LabelledLog) -> None:
     """SIGKILL at any moment: the file is in whole or not at all, and the same command ends with it in once."""
     desk.predict("r1", "r2")

@@ -47,6 +47,7 @@ def ids(folder: Path) -> list[str]:
     return sorted(parquet_store.read(folder).column("request_id").to_pylist())
 
 
+@pytest.mark.slow
 def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
     command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]

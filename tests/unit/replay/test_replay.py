@@ -117,6 +117,7 @@ def test_months_are_of_the_calendar() -> None:
         moments(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-05-15"), "0d")
 
 
+@pytest.mark.slow
 def test_labels_that_come_late_make_late_decisions(tmp_path: Path) -> None:
     """With labels a month late the same world is noticed at least a month later."""
     config, month = make_config(tmp_path, make_turning_table()), dt.timedelta(days=30)
