@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from towline.manifest import Manifest
     from towline.monitoring.policy import MonitoringRun
     from towline.orchestration.flow_runner import FlowName, FlowResult
-    from towline.preflight import Checked
+    from towline.preflight import PreflightResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry, Ledger
     from towline.registry.listing import ModelList
@@ -137,7 +137,7 @@ def run(
 
 def validate(
     config: Config, *, data: Any = None, as_of: datetime | None = None, overrides: Sequence[str] = ()
-) -> "Checked":
+) -> "PreflightResult":
     """Checks a config and its table; trains nothing.
 
     Args:
@@ -157,11 +157,11 @@ def validate(
     from towline import extras
 
     extras.require("towline validate", "pipeline")
-    from towline.preflight import check
+    from towline.preflight import run_preflight
 
     settings = Settings.from_environment()
     with _private_files(settings):
-        return check(settings, _pipeline(config, overrides, data, settings), as_of)
+        return run_preflight(settings, _pipeline(config, overrides, data, settings), as_of)
 
 
 def models(name: str | None = None) -> "ModelList":
@@ -189,14 +189,14 @@ def show(version: str) -> VersionDetails:
         ConfigError: there is no such version, or its run is not finished.
         ReleaseError: the release differs from its manifest.
     """
-    from towline.manifest import verify
+    from towline.manifest import verify_release
     from towline.registry.selection import require_release, select_version
 
     settings, ledger = _stores()
     entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
     history = [row for row in ledger.history(entry.model) if row.version == entry.version]
-    return VersionDetails(verify(directory), history, directory)
+    return VersionDetails(verify_release(directory), history, directory)
 
 
 def promote(version: str, *, reason: str) -> ChampionChange:

@@ -102,7 +102,7 @@ def replay(
 def _text(found: "BacktestResult", written: list[Path]) -> str:
     from towline.backtesting.page import COLUMNS, HEADER, line, summary
     from towline.cli.screen import table
-    from towline.config import span
+    from towline.config import format_duration
 
     parts = []
     for life in found.lives:
@@ -110,7 +110,7 @@ def _text(found: "BacktestResult", written: list[Path]) -> str:
     rows = [[*summary(found, life), "← best" if life.policy == found.best else ""] for life in found.lives]
     parts += [
         f"{found.model}, {found.start:%Y-%m-%d} to {found.end:%Y-%m-%d} by {found.step}, value: {found.metric}",
-        f"labels after {span(found.delay)}",
+        f"labels after {format_duration(found.delay)}",
         table([*HEADER, ""], rows),
         *(click.style(f"note: {note}", fg="yellow") for note in found.notes),
         *(f"written: {path}" for path in written),

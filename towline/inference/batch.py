@@ -62,7 +62,7 @@ def score(
         raise DataError("no such file", where=str(source), remedy="give a CSV, CSV.gz or Parquet file")
     if output.exists() and output.samefile(source):
         raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
-    table = formats.file(source, separator)
+    table = formats.read_file(source, separator)
     names = _added(model, prefix)
     if taken := [name for name in names if name in table.column_names]:
         raise DataError(

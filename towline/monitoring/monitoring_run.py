@@ -18,7 +18,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError
-from towline.manifest import Recorded, verify
+from towline.manifest import ReleaseLocation, verify_release
 from towline.monitoring.drift.clock_check import WHAT, Clock
 from towline.monitoring.drift.detector import current, detect, table
 from towline.monitoring.journal import Journal
@@ -68,7 +68,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         TransientError: the log's folder cannot be written, which its lock needs.
     """
     release = settings.layout.release(serving.release)
-    verify(release)
+    verify_release(release)
     journal = Journal.of(settings, config.name)
     closed = _closed(journal.drift(serving.version, now), serving)
     start = _start(closed, serving, now, NIGHT)
@@ -90,7 +90,7 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         ReleaseError: as ``drift``.
     """
     release = settings.layout.release(serving.release)
-    verify(release)
+    verify_release(release)
     return detect(release, rows_of(settings, config, serving, file), config.drift)
 
 
@@ -114,7 +114,7 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         ReleaseError, TransientError: as ``drift``.
     """
     release = settings.layout.release(serving.release)
-    verify(release)
+    verify_release(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
     start = _start(_closed(past, serving), serving, due, config.quality.window)
@@ -144,10 +144,10 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     except PromotionRejectedError:
         previous = None
     else:
-        previous = Recorded(settings.layout.release(earlier.release), ledger.digest(earlier))
+        previous = ReleaseLocation(settings.layout.release(earlier.release), ledger.digest(earlier))
     release = settings.layout.release(serving.release)
     table = labels.read(_log(settings, config.name, release), window.start, window.end)
-    champion = Recorded(release, ledger.digest(serving))
+    champion = ReleaseLocation(release, ledger.digest(serving))
     return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
 
 
@@ -211,9 +211,9 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
 
 def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
-    trained = verify(settings.layout.release(serving.release)).dataset
+    trained = verify_release(settings.layout.release(serving.release)).dataset
     data, store = config.data, settings.store
-    dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
+    dataset = sources.load_dataset(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
         if dataset.digest == trained["digest"]:
             return 0
@@ -222,7 +222,7 @@ def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt
         times = pq.read_table(store / dataset.path, columns=[data.time])[data.time].to_pandas()
         return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
     finally:
-        sources.drop(dataset, data, store)
+        sources.remove_snapshot(dataset, data, store)
 
 
 def _closed(windows: Sequence[Window], serving: Entry) -> list[Window]:

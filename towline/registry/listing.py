@@ -2,7 +2,7 @@
 
 from towline.config import Frozen, Settings
 from towline.errors import ReleaseError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.notebook import render_table
 from towline.registry.ledger import Entry, Ledger
 from towline.registry.resolution import check_recorded
@@ -66,7 +66,7 @@ def _summary(settings: Settings, ledger: Ledger, entry: Entry, champion: Entry |
     holdout, rows, estimator = "no release yet", None, None
     if entry.release:
         try:
-            manifest = read(settings.layout.release(entry.release))
+            manifest = read_manifest(settings.layout.release(entry.release))
         except ReleaseError:
             holdout = "release missing"
         else:

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from towline.config import Settings
 from towline.errors import ConfigError, ReleaseError
-from towline.manifest import REMEDY, verify
+from towline.manifest import REMEDY, verify_release
 from towline.registry.ledger import Entry, Ledger
 from towline.registry.resolution import check_recorded
 
@@ -97,7 +97,7 @@ def check_judged_release(settings: Settings, entry: Entry) -> None:
     if not entry.release:  # the ledger rejects a version without a verdict
         return
     directory = settings.layout.release(entry.release)
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(

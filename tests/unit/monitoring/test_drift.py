@@ -26,7 +26,7 @@ from towline.monitoring.results import DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.privacy import HashKeys, read_policy
 from towline.prediction_log.writer import PredictionLog
-from towline.release.reference import read
+from towline.release.reference import read_reference
 
 ROWS = 1_000
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -109,7 +109,7 @@ def test_a_change_is_found_and_named(release: Path, column: str, change: Any, wh
 
 def test_the_answers_are_watched_too(release: Path) -> None:
     """Labels and the probability of the positive class are compared with those on the holdout."""
-    reference = read(release).answers["columns"]
+    reference = read_reference(release).answers["columns"]
     assert set(reference["prediction"]["counts"]) == {"yes", "no"}
     assert 0 <= reference["probability"]["min"] < reference["probability"]["max"] <= 1
     found = seen(release, night().assign(prediction="yes", probability=0.9))

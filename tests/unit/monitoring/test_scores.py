@@ -12,17 +12,17 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.profile import profile
+from towline.data.profile import profile_features
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
 from towline.monitoring.drift.histograms import ColumnStats, HistogramAccumulator
 
 
 def reference(rows: pd.DataFrame) -> tuple[dict[str, Any], Contract]:
     config = PipelineConfig(name="x", data=DataConfig(source="t", target="y"))
-    contract = infer(rows, config)
-    return profile(contract.features(rows), contract), contract
+    contract = infer_contract(rows, config)
+    return profile_features(contract.features(rows), contract), contract
 
 
 def tallied(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], HistogramAccumulator]:

@@ -26,7 +26,7 @@ from towline.prediction_log import parquet_store
 from towline.prediction_log.clock_skew import SetBack
 from towline.prediction_log.parquet_store import INPUT
 from towline.prediction_log.privacy import Field
-from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
+from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 UNFIT = 0.05  # the share of values of another kind from which on a column is broken
 RARE = 0.02  # the least share of unseen levels, or of values out of range, that alarms
@@ -67,7 +67,7 @@ def detect(
         The verdict. Whatever the rows are, there is one.
     """
     contract = Contract.read(release)
-    reference = read(release)
+    reference = read_reference(release)
     version = int(release.name.partition("-")[0].removeprefix("v") or 0) if release.name.startswith("v") else 0
     inputs = HistogramAccumulator(reference.profile, contract)
     answered = HistogramAccumulator(reference.answers, _answers(reference))
@@ -210,7 +210,7 @@ def table(path: Path, contract: Contract, separator: str = ",") -> Iterator[pa.T
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
     readers = {column.name: column.reader for column in contract.feature_columns}
     if not path.name.lower().endswith((".parquet", ".pq")):
-        yield from (text_columns.conform(batch, readers) for batch in _csv(path, separator))
+        yield from (text_columns.conform_batch(batch, readers) for batch in _csv(path, separator))
         return
     try:
         # read ahead and by several threads, much of the file would be held at once
@@ -244,7 +244,7 @@ def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
             raise DataError("not a readable CSV", where=where, remedy=remedy) from None
         from towline.data import formats
 
-        yield from formats.file(path, separator).to_batches(_BATCH)
+        yield from formats.read_file(path, separator).to_batches(_BATCH)
 
 
 def _answers(reference: Reference) -> Contract:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.values import LARGEST, number
+from towline.data.schema.values import LARGEST, parse_number
 
 SLICE = 65_536  # values at once: they then stay in the cache
 
@@ -140,7 +140,7 @@ class _Numeric:
             self._per_unit = self._cells / (self._grid_high - self._grid_low)
             self._numbers = seen.numbers = Numbers(np.zeros(self._cells, dtype=np.int64))
         self._reader = column.reader
-        self._na = [float(text) for text in column.format.na_values if not math.isnan(number(text))]
+        self._na = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
         self._room = np.empty(SLICE)
 
     def add(self, values: pa.Array) -> None:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from towline.config import Metric
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import level, number
+from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT
 from towline.prediction_log.privacy import HashKeys, read_policy
@@ -110,11 +110,11 @@ def known(found: LoggedPredictions, contract: Contract, now: dt.datetime | None 
         at = moments(table["labelled_at"])
         labelled &= np.isnat(at) | (at <= np.datetime64(utc(now).replace(tzinfo=None), "us"))
     if contract.task == "regression":
-        values = np.array([number(value) for value in given], dtype=np.float64)
+        values = np.array([parse_number(value) for value in given], dtype=np.float64)
         usable = labelled & np.isfinite(values)
         notes = _told(labelled & ~usable, "labels are no numbers", [])
         return LoggedLabels(contract, values, labelled, usable, 0, notes)
-    texts = [level(value) for value in given]
+    texts = [category_name(value) for value in given]
     places = _places(texts, contract)
     strange = labelled & (places < 0)
     names = sorted({str(texts[row]) for row in np.flatnonzero(strange)})
@@ -153,9 +153,9 @@ def frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
 def _predictions(table: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
     given = table["prediction"].to_pylist()
     if contract.task == "regression":
-        values = np.array([number(value) for value in given], dtype=np.float64)
+        values = np.array([parse_number(value) for value in given], dtype=np.float64)
         return Predictions(values), np.isfinite(values)
-    places = _places([level(value) for value in given], contract)
+    places = _places([category_name(value) for value in given], contract)
     chances = np.full((len(given), len(contract.classes)), np.nan)
     for row, each in enumerate(table["probabilities"].to_pylist()):
         if each is not None and len(each) == len(contract.classes):
@@ -164,7 +164,7 @@ def _predictions(table: pa.Table, contract: Contract) -> tuple[Predictions, np.n
 
 
 def _places(texts: Sequence[str | None], contract: Contract) -> np.ndarray:
-    at: dict[Any, int] = {level(label): place for place, label in enumerate(contract.classes)}
+    at: dict[Any, int] = {category_name(label): place for place, label in enumerate(contract.classes)}
     return np.array([at.get(text, -1) for text in texts], dtype=np.int64)
 
 

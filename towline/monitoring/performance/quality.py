@@ -21,7 +21,7 @@ from towline.config import GREATER_IS_BETTER, Metric, PipelineConfig
 from towline.config.monitoring import QualityConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
     PROBABILITY_METRICS,
     LoggedLabels,
@@ -37,9 +37,9 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT
 from towline.training import performance_estimation
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, weights
-from towline.training.evaluation.holdout import SLICE_RESAMPLES, cuts
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
+from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -73,7 +73,7 @@ def accepted(release: Path, config: PipelineConfig, contract: Contract) -> Perfo
     Raises:
         ConfigError: the metric is not one of the task.
     """
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     facts: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
     measured = Interval.model_validate(facts["metrics"].get(metric) or {"value": None})
     holdout = measured.value
@@ -109,7 +109,7 @@ def measure(
         ConfigError: the metric is not one of the task.
         ReleaseError: the release has no manifest, or another one.
     """
-    version = read(release).version
+    version = read_manifest(release).version
     contract = Contract.read(release)
     goal = accepted(release, config, contract)
     found = answered(table, version, contract, goal.metric, start, end)
@@ -161,7 +161,7 @@ class _Sample:
         answers = padded(self.given, self.contract)
         self.answers = answers if metric in PROBABILITY_METRICS else Predictions(answers.labels)
         self.units = blocks(self.table, config)
-        self.draws = weights(len(places), config.evaluation.resamples, config.seed, self.units)
+        self.draws = draw_weights(len(places), config.evaluation.resamples, config.seed, self.units)
 
     def measured(self, rows: np.ndarray | None = None) -> Interval:
         """The metric on all rows, or on some by their positions."""
@@ -170,12 +170,12 @@ class _Sample:
             return Interval(value=None)
         truth, answers = self.truth[places], self.answers.take(places)
         once = np.ones((1, len(places)))
-        value = float(resample(truth, answers, self.contract, self.metric, once)[0])
+        value = float(resample_metric(truth, answers, self.contract, self.metric, once)[0])
         draws = self.draws[:, places] if rows is None else self.draws[:SLICE_RESAMPLES, places]
-        drawn = resample(truth, answers, self.contract, self.metric, draws)
+        drawn = resample_metric(truth, answers, self.contract, self.metric, draws)
         if np.isfinite(drawn).sum() < len(drawn) / 2:
-            return interval(value, drawn[:0])
-        return _possible(widened(interval(value, drawn), len(np.unique(self.units[places]))), self.metric)
+            return percentile_interval(value, drawn[:0])
+        return _possible(widened(percentile_interval(value, drawn), len(np.unique(self.units[places]))), self.metric)
 
     def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
         """By the columns of the evaluation, as far as the log keeps them as they are."""
@@ -186,7 +186,7 @@ class _Sample:
             asked = tuple(name for name in asked if name in rows.columns)
         evaluation = self.config.evaluation.model_copy(update={"slices": asked})
         config = self.config.model_copy(update={"evaluation": evaluation})
-        found, _ = cuts(rows, contract.model_copy(update={"columns": columns}), config)
+        found, _ = find_slices(rows, contract.model_copy(update={"columns": columns}), config)
         each = ((cut, self.measured(cut.rows)) for cut in found)
         return tuple(
             SliceMetric(column=cut.column, value=cut.value, rows=len(cut.rows), metric=value) for cut, value in each
