@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: links to files outside docs/ become plain text, since the site does not hold them."""
+"""Hooks of the documentation site: links to files outside docs/ become plain text, since the site lacks them."""
 
 import re
 from pathlib import Path

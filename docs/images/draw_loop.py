@@ -39,13 +39,19 @@ def box(name: str) -> str:
 
 def arrow(points: str, label: str = "", at: tuple[float, float] = (0, 0), colour: str = GREY) -> str:
     line = f'<path d="{points}" fill="none" stroke="{colour}" stroke-width="1.5" marker-end="url(#end)"/>'
-    text = f'<text x="{at[0]:.0f}" y="{at[1]:.0f}" font-size="11" fill="{colour}">{escape(label)}</text>' if label else ""
+    text = (
+        f'<text x="{at[0]:.0f}" y="{at[1]:.0f}" font-size="11" fill="{colour}">{escape(label)}</text>' if label else ""
+    )
     return line + text
 
 
 def draw() -> str:
     parts = [box(name) for name in BOXES]
-    for left, right in zip(("table", "validate", "train", "evaluate", "gate"), ("validate", "train", "evaluate", "gate", "serve"), strict=True):
+    for left, right in zip(
+        ("table", "validate", "train", "evaluate", "gate"),
+        ("validate", "train", "evaluate", "gate", "serve"),
+        strict=True,
+    ):
         (x, y), (to, _) = place(left), place(right)
         parts.append(arrow(f"M{x + BOX:.0f} {y + TALL / 2}H{to - 7:.0f}"))
     for right, left in (("log", "monitor"), ("monitor", "policy")):
