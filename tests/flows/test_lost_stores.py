@@ -250,4 +250,4 @@ def test_a_ledger_that_was_changed_is_obeyed_by_no_command(
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
     done = command(*(word.replace(MODEL, "house-value") for word in words))
     assert done.code == 6, done.out + done.err
-    assert "is not what was written" in done.err
+    assert "was changed after it was written" in done.err
