@@ -1,8 +1,8 @@
 """A hash chain is an append-only table in which each row holds the digest of the row before it.
 
 It is stored in SQLite or PostgreSQL. A model's rows are numbered from 1 and (model, seq) is unique: if two writers
-read the same state, only one can add the next row. Every read checks the rows that it returns. A row that was checked before is looked up in a
-cache by its values, which is faster than computing its digest.
+read the same state, only one can add the next row. Every read checks the rows that it returns. A row that was checked
+before is looked up in a cache by its values, which is faster than computing its digest.
 """
 
 import datetime as dt

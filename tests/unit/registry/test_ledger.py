@@ -120,10 +120,11 @@ def test_a_number_begins_where_it_is_told_to(ledger: Ledger) -> None:
 def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
     """A run cannot promote or refuse the version of another one, nor one that has no verdict yet be promoted."""
     register(ledger, 2)
-    for act in (ledger.promote, ledger.refuse):
-        given = ("bikes", 1, None) if act == ledger.promote else ("bikes", 1)
-        with pytest.raises(PromotionRejectedError, match="not the number of this run"):
-            act(*given, "ann", "", PASS, "key2", "releases/v1-other")  # type: ignore[operator]
+    of_another_run = JudgedVersion(1, "key2", "releases/v1-other", PASS)
+    with pytest.raises(PromotionRejectedError, match="not the number of this run"):
+        ledger.promote("bikes", of_another_run, None, "ann", "")
+    with pytest.raises(PromotionRejectedError, match="not the number of this run"):
+        ledger.refuse("bikes", of_another_run, "ann", "")
     with pytest.raises(PromotionRejectedError, match="its run has not ended") as caught:
         ledger.promote_again("bikes", 1, None, "ann", "please")
     assert "resumes from the last completed step" in caught.value.remedy
