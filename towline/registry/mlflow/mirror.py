@@ -20,14 +20,12 @@ from pydantic import Field
 
 from towline.config import Frozen, Settings
 from towline.errors import TransientError
+from towline.registry.mlflow.client import RUN_KEY, connect, create_version, ensure_experiment, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUN_KEY = "towline.run_key"
-VERSION = "towline.version"
-
-_WAIT = 5.0  # seconds for an answer of the server
+_TIMEOUT_S = 5.0  # seconds for an answer of the server
 
 
 class VersionRecord(Frozen):
@@ -80,8 +78,6 @@ def read(settings: Settings, model: str) -> Mirror:
         return _from_file(file, model) if file.exists() else Mirror({}, {})
     if settings.tracking_uri.startswith(("http://", "https://")):
         return _from_server(settings.tracking_uri, model)
-    from towline.registry.mlflow.tracking import connect
-
     with connect(settings) as client:
         return _from_client(client, model)
 
@@ -107,8 +103,6 @@ def write(
     Raises:
         TransientError: the store is locked, away, full or cannot be written.
     """
-    from towline.registry.mlflow.tracking import connect, ensure_experiment
-
     with connect(settings) as client:
         experiment_id = ensure_experiment(client, settings, model, description)
         present = _from_client(client, model)
@@ -136,7 +130,6 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
         TransientError: MLflow has no such version, or the store cannot be written.
     """
     from towline.config.passwords import mask_passwords
-    from towline.registry.mlflow.tracking import connect
 
     with connect(settings) as client:
         for version in client.search_model_versions(f"name = '{model}' and tags.`{RUN_KEY}` = '{run_key}'"):
@@ -151,8 +144,6 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
 
 def _create(client: "MlflowClient", model: str, experiment_id: str, version: VersionRecord) -> str:
     """Creates a missing version; returns MLflow's number."""
-    from towline.registry.mlflow.tracking import create_version
-
     tags = {RUN_KEY: version.run_key, **version.tags}
     runs = client.search_runs(
         [experiment_id], f"tags.`{RUN_KEY}` = '{version.run_key}' and attributes.status = 'FINISHED'"
@@ -195,16 +186,6 @@ def _create(client: "MlflowClient", model: str, experiment_id: str, version: Ver
         run_id=run.info.run_id,
         description=version.description,
     )
-
-
-def sqlite_file(settings: Settings) -> Path | None:
-    """The file of MLflow's SQLite database; None for another kind of store."""
-    if not settings.tracking_uri.startswith("sqlite:"):
-        return None
-    from sqlalchemy import make_url
-
-    database = make_url(settings.tracking_uri).database
-    return Path(database) if database else None
 
 
 def _mirror(versions: Sequence[tuple[str, dict[str, str]]], aliases: Mapping[str, str]) -> Mirror:
@@ -272,7 +253,7 @@ def _get(uri: str, endpoint: str, query: Mapping[str, str]) -> dict[str, Any]:
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=_WAIT) as response:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - as above
             content: dict[str, Any] = json.load(response)
     except (OSError, ValueError) as error:
         raise _unavailable(uri, str(error)) from None

@@ -14,7 +14,8 @@ from towline.errors import ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, verify_release
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import mirror
-from towline.registry.mlflow.mirror import VERSION, Mirror, VersionRecord
+from towline.registry.mlflow.client import VERSION
+from towline.registry.mlflow.mirror import Mirror, VersionRecord
 
 
 def find_differences(settings: Settings, model: str) -> tuple[str, ...]:
