@@ -23,7 +23,7 @@ import pytest
 from benchmarks.swaps import Load, Serving, swap
 from tests.shelf import MODEL, Shelf
 from towline.inference.predictor import open_release
-from towline.serving.auth import create, revoke
+from towline.serving.auth import create_key, revoke_key
 
 
 @pytest.fixture
@@ -269,13 +269,13 @@ def test_other_machines_are_served_with_keys_alone(shelf: Shelf, serve: Callable
     assert "towline keys create" in told
     open_to_all = serve("--host", "0.0.0.0", "--insecure")
     assert predict(open_to_all, shelf) == (200, 1)
-    first, key = create(shelf.settings.store, "shop")
+    first, key = create_key(shelf.settings.store, "shop")
     until(lambda: predict(open_to_all, shelf)[0] == 401)
     guarded = serve("--host", "0.0.0.0", "--workers", "2")
     assert predict(guarded, shelf)[0] == 401
     assert predict(guarded, shelf, key=first) == (200, 1)
-    second, _ = create(shelf.settings.store, "bank")
-    revoke(shelf.settings.store, key.id)
+    second, _ = create_key(shelf.settings.store, "bank")
+    revoke_key(shelf.settings.store, key.id)
     for serving in (open_to_all, guarded):
         until(lambda serving=serving: all(predict(serving, shelf, key=first)[0] == 401 for _ in range(20)))
         assert predict(serving, shelf, key=second) == (200, 1)

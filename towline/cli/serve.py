@@ -10,7 +10,7 @@ import click
 from towline.cli import emit, extras, json_option
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import Started
+    from towline.serving.process.server import ServiceInfo
 
 
 @click.command()
@@ -66,8 +66,8 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
 
     extras.require("towline serve", "serve")
     from towline.operations.services import noted
-    from towline.serving.options import Options
-    from towline.serving.process.server import run
+    from towline.serving.options import ServeOptions
+    from towline.serving.process.server import run_service
 
     settings = Settings.from_environment()
     with noted(settings) as note:
@@ -78,7 +78,7 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
             sys.stdout.flush()
 
         given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
-        run(Options(settings=settings, log=not no_log, **given), started)
+        run_service(ServeOptions(settings=settings, log=not no_log, **given), started)
 
 
 def _listed(given: str | None) -> tuple[str, ...]:

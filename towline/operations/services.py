@@ -15,7 +15,7 @@ from towline.errors import TowlineError
 from towline.processes import born, lives
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import Started
+    from towline.serving.process.server import ServiceInfo
 
 
 class Service(Frozen):

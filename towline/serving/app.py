@@ -24,37 +24,37 @@ from towline.data.schema.example import example
 from towline.data.schema.rows import Odd, Row
 from towline.errors import Fault
 from towline.serving import browser_access, metrics
-from towline.serving.batching import Batcher, Turn
-from towline.serving.browser_access import Hosts, Origins
+from towline.serving.batching import ThreadBatcher, MicroBatcher
+from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.docs import html_page, openapi
-from towline.serving.endpoint import Access, Answers, Call, Endpoint, Guard, Reply, Scope, Send
+from towline.serving.endpoint import Access, Handler, RequestContext, Endpoint, AccessControl, Response, Scope, Send
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Problem
 from towline.serving.protocols import binary_tensors, compression, json_rows, open_inference
-from towline.serving.protocols.json_rows import Asked, Protocol
-from towline.serving.protocols.strict_json import KEYS, LARGE, loads
-from towline.serving.rate_limit import Rate, Receive, read_body
+from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
+from towline.serving.protocols.strict_json import MAX_KEYS, LARGE_BODY, parse_json
+from towline.serving.rate_limit import RateLimiter, Receive, read_body
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
     from towline.inference.scorer import Answer
     from towline.prediction_log.writer import PredictionLog
-    from towline.serving.auth import Keys
-    from towline.serving.model_reloader import Live
-    from towline.serving.options import Options
+    from towline.serving.auth import ApiKeys
+    from towline.serving.model_reloader import ModelReloader
+    from towline.serving.options import ServeOptions
 
-AT_ONCE = 64  # rows that a compiled model answers before anything else is done
-READING = 16  # large bodies that may wait to be read
+INLINE_ROWS = 64  # rows that a compiled model answers before anything else is done
+MAX_PENDING_READS = 16  # large bodies that may wait to be read
 _JSON_TYPES = (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 _RETRY = ((b"retry-after", b"1"),)
 _CHARSETS = ("charset=utf-8", 'charset="utf-8"', "charset=utf8")
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Made")
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
 
 
-class Service(Starlette):
+class ServingApp(Starlette):
     """Starlette, with a short cut to routes whose path has no parts to match."""
 
     def __init__(self, endpoints: list[Endpoint], unknown: Endpoint, lifespan: Any) -> None:
@@ -77,9 +77,9 @@ class Service(Starlette):
         await (self._unknown if scope["type"] == "http" else self.router.not_found)(scope, receive, send)
 
 
-def create(
+def create_app(
     options: "Options", live: "Live", keys: "Keys", log: "PredictionLog | None", *, loopback: bool = True
-) -> Service:
+) -> ServingApp:
     """The application of one worker.
 
     Args:
@@ -89,21 +89,21 @@ def create(
         log: takes each prediction; None for no log.
         loopback: whether it listens on loopback alone.
     """
-    desk = Desk(options, live, log)
-    guard = Guard(
+    desk = RouteHandlers(options, live, log)
+    guard = AccessControl(
         keys,
-        Rate(options.rate),
+        RateLimiter(options.rate),
         desk.metrics,
-        hosts=Hosts(options.allowed_hosts, options.host) if options.allowed_hosts else None,
-        open_hosts=Hosts((), options.host) if loopback and not options.allowed_hosts else None,
-        origins=Origins(options.cors_origins) if options.cors_origins else None,
+        hosts=AllowedHosts(options.allowed_hosts, options.host) if options.allowed_hosts else None,
+        open_hosts=AllowedHosts((), options.host) if loopback and not options.allowed_hosts else None,
+        origins=CorsOrigins(options.cors_origins) if options.cors_origins else None,
         tls=options.certificate is not None,
     )
 
-    def get(path: str, access: Access, answer: Answers, *, browser: bool = False) -> Endpoint:
+    def get(path: str, access: Access, answer: Handler, *, browser: bool = False) -> Endpoint:
         return Endpoint(path, access, answer, guard, browser=browser)
 
-    def post(path: str, how: Protocol) -> Endpoint:
+    def post(path: str, how: WireProtocol) -> Endpoint:
         return Endpoint(path, "predict", desk.predicts(how), guard, "POST")
 
     endpoints = [
@@ -135,16 +135,16 @@ def create(
             )
         ),
     ]
-    return Service(endpoints, Endpoint("unknown", "public", unknown, guard, method="*"), desk.lifespan)
+    return ServingApp(endpoints, Endpoint("unknown", "public", unknown, guard, method="*"), desk.lifespan)
 
 
-class Desk:
+class RouteHandlers:
     """What the routes do."""
 
     def __init__(self, options: "Options", live: "Live", log: "PredictionLog | None") -> None:
         self._options, self._live, self._log = options, live, log
-        self._batcher = Batcher()
-        self._turn = Turn()
+        self._batcher = ThreadBatcher()
+        self._turn = MicroBatcher()
         self.metrics = Metrics(log, lambda: self._batcher.depth, lambda: live.model, lambda: live.refused)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="towline-read")
         self._reading = 0
@@ -159,10 +159,10 @@ class Desk:
         self._reader.shutdown(wait=False)
         self.metrics.flush()
 
-    def predicts(self, how: Protocol) -> Answers:
+    def predicts(self, how: WireProtocol) -> Handler:
         """The answer to requests for predictions, asked in this way."""
 
-        async def answer(call: Call) -> Reply:
+        async def answer(call: RequestContext) -> Response:
             model = self._model(call)
             packed = b"content-encoding" in call.headers and compression.is_compressed(call.headers)
             if call.headers.get(b"content-type", b"") not in _JSON_TYPES:
@@ -170,16 +170,16 @@ class Desk:
             body = await read_body(call.receive, call.headers, self._options.max_body)
             if packed:
                 body = await self._unpack(body)
-            end = binary_tensors.cut(call.headers, len(body)) if binary_tensors.HEADER in call.headers else None
-            if len(body) < LARGE:
-                asked, canonical, odd = _read(how, body, end, model, self._options.max_rows)
+            end = binary_tensors.json_length(call.headers, len(body)) if binary_tensors.HEADER in call.headers else None
+            if len(body) < LARGE_BODY:
+                asked, canonical, odd = _parse_request(how, body, end, model, self._options.max_rows)
             else:
-                asked, canonical, odd = await self._aside(partial(_read, how, body, end, model, self._options.max_rows))
+                asked, canonical, odd = await self._aside(partial(_parse_request, how, body, end, model, self._options.max_rows))
             found = await self._score(model, canonical)
             _check_finite(found)
             if asked.id is not None:
                 call.take(asked.id)
-            reply = Reply(how.write(found, model, asked, call.request_id))
+            reply = Response(how.write(found, model, asked, call.request_id))
             self.metrics.predicted(model, call.version, found, odd)
             if self._log is not None:
                 self._log.write(call.request_id, time.time(), model, asked.rows, found)
@@ -187,61 +187,61 @@ class Desk:
 
         return answer
 
-    async def alive(self, call: Call) -> Reply:
+    async def alive(self, call: RequestContext) -> Response:
         del call
-        return Reply(b'{"live":true}')
+        return Response(b'{"live":true}')
 
-    async def ready(self, call: Call) -> Reply:
+    async def ready(self, call: RequestContext) -> Response:
         """Whether new requests should be sent here; no longer once the process is to end."""
         del call
         model = self._live.model
         if not self._live.ready or model is None:
             raise Problem("not-ready", self._live.reason or "no model is loaded", headers=_RETRY)
-        return Reply(orjson.dumps({"ready": True, "model": {"name": model.name, "version": model.version}}))
+        return Response(orjson.dumps({"ready": True, "model": {"name": model.name, "version": model.version}}))
 
-    async def ping(self, call: Call) -> Reply:
+    async def ping(self, call: RequestContext) -> Response:
         """As MLflow answers, but 503 where it has 404."""
         await self.ready(call)
-        return Reply(b"\n")
+        return Response(b"\n")
 
-    async def model_ready(self, call: Call) -> Reply:
+    async def model_ready(self, call: RequestContext) -> Response:
         model = self._model(call)
         if not self._live.ready:
             raise Problem("not-ready", self._live.reason, headers=_RETRY)
-        return Reply(orjson.dumps({"name": model.name, "ready": True}))
+        return Response(orjson.dumps({"name": model.name, "ready": True}))
 
-    async def tensors(self, call: Call) -> Reply:
-        return Reply(orjson.dumps(open_inference.describe(self._model(call))))
+    async def tensors(self, call: RequestContext) -> Response:
+        return Response(orjson.dumps(open_inference.describe_model(self._model(call))))
 
-    async def metadata(self, call: Call) -> Reply:
+    async def metadata(self, call: RequestContext) -> Response:
         """What the release is: the manifest without its list of files, and the fields it takes."""
         model = self._model(call)
         told = model.metadata.model_dump(mode="json", exclude={"files"})
-        told |= {"compiled": model.compiled, "fields": openapi.fields(model.contract)}
-        return Reply(orjson.dumps(told))
+        told |= {"compiled": model.compiled, "fields": openapi.describe_fields(model.contract)}
+        return Response(orjson.dumps(told))
 
-    async def exposition(self, call: Call) -> Reply:
+    async def exposition(self, call: RequestContext) -> Response:
         del call
-        return Reply(self.metrics.render(), metrics.CONTENT_TYPE)
+        return Response(self.metrics.render(), metrics.CONTENT_TYPE)
 
-    async def openapi(self, call: Call) -> Reply:
-        return Reply(orjson.dumps(self._document(self._model(call))))
+    async def openapi(self, call: RequestContext) -> Response:
+        return Response(orjson.dumps(self._document(self._model(call))))
 
-    async def docs(self, call: Call) -> Reply:
+    async def docs(self, call: RequestContext) -> Response:
         model = self._model(call)
         row = example(model.contract)
-        answer = json_rows.write_rows(model.answer([row]), model, Asked([row]), "7f3a9c-1")
+        answer = json_rows.write_rows(model.answer([row]), model, PredictionRequest([row]), "7f3a9c-1")
         text = html_page.render(model, self._document(model), _address(call, self._options), answer)
-        return Reply(
+        return Response(
             text.encode(), b"text/html; charset=utf-8", headers=((b"content-security-policy", html_page.POLICY),)
         )
 
     def _document(self, model: "Model") -> dict[str, Any]:
         if self._told is None or self._told[0] is not model:
-            self._told = model, openapi.document(model, self._options.max_rows)
+            self._told = model, openapi.openapi_document(model, self._options.max_rows)
         return self._told[1]
 
-    def _model(self, call: Call) -> "Model":
+    def _model(self, call: RequestContext) -> "Model":
         """The model of this request: the one reference it uses from here to its end."""
         model = self._live.model
         if model is None:
@@ -256,16 +256,16 @@ class Desk:
 
     async def _unpack(self, body: bytes) -> bytes:
         most = self._options.max_body
-        content = compression.unpack(body, min(LARGE, most))
-        if content is None and most > LARGE:
-            content = await self._aside(partial(compression.unpack, body, most))
+        content = compression.decompress(body, min(LARGE_BODY, most))
+        if content is None and most > LARGE_BODY:
+            content = await self._aside(partial(compression.decompress, body, most))
         if content is None:
             raise Problem("too-large", f"the body unpacks to more than {most:,} bytes")
         return content
 
-    async def _aside(self, work: Callable[[], _Made]) -> _Made:
+    async def _aside(self, work: Callable[[], _Result]) -> _Result:
         """On a thread: small requests are answered meanwhile."""
-        if self._reading >= READING:
+        if self._reading >= MAX_PENDING_READS:
             raise Problem("busy", f"{self._reading} large requests wait to be read", headers=_RETRY)
         self._reading += 1
         try:
@@ -276,55 +276,55 @@ class Desk:
 
     async def _score(self, model: "Model", canonical: list[list[Any]]) -> "Answer":
         try:
-            if not canonical or (model.compiled and len(canonical) <= AT_ONCE):
+            if not canonical or (model.compiled and len(canonical) <= INLINE_ROWS):
                 return await self._turn.score(model, canonical)
             return await self._batcher.score(model, canonical)
         except ArithmeticError as error:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[Row], Mapping[Odd, int]]
-_NOTHING: Mapping[Odd, int] = {}
+_ParsedRequest = tuple[PredictionRequest, list[Row], Mapping[Odd, int]]
+_NO_ANOMALIES: Mapping[Odd, int] = {}
 
 
-async def to_docs(call: Call) -> Reply:
+async def to_docs(call: RequestContext) -> Response:
     del call
-    return Reply(b"", b"text/plain", 303, ((b"location", b"docs"),))
+    return Response(b"", b"text/plain", 303, ((b"location", b"docs"),))
 
 
-async def version(call: Call) -> Reply:
+async def version(call: RequestContext) -> Response:
     del call
-    return Reply(__version__.encode(), b"text/plain; charset=utf-8")
+    return Response(__version__.encode(), b"text/plain; charset=utf-8")
 
 
-async def server(call: Call) -> Reply:
+async def server(call: RequestContext) -> Response:
     del call
-    return Reply(orjson.dumps({"name": "towline", "version": __version__, "extensions": ["binary_tensor_data"]}))
+    return Response(orjson.dumps({"name": "towline", "version": __version__, "extensions": ["binary_tensor_data"]}))
 
 
-async def unknown(call: Call) -> Reply:
+async def unknown(call: RequestContext) -> Response:
     del call
     raise Problem("not-found", "no such path")
 
 
-def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int) -> _Rows:
+def _parse_request(how: WireProtocol, body: bytes, end: int | None, model: "Model", most: int) -> _ParsedRequest:
     """What is asked, as the model takes it, and what is odd about it; tensors may stand behind the document's end."""
-    widest = max(KEYS, 2 * len(model.reader.fields))
+    widest = max(MAX_KEYS, 2 * len(model.reader.fields))
     if end is None:
-        document = loads(body, most, widest=widest, nan=how.nan)
+        document = parse_json(body, most, widest=widest, nan=how.nan)
     else:
-        document = loads(body[:end], most, widest=widest, nan=how.nan)
-        binary_tensors.attach(document, body[end:])
+        document = parse_json(body[:end], most, widest=widest, nan=how.nan)
+        binary_tensors.attach_binary_data(document, body[end:])
     asked = how.read(document, model, most)
     odd: list[Odd] = []
     canonical = model.reader.read(asked.rows, odd)
-    return asked, canonical, Counter(odd) if odd else _NOTHING  # counted here: of many rows, on the thread
+    return asked, canonical, Counter(odd) if odd else _NO_ANOMALIES  # counted here: of many rows, on the thread
 
 
-def _check_type(headers: Mapping[bytes, bytes], how: Protocol) -> None:
+def _check_type(headers: Mapping[bytes, bytes], how: WireProtocol) -> None:
     kind, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
     # a page can send neither of them on a foreign site without being asked for it first: not the header, nor JSON
-    if how.bare and (binary_tensors.HEADER in headers or (not kind and not browser_access.from_page(headers))):
+    if how.bare and (binary_tensors.HEADER in headers or (not kind and not browser_access.is_from_browser(headers))):
         return
     given = [part.strip() for part in parameters.split(";") if part.strip()]
     if kind.strip() != "application/json" or any(part not in _CHARSETS for part in given):
@@ -343,7 +343,7 @@ def _check_finite(answer: "Answer") -> None:
         raise Problem("unanswerable", "a prediction is not a finite number", faults=tuple(faults))
 
 
-def _address(call: Call, options: "Options") -> str:
+def _address(call: RequestContext, options: "Options") -> str:
     """As the caller wrote it, if that is an address."""
     host = call.headers.get(b"host", b"").decode("latin-1")
     scheme = "https" if options.certificate is not None else "http"

@@ -20,12 +20,12 @@ Scope = Literal["predict", "admin"]
 SCOPES: tuple[Scope, ...] = ("predict", "admin")
 
 _LOG = logging.getLogger("towline.serving")
-_EVERY = 0.5  # seconds between two looks at the file
-_BYTES = 32  # of randomness in a key
-_LONGEST = 100  # characters of a key, and more
+_CHECK_INTERVAL_S = 0.5  # seconds between two looks at the file
+_KEY_BYTES = 32  # of randomness in a key
+_MAX_KEY_LENGTH = 100  # characters of a key, and more
 
 
-class Key(Frozen):
+class ApiKey(Frozen):
     """What is kept of a key: enough to know it again, not to make it."""
 
     id: str = Field(pattern=r"^[0-9a-f]{8}$")
@@ -43,14 +43,14 @@ class Key(Frozen):
         return "expired" if self.expires is not None and self.expires <= now else "valid"
 
 
-class Keyring(Frozen):
+class KeyFile(Frozen):
     """The file. A key stays in it when it is revoked: having had keys, a service is never open again."""
 
     format: Literal[1] = 1
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
 
 
-def read(store: Path) -> Keyring:
+def read_keys(store: Path) -> KeyFile:
     """The keys of a store; none where none was ever made.
 
     Raises:
@@ -58,9 +58,9 @@ def read(store: Path) -> Keyring:
     """
     path = _path(store)
     try:
-        return Keyring.model_validate_json(path.read_bytes())
+        return KeyFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Keyring()
+        return KeyFile()
     except OSError as error:
         what, remedy = f"cannot read the keys: {error.strerror}", "let the service's user read the file (mode 0600)"
     except ValidationError:
@@ -69,9 +69,9 @@ def read(store: Path) -> Keyring:
     raise ConfigError(what, where=str(path), remedy=remedy)
 
 
-def create(
+def create_key(
     store: Path, name: str, scopes: Sequence[Scope] = ("predict",), lifetime: dt.timedelta | None = None
-) -> tuple[str, Key]:
+) -> tuple[str, ApiKey]:
     """Makes a key and returns its text, which is kept nowhere, beside what is.
 
     Raises:
@@ -80,11 +80,11 @@ def create(
     """
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     with files.locked(_path(store).with_suffix(".lock")):
-        ring = read(store)
+        ring = read_keys(store)
         number = next(one for one in iter(lambda: secrets.token_hex(4), "") if one not in {key.id for key in ring.keys})
-        text = f"tl_{number}_{secrets.token_urlsafe(_BYTES)}"
+        text = f"tl_{number}_{secrets.token_urlsafe(_KEY_BYTES)}"
         try:
-            key = Key(
+            key = ApiKey(
                 id=number,
                 name=name.strip(),
                 scopes=tuple(scope for scope in SCOPES if scope in scopes),
@@ -105,7 +105,7 @@ def create(
     return text, key
 
 
-def revoke(store: Path, number: str) -> Key:
+def revoke_key(store: Path, number: str) -> ApiKey:
     """Ends a key for good; one that is revoked already stays as it is.
 
     Raises:
@@ -113,7 +113,7 @@ def revoke(store: Path, number: str) -> Key:
         TransientError: the store cannot be written.
     """
     with files.locked(_path(store).with_suffix(".lock")):
-        ring = read(store)
+        ring = read_keys(store)
         key = next((key for key in ring.keys if key.id == number), None)
         if key is None:
             there = ", ".join(f"{key.id} ({key.name})" for key in ring.keys)
@@ -126,7 +126,7 @@ def revoke(store: Path, number: str) -> Key:
         return key
 
 
-class Keys:
+class ApiKeys:
     """The keys of a store as a running service knows them. A change of the file is seen within a second.
 
     While the file is damaged or gone the keys read last hold. A file without any key lets nobody in: the command never
@@ -140,8 +140,8 @@ class Keys:
         self._store = store
         self._required = False
         self._seen = self._stamp()
-        self._take(read(store))
-        self._next = time.monotonic() + _EVERY
+        self._take(read_keys(store))
+        self._next = time.monotonic() + _CHECK_INTERVAL_S
 
     @property
     def required(self) -> bool:
@@ -152,18 +152,18 @@ class Keys:
     def scopes(self, presented: str) -> frozenset[str] | None:
         """What the bearer may do (admin may predict too); None for a key that is unknown, expired or revoked."""
         self.refresh()
-        if len(presented) > _LONGEST:
+        if len(presented) > _MAX_KEY_LENGTH:
             return None
-        key = self._keys.get(_number(presented), _NOBODY)
+        key = self._keys.get(_key_id(presented), _UNKNOWN_KEY)
         if not hmac.compare_digest(_digest(presented), key.sha256) or key.revoked is not None:
             return None
         if key.expires is not None and key.expires.timestamp() <= time.time():
             return None
-        return _GRANTED["admin" if "admin" in key.scopes else "predict"]
+        return _GRANTED_SCOPES["admin" if "admin" in key.scopes else "predict"]
 
     def identity(self, presented: str) -> str:
         """The public part of a key that is in the file, for limits and logs; ``unknown`` for any other text."""
-        number = _number(presented)
+        number = _key_id(presented)
         return number if number in self._keys else "unknown"
 
     def refresh(self) -> None:
@@ -171,7 +171,7 @@ class Keys:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + _EVERY
+        self._next = now + _CHECK_INTERVAL_S
         stamp = self._stamp()
         if stamp == self._seen:
             return
@@ -180,11 +180,11 @@ class Keys:
             _LOG.error("the keys are gone (%s): those read before stay in force", _path(self._store))
             return
         try:
-            self._take(read(self._store))
+            self._take(read_keys(self._store))
         except ConfigError as error:
             _LOG.error("%s (%s): those read before stay in force", error.what, error.where)
 
-    def _take(self, ring: Keyring) -> None:
+    def _take(self, ring: KeyFile) -> None:
         self._keys = {key.id: key for key in ring.keys}
         self._required |= bool(ring.keys) or self._seen is not None
         if self._required and not ring.keys:
@@ -200,14 +200,14 @@ class Keys:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-_GRANTED = {"predict": frozenset({"predict"}), "admin": frozenset({"predict", "admin"})}
+_GRANTED_SCOPES = {"predict": frozenset({"predict"}), "admin": frozenset({"predict", "admin"})}
 # what an unknown key is compared with: the same work as for a known one
-_NOBODY = Key(
+_UNKNOWN_KEY = ApiKey(
     id="0" * 8, name="nobody", scopes=("predict",), sha256="0" * 64, created=dt.datetime.fromtimestamp(0, dt.UTC)
 )
 
 
-def _number(presented: str) -> str:
+def _key_id(presented: str) -> str:
     parts = presented.split("_", 2)
     return parts[1] if len(parts) == 3 and parts[0] == "tl" else ""
 
@@ -220,5 +220,5 @@ def _path(store: Path) -> Path:
     return store / "serving" / "keys.json"
 
 
-def _write(store: Path, keys: tuple[Key, ...]) -> None:
-    files.write(_path(store), Keyring(keys=keys).model_dump_json(indent=1) + "\n", mode=0o600)
+def _write(store: Path, keys: tuple[ApiKey, ...]) -> None:
+    files.write(_path(store), KeyFile(keys=keys).model_dump_json(indent=1) + "\n", mode=0o600)

@@ -13,9 +13,9 @@ from towline.serving.problems import Problem
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
-QUEUED = 20_000  # rows that may wait
-JOBS = 64  # requests that are joined on the event loop
-JOINED = 1_000  # rows of one call, if it joins requests
+MAX_QUEUED_ROWS = 20_000  # rows that may wait
+MAX_BATCH_REQUESTS = 64  # requests that are joined on the event loop
+MAX_BATCH_ROWS = 1_000  # rows of one call, if it joins requests
 
 
 class _Job(NamedTuple):
@@ -24,7 +24,7 @@ class _Job(NamedTuple):
     done: "asyncio.Future[Answer]"
 
 
-class Batcher:
+class ThreadBatcher:
     """For models that sklearn answers: one thread scores, in the order of arrival, the rows of one model in each call.
 
     Args:
@@ -32,7 +32,7 @@ class Batcher:
         joined: up to how many rows requests are joined.
     """
 
-    def __init__(self, queued: int = QUEUED, joined: int = JOINED) -> None:
+    def __init__(self, queued: int = MAX_QUEUED_ROWS, joined: int = MAX_BATCH_ROWS) -> None:
         self._queued, self._joined = queued, joined
         self._jobs: deque[_Job] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="towline-score")
@@ -63,10 +63,10 @@ class Batcher:
         while self._jobs:
             jobs = self._take()
             try:
-                answers = await loop.run_in_executor(self._thread, _score, jobs)
+                answers = await loop.run_in_executor(self._thread, _score_jobs, jobs)
             except Exception as error:  # noqa: BLE001 - told to each that waits; the thread is gone
                 answers = [error] * len(jobs)
-            _tell(jobs, answers)
+            _set_results(jobs, answers)
 
     def _take(self) -> list[_Job]:
         """The oldest job, and those behind it that are of the same model and still fit in."""
@@ -79,7 +79,7 @@ class Batcher:
         return jobs
 
 
-class Turn:
+class MicroBatcher:
     """Joins requests of turns of the event loop that follow each other: they share what any call costs."""
 
     def __init__(self) -> None:
@@ -96,17 +96,17 @@ class Turn:
         return job.done
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._seen < len(self._jobs) < JOBS:
+        if self._seen < len(self._jobs) < MAX_BATCH_REQUESTS:
             self._seen = len(self._jobs)
             loop.call_soon(self._run, loop)
             return
         jobs, self._jobs, self._seen = self._jobs, [], 0
         for _, group in groupby(jobs, lambda job: id(job.model)):  # two, while one takes the other's place
             together = list(group)
-            _tell(together, _score(together))
+            _set_results(together, _score_jobs(together))
 
 
-def _tell(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
+def _set_results(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
     for job, answer in zip(jobs, answers, strict=True):
         if job.done.cancelled():
             continue
@@ -116,12 +116,12 @@ def _tell(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
             job.done.set_result(answer)
 
 
-def _score(jobs: list[_Job]) -> list[Answer | Exception]:
+def _score_jobs(jobs: list[_Job]) -> list[Answer | Exception]:
     """One answer or error for each job; rows that cannot be answered spoil nobody else's."""
     try:
         answer = jobs[0].model.score([row for job in jobs for row in job.rows])
     except Exception as error:  # noqa: BLE001 - goes to whom it concerns
-        return [error] if len(jobs) == 1 else [_score([job])[0] for job in jobs]
+        return [error] if len(jobs) == 1 else [_score_jobs([job])[0] for job in jobs]
     parts: list[Answer | Exception] = []
     start = 0
     for job in jobs:

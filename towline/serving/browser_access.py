@@ -9,13 +9,13 @@ from towline.serving.problems import Header, Problem
 
 _HOST = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
-_PAGES = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # at least one comes with what a page sends
-_ASKED = b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
-_TOLD = b"retry-after, x-request-id"
+_BROWSER_HEADERS = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # at least one comes with what a page sends
+_REQUEST_HEADERS = b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+_RESPONSE_HEADERS = b"retry-after, x-request-id"
 _VARY = (b"vary", b"Origin")
 
 
-class Hosts:
+class AllowedHosts:
     """The names under which a service may be addressed.
 
     A page on a foreign site can have its own name point to 127.0.0.1, and its browser then takes a service there for a
@@ -46,7 +46,7 @@ class Hosts:
             raise Problem("foreign-host", "the Host header names a host that this service does not answer for")
 
 
-class Origins:
+class CorsOrigins:
     """The sites whose pages may ask from a browser (CORS). A page cannot read an answer without.
 
     Args:
@@ -63,20 +63,20 @@ class Origins:
         if origin is None or not (self._any or origin.lower() in self._allowed):
             return (_VARY,)
         shown = b"*" if self._any else origin
-        return _VARY, (b"access-control-allow-origin", shown), (b"access-control-expose-headers", _TOLD)
+        return _VARY, (b"access-control-allow-origin", shown), (b"access-control-expose-headers", _RESPONSE_HEADERS)
 
     def preflight(self, methods: Sequence[str]) -> tuple[Header, ...]:
         """What the answer to a browser says that asks whether it may ask."""
         return (
             (b"access-control-allow-methods", ", ".join(methods).encode()),
-            (b"access-control-allow-headers", _ASKED),
+            (b"access-control-allow-headers", _REQUEST_HEADERS),
             (b"access-control-max-age", b"600"),
         )
 
 
-def from_page(headers: Mapping[bytes, bytes]) -> bool:
+def is_from_browser(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a page may have sent this request."""
-    return any(name in headers for name in _PAGES)
+    return any(name in headers for name in _BROWSER_HEADERS)
 
 
 def check_hosts(names: Sequence[str]) -> None:

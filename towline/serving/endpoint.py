@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from towline.errors import TowlineError
 from towline.serving import problems
-from towline.serving.browser_access import Hosts, Origins
+from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Header, Problem
-from towline.serving.rate_limit import Gone, Rate, Receive
+from towline.serving.rate_limit import ClientDisconnected, RateLimiter, Receive
 
 if TYPE_CHECKING:
-    from towline.serving.auth import Keys
+    from towline.serving.auth import ApiKeys
 
 Access = Literal["public", "predict", "admin"]
 Scope = MutableMapping[str, Any]
@@ -27,23 +27,23 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-BAD_KEYS = 100.0  # requests a second from one address that show no valid key, before they are answered late and shortly
-LATE = 1.0  # seconds
-LATE_AT_ONCE = 1_000  # requests that wait for such an answer; more are answered at once
+MAX_BAD_KEY_RATE = 100.0  # requests a second from one address that show no valid key, before they are answered late and shortly
+REFUSAL_DELAY_S = 1.0  # seconds
+MAX_DELAYED = 1_000  # requests that wait for such an answer; more are answered at once
 _VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 _LOG = logging.getLogger("towline.serving")
-_SAFE = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
+_SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     body: bytes
     content_type: bytes = JSON
     status: int = 200
     headers: tuple[Header, ...] = ()
 
 
-class Call:
+class RequestContext:
     """A request on its way: ``version`` is of the model that answers it, for the metrics."""
 
     __slots__ = ("headers", "named", "receive", "request_id", "scope", "version")
@@ -64,10 +64,10 @@ class Call:
             self.request_id = given
 
 
-Answers = Callable[[Call], Awaitable[Reply]]
+Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
-class Guard:
+class AccessControl:
     """What all routes share.
 
     Args:
@@ -83,19 +83,19 @@ class Guard:
     def __init__(
         self,
         keys: "Keys",
-        rate: Rate,
+        rate: RateLimiter,
         metrics: Metrics,
         *,
-        hosts: Hosts | None = None,
-        open_hosts: Hosts | None = None,
-        origins: Origins | None = None,
+        hosts: AllowedHosts | None = None,
+        open_hosts: AllowedHosts | None = None,
+        origins: CorsOrigins | None = None,
         tls: bool,
     ) -> None:
         self.keys, self.rate, self.metrics, self.origins = keys, rate, metrics, origins
         self._hosts, self._open_hosts = hosts, open_hosts
-        self._strangers = Rate(BAD_KEYS, what="requests without a valid key", delay=LATE)
+        self._strangers = RateLimiter(MAX_BAD_KEY_RATE, what="requests without a valid key", delay=REFUSAL_DELAY_S)
         self._late = 0
-        self.headers = [*_SAFE, _HSTS] if tls else _SAFE
+        self.headers = [*_SECURITY_HEADERS, _HSTS] if tls else _SECURITY_HEADERS
         self._drawn = secrets.token_hex(8)
         self._count = itertools.count()
 
@@ -103,7 +103,7 @@ class Guard:
         """A request id that no other process and no other request has."""
         return f"{self._drawn}-{next(self._count):x}"
 
-    def admit(self, call: Call, access: Access, challenge: bytes) -> None:
+    def admit(self, call: RequestContext, access: Access, challenge: bytes) -> None:
         """Lets a request in, or raises Problem."""
         if access == "public":
             return
@@ -114,7 +114,7 @@ class Guard:
                 self._open_hosts.check(call.headers)
             self.rate.take(_address(call))
             return
-        key = _presented(call.headers)
+        key = _presented_key(call.headers)
         scopes = None if key is None else self.keys.scopes(key)
         if key is None or scopes is None:
             self._strangers.take(_address(call))
@@ -130,7 +130,7 @@ class Guard:
 
     async def wait(self, seconds: float) -> None:
         """Holds up who asks too often, without a cost to others; not more of them than there is room for."""
-        if self._late < LATE_AT_ONCE:
+        if self._late < MAX_DELAYED:
             self._late += 1
             try:
                 await asyncio.sleep(seconds)
@@ -151,7 +151,7 @@ class Endpoint:
     """
 
     def __init__(
-        self, path: str, access: Access, answer: Answers, guard: Guard, method: str = "GET", *, browser: bool = False
+        self, path: str, access: Access, answer: Handler, guard: AccessControl, method: str = "GET", *, browser: bool = False
     ) -> None:
         self.path, self.access, self.method = path, access, method
         self._answer, self._guard, self._metrics = answer, guard, guard.metrics
@@ -162,7 +162,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         self._metrics.in_flight += 1
-        call = Call(scope, receive, self._guard.draw)
+        call = RequestContext(scope, receive, self._guard.draw)
         try:
             reply = await self._reply(call)
             content, content_type, status, more = reply
@@ -177,16 +177,16 @@ class Endpoint:
                 headers += self._guard.origins.headers(call.headers)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
-        except Gone:
+        except ClientDisconnected:
             return
         finally:
             self._metrics.in_flight -= 1
         self._metrics.finished(self.path, status, call.version, time.perf_counter() - began)
 
-    async def _reply(self, call: Call) -> Reply:
+    async def _reply(self, call: RequestContext) -> Response:
         try:
             if self._guard.origins is not None and call.scope["method"] == "OPTIONS":
-                return Reply(b"", b"text/plain", headers=self._guard.origins.preflight(self._methods))
+                return Response(b"", b"text/plain", headers=self._guard.origins.preflight(self._methods))
             self._check_method(call.scope["method"])
             self._guard.admit(call, self.access, self._challenge)
             return await self._answer(call)
@@ -195,33 +195,33 @@ class Endpoint:
                 await self._guard.wait(problem.delay)
             return self._refusal(problem, call)
         except TowlineError as error:
-            told = problems.of(error)
+            told = problems.problem_from_error(error)
             if told.kind.status >= 500:
                 _LOG.error("request %s to %s: %s", call.request_id, self.path, error)
             return self._refusal(told, call)
-        except Gone:
+        except ClientDisconnected:
             raise
         except Exception:  # noqa: BLE001 - the last stop: whatever it is, the client gets an answer
             _LOG.exception("request %s to %s failed", call.request_id, self.path)
-            return self._refusal(Problem(problems.FAULT, "the service failed; its log tells why"), call)
+            return self._refusal(Problem(problems.INTERNAL_ERROR, "the service failed; its log tells why"), call)
 
     def _check_method(self, method: str) -> None:
         if method not in self._methods and self.method != "*":
             allowed = ", ".join(self._methods)
             raise Problem("method-not-allowed", f"this path takes {allowed}", headers=((b"allow", allowed.encode()),))
 
-    def _refusal(self, problem: Problem, call: Call) -> Reply:
+    def _refusal(self, problem: Problem, call: RequestContext) -> Response:
         self._metrics.refused(problem.code)
         body = problem.body(call.request_id, error_member=self._error_member)
-        return Reply(body, PROBLEM, problem.kind.status, problem.headers)
+        return Response(body, PROBLEM, problem.kind.status, problem.headers)
 
 
-def _address(call: Call) -> str:
+def _address(call: RequestContext) -> str:
     client = call.scope.get("client")
     return client[0] if client else ""
 
 
-def _presented(headers: dict[bytes, bytes]) -> str | None:
+def _presented_key(headers: dict[bytes, bytes]) -> str | None:
     """The key of a request: X-API-Key, a bearer's, or the password of a browser."""
     if (key := headers.get(b"x-api-key")) is not None:
         return key.decode("latin-1")

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 from towline.config.monitoring import LATENCY_BUCKETS_S
 
-EVERY = 0.5  # seconds
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+FLUSH_INTERVAL_S = 0.5  # seconds
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-CELLS = 20  # of the histogram of predicted values, over the range of the training table
+PREDICTION_BUCKETS = 20  # of the histogram of predicted values, over the range of the training table
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -122,7 +122,7 @@ class Metrics:
         """Counts what requests have left, for ever."""
         while True:
             self.flush()
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(FLUSH_INTERVAL_S)
 
     def flush(self) -> None:
         """Counts what requests have left."""
@@ -147,7 +147,7 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text of this worker, or of all that share a directory."""
         self.flush()
-        if SHARED not in os.environ:
+        if MULTIPROCESS_DIR not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
@@ -179,7 +179,7 @@ def _histogram(model: "Model", registry: CollectorRegistry) -> Histogram | None:
     low, high = (target.min, target.max) if target else (None, None)
     if low is None or high is None or not low < high:
         low, high = 0.0, 1.0
-    edges = [low + (high - low) * cell / CELLS for cell in range(CELLS + 1)]
+    edges = [low + (high - low) * cell / PREDICTION_BUCKETS for cell in range(PREDICTION_BUCKETS + 1)]
     return Histogram(
         "towline_predictions", "Predicted values.", ("version",), registry=registry,
         buckets=sorted({float(f"{edge:.6g}") for edge in edges}),

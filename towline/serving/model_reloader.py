@@ -17,15 +17,15 @@ from towline.errors import ConfigError, ReleaseError, TowlineError, TransientErr
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
 from towline.registry.champion_watcher import Release, Watch
-from towline.serving.options import Options
+from towline.serving.options import ServeOptions
 
 _LOG = logging.getLogger("towline.serving")
-_EVERY = 0.25  # seconds between two looks at the ledger
+_POLL_INTERVAL_S = 0.25  # seconds between two looks at the ledger
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_AGAIN = 30.0  # seconds until a refused release is looked at again: it may have been restored
+_RETRY_INTERVAL_S = 30.0  # seconds until a refused release is looked at again: it may have been restored
 
 
-class Good(Frozen):
+class LastKnownGood(Frozen):
     """``serving/<name>.json``: the release that was served last, opened at a start without the ledger."""
 
     name: str
@@ -34,7 +34,7 @@ class Good(Frozen):
     digest: str
 
 
-class Live:
+class ModelReloader:
     """What a service serves. Only ``follow``'s thread and the opening write; readers take ``model`` once a request.
 
     Attributes:
@@ -44,14 +44,14 @@ class Live:
         refused: releases that were to serve and were not let.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ServeOptions) -> None:
         self.model: Model | None = None
         self.ready = False
         self.reason = "starting"
         self.refused = 0
         self._options = options
         self._store = options.settings.store
-        self._directory, self._name, self._version = _which(options.name)
+        self._directory, self._name, self._version = _parse_target(options.name)
         self._watch = Watch(options.settings.ledger_url, self._name)
         self._serves: Release | None = None
         self._bad: str | None = None
@@ -143,7 +143,7 @@ class Live:
             self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        while not self._end.wait(_EVERY):
+        while not self._end.wait(_POLL_INTERVAL_S):
             try:
                 self.look()
             except Exception:  # noqa: BLE001 - the service outlives whatever a database or a release may raise
@@ -165,7 +165,7 @@ class Live:
         if wanted is None:
             wanted = self._good()
             if wanted is None:
-                raise _unknown(self._options, self._name)
+                raise _unknown_model_error(self._options, self._name)
             self._outage(_NO_CHAMPION)
         return wanted
 
@@ -178,25 +178,25 @@ class Live:
                 raise
             known = Release(version, found[0].relative_to(self._store).as_posix(), "")
         if known is None:
-            raise _unknown(self._options, self._name, version)
+            raise _unknown_model_error(self._options, self._name, version)
         return known
 
     def _load(self, wanted: Release) -> Model:
         model = open_release(self._store / wanted.path, self._options.trusted, wanted.digest)
         found = model.metadata
         if self._directory is None and (found.name, found.version) != (self._name, wanted.version):
-            raise _refused(model, f"is {found.name} version {found.version}, not {self._name} {wanted.version}")
-        probe(model)
+            raise _release_error(model, f"is {found.name} version {found.version}, not {self._name} {wanted.version}")
+        check_probe_rows(model)
         return model
 
     def _take(self, release: Release, model: Model) -> None:
         self.model, self._serves = model, release
         if self.follows:
-            self._remember(Good(
+            self._remember(LastKnownGood(
                 name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
             ))  # fmt: skip
 
-    def _remember(self, good: Good) -> None:
+    def _remember(self, good: LastKnownGood) -> None:
         path = self._path()
         text = good.model_dump_json(indent=1) + "\n"
         try:
@@ -209,7 +209,7 @@ class Live:
         if not self.follows:
             return None
         try:
-            good = Good.model_validate_json(self._path().read_bytes())
+            good = LastKnownGood.model_validate_json(self._path().read_bytes())
         except (OSError, ValidationError):
             return None
         return Release(good.version, good.release, good.digest) if good.name == self._name else None
@@ -222,7 +222,7 @@ class Live:
             self.refused += 1
             told = f"{error.what} ({error.where})" if isinstance(error, TowlineError) else str(error)
             _LOG.error("version %d is refused, what serves goes on serving: %s", release.version, told)
-        self._bad, self._again = release.path, time.monotonic() + _AGAIN
+        self._bad, self._again = release.path, time.monotonic() + _RETRY_INTERVAL_S
 
     def _outage(self, error: TowlineError) -> None:
         if not self._away:
@@ -233,7 +233,7 @@ class Live:
 _NO_CHAMPION = TowlineError("it names no champion", where="TOWLINE_LEDGER_URL")
 
 
-def _which(name: str) -> tuple[Path | None, str, int | None]:
+def _parse_target(name: str) -> tuple[Path | None, str, int | None]:
     """The directory, the model's name and the version that are meant."""
     path = Path(name)
     if os.sep in name or (path / MANIFEST).is_file():
@@ -246,7 +246,7 @@ def _which(name: str) -> tuple[Path | None, str, int | None]:
     return None, model, int(version) if at else None
 
 
-def _unknown(options: Options, name: str, version: int | None = None) -> ConfigError:
+def _unknown_model_error(options: ServeOptions, name: str, version: int | None = None) -> ConfigError:
     """The error for a model, or a version, that is not there; raises ReleaseError where the ledger was lost."""
     from difflib import get_close_matches
 
@@ -268,7 +268,7 @@ def _unknown(options: Options, name: str, version: int | None = None) -> ConfigE
     return ConfigError(what, where=str(options.settings.store), remedy=remedy)
 
 
-def probe(model: Model) -> int:
+def check_probe_rows(model: Model) -> int:
     """How many rows a release answers as it did when it was made: the last word on whether it works on this machine.
 
     Raises:
@@ -278,13 +278,13 @@ def probe(model: Model) -> int:
         kept = json.loads((model.directory / "probe.json").read_bytes())
         given, expected = model.answer(kept["rows"]).predictions, kept["labels"]
     except Exception as error:
-        raise _refused(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
+        raise _release_error(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
     for position, (now, then) in enumerate(zip(given, expected, strict=True)):
         near = isinstance(then, float) and math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-12)
         if type(now) is not type(then) or not (near or now == then):  # to Python 1 is equal to True
-            raise _refused(model, f"answers row {position} of its own probe with {now!r}, it was {then!r}")
+            raise _release_error(model, f"answers row {position} of its own probe with {now!r}, it was {then!r}")
     return len(expected)
 
 
-def _refused(model: Model, finding: str) -> ReleaseError:
+def _release_error(model: Model, finding: str) -> ReleaseError:
     return ReleaseError(f"the release {finding}", where=str(model.directory), remedy=REMEDY)

@@ -7,7 +7,7 @@ from towline.config import Settings
 
 
 @dataclass(frozen=True)
-class Options:
+class ServeOptions:
     """How to serve one model. It can be pickled.
 
     Args:

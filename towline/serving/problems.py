@@ -7,11 +7,11 @@ import orjson
 
 from towline.errors import Fault, InputValidationError, TowlineError
 
-LISTED = 20  # faults told in one answer
+MAX_LISTED_FAULTS = 20  # faults told in one answer
 Header = tuple[bytes, bytes]
 
 
-class Kind(NamedTuple):
+class ProblemType(NamedTuple):
     """What all problems of a code have in common."""
 
     status: int
@@ -19,32 +19,32 @@ class Kind(NamedTuple):
     remedy: str = ""
 
 
-FAULT = "fault"
-KINDS: Mapping[str, Kind] = {
-    "malformed-json": Kind(400, "The body is not strict JSON", "send one UTF-8 JSON document"),
-    "bad-request": Kind(400, "The request cannot be read"),
-    "no-key": Kind(401, "A key is needed", "send it as Authorization: Bearer KEY or as X-API-Key: KEY"),
-    "missing-scope": Kind(403, "The key does not open this", "ask for a key with the scope that is named"),
-    "foreign-host": Kind(
+INTERNAL_ERROR = "fault"
+PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "malformed-json": ProblemType(400, "The body is not strict JSON", "send one UTF-8 JSON document"),
+    "bad-request": ProblemType(400, "The request cannot be read"),
+    "no-key": ProblemType(401, "A key is needed", "send it as Authorization: Bearer KEY or as X-API-Key: KEY"),
+    "missing-scope": ProblemType(403, "The key does not open this", "ask for a key with the scope that is named"),
+    "foreign-host": ProblemType(
         403, "Not by this name", "ask by http://127.0.0.1 or http://localhost, or start it with --allowed-hosts NAME"
     ),
-    "not-found": Kind(404, "There is nothing here", "/openapi.json lists every path"),
-    "method-not-allowed": Kind(405, "Not by this method", "use one that the Allow header names"),
-    "too-large": Kind(413, "The body is too large", "send it in parts, or score a file with `towline score`"),
-    "not-json": Kind(415, "The body is of another media type", "send Content-Type: application/json"),
-    "unknown-encoding": Kind(415, "The body is compressed in another way", "compress it with gzip, or not at all"),
-    "wrong-shape": Kind(422, "The document is not of the shape this path takes", "/docs shows an example"),
-    "unanswerable": Kind(422, "The model has no finite answer for these rows", "mend the values that are far out"),
-    "too-many-requests": Kind(429, "Too many requests", "wait as long as Retry-After says"),
-    FAULT: Kind(500, "A fault in the service", "give the request id to those who run it"),
-    "busy": Kind(503, "Too many requests wait already", "wait as long as Retry-After says"),
-    "not-ready": Kind(503, "No model is loaded", "ask /readyz until it answers 200"),
+    "not-found": ProblemType(404, "There is nothing here", "/openapi.json lists every path"),
+    "method-not-allowed": ProblemType(405, "Not by this method", "use one that the Allow header names"),
+    "too-large": ProblemType(413, "The body is too large", "send it in parts, or score a file with `towline score`"),
+    "not-json": ProblemType(415, "The body is of another media type", "send Content-Type: application/json"),
+    "unknown-encoding": ProblemType(415, "The body is compressed in another way", "compress it with gzip, or not at all"),
+    "wrong-shape": ProblemType(422, "The document is not of the shape this path takes", "/docs shows an example"),
+    "unanswerable": ProblemType(422, "The model has no finite answer for these rows", "mend the values that are far out"),
+    "too-many-requests": ProblemType(429, "Too many requests", "wait as long as Retry-After says"),
+    INTERNAL_ERROR: ProblemType(500, "A fault in the service", "give the request id to those who run it"),
+    "busy": ProblemType(503, "Too many requests wait already", "wait as long as Retry-After says"),
+    "not-ready": ProblemType(503, "No model is loaded", "ask /readyz until it answers 200"),
     # errors of the library, by their code; what is not here is a fault
-    "T200": Kind(422, "The rows cannot be read"),
-    "T210": Kind(422, "The rows do not fit the contract of the model", "/docs shows every field and an example"),
-    "T300": Kind(422, "The rows break the contract of the model"),
-    "T600": Kind(503, "The release cannot be used"),
-    "T900": Kind(503, "A store or a server is away", "try again"),
+    "T200": ProblemType(422, "The rows cannot be read"),
+    "T210": ProblemType(422, "The rows do not fit the contract of the model", "/docs shows every field and an example"),
+    "T300": ProblemType(422, "The rows break the contract of the model"),
+    "T600": ProblemType(503, "The release cannot be used"),
+    "T900": ProblemType(503, "A store or a server is away", "try again"),
 }
 
 
@@ -73,14 +73,14 @@ class Problem(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
-        self.faults = faults[:LISTED]
+        self.faults = faults[:MAX_LISTED_FAULTS]
         self.count = len(faults) if count is None else count
         self.headers = headers
         self.delay = delay
 
     @property
-    def kind(self) -> Kind:
-        return KINDS[self.code]
+    def kind(self) -> ProblemType:
+        return PROBLEM_TYPES[self.code]
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The members of RFC 9457, and ours: ``code``, ``remedy``, ``request_id``, ``errors``, ``error_count``."""
@@ -108,18 +108,18 @@ class Problem(Exception):
         return orjson.dumps(told)
 
 
-def of(error: TowlineError) -> Problem:
+def problem_from_error(error: TowlineError) -> Problem:
     """The problem an error of the library is, told without where on this machine it happened."""
     if isinstance(error, InputValidationError):
         told = "1 value does" if error.count == 1 else f"{error.count:,} values do"
         return Problem(error.code, f"{told} not fit the contract", faults=error.faults, count=error.count)
-    code = error.code if error.code in KINDS else FAULT
-    if KINDS[code].status >= 500:
+    code = error.code if error.code in PROBLEM_TYPES else INTERNAL_ERROR
+    if PROBLEM_TYPES[code].status >= 500:
         return Problem(code, "the service could not answer; its log tells why")
     return Problem(code, error.what)
 
 
-def wrong(detail: str, *faults: Fault) -> Problem:
+def wrong_shape(detail: str, *faults: Fault) -> Problem:
     """A document that is JSON but not of the shape its path takes."""
     return Problem("wrong-shape", detail, faults=faults)
 

@@ -8,10 +8,10 @@ from typing import Any
 from towline.serving.problems import Problem
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-TRACKED = 10_000  # callers remembered
+MAX_CALLERS = 10_000  # callers remembered
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client has left: nobody waits for an answer."""
 
 
@@ -27,19 +27,19 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int)
         if not length.isdigit():
             raise Problem("bad-request", "Content-Length is not a number", headers=((b"connection", b"close"),))
         if len(length) > 18 or int(length) > most:
-            raise too_large(most)
+            raise body_too_large(most)
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise Gone
+        raise ClientDisconnected
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
         if len(body) > most:
-            raise too_large(most)
+            raise body_too_large(most)
         return body
-    return await _rest(receive, body, most)
+    return await _read_chunks(receive, body, most)
 
 
-async def _rest(receive: Receive, first: bytes, most: int) -> bytes:
+async def _read_chunks(receive: Receive, first: bytes, most: int) -> bytes:
     body = bytearray(first)  # a list of parts would take forty bytes for each of one
     more = True
     while len(body) <= most:
@@ -47,19 +47,19 @@ async def _rest(receive: Receive, first: bytes, most: int) -> bytes:
             return bytes(body)
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnected
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    raise too_large(most)
+    raise body_too_large(most)
 
 
-def too_large(most: int) -> Problem:
+def body_too_large(most: int) -> Problem:
     """The refusal of a longer body."""
     # what is still under way is discarded: the connection ends with the answer
     return Problem("too-large", f"the body has more than {most:,} bytes", headers=((b"connection", b"close"),))
 
 
-class Rate:
+class RateLimiter:
     """So many requests a second for each caller, with room for a burst of one second.
 
     Args:
@@ -102,5 +102,5 @@ class Rate:
             )
         self._full_at[caller] = full_at
         self._full_at.move_to_end(caller)
-        if len(self._full_at) > TRACKED:
+        if len(self._full_at) > MAX_CALLERS:
             self._full_at.popitem(last=False)

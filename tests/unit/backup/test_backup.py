@@ -26,7 +26,7 @@ from towline.operations.backup import placement
 from towline.prediction_log import parquet_store
 from towline.prediction_log.writer import PredictionLog
 from towline.registry.ledger import Ledger
-from towline.serving.auth import create
+from towline.serving.auth import create_key
 
 Command = Callable[..., Done]
 
@@ -36,7 +36,7 @@ def home(shelf: Shelf, command: Command, monkeypatch: pytest.MonkeyPatch) -> She
     """The shelf as the store that commands work on, with a log, a key, a database of MLflow's kind, and leftovers."""
     store = shelf.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
-    create(store, "shop", ["predict"], None)
+    create_key(store, "shop", ["predict"], None)
     answer(shelf, range(20))
     with parquet_store.held(store / "predictions" / MODEL):
         parquet_store.convert(store / "predictions" / MODEL)

@@ -15,7 +15,7 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import Reader
 from towline.inference.scorer import Answer
 from towline.manifest import Manifest
-from towline.serving.app import Service, create
+from towline.serving.app import ServingApp, create_app
 
 COLUMNS = (
     ("size", "numeric", {"min": 0.0, "max": 100.0}),
@@ -111,7 +111,7 @@ class FakeLog:
 class Client:
     """httpx, in an event loop of its own that goes on only during requests."""
 
-    def __init__(self, app: Service, base_url: str) -> None:
+    def __init__(self, app: ServingApp, base_url: str) -> None:
         self._runner = asyncio.Runner()
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 
@@ -144,7 +144,7 @@ class Running:
     client: Client
     live: SimpleNamespace
     log: FakeLog
-    app: Service
+    app: ServingApp
 
 
 def options(**given: Any) -> Any:
@@ -164,10 +164,10 @@ def options(**given: Any) -> Any:
 
 def application(
     model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
-) -> tuple[Service, SimpleNamespace, FakeLog]:
+) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
     live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
     log = FakeLog()
-    app = create(options(**given), live, FakeKeys(keys or {}), log)
+    app = create_app(options(**given), live, FakeKeys(keys or {}), log)
     return app, live, log
 
 
@@ -187,7 +187,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 async def call(
-    app: Service,
+    app: ServingApp,
     body: Sequence[bytes | None] = (b"",),
     path: str = "/predict",
     method: str = "POST",

@@ -31,8 +31,8 @@ from tests.unit.serving.test_strict_json import HOSTILE
 from towline.errors import DataError, ReleaseError, TransientError
 from towline.inference.scorer import Answer
 from towline.serving import endpoint
-from towline.serving.app import create
-from towline.serving.problems import KINDS
+from towline.serving.app import create_app
+from towline.serving.problems import PROBLEM_TYPES
 
 KEYS = {"pkey": frozenset({"predict"}), "akey": frozenset({"predict", "admin"})}
 BODY = b'{"rows":[{"size":20.5,"kind":"house","sunny":true,"at":null}]}'
@@ -336,7 +336,7 @@ def test_any_host_with_keys(locked: Running) -> None:
 
 def test_any_host_where_others_may_ask(model: Fake) -> None:
     """A service for other machines has names that it does not know."""
-    app = create(
+    app = create_app(
         options(), SimpleNamespace(model=model, ready=True, refused=0, reason=""), FakeKeys(), FakeLog(), loopback=False
     )
     assert asyncio.run(call(app, [BODY], host="model.internal"))[0] == 200
@@ -406,9 +406,9 @@ def preflight(origin: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
-        ("gzip", gzip.compress(BODY), mtime=0),
-        ("GZIP", gzip.compress(BODY), mtime=0),
-        ("x-gzip", gzip.compress(BODY), mtime=0),
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        ("GZIP", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY, mtime=0)),
         ("deflate", zlib.compress(BODY)),
         ("gzip", gzip.compress(BODY[:20]) + gzip.compress(BODY[20:])),
         ("identity", BODY),
@@ -736,10 +736,10 @@ def test_the_page_is_where_a_browser_begins(service: Running) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "docs")
 
 
-@pytest.mark.parametrize("code", KINDS)
+@pytest.mark.parametrize("code", PROBLEM_TYPES)
 def test_codes_have_a_status_and_a_title(code: str) -> None:
     """The one table from code to status holds HTTP errors only, each with words."""
-    kind = KINDS[code]
+    kind = PROBLEM_TYPES[code]
     assert 400 <= kind.status < 600
     assert kind.title
 

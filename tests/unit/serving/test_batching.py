@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.inference.scorer import Answer
-from towline.serving.batching import Batcher, Turn
+from towline.serving.batching import ThreadBatcher, MicroBatcher
 from towline.serving.problems import Problem
 
 
@@ -54,7 +54,7 @@ def test_what_comes_while_it_is_busy_is_joined(slow: Slow) -> None:
     """One call for the first, one for all that came meanwhile; each gets its own rows' answers."""
 
     async def ask() -> list[Answer]:
-        batcher = Batcher()
+        batcher = ThreadBatcher()
         tasks = await queued(batcher.score(slow, rows(n, n + 30)) for n in range(10))
         assert batcher.depth == 18
         slow.go.set()
@@ -70,7 +70,7 @@ def test_a_call_holds_no_more_rows_than_allowed(slow: Slow) -> None:
     """Joined up to a limit; one large request goes alone, and none is overtaken."""
 
     async def ask() -> None:
-        batcher = Batcher(joined=10)
+        batcher = ThreadBatcher(joined=10)
         tasks = await queued(batcher.score(slow, rows(*range(n))) for n in (1, 4, 5, 6, 12, 1))
         slow.go.set()
         await asyncio.gather(*tasks)
@@ -86,7 +86,7 @@ def test_two_models_are_never_mixed(slow: Slow, tmp_path: Path) -> None:
     newer = Slow(make_contract(CLASSES), folder, compiled=False, version=4, offset=1000)
 
     async def ask() -> list[Answer]:
-        batcher = Batcher()
+        batcher = ThreadBatcher()
         models = [slow, slow, newer, newer, slow]
         tasks = await queued(batcher.score(model, rows(1)) for model in models)
         slow.go.set()
@@ -102,7 +102,7 @@ def test_one_that_cannot_be_answered_spoils_no_other(slow: Slow) -> None:
     """The rows that fail are found by asking for each request alone."""
 
     async def ask() -> list[Any]:
-        batcher = Batcher()
+        batcher = ThreadBatcher()
         tasks = await queued(batcher.score(slow, rows(n)) for n in (1, 2, 13, 4))
         slow.go.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -115,7 +115,7 @@ def test_a_full_queue_refuses(slow: Slow) -> None:
     """503 and when to come again, and only what is too much; a request of more rows than fit is taken alone."""
 
     async def ask() -> None:
-        batcher = Batcher(queued=5)
+        batcher = ThreadBatcher(queued=5)
         first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
         with pytest.raises(Problem) as caught:
             await batcher.score(slow, rows(1, 2, 3))
@@ -153,7 +153,7 @@ def test_an_answer_nobody_waits_for(slow: Slow) -> None:
     """A request that is given up does not stop those behind it."""
 
     async def ask() -> Answer:
-        batcher = Batcher()
+        batcher = ThreadBatcher()
         given_up, behind = await queued(batcher.score(slow, rows(n)) for n in (1, 2))
         given_up.cancel()
         slow.go.set()
@@ -169,7 +169,7 @@ def test_requests_of_one_turn(tmp_path: Path) -> None:
     new.go.set()
 
     async def ask() -> list[Any]:
-        turn = Turn()
+        turn = MicroBatcher()
         asked = [turn.score(old, rows(n)) for n in (1, 2)]
         asked += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
         nobody = turn.score(new, rows(5))

@@ -15,17 +15,17 @@ from towline.errors import ConfigError, ReleaseError, TowlineError, TransientErr
 from towline.manifest import MANIFEST, describe, read
 from towline.registry.champion_watcher import Release
 from towline.serving import model_reloader
-from towline.serving.model_reloader import Live
-from towline.serving.options import Options
+from towline.serving.model_reloader import ModelReloader
+from towline.serving.options import ServeOptions
 
 
-def opened(shelf: Shelf, name: str = MODEL) -> Live:
-    served = Live(Options(name, shelf.settings))
+def opened(shelf: Shelf, name: str = MODEL) -> ModelReloader:
+    served = ModelReloader(ServeOptions(name, shelf.settings))
     served.open()
     return served
 
 
-def version(served: Live) -> int:
+def version(served: ModelReloader) -> int:
     assert served.model is not None
     return served.model.version
 
@@ -51,12 +51,12 @@ def break_ledger(shelf: Shelf) -> None:
 def test_what_is_missing_is_told_until_it_is_there(shelf: Shelf, tmp_path: Path) -> None:
     """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
     name, settings = "other-model", shelf.settings
-    assert Live(Options(name, settings)).missing() == "it has no champion yet"
-    assert Live(Options(MODEL, settings)).missing() == ""
+    assert ModelReloader(ServeOptions(name, settings)).missing() == "it has no champion yet"
+    assert ModelReloader(ServeOptions(MODEL, settings)).missing() == ""
     away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
-    assert "ledger" in Live(Options(name, away)).missing()
+    assert "ledger" in ModelReloader(ServeOptions(name, away)).missing()
     opened(shelf)
-    assert Live(Options(MODEL, away)).missing() == ""
+    assert ModelReloader(ServeOptions(MODEL, away)).missing() == ""
 
 
 def test_the_champion_is_opened_and_followed(shelf: Shelf) -> None:

@@ -24,7 +24,7 @@ from towline.prediction_log import segments
 from towline.processes import lives
 from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
-from towline.serving.model_reloader import probe
+from towline.serving.model_reloader import check_probe_rows
 from towline.steps import step
 
 
@@ -191,7 +191,7 @@ def _chained(url: str, manifest: Manifest) -> int:
 
 def _answers(store: Path, champion: Champion, trusted: Sequence[str]) -> Answered:
     model = open_release(store / champion.release, trusted, champion.digest)
-    return Answered(version=champion.version, release=champion.release, rows=probe(model))
+    return Answered(version=champion.version, release=champion.release, rows=check_probe_rows(model))
 
 
 def _settle(dumps: Mapping[str, Path], databases: Mapping[str, Database], store: Path, home: Path) -> None:

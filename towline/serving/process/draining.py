@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from towline.serving.process.connection import Connection
+from towline.serving.process.connection import HttpConnection
 from towline.serving.process.sockets import refuse_new
 
-SETTLE = 0.2  # seconds to empty the queue of connections once it takes no more
-LINGER = 0.5  # seconds for requests on connections that were taken last
+SETTLE_S = 0.2  # seconds to empty the queue of connections once it takes no more
+LINGER_S = 0.5  # seconds for requests on connections that were taken last
 
 _LOG = logging.getLogger("towline.serving")
 _CLOSE = (b"connection", b"close")
 
 
-class Draining(Server):
+class DrainingServer(Server):
     """Ends on SIGTERM and SIGINT in three steps.
 
     For ``grace`` seconds it goes on as before, but for its readiness and for closing each connection behind its
@@ -79,7 +79,7 @@ class Draining(Server):
             return False
         if _CLOSE not in state.default_headers:
             state.default_headers = [*state.default_headers, _CLOSE]
-        if now > self._until - SETTLE and not self._settling and self._orphaned is None:
+        if now > self._until - SETTLE_S and not self._settling and self._orphaned is None:
             self._settling = True
             refuse_new(self._listeners)
         return self.force_exit or now > self._until
@@ -88,7 +88,7 @@ class Draining(Server):
         for server in self.servers:
             server.close()
         # what has only just been taken, or has only just been asked on an idle connection, is still to be read
-        until = time.monotonic() + LINGER
+        until = time.monotonic() + LINGER_S
         while self.server_state.connections and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = max(1, int(self.left()))
@@ -112,5 +112,5 @@ class Draining(Server):
     def _end_stale(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
+            if isinstance(connection, HttpConnection):
                 connection.end_if_stale(now)

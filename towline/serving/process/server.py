@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from towline.errors import ConfigError
 from towline.serving.browser_access import check_hosts, check_origins
-from towline.serving.options import Options
+from towline.serving.options import ServeOptions
 from towline.serving.process import sockets as listening
 
 if TYPE_CHECKING:
     from towline.prediction_log.writer import PredictionLog
-    from towline.serving.auth import Keys
-    from towline.serving.model_reloader import Live
+    from towline.serving.auth import ApiKeys
+    from towline.serving.model_reloader import ModelReloader
 
 LOG = logging.getLogger("towline.serving")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -35,7 +35,7 @@ _KEEP_ALIVE = 75  # seconds a connection may idle; longer than the minute after 
 
 
 @dataclass(frozen=True)
-class Started:
+class ServiceInfo:
     """What a service says of itself once it answers."""
 
     address: str
@@ -53,22 +53,22 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceResources:
     """Everything a process needs to answer, made before it forks."""
 
-    options: Options
+    options: ServeOptions
     sockets: list[socket.socket]
     keys: "Keys"
     live: "Live"
     tls: ssl.SSLContext | None
 
-    def started(self) -> Started:
+    def started(self) -> ServiceInfo:
         model = self.live.model
         assert model is not None  # noqa: S101 - opened before anything listens
         host, port = self.sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         address = f"{'https' if self.tls else 'http'}://{shown}:{port}"
-        return Started(
+        return ServiceInfo(
             address=address,
             docs=f"{address}/docs",
             model=model.name,
@@ -79,7 +79,7 @@ class Service:
         )
 
 
-def run(options: Options, started: Callable[[Started], None]) -> None:
+def run_service(options: ServeOptions, started: Callable[[ServiceInfo], None]) -> None:
     """Serves until SIGTERM or SIGINT, then lets the requests that were taken end.
 
     Args:
@@ -98,13 +98,13 @@ def run(options: Options, started: Callable[[Started], None]) -> None:
     check_origins(options.cors_origins)
     _raise_file_limit()
     if options.wait:
-        _wait(options)
+        _wait_for_model(options)
     sockets = listening.bind(options.host, options.port)
     try:
-        service = Service(options, sockets, _keys(options, sockets), _live(options), _tls(options))
+        service = ServiceResources(options, sockets, _read_keys(options, sockets), _open_model(options), _tls_context(options))
         if options.workers == 1:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-            answer(service, lambda: started(service.started()))
+            serve_requests(service, lambda: started(service.started()))
         else:
             from towline.serving.process.workers import supervise
 
@@ -114,7 +114,7 @@ def run(options: Options, started: Callable[[Started], None]) -> None:
             one.close()
 
 
-def answer(service: Service, ready: Callable[[], None], orphaned: int | None = None) -> None:
+def serve_requests(service: ServiceResources, ready: Callable[[], None], orphaned: int | None = None) -> None:
     """Answers requests in this process until it is told to end.
 
     Args:
@@ -124,9 +124,9 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
     """
     from uvicorn.config import Config
 
-    from towline.serving.app import create
-    from towline.serving.process.connection import Connection
-    from towline.serving.process.draining import Draining
+    from towline.serving.app import create_app
+    from towline.serving.process.connection import HttpConnection
+    from towline.serving.process.draining import DrainingServer
 
     options, live = service.options, service.live
 
@@ -140,9 +140,9 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
 
     log = _prediction_log(service)
     config = Config(
-        create(options, live, service.keys, log, loopback=not listening.open_to_others(service.sockets)),
+        create_app(options, live, service.keys, log, loopback=not listening.open_to_others(service.sockets)),
         loop="uvloop",
-        http=Connection,
+        http=HttpConnection,
         ws="none",
         interface="asgi3",
         log_config=None,
@@ -153,7 +153,7 @@ def answer(service: Service, ready: Callable[[], None], orphaned: int | None = N
         timeout_keep_alive=_KEEP_ALIVE,
         ssl_context_factory=None if service.tls is None else lambda *_: service.tls,  # type: ignore[arg-type]
     )
-    server = Draining(config, options.grace, options.drain, answering, live.drain, orphaned)
+    server = DrainingServer(config, options.grace, options.drain, answering, live.drain, orphaned)
     try:
         server.run(service.sockets)
     finally:
@@ -183,10 +183,10 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
 
 
-def _keys(options: Options, sockets: list[socket.socket]) -> "Keys":
-    from towline.serving.auth import Keys
+def _read_keys(options: ServeOptions, sockets: list[socket.socket]) -> "Keys":
+    from towline.serving.auth import ApiKeys
 
-    keys = Keys(options.settings.store)
+    keys = ApiKeys(options.settings.store)
     if not listening.open_to_others(sockets):
         return keys
     if not keys.required and not options.insecure:
@@ -200,12 +200,12 @@ def _keys(options: Options, sockets: list[socket.socket]) -> "Keys":
     return keys
 
 
-def _wait(options: Options) -> None:
+def _wait_for_model(options: ServeOptions) -> None:
     """Returns once there is something to serve; ends the process in order when it is told to meanwhile."""
-    from towline.serving.model_reloader import Live
+    from towline.serving.model_reloader import ModelReloader
 
     before = {one: signal.signal(one, lambda *_: sys.exit(0)) for one in (signal.SIGTERM, signal.SIGINT)}
-    live, told = Live(options), ""
+    live, told = ModelReloader(options), ""
     while why := live.missing():
         if why != told:
             LOG.info("waiting for %s: %s", options.name, why)
@@ -215,15 +215,15 @@ def _wait(options: Options) -> None:
         signal.signal(one, handler)
 
 
-def _live(options: Options) -> "Live":
-    from towline.serving.model_reloader import Live
+def _open_model(options: ServeOptions) -> "Live":
+    from towline.serving.model_reloader import ModelReloader
 
-    live = Live(options)
+    live = ModelReloader(options)
     live.open()
     return live
 
 
-def _tls(options: Options) -> ssl.SSLContext | None:
+def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
     if options.certificate is None:
         if options.private_key is not None:
             raise ConfigError("a private key without a certificate", where="--private-key", remedy="give --certificate")
@@ -242,7 +242,7 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-def _prediction_log(service: Service) -> "PredictionLog | None":
+def _prediction_log(service: ServiceResources) -> "PredictionLog | None":
     from towline.prediction_log.writer import PredictionLog
 
     model = service.live.model

@@ -16,7 +16,7 @@ from pathlib import Path
 from towline import files
 from towline.errors import TowlineError
 from towline.serving.process import sockets as listening
-from towline.serving.process.server import Service, Started, answer
+from towline.serving.process.server import ServiceResources, ServiceInfo, serve_requests
 
 _LOG = logging.getLogger("towline.serving")
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
@@ -33,7 +33,7 @@ class _Worker:
     ready: bool = False
 
 
-def supervise(service: Service, started: Callable[[Started], None]) -> None:
+def supervise(service: ServiceResources, started: Callable[[ServiceInfo], None]) -> None:
     """Keeps as many workers as asked for until SIGTERM or SIGINT, then has them end in order.
 
     Workers are forked, so that they share the memory of what was imported and opened, and a replacement answers at
@@ -42,20 +42,20 @@ def supervise(service: Service, started: Callable[[Started], None]) -> None:
     Raises:
         TowlineError: no worker came up at the start.
     """
-    _sweep()
+    _remove_stale_metrics()
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # before prometheus_client is imported
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with files.locked(folder / _LOCK):  # workers hold it too
-            _warm()
+            _preload()
             _Supervisor(service, started, folder).run()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep() -> None:
+def _remove_stale_metrics() -> None:
     """Removes the metrics of supervisors that were killed, which no process holds any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError, TowlineError):
@@ -67,7 +67,7 @@ def _sweep() -> None:
                     shutil.rmtree(folder)
 
 
-def _warm() -> None:
+def _preload() -> None:
     """Imports once what every worker needs, and keeps the collector from touching, and so copying, shared memory."""
     import uvloop  # noqa: F401
 
@@ -78,7 +78,7 @@ def _warm() -> None:
 
 
 class _Supervisor:
-    def __init__(self, service: Service, started: Callable[[Started], None], folder: Path) -> None:
+    def __init__(self, service: ServiceResources, started: Callable[[ServiceInfo], None], folder: Path) -> None:
         self._service, self._started, self._folder = service, started, folder
         self._workers: dict[int, _Worker] = {}
         self._alive, self._held = os.pipe()  # its end tells the workers that this process is gone
@@ -89,27 +89,27 @@ class _Supervisor:
 
     def run(self) -> None:
         while True:
-            self._fill()
+            self._start_workers()
             caught = signal.sigtimedwait(_SIGNALS, _TICK if self._told else 0.02)
-            self._hear()
-            self._bury()
+            self._read_ready_pipe()
+            self._reap_workers()
             self._service.keys.refresh()  # a worker forked while the file is damaged has the last good keys
             if caught and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
                 break
             if not self._workers and not self._told:
                 raise TowlineError("no worker came up", where="towline serve", remedy="read the lines above")
-        self._end()
+        self._stop_workers()
 
-    def _fill(self) -> None:
+    def _start_workers(self) -> None:
         while len(self._workers) < self._service.options.workers and time.monotonic() >= self._after:
             if not self._told and self._deaths:
                 return
             pid = os.fork()
             if pid == 0:
-                self._work()
+                self._run_worker()
             self._workers[pid] = _Worker(pid)
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         """The life of a worker; never returns."""
         code = 1
         try:
@@ -120,7 +120,7 @@ class _Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             if self._told and self._service.live.follows:
                 self._service.live.look()  # the champion may have changed since this process's parent opened it
-            answer(self._service, lambda: _say(self._tell, os.getpid()), self._alive)
+            serve_requests(self._service, lambda: _write_ready(self._tell, os.getpid()), self._alive)
             code = 0
         except KeyboardInterrupt:
             code = 0
@@ -129,7 +129,7 @@ class _Supervisor:
         finally:
             os._exit(code)
 
-    def _hear(self) -> None:
+    def _read_ready_pipe(self) -> None:
         while select.select([self._news], [], [], 0)[0]:
             for pid in os.read(self._news, 4096).split():
                 if worker := self._workers.get(int(pid)):
@@ -138,7 +138,7 @@ class _Supervisor:
             self._told = True
             self._started(self._service.started())
 
-    def _bury(self) -> None:
+    def _reap_workers(self) -> None:
         from prometheus_client.multiprocess import mark_process_dead
 
         while True:
@@ -154,39 +154,39 @@ class _Supervisor:
                 continue
             self._deaths += not worker.ready
             self._after = time.monotonic() + _BACKOFF[min(self._deaths, len(_BACKOFF) - 1)]
-            _LOG.error("worker %d ended (%s) and is replaced", pid, _cause(status))
+            _LOG.error("worker %d ended (%s) and is replaced", pid, _exit_cause(status))
 
-    def _end(self) -> None:
-        from towline.serving.process.draining import SETTLE
+    def _stop_workers(self) -> None:
+        from towline.serving.process.draining import SETTLE_S
 
         options = self._service.options
-        self._signal(signal.SIGTERM)
-        closing = time.monotonic() + max(options.grace - SETTLE, 0.001)
+        self._signal_workers(signal.SIGTERM)
+        closing = time.monotonic() + max(options.grace - SETTLE_S, 0.001)
         latest = time.monotonic() + options.drain + _MARGIN
         while self._workers and time.monotonic() < latest:
             if closing and time.monotonic() >= closing:
                 listening.refuse_new(self._service.sockets)
                 closing = 0.0
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
-            self._reap()
-        self._signal(signal.SIGKILL)
+            self._remove_ended()
+        self._signal_workers(signal.SIGKILL)
 
-    def _reap(self) -> None:
+    def _remove_ended(self) -> None:
         for pid in list(self._workers):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0]:
                     del self._workers[pid]
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal_workers(self, number: signal.Signals) -> None:
         for pid in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-def _say(pipe: int, pid: int) -> None:
+def _write_ready(pipe: int, pid: int) -> None:
     os.write(pipe, b"%d " % pid)
 
 
-def _cause(status: int) -> str:
+def _exit_cause(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return signal.Signals(-code).name if code < 0 else f"exit {code}"

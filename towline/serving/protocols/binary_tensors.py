@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from towline.serving.problems import Problem, wrong
+from towline.serving.problems import Problem, wrong_shape
 
 HEADER = b"inference-header-content-length"
 _TYPES = {
@@ -15,7 +15,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def cut(headers: Mapping[bytes, bytes], length: int) -> int:
+def json_length(headers: Mapping[bytes, bytes], length: int) -> int:
     """Where in a body of this length its document ends.
 
     Raises:
@@ -27,7 +27,7 @@ def cut(headers: Mapping[bytes, bytes], length: int) -> int:
     return int(given)
 
 
-def attach(document: Any, tail: bytes) -> None:
+def attach_binary_data(document: Any, tail: bytes) -> None:
     """Gives each tensor of a request that came as bytes its data.
 
     Raises:
@@ -41,21 +41,21 @@ def attach(document: Any, tail: bytes) -> None:
         if size is None:
             continue
         if type(size) is not int or not 0 <= size <= len(tail) - at:
-            raise wrong(f"inputs[{place}]: binary_data_size is beyond the end of the body")
+            raise wrong_shape(f"inputs[{place}]: binary_data_size is beyond the end of the body")
         tensor["data"] = _values(tail[at : at + size], tensor.get("datatype"), f"inputs[{place}]")
         at += size
     if at != len(tail):
-        raise wrong("there are bytes behind the last tensor")
+        raise wrong_shape("there are bytes behind the last tensor")
 
 
 def _values(part: bytes, datatype: Any, place: str) -> list[Any]:
     if datatype == "BYTES":
         return _texts(part, place)
     if not isinstance(datatype, str) or datatype not in _TYPES:
-        raise wrong(f"{place}: the datatype is not one of {', '.join(_TYPES)}, BYTES")
+        raise wrong_shape(f"{place}: the datatype is not one of {', '.join(_TYPES)}, BYTES")
     dtype = np.dtype(_TYPES[datatype])
     if len(part) % dtype.itemsize:
-        raise wrong(f"{place}: the bytes are no whole number of {datatype}")
+        raise wrong_shape(f"{place}: the bytes are no whole number of {datatype}")
     values: list[Any] = np.frombuffer(part, dtype).tolist()
     if dtype.kind == "f":
         return [None if value != value else value for value in values]  # noqa: PLR0124 - NaN
@@ -70,10 +70,10 @@ def _texts(part: bytes, place: str) -> list[str]:
             (length,) = struct.unpack_from("<I", part, at)
             at += 4 + length
             if at > len(part):
-                raise wrong(f"{place}: a text is longer than its tensor")
+                raise wrong_shape(f"{place}: a text is longer than its tensor")
             texts.append(part[at - length : at].decode())
     except (struct.error, UnicodeDecodeError):
-        raise wrong(f"{place}: the bytes are no texts in UTF-8") from None
+        raise wrong_shape(f"{place}: the bytes are no texts in UTF-8") from None
     if any("\0" in text for text in texts):
-        raise wrong(f"{place}: a text holds a NUL character")
+        raise wrong_shape(f"{place}: a text holds a NUL character")
     return texts

@@ -25,7 +25,7 @@ def is_compressed(headers: Mapping[bytes, bytes]) -> bool:
     return False
 
 
-def unpack(body: bytes, most: int) -> bytes | None:
+def decompress(body: bytes, most: int) -> bytes | None:
     """The content of a body, or None if that has more than ``most`` bytes; no more than these are ever made.
 
     Raises:
