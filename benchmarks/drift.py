@@ -161,8 +161,8 @@ OURS = (
 import sys, time
 from pathlib import Path
 from towline.config import DriftConfig
-from towline.data.contract import Contract
-from towline.monitoring.drift import detect, table
+from towline.data.schema.contract import Contract
+from towline.monitoring.drift.detector import detect, table
 begun = time.process_time()
 contract = Contract.model_validate_json(Path(sys.argv[2], "contract.json").read_bytes())
 found = detect(Path(sys.argv[2]), table(Path(sys.argv[1]), contract), DriftConfig())

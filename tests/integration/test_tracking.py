@@ -348,8 +348,8 @@ def test_a_server_and_its_file_are_read_alike(
 
 SILENT = """
 import pickle, sys
-from towline.registry import mirror, tracking
-from towline.registry.mirror import Shown
+from towline.registry.mlflow import mirror, tracking
+from towline.registry.mlflow.mirror import Shown
 if __name__ == "__main__":
     arguments, extra = pickle.load(open(sys.argv[1], "rb"))
     version = tracking.register(*arguments)

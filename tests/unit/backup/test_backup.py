@@ -305,10 +305,10 @@ def test_rooms_that_are_mounted_are_filled_where_they_are(
 
 KILLED = """
 import os, signal, sys
-from towline.backup import restoring, taking
+from towline.operations.backup import create, restore
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 module, name = sys.argv[1].split(".")
-setattr({"restoring": restoring, "taking": taking}[module], name, die)
+setattr({"create": create, "restore": restore}[module], name, die)
 from towline.cli import main
 main(sys.argv[2:])
 """
@@ -324,12 +324,12 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: Shelf, command: Co
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     kept, before = archive.read_bytes(), tree(store)
-    killed("taking._files", "backup", archive)
+    killed("create._files", "backup", archive)
     assert archive.read_bytes() == kept
-    killed("restoring._answers", "restore", archive, "--force")
+    killed("restore._answers", "restore", archive, "--force")
     assert tree(store) == before
     other = tmp_path / "other"
-    killed("restoring._answers", "restore", archive, "--into", other)
+    killed("restore._answers", "restore", archive, "--into", other)
     assert tree(other) == {}
     assert list(other.glob(".restore-*"))
     assert command("restore", archive, "--into", other).code == 0

@@ -343,8 +343,8 @@ def test_a_quiet_night_imports_nothing_slow(release: Path, tmp_path: Path) -> No
     pq.write_table(arrow(night()), path)
     code = (
         "import sys; from pathlib import Path; from towline.config import DriftConfig\n"
-        "from towline.data.contract import Contract\n"
-        "from towline.monitoring.drift import detect, table\n"
+        "from towline.data.schema.contract import Contract\n"
+        "from towline.monitoring.drift.detector import detect, table\n"
         "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
         "print(detect(Path(sys.argv[1]), table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
     )

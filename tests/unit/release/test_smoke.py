@@ -90,7 +90,7 @@ def test_it_ends_with_its_parent() -> None:
 def test_the_blocker_refuses_and_remembers(name: str) -> None:
     """Whether installed or not, and for a part of it too."""
     code = (
-        "import sys; from towline.release.smoke import Blocker; b = Blocker(); sys.meta_path.insert(0, b)\n"
+        "import sys; from towline.release.smoke_test import Blocker; b = Blocker(); sys.meta_path.insert(0, b)\n"
         f"try: import {name}.part\n"
         "except ModuleNotFoundError: print(*b.asked)"
     )

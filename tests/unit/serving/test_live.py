@@ -323,7 +323,7 @@ def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
-        "from towline.serving.live import Live; from towline.serving.options import Options;"
+        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
         "from towline.config import Settings;"
         "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
         "print(served.model.compiled, *sys.modules)"

@@ -28,7 +28,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.unit.serving.conftest import PRIVACY, ROW, answer, make_release
-from towline.serving.prediction_log import PredictionLog
+from towline.prediction_log.writer import PredictionLog
 
 folder = Path(sys.argv[1])
 release = make_release(folder.parent / "release", PRIVACY)

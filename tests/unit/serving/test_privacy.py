@@ -132,7 +132,7 @@ def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
 def test_processes_agree_on_a_key(tmp_path: Path) -> None:
     """Of several that need a new key at once, all use the one that was made first."""
     code = (
-        "import sys, pathlib; from towline.serving.privacy import HashKeys;"
+        "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
         "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
     )
     started = [
