@@ -216,7 +216,7 @@ def wrong_embedded(sample: Sample, count: int) -> str:
     estimator, contract = prepare.load(sample.release), prepare.contract_of(sample.release)
     rows = generate(pd.read_parquet(prepare.TABLE), contract, estimator, count)
     features = contract.features(pd.DataFrame(rows))
-    answer = open_release(sample.release).answer(rows)
+    answer = open_release(sample.release).predict_rows(rows)
     wrong = int((np.array(answer.predictions, dtype=object) != estimator.predict(features)).sum())
     gap = np.abs(np.array(answer.probabilities) - estimator.predict_proba(features)).max()
     return (

@@ -11,7 +11,7 @@ from tasks import artifacts, patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.markdown import escaped
 from towline.monitoring import monitoring_run
 from towline.monitoring.alerts import notifications
@@ -82,7 +82,7 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
         ledger = Ledger(settings.ledger_url)
         now = ledger.champion(config.name)
         if now and now.version == serving.version:
-            verify(settings.store / ledger.rollback_target(config.name).release)
+            verify_release(settings.store / ledger.rollback_target(config.name).release)
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
         try:

@@ -7,7 +7,7 @@ from tasks import artifacts, patient, remembered
 from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.manifest import Recorded
+from towline.manifest import RecordedRelease
 from towline.markdown import escaped
 from towline.promotion import holdout_comparison, outcome
 from towline.promotion.gate import Verdict
@@ -61,7 +61,7 @@ def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluatio
             champion = ledger.champion(config.name)
             serving = None
             if champion:
-                recorded = Recorded(settings.store / champion.release, ledger.digest(champion))
+                recorded = RecordedRelease(settings.store / champion.release, ledger.digest(champion))
                 serving = champion.version, recorded
             verdict = holdout_comparison.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"

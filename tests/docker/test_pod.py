@@ -11,7 +11,7 @@ import pytest
 
 from tests.shelf import Shelf
 from tests.unit.deployments.manifests import of, pod, render
-from towline.release.image import make
+from towline.release.image import build_release_image
 from towline.serving import auth
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ sys.exit(not any(sys.argv[1] in file.read_text() for file in files))
 
 @pytest.fixture
 def image(engine: "DockerClient", shelf: Shelf) -> Iterator[str]:
-    built = make(shelf.release(1), "towline-test/pod").tag
+    built = build_release_image(shelf.release(1), "towline-test/pod").tag
     yield built
     engine.images.remove(built)
 

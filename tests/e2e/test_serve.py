@@ -368,7 +368,7 @@ def test_a_release_is_served_from_its_folder(shelf: Shelf, serve: Callable[..., 
     shelf.ledger_file.unlink()
     serving = serve(name=str(shelf.release(2)))
     assert predict(serving, shelf) == (200, 2)
-    own = open_release(shelf.release(2)).answer(pool(shelf)).predictions
+    own = open_release(shelf.release(2)).predict_rows(pool(shelf)).predictions
     assert ask(serving, "/predict", {"rows": pool(shelf)})[1]["predictions"] == own
 
 

@@ -29,7 +29,9 @@ TINY = b"1\r\n \r\n" * 40_000  # chunks of one byte
 def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Iterator[int]:
     app, _, _ = application(Fake(make_contract(), folder), keys, max_body=100_000)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = Server(Config(app, loop="uvloop", http=HttpConnection, interface="asgi3", log_config=None, access_log=False))
+    server = Server(
+        Config(app, loop="uvloop", http=HttpConnection, interface="asgi3", log_config=None, access_log=False)
+    )
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:

@@ -11,9 +11,9 @@ from towline.backtest.results import aware
 from towline.backtest.trainer import Trained
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.manifest import Recorded
+from towline.manifest import RecordedRelease
 from towline.monitoring.results import Drift, Quality, Triage
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.training.evaluation.predictions import Predictions
 
@@ -59,7 +59,7 @@ class Answered:
             "model": pa.array(["replay"] * count, pa.string()),
         }
         features = self.inputs(contract)
-        columns |= {INPUT + name: features[name] for name in features.column_names}
+        columns |= {INPUT_PREFIX + name: features[name] for name in features.column_names}
         kind = None if contract.classes else pa.float64()
         columns["prediction"] = pa.array(self.found.labels.tolist(), kind)
         if self.found.probabilities is not None:
@@ -123,7 +123,12 @@ class Watch:
         return self._quality[key]
 
     def triage(
-        self, trained: Trained, previous: Recorded | None, answered: Answered, window: Quality, drift: Drift | None
+        self,
+        trained: Trained,
+        previous: RecordedRelease | None,
+        answered: Answered,
+        window: Quality,
+        drift: Drift | None,
     ) -> Triage | None:
         """The version and the one before it on the labelled rows of a bad window."""
         if self._compare is None:

@@ -18,7 +18,7 @@ from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataValidationError, TowlineError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import Recorded
+from towline.manifest import RecordedRelease
 from towline.promotion.gate import Verdict
 from towline.promotion.holdout_comparison import judge
 from towline.release.packaging import package
@@ -47,9 +47,9 @@ class Trained:
     cpu_s: float
 
     @property
-    def recorded(self) -> Recorded:
+    def recorded(self) -> RecordedRelease:
         """Its release, as a ledger would have recorded it."""
-        return Recorded(self.release, self.model.metadata.digest)
+        return RecordedRelease(self.release, self.model.metadata.digest)
 
     @property
     def learnt_to(self) -> pd.Timestamp:

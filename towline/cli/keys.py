@@ -103,7 +103,7 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
     emit(_shown(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")
 
 
-def _shown(key: "Key") -> dict[str, Any]:
+def _shown(key: "ApiKey") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
     return {**key.model_dump(mode="json", exclude={"sha256"}), "state": key.state(now)}
 

@@ -42,9 +42,9 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     """
     from towline.config import Settings
     from towline.data.schema.contract import Contract
-    from towline.manifest import verify
+    from towline.manifest import verify_release
     from towline.prediction_log import labels
-    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
     from towline.registry.resolution import find
 
     settings = Settings.from_environment()
@@ -52,10 +52,10 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
     given_file(file, "FILE")
     directory = find(name, settings).directory
-    model = verify(directory).name
+    model = verify_release(directory).name
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
     predictions = settings.store / "predictions" / model
-    policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(directory, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.Log(predictions, settings.store / "labels" / model, policy.fields)
     now = dt.datetime.now(dt.UTC)
     done = labels.add(log, contract, file, now, by=by, column=column, separator=separator, replace=replace)

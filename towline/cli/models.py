@@ -144,7 +144,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
     from towline.errors import ReleaseError
-    from towline.manifest import read
+    from towline.manifest import read_manifest
 
     serves = champion is not None and champion.version == entry.version
     row: dict[str, object] = {
@@ -157,7 +157,7 @@ def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entr
     if not entry.release:
         return row | {"holdout": "no release yet", "rows": None, "estimator": None}
     try:
-        manifest = read(settings.store / entry.release)
+        manifest = read_manifest(settings.store / entry.release)
     except ReleaseError:
         return row | {"holdout": "release gone", "rows": None, "estimator": None}
     holdout = f"{manifest.primary} {manifest.metrics[manifest.primary].text()}"
@@ -175,12 +175,12 @@ def show(version: str, as_json: bool) -> None:
       towline show bike-demand         the champion
       towline show bike-demand@3
     """
-    from towline.manifest import verify
+    from towline.manifest import verify_release
 
     settings, ledger = stores()
     entry = released(which(settings, ledger, version))
     directory = settings.store / entry.release
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     past = [row for row in ledger.history(entry.model) if row.version == entry.version]
 
     def text() -> str:
@@ -265,11 +265,11 @@ def _numbered(settings: "Settings", ledger: "Ledger", version: str) -> str:
 def _judged_release(settings: "Settings", entry: "Entry") -> None:
     """Checks that the release a row names is whole, and the very one that was judged."""
     from towline.errors import ReleaseError
-    from towline.manifest import REMEDY, verify
+    from towline.manifest import REMEDY, verify_release
 
     if not entry.release:  # the ledger refuses what was never judged
         return
-    manifest = verify(settings.store / entry.release)
+    manifest = verify_release(settings.store / entry.release)
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(

@@ -9,7 +9,7 @@ from towline.cli import emit, json_option
 if TYPE_CHECKING:
     from towline.config import Settings
     from towline.registry.ledger import Entry, Ledger
-    from towline.release.image import Image
+    from towline.release.image import ReleaseImage
 
 
 @click.command()
@@ -30,12 +30,12 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
       towline package bike-demand@3 --image --repository registry.example.com/team/bike-demand
     """
     from towline.cli import models, screen
-    from towline.manifest import verify
+    from towline.manifest import verify_release
 
     settings, ledger = models.stores()
     entry = models.released(models.which(settings, ledger, version))
     directory = settings.store / entry.release
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     size = sum(one.size for one in manifest.files.values())
     told: dict[str, Any] = {
         "model": entry.model,
@@ -54,18 +54,18 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     emit(told, as_json, lambda: "\n".join(lines))
 
 
-def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
+def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
     from towline.cli import models
     from towline.config import read_config
     from towline.promotion import outcome
     from towline.registry.ledger import actor
-    from towline.release.image import make
+    from towline.release.image import build_release_image
     from towline.steps import step
 
     directory = settings.store / entry.release
     config = read_config(directory / "config.yaml")
     with step("image") as told:
-        built = make(directory, repository or config.package.repository, ledger.digest(entry))
+        built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     outcome.contained(ledger, entry.model, entry.version, built, actor(), entry.release)
     models.mirror(settings, entry.model)

@@ -41,7 +41,7 @@ def score(
     """
     from towline import load
     from towline.cli.models import only
-    from towline.inference.batch import score as batch
+    from towline.inference.batch import score_file as batch
 
     model = load(wanted or only(), trusted=trust)
     done = batch(model, source, output, separator, prefix=prefix, safe_csv=safe_csv)

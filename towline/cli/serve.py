@@ -72,7 +72,7 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
     settings = Settings.from_environment()
     with noted(settings) as note:
 
-        def started(service: "Started") -> None:
+        def started(service: "ServiceInfo") -> None:
             note(service)
             emit(asdict(service), as_json, service.text)
             sys.stdout.flush()

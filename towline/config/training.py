@@ -17,7 +17,7 @@ Metric = Literal[
     "mae", "rmse", "r2", "mape",
 ]  # fmt: skip
 Severity = Literal["error", "warn"]
-Keeping = Literal["keep", "drop", "hash", "bucket"]
+LoggingPolicy = Literal["keep", "drop", "hash", "bucket"]
 
 GREATER_IS_BETTER: Mapping[str, bool] = {
     "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
@@ -265,7 +265,7 @@ class PrivacyConfig(Frozen):
     pii: tuple[str, ...] = Field(
         (), description="columns with personal data: not logged, or as columns says; docs/privacy.md"
     )
-    columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
+    columns: dict[str, LoggingPolicy] = Field(default_factory=dict, description="how a column is logged; default keep")
     join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
     )
@@ -279,7 +279,7 @@ class PrivacyConfig(Frozen):
                 raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
         return self
 
-    def of(self, column: str) -> Keeping:
+    def of(self, column: str) -> LoggingPolicy:
         """How a column is logged. A key is hashed, also one that is pii."""
-        default: Keeping = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
+        default: LoggingPolicy = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
         return self.columns.get(column, default)

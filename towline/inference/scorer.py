@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 1e-12  # of a value, relative where it is beyond 1, and of a probability
-FEW = 32  # rows up to which row by row is faster than column by column
+MAX_ROWWISE = 32  # rows up to which row by row is faster than column by column
 
 
-class Answer(NamedTuple):
+class RowPredictions(NamedTuple):
     """What a model says of some rows: values or labels, and for a classification the probabilities by class."""
 
     predictions: list[Any]
@@ -31,11 +31,11 @@ class Scorer(Protocol):
 
     @property
     def compiled(self) -> bool: ...
-    def rows(self, rows: Sequence[Row]) -> Answer: ...
-    def frame(self, features: "pd.DataFrame") -> Predictions: ...
+    def predict_rows(self, rows: Sequence[Row]) -> RowPredictions: ...
+    def predict_frame(self, features: "pd.DataFrame") -> Predictions: ...
 
 
-class Compiled:
+class CompiledScorer:
     """Answers from the plan."""
 
     compiled = True
@@ -44,19 +44,19 @@ class Compiled:
         self.plan, self._classes, self._reader = plan, contract.classes, reader
         self._columns = [column.name for column in contract.feature_columns]
 
-    def rows(self, rows: Sequence[Row]) -> Answer:
-        if len(rows) > FEW:
-            return listed(self._columnwise(self._reader.columns(rows)))
-        found = self.plan.few(rows)
+    def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
+        if len(rows) > MAX_ROWWISE:
+            return to_row_predictions(self._columnwise(self._reader.columns(rows)))
+        found = self.plan.predict_rows(rows)
         if not self._classes:
-            return Answer([value for value, _ in found], None)
-        return Answer([self._classes[int(at)] for at, _ in found], [shares or [] for _, shares in found])
+            return RowPredictions([value for value, _ in found], None)
+        return RowPredictions([self._classes[int(at)] for at, _ in found], [shares or [] for _, shares in found])
 
-    def frame(self, features: "pd.DataFrame") -> Predictions:
+    def predict_frame(self, features: "pd.DataFrame") -> Predictions:
         return self._columnwise([features[name].to_numpy() for name in self._columns])
 
     def _columnwise(self, columns: Sequence[np.ndarray]) -> Predictions:
-        found, probabilities = self.plan.many(columns)
+        found, probabilities = self.plan.predict_columns(columns)
         if not self._classes:
             return Predictions(found)
         labels = np.empty(len(self._classes), dtype=object)
@@ -64,7 +64,7 @@ class Compiled:
         return Predictions(labels[found], probabilities)
 
 
-class Sklearn:
+class SklearnScorer:
     """Answers from the fitted pipeline: any estimator, some thousand times slower for one row."""
 
     compiled = False
@@ -72,7 +72,7 @@ class Sklearn:
     def __init__(self, estimator: Any, contract: Contract, reader: Reader) -> None:
         self.estimator, self._contract, self._reader = estimator, contract, reader
 
-    def rows(self, rows: Sequence[Row]) -> Answer:
+    def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
         import pandas as pd
 
         columns = self._reader.columns(rows)
@@ -83,9 +83,9 @@ class Sklearn:
             name: pd.Series(values, dtype=object) if values.dtype == object else values
             for name, values in zip(self._reader.fields, columns, strict=True)
         }
-        return listed(self.frame(pd.DataFrame(series, index=pd.RangeIndex(len(rows)))))
+        return to_row_predictions(self.predict_frame(pd.DataFrame(series, index=pd.RangeIndex(len(rows)))))
 
-    def frame(self, features: "pd.DataFrame") -> Predictions:
+    def predict_frame(self, features: "pd.DataFrame") -> Predictions:
         from towline.training.evaluation.metrics import predict
 
         try:
@@ -95,6 +95,6 @@ class Sklearn:
             raise DataError(f"the model cannot answer these rows: {''.join(told)}", where="rows") from error
 
 
-def listed(found: Predictions) -> Answer:
+def to_row_predictions(found: Predictions) -> RowPredictions:
     """Answers as Python's own numbers, texts and lists."""
-    return Answer(found.labels.tolist(), None if found.probabilities is None else found.probabilities.tolist())
+    return RowPredictions(found.labels.tolist(), None if found.probabilities is None else found.probabilities.tolist())

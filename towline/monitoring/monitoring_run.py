@@ -18,7 +18,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError
-from towline.manifest import Recorded, verify
+from towline.manifest import RecordedRelease, verify_release
 from towline.monitoring.drift.clock_check import WHAT, Clock
 from towline.monitoring.drift.detector import current, detect, table
 from towline.monitoring.journal import Journal
@@ -28,7 +28,7 @@ from towline.monitoring.performance.quality import measure
 from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import Drift, Quality, Triage
 from towline.prediction_log import labels
-from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, Ledger, actor, champion_of
 
 NIGHT = dt.timedelta(days=1)
@@ -68,14 +68,14 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         TransientError: the log's folder cannot be written, which its lock needs.
     """
     release = settings.store / serving.release
-    verify(release)
+    verify_release(release)
     journal = Journal.of(settings, config.name)
     closed = _closed(journal.drift(serving.version, now), serving)
     start = _start(closed, serving, now, NIGHT)
     clock = Clock(start, now, dt.datetime.now(dt.UTC))
     clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
     log = _log(settings, config.name, release)
-    kept = [field.name for field in log.fields if field.kept == "keep"]
+    kept = [field.name for field in log.fields if field.policy == "keep"]
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
@@ -90,7 +90,7 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         ReleaseError: as ``drift``.
     """
     release = settings.store / serving.release
-    verify(release)
+    verify_release(release)
     return detect(release, rows_of(settings, config, serving, file), config.drift)
 
 
@@ -114,7 +114,7 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         ReleaseError, TransientError: as ``drift``.
     """
     release = settings.store / serving.release
-    verify(release)
+    verify_release(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
     start = _start(_closed(past, serving), serving, due, config.quality.window)
@@ -144,10 +144,10 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     except PromotionRejectedError:
         previous = None
     else:
-        previous = Recorded(settings.store / earlier.release, ledger.digest(earlier))
+        previous = RecordedRelease(settings.store / earlier.release, ledger.digest(earlier))
     release = settings.store / serving.release
     table = labels.read(_log(settings, config.name, release), window.start, window.end)
-    champion = Recorded(release, ledger.digest(serving))
+    champion = RecordedRelease(release, ledger.digest(serving))
     return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
 
 
@@ -211,7 +211,7 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
 
 def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
-    trained = verify(settings.store / serving.release).dataset
+    trained = verify_release(settings.store / serving.release).dataset
     data, store = config.data, settings.store
     dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
@@ -240,5 +240,5 @@ def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: d
 def _log(settings: Settings, model: str, release: Path) -> labels.Log:
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     predictions = settings.store / "predictions" / model
-    policy = read_policy(release, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
     return labels.Log(predictions, settings.store / "labels" / model, policy.fields)

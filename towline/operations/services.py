@@ -33,14 +33,14 @@ class Service(Frozen):
 
 
 @contextmanager
-def noted(settings: Settings) -> "Iterator[Callable[[Started], None]]":
+def noted(settings: Settings) -> "Iterator[Callable[[ServiceInfo], None]]":
     """Gives what notes a service that answers; the note goes when the service ends.
 
     A store that is not there, or cannot be written, takes no note: a service needs neither.
     """
     notes: list[Path] = []
 
-    def note(started: "Started") -> None:
+    def note(started: "ServiceInfo") -> None:
         parts = urlsplit(started.address)
         address = started.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         pid, path = os.getpid(), settings.store / "servers" / f"service-{started.model}-{parts.port}.json"

@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
 from towline.errors import DataValidationError, TowlineError
-from towline.inference.batch import Scored
+from towline.inference.batch import BatchResult
 from towline.monitoring.policy import Round
 from towline.orchestration.process_setup import attended
 from towline.promotion.outcome import Outcome
@@ -87,10 +87,10 @@ def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
     return _named(function, tell)
 
 
-def scored(function: Callable[P, Scored]) -> Callable[P, State[Any]]:
+def scored(function: Callable[P, BatchResult]) -> Callable[P, State[Any]]:
     """Tells how many rows were scored, by what, and where they are."""
 
-    def tell(done: Scored) -> _End:
+    def tell(done: BatchResult) -> _End:
         return _End("Completed", f"{done.rows:,} rows scored by version {done.version} of {done.model}: {done.output}")
 
     return _named(function, tell)

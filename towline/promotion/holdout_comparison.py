@@ -9,7 +9,7 @@ from towline.data.splits import hashes, held_out
 from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import HOLDOUT, Recorded
+from towline.manifest import HOLDOUT, RecordedRelease
 from towline.promotion.gate import MIN_UNSEEN, Check, Verdict, decide
 from towline.release.smoke_test import Smoke
 from towline.training.evaluation.holdout import Evaluation, saved_predictions
@@ -21,7 +21,7 @@ def judge(
     config: PipelineConfig,
     evaluation: Evaluation,
     smoke: Smoke,
-    champion: tuple[int, Recorded] | None,
+    champion: tuple[int, RecordedRelease] | None,
 ) -> Verdict:
     """Decides whether a release may serve; saved as ``verdict.json`` beside the run, for a release never changes.
 
@@ -74,7 +74,7 @@ def _ask(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Pre
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is wanted",
         )
-    found, unseen = model.predictions(model.features(rows)), _unseen(model, rows)
+    found, unseen = model.predict_frame(model.to_features(rows)), _unseen(model, rows)
     if int(unseen.sum()) < MIN_UNSEEN:
         found, kept = _as_measured(model, rows, found, unseen)
         unseen = unseen | kept

@@ -19,7 +19,7 @@ from towline.promotion.gate import Check, Verdict
 from towline.provenance import code, commit
 from towline.registry.ledger import Entry, Ledger, actor
 from towline.registry.resolution import highest
-from towline.release.image import Image, make
+from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Package
 from towline.training.cross_validation import Scores
 from towline.training.evaluation.holdout import Evaluation
@@ -149,7 +149,7 @@ def contain(
     package: Package,
     verdict: Verdict,
     facts: Mapping[str, str],
-) -> tuple[Verdict, Image | None]:
+) -> tuple[Verdict, ReleaseImage | None]:
     """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
 
     Raises:
@@ -157,9 +157,9 @@ def contain(
     """
     if any(check.name == "image" for check in verdict.checks):  # killed after it was concluded
         return verdict, None
-    built: Image | None = None
+    built: ReleaseImage | None = None
     try:
-        built = make(settings.store / package.path, config.package.repository, package.digest)
+        built = build_release_image(settings.store / package.path, config.package.repository, package.digest)
     except ReleaseError as error:
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
@@ -171,7 +171,7 @@ def contain(
     return verdict, built
 
 
-def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
+def contained(ledger: Ledger, model: str, version: int, built: ReleaseImage, actor: str, release: str) -> Entry:
     """Records an image of a version's release."""
     evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
     return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)

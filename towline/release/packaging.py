@@ -20,9 +20,9 @@ from towline.data.schema.example import made_up
 from towline.data.splits import hashes
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.inference.compiled.codec import PLAN
-from towline.inference.compiled.parity import Certificate, certify
-from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
+from towline.inference.compiled.codec import PLAN_FILE
+from towline.inference.compiled.parity import ParityCertificate, certify
+from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
 from towline.release import model_card, reference, runtime, sbom
 from towline.training import model_io, performance_estimation
 from towline.training.cross_validation import Scores
@@ -94,11 +94,11 @@ def package(
             _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
             for path in performance_estimation.save(work, config, fitted.candidate):
                 files.write(draft / path.name, path.read_bytes())
-            manifest = manifest.model_copy(update={"files": describe(draft)})
+            manifest = manifest.model_copy(update={"files": describe_files(draft)})
             files.write(draft / MANIFEST, manifest.text())
             target = home / manifest.folder
             if target.exists():
-                verify(target)
+                verify_release(target)
             else:
                 draft.rename(target)
                 files.sync(home)
@@ -218,7 +218,7 @@ def _write(
     with work.file(fitted.file).open("rb") as model, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model, copy)
     if plan:
-        files.write(draft / PLAN, plan)
+        files.write(draft / PLAN_FILE, plan)
 
 
 def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
@@ -237,7 +237,7 @@ def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
 
 def _compiled(
     work: Workspace, config: PipelineConfig, contract: Contract, model: Any, seen: pd.DataFrame
-) -> tuple[Certificate, bytes]:
+) -> tuple[ParityCertificate, bytes]:
     """The compiled scorer, if it answers every row as the model does, and the proof."""
     tables = {"train": seen, "holdout": work.part("holdout")[0]}
     with ThreadpoolController().limit(limits=1):

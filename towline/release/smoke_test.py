@@ -133,7 +133,7 @@ def _serve() -> None:
     job = json.loads(line)
     begin = time.perf_counter()
     model = open_release(Path(job["release"]), digest=job["digest"])
-    answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
+    answers = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
     latency, differences = _singles(model)
     tolerance = TOLERANCE if model.compiled else 0.0

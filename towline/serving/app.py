@@ -24,20 +24,20 @@ from towline.data.schema.example import example
 from towline.data.schema.rows import Odd, Row
 from towline.errors import Fault
 from towline.serving import browser_access, metrics
-from towline.serving.batching import ThreadBatcher, MicroBatcher
+from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.docs import html_page, openapi
-from towline.serving.endpoint import Access, Handler, RequestContext, Endpoint, AccessControl, Response, Scope, Send
+from towline.serving.endpoint import Access, AccessControl, Endpoint, Handler, RequestContext, Response, Scope, Send
 from towline.serving.metrics import Metrics
 from towline.serving.problems import Problem
 from towline.serving.protocols import binary_tensors, compression, json_rows, open_inference
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
-from towline.serving.protocols.strict_json import MAX_KEYS, LARGE_BODY, parse_json
+from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter, Receive, read_body
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
     from towline.prediction_log.writer import PredictionLog
     from towline.serving.auth import ApiKeys
     from towline.serving.model_reloader import ModelReloader
@@ -49,7 +49,7 @@ _JSON_TYPES = (b"application/json", b"application/json; charset=utf-8", b"applic
 _RETRY = ((b"retry-after", b"1"),)
 _CHARSETS = ("charset=utf-8", 'charset="utf-8"', "charset=utf8")
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
-_Result = TypeVar("_Made")
+_Result = TypeVar("_Result")
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
 
@@ -78,7 +78,12 @@ class ServingApp(Starlette):
 
 
 def create_app(
-    options: "Options", live: "Live", keys: "Keys", log: "PredictionLog | None", *, loopback: bool = True
+    options: "ServeOptions",
+    live: "ModelReloader",
+    keys: "ApiKeys",
+    log: "PredictionLog | None",
+    *,
+    loopback: bool = True,
 ) -> ServingApp:
     """The application of one worker.
 
@@ -141,7 +146,7 @@ def create_app(
 class RouteHandlers:
     """What the routes do."""
 
-    def __init__(self, options: "Options", live: "Live", log: "PredictionLog | None") -> None:
+    def __init__(self, options: "ServeOptions", live: "ModelReloader", log: "PredictionLog | None") -> None:
         self._options, self._live, self._log = options, live, log
         self._batcher = ThreadBatcher()
         self._turn = MicroBatcher()
@@ -174,7 +179,9 @@ class RouteHandlers:
             if len(body) < LARGE_BODY:
                 asked, canonical, odd = _parse_request(how, body, end, model, self._options.max_rows)
             else:
-                asked, canonical, odd = await self._aside(partial(_parse_request, how, body, end, model, self._options.max_rows))
+                asked, canonical, odd = await self._aside(
+                    partial(_parse_request, how, body, end, model, self._options.max_rows)
+                )
             found = await self._score(model, canonical)
             _check_finite(found)
             if asked.id is not None:
@@ -230,7 +237,7 @@ class RouteHandlers:
     async def docs(self, call: RequestContext) -> Response:
         model = self._model(call)
         row = example(model.contract)
-        answer = json_rows.write_rows(model.answer([row]), model, PredictionRequest([row]), "7f3a9c-1")
+        answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
         text = html_page.render(model, self._document(model), _address(call, self._options), answer)
         return Response(
             text.encode(), b"text/html; charset=utf-8", headers=((b"content-security-policy", html_page.POLICY),)
@@ -274,7 +281,7 @@ class RouteHandlers:
         finally:
             self._reading -= 1
 
-    async def _score(self, model: "Model", canonical: list[list[Any]]) -> "Answer":
+    async def _score(self, model: "Model", canonical: list[list[Any]]) -> "RowPredictions":
         try:
             if not canonical or (model.compiled and len(canonical) <= INLINE_ROWS):
                 return await self._turn.score(model, canonical)
@@ -331,7 +338,7 @@ def _check_type(headers: Mapping[bytes, bytes], how: WireProtocol) -> None:
         raise Problem("not-json", "the body is not declared as application/json in UTF-8")
 
 
-def _check_finite(answer: "Answer") -> None:
+def _check_finite(answer: "RowPredictions") -> None:
     """JSON has no word for NaN and the infinities."""
     sums = answer.predictions if answer.probabilities is None else map(sum, answer.probabilities)
     faults = [
@@ -343,7 +350,7 @@ def _check_finite(answer: "Answer") -> None:
         raise Problem("unanswerable", "a prediction is not a finite number", faults=tuple(faults))
 
 
-def _address(call: RequestContext, options: "Options") -> str:
+def _address(call: RequestContext, options: "ServeOptions") -> str:
     """As the caller wrote it, if that is an address."""
     host = call.headers.get(b"host", b"").decode("latin-1")
     scheme = "https" if options.certificate is not None else "http"

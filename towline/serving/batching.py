@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MAX_BATCH_ROWS = 1_000  # rows of one call, if it joins requests
 class _Job(NamedTuple):
     model: "Model"
     rows: list[list[Any]]
-    done: "asyncio.Future[Answer]"
+    done: "asyncio.Future[RowPredictions]"
 
 
 class ThreadBatcher:
@@ -39,7 +39,7 @@ class ThreadBatcher:
         self._runner: asyncio.Task[None] | None = None
         self.depth = 0  # rows waiting
 
-    async def score(self, model: "Model", rows: list[list[Any]]) -> Answer:
+    async def score(self, model: "Model", rows: list[list[Any]]) -> RowPredictions:
         """What ``model.score(rows)`` gives.
 
         Raises:
@@ -86,7 +86,7 @@ class MicroBatcher:
         self._jobs: list[_Job] = []
         self._seen = 0
 
-    def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[Answer]":
+    def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[RowPredictions]":
         """What ``model.score(rows)`` gives, after the first turn that brings no more, or when there are enough."""
         loop = asyncio.get_running_loop()
         if not self._jobs:
@@ -106,7 +106,7 @@ class MicroBatcher:
             _set_results(together, _score_jobs(together))
 
 
-def _set_results(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
+def _set_results(jobs: list[_Job], answers: Sequence[RowPredictions | Exception]) -> None:
     for job, answer in zip(jobs, answers, strict=True):
         if job.done.cancelled():
             continue
@@ -116,17 +116,17 @@ def _set_results(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> Non
             job.done.set_result(answer)
 
 
-def _score_jobs(jobs: list[_Job]) -> list[Answer | Exception]:
+def _score_jobs(jobs: list[_Job]) -> list[RowPredictions | Exception]:
     """One answer or error for each job; rows that cannot be answered spoil nobody else's."""
     try:
-        answer = jobs[0].model.score([row for job in jobs for row in job.rows])
+        answer = jobs[0].model.predict_canonical([row for job in jobs for row in job.rows])
     except Exception as error:  # noqa: BLE001 - goes to whom it concerns
         return [error] if len(jobs) == 1 else [_score_jobs([job])[0] for job in jobs]
-    parts: list[Answer | Exception] = []
+    parts: list[RowPredictions | Exception] = []
     start = 0
     for job in jobs:
         end = start + len(job.rows)
         shares = None if answer.probabilities is None else answer.probabilities[start:end]
-        parts.append(Answer(answer.predictions[start:end], shares))
+        parts.append(RowPredictions(answer.predictions[start:end], shares))
         start = end
     return parts

@@ -10,7 +10,9 @@ from towline.serving.problems import Header, Problem
 _HOST = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _BROWSER_HEADERS = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # at least one comes with what a page sends
-_REQUEST_HEADERS = b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+_REQUEST_HEADERS = (
+    b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+)
 _RESPONSE_HEADERS = b"retry-after, x-request-id"
 _VARY = (b"vary", b"Origin")
 

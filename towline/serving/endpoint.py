@@ -27,12 +27,18 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-MAX_BAD_KEY_RATE = 100.0  # requests a second from one address that show no valid key, before they are answered late and shortly
+MAX_BAD_KEY_RATE = (
+    100.0  # requests a second from one address that show no valid key, before they are answered late and shortly
+)
 REFUSAL_DELAY_S = 1.0  # seconds
 MAX_DELAYED = 1_000  # requests that wait for such an answer; more are answered at once
 _VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 _LOG = logging.getLogger("towline.serving")
-_SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+]
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -82,7 +88,7 @@ class AccessControl:
 
     def __init__(
         self,
-        keys: "Keys",
+        keys: "ApiKeys",
         rate: RateLimiter,
         metrics: Metrics,
         *,
@@ -151,7 +157,14 @@ class Endpoint:
     """
 
     def __init__(
-        self, path: str, access: Access, answer: Handler, guard: AccessControl, method: str = "GET", *, browser: bool = False
+        self,
+        path: str,
+        access: Access,
+        answer: Handler,
+        guard: AccessControl,
+        method: str = "GET",
+        *,
+        browser: bool = False,
     ) -> None:
         self.path, self.access, self.method = path, access, method
         self._answer, self._guard, self._metrics = answer, guard, guard.metrics

@@ -26,7 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
     from towline.prediction_log.writer import PredictionLog
 
 from towline.config.monitoring import LATENCY_BUCKETS_S
@@ -108,7 +108,9 @@ class Metrics:
     def refused(self, code: str) -> None:
         self._codes[code] += 1
 
-    def predicted(self, model: "Model", version: str, answer: "Answer", odd: Mapping[tuple[str, str], int]) -> None:
+    def predicted(
+        self, model: "Model", version: str, answer: "RowPredictions", odd: Mapping[tuple[str, str], int]
+    ) -> None:
         """Counts what was predicted, and what was odd about the input (see ``Reader.read``)."""
         self._rows[version] += len(answer.predictions)
         if (pending := self._answers.get(version)) is None:

@@ -276,7 +276,7 @@ def check_probe_rows(model: Model) -> int:
     """
     try:
         kept = json.loads((model.directory / "probe.json").read_bytes())
-        given, expected = model.answer(kept["rows"]).predictions, kept["labels"]
+        given, expected = model.predict_rows(kept["rows"]).predictions, kept["labels"]
     except Exception as error:
         raise _release_error(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
     for position, (now, then) in enumerate(zip(given, expected, strict=True)):

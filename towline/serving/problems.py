@@ -32,9 +32,13 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "method-not-allowed": ProblemType(405, "Not by this method", "use one that the Allow header names"),
     "too-large": ProblemType(413, "The body is too large", "send it in parts, or score a file with `towline score`"),
     "not-json": ProblemType(415, "The body is of another media type", "send Content-Type: application/json"),
-    "unknown-encoding": ProblemType(415, "The body is compressed in another way", "compress it with gzip, or not at all"),
+    "unknown-encoding": ProblemType(
+        415, "The body is compressed in another way", "compress it with gzip, or not at all"
+    ),
     "wrong-shape": ProblemType(422, "The document is not of the shape this path takes", "/docs shows an example"),
-    "unanswerable": ProblemType(422, "The model has no finite answer for these rows", "mend the values that are far out"),
+    "unanswerable": ProblemType(
+        422, "The model has no finite answer for these rows", "mend the values that are far out"
+    ),
     "too-many-requests": ProblemType(429, "Too many requests", "wait as long as Retry-After says"),
     INTERNAL_ERROR: ProblemType(500, "A fault in the service", "give the request id to those who run it"),
     "busy": ProblemType(503, "Too many requests wait already", "wait as long as Retry-After says"),

@@ -15,7 +15,9 @@ from towline.serving.options import ServeOptions
 @pytest.fixture
 def live(tmp_path: Path) -> ModelReloader:
     (tmp_path / "manifest.json").touch()
-    live = ModelReloader(ServeOptions(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)})))
+    live = ModelReloader(
+        ServeOptions(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)}))
+    )
     live.model, live.ready = Fake(make_contract(), tmp_path), True
     return live
 

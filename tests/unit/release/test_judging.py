@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.release.conftest import Run, table
 from towline.inference.predictor import open_release
-from towline.manifest import Recorded
+from towline.manifest import RecordedRelease
 from towline.promotion import holdout_comparison
 from towline.promotion.gate import Check, Smoke, Verdict
 from towline.release.packaging import Package
@@ -20,7 +20,7 @@ GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0
 
 def judge(run: Run, champion: Path | None) -> Verdict:
     return holdout_comparison.judge(
-        run.work, run.config, run.evaluation, GOOD, (3, Recorded(champion)) if champion else None
+        run.work, run.config, run.evaluation, GOOD, (3, RecordedRelease(champion)) if champion else None
     )
 
 

@@ -15,7 +15,7 @@ from towline import files
 from towline.config import build_config
 from towline.errors import ReleaseError, TransientError
 from towline.inference.predictor import open_release
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.release import packaging
 from towline.release.packaging import Package
 from towline.training.evaluation.holdout import saved_predictions
@@ -33,7 +33,7 @@ def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> 
 def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> None:
     """Every file that a reader of the release counts on, and what the run was."""
     directory = regression.settings.store / packed.path
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     assert set(manifest.files) == {
         "model.skops", "contract.json", "profile.json", "config.yaml", "metrics.json", "validation.json",
         "environment.lock", "card.md", "card.html", "plots/fold_scores.png", "probe.json",
@@ -60,7 +60,7 @@ def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
     released = open_release(directory).predict(rows)
     error = float(np.abs(released - truth).mean())
     assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it has seen them
-    assert verify(directory).metrics == regression.evaluation.metrics
+    assert verify_release(directory).metrics == regression.evaluation.metrics
     assert regression.fitted.rows == len(work.table()) > len(work.parts()["train"])
     assert "fitted without them" in " ".join((directory / "card.md").read_text().split())
     assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
@@ -70,7 +70,7 @@ def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: C
     """Its training ends where the holdout begins, and nothing says otherwise."""
     run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     directory = run.settings.store / run.package().path
-    assert verify(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
+    assert verify_release(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
     assert not (directory / "holdout.npz").exists()
     assert "fitted without them" not in (directory / "card.md").read_text()
 
@@ -148,7 +148,7 @@ def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callabl
     run = make_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()
     directory = run.settings.store / packed.path
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     assert "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace" in manifest.trusted
     assert open_release(directory, digest=packed.digest).predict(frame.head(3)).shape == (3,)
     assert open_release(directory, ["sklearn.gaussian_process"]).predict(frame.head(3)).shape == (3,)

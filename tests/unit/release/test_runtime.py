@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.release.conftest import Run
 from towline.errors import ReleaseError
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.release import runtime
 
 REPOSITORY = Path(__file__).parents[3]
@@ -64,7 +64,7 @@ def test_a_model_of_a_library_has_it_in_its_lock(library: str) -> None:
 def test_a_release_lists_what_it_needs(regression: Run) -> None:
     """Its bill of materials names each package of its own lock, the model, and the data it learnt from."""
     directory = regression.settings.store / regression.package().path
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     document = json.loads((directory / "sbom.cdx.json").read_bytes())
     listed = {(one["name"], one["version"]) for one in document["components"]}
     locked = {(one.name, one.version) for one in runtime.locked((directory / runtime.NAME).read_text("utf-8"))}

@@ -13,7 +13,7 @@ import httpx
 
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import Reader
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.manifest import Manifest
 from towline.serving.app import ServingApp, create_app
 
@@ -64,19 +64,19 @@ class Fake:
         row = {name: ROW.get(name, 1.5) for name in self.reader.fields}
         (self.directory / "probe.json").write_text(json.dumps({"rows": [row]}))
 
-    def answer(self, rows: Sequence[dict[str, Any]]) -> Answer:
-        return self.score(self.reader.read(rows))
+    def predict_rows(self, rows: Sequence[dict[str, Any]]) -> RowPredictions:
+        return self.predict_canonical(self.reader.read(rows))
 
-    def score(self, canonical: Sequence[Sequence[Any]]) -> Answer:
+    def predict_canonical(self, canonical: Sequence[Sequence[Any]]) -> RowPredictions:
         self.calls.append(len(canonical))
         values = [(0.0 if row[0] != row[0] else row[0] * 2) + self.offset for row in canonical]
         classes = self.contract.classes
         if not classes:
-            return Answer(values, None)
+            return RowPredictions(values, None)
         sure = [
             [0.0] * (len(classes) - 1) + [1.0] if value > 50 else [1.0] + [0.0] * (len(classes) - 1) for value in values
         ]
-        return Answer([classes[share.index(1.0)] for share in sure], sure)
+        return RowPredictions([classes[share.index(1.0)] for share in sure], sure)
 
 
 @dataclass

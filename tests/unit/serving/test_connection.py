@@ -81,7 +81,7 @@ async def turns_until(holds: Callable[[], bool]) -> int:
 @pytest.fixture(autouse=True)
 def slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine so slow that a turn is over after one slice."""
-    for name in ("SHARE", "TURN", "REST"):
+    for name in ("CONNECTION_TURN_S", "PARSE_TURN_S", "PARSE_PAUSE_S"):
         monkeypatch.setattr(connection, name, 0.0)
 
 

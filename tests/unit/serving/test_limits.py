@@ -67,7 +67,7 @@ def test_no_rate_no_limit() -> None:
 
 def test_callers_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million addresses fill no memory."""
-    monkeypatch.setattr(rate_limit, "TRACKED", 100)
+    monkeypatch.setattr(rate_limit, "MAX_CALLERS", 100)
     limiter = RateLimiter(1.0, Clock())
     assert sum(passes(limiter, str(n), 1) for n in range(1_000)) == 1_000
     assert len(limiter._full_at) == 100

@@ -12,7 +12,7 @@ import pytest
 
 from tests.shelf import MODEL, Shelf
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
-from towline.manifest import MANIFEST, describe, read
+from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.registry.champion_watcher import Release
 from towline.serving import model_reloader
 from towline.serving.model_reloader import ModelReloader
@@ -37,9 +37,9 @@ def spoil(release: Path, file: str = "contract.json") -> None:
 
 def reseal(release: Path) -> Path:
     """Makes the manifest say what the folder holds now, as someone would who may write the store; returns it."""
-    old = read(release)
+    old = read_manifest(release)
     (release / MANIFEST).unlink()
-    manifest = old.model_copy(update={"files": describe(release)})
+    manifest = old.model_copy(update={"files": describe_files(release)})
     (release / MANIFEST).write_text(manifest.text())
     return release.rename(release.with_name(manifest.folder))
 
@@ -114,12 +114,12 @@ def test_a_request_keeps_the_model_it_began_with(shelf: Shelf) -> None:
     taken = served.model
     assert taken is not None
     rows = json.loads((taken.directory / "probe.json").read_bytes())["rows"][:3]
-    before = taken.answer(rows).predictions
+    before = taken.predict_rows(rows).predictions
     shelf.promote(2)
     served.look()
-    assert taken.answer(rows).predictions == before
+    assert taken.predict_rows(rows).predictions == before
     assert served.model is not None
-    assert all(now > then + 500 for now, then in zip(served.model.answer(rows).predictions, before, strict=True))
+    assert all(now > then + 500 for now, then in zip(served.model.predict_rows(rows).predictions, before, strict=True))
     reference = weakref.ref(taken)
     del taken
     assert reference() is None  # at once: nothing in it refers back, so it needs no collector
@@ -167,7 +167,7 @@ def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPat
     (shelf.release(2) / "contract.json").write_bytes(content)
     served.look()
     assert version(served) == 1
-    monkeypatch.setattr(model_reloader, "_AGAIN", 0)
+    monkeypatch.setattr(model_reloader, "_RETRY_INTERVAL_S", 0)
     served._again = 0.0
     served.look()
     assert version(served) == 2
@@ -273,7 +273,7 @@ def test_what_serves_is_noted(shelf: Shelf) -> None:
         "name": MODEL,
         "version": 2,
         "release": f"releases/{MODEL}/{release.name}",
-        "digest": read(release).digest,
+        "digest": read_manifest(release).digest,
     }
 
 
@@ -323,9 +323,9 @@ def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
-        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
+        "from towline.serving.model_reloader import ModelReloader; from towline.serving.options import ServeOptions;"
         "from towline.config import Settings;"
-        "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
+        "served = ModelReloader(ServeOptions(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
         "print(served.model.compiled, *sys.modules)"
     )
     done = subprocess.run(

@@ -113,7 +113,11 @@ def wide(keys: int, value: bytes = b"1") -> bytes:
         wide(MAX_KEYS + 1),
         wide(300_000),
         b'{"rows":[' + b"{}," * 5_000 + wide(300_000) + b"]}",
-        b'[{"a":1,"b":' + wide(MAX_KEYS - 1, b'{"c":[1,{"d":2}]}') + b'},{"a":' + wide(MAX_KEYS + 1, b'["}{:,"]') + b"}]",
+        b'[{"a":1,"b":'
+        + wide(MAX_KEYS - 1, b'{"c":[1,{"d":2}]}')
+        + b'},{"a":'
+        + wide(MAX_KEYS + 1, b'["}{:,"]')
+        + b"}]",
         wide(MAX_KEYS, b'{"c":":"}').replace(b"}", b"} ", 1)[:-1] + b',"\\"{":1}',
         wide(300_000)[:-1],
     ],

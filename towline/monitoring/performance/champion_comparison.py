@@ -12,11 +12,11 @@ from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import Recorded, read
+from towline.manifest import RecordedRelease, read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
 from towline.monitoring.performance.quality import MOST, blocks, widened
 from towline.monitoring.results import Drift, Triage
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary
 from towline.training.evaluation.bootstrap import interval, resample, weights
 from towline.training.evaluation.interval import Interval
@@ -34,7 +34,11 @@ class _Judged(NamedTuple):
 
 
 def triage(
-    table: pa.Table, champion: Recorded, previous: Recorded | None, config: PipelineConfig, drift: Drift | None
+    table: pa.Table,
+    champion: RecordedRelease,
+    previous: RecordedRelease | None,
+    config: PipelineConfig,
+    drift: Drift | None,
 ) -> Triage:
     """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
 
@@ -69,7 +73,7 @@ def triage(
         return told("there is no champion before this one")
     contract = Contract.model_validate_json((champion.directory / "contract.json").read_bytes())
     metric = primary(config, contract.task)
-    found = answered(table, read(champion.directory).version, contract, metric)
+    found = answered(table, read_manifest(champion.directory).version, contract, metric)
     labels = known(found, contract)
     usable = labels.labelled & labels.usable & found.usable
     kept = plain(champion.directory, contract)
@@ -110,7 +114,7 @@ def triage(
 
 def _trained(release: Path) -> dict[str, Any]:
     """How a release's training rows were set apart."""
-    split: dict[str, Any] = read(release).dataset["split"]
+    split: dict[str, Any] = read_manifest(release).dataset["split"]
     return split
 
 
@@ -119,7 +123,7 @@ def _newer(table: pa.Table, splits: Sequence[dict[str, Any]], kept: frozenset[st
     newer = np.ones(len(table), dtype=bool)
     for split in splits:
         if split["by"] == "time":
-            logged = INPUT + split["time"]
+            logged = INPUT_PREFIX + split["time"]
             times = moments(table[logged if split["time"] in kept and logged in table.column_names else "time"])
             newer &= times > pd.Timestamp(split["train_end"]).to_datetime64()
     return newer
@@ -140,7 +144,7 @@ def _ask(model: Model, contract: Contract, rows: pa.Table, kept: frozenset[str])
     if lacking := sorted(set(needed) - kept):
         what = f"version {model.version} needs {', '.join(lacking[:5])}, which the log does not keep as they are"
         raise DataError(what, where=where, remedy="keep them, if privacy allows")
-    found = model.predictions(model.features(frame(rows, needed)))
+    found = model.predict_frame(model.to_features(frame(rows, needed)))
     if found.probabilities is None:
         return found
     aligned = np.zeros((len(rows), len(contract.classes)))

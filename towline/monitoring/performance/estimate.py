@@ -16,7 +16,7 @@ import pyarrow as pa
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, plain
 from towline.monitoring.performance.quality import Accepted, accepted
 from towline.monitoring.results import Drift, Estimate, Quality
@@ -57,7 +57,7 @@ def estimate(
         return _none(f"the release can estimate {basis.metric}, not {goal.metric}; the next training changes that")
     if basis.why_not:
         return _none(basis.why_not)
-    found = answered(table, read(release).version, contract, goal.metric)
+    found = answered(table, read_manifest(release).version, contract, goal.metric)
     rows, predictions = found.table.filter(pa.array(found.usable)), found.predictions.take(found.usable)
     if not len(rows):
         return _none("there are no predictions to estimate it for")

@@ -21,7 +21,7 @@ from towline.config import GREATER_IS_BETTER, Metric, PipelineConfig
 from towline.config.monitoring import QualityConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
     BY_CHANCE,
     Answered,
@@ -35,7 +35,7 @@ from towline.monitoring.performance.logged_predictions import (
     utc,
 )
 from towline.monitoring.results import Measured, Quality, QualityState
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
 from towline.training.cross_validation import primary
 from towline.training.evaluation.bootstrap import interval, resample, weights
@@ -109,7 +109,7 @@ def measure(
         ConfigError: the metric is not one of the task.
         ReleaseError: the release has no manifest, or another one.
     """
-    version = read(release).version
+    version = read_manifest(release).version
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     goal = accepted(release, config, contract)
     found = answered(table, version, contract, goal.metric, start, end)
@@ -257,8 +257,8 @@ def _too_few(counted: _Counted, asked: QualityConfig) -> str:
 
 def blocks(table: pa.Table, config: PipelineConfig) -> np.ndarray:
     """(n,) which rows are drawn together: those of a group, or ~sqrt(n) consecutive ones of a table in time's order."""
-    if config.data.group and INPUT + config.data.group in table.column_names:
-        codes: np.ndarray = pd.factorize(table[INPUT + config.data.group].to_pandas(), use_na_sentinel=False)[0]
+    if config.data.group and INPUT_PREFIX + config.data.group in table.column_names:
+        codes: np.ndarray = pd.factorize(table[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
         return codes
     return np.arange(len(table)) // max(1, math.isqrt(len(table)))
 

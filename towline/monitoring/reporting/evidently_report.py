@@ -18,7 +18,7 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.samples import Sides, drawn, logged, plain, sides
 from towline.monitoring.results import Drift, Finding
@@ -112,7 +112,7 @@ def write(
         TransientError: the store cannot be written.
     """
     release, workspace = settings.store / serving.release, settings.evidently
-    verify(release)
+    verify_release(release)
     if current is None and drift.end is not None:
         folder = settings.store / "predictions" / config.name
         current = logged(folder, drift.version, drift.start, drift.end)

@@ -204,9 +204,9 @@ def traffic(folder: Path, today: dt.date) -> Traffic:
     rows = Counter(
         {day: count for day, count in parquet_store.count_unconverted(folder).items() if first <= day <= today}
     )
-    for part in parquet_store.parts(folder, first, today):
+    for part in parquet_store.list_parts(folder, first, today):
         try:
-            rows[part.day] += parquet_store.opened(part.path).metadata.num_rows
+            rows[part.day] += parquet_store.open_part(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
     return Traffic(days=tuple(Day(day=day, rows=count) for day, count in sorted(rows.items())))
@@ -218,7 +218,7 @@ def _reports(folder: Path) -> tuple[dt.date, ...]:
 
 
 def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:
-    from towline.manifest import read
+    from towline.manifest import read_manifest
 
     if serving is None:
         return None
@@ -226,7 +226,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
         version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
     )
     try:
-        manifest = read(settings.store / serving.release)
+        manifest = read_manifest(settings.store / serving.release)
     except ReleaseError:
         return known
     return known.model_copy(

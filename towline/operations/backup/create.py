@@ -18,7 +18,7 @@ from towline import __version__, files
 from towline.config import Frozen, Settings
 from towline.config.passwords import masked
 from towline.errors import ConfigError, ReleaseError, TransientError
-from towline.manifest import MANIFEST, REMEDY, read
+from towline.manifest import MANIFEST, REMEDY, read_manifest
 from towline.operations.backup import contents
 from towline.operations.backup.archive import Champion, Dump, Manifest, Writer, writing
 from towline.operations.backup.contents import STORE, Found
@@ -193,7 +193,7 @@ def _champion(settings: Settings, row: Entry, writer: Writer) -> Champion:
     """What serves; without a digest where the files that were taken are not those that its manifest names."""
     digest = ""
     with contextlib.suppress(ReleaseError):
-        manifest = read(settings.store / row.release)
+        manifest = read_manifest(settings.store / row.release)
         taken = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
         if all(one and one.sha256 == manifest.files[name].sha256 for name, one in taken.items()):
             digest = manifest.digest

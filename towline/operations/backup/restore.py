@@ -220,7 +220,7 @@ def _idle(store: Path, databases: Mapping[str, Database]) -> None:
             if lives(process.pid, process.born):
                 raise _in_use(f"process {process.pid} ({path.stem})", path)
     for log in sorted((store / "predictions").glob("*")):
-        for path in sorted(set(segments.paths(log)) - set(segments.finished(log))):
+        for path in sorted(set(segments.list_segments(log)) - set(segments.finished_segments(log))):
             raise _in_use(f"a service of {log.name}", path)
 
 

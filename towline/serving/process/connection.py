@@ -23,7 +23,10 @@ REQUEST_TIMEOUT_S = 60.0  # seconds in which a request must have come whole
 MAX_BUFFERED_BODY = 262_144  # bytes of a body that wait for the application
 PARSE_SLICE = 2_048  # bytes that are parsed at once
 CONNECTION_TURN_S = 0.0001  # seconds that one connection parses what is large before the next one has its turn
-PARSE_TURN_S, PARSE_PAUSE_S = 0.0003, 0.001  # seconds that all of them together parse at once, and how long they pause then
+PARSE_TURN_S, PARSE_PAUSE_S = (
+    0.0003,
+    0.001,
+)  # seconds that all of them together parse at once, and how long they pause then
 DISCARD_BUFFER = 65_536  # bytes that are discarded at once, before the next pause
 LINGER_BYTES = 64_000_000  # read and discarded from the sender of a refused request, at most
 LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # how long it is read from, at most: in all, and without a byte
@@ -33,7 +36,7 @@ LINGER_LOOK = 1.0  # seconds between two looks at that
 class CoalescingTransport:
     """A transport; what is written in one turn of the event loop leaves in one call to the system."""
 
-    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+    def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         self.raw, self._connection = transport, connection
         self._call_soon = connection.loop.call_soon
         self._held: list[bytes] = []
@@ -67,7 +70,7 @@ class CoalescingTransport:
 class BodyFlowControl(FlowControl):
     """Whether the connection is parsed. ``asked``: whether the application wants the body of its request."""
 
-    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+    def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         super().__init__(transport)
         self._connection = connection
         self.asked = False
@@ -103,7 +106,7 @@ class ParseScheduler:
         self._loop = loop
         self._waiting: deque[HttpConnection] = deque()
 
-    def add(self, connection: "Connection") -> None:
+    def add(self, connection: "HttpConnection") -> None:
         if not self._waiting:
             self._loop.call_soon(self._turn)
         self._waiting.append(connection)
@@ -123,7 +126,7 @@ class ParseScheduler:
 
 
 _DISCARDED = bytearray(DISCARD_BUFFER)  # what any of them reads
-_PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pace]" = weakref.WeakKeyDictionary()
+_PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ParseScheduler]" = weakref.WeakKeyDictionary()
 
 
 class HttpConnection(HttpToolsProtocol):

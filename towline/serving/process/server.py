@@ -58,8 +58,8 @@ class ServiceResources:
 
     options: ServeOptions
     sockets: list[socket.socket]
-    keys: "Keys"
-    live: "Live"
+    keys: "ApiKeys"
+    live: "ModelReloader"
     tls: ssl.SSLContext | None
 
     def started(self) -> ServiceInfo:
@@ -101,7 +101,9 @@ def run_service(options: ServeOptions, started: Callable[[ServiceInfo], None]) -
         _wait_for_model(options)
     sockets = listening.bind(options.host, options.port)
     try:
-        service = ServiceResources(options, sockets, _read_keys(options, sockets), _open_model(options), _tls_context(options))
+        service = ServiceResources(
+            options, sockets, _read_keys(options, sockets), _open_model(options), _tls_context(options)
+        )
         if options.workers == 1:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
             serve_requests(service, lambda: started(service.started()))
@@ -183,7 +185,7 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
 
 
-def _read_keys(options: ServeOptions, sockets: list[socket.socket]) -> "Keys":
+def _read_keys(options: ServeOptions, sockets: list[socket.socket]) -> "ApiKeys":
     from towline.serving.auth import ApiKeys
 
     keys = ApiKeys(options.settings.store)
@@ -215,7 +217,7 @@ def _wait_for_model(options: ServeOptions) -> None:
         signal.signal(one, handler)
 
 
-def _open_model(options: ServeOptions) -> "Live":
+def _open_model(options: ServeOptions) -> "ModelReloader":
     from towline.serving.model_reloader import ModelReloader
 
     live = ModelReloader(options)

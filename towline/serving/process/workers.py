@@ -16,7 +16,7 @@ from pathlib import Path
 from towline import files
 from towline.errors import TowlineError
 from towline.serving.process import sockets as listening
-from towline.serving.process.server import ServiceResources, ServiceInfo, serve_requests
+from towline.serving.process.server import ServiceInfo, ServiceResources, serve_requests
 
 _LOG = logging.getLogger("towline.serving")
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})

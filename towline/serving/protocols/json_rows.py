@@ -10,7 +10,7 @@ from towline.serving.problems import Problem, wrong_shape
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
 
 Rows = Sequence[Mapping[str, Any]]
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -33,8 +33,8 @@ class WireProtocol(NamedTuple):
     """
 
     name: str
-    read: "Callable[[Any, Model, int], Asked]"
-    write: "Callable[[Answer, Model, Asked, str], bytes]"
+    read: "Callable[[Any, Model, int], PredictionRequest]"
+    write: "Callable[[RowPredictions, Model, PredictionRequest, str], bytes]"
     bare: bool = False
     nan: bool = False
 
@@ -50,7 +50,7 @@ def read_rows(document: Any, model: "Model", most: int) -> PredictionRequest:
     raise wrong_shape('give one object with one member, "rows" (a list of objects) or "row" (one object)')
 
 
-def write_rows(answer: "Answer", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
+def write_rows(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     del asked
     told: dict[str, Any] = {"predictions": answer.predictions}
     if answer.probabilities is not None:
@@ -77,7 +77,7 @@ def read_invocations(document: Any, model: "Model", most: int) -> PredictionRequ
     return PredictionRequest(check_records(table, name, most))
 
 
-def write_invocations(answer: "Answer", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
+def write_invocations(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     del model, asked
     return orjson.dumps({"predictions": answer.predictions, "request_id": request_id})
 
@@ -94,7 +94,9 @@ def check_records(rows: Any, name: str, most: int) -> Rows:
     for row in rows:
         if row.__class__ is not dict:
             odd = [place for place, row in enumerate(rows) if row.__class__ is not dict]
-            raise wrong_shape(f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd))
+            raise wrong_shape(
+                f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd)
+            )
     found: Rows = rows
     return found
 

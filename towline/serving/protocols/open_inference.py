@@ -13,7 +13,7 @@ from towline.serving.protocols.strict_json import parse_json
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
 
 INTEGERS = {
     f"{sign}INT{bits}": ((0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
@@ -75,7 +75,7 @@ def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
     return PredictionRequest(rows, identity, outputs)
 
 
-def write_tensors(answer: "Answer", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
+def write_tensors(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     labels: list[Any] = answer.predictions
     datatype = _label_type(model)
     if datatype == "BYTES":

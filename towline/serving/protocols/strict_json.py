@@ -51,7 +51,11 @@ def parse_json(body: bytes, longest: int = 10_000, *, widest: int = MAX_KEYS, na
 
 
 def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
-    if len(body) >= LARGE_BODY or body.count(b"{") > MAX_OBJECTS_PER_ROW * longest or body.count(b"[") > LISTS * longest:
+    if (
+        len(body) >= LARGE_BODY
+        or body.count(b"{") > MAX_OBJECTS_PER_ROW * longest
+        or body.count(b"[") > LISTS * longest
+    ):
         if len(body) > 2 * BEGINNING:
             _check_size(body[:BEGINNING], longest, widest)  # tells of most that are refused, at a tenth of the cost
         _check_size(body, longest, widest)
