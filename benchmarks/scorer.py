@@ -31,7 +31,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer
 from towline.data.schema.rows import Reader
 from towline.inference.compiled.compiler import compile_plan
-from towline.inference.scorer import CompiledScorer
+from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build
 
 PROJECT = Path(__file__).parents[1]

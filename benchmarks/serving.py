@@ -156,7 +156,7 @@ def settle(store: Path) -> None:
     way of the next."""
     for _ in range(120):
         words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
-        if not any("towline.prediction_log.parquet_store" in line and str(store) in " ".join(line) for line in words):
+        if not any("towline.prediction_log.maintenance" in line and str(store) in " ".join(line) for line in words):
             break
         time.sleep(0.5)
     shutil.rmtree(store / "predictions", ignore_errors=True)

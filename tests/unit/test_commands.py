@@ -146,7 +146,7 @@ def test_slo_looks_at_the_service_that_towline_started(
     command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
-    from towline.serving.process.server import ServiceInfo
+    from towline.serving.process.worker import ServiceInfo
 
     settings = Settings.from_environment()
     store.mkdir()

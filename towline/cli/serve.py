@@ -10,7 +10,7 @@ import click
 from towline.cli import emit, extras, json_option
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import ServiceInfo
+    from towline.serving.process.worker import ServiceInfo
 
 
 @click.command()

@@ -11,7 +11,8 @@ from towline.data.schema.values import LARGEST
 from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec
 from towline.inference.compiled.codec import PLAN_FILE
-from towline.inference.scorer import CompiledScorer, RowPredictions, Scorer, SklearnScorer
+from towline.inference.compiled.scorer import CompiledScorer
+from towline.inference.scorer import RowPredictions, Scorer, SklearnScorer
 from towline.manifest import REMEDY, Manifest, verify_release
 from towline.training.evaluation.predictions import Predictions
 

@@ -1,33 +1,29 @@
-"""What answers: the compiled plan where the release holds one, else scikit-learn itself."""
+"""Scorers: score canonical rows or frames. A release is scored by its compiled plan, or else by scikit-learn."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
 from towline.data.schema.contract import Contract
 from towline.data.schema.rows import Reader, Row
 from towline.errors import DataError
-from towline.inference.compiled.plan import Plan
 from towline.training.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOLERANCE = 1e-12  # of a value, relative where it is beyond 1, and of a probability
-MAX_ROWWISE = 32  # rows up to which row by row is faster than column by column
+TOLERANCE = 1e-12  # allowed difference between scorers: of a value (relative above 1) or a probability
 
 
 class RowPredictions(NamedTuple):
-    """What a model says of some rows: values or labels, and for a classification the probabilities by class."""
+    """Predictions of rows as Python objects: values or labels, and the probabilities by class of a classification."""
 
     predictions: list[Any]
     probabilities: list[list[float]] | None
 
 
 class Scorer(Protocol):
-    """Canonical rows or a canonical frame in, answers in their order out; the same for the same values."""
+    """Scores canonical rows or a canonical frame, in their order; equal values get equal predictions."""
 
     @property
     def compiled(self) -> bool: ...
@@ -35,37 +31,8 @@ class Scorer(Protocol):
     def predict_frame(self, features: "pd.DataFrame") -> Predictions: ...
 
 
-class CompiledScorer:
-    """Answers from the plan."""
-
-    compiled = True
-
-    def __init__(self, plan: Plan, contract: Contract, reader: Reader) -> None:
-        self.plan, self._classes, self._reader = plan, contract.classes, reader
-        self._columns = [column.name for column in contract.feature_columns]
-
-    def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
-        if len(rows) > MAX_ROWWISE:
-            return to_row_predictions(self._columnwise(self._reader.columns(rows)))
-        found = self.plan.predict_rows(rows)
-        if not self._classes:
-            return RowPredictions([value for value, _ in found], None)
-        return RowPredictions([self._classes[int(at)] for at, _ in found], [shares or [] for _, shares in found])
-
-    def predict_frame(self, features: "pd.DataFrame") -> Predictions:
-        return self._columnwise([features[name].to_numpy() for name in self._columns])
-
-    def _columnwise(self, columns: Sequence[np.ndarray]) -> Predictions:
-        found, probabilities = self.plan.predict_columns(columns)
-        if not self._classes:
-            return Predictions(found)
-        labels = np.empty(len(self._classes), dtype=object)
-        labels[:] = self._classes
-        return Predictions(labels[found], probabilities)
-
-
 class SklearnScorer:
-    """Answers from the fitted pipeline: any estimator, some thousand times slower for one row."""
+    """Scores with the fitted scikit-learn pipeline: any estimator, about a thousand times slower for one row."""
 
     compiled = False
 
@@ -91,10 +58,12 @@ class SklearnScorer:
         try:
             return predict(self.estimator, features, self._contract)
         except ValueError as error:  # scikit-learn's own checks of its input
-            told = str(error).strip().splitlines()[:1]
-            raise DataError(f"the model cannot answer these rows: {''.join(told)}", where="rows") from error
+            reason = "".join(str(error).strip().splitlines()[:1])
+            raise DataError(f"the model cannot score these rows: {reason}", where="rows") from error
 
 
-def to_row_predictions(found: Predictions) -> RowPredictions:
-    """Answers as Python's own numbers, texts and lists."""
-    return RowPredictions(found.labels.tolist(), None if found.probabilities is None else found.probabilities.tolist())
+def to_row_predictions(predictions: Predictions) -> RowPredictions:
+    """Predictions as Python numbers, strings and lists."""
+    return RowPredictions(
+        predictions.labels.tolist(), None if predictions.probabilities is None else predictions.probabilities.tolist()
+    )

@@ -15,7 +15,7 @@ from towline.errors import TowlineError
 from towline.processes import born, lives
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import ServiceInfo
+    from towline.serving.process.worker import ServiceInfo
 
 
 class Service(Frozen):

@@ -1,12 +1,18 @@
-"""What is done to a log that exists: tell of it, merge its parts, forget what is old or asked for."""
+"""Maintenance of the prediction log: summary, conversion, compaction, purge of old days, erasure of one person's rows.
+
+``python -m towline.prediction_log.maintenance FOLDER`` converts finished segments in a process of its own, so that the
+service does not load pyarrow.
+"""
 
 import datetime as dt
 import hashlib
 import json
+import os
 import shutil
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.errors import ConfigError, TransientError
+from towline.errors import ConfigError, TowlineError, TransientError
 from towline.prediction_log import segments
 from towline.prediction_log.column_storage import from_arrow_field
 from towline.prediction_log.parquet_store import (
@@ -305,3 +311,21 @@ def _remove_rows(path: Path, mask: pa.Array) -> None:
     else:
         path.unlink()
     files.sync(path.parent)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Converts a folder's finished segments and merges the parts of days that are over."""
+    os.nice(10)
+    folder = Path(arguments[0])
+    try:
+        with exclusive_lock(folder):
+            convert_segments(folder)
+            merge_parts(folder, before=dt.datetime.now(dt.UTC).date())
+    except TowlineError as error:
+        print(f"the prediction log was not converted: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,16 +1,13 @@
-"""The log as tables: segments become daily Parquet parts, and both are read as one.
+"""The Parquet store of the prediction log: daily Parquet files ("parts") converted from segments.
 
-``python -m towline.prediction_log.parquet_store FOLDER`` converts segments in its own process, so the service never
-loads pyarrow.
-A part is named after its segment, so doing it again after a kill makes the same part; the segment goes last.
+Readers get parts and unconverted segments as one table. A part is named after its segment and the segment is removed
+last, so an interrupted conversion can be repeated: it writes the same part.
 """
 
 import datetime as dt
 import json
 import logging
-import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +21,7 @@ import pyarrow.parquet as pq
 
 from towline import files
 from towline.data.schema.values import level
-from towline.errors import DataError, TowlineError
+from towline.errors import DataError
 from towline.prediction_log import clock_skew, segments
 from towline.prediction_log.column_storage import ARROW_TYPES, input_array, prediction_array, to_arrow_field
 from towline.prediction_log.privacy import LoggedColumn
@@ -338,23 +335,3 @@ def _segment_tables(path: Path, order: clock_skew.ClockSkewDetector) -> Iterator
 
 def _day_and_version(key: tuple[int, int]) -> tuple[dt.date, int]:
     return dt.date(1970, 1, 1) + dt.timedelta(days=key[0]), key[1]
-
-
-def main(words: Sequence[str]) -> int:
-    """Converts a folder's finished segments and merges the parts of days that are over."""
-    from towline.prediction_log import maintenance
-
-    os.nice(10)
-    folder = Path(words[0])
-    try:
-        with exclusive_lock(folder):
-            convert_segments(folder)
-            maintenance.merge_parts(folder, before=dt.datetime.now(dt.UTC).date())
-    except TowlineError as error:
-        print(f"the prediction log stays as it is: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -212,7 +212,7 @@ class PredictionLog:
             return
         if self._converter is not None and self._converter.poll() is None and not self._closing.is_set():
             return  # tried again a second later
-        command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(self.folder)]
+        command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(self.folder)]
         quiet = subprocess.DEVNULL
         try:
             self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)

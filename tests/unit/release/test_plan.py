@@ -17,7 +17,7 @@ from towline.inference.compiled import codec, parity
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.parity import certify
 from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, TraversedForest
-from towline.inference.scorer import CompiledScorer
+from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build
 from towline.training.evaluation.metrics import predict
 

@@ -31,7 +31,9 @@ def model() -> Any:
         yes = (features["zip"] == "00501").to_numpy(float)
         return Predictions(np.where(yes > 0, "yes", "no").astype(object), np.column_stack([1 - yes, yes]))
 
-    return SimpleNamespace(name="m", version=3, contract=contract, to_features=contract.features, predict_frame=predict_frame)
+    return SimpleNamespace(
+        name="m", version=3, contract=contract, to_features=contract.features, predict_frame=predict_frame
+    )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])

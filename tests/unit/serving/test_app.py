@@ -559,7 +559,9 @@ def test_a_prediction_that_is_not_finite(service: Running, model: Fake) -> None:
 def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a classification."""
     model = Fake(make_contract(CLASSES), tmp_path)
-    monkeypatch.setattr(Fake, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]]))
+    monkeypatch.setattr(
+        Fake, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]])
+    )
     with running(model) as service:
         answer = service.client.post("/predict", {"rows": [ROW, ROW]})
     assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)

@@ -183,7 +183,7 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: Release, monkey
 
 def test_converters_killed_at_random(folder: Path, release: Release) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
-    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
+    command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(folder)]
     for start in range(0, 1_200, 100):
         fill(folder, release, range(start, start + 100), rows=2)
     began = time.monotonic()

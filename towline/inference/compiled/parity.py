@@ -14,7 +14,8 @@ from towline.data.schema.rows import Reader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.plan import BitmaskForest, NumericLookup, Plan, TraversedForest
-from towline.inference.scorer import TOLERANCE, CompiledScorer
+from towline.inference.compiled.scorer import CompiledScorer
+from towline.inference.scorer import TOLERANCE
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 

@@ -1,9 +1,11 @@
 """The Open Inference Protocol v2: one named tensor a column in, predictions and probabilities out."""
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from towline.errors import Fault
@@ -25,6 +27,11 @@ DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
 DIMENSIONS = 8  # the product of very many sizes would take minutes
 CONTENT_TYPES = ("str", "np", "pd", "datetime", "pd_json")
 LABELS, PROBABILITIES = "predict", "predict_proba"  # as MLServer's scikit-learn runtime names them
+BINARY_HEADER = b"inference-header-content-length"
+_NUMPY_TYPES = {
+    "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+    "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
 _KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "datetime": "BYTES"}
 
 
@@ -184,6 +191,70 @@ def _label_type(model: "Model") -> str:
     if not kinds or kinds == {float}:
         return "FP64"
     return "BOOL" if kinds == {bool} else "INT64" if kinds == {int} else "BYTES"
+
+
+def json_length(headers: Mapping[bytes, bytes], length: int) -> int:
+    """Where in a body of this length its document ends.
+
+    Raises:
+        Problem: the header that says so is no such number.
+    """
+    given = headers[BINARY_HEADER]
+    if not given.isdigit() or len(given) > 18 or int(given) > length:
+        raise Problem("bad-request", "Inference-Header-Content-Length is no place in the body")
+    return int(given)
+
+
+def attach_binary_data(document: Any, tail: bytes) -> None:
+    """Gives each tensor of a request that came as bytes its data.
+
+    Raises:
+        Problem: sizes, datatypes or texts are not right.
+    """
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    at = 0
+    for place, tensor in enumerate(inputs if isinstance(inputs, list) else ()):
+        parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is None:
+            continue
+        if type(size) is not int or not 0 <= size <= len(tail) - at:
+            raise wrong_shape(f"inputs[{place}]: binary_data_size is beyond the end of the body")
+        tensor["data"] = _binary_values(tail[at : at + size], tensor.get("datatype"), f"inputs[{place}]")
+        at += size
+    if at != len(tail):
+        raise wrong_shape("there are bytes behind the last tensor")
+
+
+def _binary_values(part: bytes, datatype: Any, place: str) -> list[Any]:
+    if datatype == "BYTES":
+        return _texts(part, place)
+    if not isinstance(datatype, str) or datatype not in _NUMPY_TYPES:
+        raise wrong_shape(f"{place}: the datatype is not one of {', '.join(_NUMPY_TYPES)}, BYTES")
+    dtype = np.dtype(_NUMPY_TYPES[datatype])
+    if len(part) % dtype.itemsize:
+        raise wrong_shape(f"{place}: the bytes are no whole number of {datatype}")
+    values: list[Any] = np.frombuffer(part, dtype).tolist()
+    if dtype.kind == "f":
+        return [None if value != value else value for value in values]  # noqa: PLR0124 - NaN
+    return values
+
+
+def _texts(part: bytes, place: str) -> list[str]:
+    """Each is four bytes of length, the lowest first, and so much UTF-8."""
+    texts, at = [], 0
+    try:
+        while at < len(part):
+            (length,) = struct.unpack_from("<I", part, at)
+            at += 4 + length
+            if at > len(part):
+                raise wrong_shape(f"{place}: a text is longer than its tensor")
+            texts.append(part[at - length : at].decode())
+    except (struct.error, UnicodeDecodeError):
+        raise wrong_shape(f"{place}: the bytes are no texts in UTF-8") from None
+    if any("\0" in text for text in texts):
+        raise wrong_shape(f"{place}: a text holds a NUL character")
+    return texts
 
 
 TENSORS = WireProtocol("open-inference", read_tensors, write_tensors, bare=True)
