@@ -7,7 +7,7 @@ Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole number
 rows can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of
 0.7 sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
 
-Limits hang on the number of rows and on the reference only; they are drawn once for each and kept.
+CheckThresholds hang on the number of rows and on the reference only; they are drawn once for each and kept.
 """
 
 import argparse
@@ -40,7 +40,7 @@ KINDS = ("alone", "clustered", "daily")
 
 
 def remembered() -> None:
-    """Limits by column and number of rows, not by the exact number of values."""
+    """CheckThresholds by column and number of rows, not by the exact number of values."""
     from towline.monitoring.drift import thresholds
 
     drawn, known = thresholds.limits, {}
@@ -70,7 +70,7 @@ def read_once() -> None:
     """The reference is read once a release, not once a night."""
     from towline.monitoring.drift import detector
 
-    detector.read = functools.lru_cache(maxsize=2)(detector.read)
+    detector.read_reference = functools.lru_cache(maxsize=2)(detector.read_reference)
 
 
 def alarms(quick: bool, seed: int = 1) -> None:
@@ -88,8 +88,8 @@ def alarms(quick: bool, seed: int = 1) -> None:
                     made, years = release(Path(folder), kind, rng)
                     for _ in range(several):
                         found = night(made, kind, size, years, DAYS + int(rng.integers(0, 365)), rng)
-                        bad += found.state != "quiet"
-                        why.update(f"{f.column} {f.what}" for f in found.findings if f.alarm)
+                        bad += found.state != "ok"
+                        why.update(f"{f.column} {f.name}" for f in found.checks if f.alarm)
             count = references * several
             line.append(f"{bad / count:7.2%} ({bad} of {count:,})")
             if why:
@@ -108,7 +108,7 @@ def year(quick: bool, seed: int = 2) -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     made, years = release(Path(folder), kind, rng)
                     states = [night(made, kind, rows, years, DAYS + day, rng, budget).state for day in range(365)]
-                found.append(sum(state != "quiet" for state in states))
+                found.append(sum(state != "ok" for state in states))
             print(f"{kind:>10} stated {budget:4g}: {np.mean(found):5.2f} (years: {sorted(found)})", flush=True)
 
 
@@ -133,7 +133,7 @@ def power(quick: bool, seed: int = 3) -> None:
                     made, years = release(Path(folder), "alone", rng)
                     for _ in range(nights):
                         found = night(made, "alone", size, years, 0, rng, spoilt=change)
-                        hits += any(f.alarm and f.column == change.split()[1] for f in found.findings)
+                        hits += any(f.alarm and f.column == change.split()[1] for f in found.checks)
             line.append(f"{hits / references / nights:8.1%}")
         print(f"{change:22} " + " ".join(line), flush=True)
 
@@ -166,7 +166,7 @@ from towline.monitoring.drift.detector import detect, table
 begun = time.process_time()
 contract = Contract.model_validate_json(Path(sys.argv[2], "contract.json").read_bytes())
 found = detect(Path(sys.argv[2]), table(Path(sys.argv[1]), contract), DriftConfig())
-assert found.state == "quiet", found
+assert found.state == "ok", found
 assert "evidently" not in sys.modules
 print(time.process_time() - begun, time.process_time(), peak,
       found.rows)
@@ -248,8 +248,8 @@ def real(_: bool) -> None:
 
     from towline.config import DriftConfig, PipelineConfig
     from towline.data import blocks
-    from towline.data.profile import profile
-    from towline.data.schema.inference import infer
+    from towline.data.profile import profile_features
+    from towline.data.schema.inference import infer_contract
     from towline.monitoring.drift.detector import detect
 
     for name, source, time_of, target, drop, months in (
@@ -264,17 +264,17 @@ def real(_: bool) -> None:
         config = PipelineConfig.model_validate(
             {"name": "x", "data": {"source": "t", "target": target, "time": time_of}}
         )
-        contract = infer(then, config)
+        contract = infer_contract(then, config)
         features = contract.features(then)
-        facts = profile(features, contract)
-        by, unit = blocks.units(pd.to_datetime(then[time_of]), None, len(features.columns))
+        facts = profile_features(features, contract)
+        by, unit = blocks.assign_blocks(pd.to_datetime(then[time_of]), None, len(features.columns))
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "v1-0123456789ab"
             made.mkdir()
             (made / "contract.json").write_text(contract.model_dump_json())
             (made / "profile.json").write_text(json.dumps(facts))
-            parts = {"inputs": blocks.count(features, facts["columns"], by, unit)}
-            (made / "blocks.npz").write_bytes(blocks.packed(parts))
+            parts = {"inputs": blocks.count_blocks(features, facts["columns"], by, unit)}
+            (made / "blocks.npz").write_bytes(blocks.serialize_blocks(parts))
             print(f"\n{name}, {months} months of training until {cut:%Y-%m-%d} ({len(then):,} rows), windows of a week")
             later = rows[times >= cut]
             for start in pd.date_range(cut, times.max(), freq="7D")[:26]:

@@ -11,16 +11,16 @@ import json
 import logging
 from pathlib import Path
 
-from towline.backtest.page import HEADER, summary
-from towline.backtest.results import Replay
-from towline.backtest.simulation import replay
+from towline.backtesting.page import HEADER, summary
+from towline.backtesting.results import BacktestResult
+from towline.backtesting.simulation import replay
 from towline.config import read_config
 
 PROJECT = Path(__file__).parents[1]
 PERIODS = {"bike_demand": ("2011-07-01", "2013-01-01"), "bank_subscription": ("2008-08-01", "2010-12-01")}
 
 
-def table(found: Replay) -> str:
+def table(found: BacktestResult) -> str:
     """The summary in Markdown."""
     lines = [f"| {' | '.join(HEADER)} |", "|---|" + "---:|" * (len(HEADER) - 1)]
     lines += [f"| {' | '.join(summary(found, life))} |" for life in found.lives]

@@ -6,15 +6,15 @@ from prefect import flow
 
 from flows.reaction import react
 from tasks.monitoring import detect, report_drift
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
-from towline.monitoring.policy import Round
+from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import watched
 
 
 @flow(name="drift", flow_run_name="{config.name}")
 @watched
-def drift_flow(config: Given, as_of: datetime | None = None) -> Round:
+def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
 
     Args:
@@ -29,6 +29,6 @@ def drift_flow(config: Given, as_of: datetime | None = None) -> Round:
     settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
     serving = monitoring_run.champion(settings, config.name, now)
     found = detect(config, settings, serving, now)
-    page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "broken") else ""
-    seen = Round(model=config.name, version=serving.version, at=now, drift=found, report=page)
+    page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "invalid_schema") else ""
+    seen = MonitoringRun(model=config.name, version=serving.version, at=now, drift=found, report=page)
     return react(config, settings, serving, seen)

@@ -6,15 +6,15 @@ from prefect import flow
 
 from flows.reaction import react
 from tasks.monitoring import measure
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
-from towline.monitoring.policy import Round
+from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import watched
 
 
 @flow(name="quality", flow_run_name="{config.name}")
 @watched
-def quality_flow(config: Given, as_of: datetime | None = None) -> Round:
+def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 
     Args:
@@ -29,5 +29,5 @@ def quality_flow(config: Given, as_of: datetime | None = None) -> Round:
     settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
     serving = monitoring_run.champion(settings, config.name, now)
     found = measure(config, settings, serving, now)
-    seen = Round(model=config.name, version=serving.version, at=now, quality=found)
+    seen = MonitoringRun(model=config.name, version=serving.version, at=now, quality=found)
     return react(config, settings, serving, seen)

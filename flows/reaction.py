@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.training import training_flow
 from tasks.monitoring import begin, decide, deployed, roll_back, tell
-from towline.config import Given, PipelineConfig, Settings
+from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.monitoring import monitoring_run
-from towline.monitoring.policy import Round
+from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import value_of, watched
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import Entry
@@ -16,7 +16,7 @@ from towline.registry.ledger import Entry
 
 @flow(name="reaction", flow_run_name="{config.name}")
 @watched
-def reaction_flow(config: Given, breach: str = "", as_of: datetime | None = None) -> Round:
+def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
     """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
 
     Raises:
@@ -25,10 +25,12 @@ def reaction_flow(config: Given, breach: str = "", as_of: datetime | None = None
     """
     settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
     serving = monitoring_run.champion(settings, config.name, now)
-    return react(config, settings, serving, Round(model=config.name, version=serving.version, at=now), breach)
+    return react(config, settings, serving, MonitoringRun(model=config.name, version=serving.version, at=now), breach)
 
 
-def react(config: PipelineConfig, settings: Settings, serving: Entry, seen: Round, breach: str = "") -> Round:
+def react(
+    config: PipelineConfig, settings: Settings, serving: Entry, seen: MonitoringRun, breach: str = ""
+) -> MonitoringRun:
     """Decides and acts within the flow under way. A training is its child, and is started once for a cause."""
     decision = decide(config, settings, serving, seen.at, breach)
     tell(config, settings, seen.drift or seen.quality, decision)

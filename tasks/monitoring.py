@@ -12,32 +12,34 @@ from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
 from towline.manifest import verify_release
-from towline.markdown import escaped
+from towline.markdown import escape
 from towline.monitoring import monitoring_run
 from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
 from towline.monitoring.reporting import evidently_report
-from towline.monitoring.results import Drift, Quality
+from towline.monitoring.results import DriftResult, QualityResult
 from towline.operations import up_state
-from towline.registry.ledger import Entry, Ledger, actor
+from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import mirror, synchronization
 from towline.steps import step
 
 
 @patient("detect drift")
-def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> Drift:
+def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> DriftResult:
     with step("detect drift") as told:
         found = monitoring_run.drift(settings, config, serving, now)
         Journal.of(settings, config.name).add(found, now)
         told.note = f"{found.state}, {found.rows:,} rows: {found.reason}"
-    rows = [finding.model_dump() for finding in found.findings[:200]]
+    rows = [check.model_dump() for check in found.checks[:200]]
     artifacts.table(rows, key=f"{config.name}-drift", description=told.note)
     return found
 
 
 @patient("report drift")
-def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, found: Drift, now: dt.datetime) -> str:
+def report_drift(
+    config: PipelineConfig, settings: Settings, serving: Entry, found: DriftResult, now: dt.datetime
+) -> str:
     """Evidently's report of a night that alarmed: kept in its workspace, here and in MLflow. Other nights have none."""
     with step("report drift") as told:
         path, told.elsewhere_cpu_s = sidecar.call(evidently_report.write, settings, config, serving, found, now)
@@ -52,7 +54,7 @@ def report_drift(config: PipelineConfig, settings: Settings, serving: Entry, fou
 
 
 @patient("measure quality")
-def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> Quality:
+def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> QualityResult:
     with step("measure quality") as told:
         found = monitoring_run.quality(settings, config, serving, now)
         Journal.of(settings, config.name).add(found, now)
@@ -70,7 +72,7 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
         decision = monitoring_run.conclude(settings, config, serving, seen)
         told.note = f"{decision.action}: {decision.reason}"
     artifacts.markdown(
-        f"**{decision.action}**: {escaped(decision.reason)}", key=f"{config.name}-decision", description=told.note
+        f"**{decision.action}**: {escape(decision.reason)}", key=f"{config.name}-decision", description=told.note
     )
     return decision
 
@@ -79,10 +81,10 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
 def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason: str) -> str:
     """To the champion before; done again after a kill it finds that another version serves and leaves it so."""
     with step("roll back") as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         now = ledger.champion(config.name)
         if now and now.version == serving.version:
-            verify_release(settings.store / ledger.rollback_target(config.name).release)
+            verify_release(settings.layout.release(ledger.rollback_target(config.name).release))
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
         try:
@@ -93,7 +95,9 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
 
 
 @patient("tell")
-def tell(config: PipelineConfig, settings: Settings, found: Drift | Quality | None, decision: Decision) -> str:
+def tell(
+    config: PipelineConfig, settings: Settings, found: DriftResult | QualityResult | None, decision: Decision
+) -> str:
     with step("tell") as told:
         told.note = notifications.tell(settings, config, found, decision)
     return told.note

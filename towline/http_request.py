@@ -10,16 +10,18 @@ from urllib.parse import SplitResult, urlsplit
 LARGEST = 16_000_000  # bytes of an answer that are read
 
 
-class Answered(NamedTuple):
+class HttpResponse(NamedTuple):
     status: int
     body: bytes
 
 
-class Unanswered(Exception):
+class HttpRequestError(Exception):
     """Nothing came back in time. Its text never holds any part of the address."""
 
 
-def call(url: str, seconds: float, *, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answered:
+def send_request(
+    url: str, seconds: float, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> HttpResponse:
     """A GET, or a POST where there is a body.
 
     Args:
@@ -29,30 +31,30 @@ def call(url: str, seconds: float, *, body: bytes | None = None, headers: Mappin
         headers: sent with it.
 
     Raises:
-        Unanswered: no connection, no whole answer in time, or one beyond ``LARGEST``.
+        HttpRequestError: no connection, no whole answer in time, or one beyond ``LARGEST``.
     """
-    outcome: queue.SimpleQueue[Answered | Unanswered] = queue.SimpleQueue()
+    outcome: queue.SimpleQueue[HttpResponse | HttpRequestError] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             outcome.put(_ask(urlsplit(url), seconds, body, headers or {}))
-        except Unanswered as error:
+        except HttpRequestError as error:
             outcome.put(error)
         except (OSError, http.client.HTTPException, ValueError) as error:  # the last for what is no URL or host
-            outcome.put(Unanswered(_reason(error)))
+            outcome.put(HttpRequestError(_reason(error)))
 
     # a name server, a handshake or a drip of bytes has no timeout of its own: the thread is left behind
     threading.Thread(target=work, daemon=True, name="towline-call").start()
     try:
         found = outcome.get(timeout=seconds)
     except queue.Empty:
-        raise Unanswered(f"no answer within {seconds:g} s") from None
-    if isinstance(found, Unanswered):
+        raise HttpRequestError(f"no answer within {seconds:g} s") from None
+    if isinstance(found, HttpRequestError):
         raise found
     return found
 
 
-def _ask(parts: SplitResult, seconds: float, body: bytes | None, headers: Mapping[str, str]) -> Answered:
+def _ask(parts: SplitResult, seconds: float, body: bytes | None, headers: Mapping[str, str]) -> HttpResponse:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=seconds)
     try:
@@ -63,8 +65,8 @@ def _ask(parts: SplitResult, seconds: float, body: bytes | None, headers: Mappin
     finally:
         connection.close()
     if len(content) > LARGEST:
-        raise Unanswered("the answer is too large")
-    return Answered(answer.status, content)
+        raise HttpRequestError("the answer is too large")
+    return HttpResponse(answer.status, content)
 
 
 def _reason(error: Exception) -> str:

@@ -31,7 +31,7 @@ class FileEntry(Frozen):
     size: int = Field(ge=0, le=MAX_FILE_BYTES)
 
 
-class RecordedRelease(NamedTuple):
+class ReleaseLocation(NamedTuple):
     """A release's directory, and its manifest's digest as the ledger recorded it; empty where it has none."""
 
     directory: Path

@@ -19,7 +19,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import REPOSITORY
 from towline.monitoring.journal import Journal
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")
@@ -109,11 +109,11 @@ def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, 
     """
     store, now = Path(environ["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
     journal = Journal(store / "watch" / "seen-bikes")
-    moved = Finding(column="temp_c", what="distribution", value=0.7, threshold=0.3, alarm=True)
-    for ago, state in ((2, "quiet"), (1, "drift")):
+    moved = DriftCheckResult(column="temp_c", name="distribution", value=0.7, threshold=0.3, alarm=True)
+    for ago, state in ((2, "ok"), (1, "drift")):
         end = now - dt.timedelta(days=ago)
-        findings = (moved,) if state == "drift" else (moved.model_copy(update={"value": 0.1, "alarm": False}),)
-        night = Drift(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, findings=findings,
+        checks = (moved,) if state == "drift" else (moved.model_copy(update={"value": 0.1, "alarm": False}),)
+        night = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
                       budget=4, reason=f"a night of {state}")  # fmt: skip
         journal.add(night, now)
         done = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
@@ -130,7 +130,7 @@ def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, 
     shows(page, addresses["drift"], "seen-bikes")
     assert page.title() == "Drift"
     shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
-    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "quiet")
+    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "ok")
     shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
     shows(page, addresses["status"], "a night of drift", "temp_c")
     text = subprocess.run([TOWLINE, "status"], env=environ, check=True, capture_output=True, text=True).stdout

@@ -146,7 +146,7 @@ def test_the_training_file_raises_no_alarm(awkward: Awkward) -> None:
     scored = pd.read_csv(awkward.folder / "scored.csv", dtype=str)
     assert answers == scored["p_prediction"].astype(float).tolist()
     config = awkward.folder / "awkward.yaml"
-    assert awkward.run("drift", config, "--current", awkward.file)["state"] == "quiet"
+    assert awkward.run("drift", config, "--current", awkward.file)["state"] == "ok"
     added = awkward.run("labels", "add", "awkward", awkward.file, "--by", "order", "--column", "y")
     assert (added["added"], added["waiting"]) == (ROWS, 0)
     shown = awkward.run("log", "show", "awkward")

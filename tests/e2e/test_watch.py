@@ -65,7 +65,7 @@ def test_drift_is_seen_trained_away_and_served(whole: Whole) -> None:
     line, ledger = whole.line, whole.line.ledger
     nights = Journal.of(line.settings, MODEL).drift(version=1)
     (night,) = [one for one in nights if one.state == "drift"]
-    assert {"temp_c", "feels_like_c"} <= {finding.column for finding in night.findings if finding.alarm}
+    assert {"temp_c", "feels_like_c"} <= {check.column for check in night.checks if check.alarm}
     (page,) = (line.store / "watch" / MODEL).glob("drift-*.html")
     assert "temp_c" in page.read_text()
     decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]

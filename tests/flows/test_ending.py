@@ -5,14 +5,14 @@ import datetime as dt
 import pytest
 
 from towline.errors import DataValidationError
-from towline.monitoring.policy import Action, Decision, Round
+from towline.monitoring.policy import Action, Decision, MonitoringRun
 
 NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
 
 
-def seen(action: Action) -> Round:
+def seen(action: Action) -> MonitoringRun:
     decision = Decision(action=action, trigger=None, reason="temp_c moved", cause="a")
-    return Round(model="bikes", version=1, at=NOW, decision=decision)
+    return MonitoringRun(model="bikes", version=1, at=NOW, decision=decision)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
 
     @flow(name="ending-inner", flow_run_name=f"inner-{action}")
     @watched
-    def inner() -> Round:
+    def inner() -> MonitoringRun:
         return seen(action)
 
     @flow(name="ending-outer")
     @watched
-    def outer() -> Round:
-        return Round.model_validate(value_of(inner(return_state=True)))
+    def outer() -> MonitoringRun:
+        return MonitoringRun.model_validate(value_of(inner(return_state=True)))
 
     assert run_here(outer, {}) == seen(action)
     with get_client(sync_client=True) as client:
@@ -63,7 +63,7 @@ def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
 
     @flow(name="ending-refused")
     @watched
-    def refused() -> Round:
+    def refused() -> MonitoringRun:
         raise DataValidationError("the table breaks 1 rule", where="a.csv")
 
     with pytest.raises(DataValidationError, match="breaks 1 rule"):

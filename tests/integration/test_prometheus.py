@@ -128,7 +128,7 @@ def watch(shelf: Shelf) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
     journal = Journal.of(shelf.settings, MODEL)
     journal.add(night(3, "drift"), NOW - 3 * DAY)
-    journal.add(window(3, "bad"), NOW - 3 * DAY)
+    journal.add(window(3, "degraded"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
     send(alert, AlertConfig(), shelf.settings.store)
 

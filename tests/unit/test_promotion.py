@@ -23,7 +23,7 @@ def test_what_serves_already_is_not_promoted_again(shelf: Shelf, command: Comman
     before = shelf.ledger.rows(MODEL)
     done = command("promote", f"{MODEL}@1", "--reason", "better")
     assert done.code == 0, done.err
-    assert "version 1 serves already, since" in done.out
+    assert "version 1 is the champion already, since" in done.out
     assert "instead of" not in done.out
     document = command("promote", f"{MODEL}@1", "--reason", "better", "--json").json
     assert (document["version"], document["changed"]) == (1, False)

@@ -31,10 +31,11 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     """
     from towline.cli import models, screen
     from towline.manifest import verify_release
+    from towline.registry.selection import require_release, select_version
 
     settings, ledger = models.stores()
-    entry = models.released(models.which(settings, ledger, version))
-    directory = settings.store / entry.release
+    entry = require_release(select_version(settings, ledger, version))
+    directory = settings.layout.release(entry.release)
     manifest = verify_release(directory)
     size = sum(one.size for one in manifest.files.values())
     told: dict[str, Any] = {
@@ -47,7 +48,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all as their digests say"
     lines = [screen.head("release") + f"{directory}: {whole}"]
     if image or repository:
-        with screen.progress(settings.store / "logs" / "towline.log"):
+        with screen.progress(settings.layout.log()):
             built = _made(settings, ledger, entry, repository)
         told |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
         lines += [screen.head("image") + built.text(), screen.head("id") + built.id]
@@ -55,18 +56,19 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
-    from towline.cli import models
+    from towline import api
     from towline.config import read_config
     from towline.promotion import outcome
     from towline.registry.ledger import actor
     from towline.release.image import build_release_image
     from towline.steps import step
 
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     config = read_config(directory / "config.yaml")
     with step("image") as told:
         built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
-    outcome.contained(ledger, entry.model, entry.version, built, actor(), entry.release)
-    models.mirror(settings, entry.model)
+    outcome.record_image(ledger, entry.model, entry.version, built, actor(), entry.release)
+    if note := api.update_mlflow(settings, entry.model):
+        click.echo(f"note: {note}", err=True)
     return built

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from towline.config import Settings
     from towline.data.schema.contract import Column, Contract
     from towline.manifest import Manifest
-    from towline.preflight import Checked
+    from towline.preflight import PreflightResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
 
@@ -159,7 +159,7 @@ def _width(cell: str) -> int:
 
 def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     """The end of a run on one screen; ``page`` is that of a run on another machine, where its files are."""
-    release = settings.store / outcome.release
+    release = settings.layout.release(outcome.release)
     name = f"{outcome.model}@{outcome.version}"
     if outcome.repeated:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
@@ -245,7 +245,7 @@ def _again(outcome: "Outcome") -> list[tuple[str, str]]:
     return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
-def checked(done: "Checked") -> str:
+def checked(done: "PreflightResult") -> str:
     """What `towline validate` prints of a table that passed: its task, its columns, its rules."""
     validation, contract = done.validation, done.contract
     yellow = click.style("!", fg="yellow")

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, extras, json_option
+from towline import extras
+from towline.cli import emit, json_option
 from towline.cli.run import config_argument, set_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
     from towline.config import Settings
-    from towline.monitoring.alerts.notifications import Sent
+    from towline.monitoring.alerts.notifications import DeliveryReport
     from towline.monitoring.slo.burn_rate import Objective
-    from towline.monitoring.slo.metrics_scraper import Sample
+    from towline.monitoring.slo.metrics_scraper import ServiceSample
 
 _COLORS = {"met": "green", "burning": "red", "spent": "yellow", "unknown": "yellow"}
 
@@ -68,7 +69,7 @@ def slo(
         quality=journal.quality(),
         metric=pipeline.evaluation.metric,
     )
-    sent = notifications.Sent() if quiet else notifications.tell_objectives(settings, pipeline, found, now)
+    sent = notifications.DeliveryReport() if quiet else notifications.tell_objectives(settings, pipeline, found, now)
     document = {
         "model": pipeline.name,
         "at": now.isoformat(),
@@ -91,7 +92,7 @@ def _started(settings: "Settings", model: str) -> list[str]:
     )
 
 
-def _told(model: str, looks: "list[Sample]", found: "tuple[Objective, ...]", sent: "Sent") -> str:
+def _told(model: str, looks: "list[ServiceSample]", found: "tuple[Objective, ...]", sent: "DeliveryReport") -> str:
     from towline.cli.screen import table
 
     lines = []

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from towline.monitoring.status.summary import Run, Status
 
 COLOURS = {
-    "good": "green", "quiet": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
-    "bad": "red", "drift": "red", "broken": "red", "burning": "red", "block": "red", "failed": "red", "crashed": "red",
+    "good": "green", "ok": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
+    "bad": "red", "degraded": "red", "drift": "red", "invalid_schema": "red",
+    "burning": "red", "block": "red", "failed": "red", "crashed": "red",
     "data refused": "red", "roll back": "red",
     "warn": "yellow", "unknown": "yellow", "spent": "yellow", "refused": "yellow",
 }  # fmt: skip
@@ -74,10 +75,10 @@ def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
         ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
         TransientError: the ledger cannot be read.
     """
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
-    config, ledger = _config(name), Ledger(settings.ledger_url)
+    config, ledger = _config(name), open_ledger(settings)
     known, wanted = ledger.models(), config.name if config else name
     check_recorded(settings, ledger, wanted)
     if wanted is not None and wanted not in known:
@@ -280,8 +281,8 @@ def _drift(one: "Status") -> str:
     night = one.drift[-1]
     until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
     lines = [head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}"]
-    near = [f for f in night.findings if f.alarm or f.broken or f.threshold is not None][:5]
-    rows = [[f.column, f.what, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
+    near = [f for f in night.checks if f.alarm or f.invalid or f.threshold is not None][:5]
+    rows = [[f.column, f.name, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
     lines += [table(["column", "what", "value", "alarm from", "last nights"], rows, "  ")] if rows else []
     return "\n".join(lines)
 
@@ -313,9 +314,9 @@ def _recent(one: "Status", column: str) -> str:
     """The last nights of a column, oldest first: how near it came to its threshold, ! an alarm."""
     told = ""
     for night in one.drift[-14:]:
-        mine = [f for f in night.findings if f.column == column]
+        mine = [f for f in night.checks if f.column == column]
         near = max((f.value / f.threshold for f in mine if f.threshold), default=0.0)
-        told += "!" if any(f.alarm or f.broken for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
+        told += "!" if any(f.alarm or f.invalid for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
     return told
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from towline.config.passwords import hidden_path, masked_path
+from towline.config.passwords import hide_path, mask_path
 from towline.config.record import Duration, Frozen
 
 #: upper bounds in seconds of the latency histogram that services export
@@ -126,7 +126,7 @@ class AlertConfig(Frozen):
     @classmethod
     def _without_secret(cls, webhook: str | None) -> str | None:
         begin, path = _halves(webhook or "")
-        return begin + hidden_path(begin, path) if begin else webhook
+        return begin + hide_path(begin, path) if begin else webhook
 
     @model_validator(mode="after")
     def _allowed(self) -> "AlertConfig":
@@ -165,7 +165,7 @@ class AlertConfig(Frozen):
         if self.webhook is None:
             return self
         begin, path = _halves(self.webhook)
-        return self.model_copy(update={"webhook": begin + masked_path(path)})
+        return self.model_copy(update={"webhook": begin + mask_path(path)})
 
 
 class ScheduleConfig(Frozen):

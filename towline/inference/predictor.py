@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Contract
-from towline.data.schema.rows import Reader, Row
+from towline.data.schema.rows import Row, RowReader
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec
@@ -35,7 +35,7 @@ class Model:
     metadata: Manifest
     directory: Path
     contract: Contract
-    reader: Reader
+    reader: RowReader
     scorer: Scorer
 
     @property
@@ -143,8 +143,8 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     if digest and manifest.digest != digest:
         what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
         raise ReleaseError(what, where=str(directory), remedy=REMEDY)
-    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
-    reader = Reader(contract)
+    contract = Contract.read(directory)
+    reader = RowReader(contract)
     scorer: Scorer
     if PLAN_FILE in manifest.files:
         scorer = CompiledScorer(codec.read_plan(directory / PLAN_FILE), contract, reader)
@@ -152,7 +152,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
         from towline.training import model_io
 
         recorded = manifest.trusted if digest else ()
-        scorer = SklearnScorer(model_io.load(directory / "model.skops", trusted, recorded), contract, reader)
+        scorer = SklearnScorer(model_io.load_model(directory / "model.skops", trusted, recorded), contract, reader)
     return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
 
 

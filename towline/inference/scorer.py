@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from towline.data.schema.contract import Contract
-from towline.data.schema.rows import Reader, Row
+from towline.data.schema.rows import Row, RowReader
 from towline.errors import DataError
 from towline.training.evaluation.predictions import Predictions
 
@@ -36,7 +36,7 @@ class SklearnScorer:
 
     compiled = False
 
-    def __init__(self, estimator: Any, contract: Contract, reader: Reader) -> None:
+    def __init__(self, estimator: Any, contract: Contract, reader: RowReader) -> None:
         self.estimator, self._contract, self._reader = estimator, contract, reader
 
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:

@@ -9,12 +9,12 @@ import orjson
 
 from towline import files
 from towline.config import Settings
-from towline.monitoring.results import Drift, Finding, Quality
+from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
 
 Kind = Literal["drift", "quality"]
-Record = TypeVar("Record", Drift, Quality)
+Record = TypeVar("Record", DriftResult, QualityResult)
 
-FINDINGS = 100  # of a night that are kept beside those that alarm: a table may have a thousand columns
+MAX_PASSED_CHECKS = 100  # of a night that are kept beside those that alarm: a table may have a thousand columns
 
 
 class Journal:
@@ -28,30 +28,30 @@ class Journal:
 
     @classmethod
     def of(cls, settings: Settings, model: str) -> "Journal":
-        return cls(settings.store / "watch" / model)
+        return cls(settings.layout.monitoring(model))
 
-    def add(self, record: Drift | Quality, at: dt.datetime) -> None:
+    def add(self, record: DriftResult | QualityResult, at: dt.datetime) -> None:
         """One more line, whole or not at all.
 
         Raises:
             TransientError: the store cannot be written.
         """
-        if isinstance(record, Drift):
-            alarms = [finding for finding in record.findings if _kept(finding)]
-            calm = [finding for finding in record.findings if not _kept(finding)]
-            record = record.model_copy(update={"findings": (*alarms, *calm[:FINDINGS])})
-        path = self._path("drift" if isinstance(record, Drift) else "quality")
+        if isinstance(record, DriftResult):
+            alarms = [check for check in record.checks if _kept(check)]
+            calm = [check for check in record.checks if not _kept(check)]
+            record = record.model_copy(update={"checks": (*alarms, *calm[:MAX_PASSED_CHECKS])})
+        path = self._path("drift" if isinstance(record, DriftResult) else "quality")
         line = orjson.dumps({"at": at, "record": record.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
         with files.locked(path.with_suffix(".lock")):
             files.append(path, line)
 
-    def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[Drift]:
+    def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[DriftResult]:
         """Windows, oldest first: of one version, and that ended before a moment, where these are given."""
-        return self._records("drift", Drift, version, before)
+        return self._records("drift", DriftResult, version, before)
 
-    def quality(self, version: int | None = None, before: dt.datetime | None = None) -> list[Quality]:
+    def quality(self, version: int | None = None, before: dt.datetime | None = None) -> list[QualityResult]:
         """The same of quality."""
-        return self._records("quality", Quality, version, before)
+        return self._records("quality", QualityResult, version, before)
 
     def last(self, kind: Kind) -> dt.datetime | None:
         """The time of the newest round, whatever it found; None where there was none."""
@@ -81,5 +81,5 @@ class Journal:
         return self.folder / f"{kind}.jsonl"
 
 
-def _kept(finding: Finding) -> bool:
-    return finding.alarm or finding.broken or finding.what == "clock"
+def _kept(check: DriftCheckResult) -> bool:
+    return check.alarm or check.invalid or check.name == "clock"

@@ -18,7 +18,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError
-from towline.manifest import RecordedRelease, verify_release
+from towline.manifest import ReleaseLocation, verify_release
 from towline.monitoring.drift.clock_check import WHAT, Clock
 from towline.monitoring.drift.detector import current, detect, table
 from towline.monitoring.journal import Journal
@@ -26,13 +26,13 @@ from towline.monitoring.performance.champion_comparison import triage as compare
 from towline.monitoring.performance.estimate import estimate
 from towline.monitoring.performance.quality import measure
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import Drift, Quality, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
-from towline.registry.ledger import Entry, Ledger, actor, champion_of
+from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
 NIGHT = dt.timedelta(days=1)
-Window = TypeVar("Window", Drift, Quality)
+Window = TypeVar("Window", DriftResult, QualityResult)
 
 SLACK = dt.timedelta(hours=1)  # a daily round does not come to the second
 LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
@@ -51,7 +51,7 @@ def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
     Raises:
         PromotionRejectedError: no version served then.
     """
-    rows = [row for row in Ledger(settings.ledger_url).history(model) if dt.datetime.fromisoformat(row.time) <= now]
+    rows = [row for row in open_ledger(settings).history(model) if dt.datetime.fromisoformat(row.time) <= now]
     found = champion_of(rows[::-1])
     if found is None:
         raise PromotionRejectedError(
@@ -60,14 +60,14 @@ def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
     return found
 
 
-def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Drift:
+def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> DriftResult:
     """The rows that the champion answered since the last night that said something, against its training rows.
 
     Raises:
         ReleaseError: the champion's release is not what its manifest says.
         TransientError: the log's folder cannot be written, which its lock needs.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify_release(release)
     journal = Journal.of(settings, config.name)
     closed = _closed(journal.drift(serving.version, now), serving)
@@ -76,20 +76,20 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.policy == "keep"]
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
     return detect(release, batches, config.drift, start=start, end=now, columns=kept, clock=clock)
 
 
-def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> Drift:
+def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> DriftResult:
     """The rows of a table against the champion's training rows.
 
     Raises:
         DataError: the table cannot be read.
         ReleaseError: as ``drift``.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify_release(release)
     return detect(release, rows_of(settings, config, serving, file), config.drift)
 
@@ -102,18 +102,18 @@ def rows_of(
     Raises:
         DataError: the table cannot be read.
     """
-    contract = Contract.model_validate_json((settings.store / serving.release / "contract.json").read_bytes())
+    contract = Contract.read(settings.layout.release(serving.release))
     return table(file, contract, config.data.separator)
 
 
-def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> Quality:
+def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> QualityResult:
     """The predictions since the last window that said something, as far as their labels are due.
 
     Raises:
         DataError: a part of the log cannot be read.
         ReleaseError, TransientError: as ``drift``.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify_release(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
@@ -130,24 +130,24 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
     return found.model_copy(update={"estimate": guess})
 
 
-def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Triage | None:
+def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> ChampionComparison | None:
     """The champion and the one before it on the labelled rows of the last window, where that is bad.
 
     Raises:
         DataError: a part of the log cannot be read.
     """
-    if not seen.quality or seen.quality[-1].state != "bad":
+    if not seen.quality or seen.quality[-1].state != "degraded":
         return None
-    window, ledger = seen.quality[-1], Ledger(settings.ledger_url)
+    window, ledger = seen.quality[-1], open_ledger(settings)
     try:
         earlier = ledger.rollback_target(config.name)
     except PromotionRejectedError:
         previous = None
     else:
-        previous = RecordedRelease(settings.store / earlier.release, ledger.digest(earlier))
-    release = settings.store / serving.release
+        previous = ReleaseLocation(settings.layout.release(earlier.release), ledger.digest(earlier))
+    release = settings.layout.release(serving.release)
     table = labels.read(_log(settings, config.name, release), window.start, window.end)
-    champion = RecordedRelease(release, ledger.digest(serving))
+    champion = ReleaseLocation(release, ledger.digest(serving))
     return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
 
 
@@ -155,11 +155,11 @@ def evidence(
     settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime, breach: str = ""
 ) -> Evidence:
     """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
-    journal, ledger = Journal.of(settings, config.name), Ledger(settings.ledger_url)
+    journal, ledger = Journal.of(settings, config.name), open_ledger(settings)
     after = now + dt.timedelta(microseconds=1)
     nights = journal.drift(serving.version, after)
     known = _closed(nights, serving)
-    odd = [finding.detail for night in nights if night.end == now for finding in night.findings if finding.what == WHAT]
+    odd = [check.detail for night in nights if night.end == now for check in night.checks if check.name == WHAT]
     measured = _closed(journal.quality(serving.version, after), serving)
     try:
         previous: int | None = ledger.rollback_target(config.name).version
@@ -197,23 +197,23 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
         "action": decision.action,
         "trigger": decision.trigger,
         "at": seen.now.isoformat(),
-        "drift": [window.model_dump(mode="json", exclude={"findings"}) for window in seen.drift],
-        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].findings if f.alarm][:20] if seen.drift else [],
+        "drift": [window.model_dump(mode="json", exclude={"checks"}) for window in seen.drift],
+        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].checks if f.alarm][:20] if seen.drift else [],
         "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in seen.quality],
         "triage": seen.triage.model_dump(mode="json") if seen.triage else None,
         "new_rows": seen.new_rows,
         "breach": seen.breach,
     }
     told = f"{decision.action}: {decision.reason}"
-    Ledger(settings.ledger_url).decide(config.name, actor(), told, facts, decision.cause)
+    open_ledger(settings).decide(config.name, actor(), told, facts, decision.cause)
     return decision
 
 
 def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
-    trained = verify_release(settings.store / serving.release).dataset
+    trained = verify_release(settings.layout.release(serving.release)).dataset
     data, store = config.data, settings.store
-    dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
+    dataset = sources.load_dataset(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
         if dataset.digest == trained["digest"]:
             return 0
@@ -222,7 +222,7 @@ def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt
         times = pq.read_table(store / dataset.path, columns=[data.time])[data.time].to_pandas()
         return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
     finally:
-        sources.drop(dataset, data, store)
+        sources.remove_snapshot(dataset, data, store)
 
 
 def _closed(windows: Sequence[Window], serving: Entry) -> list[Window]:
@@ -238,7 +238,7 @@ def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: d
 
 
 def _log(settings: Settings, model: str, release: Path) -> labels.Log:
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
-    predictions = settings.store / "predictions" / model
+    contract = Contract.read(release)
+    predictions = settings.layout.predictions(model)
     policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
-    return labels.Log(predictions, settings.store / "labels" / model, policy.fields)
+    return labels.Log(predictions, settings.layout.labels(model), policy.fields)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from towline.config import Frozen, RetrainConfig
-from towline.monitoring.results import Drift, Quality, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
+from towline.notebook import format_number, render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
 Trigger = Literal["drift", "quality", "slo", "schedule"]
@@ -32,9 +33,9 @@ class Evidence(Frozen):
     champion: int
     since: dt.datetime
     previous: int | None = None
-    drift: tuple[Drift, ...] = ()
-    quality: tuple[Quality, ...] = ()
-    triage: Triage | None = None
+    drift: tuple[DriftResult, ...] = ()
+    quality: tuple[QualityResult, ...] = ()
+    triage: ChampionComparison | None = None
     new_rows: int | None = None
     trained: dt.datetime | None = None
     breach: str = ""
@@ -51,17 +52,30 @@ class Decision(Frozen):
     cause: str
 
 
-class Round(Frozen):
+class MonitoringRun(Frozen):
     """What came of one round: what was seen, and what was decided about it."""
 
     model: str
     version: int
     at: dt.datetime
-    drift: Drift | None = None
-    quality: Quality | None = None
+    drift: DriftResult | None = None
+    quality: QualityResult | None = None
     decision: Decision | None = None
     report: str = ""
     done: str = ""
+
+    def _repr_html_(self) -> str:
+        fields: dict[str, object] = {"model": f"{self.model}@{self.version}", "report": self.report}
+        for name, result in (("drift", self.drift), ("quality", self.quality)):
+            fields |= {name: result.state, f"{name} in words": result.reason} if result else {}
+        if self.decision:
+            fields |= {"decision": self.decision.action, "because": self.decision.reason, "done": self.done}
+        checks = [
+            (check.column, check.name, format_number(check.value), format_number(check.threshold), check.detail)
+            for check in (self.drift.checks if self.drift else ())
+        ]
+        header = ("column", "check", "value", "threshold", "detail")
+        return render_fields(fields) + (render_table(header, checks) if checks else "")
 
 
 def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
@@ -80,7 +94,7 @@ def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
 
 def _blocked(evidence: Evidence, _: RetrainConfig) -> Decision | None:
     for window in evidence.drift[-1:]:
-        if window.state == "broken":
+        if window.state == "invalid_schema":
             return _decision(evidence, "block", "drift", f"the input is broken: {window.reason}", window.end)
     triage = _triage(evidence)
     if triage and not triage.sound:
@@ -118,7 +132,7 @@ def _retrained(evidence: Evidence, config: RetrainConfig) -> Decision | None:
 def _warned(evidence: Evidence, _: RetrainConfig) -> Decision | None:
     """Signs that lead to nothing by the config; a clock that cannot be trusted."""
     said = [evidence.breach] if evidence.breach else []
-    said += [window.reason for window in _last(evidence) if window.state in ("bad", "drift")]
+    said += [window.reason for window in _last(evidence) if window.state in ("degraded", "drift")]
     said += [evidence.clock] if evidence.clock and not any(evidence.clock in each for each in said) else []
     trigger: Trigger | None = "slo" if evidence.breach else None
     return _decision(evidence, "warn", trigger, "; ".join(said), evidence.now) if said else None
@@ -130,19 +144,19 @@ def _signs(evidence: Evidence, config: RetrainConfig) -> list[tuple[Trigger, int
     signs: list[tuple[Trigger, int, str]] = []
     if evidence.breach and evidence.on_breach == "retrain":
         signs.append(("slo", config.need, evidence.breach))
-    if "quality" in config.signs and (bad := _bad([window.state == "bad" for window in quality])):
+    if "quality" in config.signs and (bad := _bad([window.state == "degraded" for window in quality])):
         signs.append(("quality", bad, quality[-1].reason))
     if "drift" in config.signs and (bad := _bad([window.state == "drift" for window in drift])):
         signs.append(("drift", bad, drift[-1].reason))
     return signs
 
 
-def _last(evidence: Evidence) -> list[Drift | Quality]:
+def _last(evidence: Evidence) -> list[DriftResult | QualityResult]:
     return [*evidence.quality[-1:], *evidence.drift[-1:]]
 
 
-def _triage(evidence: Evidence) -> Triage | None:
-    return evidence.triage if evidence.quality and evidence.quality[-1].state == "bad" else None
+def _triage(evidence: Evidence) -> ChampionComparison | None:
+    return evidence.triage if evidence.quality and evidence.quality[-1].state == "degraded" else None
 
 
 def _bad(windows: Sequence[bool]) -> int:

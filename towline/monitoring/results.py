@@ -6,11 +6,11 @@ from typing import Literal
 from towline.config import Frozen
 from towline.training.evaluation.interval import Interval
 
-DriftState = Literal["quiet", "drift", "broken", "unknown"]
-QualityState = Literal["good", "bad", "unknown"]
+DriftState = Literal["ok", "drift", "invalid_schema", "unknown"]
+QualityState = Literal["ok", "degraded", "unknown"]
 
 
-class Finding(Frozen):
+class DriftCheckResult(Frozen):
     """One thing about one column (``prediction`` is one too).
 
     Attributes:
@@ -25,21 +25,21 @@ class Finding(Frozen):
     """
 
     column: str
-    what: str
+    name: str
     value: float
     threshold: float | None
     alarm: bool
-    broken: bool = False
+    invalid: bool = False
     detail: str = ""
 
 
-class Drift(Frozen):
+class DriftResult(Frozen):
     """One window of production against the training rows of the version that served.
 
     Attributes:
         state: ``unknown`` where there are too few rows; ``broken`` where the input breaks its contract.
         start, end: of the rows; ``end`` is not included.
-        findings: alarms first, then by how near they are to their threshold.
+        checks: alarms first, then by how near they are to their threshold.
         budget: nights a year that may alarm with nothing changed.
     """
 
@@ -48,12 +48,12 @@ class Drift(Frozen):
     rows: int
     start: dt.datetime | None = None
     end: dt.datetime | None = None
-    findings: tuple[Finding, ...] = ()
+    checks: tuple[DriftCheckResult, ...] = ()
     budget: float
     reason: str
 
 
-class Measured(Frozen):
+class SliceMetric(Frozen):
     """The metric on the rows with one value of one column."""
 
     column: str
@@ -62,7 +62,7 @@ class Measured(Frozen):
     metric: Interval
 
 
-class Estimate(Frozen):
+class PerformanceEstimate(Frozen):
     """The metric before labels are there, and whether it can be believed; ``why`` says it in words."""
 
     value: float | None
@@ -72,7 +72,7 @@ class Estimate(Frozen):
     why: str
 
 
-class Quality(Frozen):
+class QualityResult(Frozen):
     """How good one version's predictions of a window turned out to be.
 
     Attributes:
@@ -94,13 +94,13 @@ class Quality(Frozen):
     due: int
     start: dt.datetime | None = None
     end: dt.datetime | None = None
-    slices: tuple[Measured, ...] = ()
-    estimate: Estimate | None = None
+    slices: tuple[SliceMetric, ...] = ()
+    estimate: PerformanceEstimate | None = None
     expected: Interval | None = None
     reason: str
 
 
-class Triage(Frozen):
+class ChampionComparison(Frozen):
     """The same labelled rows answered by the champion and the one before it.
 
     Attributes:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from towline.errors import DataValidationError, TowlineError
 from towline.inference.batch import BatchResult
-from towline.monitoring.policy import Round
+from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.process_setup import attended
 from towline.promotion.outcome import Outcome
 
@@ -72,13 +72,13 @@ def ends(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
     return _named(function, tell)
 
 
-def watched(function: Callable[P, Round]) -> Callable[P, State[Any]]:
+def watched(function: Callable[P, MonitoringRun]) -> Callable[P, State[Any]]:
     """Names the state a round of the watch ends in by what was decided.
 
     A warning, a rollback and a block are of type Failed, so that their colour is that of an alarm.
     """
 
-    def tell(seen: Round) -> _End:
+    def tell(seen: MonitoringRun) -> _End:
         action = seen.decision.action if seen.decision else "nothing"
         message = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
         name = "Completed" if action == "nothing" else action.capitalize()

@@ -25,7 +25,7 @@ from prefect.settings import (
 
 from towline import steps
 from towline.errors import ConfigError, TowlineError, TransientError, restored
-from towline.monitoring.policy import Round
+from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import FENCE, end
 from towline.orchestration.scheduler import deploy
 from towline.promotion.outcome import Outcome
@@ -53,7 +53,7 @@ class There(NamedTuple):
 class Ended(NamedTuple):
     """What a flow returned, and the page of its run."""
 
-    value: Outcome | Round
+    value: Outcome | MonitoringRun
     page: str
 
 
@@ -202,7 +202,7 @@ def _tell(message: str) -> None:
     steps.log.info("%s", message, extra=extra)
 
 
-def _result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) -> Outcome | Round:
+def _result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) -> Outcome | MonitoringRun:
     state = run.state
     assert state is not None  # noqa: S101 - it is final
     told = state.message or ""
@@ -225,7 +225,7 @@ def _result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) -> Ou
     document = json.loads(str(left[0].data).removeprefix(FENCE[0]).removesuffix(FENCE[1]))
     if "error" in document:
         raise restored(document)
-    return (Outcome if name == "training" else Round).model_validate(document)
+    return (Outcome if name == "training" else MonitoringRun).model_validate(document)
 
 
 @contextmanager

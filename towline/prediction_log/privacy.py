@@ -20,7 +20,7 @@ import yaml
 
 from towline.config import Kind, LoggingPolicy, PrivacyConfig, build_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import ValueFormat, ValueReader, level
+from towline.data.schema.values import ValueFormat, ValueReader, category_name
 
 StoredType = Literal["float64", "bool", "string", "timestamp"]
 HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
@@ -152,7 +152,10 @@ class PrivacyFilter:
         key = self._keys.month_key(month) if month else b""
         found = []
         for row in rows:
-            values = [*self._features(row), *(level(row.get(name)) for name in self._extra)]  # a key may be anything
+            values = [
+                *self._features(row),
+                *(category_name(row.get(name)) for name in self._extra),
+            ]  # a key may be anything
             for place, name, reader in self._hashed:
                 text = reader.spell(values[place])
                 values[place] = None if text is None else hash_value(month, key, name, text)
@@ -198,7 +201,7 @@ def _bucket_function(
         edges = [low + (high - low) * part / BUCKETS for part in range(1, BUCKETS)]
     else:
         edges = []
-    ends = ["", *(str(level(edge)) for edge in edges), ""]
+    ends = ["", *(str(category_name(edge)) for edge in edges), ""]
     names = [f"{start}..{end}" for start, end in pairwise(ends)]
 
     def bucket(value: Any) -> str | None:

@@ -152,8 +152,8 @@ def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) ->
             remedy="use the release as the base of an image of your own: docs/containers.md",
         )
     own = directory / runtime.NAME
-    requirements = own.read_text("utf-8") if own.is_file() else runtime.requirements(compiled=compiled)
-    runtime.check(requirements, manifest.libraries, compiled=compiled)
+    requirements = own.read_text("utf-8") if own.is_file() else runtime.select_lock_file(compiled=compiled)
+    runtime.check_versions(requirements, manifest.libraries, compiled=compiled)
     lines: list[str] = []
     number = ""
     with tempfile.TemporaryFile() as context:

@@ -20,8 +20,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
-from towline.data.schema.example import example
-from towline.data.schema.rows import Odd, Row
+from towline.data.schema.example import example_row
+from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
@@ -53,7 +53,7 @@ _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5
 _Result = TypeVar("_Result")
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
-_NO_ANOMALIES: Mapping[Odd, int] = {}
+_NO_ANOMALIES: Mapping[InputAnomaly, int] = {}
 
 
 class ServingApp(Starlette):
@@ -148,7 +148,7 @@ def create_app(
 class _ParsedRequest(NamedTuple):
     request: PredictionRequest
     canonical: list[Row]
-    anomalies: Mapping[Odd, int]
+    anomalies: Mapping[InputAnomaly, int]
 
 
 class RouteHandlers:
@@ -243,7 +243,7 @@ class RouteHandlers:
 
     async def docs(self, context: RequestContext) -> Response:
         model = self._model(context)
-        row = example(model.contract)
+        row = example_row(model.contract)
         answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
         page = html_page.render(model, self._openapi_document(model), _address(context, self._options), answer)
         policy = (b"content-security-policy", html_page.POLICY)
@@ -330,7 +330,7 @@ def _parse_request(
     else:
         document = parse_json(body, max_rows, widest=max_keys, nan=protocol.nan)
     request = protocol.read(document, model, max_rows)
-    anomalies: list[Odd] = []
+    anomalies: list[InputAnomaly] = []
     canonical = model.reader.read(request.rows, anomalies)
     return _ParsedRequest(request, canonical, Counter(anomalies) if anomalies else _NO_ANOMALIES)
 

@@ -23,6 +23,7 @@ from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
 from towline.registry.champion_watcher import Release, Watch
 from towline.serving.options import ServeOptions
+from towline.store import StoreLayout
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LOG = logging.getLogger("towline.serving")
@@ -183,7 +184,7 @@ class ModelReloader:
         try:
             release = self._watch.version(version)
         except TransientError:
-            folders = sorted((self._store / "releases" / self._name).glob(f"v{version}-*"))
+            folders = sorted((StoreLayout(self._store).releases / self._name).glob(f"v{version}-*"))
             if len(folders) != 1:
                 raise
             release = Release(version, folders[0].relative_to(self._store).as_posix(), "")
@@ -279,10 +280,10 @@ def _unknown_model_error(options: ServeOptions, name: str, version: int | None =
     """The error for an unknown model or version; raises ReleaseError if the ledger was lost."""
     from difflib import get_close_matches
 
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
-    ledger = Ledger(options.settings.ledger_url)
+    ledger = open_ledger(options.settings)
     check_recorded(options.settings, ledger, name)
     models = ledger.models()
     versions = [f"{name}@{row.version}" for row in ledger.versions(name)]

@@ -54,4 +54,4 @@ class ServeOptions:
     @property
     def state(self) -> Path:
         """The folder of the keys and of the last known good version."""
-        return self.settings.store / "serving"
+        return self.settings.layout.serving

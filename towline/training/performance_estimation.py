@@ -19,14 +19,14 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
-from towline.data.splits import Parts
+from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.training import model_io
-from towline.training.cross_validation import primary
-from towline.training.estimator_import import brief
-from towline.training.estimators import build
-from towline.training.evaluation.bootstrap import interval, resample
-from towline.training.evaluation.holdout import saved_predictions
+from towline.training.cross_validation import primary_metric
+from towline.training.estimator_import import describe_error
+from towline.training.estimators import build_model
+from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
+from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -43,14 +43,14 @@ _BIN, _KNOTS = 200, 40  # rows of a bin; knots of a curve
 _SMALL = {"max_iter": 30, "max_leaf_nodes": 7, "min_samples_leaf": 20}
 
 
-class Curve(Frozen):
+class CalibrationCurve(Frozen):
     """A probability as the model gives it, to how often it comes true: rising lines between knots."""
 
     given: tuple[float, ...]
     true: tuple[float, ...]
 
 
-class Basis(Frozen):
+class EstimatorState(Frozen):
     """What an estimate rests on: ``estimate.json`` of a release.
 
     Attributes:
@@ -65,7 +65,7 @@ class Basis(Frozen):
 
     metric: Metric
     rows: int = 0
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[CalibrationCurve, ...] = ()
     noise: float = 0.0
     error: float | None = None
     why_not: str = ""
@@ -83,7 +83,7 @@ class _Part(NamedTuple):
         return _Part(features, self.truth[rows], self.predictions.take(rows))
 
 
-def learn(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[Basis, Any]:
+def learn(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[EstimatorState, Any]:
     """The basis of later estimates of the deciding metric, and for a regression the model of its losses (else None).
 
     Learns from the chosen candidate's out-of-fold predictions and the holdout's, of at most 20,000 rows; the same
@@ -93,11 +93,11 @@ def learn(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[Basi
         ConfigError: the metric is not one of the task.
     """
     contract = work.contract()
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     try:
         return _learn(work, config, candidate, contract, metric)
     except Exception as error:  # noqa: BLE001 - a model is worth releasing without it
-        return Basis(metric=metric, why_not=f"it could not be learnt: {brief(error)}"), None
+        return EstimatorState(metric=metric, why_not=f"it could not be learnt: {describe_error(error)}"), None
 
 
 def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
@@ -109,12 +109,12 @@ def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
     if not work.file(ESTIMATE).exists():
         basis, model = learn(work, config, candidate)
         if model is not None:
-            model_io.save(model, work.file(LOSS), level=9)
+            model_io.save_model(model, work.file(LOSS), level=9)
         work.save(ESTIMATE, basis)  # the last: it says that the rest is there
     return [path for name in (ESTIMATE, LOSS) if (path := work.file(name)).exists()]
 
 
-def load(release: Path) -> tuple[Basis, Any] | None:
+def load(release: Path) -> tuple[EstimatorState, Any] | None:
     """What ``save`` left in a release; None where it has none.
 
     Raises:
@@ -122,25 +122,25 @@ def load(release: Path) -> tuple[Basis, Any] | None:
     """
     if not (release / ESTIMATE).exists():
         return None
-    basis = Basis.model_validate_json((release / ESTIMATE).read_bytes())
-    return basis, model_io.load(release / LOSS) if (release / LOSS).exists() else None
+    basis = EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
+    return basis, model_io.load_model(release / LOSS) if (release / LOSS).exists() else None
 
 
 def _learn(
     work: Workspace, config: PipelineConfig, candidate: str, contract: Contract, metric: Metric
-) -> tuple[Basis, Any]:
+) -> tuple[EstimatorState, Any]:
     if contract.task == "regression" and metric not in LOSSES:
-        return Basis(
+        return EstimatorState(
             metric=metric, why_not=f"{metric} cannot be estimated without labels, only {', '.join(LOSSES)}"
         ), None
     parts = _parts(work, config, candidate, contract)
     if contract.task != "regression" and any(part.predictions.probabilities is None for part in parts):
-        return Basis(metric=metric, why_not="the model gives no probabilities"), None
+        return EstimatorState(metric=metric, why_not="the model gives no probabilities"), None
     if (rows := sum(len(part.truth) for part in parts)) < _LEAST:
-        return Basis(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
+        return EstimatorState(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = Parts.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
-        curves: Callable[..., tuple[Basis, Any]] = partial(_learn_curves, ages=by_time)
+        by_time = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
+        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_learn_curves, ages=by_time)
         learner = _learn_losses if contract.task == "regression" else curves
         missed = []
         for at in range(max(1, len(parts) - _PAST), len(parts)):
@@ -149,7 +149,7 @@ def _learn(
             before = before.model_copy(update={"noise": _noise(part, before, model, contract)})
             guess = estimate(before, model, part.predictions, part.features, contract, config.seed)
             once = np.ones((1, len(part.truth)))
-            true = float(resample(part.truth, part.predictions, contract, metric, once)[0])
+            true = float(resample_metric(part.truth, part.predictions, contract, metric, once)[0])
             if guess.value is not None and guess.low is not None and guess.high is not None and math.isfinite(true):
                 sampling = (guess.high - guess.low) / 2 / 1.96
                 missed.append(((true - guess.value) ** 2 - sampling**2, before.noise))
@@ -159,7 +159,12 @@ def _learn(
 
 
 def estimate(
-    basis: Basis, model: Any, predictions: Predictions, features: pd.DataFrame | None, contract: Contract, seed: int
+    basis: EstimatorState,
+    model: Any,
+    predictions: Predictions,
+    features: pd.DataFrame | None,
+    contract: Contract,
+    seed: int,
 ) -> Interval:
     """The metric that rows without labels probably have; None where it is undefined.
 
@@ -192,7 +197,7 @@ def estimate(
     return _widened(chance, learnt, 1.96 * (basis.error or 0.0), contract.task)
 
 
-def _of_labels(basis: Basis, predictions: Predictions, contract: Contract, seed: int) -> Interval:
+def _of_labels(basis: EstimatorState, predictions: Predictions, contract: Contract, seed: int) -> Interval:
     """Each row stands once for each class, weighted by its chance; or, for the interval, where a draw says so."""
     classes = _named(contract)
     if predictions.probabilities is None:
@@ -205,16 +210,16 @@ def _of_labels(basis: Basis, predictions: Predictions, contract: Contract, seed:
     n = len(chances)
     truth = np.repeat(classes, n)
     answers = kept.take(np.tile(np.arange(n), len(classes)))
-    value = float(resample(truth, answers, contract, basis.metric, chances.T.reshape(1, -1))[0])
+    value = float(resample_metric(truth, answers, contract, basis.metric, chances.T.reshape(1, -1))[0])
     rng, edges = np.random.default_rng(seed), np.cumsum(chances, axis=1)[:, :-1]
     drawn = np.empty((_DRAWS, len(truth)), dtype=np.uint8)
     for row in drawn:
         label = (rng.random((n, 1)) > edges).sum(axis=1)
         row[:] = (label == np.arange(len(classes))[:, None]).reshape(-1)
-    return interval(value, resample(truth, answers, contract, basis.metric, drawn))
+    return percentile_interval(value, resample_metric(truth, answers, contract, basis.metric, drawn))
 
 
-def calibrated(basis: Basis, probabilities: np.ndarray) -> np.ndarray:
+def calibrated(basis: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
     """(n, k) the chance of each class, by the curves; rows sum to 1."""
     columns = [np.interp(probabilities[:, at], curve.given, curve.true) for at, curve in enumerate(basis.curves)]
     chances = np.column_stack(columns)
@@ -226,7 +231,7 @@ def calibrated(basis: Basis, probabilities: np.ndarray) -> np.ndarray:
 def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_Part]:
     """The folds' test sides and the holdout, oldest first."""
     features, truth, rows = work.part("holdout")
-    holdout = _Part(features, truth, saved_predictions(work)[1])
+    holdout = _Part(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
     path = work.file(f"oof-{candidate}.npz")
@@ -257,7 +262,7 @@ def _joined(parts: Sequence[_Part]) -> _Part:
 
 def _learn_curves(
     parts: Sequence[_Part], contract: Contract, metric: Metric, _: int, *, ages: bool
-) -> tuple[Basis, None]:
+) -> tuple[EstimatorState, None]:
     """From all parts; where what they say ages, from the newest, and older ones only as far as that is too small."""
     count = 1 if ages else len(parts)
     while count < len(parts) and not _enough(parts[-count:]):
@@ -267,7 +272,7 @@ def _learn_curves(
     given = part.predictions.probabilities
     assert given is not None  # noqa: S101 - learn has seen to it
     curves = [_curve(given[:, at], part.truth == label) for at, label in enumerate(contract.classes)]
-    return Basis(metric=metric, rows=len(part.truth), curves=tuple(curves)), None
+    return EstimatorState(metric=metric, rows=len(part.truth), curves=tuple(curves)), None
 
 
 def _enough(parts: Sequence[_Part]) -> bool:
@@ -275,7 +280,7 @@ def _enough(parts: Sequence[_Part]) -> bool:
     return len(truth) >= _ENOUGH and int(truth.value_counts().min()) >= _EACH
 
 
-def _curve(given: np.ndarray, true: np.ndarray) -> Curve:
+def _curve(given: np.ndarray, true: np.ndarray) -> CalibrationCurve:
     """Isotonic over means of bins where there are rows enough, else Platt's sigmoid (Niculescu-Mizil & Caruana, 2005).
 
     Isotonic over single rows bends after their labels, and so makes any model look better than it is.
@@ -289,15 +294,15 @@ def _curve(given: np.ndarray, true: np.ndarray) -> Curve:
         means, rates = (np.array([values[rows].mean() for rows in bins]) for values in (given, true))
         sizes = np.array([len(rows) for rows in bins])
         rising = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means, rates, sample_weight=sizes)
-        return Curve(given=rising.X_thresholds_.tolist(), true=rising.y_thresholds_.tolist())
-    flat = Curve(given=(0.0, 1.0), true=(rate, rate))
+        return CalibrationCurve(given=rising.X_thresholds_.tolist(), true=rising.y_thresholds_.tolist())
+    flat = CalibrationCurve(given=(0.0, 1.0), true=(rate, rate))
     if rarer == 0:
         return flat
     sigmoid = LogisticRegression(C=1e6).fit(_logit(given), true)
     if sigmoid.coef_[0, 0] <= 0:
         return flat
     knots = 1 / (1 + np.exp(-np.linspace(-10, 10, _KNOTS)))
-    return Curve(given=knots.tolist(), true=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
+    return CalibrationCurve(given=knots.tolist(), true=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
 
 
 def _logit(chances: np.ndarray) -> np.ndarray:
@@ -306,23 +311,23 @@ def _logit(chances: np.ndarray) -> np.ndarray:
     return odds
 
 
-def _learn_losses(parts: Sequence[_Part], contract: Contract, metric: Metric, seed: int) -> tuple[Basis, Any]:
+def _learn_losses(parts: Sequence[_Part], contract: Contract, metric: Metric, seed: int) -> tuple[EstimatorState, Any]:
     joined = _joined(parts)
     losses = _losses(joined, metric)
     places = np.flatnonzero(np.isfinite(losses))
     if len(places) < _LEAST // 2:
-        return Basis(
+        return EstimatorState(
             metric=metric, why_not=f"{metric} is defined on {len(places)} rows, too few to learn it from"
         ), None
     places = places[_thinned(len(places), _MOST)]
     candidate = Candidate(estimator="boosting", params=_SMALL)
-    model = build(candidate, _of_losses(contract), seed)
+    model = build_model(candidate, _of_losses(contract), seed)
     part = joined.take(places)
     model.fit(_with_answers(part.features, part.predictions, contract), losses[places])
-    return Basis(metric=metric, rows=len(places)), model
+    return EstimatorState(metric=metric, rows=len(places)), model
 
 
-def _noise(part: _Part, basis: Basis, model: Any, contract: Contract) -> float:
+def _noise(part: _Part, basis: EstimatorState, model: Any, contract: Contract) -> float:
     """The variance of one row's loss around its estimate that, divided by n, is that of a mean over n neighbours."""
     if contract.task != "regression" or basis.why_not:
         return 0.0

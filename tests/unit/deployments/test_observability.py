@@ -17,8 +17,8 @@ from tests.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, command, run
 from tests.unit.monitoring.test_status import NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.config.monitoring import LATENCY_BUCKETS_S
-from towline.monitoring.reporting.prometheus import Promise, Round, Watched, exposition
-from towline.monitoring.slo.burn_rate import PAIRS, Burn, Objective
+from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition
+from towline.monitoring.slo.burn_rate import BURN_RATE_ALERTS, BurnRate, Objective
 from towline.monitoring.slo.metrics_scraper import PREDICTING
 
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
@@ -55,11 +55,11 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
             texts.append(service.client.get("/metrics").text)
     burning = Objective(
         name="availability", state="burning", goal="", target=0.999, period=NOW - NOW, budget=0.5,
-        burns=(Burn(window="1h", rate=20.0),),
+        burns=(BurnRate(window="1h", rate=20.0),),
     )  # fmt: skip
-    full = Watched(
+    full = ModelMetricsSnapshot(
         model="m", version=1, since=NOW, trained=NOW, drift=night(), quality=window(), objectives=(burning,),
-        rounds=(Round(flow="drift", last=NOW, due=NOW),), promise=Promise(availability=0.9, p95=0.1, edge=0.1),
+        rounds=(FlowDueTime(flow="drift", last=NOW, due=NOW),), promise=SloTarget(availability=0.9, p95=0.1, edge=0.1),
     )  # fmt: skip
     texts.append(exposition([full], NOW, ledger=True))
     found: dict[str, set[str]] = {}
@@ -216,8 +216,8 @@ def test_thresholds_stand_in_one_place() -> None:
     limits = {
         rule["labels"]["window"]: rule["expr"] for rule in rules() if rule.get("record") == "towline:slo_burn:limit"
     }
-    assert limits == {pair.long: f"vector({pair.rate:g})" for pair in PAIRS}
-    for pair in PAIRS:
+    assert limits == {pair.long: f"vector({pair.rate:g})" for pair in BURN_RATE_ALERTS}
+    for pair in BURN_RATE_ALERTS:
         (alert,) = [one for one in alerts() if one["alert"] == "LatencyBurns" and one["labels"]["window"] == pair.long]
         assert alert["labels"]["severity"] == pair.severity
         assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(used(alert["expr"]))

@@ -13,7 +13,7 @@ from tests.unit.release.conftest import Run, make_run
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.manifest import MANIFEST, describe_files, read_manifest
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.training.cross_validation import cross_validate
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -73,11 +73,11 @@ def keep_private(release: Path, **columns: str) -> Path:
     return signed(release)
 
 
-def night(state: Any, *columns: str) -> Drift:
-    findings = tuple(
-        Finding(column=name, what="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
+def night(state: Any, *columns: str) -> DriftResult:
+    checks = tuple(
+        DriftCheckResult(column=name, name="distribution", value=1.0, threshold=0.5, alarm=True) for name in columns
     )
-    return Drift(state=state, version=3, rows=500, findings=findings, budget=4.0, reason=f"it is {state}")
+    return DriftResult(state=state, version=3, rows=500, checks=checks, budget=4.0, reason=f"it is {state}")
 
 
 def shuffled(values: Any, share: float, seed: int = 0) -> np.ndarray:

@@ -18,10 +18,10 @@ from towline.errors import ConfigError
 from towline.monitoring.alerts import notifications, webhook
 from towline.monitoring.alerts.notifications import Alert, opened, read, send, settle, tell, tell_objectives
 from towline.monitoring.policy import Action, Decision, Trigger
-from towline.monitoring.reporting.prometheus import Watched, exposition
-from towline.monitoring.results import Drift, Finding, Quality
-from towline.monitoring.slo.burn_rate import Burn, Objective, State
-from towline.release.packaging import _config as stored
+from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
+from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
+from towline.monitoring.slo.burn_rate import BurnRate, Objective, State
+from towline.release.packaging import _render_config as stored
 from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -294,7 +294,7 @@ def config(**given: Any) -> PipelineConfig:
 
 
 @pytest.mark.parametrize(
-    ("given", "finding"),
+    ("given", "check"),
     [
         ({"webhook": f"https://hooks.example/{SECRET}"}, "add hosts"),
         ({"webhook": "${HOOK}"}, "add hosts"),
@@ -305,11 +305,11 @@ def config(**given: Any) -> PipelineConfig:
         ({"hosts": ["https://hooks.example"]}, "not a host"),
     ],
 )  # fmt: skip
-def test_a_webhook_that_could_not_be_used_is_refused_with_the_config(given: dict[str, Any], finding: str) -> None:
+def test_a_webhook_that_could_not_be_used_is_refused_with_the_config(given: dict[str, Any], check: str) -> None:
     """Where the address stands in it, before anything burns; its secret is not repeated."""
     with pytest.raises(ConfigError) as refused:
         config(**given)
-    assert finding in str(refused.value)
+    assert check in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
@@ -407,23 +407,23 @@ def test_decisions_are_told(settings: Settings) -> None:
 
 def test_prometheus_is_told_what_is_known() -> None:
     """Columns, quality, budgets, burn rates, alerts and the age of the model; what is unknown is absent."""
-    finding = Finding(column="temp", what="distribution", value=0.4, threshold=0.2, alarm=True)
-    calm = finding.model_copy(update={"column": 'a "b"\n', "alarm": False})
-    drift = Drift(state="drift", version=3, rows=90, findings=(finding, calm), budget=4, reason="")
-    quality = Quality(
-        state="bad", version=3, metric="mae", value=Interval(value=71.5), holdout=50, bound=60, rows=9, labelled=9,
+    check = DriftCheckResult(column="temp", name="distribution", value=0.4, threshold=0.2, alarm=True)
+    calm = check.model_copy(update={"column": 'a "b"\n', "alarm": False})
+    drift = DriftResult(state="drift", version=3, rows=90, checks=(check, calm), budget=4, reason="")
+    quality = QualityResult(
+        state="degraded", version=3, metric="mae", value=Interval(value=71.5), holdout=50, bound=60, rows=9, labelled=9,
         due=9, reason="",
     )  # fmt: skip
-    burns = (Burn(window="1h", rate=15.0), Burn(window="6h", rate=None))
+    burns = (BurnRate(window="1h", rate=15.0), BurnRate(window="6h", rate=None))
     objectives = (
         objective("availability", "burning", budget=-0.5, burns=burns, severity="page"),
         objective("latency", "unknown"),
     )
-    full = Watched(
+    full = ModelMetricsSnapshot(
         model="demo", version=3, since=NOW - dt.timedelta(hours=1), drift=drift, quality=quality, objectives=objectives,
         alerts=(alert(severity="page"),),
     )  # fmt: skip
-    text = exposition([full, Watched(model="new")], NOW)
+    text = exposition([full, ModelMetricsSnapshot(model="new")], NOW)
     found = {
         (sample.name.removeprefix("towline_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)

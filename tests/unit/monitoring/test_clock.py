@@ -10,7 +10,7 @@ import pytest
 from tests.shelf import MODEL, Shelf
 from tests.unit.monitoring.test_rounds import DAY, Life, rows
 from towline.inference.predictor import open_release
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.prediction_log import maintenance, parquet_store
 from towline.prediction_log.writer import PredictionLog
 
@@ -48,8 +48,8 @@ def convert(folder: Path) -> None:
         parquet_store.convert_segments(folder)
 
 
-def clock(found: Drift) -> list[Finding]:
-    return [finding for finding in found.findings if finding.what == "clock"]
+def clock(found: DriftResult) -> list[DriftCheckResult]:
+    return [check for check in found.checks if check.name == "clock"]
 
 
 def minutes(start: dt.datetime, first: int, last: int) -> list[dt.datetime]:
@@ -83,7 +83,7 @@ def test_the_night_that_misses_the_rows_warns(life: Life, write: Callable[..., N
     start = life.since
     write("host-1", minutes(start, 10, 160))
     night = life.drift(start + DAY)
-    assert (night.state, night.rows) == ("quiet", 150)
+    assert (night.state, night.rows) == ("ok", 150)
     write("host-1", [*minutes(start + DAY, 10, 20), *minutes(start, 300, 400)])
     night = life.drift(start + 2 * DAY)
     assert (night.state, night.rows) == ("unknown", 10)

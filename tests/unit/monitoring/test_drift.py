@@ -22,11 +22,11 @@ from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.inference.scorer import RowPredictions
 from towline.monitoring.drift.detector import current, detect, table
-from towline.monitoring.results import Drift
+from towline.monitoring.results import DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
-from towline.release.reference import read
+from towline.release.reference import read_reference
 
 ROWS = 1_000
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -64,22 +64,22 @@ def arrow(frame: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(frame, preserve_index=False)
 
 
-def seen(release: Path, rows: pd.DataFrame | pa.Table, **how: Any) -> Drift:
+def seen(release: Path, rows: pd.DataFrame | pa.Table, **how: Any) -> DriftResult:
     config = how.pop("config", DriftConfig())
     given = rows if isinstance(rows, pa.Table) else arrow(rows)
     return detect(release, given.to_batches(max_chunksize=300), config, start=START, end=START + DAY, **how)
 
 
-def said(found: Drift, alarm: bool = True) -> set[tuple[str, str]]:
-    return {(finding.column, finding.what) for finding in found.findings if finding.alarm is alarm}
+def said(found: DriftResult, alarm: bool = True) -> set[tuple[str, str]]:
+    return {(check.column, check.name) for check in found.checks if check.alarm is alarm}
 
 
 def test_rows_like_those_of_training_are_quiet(release: Path) -> None:
     """Nothing alarms; each column's distance stands beside its threshold, and the budget with them."""
     found = seen(release, night(), config=DriftConfig(false_alarms_per_year=12))
-    assert (found.state, found.rows, found.version, found.budget) == ("quiet", ROWS, 3, 12)
+    assert (found.state, found.rows, found.version, found.budget) == ("ok", ROWS, 3, 12)
     assert (found.start, found.end) == (START, START + DAY)
-    told = {f.column: f for f in found.findings if f.what == "distribution"}
+    told = {f.column: f for f in found.checks if f.name == "distribution"}
     assert set(told) == {"size", "price", "kind", "sunny", "shop"}
     assert all(f.threshold is not None and f.value < f.threshold for f in told.values())
 
@@ -103,13 +103,13 @@ def test_a_change_is_found_and_named(release: Path, column: str, change: Any, wh
     found = seen(release, rows.assign(**{column: change(rows)}))
     assert found.state == "drift"
     assert (column, what) in said(found)
-    assert {name for name, _ in said(found)} == {column} == {found.findings[0].column}
+    assert {name for name, _ in said(found)} == {column} == {found.checks[0].column}
     assert column in found.reason
 
 
 def test_the_answers_are_watched_too(release: Path) -> None:
     """Labels and the probability of the positive class are compared with those on the holdout."""
-    reference = read(release).answers["columns"]
+    reference = read_reference(release).answers["columns"]
     assert set(reference["prediction"]["counts"]) == {"yes", "no"}
     assert 0 <= reference["probability"]["min"] < reference["probability"]["max"] <= 1
     found = seen(release, night().assign(prediction="yes", probability=0.9))
@@ -145,11 +145,11 @@ def test_input_that_breaks_the_contract_is_broken(release: Path, case: str) -> N
     """No model should learn from it: the state says so, the column and what is wrong with it are named."""
     change, expected = BROKEN[case]
     found = seen(release, change(arrow(night())))
-    assert found.state == "broken"
-    broken = {(finding.column, finding.what) for finding in found.findings if finding.broken}
+    assert found.state == "invalid_schema"
+    broken = {(check.column, check.name) for check in found.checks if check.invalid}
     assert expected in broken
     assert len({column for column, _ in broken}) == (6 if case == "another table" else 1)
-    assert found.findings[0].broken
+    assert found.checks[0].invalid
     assert expected[0] in found.reason or case == "another table"
 
 
@@ -173,7 +173,7 @@ HARMLESS: dict[str, Any] = {
 def test_odd_input_that_a_model_can_take_is_quiet(release: Path, case: str) -> None:
     """What changes no value changes no verdict; columns that training did not have are told."""
     found = seen(release, HARMLESS[case](arrow(night())))
-    assert found.state == "quiet", found.reason
+    assert found.state == "ok", found.reason
     told = said(found, alarm=False)
     assert (("extra", "new") in told, ("id", "new") in told) == (case == "another column", case == "ids")
 
@@ -182,7 +182,7 @@ def test_odd_input_that_a_model_can_take_is_quiet(release: Path, case: str) -> N
 def test_too_few_rows_say_nothing(release: Path, rows: int) -> None:
     """Neither quiet nor drift; also for no batch at all."""
     found = seen(release, night(ROWS)[:rows])
-    assert (found.state, found.rows, found.findings) == ("unknown", rows, ())
+    assert (found.state, found.rows, found.checks) == ("unknown", rows, ())
     assert "50 are needed" in found.reason
     assert detect(release, [], DriftConfig()).state == "unknown"
 
@@ -195,10 +195,10 @@ def test_one_odd_row_is_told_though_it_says_nothing(release: Path) -> None:
 def test_a_day_that_is_sent_twice_is_named(release: Path) -> None:
     """Equal rows are no drift, and do not pass unseen."""
     found = seen(release, pd.concat([night(), night()]))
-    assert found.state == "quiet"
-    (repeated,) = [finding for finding in found.findings if finding.what == "repeated"]
+    assert found.state == "ok"
+    (repeated,) = [check for check in found.checks if check.name == "repeated"]
     assert repeated.value == pytest.approx(0.5, abs=0.02)
-    assert "repeated" not in {finding.what for finding in seen(release, night()).findings}
+    assert "repeated" not in {check.name for check in seen(release, night()).checks}
 
 
 def test_rows_without_a_column_are_rows_without_its_value(release: Path) -> None:
@@ -206,7 +206,7 @@ def test_rows_without_a_column_are_rows_without_its_value(release: Path) -> None
     rows = arrow(night())
     batches = [rows.slice(0, 700), rows.slice(700).drop_columns("price")]
     found = detect(release, batches, DriftConfig())
-    (nulls,) = [f for f in found.findings if (f.column, f.what) == ("price", "nulls")]
+    (nulls,) = [f for f in found.checks if (f.column, f.name) == ("price", "nulls")]
     assert nulls.alarm
     assert nulls.value == pytest.approx(0.3)
 
@@ -215,10 +215,10 @@ def test_columns_that_are_private_or_mean_nothing(release: Path) -> None:
     """What a log leaves out is not missing; what is to be ignored does not alarm, but must be there."""
     rows = night()
     left_out = seen(release, rows.drop(columns="size"), columns=["at", "price", "kind", "sunny", "shop"])
-    assert left_out.state == "quiet"
+    assert left_out.state == "ok"
     ignoring = DriftConfig(ignore=("size",))
-    assert seen(release, rows.assign(size=0.0), config=ignoring).state == "quiet"
-    assert seen(release, rows.drop(columns="size"), config=ignoring).state == "broken"
+    assert seen(release, rows.assign(size=0.0), config=ignoring).state == "ok"
+    assert seen(release, rows.drop(columns="size"), config=ignoring).state == "invalid_schema"
 
 
 def test_a_release_of_an_earlier_version(release: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_release_of_an_earlier_version(release: Path, tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text(json.dumps(facts))
     (tmp_path / "contract.json").write_bytes((release / "contract.json").read_bytes())
     rows = night().assign(prediction="yes", probability=1.0)
-    assert seen(tmp_path, rows).state == "quiet"
+    assert seen(tmp_path, rows).state == "ok"
     assert said(seen(tmp_path, rows.assign(price=rows["price"] * 2))) >= {("price", "distribution")}
 
 
@@ -255,7 +255,7 @@ def test_a_normal_season_is_no_drift(tmp_path: Path) -> None:
         rows = pd.DataFrame({"at": START.replace(tzinfo=None), "warmth": rng.normal(warmth, 3, 300)})
         return seen(release, rows).state
 
-    assert [of(warmth) for warmth in (8.0, 0.0, 30.0)] == ["quiet", "quiet", "drift"]
+    assert [of(warmth) for warmth in (8.0, 0.0, 30.0)] == ["ok", "ok", "drift"]
 
 
 def contract_of(release: Path) -> Contract:
@@ -272,9 +272,9 @@ def test_files(release: Path, tmp_path: Path, kind: str) -> None:
         text = night().to_csv(index=False, sep=";").encode()
         path.write_bytes(gzip.compress(text) if kind.endswith("gz") else text)
     found = detect(release, table(path, contract_of(release), ";"), DriftConfig(), start=START, end=START + DAY)
-    assert (found.state, found.rows) == ("quiet", ROWS)
-    direct = {(f.column, f.what): f.value for f in seen(release, night()).findings}
-    assert {(f.column, f.what): pytest.approx(f.value) for f in found.findings} == direct
+    assert (found.state, found.rows) == ("ok", ROWS)
+    direct = {(f.column, f.name): f.value for f in seen(release, night()).checks}
+    assert {(f.column, f.name): pytest.approx(f.value) for f in found.checks} == direct
 
 
 def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None:
@@ -353,5 +353,5 @@ def test_a_quiet_night_imports_nothing_slow(release: Path, tmp_path: Path) -> No
         cwd=REPOSITORY,
     )  # fmt: skip
     state, *modules = done.stdout.split()
-    assert state == "quiet"
+    assert state == "ok"
     assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()

@@ -17,12 +17,12 @@ from tests.unit.release.conftest import Run, make_run
 from towline.config import Candidate, PipelineConfig, build_config
 from towline.monitoring.performance.estimate import estimate, reliable
 from towline.monitoring.performance.quality import measure
-from towline.monitoring.results import Drift, Estimate, Quality
+from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training.cross_validation import cross_validate
-from towline.training.evaluation.holdout import evaluate, saved_predictions
+from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
 from towline.training.evaluation.interval import Interval
 from towline.training.final_fit import fit
-from towline.training.performance_estimation import ESTIMATE, LOSS, Basis, calibrated, learn
+from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrated, learn
 
 Case = tuple[Run, Path]
 LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")
@@ -78,16 +78,18 @@ def for_metric(case: Case, folder: Path, metric: str) -> Case:
     return Run(**{**vars(case[0]), "config": changed}), signed(release)
 
 
-def guessed(case: Case, log: pa.Table, drift: Drift | None = None, past: tuple[Quality, ...] = ()) -> Estimate:
+def guessed(
+    case: Case, log: pa.Table, drift: DriftResult | None = None, past: tuple[QualityResult, ...] = ()
+) -> PerformanceEstimate:
     return estimate(log, case[1], case[0].config, drift, past)
 
 
-def measured(case: Case, log: pa.Table) -> Quality:
+def measured(case: Case, log: pa.Table) -> QualityResult:
     end = START + dt.timedelta(days=365)
     return measure(log, case[1], case[0].config, start=START, end=end, now=end)
 
 
-def agrees(case: Case, guess: Estimate, log: pa.Table) -> None:
+def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
     """Whether the estimate is near what came true: by the product's own rule, and to 30 % of what there is to lose."""
     found = measured(case, log)
     assert guess.value is not None
@@ -155,7 +157,7 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     evaluate(run.work, run.config, fitted)
     cross_validate(run.work, run.config, candidate)
     basis, _ = learn(run.work, run.config, "linear")
-    truth, answers, _ = saved_predictions(run.work)
+    truth, answers, _ = load_evaluation_predictions(run.work)
     assert answers.probabilities is not None
     rate = float(np.mean(truth == "yes"))
     assert answers.probabilities[:, 1].mean() > 2 * rate
@@ -171,7 +173,7 @@ def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:
     for run, release in (regression, binary):
         first, model = learn(run.work, run.config, run.fitted.candidate)
         assert first == learn(run.work, run.config, run.fitted.candidate)[0]
-        assert first == Basis.model_validate_json((release / ESTIMATE).read_bytes())
+        assert first == EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
         assert (model is not None) == (release / LOSS).exists()
     assert (regression[1] / LOSS).stat().st_size < 300_000
     rows = noisy(300, 5)
@@ -186,7 +188,7 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
     guess, truth = guessed(binary, unlabelled), measured(binary, spoilt)
     assert guess.trusted
     assert guess.low is not None
-    assert truth.state == "bad"
+    assert truth.state == "degraded"
     assert truth.value.high is not None
     assert truth.value.high < guess.low
     later = guessed(binary, unlabelled, past=(truth,))
@@ -201,9 +203,9 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
 def test_a_miss_that_does_not_matter() -> None:
     """Many rows make a small difference sure; only beyond half of what is accepted does it count."""
 
-    def window(value: float) -> Quality:
+    def window(value: float) -> QualityResult:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))
-        return Quality(state="good", version=1, metric="roc_auc", value=around, holdout=0.8, bound=0.75, rows=9, labelled=9, due=9, expected=guess, reason="")  # fmt: skip # noqa: E501
+        return QualityResult(state="ok", version=1, metric="roc_auc", value=around, holdout=0.8, bound=0.75, rows=9, labelled=9, due=9, expected=guess, reason="")  # fmt: skip # noqa: E501
 
     assert reliable([window(0.79)])[0]
     assert not reliable([window(0.77)])[0]
@@ -218,8 +220,8 @@ def test_inputs_that_have_drifted(regression: Case) -> None:
     assert not drifted.trusted
     assert "size, kind" in drifted.why
     assert drifted.value is not None
-    assert not guessed(regression, log, night("broken")).trusted
-    assert guessed(regression, log, night("quiet")).trusted
+    assert not guessed(regression, log, night("invalid_schema")).trusted
+    assert guessed(regression, log, night("ok")).trusted
 
 
 def test_few_predictions(regression: Case) -> None:
@@ -292,7 +294,7 @@ def test_bike_demand(tmp_path: Path) -> None:
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     past = table["datetime"] < "2011-07-01"
     run, release = released(tmp_path, table[past], target="rentals", time="datetime")
-    windows: list[Quality] = []
+    windows: list[QualityResult] = []
     off = 0
     for month, rows in table[~past].groupby(table["datetime"].dt.to_period("M")):
         log = logged(release, rows.reset_index(drop=True), rows["rentals"])

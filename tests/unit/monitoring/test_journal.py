@@ -3,15 +3,15 @@
 import datetime as dt
 from pathlib import Path
 
-from towline.monitoring.journal import FINDINGS, Journal
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.journal import MAX_PASSED_CHECKS, Journal
+from towline.monitoring.results import DriftCheckResult, DriftResult
 
 FIRST = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
 
-def night(number: int, version: int = 1, **given: object) -> Drift:
-    facts = {"state": "quiet", "version": version, "rows": number, "budget": 4, "reason": "", **given}
-    return Drift.model_validate({"end": FIRST + dt.timedelta(days=number), **facts})
+def night(number: int, version: int = 1, **given: object) -> DriftResult:
+    facts = {"state": "ok", "version": version, "rows": number, "budget": 4, "reason": "", **given}
+    return DriftResult.model_validate({"end": FIRST + dt.timedelta(days=number), **facts})
 
 
 def test_windows_come_back_in_order_and_the_last_look_counts(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_windows_come_back_in_order_and_the_last_look_counts(tmp_path: Path) -> 
     journal = Journal(tmp_path)
     for one in (night(2), night(1), night(3, version=2), night(2, state="drift")):
         journal.add(one, FIRST)
-    assert [(one.rows, one.state) for one in journal.drift()] == [(1, "quiet"), (2, "drift"), (3, "quiet")]
+    assert [(one.rows, one.state) for one in journal.drift()] == [(1, "ok"), (2, "drift"), (3, "ok")]
     assert [one.rows for one in journal.drift(version=1)] == [1, 2]
     assert [one.rows for one in journal.drift(before=FIRST + dt.timedelta(days=2))] == [1]
     assert journal.quality() == []
@@ -38,9 +38,10 @@ def test_half_a_line_is_no_record_and_spoils_none(tmp_path: Path) -> None:
 def test_a_wide_table_keeps_every_alarm_and_the_nearest_of_the_rest(tmp_path: Path) -> None:
     """A thousand columns a night do not fill the disk."""
     found = [
-        Finding(column=f"c{at}", what="distribution", value=0.1, threshold=0.2, alarm=at % 2 == 0) for at in range(1000)
+        DriftCheckResult(column=f"c{at}", name="distribution", value=0.1, threshold=0.2, alarm=at % 2 == 0)
+        for at in range(1000)
     ]
-    Journal(tmp_path).add(night(1, findings=found), FIRST)
+    Journal(tmp_path).add(night(1, checks=found), FIRST)
     (kept,) = Journal(tmp_path).drift()
-    assert sum(finding.alarm for finding in kept.findings) == 500
-    assert len(kept.findings) == 500 + FINDINGS
+    assert sum(check.alarm for check in kept.checks) == 500
+    assert len(kept.checks) == 500 + MAX_PASSED_CHECKS

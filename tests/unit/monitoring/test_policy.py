@@ -7,25 +7,25 @@ import pytest
 
 from towline.config import RetrainConfig
 from towline.monitoring.policy import Evidence, decide
-from towline.monitoring.results import Drift, DriftState, Quality, QualityState, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult, DriftState, QualityResult, QualityState
 from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 2, tzinfo=dt.UTC)
 PLAIN = RetrainConfig()
 
 
-def nights(*states: DriftState) -> tuple[Drift, ...]:
+def nights(*states: DriftState) -> tuple[DriftResult, ...]:
     ends = [NOW - dt.timedelta(days=len(states) - 1 - at) for at in range(len(states))]
     return tuple(
-        Drift(state=state, version=2, rows=900, end=end, budget=4, reason=f"drift {state}")
+        DriftResult(state=state, version=2, rows=900, end=end, budget=4, reason=f"drift {state}")
         for state, end in zip(states, ends, strict=True)
     )
 
 
-def days(*states: QualityState) -> tuple[Quality, ...]:
+def days(*states: QualityState) -> tuple[QualityResult, ...]:
     value = Interval(value=90, low=85, high=95)
     return tuple(
-        Quality(
+        QualityResult(
             state=state,
             version=2,
             metric="mae",
@@ -42,8 +42,10 @@ def days(*states: QualityState) -> tuple[Quality, ...]:
     )
 
 
-def triage(*, better: bool = False, sound: bool = True) -> Triage:
-    return Triage(rows=800, champion=90, previous=60, better=better, sound=sound, reason="mae 90 against 60")
+def triage(*, better: bool = False, sound: bool = True) -> ChampionComparison:
+    return ChampionComparison(
+        rows=800, champion=90, previous=60, better=better, sound=sound, reason="mae 90 against 60"
+    )
 
 
 def known(**given: Any) -> Evidence:
@@ -52,7 +54,7 @@ def known(**given: Any) -> Evidence:
 
 def test_calm_nights_lead_to_nothing() -> None:
     """Quiet windows, windows that say nothing and no windows at all."""
-    assert decide(known(drift=nights("quiet", "quiet"), quality=days("good")), PLAIN).action == "nothing"
+    assert decide(known(drift=nights("ok", "ok"), quality=days("ok")), PLAIN).action == "nothing"
     assert decide(known(drift=nights("unknown"), quality=days("unknown")), PLAIN).action == "nothing"
     assert decide(known(), PLAIN).action == "nothing"
 
@@ -61,7 +63,7 @@ def test_calm_nights_lead_to_nothing() -> None:
 def test_one_bad_window_warns_and_the_second_of_three_retrains(sign: str) -> None:
     """k of n: a single bad window is no reason to train, and old ones that passed are none either."""
     made: Any = nights if sign == "drift" else days
-    bad, fine = ("drift", "quiet") if sign == "drift" else ("bad", "good")
+    bad, fine = ("drift", "ok") if sign == "drift" else ("degraded", "ok")
     one = decide(known(**{sign: made(fine, fine, bad)}), PLAIN)
     two = decide(known(**{sign: made(bad, fine, bad)}), PLAIN)
     over = decide(known(**{sign: made(bad, bad, fine)}), PLAIN)
@@ -77,23 +79,25 @@ def test_a_sign_that_is_not_asked_for_only_warns() -> None:
 
 def test_broken_input_blocks_whatever_else_is_seen() -> None:
     """Nothing is learnt from input that breaks its contract, and no version is blamed for it."""
-    seen = known(drift=nights("drift", "broken"), quality=days("bad", "bad"), triage=triage(better=True))
+    seen = known(
+        drift=nights("drift", "invalid_schema"), quality=days("degraded", "degraded"), triage=triage(better=True)
+    )
     assert decide(seen, PLAIN).action == "block"
-    assert decide(known(quality=days("bad", "bad"), triage=triage(sound=False)), PLAIN).action == "block"
+    assert decide(known(quality=days("degraded", "degraded"), triage=triage(sound=False)), PLAIN).action == "block"
 
 
 def test_the_previous_champion_comes_back_where_it_does_better() -> None:
     """One bad window is enough where the triage is beyond doubt, there is a champion to return to, and it is wanted."""
-    seen = known(quality=days("bad"), triage=triage(better=True))
+    seen = known(quality=days("degraded"), triage=triage(better=True))
     assert decide(seen, PLAIN).action == "roll back"
     assert decide(seen, RetrainConfig(rollback=False)).action == "warn"
     assert decide(seen.model_copy(update={"previous": None}), PLAIN).action == "warn"
-    assert decide(known(quality=days("bad", "bad"), triage=triage()), PLAIN).action == "retrain"
+    assert decide(known(quality=days("degraded", "degraded"), triage=triage()), PLAIN).action == "retrain"
 
 
 def test_cooldown_and_too_few_new_rows_hold_a_training_back() -> None:
     """The warning says why nothing is trained."""
-    bad = known(quality=days("bad", "bad"))
+    bad = known(quality=days("degraded", "degraded"))
     held = decide(bad.model_copy(update={"trained": NOW - dt.timedelta(days=3)}), PLAIN)
     few = decide(bad.model_copy(update={"new_rows": 12}), PLAIN)
     free = decide(bad.model_copy(update={"trained": NOW - dt.timedelta(days=7), "new_rows": 200}), PLAIN)
@@ -111,7 +115,7 @@ def test_a_breach_does_what_the_config_says(wanted: Any, action: str) -> None:
 def test_a_cause_is_the_same_until_something_was_done_about_it() -> None:
     """Two flows that see the same ill have one cause, whatever showed it; after a training there is another."""
     seen = known(drift=nights("drift", "drift"))
-    other = known(quality=days("bad", "bad"), now=NOW + dt.timedelta(hours=2))
+    other = known(quality=days("degraded", "degraded"), now=NOW + dt.timedelta(hours=2))
     later = seen.model_copy(update={"trained": NOW - dt.timedelta(days=30)})
     assert decide(seen, PLAIN).cause == decide(other, PLAIN).cause != decide(later, PLAIN).cause
     warned = [decide(known(drift=nights("drift"), now=NOW + dt.timedelta(days=n)), PLAIN) for n in (0, 1)]

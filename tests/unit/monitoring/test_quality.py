@@ -17,11 +17,11 @@ from towline.config import PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.monitoring.performance.quality import accepted, measure
-from towline.monitoring.results import Quality
+from towline.monitoring.results import QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.labels import Log
 from towline.prediction_log.writer import PredictionLog
-from towline.training.evaluation.metrics import scores
+from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
 NOW = START + dt.timedelta(days=90)
@@ -56,7 +56,7 @@ def fresh(rows: int = 400, seed: int = 9) -> pd.DataFrame:
     return table(4000).iloc[900:].sample(rows, random_state=seed).reset_index(drop=True)
 
 
-def found(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> Quality:
+def found(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> QualityResult:
     return measure(log, case[1], changed(case, **watch), start=START, end=START + dt.timedelta(days=days), now=now)
 
 
@@ -84,15 +84,15 @@ def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
         max(1.25 * quality.holdout, regression[0].evaluation.metrics["mae"].high or 0)
     )
     assert (quality.rows, quality.due, quality.labelled) == (400, 400, 400)
-    assert quality.state == "good", quality.reason
-    assert Quality.model_validate_json(quality.model_dump_json()) == quality
+    assert quality.state == "ok", quality.reason
+    assert QualityResult.model_validate_json(quality.model_dump_json()) == quality
 
 
 def test_what_is_worse_than_accepted_is_bad(regression: Case) -> None:
     """Where the whole interval lies beyond the bound; and the reason says both."""
     rows = fresh()
     quality = found(regression, logged(regression[1], rows, rows["value"] + 20))
-    assert quality.state == "bad"
+    assert quality.state == "degraded"
     assert f"at most {quality.bound:.4g} is accepted" in quality.reason
 
 
@@ -119,10 +119,10 @@ def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
     answers = Predictions(
         np.array(log["prediction"].to_pylist(), dtype=object), np.array(log["probabilities"].to_pylist())
     )
-    assert quality.value.value == pytest.approx(scores(rows["sold"].to_numpy(), answers, contract)[metric])
-    assert quality.state in ("good", "unknown"), quality.reason
+    assert quality.value.value == pytest.approx(compute_metrics(rows["sold"].to_numpy(), answers, contract)[metric])
+    assert quality.state in ("ok", "unknown"), quality.reason
     worse = logged(binary[1], rows, shuffled(rows["sold"], 1.0))
-    assert found(binary, worse, evaluation=evaluation).state == "bad"
+    assert found(binary, worse, evaluation=evaluation).state == "degraded"
 
 
 def test_slices(regression: Case) -> None:
@@ -166,7 +166,7 @@ def test_a_sample_of_labels_can_be_enough(regression: Case) -> None:
     truth = [value if place % 5 == 0 else None for place, value in enumerate(rows["value"])]
     log = logged(regression[1], rows, truth)
     assert found(regression, log).state == "unknown"
-    assert found(regression, log, quality={"min_coverage": 0.1}).state == "good"
+    assert found(regression, log, quality={"min_coverage": 0.1}).state == "ok"
 
 
 def test_only_what_was_known_and_due_counts(regression: Case) -> None:
@@ -236,7 +236,7 @@ def test_a_class_the_model_never_saw(binary: Case, multiclass: Case) -> None:
     log = logged(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
     assert "2 labels are of a class that the model never saw ('perhaps')" in found(binary, log).reason
     quality = found(binary, logged(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
-    assert quality.state == "bad"
+    assert quality.state == "degraded"
     assert "10% of 400 labels are of a class that the model never saw" in quality.reason
 
     truth = classes(rows)["size class"].to_numpy()

@@ -19,28 +19,28 @@ from scipy.stats import wasserstein_distance
 
 from tests.shelf import MODEL, Shelf
 from towline.config import DataConfig, PipelineConfig, build_config
-from towline.data.profile import profile
-from towline.data.schema.inference import infer
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.evidently_report import catch_up, report, write
 from towline.monitoring.reporting.samples import OTHER, ROWS, drawn, logged, sides
-from towline.monitoring.results import Drift, DriftState, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult, DriftState
 from towline.prediction_log import parquet_store
 
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
 
-def night(day: int = 28, state: DriftState = "drift", **more: Any) -> Drift:
+def night(day: int = 28, state: DriftState = "drift", **more: Any) -> DriftResult:
     """February's nights: temp has moved in those with drift."""
     end = dt.datetime(2026, 2, day, tzinfo=dt.UTC)
     moved = state == "drift"
-    findings = (
-        Finding(column="temp", what="distribution", value=0.8 if moved else 0.1, threshold=0.3, alarm=moved),
-        Finding(column="weather", what="distribution", value=0.05, threshold=0.2, alarm=False),
-        Finding(column="weather", what="nulls", value=0.0, threshold=None, alarm=False),
+    checks = (
+        DriftCheckResult(column="temp", name="distribution", value=0.8 if moved else 0.1, threshold=0.3, alarm=moved),
+        DriftCheckResult(column="weather", name="distribution", value=0.05, threshold=0.2, alarm=False),
+        DriftCheckResult(column="weather", name="nulls", value=0.0, threshold=None, alarm=False),
     )
-    facts: dict[str, Any] = {"version": 3, "rows": 300, "budget": 4.0, "reason": "as told", "findings": findings}
-    return Drift(state=state, **{**facts, "start": end - dt.timedelta(days=1), "end": end, **more})
+    facts: dict[str, Any] = {"version": 3, "rows": 300, "budget": 4.0, "reason": "as told", "checks": checks}
+    return DriftResult(state=state, **{**facts, "start": end - dt.timedelta(days=1), "end": end, **more})
 
 
 def rows(count: int = 300, seed: int = 0) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def statuses(run: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("state", "verdict"), [("quiet", "SUCCESS"), ("drift", "FAIL"), ("broken", "FAIL"), ("unknown", "WARNING")]
+    ("state", "verdict"), [("ok", "SUCCESS"), ("drift", "FAIL"), ("invalid_schema", "FAIL"), ("unknown", "WARNING")]
 )
 def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str, tmp_path: Path) -> None:
     """Evidently's own test statuses carry the verdict on the night and on each column; values and times are ours."""
@@ -74,16 +74,18 @@ def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str,
     assert run.timestamp.isoformat() == "2026-02-28T00:00:00"
     assert statuses(run) == {
         "verdict on the night": verdict,
-        **{f"{f.column}: {f.what}": "FAIL" if f.alarm else "SUCCESS" for f in drift.findings},
+        **{f"{f.column}: {f.name}": "FAIL" if f.alarm else "SUCCESS" for f in drift.checks},
     }
     values = {result.display_name: result.value for result in run.metric_results.values()}
-    assert {f"{f.column}: {f.what}": f.value for f in drift.findings}.items() <= values.items()
+    assert {f"{f.column}: {f.name}": f.value for f in drift.checks}.items() <= values.items()
 
 
 def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
     """A column that is gone has no threshold; its test fails all the same."""
-    gone = Finding(column="temp", what="missing", value=1.0, threshold=None, alarm=True, broken=True, detail="gone")
-    drift = night(state="broken", findings=(gone,))
+    gone = DriftCheckResult(
+        column="temp", name="missing", value=1.0, threshold=None, alarm=True, invalid=True, detail="gone"
+    )
+    drift = night(state="invalid_schema", checks=(gone,))
     page = report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run) == {"verdict on the night": "FAIL", "temp: missing": "FAIL"}
@@ -144,9 +146,11 @@ def test_views_that_fail_leave_the_scores(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> None:
     """No address is loaded, by what is written and by policy; a value that is a script stays text."""
     script = "</script><script>alert(1)</script>"
-    found = Finding(column=script, what="unseen", value=1.0, threshold=0.1, alarm=True, detail=f"such as {script}")
+    found = DriftCheckResult(
+        column=script, name="unseen", value=1.0, threshold=0.1, alarm=True, detail=f"such as {script}"
+    )
     current = rows().assign(weather=script, **{script: script})
-    drift = night(findings=(found,), reason=script)
+    drift = night(checks=(found,), reason=script)
     page = report(drift, current, current, tmp_path / "evidently", "bikes", NOW).read_text()
     assert "<script>alert" not in page
     assert "<\\/script><script>alert" not in page
@@ -158,17 +162,17 @@ def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> N
 def test_a_night_is_kept_once(tmp_path: Path) -> None:
     """Catching up adds what is missing, in order; a night reported again replaces its run, and no other."""
     workspace = tmp_path / "evidently"
-    quiet = [night(day, "quiet") for day in range(1, 28)]
+    quiet = [night(day, "ok") for day in range(1, 28)]
     assert catch_up(quiet, workspace, "bikes", NOW) == 27
     assert catch_up(quiet, workspace, "bikes", NOW) == 0
     first = report(night(), rows(), rows(seed=1), workspace, "bikes", NOW)
-    again = report(night(state="quiet"), rows(), rows(seed=2), workspace, "bikes", NOW)
+    again = report(night(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
     report(night(), None, None, workspace, "trees", NOW)
     assert first == again == tmp_path / "watch" / "bikes" / "drift-2026-02-28.html"
     runs = stored(workspace)
     assert sorted(name for name, _ in runs) == ["bikes"] * 28 + ["trees"]
     days = sorted((run.timestamp.date(), run.metadata["state"]) for name, run in runs if name == "bikes")
-    assert days == [(dt.date(2026, 2, day), "quiet") for day in range(1, 29)]
+    assert days == [(dt.date(2026, 2, day), "ok") for day in range(1, 29)]
 
 
 def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
@@ -176,13 +180,13 @@ def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
     from evidently.ui.workspace import Workspace
 
     workspace = tmp_path / "evidently"
-    catch_up([night(1, "quiet"), night(2)], workspace, "bikes", NOW)
+    catch_up([night(1, "ok"), night(2)], workspace, "bikes", NOW)
     points = {
         json.dumps(result.metric_value_location.metric.params, sort_keys=True)
         for _, run in stored(workspace)
         for result in run.metric_results.values()
     }
-    assert len(points) == 1 + len(night().findings)
+    assert len(points) == 1 + len(night().checks)
     [project] = Workspace.create(str(workspace)).list_projects()
     shown = {panel.title: panel.values[0].metric for panel in project.dashboard.model().panels}
     assert shown["Distance from the training rows"] == "evidently:metric_v2:DriftScore"
@@ -225,19 +229,19 @@ def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
     serving = shelf.ledger.champion(MODEL)
     assert serving
     log(settings.store / "predictions" / MODEL, 1, "a", 300)
-    found = Finding(column="size", what="distribution", value=99.0, threshold=0.3, alarm=True)
-    drift = night(version=1, findings=(found,))
-    for one in (night(26, "quiet", version=1), night(27, "quiet", version=1), drift):
+    found = DriftCheckResult(column="size", name="distribution", value=99.0, threshold=0.3, alarm=True)
+    drift = night(version=1, checks=(found,))
+    for one in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
         Journal.of(settings, MODEL).add(one, NOW)
     page = write(settings, config, serving, drift, NOW)
-    runs = stored(settings.evidently)
-    assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "quiet", "quiet"]
+    runs = stored(settings.layout.evidently)
+    assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "ok", "ok"]
     assert page.name == "drift-2026-02-28.html"
     text = page.read_text()
     assert "Drift in column 'size'" in text
     assert "secret" not in text
     table = write(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
-    assert (table.name, len(stored(settings.evidently))) == ("drift-2026-03-01-table.html", 3)
+    assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
 def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
@@ -266,9 +270,9 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
         }
     )
     table.loc[table.index % 4 == 0, "tail"] = np.nan
-    contract = infer(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    contract = infer_contract(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(table)
-    found = drawn(profile(features, contract))
+    found = drawn(profile_features(features, contract))
     assert len(found) == ROWS
     assert "when" not in found
     assert wasserstein_distance(found["tail"].dropna(), table["tail"].dropna()) < 0.05 * table["tail"].std()
@@ -276,7 +280,7 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
     assert set(found["hour"]) == set(range(24))
     assert found["flag"].mean() == pytest.approx(table["flag"].mean(), abs=0.001)
     assert (found["level"] == "a").mean() == pytest.approx((table["level"] == "a").mean(), abs=0.001)
-    pd.testing.assert_frame_equal(found, drawn(profile(features, contract)))
+    pd.testing.assert_frame_equal(found, drawn(profile_features(features, contract)))
 
 
 def test_sides_are_bounded() -> None:

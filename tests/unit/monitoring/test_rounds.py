@@ -96,7 +96,7 @@ def test_a_night_that_says_nothing_is_looked_at_again_with_the_next(life: Life) 
     assert (night.state, night.rows, night.start) == ("unknown", 30, first)
     life.ask(rows(60), first + 1.5 * DAY)
     night = life.drift(first + 2 * DAY)
-    assert (night.state, night.rows, night.start) == ("quiet", 90, first)
+    assert (night.state, night.rows, night.start) == ("ok", 90, first)
     assert life.drift(first + 2 * DAY).rows == 90
     life.ask(rows(70), first + 2.5 * DAY)
     night = life.drift(first + 3 * DAY)
@@ -110,11 +110,15 @@ def test_a_version_that_is_worse_than_the_one_before_is_rolled_back_from(life: L
     start = life.since
     life.ask(rows(120), start + DAY / 2, truth=0.0)
     found = life.quality(start + DAY)
-    assert (found.state, found.labelled) == ("bad", 120)
+    assert (found.state, found.labelled) == ("degraded", 120)
     decisions = [life.decide(start + DAY) for _ in range(2)]
     assert [decision.action for decision in decisions] == ["roll back", "roll back"]
     (row,) = life.shelf.ledger.decisions(MODEL)
-    assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (2, True, "bad")
+    assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (
+        2,
+        True,
+        "degraded",
+    )
 
     life.shelf.rollback()
     seen = monitoring_run.evidence(life.settings, life.config, life.serving, life.since + DAY)
@@ -125,7 +129,7 @@ def test_both_versions_worse_on_sound_input_lead_to_training_if_there_are_new_ro
     """The world has moved; without new rows in the source the decision is a warning that says so, then a training."""
     start = life.since
     life.ask(rows(120), start + DAY / 2, truth=80.0)
-    assert life.quality(start + DAY).state == "bad"
+    assert life.quality(start + DAY).state == "degraded"
     source = life.settings.project / "table.parquet"
     frame = table(200).drop(columns="sold")
     frame.to_parquet(source, index=False)
@@ -148,7 +152,7 @@ def test_labels_that_are_not_due_leave_quality_unknown(life: Life) -> None:
     life.ask(rows(120), start + DAY / 2, truth=0.0)
     found = life.quality(start + DAY)
     assert (found.state, "the window lasts until" in found.reason) == ("unknown", True)
-    assert life.quality(start + 3 * DAY).state == "good"
+    assert life.quality(start + 3 * DAY).state == "ok"
 
 
 def test_a_champion_younger_than_the_delay_has_an_empty_window(life: Life) -> None:

@@ -12,22 +12,22 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.profile import profile
+from towline.data.profile import profile_features
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
-from towline.monitoring.drift.histograms import Seen, Tally
+from towline.monitoring.drift.histograms import ColumnStats, HistogramAccumulator
 
 
 def reference(rows: pd.DataFrame) -> tuple[dict[str, Any], Contract]:
     config = PipelineConfig(name="x", data=DataConfig(source="t", target="y"))
-    contract = infer(rows, config)
-    return profile(contract.features(rows), contract), contract
+    contract = infer_contract(rows, config)
+    return profile_features(contract.features(rows), contract), contract
 
 
-def tallied(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], Tally]:
+def tallied(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], HistogramAccumulator]:
     told, contract = reference(rows)
-    tally = Tally(told, contract)
+    tally = HistogramAccumulator(told, contract)
     table = current if isinstance(current, pa.Table) else pa.Table.from_pandas(current, preserve_index=False)
     for batch in table.to_batches(max_chunksize=700):
         tally.add(batch)
@@ -141,4 +141,4 @@ def test_columns_that_are_gone_or_new() -> None:
     rows = pd.DataFrame({"a": np.arange(50) / 3, "b": np.arange(50) / 7, "y": range(50)})
     _, tally = tallied(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
     assert (tally.rows, tally.columns["a"].rows, tally.columns["b"].rows, tally.strange) == (2, 2, 0, {"c"})
-    assert distance({"count": 5}, Seen("numeric")) is None
+    assert distance({"count": 5}, ColumnStats("numeric")) is None

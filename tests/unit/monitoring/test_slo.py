@@ -18,10 +18,10 @@ from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, runnin
 from towline.config import SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ConfigError
-from towline.monitoring.results import Quality
+from towline.monitoring.results import QualityResult
 from towline.monitoring.slo import burn_rate, slo_history
 from towline.monitoring.slo.burn_rate import Objective, breach, evaluate
-from towline.monitoring.slo.metrics_scraper import PREDICTING, Counts, Sample, read, scrape
+from towline.monitoring.slo.metrics_scraper import PREDICTING, RequestCounters, ServiceSample, read, scrape
 from towline.monitoring.slo.slo_history import keep, thin, totals
 from towline.serving import auth
 from towline.training.evaluation.interval import Interval
@@ -41,16 +41,16 @@ def sample(
     started: float | None = 1.0,
     service: str = "http://a",
     edges: tuple[float | None, ...] = EDGES,
-) -> Sample:
-    counts = Counts(requests=requests, errors=errors, edges=edges if within else (), within=tuple(within))
-    return Sample(at=at, service=service, up=True, started=started, model="demo", version=1, counts=counts)
+) -> ServiceSample:
+    counts = RequestCounters(requests=requests, errors=errors, edges=edges if within else (), within=tuple(within))
+    return ServiceSample(at=at, service=service, up=True, started=started, model="demo", version=1, counts=counts)
 
 
-def away(at: dt.datetime) -> Sample:
-    return Sample(at=at, service="http://a", up=False, why="Connection refused")
+def away(at: dt.datetime) -> ServiceSample:
+    return ServiceSample(at=at, service="http://a", up=False, why="Connection refused")
 
 
-def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Sample]:
+def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[ServiceSample]:
     """Looks each minute up to now; ``rates`` gives requests and errors of the minute that is so long ago."""
     requests = errors = 0.0
     found = [sample(NOW - count * MINUTE)]
@@ -61,7 +61,9 @@ def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Sa
     return found
 
 
-def one(samples: Sequence[Sample], name: str = "availability", now: dt.datetime = NOW, **config: Any) -> Objective:
+def one(
+    samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
+) -> Objective:
     found = evaluate(totals(samples), SloConfig(**config), now)
     return next(objective for objective in found if objective.name == name)
 
@@ -286,15 +288,15 @@ def test_since_forgets_what_another_champion_did() -> None:
 
 def window(
     value: float | None, ago: int, low: float | None = None, high: float | None = None, metric: str = "mae"
-) -> Quality:
+) -> QualityResult:
     interval = Interval(value=value, low=low, high=high)
-    return Quality(
-        state="good", version=1, metric=metric, value=interval, holdout=50, bound=60, rows=500, labelled=400, due=500,
+    return QualityResult(
+        state="ok", version=1, metric=metric, value=interval, holdout=50, bound=60, rows=500, labelled=400, due=500,
         start=NOW - (ago + 7) * DAY, end=NOW - ago * DAY, reason="",
     )  # fmt: skip
 
 
-def metric(windows: Sequence[Quality], bound: float = 60) -> Objective:
+def metric(windows: Sequence[QualityResult], bound: float = 60) -> Objective:
     return evaluate((), SloConfig(availability=None, metric=bound), NOW, quality=windows)[0]
 
 
@@ -447,7 +449,7 @@ def test_a_running_service_is_looked_at(shelf: Shelf, workers: str) -> None:
     assert (history[-1].looks, history[-1].missed) == (3, 1)
 
 
-def settled(url: str, requests: int) -> Sample:
+def settled(url: str, requests: int) -> ServiceSample:
     """A look after all workers have told the others what they did, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
     while (found := scrape(url)).counts is None or found.counts.requests < requests:

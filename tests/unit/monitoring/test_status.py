@@ -21,10 +21,10 @@ from towline.config import PipelineConfig, build_config
 from towline.monitoring.alerts.notifications import tell
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
-from towline.monitoring.results import Drift, Estimate, Finding, Quality
+from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
 from towline.monitoring.slo.burn_rate import evaluate
-from towline.monitoring.slo.metrics_scraper import Counts
-from towline.monitoring.slo.slo_history import FILE, Total
+from towline.monitoring.slo.metrics_scraper import RequestCounters
+from towline.monitoring.slo.slo_history import FILE, CounterTotals
 from towline.monitoring.status.links import Links, evidently_project
 from towline.monitoring.status.page import index, render
 from towline.monitoring.status.summary import Day, Goal, Run, Status, gather, traffic
@@ -36,22 +36,24 @@ DAY = dt.timedelta(days=1)
 SCRIPT = "<script>alert('&')</script>"
 
 
-def night(ago: float = 0, state: Any = "quiet", column: str = "rooms", **more: Any) -> Drift:
+def night(ago: float = 0, state: Any = "ok", column: str = "rooms", **more: Any) -> DriftResult:
     end = NOW - ago * DAY
     moved = state == "drift"
-    found = Finding(column=column, what="distribution", value=0.6 if moved else 0.1, threshold=0.3, alarm=moved)
-    facts = {"version": 1, "rows": 500, "findings": (found,), "budget": 4.0, "reason": f"{state} it is"}
-    return Drift(state=state, **{**facts, "start": end - DAY, "end": end, **more})
+    found = DriftCheckResult(
+        column=column, name="distribution", value=0.6 if moved else 0.1, threshold=0.3, alarm=moved
+    )
+    facts = {"version": 1, "rows": 500, "checks": (found,), "budget": 4.0, "reason": f"{state} it is"}
+    return DriftResult(state=state, **{**facts, "start": end - DAY, "end": end, **more})
 
 
-def window(ago: int = 0, state: Any = "good", **more: Any) -> Quality:
+def window(ago: int = 0, state: Any = "ok", **more: Any) -> QualityResult:
     end = NOW - ago * DAY
     facts = {
         "version": 1, "metric": "mae", "value": Interval(value=21.5, low=20.5, high=22.5), "holdout": 20.0,
         "bound": 25.0, "rows": 400, "labelled": 300, "due": 350, "reason": f"{state} it is",
-        "estimate": Estimate(value=23.75, trusted=False, why="the inputs have drifted"),
+        "estimate": PerformanceEstimate(value=23.75, trusted=False, why="the inputs have drifted"),
     }  # fmt: skip
-    return Quality(state=state, **{**facts, "start": end - DAY, "end": end, **more})
+    return QualityResult(state=state, **{**facts, "start": end - DAY, "end": end, **more})
 
 
 def config(**slo: Any) -> PipelineConfig:
@@ -62,7 +64,7 @@ def look(shelf: Shelf, **more: Any) -> Status:
     return gather(shelf.settings, MODEL, NOW, more.pop("config", config()), **more)
 
 
-def journal(shelf: Shelf, *records: Drift | Quality) -> None:
+def journal(shelf: Shelf, *records: DriftResult | QualityResult) -> None:
     for record in records:
         Journal.of(shelf.settings, MODEL).add(record, NOW)
 
@@ -101,7 +103,7 @@ def test_what_is_wrong_is_an_alarm(shelf: Shelf) -> None:
     journal(shelf, night(2), night(1, "drift"), window(2))
     assert [(one.what, one.reason) for one in look(shelf).alarms] == [("drift", "drift it is")]
     assert look(shelf).health == "bad"
-    journal(shelf, night(0.5, "broken"), window(1, "bad"))
+    journal(shelf, night(0.5, "invalid_schema"), window(1, "degraded"))
     assert [one.what for one in look(shelf).alarms] == ["input is broken", "quality is bad"]
     journal(shelf, night(0), window(0))
     assert look(shelf).alarms == ()
@@ -125,9 +127,11 @@ def test_promises_are_told_with_their_budget(shelf: Shelf) -> None:
     path = Journal.of(shelf.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
-    def looked(errors: int) -> tuple[Total, ...]:
-        begun = Total(at=NOW - 2 * DAY, service="http://s", looks=1, counts=Counts())
-        ended = Total(at=NOW, service="http://s", looks=2000, counts=Counts(requests=10_000, errors=errors))
+    def looked(errors: int) -> tuple[CounterTotals, ...]:
+        begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", looks=1, counts=RequestCounters())
+        ended = CounterTotals(
+            at=NOW, service="http://s", looks=2000, counts=RequestCounters(requests=10_000, errors=errors)
+        )
         path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
         return begun, ended
 
@@ -214,8 +218,8 @@ def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
     assert look(shelf, runs=[told]).runs[0] == told
     assert {run.flow: run.state for run in look(shelf).runs} == {
         "training": "promoted",
-        "drift": "quiet",
-        "quality": "good",
+        "drift": "ok",
+        "quality": "ok",
     }
 
 
@@ -284,7 +288,7 @@ def contrast(one: str, other: str) -> float:
 def full(**more: Any) -> Status:
     nights = [night(2, column=SCRIPT, reason=SCRIPT), night(1, "drift", SCRIPT), night(0, version=2)]
     facts: dict[str, Any] = {
-        "model": SCRIPT, "at": NOW, "drift": tuple(nights), "quality": (window(1, "bad"), window(0, "unknown")),
+        "model": SCRIPT, "at": NOW, "drift": tuple(nights), "quality": (window(1, "degraded"), window(0, "unknown")),
         "goals": (Goal(name="availability", target=SCRIPT, now=SCRIPT, budget=-0.5, state="spent", reason=SCRIPT),),
         "runs": (Run(flow=SCRIPT, state=SCRIPT),),
     }  # fmt: skip
@@ -302,7 +306,7 @@ def test_the_page_is_text_that_loads_nothing() -> None:
 
 def test_the_page_shows_what_was_found() -> None:
     """Each night and column has its cell, alarms are marked; each window has interval, bound, estimate, labels."""
-    nights = [night(ago, "drift" if ago == 1 else "quiet", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
+    nights = [night(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
     page = render(full(drift=tuple(nights)))
     drift = page[page.index("<h2>Drift") :]
     assert len(re.findall(r'<rect[^>]*class="heat"', drift)) == 2
@@ -321,7 +325,7 @@ def test_odd_records_have_a_page() -> None:
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
     )
     for status in (
-        full(drift=(night(0, "unknown", findings=(), start=None, end=None),)),
+        full(drift=(night(0, "unknown", checks=(), start=None, end=None),)),
         full(quality=(bare,)),
         full(quality=(window(0, bound=0.0, value=Interval(value=0.0, low=0.0, high=0.0), estimate=None),)),
         full(drift=tuple(night(ago) for ago in range(400))),
@@ -339,7 +343,7 @@ def shown(shelf: Shelf, command: Callable[..., Done], monkeypatch: pytest.Monkey
 
 def test_the_screen_tells_it_at_a_glance(shelf: Shelf, shown: Callable[..., Done], tmp_path: Path) -> None:
     """Version, age, traffic, quality, drift by column over nights, decisions, alarms; the page beside it."""
-    journal(shelf, night(2), night(1, "drift"), window(1, "bad"))
+    journal(shelf, night(2), night(1, "drift"), window(1, "degraded"))
     log(shelf.settings.store / "predictions" / MODEL, NOW.date(), 12)
     shelf.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
     done = shown("status", "--page", tmp_path / "page.html")

@@ -1,4 +1,4 @@
-"""Limits hold the budget they are drawn for, with rows alone, in groups and in days; and leave changes to be found."""
+"""Thresholds keep the false-alarm budget they are drawn for: with rows alone, in groups, and in days."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ import pytest
 from towline.config import DataConfig, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
-from towline.data.profile import profile
-from towline.data.schema.inference import infer
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
-from towline.monitoring.drift.histograms import Tally
-from towline.monitoring.drift.thresholds import Limits, Window, limits, rare
+from towline.monitoring.drift.histograms import HistogramAccumulator
+from towline.monitoring.drift.thresholds import CheckThresholds, Window, limits, rare
 
 TRAINING = 6_000
 WEEKS = 52
@@ -22,14 +22,16 @@ WEEKS = 52
 
 def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tuple[dict[str, Any], Blocks, Any]:
     rows = frame.assign(y=np.arange(len(frame)) / 7)
-    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(rows)
-    told = profile(features, contract)
-    kind, unit = blocks.units(times, groups, len(frame.columns))
-    return told, blocks.count(features, told["columns"], kind, unit), contract
+    told = profile_features(features, contract)
+    kind, unit = blocks.assign_blocks(times, groups, len(frame.columns))
+    return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
 
 
-def drawn(told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1) -> Limits:
+def drawn(
+    told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
+) -> CheckThresholds:
     return limits(told["columns"][name], of, name, rows, rows, Window(days, 1, each), 2_000, 0)
 
 
@@ -55,7 +57,7 @@ def test_nights_without_a_change_stay_within(draw: Callable[..., np.ndarray], ro
     limit = drawn(told, of, "a", rows).distance
     found = []
     for _ in range(300):
-        tally = Tally(told, contract)
+        tally = HistogramAccumulator(told, contract)
         tally.add(pa_table(made(draw(rng, rows))))
         found.append(distance(told["columns"]["a"], tally.columns["a"]))
     assert np.mean(np.array(found) > limit) <= 0.03
@@ -93,7 +95,7 @@ def test_a_night_may_be_as_far_as_days_are() -> None:
 
 
 def test_more_rows_and_fewer_checks_see_smaller_changes() -> None:
-    """Limits fall with rows and rise with the number of checks that share a budget."""
+    """CheckThresholds fall with rows and rise with the number of checks that share a budget."""
     rng = np.random.default_rng(3)
     told, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
     for name in ("a", "b"):
@@ -116,9 +118,9 @@ def test_blocks_are_the_same_bytes_and_come_back() -> None:
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"a": rng.normal(size=900), "b": rng.choice(["x", "y", None], 900)})
     times = pd.Series(pd.date_range("2025-01-01", periods=900, freq="h"))
-    first, second = (blocks.packed({"inputs": reference(frame, times=times)[1]}) for _ in range(2))
+    first, second = (blocks.serialize_blocks({"inputs": reference(frame, times=times)[1]}) for _ in range(2))
     assert first == second
-    back = blocks.unpacked(first)["inputs"]
+    back = blocks.deserialize_blocks(first)["inputs"]
     assert (back.kind, int(back.rows.sum()), len(back.rows)) == ("time", 900, 38)
     assert {name: table.sum() for name, table in back.counts.items()} == {"a": 900, "b": int(frame["b"].notna().sum())}
 
@@ -127,7 +129,7 @@ def test_blocks_are_the_same_bytes_and_come_back() -> None:
 def test_blocks_are_bounded_and_hold_whole_weeks(days: int) -> None:
     """However long the history, at most 364 days are kept, of each day of the week as many."""
     times = pd.Series(pd.Timestamp("2020-01-06") + pd.to_timedelta(np.arange(days), unit="D"))
-    kind, unit = blocks.units(times, None, 10)
+    kind, unit = blocks.assign_blocks(times, None, 10)
     kept = times[unit >= 0].dt.weekday.value_counts()
     assert kind == "time"
     assert len(set(unit) - {-1}) == min(days, 364)
@@ -141,4 +143,4 @@ def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:
     frame = pd.DataFrame({f"c{n}": rng.normal(size=rows) for n in range(750)})
     times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 365, rows)), unit="D"))
     _, of, _ = reference(frame, times=times)
-    assert len(blocks.packed({"inputs": of})) < 8 * 2**20
+    assert len(blocks.serialize_blocks({"inputs": of})) < 8 * 2**20

@@ -16,8 +16,8 @@ from tests.unit.monitoring.test_status import DAY, NOW, get, night, window
 from towline.cli.status_server import Pages
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
-from towline.monitoring.reporting.prometheus import Watched, exposition
-from towline.monitoring.results import Quality
+from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
+from towline.monitoring.results import QualityResult
 from towline.training.evaluation.interval import Interval
 
 
@@ -66,7 +66,7 @@ def test_a_new_model_says_what_serves(shelf: Shelf) -> None:
 def test_the_last_windows_of_the_version_that_serves_count(shelf: Shelf) -> None:
     """What another version was found to do is no alarm of this one; what is beyond its bound is told by its sign."""
     journal = Journal.of(shelf.settings, MODEL)
-    for record in (night(2), night(1, "drift"), window(1, "bad", value=Interval(value=30.0, low=28.0, high=32.0))):
+    for record in (night(2), night(1, "drift"), window(1, "degraded", value=Interval(value=30.0, low=28.0, high=32.0))):
         journal.add(record, NOW)
     journal.add(night(0, version=2), NOW)
     found = told(shelf)
@@ -79,11 +79,11 @@ def test_the_last_windows_of_the_version_that_serves_count(shelf: Shelf) -> None
 def test_headroom_has_the_same_sign_where_more_is_better() -> None:
     """A roc_auc below its bound is as negative as an error above."""
     for metric, value, sign in (("roc_auc", 0.7, -1), ("roc_auc", 0.9, 1), ("log_loss", 0.7, 1), ("log_loss", 0.9, -1)):
-        quality = Quality(
+        quality = QualityResult(
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
             labelled=0, due=0, reason="",
         )  # fmt: skip
-        found = gauges(exposition([Watched(model=MODEL, quality=quality)], NOW))
+        found = gauges(exposition([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
         assert found["quality_headroom", metric] * sign == pytest.approx(0.1)
         assert ("quality_coverage",) not in found
 
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
-    path.write_text(path.read_text().replace('"state":"quiet"', '"state":7'))
+    path.write_text(path.read_text().replace('"state":"ok"', '"state":7'))
     found = told(shelf)
     assert found["watch_readable",] == 0
     assert ("champion_version",) not in found

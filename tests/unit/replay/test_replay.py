@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from tests.unit.replay.conftest import configured, turning
-from towline.backtest import charts, page
-from towline.backtest.results import Replay
-from towline.backtest.simulation import moments, replay
+from towline.backtesting import charts, page
+from towline.backtesting.results import BacktestResult
+from towline.backtesting.simulation import moments, replay
 from towline.config import PipelineConfig
 from towline.errors import ConfigError, TowlineError
 
@@ -23,12 +23,12 @@ START, END = day("2026-03-02"), day("2026-06-08")
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Replay, Path]:
+def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestResult, Path]:
     folder = tmp_path_factory.mktemp("world")
     return replay(configured(folder), folder, START, END, "2w"), folder
 
 
-def test_quality_finds_what_drift_does_not(lived: tuple[Replay, Path]) -> None:
+def test_quality_finds_what_drift_does_not(lived: tuple[BacktestResult, Path]) -> None:
     """The inputs never change, only what they mean: a policy on drift stays blind, one on quality recovers."""
     found, _ = lived
     by = {life.policy: life for life in found.lives}
@@ -40,7 +40,7 @@ def test_quality_finds_what_drift_does_not(lived: tuple[Replay, Path]) -> None:
     assert values[found.best] == min(values.values())
 
 
-def test_a_decision_rests_on_what_was_known_then(lived: tuple[Replay, Path]) -> None:
+def test_a_decision_rests_on_what_was_known_then(lived: tuple[BacktestResult, Path]) -> None:
     """No model has learnt from rows whose labels were not there yet, and the turn is noticed after it, not before."""
     found, _ = lived
     turn = day("2026-04-11")
@@ -55,12 +55,12 @@ def test_a_decision_rests_on_what_was_known_then(lived: tuple[Replay, Path]) -> 
     assert after.version > begun[0].version or "refused" in begun[0].outcome
 
 
-def test_nothing_is_left_behind(lived: tuple[Replay, Path]) -> None:
+def test_nothing_is_left_behind(lived: tuple[BacktestResult, Path]) -> None:
     """The project holds what it held before: no store, no run, no release."""
     assert [path.name for path in lived[1].iterdir()] == ["t.parquet"]
 
 
-def test_it_can_be_drawn_and_read(lived: tuple[Replay, Path], tmp_path: Path) -> None:
+def test_it_can_be_drawn_and_read(lived: tuple[BacktestResult, Path], tmp_path: Path) -> None:
     """The picture is a PNG; the page holds it, each policy and each step; records survive JSON."""
     found, _ = lived
     charts.draw(found, tmp_path / "replay.png")
@@ -70,7 +70,7 @@ def test_it_can_be_drawn_and_read(lived: tuple[Replay, Path], tmp_path: Path) ->
     assert all(f"<summary>{life.policy}</summary>" in text for life in found.lives)
     assert text.count("<tr><td>2026-") == sum(len(life.steps) for life in found.lives)
     assert "data:image/png;base64," in text
-    assert Replay.model_validate(json.loads(found.model_dump_json())) == found
+    assert BacktestResult.model_validate(json.loads(found.model_dump_json())) == found
 
 
 def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_path: Path) -> None:

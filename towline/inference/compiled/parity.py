@@ -10,7 +10,7 @@ from pydantic import Field
 
 from towline.config import Frozen
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.rows import Reader
+from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.plan import BitmaskForest, NumericLookup, Plan, TraversedForest
@@ -75,7 +75,7 @@ def certify(
     written = io.BytesIO()
     codec.write_plan(plan, written)
     rows = {**tables, "generated": _generate_rows(plan, contract, tables["train"], seed)}
-    scorer = CompiledScorer(plan, contract, Reader(contract))
+    scorer = CompiledScorer(plan, contract, RowReader(contract))
     wrong, largest, same, total = 0, 0.0, 0, 0
     for table in rows.values():
         for begin in range(0, len(table), CHUNK_ROWS):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towline.data.schema.contract import Contract
-from towline.data.schema.rows import Reader, Row
+from towline.data.schema.rows import Row, RowReader
 from towline.inference.compiled.plan import Plan
 from towline.inference.scorer import RowPredictions, to_row_predictions
 from towline.training.evaluation.predictions import Predictions
@@ -22,7 +22,7 @@ class CompiledScorer:
 
     compiled = True
 
-    def __init__(self, plan: Plan, contract: Contract, reader: Reader) -> None:
+    def __init__(self, plan: Plan, contract: Contract, reader: RowReader) -> None:
         self.plan, self._classes, self._reader = plan, contract.classes, reader
         self._columns = [column.name for column in contract.feature_columns]
 

@@ -17,8 +17,9 @@ from towline import files
 from towline.config import AlertConfig, Frozen, PipelineConfig, Settings
 from towline.monitoring.alerts.webhook import post
 from towline.monitoring.policy import Decision
-from towline.monitoring.results import Drift, Quality
+from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import Objective, Severity
+from towline.store import StoreLayout
 
 LOG = logging.getLogger("towline.watch")
 FILE = "alerts.jsonl"
@@ -58,7 +59,7 @@ class Alert(Frozen):
         return self.kind, self.subject
 
 
-class Episode(Frozen):
+class AlertState(Frozen):
     """An alert from its opening to its end.
 
     Attributes:
@@ -90,7 +91,7 @@ class Episode(Frozen):
         }
 
 
-class Sent(Frozen):
+class DeliveryReport(Frozen):
     """What became of a round of alerts.
 
     Attributes:
@@ -111,7 +112,7 @@ class Sent(Frozen):
         return ", ".join([*(counted or ["nothing new"]), *away])
 
 
-def send(alert: Alert, config: AlertConfig, store: Path) -> Sent:
+def send(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport:
     """Tells of one alert, unless it is open already and no more severe than it was.
 
     Raises:
@@ -128,7 +129,7 @@ def settle(
     store: Path,
     at: dt.datetime,
     unknown: Iterable[str] = (),
-) -> Sent:
+) -> DeliveryReport:
     """Tells of all alerts of a kind that there are now; others of the kind that are open are over.
 
     Args:
@@ -145,7 +146,7 @@ def settle(
     """
     stay = {*unknown, *(alert.subject for alert in alerts)}
 
-    def change(known: Sequence[Episode]) -> list[Episode]:
+    def change(known: Sequence[AlertState]) -> list[AlertState]:
         over = [
             one.model_copy(update={"resolved": at})
             if not one.resolved and one.alert.kind == kind and one.alert.subject not in stay
@@ -157,7 +158,9 @@ def settle(
     return _tell(model, config, store, at, change)
 
 
-def tell(settings: Settings, config: PipelineConfig, found: Drift | Quality | None, decision: Decision) -> str:
+def tell(
+    settings: Settings, config: PipelineConfig, found: DriftResult | QualityResult | None, decision: Decision
+) -> str:
     """Tells of a decision; one that is ``nothing`` resolves what was told before. What was done, in words.
 
     A block is a page, the rest tickets. A warning of an SLO is left to the alert of its objective.
@@ -187,7 +190,7 @@ def tell(settings: Settings, config: PipelineConfig, found: Drift | Quality | No
 
 def tell_objectives(
     settings: Settings, config: PipelineConfig, objectives: Sequence[Objective], now: dt.datetime
-) -> Sent:
+) -> DeliveryReport:
     """Tells of objectives that burn, and of budgets that are spent; one that is met again is resolved.
 
     Raises:
@@ -229,18 +232,18 @@ def opened(store: Path, model: str) -> tuple[Alert, ...]:
     return tuple(one.alert for one in read(store, model) if not one.resolved)
 
 
-def read(store: Path, model: str) -> tuple[Episode, ...]:
+def read(store: Path, model: str) -> tuple[AlertState, ...]:
     """All alerts that are kept, oldest first."""
-    return tuple(files.records(_path(store, model), Episode))
+    return tuple(files.records(_path(store, model), AlertState))
 
 
-def _opened(known: Sequence[Episode], alerts: Iterable[Alert]) -> list[Episode]:
+def _opened(known: Sequence[AlertState], alerts: Iterable[Alert]) -> list[AlertState]:
     """With these open. One that was a ticket and is a page now is told again; a page stays one until it is over."""
     changed = list(known)
     for alert in alerts:
         place = next((i for i, one in enumerate(changed) if not one.resolved and one.alert.key == alert.key), None)
         if place is None:
-            changed.append(Episode(alert=alert))
+            changed.append(AlertState(alert=alert))
         elif alert.severity == "page" and changed[place].alert.severity == "ticket":
             worse = alert.model_copy(update={"at": changed[place].alert.at})
             changed[place] = changed[place].model_copy(update={"alert": worse})
@@ -248,8 +251,12 @@ def _opened(known: Sequence[Episode], alerts: Iterable[Alert]) -> list[Episode]:
 
 
 def _tell(
-    model: str, config: AlertConfig, store: Path, now: dt.datetime, change: Callable[[Sequence[Episode]], list[Episode]]
-) -> Sent:
+    model: str,
+    config: AlertConfig,
+    store: Path,
+    now: dt.datetime,
+    change: Callable[[Sequence[AlertState]], list[AlertState]],
+) -> DeliveryReport:
     path = _path(store, model)
     with files.locked(path.with_suffix(".lock")):
         known = read(store, model)
@@ -264,7 +271,7 @@ def _tell(
         LOG.log(level, "%s%s: %s", told, _line(one.alert.title), _line(one.alert.detail))
     over = sum(one.resolved is not None for one in news)
     webhook, why = _deliver(path, model, config, store, now)
-    return Sent(opened=len(news) - over, resolved=over, webhook=webhook, why=why)
+    return DeliveryReport(opened=len(news) - over, resolved=over, webhook=webhook, why=why)
 
 
 def _deliver(
@@ -286,16 +293,16 @@ def _deliver(
         return ("sent" if waiting else "none"), ""
 
 
-def _long_over(one: Episode, now: dt.datetime) -> bool:
+def _long_over(one: AlertState, now: dt.datetime) -> bool:
     return one.resolved is not None and one.resolved < now - OLD
 
 
-def _write(path: Path, episodes: Sequence[Episode]) -> None:
+def _write(path: Path, episodes: Sequence[AlertState]) -> None:
     files.write(path, "".join(f"{one.model_dump_json()}\n" for one in episodes[-MOST:]))
 
 
 def _path(store: Path, model: str) -> Path:
-    return store / "watch" / model / FILE
+    return StoreLayout(store).monitoring(model) / FILE
 
 
 def _line(text: str) -> str:

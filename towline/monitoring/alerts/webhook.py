@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from towline.config import AlertConfig
-from towline.http_request import Unanswered, call
+from towline.http_request import HttpRequestError, send_request
 
 SECONDS = 5.0  # for one try
 PAUSES = (1.0, 2.0)  # seconds between tries
@@ -29,8 +29,8 @@ def post(config: AlertConfig, document: Mapping[str, Any]) -> str:
     body, why = orjson.dumps(document, default=str), ""
     for pause in (*PAUSES, None):
         try:
-            status = call(url, SECONDS, body=body, headers=_HEADERS).status
-        except Unanswered as error:
+            status = send_request(url, SECONDS, body=body, headers=_HEADERS).status
+        except HttpRequestError as error:
             why = str(error)
         else:
             if 200 <= status < 300:

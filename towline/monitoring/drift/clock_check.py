@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
 
@@ -30,7 +30,7 @@ class Clock:
         self._back: dict[tuple[str, dt.datetime], ClockSkew] = {}
         self._ahead = 0
         self._last = self.limit
-        self._rounds: Finding | None = None
+        self._rounds: DriftCheckResult | None = None
 
     def log(self, folder: Path) -> None:
         """What is known of the parts of a log, read from their footers; for callers that hold the folder."""
@@ -50,14 +50,14 @@ class Clock:
             self._ahead += pc.sum(pc.greater(times, pa.scalar(self.limit, times.type))).as_py()
             self._last = max(self._last, last)
 
-    def rounds(self, nights: Sequence[Drift], now: dt.datetime) -> None:
+    def rounds(self, nights: Sequence[DriftResult], now: dt.datetime) -> None:
         """Earlier rounds; one whose window ends after this one was made by a clock that has been set back since."""
         last = max((night.end for night in nights if night.end), default=None)
         if last is not None and abs(now - self.end) < _AROUND and last > max(now, self.end) + TOLERANCE:
             told = f"an earlier round ended at {_told(last)}, {_span(last - self.end)} after this one"
             self._rounds = _finding(f"{told}: the clock was set back", 0.0)
 
-    def findings(self, rows: int) -> list[Finding]:
+    def results(self, rows: int) -> list[DriftCheckResult]:
         """One for the rows that are dated too early, one for those in the future, one for the rounds."""
         found = [self._rounds] if self._rounds else []
         mine = [one for one in self._back.values() if any(self.start <= t < self.end for t in (one.before, one.after))]
@@ -78,8 +78,8 @@ class Clock:
         return found
 
 
-def _finding(told: str, share: float) -> Finding:
-    return Finding(column="rows", what=WHAT, value=share, threshold=None, alarm=False, detail=told)
+def _finding(told: str, share: float) -> DriftCheckResult:
+    return DriftCheckResult(column="rows", name=WHAT, value=share, threshold=None, alarm=False, detail=told)
 
 
 def _newest(footer: "object") -> dt.datetime:

@@ -18,15 +18,15 @@ from towline.errors import DataError
 from towline.monitoring.drift import thresholds
 from towline.monitoring.drift.clock_check import WHAT, Clock
 from towline.monitoring.drift.distances import distance, kolmogorov_smirnov
-from towline.monitoring.drift.histograms import SLICE, Levels, Seen, Tally
-from towline.monitoring.drift.repeated_rows import Repeats
-from towline.monitoring.drift.thresholds import Limits, Window
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.drift.histograms import SLICE, ColumnStats, HistogramAccumulator, Levels
+from towline.monitoring.drift.repeated_rows import RepeatedRows
+from towline.monitoring.drift.thresholds import CheckThresholds, Window
+from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.clock_skew import ClockSkew
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import LoggedColumn
-from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
+from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 UNFIT = 0.05  # the share of values of another kind from which on a column is broken
 RARE = 0.02  # the least share of unseen levels, or of values out of range, that alarms
@@ -50,7 +50,7 @@ def detect(
     columns: Collection[str] | None = None,
     clock: Clock | None = None,
     seed: int = 0,
-) -> Drift:
+) -> DriftResult:
     """Compares rows with the training rows of a release, in one pass and in memory that does not grow with them.
 
     Args:
@@ -66,14 +66,14 @@ def detect(
     Returns:
         The verdict. Whatever the rows are, there is one.
     """
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
-    reference = read(release)
+    contract = Contract.read(release)
+    reference = read_reference(release)
     version = int(release.name.partition("-")[0].removeprefix("v") or 0) if release.name.startswith("v") else 0
-    inputs = Tally(reference.profile, contract)
-    answered = Tally(reference.answers, _answers(reference))
+    inputs = HistogramAccumulator(reference.profile, contract)
+    answered = HistogramAccumulator(reference.answers, _answers(reference))
     present: set[str] = set()
     twice: set[str] = set()
-    repeats = Repeats(contract.feature_columns)
+    repeats = RepeatedRows(contract.feature_columns)
     for batch in batches:
         names = batch.schema.names
         present.update(names)
@@ -82,7 +82,7 @@ def detect(
         answered.add(batch)
         repeats.add(batch)
     rows, budget = inputs.rows, config.false_alarms_per_year
-    odd = clock.findings(rows) if clock else []
+    odd = clock.results(rows) if clock else []
     told = {"version": version, "rows": rows, "start": start, "end": end, "budget": budget}
     features = [c for c in contract.feature_columns if columns is None or c.name in columns]
     found = [_new(name) for name in sorted(inputs.strange - {PREDICTION, PROBABILITY, *(columns or ())})[:20]]
@@ -92,10 +92,10 @@ def detect(
             seen.nulls, seen.rows = seen.nulls + rows - seen.rows, rows  # where only some files have it
         found += _broken(column, seen, reference.profile["columns"][column.name], present, twice)
     if rows < config.min_rows:
-        gone = [finding.column for finding in found if finding.broken] if rows else []
+        gone = [check.column for check in found if check.invalid] if rows else []
         reason = f"{rows:,} rows, {config.min_rows:,} are needed"
         reason += f"; they are not as they should be: {', '.join(gone[:_SHOWN])}" if gone else ""
-        return Drift(state="unknown", reason=_with(reason, odd), findings=tuple(odd), **told)
+        return DriftResult(state="unknown", reason=_with(reason, odd), checks=tuple(odd), **told)
     again = _repeated(repeats.share, reference.profile.get("repeated", 0.0))
     found += [*again, *odd]
 
@@ -104,7 +104,7 @@ def detect(
         return math.ceil(count * (1 - repeats.share)) if again else count
 
     wanted = [column for column in features if column.name not in config.ignore]
-    spoilt = {finding.column for finding in found if finding.broken}
+    spoilt = {check.column for check in found if check.invalid}
     days = (end - start) / dt.timedelta(days=1) if start and end else None
     sound = [column for column in wanted if column.name not in spoilt]
     outputs = [] if not present & {PREDICTION} else [c for c in answered.columns if c not in config.ignore]
@@ -210,7 +210,7 @@ def table(path: Path, contract: Contract, separator: str = ",") -> Iterator[pa.T
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
     readers = {column.name: column.reader for column in contract.feature_columns}
     if not path.name.lower().endswith((".parquet", ".pq")):
-        yield from (text_columns.conform(batch, readers) for batch in _csv(path, separator))
+        yield from (text_columns.conform_batch(batch, readers) for batch in _csv(path, separator))
         return
     try:
         # read ahead and by several threads, much of the file would be held at once
@@ -244,7 +244,7 @@ def _csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
             raise DataError("not a readable CSV", where=where, remedy=remedy) from None
         from towline.data import formats
 
-        yield from formats.file(path, separator).to_batches(_BATCH)
+        yield from formats.read_file(path, separator).to_batches(_BATCH)
 
 
 def _answers(reference: Reference) -> Contract:
@@ -267,27 +267,31 @@ def _answers(reference: Reference) -> Contract:
     return Contract(target="", task="regression", columns=tuple(columns))
 
 
-def _new(name: str) -> Finding:
-    return Finding(
-        column=name, what="new", value=1.0, threshold=None, alarm=False, detail="training had no such column"
+def _new(name: str) -> DriftCheckResult:
+    return DriftCheckResult(
+        column=name, name="new", value=1.0, threshold=None, alarm=False, detail="training had no such column"
     )
 
 
-def _repeated(share: float, then: float) -> list[Finding]:
+def _repeated(share: float, then: float) -> list[DriftCheckResult]:
     if share <= then + REPEATED:
         return []
     told = f"{share:.0%} of the rows are equal to an earlier one, of the training rows {then:.0%}: sent twice?"
-    return [Finding(column="rows", what="repeated", value=share, threshold=None, alarm=False, detail=told)]
+    return [DriftCheckResult(column="rows", name="repeated", value=share, threshold=None, alarm=False, detail=told)]
 
 
 def _broken(
-    column: Column, seen: Seen, facts: Mapping[str, Any], present: Collection[str], twice: Collection[str]
-) -> list[Finding]:
+    column: Column, seen: ColumnStats, facts: Mapping[str, Any], present: Collection[str], twice: Collection[str]
+) -> list[DriftCheckResult]:
     """What no model should learn from; values of another kind that are few are only told."""
     name = column.name
 
-    def bad(what: str, value: float, detail: str) -> list[Finding]:
-        return [Finding(column=name, what=what, value=value, threshold=None, alarm=True, broken=True, detail=detail)]
+    def bad(what: str, value: float, detail: str) -> list[DriftCheckResult]:
+        return [
+            DriftCheckResult(
+                column=name, name=what, value=value, threshold=None, alarm=True, invalid=True, detail=detail
+            )
+        ]
 
     if name in twice:
         return bad("twice", 1.0, "the column stands twice")
@@ -301,15 +305,19 @@ def _broken(
     if not seen.unfit:
         return []
     told = f"{seen.unfit:,} values are not {column.kind}"
-    return [Finding(column=name, what="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
+    return [DriftCheckResult(column=name, name="unfit", value=share, threshold=UNFIT, alarm=False, detail=told)]
 
 
-def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, config: DriftConfig) -> list[Finding]:
+def _compared(
+    name: str, facts: Mapping[str, Any], seen: ColumnStats, limits: CheckThresholds, config: DriftConfig
+) -> list[DriftCheckResult]:
     found = []
 
     def add(what: str, value: float, drawn: float, least: float, told: str) -> None:
         limit = max(drawn, least * config.min_effect)
-        found.append(Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told))
+        found.append(
+            DriftCheckResult(column=name, name=what, value=value, threshold=limit, alarm=value > limit, detail=told)
+        )
 
     far = distance(facts, seen)
     if far is not None and seen.levels is not None:
@@ -331,7 +339,7 @@ def _compared(name: str, facts: Mapping[str, Any], seen: Seen, limits: Limits, c
     return found
 
 
-def _rare(name: str, facts: Mapping[str, Any], seen: Seen, window: Window) -> list[Finding]:
+def _rare(name: str, facts: Mapping[str, Any], seen: ColumnStats, window: Window) -> list[DriftCheckResult]:
     """Values of which training had none."""
     if seen.levels is not None and seen.levels.unseen:
         alone = sum(count == 1 for count in facts["counts"].values())
@@ -343,10 +351,10 @@ def _rare(name: str, facts: Mapping[str, Any], seen: Seen, window: Window) -> li
     else:
         return []
     limit = max(RARE, thresholds.rare(facts["count"], seen.count, alone, window.each))
-    return [Finding(column=name, what=what, value=value, threshold=limit, alarm=value > limit, detail=told)]
+    return [DriftCheckResult(column=name, name=what, value=value, threshold=limit, alarm=value > limit, detail=told)]
 
 
-def _moved(facts: Mapping[str, Any], seen: Seen, levels: Levels) -> tuple[str, float, float]:
+def _moved(facts: Mapping[str, Any], seen: ColumnStats, levels: Levels) -> tuple[str, float, float]:
     """The level whose share changed most, what it was and what it is."""
     then = {**facts["counts"], "(others)": facts["other"]}
     now = {**{name: levels.counts[name] for name in facts["counts"]}, "(others)": levels.other}
@@ -355,26 +363,26 @@ def _moved(facts: Mapping[str, Any], seen: Seen, levels: Levels) -> tuple[str, f
     return name, *shares[name]
 
 
-def _verdict(found: Sequence[Finding], told: Mapping[str, Any]) -> Drift:
-    def nearness(finding: Finding) -> tuple[bool, bool, float]:
-        return finding.broken, finding.alarm, finding.value / finding.threshold if finding.threshold else 0.0
+def _verdict(found: Sequence[DriftCheckResult], told: Mapping[str, Any]) -> DriftResult:
+    def nearness(check: DriftCheckResult) -> tuple[bool, bool, float]:
+        return check.invalid, check.alarm, check.value / check.threshold if check.threshold else 0.0
 
     ranked = tuple(sorted(found, key=nearness, reverse=True))
-    broken = [finding for finding in ranked if finding.broken]
-    alarms = [finding for finding in ranked if finding.alarm]
-    state = "broken" if broken else "drift" if alarms else "quiet"
-    odd = [finding for finding in ranked if finding.what == WHAT]
-    return Drift(state=state, findings=ranked, reason=_with(_reason(broken or alarms, ranked), odd), **told)
+    broken = [check for check in ranked if check.invalid]
+    alarms = [check for check in ranked if check.alarm]
+    state = "invalid_schema" if broken else "drift" if alarms else "ok"
+    odd = [check for check in ranked if check.name == WHAT]
+    return DriftResult(state=state, checks=ranked, reason=_with(_reason(broken or alarms, ranked), odd), **told)
 
 
-def _with(reason: str, odd: Sequence[Finding]) -> str:
-    return "; ".join([reason, *(finding.detail for finding in odd)])
+def _with(reason: str, odd: Sequence[DriftCheckResult]) -> str:
+    return "; ".join([reason, *(check.detail for check in odd)])
 
 
-def _reason(bad: Sequence[Finding], ranked: Sequence[Finding]) -> str:
+def _reason(bad: Sequence[DriftCheckResult], ranked: Sequence[DriftCheckResult]) -> str:
     if not bad:
         nearest = next((f for f in ranked if f.threshold), None)
-        return f"nearest to its threshold: {nearest.column}, {nearest.what}" if nearest else "nothing to compare"
-    named = [f"{f.column}: {f.what}" + (f" ({f.detail})" if f.detail else "") for f in bad[:_SHOWN]]
+        return f"nearest to its threshold: {nearest.column}, {nearest.name}" if nearest else "nothing to compare"
+    named = [f"{f.column}: {f.name}" + (f" ({f.detail})" if f.detail else "") for f in bad[:_SHOWN]]
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return "; ".join(named) + more

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from towline.monitoring.drift.histograms import Levels, Numbers, Seen
+from towline.monitoring.drift.histograms import ColumnStats, Levels, Numbers
 
 
-def distance(facts: Mapping[str, Any], seen: Seen) -> float | None:
+def distance(facts: Mapping[str, Any], seen: ColumnStats) -> float | None:
     """The distance of a column's values from its profile; nulls are another matter.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.values import LARGEST, number
+from towline.data.schema.values import LARGEST, parse_number
 
 SLICE = 65_536  # values at once: they then stay in the cache
 
@@ -47,7 +47,7 @@ class Levels:
 
 
 @dataclass
-class Seen:
+class ColumnStats:
     """One column of current rows.
 
     Attributes:
@@ -72,7 +72,7 @@ class Seen:
         return self.rows - self.nulls - self.unfit
 
 
-class Tally:
+class HistogramAccumulator:
     """Counts rows against a profile.
 
     Args:
@@ -87,13 +87,13 @@ class Tally:
 
     def __init__(self, profile: Mapping[str, Any], contract: Contract) -> None:
         self.rows = 0
-        self.columns: dict[str, Seen] = {}
+        self.columns: dict[str, ColumnStats] = {}
         self.strange: set[str] = set()
         self._known = {column.name for column in contract.columns}
         self._counters: list[_Numeric | _Category | _Moment | _Presence] = []
         for column in contract.feature_columns:
             facts = profile["columns"][column.name]
-            seen = self.columns[column.name] = Seen(column.kind)
+            seen = self.columns[column.name] = ColumnStats(column.kind)
             if column.pii and column.kind == "category":
                 self._counters.append(_Presence(column, seen))
             elif column.kind == "category":
@@ -129,7 +129,7 @@ class Tally:
 
 
 class _Numeric:
-    def __init__(self, column: Column, seen: Seen, grid: Mapping[str, Any] | None) -> None:
+    def __init__(self, column: Column, seen: ColumnStats, grid: Mapping[str, Any] | None) -> None:
         self.name, self._seen, self._boolean = column.name, seen, column.kind == "boolean"
         self._low = -LARGEST if column.min is None else column.min
         self._high = LARGEST if column.max is None else column.max
@@ -140,7 +140,7 @@ class _Numeric:
             self._per_unit = self._cells / (self._grid_high - self._grid_low)
             self._numbers = seen.numbers = Numbers(np.zeros(self._cells, dtype=np.int64))
         self._reader = column.reader
-        self._na = [float(text) for text in column.format.na_values if not math.isnan(number(text))]
+        self._na = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
         self._room = np.empty(SLICE)
 
     def add(self, values: pa.Array) -> None:
@@ -212,7 +212,7 @@ class _Numeric:
 
 
 class _Category:
-    def __init__(self, column: Column, seen: Seen, facts: Mapping[str, Any]) -> None:
+    def __init__(self, column: Column, seen: ColumnStats, facts: Mapping[str, Any]) -> None:
         self.name, self._seen, self._reader = column.name, seen, column.reader
         self._named = frozenset(facts["counts"])
         self._trained = None if column.categories is None else frozenset(column.categories)
@@ -246,7 +246,7 @@ class _Category:
 class _Moment:
     """Times are only counted: they go on, which is no drift."""
 
-    def __init__(self, column: Column, seen: Seen) -> None:
+    def __init__(self, column: Column, seen: ColumnStats) -> None:
         self.name, self._seen, self._reader = column.name, seen, column.reader
 
     def add(self, values: pa.Array) -> None:
@@ -264,7 +264,7 @@ class _Moment:
 class _Presence:
     """Categories of personal data: whether there is a value, and no more."""
 
-    def __init__(self, column: Column, seen: Seen) -> None:
+    def __init__(self, column: Column, seen: ColumnStats) -> None:
         self.name, self._seen, self._reader = column.name, seen, column.reader
 
     def add(self, values: pa.Array) -> None:
@@ -274,7 +274,7 @@ class _Presence:
         self._seen.nulls += int(np.count_nonzero(empty[indices])) if given else 0
 
 
-def _distinct(values: pa.Array, seen: Seen) -> tuple[np.ndarray, list[Any]]:
+def _distinct(values: pa.Array, seen: ColumnStats) -> tuple[np.ndarray, list[Any]]:
     """Where each value stands among the distinct ones; counts nulls, and as unfit what has no equality (lists)."""
     if pa.types.is_nested(values.type):
         seen.nulls += values.null_count

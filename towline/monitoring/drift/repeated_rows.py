@@ -13,7 +13,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(31)
 
 
-class Repeats:
+class RepeatedRows:
     """Counts equal rows among those whose one column hashes to a small number: of equal rows all or none are looked at.
 
     Args:

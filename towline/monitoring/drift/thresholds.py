@@ -25,7 +25,7 @@ SPARE = 0.75  # of the budget; the rest is for what the draws do not know
 _TAILS = (0.1, 0.02)  # shares of the draws that the tail is read from
 
 
-class Limits(NamedTuple):
+class CheckThresholds(NamedTuple):
     """What a normal night exceeds as rarely as is asked.
 
     Attributes:
@@ -61,7 +61,7 @@ def limits(
     window: Window,
     draws: int,
     seed: int,
-) -> Limits:
+) -> CheckThresholds:
     """The limits of one column.
 
     Args:
@@ -98,8 +98,8 @@ def limits(
         base = np.array([facts["nulls"], facts["count"]], dtype=np.float64)
         shares = _shares(base, two, of, rows, window, draws, rng)
         nulls = np.abs(_drawn(shares, rows, told, rng)[:, 0] - share)
-        return Limits(distance, _limit(nulls, window.each), jump)
-    return Limits(distance, 0.0, jump)
+        return CheckThresholds(distance, _limit(nulls, window.each), jump)
+    return CheckThresholds(distance, 0.0, jump)
 
 
 def rare(training: int, rows: int, seen: float, each: float) -> float:

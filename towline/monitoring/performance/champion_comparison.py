@@ -12,13 +12,13 @@ from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import RecordedRelease, read_manifest
+from towline.manifest import ReleaseLocation, read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
 from towline.monitoring.performance.quality import MOST, blocks, widened
-from towline.monitoring.results import Drift, Triage
+from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, weights
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -35,11 +35,11 @@ class _Judged(NamedTuple):
 
 def triage(
     table: pa.Table,
-    champion: RecordedRelease,
-    previous: RecordedRelease | None,
+    champion: ReleaseLocation,
+    previous: ReleaseLocation | None,
     config: PipelineConfig,
-    drift: Drift | None,
-) -> Triage:
+    drift: DriftResult | None,
+) -> ChampionComparison:
     """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
 
     Only rows newer than what either was trained on count: by the time column where the log keeps it, else by when they
@@ -57,10 +57,10 @@ def triage(
         ConfigError: the metric is not one of the task.
         ReleaseError: the champion's release cannot be read.
     """
-    sound = drift is None or drift.state != "broken"
+    sound = drift is None or drift.state != "invalid_schema"
 
-    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> Triage:
-        return Triage(
+    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> ChampionComparison:
+        return ChampionComparison(
             rows=rows,
             champion=found.champion if found else None,
             previous=found.previous if found else None,
@@ -71,8 +71,8 @@ def triage(
 
     if previous is None:
         return told("there is no champion before this one")
-    contract = Contract.model_validate_json((champion.directory / "contract.json").read_bytes())
-    metric = primary(config, contract.task)
+    contract = Contract.read(champion.directory)
+    metric = primary_metric(config, contract.task)
     found = answered(table, read_manifest(champion.directory).version, contract, metric)
     labels = known(found, contract)
     usable = labels.labelled & labels.usable & found.usable
@@ -92,11 +92,11 @@ def triage(
         return told("; ".join((f"they cannot be compared: {error.what}", *error.details[:3])))
     truth = labels.truth[places]
     units = blocks(rows, config)
-    draws = weights(count, max(DRAWS, config.evaluation.resamples), config.seed, units)
+    draws = draw_weights(count, max(DRAWS, config.evaluation.resamples), config.seed, units)
     once = np.ones((1, count))
     asked = [padded(answer, labels.contract) for answer in answers]
-    points = [float(resample(truth, answer, labels.contract, metric, once)[0]) for answer in asked]
-    drawn = [resample(truth, answer, labels.contract, metric, draws) for answer in asked]
+    points = [float(resample_metric(truth, answer, labels.contract, metric, once)[0]) for answer in asked]
+    drawn = [resample_metric(truth, answer, labels.contract, metric, draws) for answer in asked]
     sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
     gain = _difference(sign * (points[1] - points[0]), sign * (drawn[1] - drawn[0]), len(np.unique(units)))
     finite = [value if np.isfinite(value) else None for value in points]
@@ -155,4 +155,4 @@ def _ask(model: Model, contract: Contract, rows: pa.Table, kept: frozenset[str])
 def _difference(value: float, drawn: np.ndarray, units: int) -> Interval:
     if np.isfinite(drawn).sum() < len(drawn) / 2:
         return Interval(value=None)
-    return widened(interval(value, drawn), units)
+    return widened(percentile_interval(value, drawn), units)

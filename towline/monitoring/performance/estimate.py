@@ -18,18 +18,18 @@ from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, plain
-from towline.monitoring.performance.quality import Accepted, accepted
-from towline.monitoring.results import Drift, Estimate, Quality
+from towline.monitoring.performance.quality import PerformanceBound, accepted
+from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training import performance_estimation
-from towline.training.performance_estimation import Basis
+from towline.training.performance_estimation import EstimatorState
 
 COMPARED = 3  # windows with labels that an estimate is held against
 MATERIAL = 0.5  # of what is accepted: smaller misses do not matter, however sure
 
 
 def estimate(
-    table: pa.Table, release: Path, config: PipelineConfig, drift: Drift | None, past: Sequence[Quality]
-) -> Estimate:
+    table: pa.Table, release: Path, config: PipelineConfig, drift: DriftResult | None, past: Sequence[QualityResult]
+) -> PerformanceEstimate:
     """What the deciding metric probably is on a version's predictions, whether they have labels or not.
 
     It is not to be trusted where the inputs have drifted from what it was learnt on, where estimates missed by much on
@@ -47,7 +47,7 @@ def estimate(
         ConfigError: the metric is not one of the task.
         ReleaseError: the release cannot be read.
     """
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     goal = accepted(release, config, contract)
     loaded = performance_estimation.load(release)
     if loaded is None:
@@ -75,10 +75,10 @@ def estimate(
         return _none(f"{goal.metric} is undefined on these {len(rows):,} predictions")
     doubts = _doubts(basis, goal, len(rows), config, drift, past)
     why = "; ".join(doubts) or f"learnt from {basis.rows:,} rows; {reliable(past)[1]}"
-    return Estimate(value=guess.value, low=guess.low, high=guess.high, trusted=not doubts, why=why)
+    return PerformanceEstimate(value=guess.value, low=guess.low, high=guess.high, trusted=not doubts, why=why)
 
 
-def reliable(past: Sequence[Quality]) -> tuple[bool, str]:
+def reliable(past: Sequence[QualityResult]) -> tuple[bool, str]:
     """Whether estimates agreed with what came true, in the last three windows where both are known.
 
     They disagree where their intervals lie apart and the values differ by more than half of what the bound accepts.
@@ -106,7 +106,7 @@ class _Known(NamedTuple):
     high: float
 
 
-def _pair(window: Quality) -> tuple[Quality, _Known, _Known] | None:
+def _pair(window: QualityResult) -> tuple[QualityResult, _Known, _Known] | None:
     """A window's estimate and what came true; None where one of them lacks."""
     guess, true = window.expected or window.estimate, window.value
     sides = [
@@ -118,14 +118,21 @@ def _pair(window: Quality) -> tuple[Quality, _Known, _Known] | None:
 
 
 def _doubts(
-    basis: Basis, goal: Accepted, rows: int, config: PipelineConfig, drift: Drift | None, past: Sequence[Quality]
+    basis: EstimatorState,
+    goal: PerformanceBound,
+    rows: int,
+    config: PipelineConfig,
+    drift: DriftResult | None,
+    past: Sequence[QualityResult],
 ) -> list[str]:
     doubts = []
     if rows < config.quality.min_labels:
         doubts.append(f"{rows:,} predictions are few, {config.quality.min_labels} are asked for")
-    if drift is not None and drift.state in ("drift", "broken"):
-        names = list(dict.fromkeys(finding.column for finding in drift.findings if finding.alarm or finding.broken))
-        what = "the inputs are broken" if drift.state == "broken" else "the inputs are not those it was learnt on"
+    if drift is not None and drift.state in ("drift", "invalid_schema"):
+        names = list(dict.fromkeys(check.column for check in drift.checks if check.alarm or check.invalid))
+        what = (
+            "the inputs are broken" if drift.state == "invalid_schema" else "the inputs are not those it was learnt on"
+        )
         doubts.append(f"{what}: {', '.join(names[:5]) or drift.reason}")
     slack = abs(goal.bound - goal.holdout) if goal.holdout is not None else 0.0
     if basis.error is not None and basis.error > MATERIAL * slack:
@@ -134,5 +141,5 @@ def _doubts(
     return doubts if agreed else [*doubts, told]
 
 
-def _none(why: str) -> Estimate:
-    return Estimate(value=None, trusted=False, why=why)
+def _none(why: str) -> PerformanceEstimate:
+    return PerformanceEstimate(value=None, trusted=False, why=why)

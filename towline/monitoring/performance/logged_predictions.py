@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 
 from towline.config import Metric
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import level, number
+from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.training.evaluation.predictions import Predictions
 
-BY_CHANCE: frozenset[Metric] = frozenset(("roc_auc", "average_precision", "log_loss", "brier"))
+PROBABILITY_METRICS: frozenset[Metric] = frozenset(("roc_auc", "average_precision", "log_loss", "brier"))
 
 
-class Answered(NamedTuple):
+class LoggedPredictions(NamedTuple):
     """What one version answered, oldest first, each request's row once.
 
     Attributes:
@@ -38,7 +38,7 @@ class Answered(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Known(NamedTuple):
+class LoggedLabels(NamedTuple):
     """Which rows have a label that the metric can take.
 
     Attributes:
@@ -76,7 +76,7 @@ def answered(
     metric: Metric,
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
-) -> Answered:
+) -> LoggedPredictions:
     """What a version answered from ``start`` up to but not at ``end``.
 
     A request's row that stands twice counts once, as it was answered last.
@@ -94,14 +94,14 @@ def answered(
     if not given.all():
         notes.append(f"{int((~given).sum())} rows have no prediction that can be read")
     usable = given
-    if metric in BY_CHANCE and predictions.probabilities is not None:
+    if metric in PROBABILITY_METRICS and predictions.probabilities is not None:
         usable = given & np.isfinite(predictions.probabilities).all(axis=1)
         if (without := int((given & ~usable).sum())) > 0:
             notes.append(f"{without} rows have no probabilities")
-    return Answered(kept, predictions, usable, tuple(notes))
+    return LoggedPredictions(kept, predictions, usable, tuple(notes))
 
 
-def known(found: Answered, contract: Contract, now: dt.datetime | None = None) -> Known:
+def known(found: LoggedPredictions, contract: Contract, now: dt.datetime | None = None) -> LoggedLabels:
     """The labels that there were at a moment (default: all)."""
     table = found.table
     given = table["label"].to_pylist()
@@ -110,11 +110,11 @@ def known(found: Answered, contract: Contract, now: dt.datetime | None = None) -
         at = moments(table["labelled_at"])
         labelled &= np.isnat(at) | (at <= np.datetime64(utc(now).replace(tzinfo=None), "us"))
     if contract.task == "regression":
-        values = np.array([number(value) for value in given], dtype=np.float64)
+        values = np.array([parse_number(value) for value in given], dtype=np.float64)
         usable = labelled & np.isfinite(values)
         notes = _told(labelled & ~usable, "labels are no numbers", [])
-        return Known(contract, values, labelled, usable, 0, notes)
-    texts = [level(value) for value in given]
+        return LoggedLabels(contract, values, labelled, usable, 0, notes)
+    texts = [category_name(value) for value in given]
     places = _places(texts, contract)
     strange = labelled & (places < 0)
     names = sorted({str(texts[row]) for row in np.flatnonzero(strange)})
@@ -122,7 +122,9 @@ def known(found: Answered, contract: Contract, now: dt.datetime | None = None) -
     if contract.task == "multiclass" and names:
         contract = contract.model_copy(update={"classes": (*contract.classes, *names)})
         places = _places(texts, contract)
-    return Known(contract, _labels(contract, places), labelled, labelled & (places >= 0), int(strange.sum()), notes)
+    return LoggedLabels(
+        contract, _labels(contract, places), labelled, labelled & (places >= 0), int(strange.sum()), notes
+    )
 
 
 def padded(predictions: Predictions, contract: Contract) -> Predictions:
@@ -151,9 +153,9 @@ def frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
 def _predictions(table: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
     given = table["prediction"].to_pylist()
     if contract.task == "regression":
-        values = np.array([number(value) for value in given], dtype=np.float64)
+        values = np.array([parse_number(value) for value in given], dtype=np.float64)
         return Predictions(values), np.isfinite(values)
-    places = _places([level(value) for value in given], contract)
+    places = _places([category_name(value) for value in given], contract)
     chances = np.full((len(given), len(contract.classes)), np.nan)
     for row, each in enumerate(table["probabilities"].to_pylist()):
         if each is not None and len(each) == len(contract.classes):
@@ -162,7 +164,7 @@ def _predictions(table: pa.Table, contract: Contract) -> tuple[Predictions, np.n
 
 
 def _places(texts: Sequence[str | None], contract: Contract) -> np.ndarray:
-    at: dict[Any, int] = {level(label): place for place, label in enumerate(contract.classes)}
+    at: dict[Any, int] = {category_name(label): place for place, label in enumerate(contract.classes)}
     return np.array([at.get(text, -1) for text in texts], dtype=np.int64)
 
 

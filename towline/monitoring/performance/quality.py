@@ -23,9 +23,9 @@ from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
-    BY_CHANCE,
-    Answered,
-    Known,
+    PROBABILITY_METRICS,
+    LoggedLabels,
+    LoggedPredictions,
     answered,
     frame,
     known,
@@ -34,12 +34,12 @@ from towline.monitoring.performance.logged_predictions import (
     plain,
     utc,
 )
-from towline.monitoring.results import Measured, Quality, QualityState
+from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, weights
-from towline.training.evaluation.holdout import SLICE_RESAMPLES, cuts
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
+from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -48,7 +48,7 @@ STRANGE = 0.05  # labels of classes the model never saw; from this share on no m
 _RULE_OF_THREE = 3.0
 
 
-class Accepted(NamedTuple):
+class PerformanceBound(NamedTuple):
     """The deciding metric, what it was on the holdout, and the value that is still accepted."""
 
     metric: Metric
@@ -61,7 +61,7 @@ class Accepted(NamedTuple):
         return told if self.holdout is None else f"{told}, {self.holdout:.4g} on the holdout"
 
 
-def accepted(release: Path, config: PipelineConfig, contract: Contract) -> Accepted:
+def accepted(release: Path, config: PipelineConfig, contract: Contract) -> PerformanceBound:
     """``slo.metric`` where it is set, else the holdout's value worsened by ``quality.tolerance``.
 
     A loss (mae, log loss, …) may grow by that share of itself. A score may fall by that share of its distance to 1 or
@@ -73,28 +73,28 @@ def accepted(release: Path, config: PipelineConfig, contract: Contract) -> Accep
     Raises:
         ConfigError: the metric is not one of the task.
     """
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     facts: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
     measured = Interval.model_validate(facts["metrics"].get(metric) or {"value": None})
     holdout = measured.value
     if config.slo.metric is not None:
-        return Accepted(metric, holdout, config.slo.metric)
+        return PerformanceBound(metric, holdout, config.slo.metric)
     if holdout is None:
-        return Accepted(metric, None, 0.0)
+        return PerformanceBound(metric, None, 0.0)
     least = _RULE_OF_THREE / max(1, facts["rows"])
     if GREATER_IS_BETTER[metric]:
         nothing = 0.5 if metric == "roc_auc" else 0.0
         less = config.quality.tolerance * min(abs(holdout - nothing), abs(1.0 - holdout))
         end = holdout if measured.low is None else measured.low
-        return Accepted(metric, holdout, min(end, holdout - max(less, least)))
+        return PerformanceBound(metric, holdout, min(end, holdout - max(less, least)))
     more = max(config.quality.tolerance * holdout, least * abs(facts["baseline"].get(metric) or 0.0))
     end = holdout if measured.high is None else measured.high
-    return Accepted(metric, holdout, max(end, holdout + more))
+    return PerformanceBound(metric, holdout, max(end, holdout + more))
 
 
 def measure(
     table: pa.Table, release: Path, config: PipelineConfig, *, start: dt.datetime, end: dt.datetime, now: dt.datetime
-) -> Quality:
+) -> QualityResult:
     """The deciding metric on late labels, with its interval, overall and by slice, and what to think of it.
 
     Args:
@@ -110,7 +110,7 @@ def measure(
         ReleaseError: the release has no manifest, or another one.
     """
     version = read_manifest(release).version
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     goal = accepted(release, config, contract)
     found = answered(table, version, contract, goal.metric, start, end)
     labels = known(found, contract, now)
@@ -123,7 +123,7 @@ def measure(
     sample = _Sample(found, labels, goal.metric, places, config)
     value = sample.measured()
     state, reason = _verdict(sample, value, goal, counted, config)
-    return Quality(
+    return QualityResult(
         state=state,
         version=version,
         metric=goal.metric,
@@ -151,7 +151,7 @@ class _Sample:
     """The rows that are measured, and one set of resamples for the whole and its slices."""
 
     def __init__(
-        self, found: Answered, labels: Known, metric: Metric, places: np.ndarray, config: PipelineConfig
+        self, found: LoggedPredictions, labels: LoggedLabels, metric: Metric, places: np.ndarray, config: PipelineConfig
     ) -> None:
         self.contract, self.metric, self.config = labels.contract, metric, config
         self.labels = labels
@@ -159,9 +159,9 @@ class _Sample:
         self.truth = labels.truth[places]
         self.given = found.predictions.take(places)
         answers = padded(self.given, self.contract)
-        self.answers = answers if metric in BY_CHANCE else Predictions(answers.labels)
+        self.answers = answers if metric in PROBABILITY_METRICS else Predictions(answers.labels)
         self.units = blocks(self.table, config)
-        self.draws = weights(len(places), config.evaluation.resamples, config.seed, self.units)
+        self.draws = draw_weights(len(places), config.evaluation.resamples, config.seed, self.units)
 
     def measured(self, rows: np.ndarray | None = None) -> Interval:
         """The metric on all rows, or on some by their positions."""
@@ -170,14 +170,14 @@ class _Sample:
             return Interval(value=None)
         truth, answers = self.truth[places], self.answers.take(places)
         once = np.ones((1, len(places)))
-        value = float(resample(truth, answers, self.contract, self.metric, once)[0])
+        value = float(resample_metric(truth, answers, self.contract, self.metric, once)[0])
         draws = self.draws[:, places] if rows is None else self.draws[:SLICE_RESAMPLES, places]
-        drawn = resample(truth, answers, self.contract, self.metric, draws)
+        drawn = resample_metric(truth, answers, self.contract, self.metric, draws)
         if np.isfinite(drawn).sum() < len(drawn) / 2:
-            return interval(value, drawn[:0])
-        return _possible(widened(interval(value, drawn), len(np.unique(self.units[places]))), self.metric)
+            return percentile_interval(value, drawn[:0])
+        return _possible(widened(percentile_interval(value, drawn), len(np.unique(self.units[places]))), self.metric)
 
-    def slices(self, release: Path, contract: Contract) -> tuple[Measured, ...]:
+    def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
         """By the columns of the evaluation, as far as the log keeps them as they are."""
         rows = frame(self.table, sorted(plain(release, contract)))
         columns = tuple(column for column in contract.columns if column.name in rows.columns)
@@ -186,10 +186,10 @@ class _Sample:
             asked = tuple(name for name in asked if name in rows.columns)
         evaluation = self.config.evaluation.model_copy(update={"slices": asked})
         config = self.config.model_copy(update={"evaluation": evaluation})
-        found, _ = cuts(rows, contract.model_copy(update={"columns": columns}), config)
+        found, _ = find_slices(rows, contract.model_copy(update={"columns": columns}), config)
         each = ((cut, self.measured(cut.rows)) for cut in found)
         return tuple(
-            Measured(column=cut.column, value=cut.value, rows=len(cut.rows), metric=value) for cut, value in each
+            SliceMetric(column=cut.column, value=cut.value, rows=len(cut.rows), metric=value) for cut, value in each
         )
 
     def expected(self, release: Path, contract: Contract) -> Interval | None:
@@ -214,14 +214,14 @@ class _Sample:
 
 
 def _verdict(
-    sample: _Sample, value: Interval, goal: Accepted, counted: _Counted, config: PipelineConfig
+    sample: _Sample, value: Interval, goal: PerformanceBound, counted: _Counted, config: PipelineConfig
 ) -> tuple[QualityState, str]:
     if short := _too_few(counted, config.quality):
         return "unknown", short
     strange = sample.labels.strange
     if strange >= STRANGE * counted.labelled:
         share = f"{strange / counted.labelled:.0%} of {counted.labelled:,} labels"
-        return "bad", f"{share} are of a class that the model never saw"
+        return "degraded", f"{share} are of a class that the model never saw"
     if len(sample.truth) < config.quality.min_labels:
         told = f"{len(sample.truth):,} of {counted.labelled:,} labelled predictions can be measured"
         return "unknown", f"{told}, {config.quality.min_labels} are needed"
@@ -235,9 +235,9 @@ def _verdict(
     sign = 1.0 if GREATER_IS_BETTER[goal.metric] else -1.0
     ends = sorted((sign * value.low, sign * value.high))
     if ends[1] < sign * goal.bound:
-        return "bad", f"{told}; {goal.text()}"
+        return "degraded", f"{told}; {goal.text()}"
     if ends[0] >= sign * goal.bound:
-        return "good", f"{told}; {goal.text()}"
+        return "ok", f"{told}; {goal.text()}"
     return "unknown", f"{told}: too uncertain to say; {goal.text()}"
 
 

@@ -21,14 +21,14 @@ from towline.config import PipelineConfig, Settings
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.samples import Sides, drawn, logged, plain, sides
-from towline.monitoring.results import Drift, Finding
+from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
-from towline.release.reference import read
+from towline.release.reference import read_reference
 
-MOST = 300  # findings of a night that become metrics; they come alarms first
+MOST = 300  # checks of a night that become metrics; they come alarms first
 VERDICT = "verdict"
-_TABLE = "findings"
+_TABLE = "checks"
 _NATS = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance has the base e, ours 2
 # what the page needs is in it; what a value smuggles in can load nothing
 _POLICY = (
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 def report(
-    drift: Drift,
+    drift: DriftResult,
     reference: pd.DataFrame | None,
     current: pd.DataFrame | None,
     workspace: Path,
@@ -48,7 +48,7 @@ def report(
 ) -> Path:
     """Puts a night into the workspace and writes its page.
 
-    Each finding is a metric with a test, whose status says what the finding says, and so is the verdict on the night.
+    Each check is a metric with a test, whose status says what the check says, and so is the verdict on the night.
     Columns that Evidently cannot take are left out of its views, and so are the views if it fails all the same.
 
     Args:
@@ -71,7 +71,7 @@ def report(
     return _page(snapshot, _folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html")
 
 
-def catch_up(nights: Sequence[Drift], workspace: Path, model: str, at: dt.datetime) -> int:
+def catch_up(nights: Sequence[DriftResult], workspace: Path, model: str, at: dt.datetime) -> int:
     """Adds the nights that the workspace does not have yet, with exact scores alone; returns how many.
 
     Args:
@@ -92,7 +92,7 @@ def write(
     settings: Settings,
     config: PipelineConfig,
     serving: Entry,
-    drift: Drift,
+    drift: DriftResult,
     now: dt.datetime,
     current: pd.DataFrame | None = None,
 ) -> Path:
@@ -111,12 +111,12 @@ def write(
         ReleaseError: the release is not what its manifest says.
         TransientError: the store cannot be written.
     """
-    release, workspace = settings.store / serving.release, settings.evidently
+    release, workspace = settings.layout.release(serving.release), settings.layout.evidently
     verify_release(release)
     if current is None and drift.end is not None:
-        folder = settings.store / "predictions" / config.name
+        folder = settings.layout.predictions(config.name)
         current = logged(folder, drift.version, drift.start, drift.end)
-    then = read(release)
+    then = read_reference(release)
     reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)
     if drift.end is None:  # a table is no night: it has a page, and no place in the history
         snapshot, _ = _run(drift, _pair(drift, reference, current), now)
@@ -126,7 +126,7 @@ def write(
 
 
 class _Row(NamedTuple):
-    """A finding as the metrics read it."""
+    """A check as the metrics read it."""
 
     column: str
     what: str
@@ -137,17 +137,17 @@ class _Row(NamedTuple):
     detail: str
 
 
-def _pair(drift: Drift, reference: pd.DataFrame | None, current: pd.DataFrame | None) -> Sides | None:
+def _pair(drift: DriftResult, reference: pd.DataFrame | None, current: pd.DataFrame | None) -> Sides | None:
     if reference is None or current is None:
         return None
-    return sides(reference, current, [finding.column for finding in drift.findings])
+    return sides(reference, current, [check.column for check in drift.checks])
 
 
 def _page(snapshot: Any, path: Path) -> Path:
     return files.write(path, snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1))
 
 
-def _run(drift: Drift, pair: Sides | None, at: dt.datetime) -> tuple[Any, str]:
+def _run(drift: DriftResult, pair: Sides | None, at: dt.datetime) -> tuple[Any, str]:
     """The run over the night and how it is stored; without views where they fail."""
     if pair is not None and pair.drawable:
         try:
@@ -167,7 +167,7 @@ def _stored(snapshot: Any) -> tuple[Any, str]:
     return snapshot, content
 
 
-def _computed(drift: Drift, pair: Sides | None, at: dt.datetime) -> Any:
+def _computed(drift: DriftResult, pair: Sides | None, at: dt.datetime) -> Any:
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
@@ -187,9 +187,9 @@ def _computed(drift: Drift, pair: Sides | None, at: dt.datetime) -> Any:
             limit = 0.1 if limit is None else limit if numeric else limit * _NATS
             metrics.append(ValueDrift(column=column, method=method, threshold=limit))
     run = Report(metrics, metadata={"version": str(drift.version), "state": drift.state}, tags=[drift.state])
-    findings = pd.DataFrame(rows, columns=_Row._fields).astype({"value": float, "threshold": float})
+    checks = pd.DataFrame(rows, columns=_Row._fields).astype({"value": float, "threshold": float})
     return run.run(
-        current, reference, additional_data={_TABLE: findings}, timestamp=_naive(_moment(drift, at)), name=_name(drift)
+        current, reference, additional_data={_TABLE: checks}, timestamp=_naive(_moment(drift, at)), name=_name(drift)
     )
 
 
@@ -255,36 +255,36 @@ def _metrics() -> tuple[type[Any], type[Any]]:
     return DriftScore, DriftVerdict
 
 
-def _verdict(drift: Drift) -> _Row:
-    status = {"quiet": "SUCCESS", "unknown": "WARNING"}.get(drift.state, "FAIL")
-    alarms = sum(finding.alarm or finding.broken for finding in drift.findings)
+def _verdict(drift: DriftResult) -> _Row:
+    status = {"ok": "SUCCESS", "unknown": "WARNING"}.get(drift.state, "FAIL")
+    alarms = sum(check.alarm or check.invalid for check in drift.checks)
     return _Row("", VERDICT, float(alarms), status, None, _text(f"{drift.state}: {drift.reason}"), "")
 
 
-def _rows(drift: Drift) -> list[_Row]:
-    """Alarms first; of two findings of the same thing the first counts."""
-    ranked = sorted(drift.findings, key=lambda finding: not (finding.alarm or finding.broken))
+def _rows(drift: DriftResult) -> list[_Row]:
+    """Alarms first; of two checks of the same thing the first counts."""
+    ranked = sorted(drift.checks, key=lambda check: not (check.alarm or check.invalid))
     rows: dict[tuple[str, str], _Row] = {}
-    for finding in ranked[:MOST]:
-        status = "FAIL" if finding.alarm or finding.broken else "SUCCESS"
-        column, what = plain(finding.column), plain(finding.what)
-        value = finding.value if math.isfinite(finding.value) else 0.0
-        row = _Row(column, what, value, status, finding.threshold, _told(finding), _text(finding.detail))
+    for check in ranked[:MOST]:
+        status = "FAIL" if check.alarm or check.invalid else "SUCCESS"
+        column, what = plain(check.column), plain(check.name)
+        value = check.value if math.isfinite(check.value) else 0.0
+        row = _Row(column, what, value, status, check.threshold, _told(check), _text(check.detail))
         rows.setdefault((column, what), row)
     return list(rows.values())
 
 
-def _told(finding: Finding) -> str:
-    limit = "" if finding.threshold is None else f", alarm from {finding.threshold:.4g} on"
-    return _text(f"{finding.value:.4g}{limit}" + (f"; {finding.detail}" if finding.detail else ""))
+def _told(check: DriftCheckResult) -> str:
+    limit = "" if check.threshold is None else f", alarm from {check.threshold:.4g} on"
+    return _text(f"{check.value:.4g}{limit}" + (f"; {check.detail}" if check.detail else ""))
 
 
-def _note(drift: Drift, pair: Sides | None) -> str:
+def _note(drift: DriftResult, pair: Sides | None) -> str:
     span = f", {drift.start:%Y-%m-%d %H:%M} to {drift.end:%Y-%m-%d %H:%M}" if drift.start and drift.end else ""
     told = [f"{drift.rows:,} rows{span}, against the training rows of version {drift.version}."]
     told.append(f"At most {drift.budget:g} nights a year alarm with nothing changed.")
-    if len(drift.findings) > MOST:
-        told.append(f"The first {MOST} of {len(drift.findings):,} findings are shown.")
+    if len(drift.checks) > MOST:
+        told.append(f"The first {MOST} of {len(drift.checks):,} checks are shown.")
     if pair is not None and pair.drawable:
         told.append(
             f"The plots below rest on {len(pair.current):,} of these rows, and on {len(pair.reference):,} drawn from "
@@ -325,7 +325,7 @@ def _project(workspace: Path, model: str) -> None:
             shares = [lines(what, f"{{{{column}}}}: {what}") for what in ("nulls", "unseen", "out of range", "unfit")]
             far = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
             panels = [
-                bar_plot_panel("Alarms", [alarms], "findings of a night that are beyond their threshold"),
+                bar_plot_panel("Alarms", [alarms], "checks of a night that are beyond their threshold"),
                 line_plot_panel("Distance from the training rows", [lines("distribution", "{{column}}")], far),
                 line_plot_panel(
                     "Nulls, unseen categories, out of range, not of their kind", shares, "share of the rows"
@@ -346,7 +346,7 @@ def _keep(workspace: Path, model: str, content: str, path: Path) -> None:
         begun.replace(path)
 
 
-def _path(workspace: Path, model: str, drift: Drift, at: dt.datetime) -> Path:
+def _path(workspace: Path, model: str, drift: DriftResult, at: dt.datetime) -> Path:
     project = evidently_project(model)
     run = uuid.uuid5(project, f"{drift.version} {_moment(drift, at).isoformat()}")
     return workspace / str(project) / "snapshots" / f"{run}.json"
@@ -356,7 +356,7 @@ def _folder(workspace: Path, model: str) -> Path:
     return workspace.parent / "watch" / model
 
 
-def _moment(drift: Drift, at: dt.datetime) -> dt.datetime:
+def _moment(drift: DriftResult, at: dt.datetime) -> dt.datetime:
     moment = drift.end or at
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
@@ -366,6 +366,6 @@ def _naive(moment: dt.datetime) -> dt.datetime:
     return moment.replace(tzinfo=None)
 
 
-def _name(drift: Drift) -> str:
+def _name(drift: DriftResult) -> str:
     end = f" {drift.end:%Y-%m-%d}" if drift.end else ""
     return f"version {drift.version}{end}: {drift.state}"

@@ -12,11 +12,11 @@ from towline.errors import ReleaseError, TowlineError
 from towline.manifest import read_manifest
 from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.prometheus import Promise, Round, Watched, exposition
+from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition
 from towline.monitoring.slo import slo_history
 from towline.monitoring.slo.burn_rate import evaluate
 from towline.monitoring.status import summary
-from towline.registry.ledger import Entry, Ledger, champion_of
+from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
 
 FRESH = dt.timedelta(seconds=10)  # asked again sooner, the same text is told
 
@@ -45,7 +45,7 @@ class Watch:
             return self._told[1]
 
     def _read(self) -> bool:
-        ledger = Ledger(self._settings.ledger_url)
+        ledger = open_ledger(self._settings)
         try:
             self._rows = {model: _rows(ledger, model) for model in ledger.models()}
         except TowlineError as error:
@@ -53,15 +53,15 @@ class Watch:
             return False
         return True
 
-    def _watched(self, model: str, now: dt.datetime) -> Watched:
+    def _watched(self, model: str, now: dt.datetime) -> ModelMetricsSnapshot:
         rows = self._rows[model]
         if rows is None:
-            return Watched(model=model, readable=False)
+            return ModelMetricsSnapshot(model=model, readable=False)
         try:
             return watched(self._settings, model, rows, now)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model's files, the others are told
             _LOG.warning("what the watch keeps of %s cannot be read: %s: %s", model, type(error).__name__, error)
-            return Watched(model=model, readable=False)
+            return ModelMetricsSnapshot(model=model, readable=False)
 
 
 def _rows(ledger: Ledger, model: str) -> list[Entry] | None:
@@ -73,7 +73,7 @@ def _rows(ledger: Ledger, model: str) -> list[Entry] | None:
         return None
 
 
-def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datetime) -> Watched:
+def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datetime) -> ModelMetricsSnapshot:
     """One model.
 
     Args:
@@ -97,7 +97,7 @@ def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datet
         "drift": journal.last("drift"),
         "quality": journal.last("quality"),
     }
-    return Watched(
+    return ModelMetricsSnapshot(
         model=model,
         version=version,
         since=since,
@@ -115,13 +115,13 @@ def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datet
         else (),
         alerts=notifications.opened(settings.store, model),
         rounds=tuple(_rounds(last.items(), config, since)),
-        promise=_promise(config.slo) if config else Promise(),
+        promise=_promise(config.slo) if config else SloTarget(),
     )
 
 
 def _trained(settings: Settings, serving: Entry | None) -> dt.datetime | None:
     try:
-        return summary.moment(read_manifest(settings.store / serving.release).created) if serving else None
+        return summary.moment(read_manifest(settings.layout.release(serving.release)).created) if serving else None
     except ReleaseError:
         return None
 
@@ -141,7 +141,7 @@ def due(line: str, zone: str, after: dt.datetime) -> dt.datetime | None:
 
 def _rounds(
     last: Iterable[tuple[str, dt.datetime | None]], config: PipelineConfig | None, since: dt.datetime | None
-) -> list[Round]:
+) -> list[FlowDueTime]:
     """A flow that never ran is due the first time since the champion serves."""
     schedule = config.schedule if config else ScheduleConfig(drift=None, quality=None)
     lines = {"training": schedule.train, "drift": schedule.drift, "quality": schedule.quality}
@@ -149,11 +149,11 @@ def _rounds(
     for flow, moment in last:
         line, begun = lines[flow], moment or since
         next_ = due(line, schedule.timezone, begun) if line and begun else None
-        found.append(Round(flow=flow, last=moment, due=next_))
+        found.append(FlowDueTime(flow=flow, last=moment, due=next_))
     return found
 
 
-def _promise(slo: SloConfig) -> Promise:
+def _promise(slo: SloConfig) -> SloTarget:
     seconds = None if slo.p95_ms is None else slo.p95_ms / 1000
     edge = None if seconds is None else next((edge for edge in LATENCY_BUCKETS_S if edge >= seconds), None)
-    return Promise(availability=slo.availability, p95=seconds, edge=edge)
+    return SloTarget(availability=slo.availability, p95=seconds, edge=edge)

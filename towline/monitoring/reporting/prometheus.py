@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from towline.config import GREATER_IS_BETTER, Frozen
 from towline.monitoring.alerts.notifications import Alert
-from towline.monitoring.results import Drift, Quality
+from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import Objective
 
 
-class Round(Frozen):
+class FlowDueTime(Frozen):
     """When a flow last came to an end, and when it should have come to the next one, where its schedule says so."""
 
     flow: str
@@ -17,7 +17,7 @@ class Round(Frozen):
     due: dt.datetime | None = None
 
 
-class Promise(Frozen):
+class SloTarget(Frozen):
     """Of a config: the share of good requests, and within how many seconds 95 % of them answer.
 
     Attributes:
@@ -29,7 +29,7 @@ class Promise(Frozen):
     edge: float | None = None
 
 
-class Watched(Frozen):
+class ModelMetricsSnapshot(Frozen):
     """What is known of one model.
 
     Attributes:
@@ -42,12 +42,12 @@ class Watched(Frozen):
     version: int | None = None
     since: dt.datetime | None = None
     trained: dt.datetime | None = None
-    drift: Drift | None = None
-    quality: Quality | None = None
+    drift: DriftResult | None = None
+    quality: QualityResult | None = None
     objectives: tuple[Objective, ...] = ()
     alerts: tuple[Alert, ...] = ()
-    rounds: tuple[Round, ...] = ()
-    promise: Promise = Promise()
+    rounds: tuple[FlowDueTime, ...] = ()
+    promise: SloTarget = SloTarget()
     readable: bool = True
 
 
@@ -81,7 +81,7 @@ _GAUGES = {
 _Row = tuple[str, tuple[str, ...], float | None]
 
 
-def exposition(models: Iterable[Watched], now: dt.datetime, ledger: bool | None = None) -> str:
+def exposition(models: Iterable[ModelMetricsSnapshot], now: dt.datetime, ledger: bool | None = None) -> str:
     """Gauges of all models, and whether the ledger can be read. What is unknown is absent, rather than 0."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -99,7 +99,7 @@ def exposition(models: Iterable[Watched], now: dt.datetime, ledger: bool | None 
     return generate_latest(registry).decode()
 
 
-def _rows(one: Watched, now: dt.datetime) -> Iterator[_Row]:
+def _rows(one: ModelMetricsSnapshot, now: dt.datetime) -> Iterator[_Row]:
     yield "watch_readable", (), one.readable
     if not one.readable:
         return
@@ -119,26 +119,26 @@ def _rows(one: Watched, now: dt.datetime) -> Iterator[_Row]:
         yield "round_due_timestamp_seconds", (each.flow,), _seconds(each.due)
 
 
-def _drift(drift: Drift | None) -> Iterator[_Row]:
+def _drift(drift: DriftResult | None) -> Iterator[_Row]:
     if drift is None:
         return
     yield "drift_rows", (), drift.rows
     if drift.state == "unknown":
         return
-    yield "input_broken", (), drift.state == "broken"
+    yield "input_broken", (), drift.state == "invalid_schema"
     alarms: dict[str, bool] = {}
     ratios: dict[str, float] = {}
-    for finding in drift.findings:
-        alarms[finding.column] = alarms.get(finding.column, False) or finding.alarm or finding.broken
-        if finding.threshold:
-            ratio = finding.value / finding.threshold
-            ratios[finding.column] = max(ratios.get(finding.column, 0.0), ratio)
+    for check in drift.checks:
+        alarms[check.column] = alarms.get(check.column, False) or check.alarm or check.invalid
+        if check.threshold:
+            ratio = check.value / check.threshold
+            ratios[check.column] = max(ratios.get(check.column, 0.0), ratio)
     for column, alarmed in alarms.items():
         yield "drift_alarm", (column,), alarmed
         yield "drift_ratio", (column,), ratios.get(column)
 
 
-def _quality(quality: Quality | None) -> Iterator[_Row]:
+def _quality(quality: QualityResult | None) -> Iterator[_Row]:
     if quality is None:
         return
     metric, value, bound = (quality.metric,), quality.value.value, quality.bound
@@ -149,7 +149,7 @@ def _quality(quality: Quality | None) -> Iterator[_Row]:
     if value is not None:
         better = GREATER_IS_BETTER.get(quality.metric, False)
         yield "quality_headroom", metric, value - bound if better else bound - value
-    yield "quality_bad", (), None if quality.state == "unknown" else quality.state == "bad"
+    yield "quality_bad", (), None if quality.state == "unknown" else quality.state == "degraded"
     yield "quality_coverage", (), quality.labelled / quality.due if quality.due else None
     if quality.estimate is not None:
         trusted = "yes" if quality.estimate.trusted else "no"

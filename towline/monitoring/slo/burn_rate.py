@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from towline.config import GREATER_IS_BETTER, Frozen, SloConfig
-from towline.monitoring.results import Quality
-from towline.monitoring.slo.slo_history import Total
+from towline.monitoring.results import QualityResult
+from towline.monitoring.slo.slo_history import CounterTotals
 
 Name = Literal["availability", "answering", "latency", "metric"]
 State = Literal["met", "burning", "spent", "unknown"]
@@ -29,7 +29,7 @@ QUICK = 0.95  # of requests must be within p95_ms
 SOUND = 0.9  # of quality windows must keep the metric's bound
 
 
-class Pair(NamedTuple):
+class BurnRateAlert(NamedTuple):
     """Both windows must burn at ``rate``."""
 
     rate: float
@@ -38,10 +38,14 @@ class Pair(NamedTuple):
     severity: Severity
 
 
-PAIRS = (Pair(14.4, "1h", "5m", "page"), Pair(6.0, "6h", "30m", "page"), Pair(1.0, "3d", "6h", "ticket"))
+BURN_RATE_ALERTS = (
+    BurnRateAlert(14.4, "1h", "5m", "page"),
+    BurnRateAlert(6.0, "6h", "30m", "page"),
+    BurnRateAlert(1.0, "3d", "6h", "ticket"),
+)
 
 
-class Burn(Frozen):
+class BurnRate(Frozen):
     """How fast the budget goes in a window of ``WINDOWS``; None where nothing happened in it."""
 
     window: str
@@ -75,7 +79,7 @@ class Objective(Frozen):
     bad: float = 0.0
     shown: str = ""
     budget: float | None = None
-    burns: tuple[Burn, ...] = ()
+    burns: tuple[BurnRate, ...] = ()
     severity: Severity | None = None
     reason: str = ""
 
@@ -92,11 +96,11 @@ _Counting = Callable[[dt.datetime, dt.datetime], _Count]
 
 
 def evaluate(
-    history: Sequence[Total],
+    history: Sequence[CounterTotals],
     config: SloConfig,
     now: dt.datetime,
     *,
-    quality: Sequence[Quality] = (),
+    quality: Sequence[QualityResult] = (),
     metric: str | None = None,
     since: dt.datetime | None = None,
 ) -> tuple[Objective, ...]:
@@ -150,7 +154,7 @@ def breach(objectives: Iterable[Objective]) -> str:
     return "; ".join(one.reason for one in objectives if one.state == "burning" and one.name != "answering")
 
 
-def quantile(history: Sequence[Total], start: dt.datetime, end: dt.datetime, share: float) -> float | None:
+def quantile(history: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime, share: float) -> float | None:
     """Seconds within which a share of requests was answered, as Prometheus's ``histogram_quantile`` tells it.
 
     It is told by a straight line between the edges around it, and never beyond the last finite one; None where nothing
@@ -184,7 +188,9 @@ class _Ask(NamedTuple):
     wrong: str
 
 
-def _objective(ask: _Ask, history: Sequence[Total], config: SloConfig, now: dt.datetime, count: _Counting) -> Objective:
+def _objective(
+    ask: _Ask, history: Sequence[CounterTotals], config: SloConfig, now: dt.datetime, count: _Counting
+) -> Objective:
     allowed, days = 1 - ask.target, config.period.days
     whole = count(now - config.period, now)
     one = Objective(name=ask.name, state="unknown", goal=ask.goal, target=ask.target, period=config.period)
@@ -204,11 +210,11 @@ def _objective(ask: _Ask, history: Sequence[Total], config: SloConfig, now: dt.d
             "total": whole.total,
             "bad": whole.bad,
             "budget": budget,
-            "burns": tuple(Burn(window=window, rate=rate) for window, rate in rates.items()),
+            "burns": tuple(BurnRate(window=window, rate=rate) for window, rate in rates.items()),
             "shown": _percent(1 - hour.bad / hour.total) if hour.total > 0 else "",
         }
     )
-    if pair := next((pair for pair in PAIRS if _burns(pair, rates, counts, allowed)), None):
+    if pair := next((pair for pair in BURN_RATE_ALERTS if _burns(pair, rates, counts, allowed)), None):
         found, rate = counts[pair.long], rates[pair.long]
         reason = (
             f"{ask.name}: {_percent(found.bad / found.total)} of {ask.what} {ask.wrong} in the last {pair.long}, "
@@ -223,7 +229,7 @@ def _objective(ask: _Ask, history: Sequence[Total], config: SloConfig, now: dt.d
     return one.model_copy(update={"state": state, "reason": reason})
 
 
-def _burns(pair: Pair, rates: dict[str, float | None], counts: dict[str, _Count], allowed: float) -> bool:
+def _burns(pair: BurnRateAlert, rates: dict[str, float | None], counts: dict[str, _Count], allowed: float) -> bool:
     """Whether both windows do. Where a low target lets no rate be so high, all must have gone wrong."""
     long, short = rates[pair.long], rates[pair.short]
     if long is None or short is None or counts[pair.long].bad < FEW_BAD:
@@ -233,7 +239,7 @@ def _burns(pair: Pair, rates: dict[str, float | None], counts: dict[str, _Count]
 
 
 def _metric(
-    windows: Sequence[Quality], config: SloConfig, bound: float, metric: str | None, now: dt.datetime
+    windows: Sequence[QualityResult], config: SloConfig, bound: float, metric: str | None, now: dt.datetime
 ) -> Objective:
     """A tenth of the windows may miss the bound with their whole interval; more are a breach if the last one does."""
     ended = [(one.end, one) for one in windows if one.end and now - config.period < one.end <= now]
@@ -266,7 +272,7 @@ def _metric(
     )
 
 
-def _misses(window: Quality, bound: float) -> bool:
+def _misses(window: QualityResult, bound: float) -> bool:
     value = window.value
     if GREATER_IS_BETTER.get(window.metric, False):
         best = value.value if value.high is None else value.high
@@ -278,14 +284,16 @@ def _misses(window: Quality, bound: float) -> bool:
 _Vector = tuple[float, ...]
 
 
-def _services(history: Sequence[Total]) -> list[list[Total]]:
-    found: dict[str, list[Total]] = {}
+def _services(history: Sequence[CounterTotals]) -> list[list[CounterTotals]]:
+    found: dict[str, list[CounterTotals]] = {}
     for total in history:
         found.setdefault(total.service, []).append(total)
     return list(found.values())
 
 
-def _by(history: Sequence[Total], one: Callable[[Sequence[Total], dt.datetime, dt.datetime], _Count]) -> _Counting:
+def _by(
+    history: Sequence[CounterTotals], one: Callable[[Sequence[CounterTotals], dt.datetime, dt.datetime], _Count]
+) -> _Counting:
     """Counts of all services together between two moments."""
     services = _services(history)
 
@@ -296,16 +304,16 @@ def _by(history: Sequence[Total], one: Callable[[Sequence[Total], dt.datetime, d
     return count
 
 
-def _requests(totals: Sequence[Total], start: dt.datetime, end: dt.datetime) -> _Count:
+def _requests(totals: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime) -> _Count:
     return _Count(*_grown(totals, start, end, lambda total: (total.counts.requests, total.counts.errors)))
 
 
-def _looks(totals: Sequence[Total], start: dt.datetime, end: dt.datetime) -> _Count:
+def _looks(totals: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime) -> _Count:
     return _Count(*_grown(totals, start, end, lambda total: (total.looks, total.missed)))
 
 
-def _slow(seconds: float) -> Callable[[Sequence[Total], dt.datetime, dt.datetime], _Count]:
-    def count(totals: Sequence[Total], start: dt.datetime, end: dt.datetime) -> _Count:
+def _slow(seconds: float) -> Callable[[Sequence[CounterTotals], dt.datetime, dt.datetime], _Count]:
+    def count(totals: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime) -> _Count:
         edges, within = _within(totals, start, end)
         if not edges:
             return _Count(0.0, 0.0)
@@ -323,7 +331,9 @@ def _slow(seconds: float) -> Callable[[Sequence[Total], dt.datetime, dt.datetime
     return count
 
 
-def _within(totals: Sequence[Total], start: dt.datetime, end: dt.datetime) -> tuple[tuple[float | None, ...], _Vector]:
+def _within(
+    totals: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime
+) -> tuple[tuple[float | None, ...], _Vector]:
     """The newest edges, and how many more requests took no longer than each. What had other edges is left out."""
     edges = totals[-1].counts.edges
     if not edges:
@@ -333,11 +343,13 @@ def _within(totals: Sequence[Total], start: dt.datetime, end: dt.datetime) -> tu
     return edges, _grown(totals[alike:], start, end, lambda total: total.counts.within or none)
 
 
-def _grown(totals: Sequence[Total], start: dt.datetime, end: dt.datetime, read: Callable[[Total], _Vector]) -> _Vector:
+def _grown(
+    totals: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime, read: Callable[[CounterTotals], _Vector]
+) -> _Vector:
     return tuple(b - a for a, b in zip(_at(totals, start, read), _at(totals, end, read), strict=True))
 
 
-def _at(totals: Sequence[Total], moment: dt.datetime, read: Callable[[Total], _Vector]) -> _Vector:
+def _at(totals: Sequence[CounterTotals], moment: dt.datetime, read: Callable[[CounterTotals], _Vector]) -> _Vector:
     """Counters at a moment, on a straight line between two looks; before the first look and after the last, theirs."""
     place = bisect.bisect_left(totals, moment, key=lambda total: total.at)
     if place == 0:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from towline.config import Frozen
 from towline.errors import ConfigError
-from towline.http_request import Answered, Unanswered, call
+from towline.http_request import HttpRequestError, HttpResponse, send_request
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample as Line
@@ -19,7 +19,7 @@ PREDICTING = ("/predict", "/invocations", "/infer")  # how routes end that predi
 _KEY_REMEDY = "set TOWLINE_API_KEY to a key of `towline keys create NAME --scope admin`"
 
 
-class Counts(Frozen):
+class RequestCounters(Frozen):
     """What only ever grows while a service lives.
 
     Attributes:
@@ -37,7 +37,7 @@ class Counts(Frozen):
     dropped: float = 0.0
 
 
-class Sample(Frozen):
+class ServiceSample(Frozen):
     """One look at one service.
 
     Attributes:
@@ -54,10 +54,10 @@ class Sample(Frozen):
     started: float | None = None
     model: str = ""
     version: int | None = None
-    counts: Counts | None = None
+    counts: RequestCounters | None = None
 
 
-def scrape(url: str, key: str | None = None, *, now: dt.datetime | None = None) -> Sample:
+def scrape(url: str, key: str | None = None, *, now: dt.datetime | None = None) -> ServiceSample:
     """Reads the metrics of a service of ``towline serve``. One that is away is a sample too.
 
     Behind a load balancer each look would meet another instance: give the instances' own addresses.
@@ -76,15 +76,15 @@ def scrape(url: str, key: str | None = None, *, now: dt.datetime | None = None) 
     if key:
         headers["Authorization"] = f"Bearer {key}"
     try:
-        answer = call(f"{service}/metrics", WAIT, headers=headers)
-    except Unanswered as error:
-        return Sample(at=at, service=service, up=False, why=str(error))
+        answer = send_request(f"{service}/metrics", WAIT, headers=headers)
+    except HttpRequestError as error:
+        return ServiceSample(at=at, service=service, up=False, why=str(error))
     if answer.status >= 500 or answer.status in (408, 429):
-        return Sample(at=at, service=service, up=False, why=f"/metrics answers {answer.status}")
+        return ServiceSample(at=at, service=service, up=False, why=f"/metrics answers {answer.status}")
     return read(_text(answer, service), service, at)
 
 
-def read(text: str, service: str, at: dt.datetime) -> Sample:
+def read(text: str, service: str, at: dt.datetime) -> ServiceSample:
     """A sample from the text of ``/metrics``.
 
     Raises:
@@ -104,14 +104,14 @@ def read(text: str, service: str, at: dt.datetime) -> Sample:
     requests = _named(predicting, "requests_total")
     edges, within = _histogram(_named(predicting, "request_seconds_bucket"))
     started = [line.value for line in _named(lines, "start_time_seconds")]
-    return Sample(
+    return ServiceSample(
         at=at,
         service=service,
         up=True,
         started=started[0] if started else None,
         model=model,
         version=version,
-        counts=Counts(
+        counts=RequestCounters(
             requests=_sum(requests),
             errors=_sum(line for line in requests if line.labels.get("status", "").startswith("5")),
             edges=edges,
@@ -150,7 +150,7 @@ def _address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-def _text(answer: Answered, service: str) -> str:
+def _text(answer: HttpResponse, service: str) -> str:
     if answer.status in (401, 403):
         what = "needs a key" if answer.status == 401 else "refuses the key: it has not the scope admin"
         raise ConfigError(f"/metrics {what}", where=service, remedy=_KEY_REMEDY)

@@ -9,7 +9,7 @@ import orjson
 from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError
-from towline.monitoring.slo.metrics_scraper import Counts, Sample, scrape
+from towline.monitoring.slo.metrics_scraper import RequestCounters, ServiceSample, scrape
 
 FILE = "service.jsonl"
 _DAY = dt.timedelta(days=1)
@@ -17,7 +17,7 @@ _BACK = dt.timedelta(minutes=1)  # a look that is further back shows a clock tha
 _SPARE = 100  # lines too many until the file is written anew
 
 
-class Total(Frozen):
+class CounterTotals(Frozen):
     """What one service had done by a moment, counted from the first look that found it.
 
     Attributes:
@@ -31,11 +31,11 @@ class Total(Frozen):
     service: str
     looks: int = 0
     missed: int = 0
-    counts: Counts
-    last: Sample | None = None
+    counts: RequestCounters
+    last: ServiceSample | None = None
 
 
-def look(url: str, key: str | None, folder: Path, model: str, period: dt.timedelta, now: dt.datetime) -> Sample:
+def look(url: str, key: str | None, folder: Path, model: str, period: dt.timedelta, now: dt.datetime) -> ServiceSample:
     """Looks at a service once, and keeps what it says.
 
     Args:
@@ -58,7 +58,7 @@ def look(url: str, key: str | None, folder: Path, model: str, period: dt.timedel
     return sample
 
 
-def keep(sample: Sample, folder: Path, period: dt.timedelta) -> None:
+def keep(sample: ServiceSample, folder: Path, period: dt.timedelta) -> None:
     """Adds a look to the totals; one a minute is kept for a day, one an hour up to ``period``.
 
     Raises:
@@ -83,14 +83,14 @@ def keep(sample: Sample, folder: Path, period: dt.timedelta) -> None:
             files.append(path, _line(total))
 
 
-def read(folder: Path) -> tuple[Total, ...]:
+def read(folder: Path) -> tuple[CounterTotals, ...]:
     """All totals, oldest first. Lines that a killed writer left in parts are passed over."""
-    return tuple(sorted(files.records(folder / FILE, Total), key=lambda total: total.at))
+    return tuple(sorted(files.records(folder / FILE, CounterTotals), key=lambda total: total.at))
 
 
-def totals(samples: Iterable[Sample]) -> tuple[Total, ...]:
+def totals(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
     """The totals of looks in the order of their time."""
-    newest: dict[str, Total] = {}
+    newest: dict[str, CounterTotals] = {}
     found = []
     for sample in samples:
         total = advance(newest.get(sample.service), sample)
@@ -100,24 +100,28 @@ def totals(samples: Iterable[Sample]) -> tuple[Total, ...]:
     return tuple(found)
 
 
-def advance(before: Total | None, sample: Sample) -> Total | None:
+def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotals | None:
     """The total after one more look; None while a service was never found. The first look is where counting begins."""
     if before is None:
-        return Total(at=sample.at, service=sample.service, counts=Counts(), last=sample) if sample.counts else None
+        return (
+            CounterTotals(at=sample.at, service=sample.service, counts=RequestCounters(), last=sample)
+            if sample.counts
+            else None
+        )
     looked = before.model_copy(update={"at": sample.at, "looks": before.looks + 1})
     if sample.counts is None:
         return looked.model_copy(update={"missed": before.missed + 1})
     last = before.last
     if last is None or last.counts is None:  # a file that was tampered with: begin here
         return looked.model_copy(update={"last": sample})
-    begun = Counts() if _restarted(last, last.counts, sample, sample.counts) else last.counts
+    begun = RequestCounters() if _restarted(last, last.counts, sample, sample.counts) else last.counts
     counts = _added(before.counts, _increase(begun, sample.counts))
     return looked.model_copy(update={"counts": counts, "last": sample})
 
 
-def thin(totals: Sequence[Total], now: dt.datetime, period: dt.timedelta) -> list[Total]:
+def thin(totals: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
     """The last total of each minute of a day, of each hour before, and the one with which the period begins."""
-    kept: dict[tuple[str, str, int], Total] = {}
+    kept: dict[tuple[str, str, int], CounterTotals] = {}
     newest = {total.service: total for total in totals}
     for total in totals:
         age, seconds = now - total.at, int(total.at.timestamp())
@@ -131,15 +135,15 @@ def thin(totals: Sequence[Total], now: dt.datetime, period: dt.timedelta) -> lis
     return [total for total in kept.values() if total.service in alive]
 
 
-def _restarted(last: Sample, before: Counts, now: Sample, counts: Counts) -> bool:
+def _restarted(last: ServiceSample, before: RequestCounters, now: ServiceSample, counts: RequestCounters) -> bool:
     if last.started is not None and now.started is not None and now.started > last.started:
         return True
     return counts.requests < before.requests
 
 
-def _increase(begun: Counts, now: Counts) -> Counts:
+def _increase(begun: RequestCounters, now: RequestCounters) -> RequestCounters:
     before = begun.within if begun.edges == now.edges else (0.0,) * len(now.within)
-    return Counts(
+    return RequestCounters(
         requests=max(0.0, now.requests - begun.requests),
         errors=max(0.0, now.errors - begun.errors),
         edges=now.edges,
@@ -148,14 +152,14 @@ def _increase(begun: Counts, now: Counts) -> Counts:
     )
 
 
-def _added(total: Counts, more: Counts) -> Counts:
+def _added(total: RequestCounters, more: RequestCounters) -> RequestCounters:
     """The sum. With other edges the histogram begins again."""
     edges, within = total.edges, total.within
     if more.edges:
         same = edges == more.edges
         within = tuple(a + b for a, b in zip(within, more.within, strict=True)) if same else more.within
         edges = more.edges
-    return Counts(
+    return RequestCounters(
         requests=total.requests + more.requests,
         errors=total.errors + more.errors,
         edges=edges,
@@ -164,5 +168,5 @@ def _added(total: Counts, more: Counts) -> Counts:
     )
 
 
-def _line(total: Total) -> bytes:
+def _line(total: CounterTotals) -> bytes:
     return orjson.dumps(total.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE)

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from html import escape
 
-from towline.monitoring.results import Drift, Finding, Quality
+from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
 from towline.monitoring.status.summary import Day
 
 WIDTH = 920
@@ -43,8 +43,8 @@ def budget(left: float | None) -> str:
     return _svg(width, height, parts, f"{left:.0%} of the budget is left", fixed=True)
 
 
-def heat(nights: Sequence[Drift]) -> str:
-    """Columns by nights: the fuller a cell, the nearer its worst finding is to its threshold; alarms are filled red."""
+def heat(nights: Sequence[DriftResult]) -> str:
+    """Columns by nights: the fuller a cell, the nearer its worst check is to its threshold; alarms are filled red."""
     worst = [_worst(night) for night in nights]
     names = _ranked(worst)[:COLUMNS]
     if not names:
@@ -68,7 +68,7 @@ def heat(nights: Sequence[Drift]) -> str:
     return _svg(WIDTH, bottom + 22, parts, "drift by column and night")
 
 
-def quality(windows: Sequence[Quality]) -> str:
+def quality(windows: Sequence[QualityResult]) -> str:
     """The metric with its interval by window, its bound, the estimates without labels, and the share of labels."""
     values = [
         v for one in windows for v in (one.value.value, one.value.low, one.value.high, one.bound) if v is not None
@@ -112,41 +112,41 @@ def quality(windows: Sequence[Quality]) -> str:
     return _svg(WIDTH, base + 22, parts, "quality by window")
 
 
-def _worst(night: Drift) -> dict[str, Finding]:
-    """Of each column the finding that alarms, else the one nearest to its threshold."""
-    found: dict[str, Finding] = {}
-    for finding in night.findings:
-        known = found.get(finding.column)
-        if known is None or _near(finding) > _near(known):
-            found[finding.column] = finding
+def _worst(night: DriftResult) -> dict[str, DriftCheckResult]:
+    """Of each column the check that alarms, else the one nearest to its threshold."""
+    found: dict[str, DriftCheckResult] = {}
+    for check in night.checks:
+        known = found.get(check.column)
+        if known is None or _near(check) > _near(known):
+            found[check.column] = check
     return found
 
 
-def _near(finding: Finding) -> float:
-    if finding.broken or finding.alarm:
-        return 2.0 + finding.broken
-    return min(1.0, finding.value / finding.threshold) if finding.threshold else 0.0
+def _near(check: DriftCheckResult) -> float:
+    if check.invalid or check.alarm:
+        return 2.0 + check.invalid
+    return min(1.0, check.value / check.threshold) if check.threshold else 0.0
 
 
-def _ranked(worst: Sequence[dict[str, Finding]]) -> list[str]:
+def _ranked(worst: Sequence[dict[str, DriftCheckResult]]) -> list[str]:
     """Columns that alarmed lately or often come first."""
     score: dict[str, float] = {}
     for place, night in enumerate(worst):
-        for name, finding in night.items():
+        for name, check in night.items():
             weight = 1.0 + place / len(worst)
-            score[name] = score.get(name, 0.0) + weight * _near(finding) ** 2
+            score[name] = score.get(name, 0.0) + weight * _near(check) ** 2
     return sorted(score, key=lambda name: (-score[name], name))
 
 
-def _cell(night: Drift, finding: Finding | None) -> tuple[str, str, float]:
+def _cell(night: DriftResult, check: DriftCheckResult | None) -> tuple[str, str, float]:
     day = _day(night.end)
-    if finding is None:
+    if check is None:
         return f"{day}: {night.reason if night.state == 'unknown' else 'nothing was found'}", "track", 1.0
-    limit = f", alarm from {finding.threshold:.4g}" if finding.threshold is not None else ""
-    told = f"{day}: {finding.what} {finding.value:.4g}{limit}" + (f"; {finding.detail}" if finding.detail else "")
-    if finding.broken or finding.alarm:
+    limit = f", alarm from {check.threshold:.4g}" if check.threshold is not None else ""
+    told = f"{day}: {check.name} {check.value:.4g}{limit}" + (f"; {check.detail}" if check.detail else "")
+    if check.invalid or check.alarm:
         return told, "bad", 1.0
-    return told, "heat", 0.08 + 0.62 * _near(finding)
+    return told, "heat", 0.08 + 0.62 * _near(check)
 
 
 def _dates(moments: Sequence[dt.datetime | None], left: float, step: float, y: float) -> list[str]:
@@ -168,8 +168,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [place * step for place in range(ceil(low / step), floor(high / step) + 1)]
 
 
-def _state(window: Quality) -> str:
-    return {"good": "good", "bad": "bad"}.get(window.state, "open")
+def _state(window: QualityResult) -> str:
+    return {"ok": "good", "degraded": "bad"}.get(window.state, "open")
 
 
 def _day(moment: dt.datetime | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from towline.monitoring.results import Drift, Quality
+from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.status import charts
 from towline.monitoring.status.links import Links
 from towline.monitoring.status.summary import Status
@@ -64,11 +64,11 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 ALL = "_all"  # the page of all models: no model can have the name
-SHOWN = 8  # findings of the last night
+SHOWN = 8  # checks of the last night
 _HEALTH = {"good": "all well", "warn": "look at it", "bad": "alarm", "unknown": "not watched yet"}
 _COLOUR = {
-    "good": "good", "quiet": "good", "met": "good", "promoted": "good", "Completed": "good",
-    "bad": "bad", "drift": "bad", "broken": "bad", "burning": "bad", "block": "bad", "roll back": "bad",
+    "ok": "good", "met": "good", "promoted": "good", "Completed": "good",
+    "degraded": "bad", "drift": "bad", "invalid_schema": "bad", "burning": "bad", "block": "bad", "roll back": "bad",
     "rolled back": "bad", "Failed": "bad", "Crashed": "bad", "Data refused": "bad", "Block": "bad", "Roll back": "bad",
     "spent": "warn", "warn": "warn", "refused": "warn", "Refused": "warn", "Warn": "warn", "retrain": "warn",
     "Retrain": "warn", "Unchanged": "good",
@@ -113,7 +113,16 @@ def index(models: Sequence[Status], at: dt.datetime, links: Links | None = None)
                 escape("; ".join(alarm.what for alarm in one.alarms)),
             ]
         )
-    names = ["Model", "State", "#Version", "Serves since", "#Predictions in 30 days", "Drift", "Quality", "Open alarms"]
+    names = [
+        "Model",
+        "State",
+        "#Version",
+        "Serves since",
+        "#Predictions in 30 days",
+        "Drift",
+        "Quality",
+        "Open alarms",
+    ]
     listed = _table(names, rows) if rows else "<p>No model yet: <code>towline run CONFIG</code> makes one.</p>"
     return _document("models", f"<header><h1>Models</h1></header>{listed}", at, links)
 
@@ -130,9 +139,9 @@ class _Link:
     def card(self, version: int) -> str:
         return self._to(f"/{quote(self.model)}/v{version}/card" if self.links else "", str(version))
 
-    def report(self, drift: Drift, reports: Sequence[dt.date]) -> str:
+    def report(self, drift: DriftResult, reports: Sequence[dt.date]) -> str:
         """Evidently's report of a night; one that did not alarm has none."""
-        alarmed = drift.state in ("drift", "broken")
+        alarmed = drift.state in ("drift", "invalid_schema")
         if not (self.links and alarmed and drift.end and drift.end.date() in reports):
             return ""
         return self._to(f"/{quote(self.model)}/drift/{drift.end:%Y-%m-%d}", "report")
@@ -224,7 +233,7 @@ def _goals(status: Status) -> str:
     return "<h2>Promises</h2>" + _table(["Promise", "Now", "Error budget left", "#", "State"], rows)
 
 
-def _quality(windows: Sequence[Quality]) -> str:
+def _quality(windows: Sequence[QualityResult]) -> str:
     if not windows:
         return "<h2>Quality</h2><p class=soft>No label was due yet.</p>"
     last = windows[-1]
@@ -255,21 +264,21 @@ def _drift(status: Status, link: _Link) -> str:
     if not nights:
         return "<h2>Drift</h2><p class=soft>No night was looked at yet.</p>"
     last = nights[-1]
-    found = [finding for finding in last.findings if finding.threshold is not None or finding.alarm or finding.broken]
+    found = [check for check in last.checks if check.threshold is not None or check.alarm or check.invalid]
     rows = [
         [
             f"<code>{escape(one.column)}</code>",
-            escape(one.what),
+            escape(one.name),
             f"#{one.value:.4g}",
             "#–" if one.threshold is None else f"#{one.threshold:.4g}",
-            _mark("drift", "alarm") if one.alarm or one.broken else "",
+            _mark("drift", "alarm") if one.alarm or one.invalid else "",
             escape(one.detail),
         ]
         for one in found[:SHOWN]
     ]
-    more = f"<p class=soft>and {len(found) - SHOWN} more findings</p>" if len(found) > SHOWN else ""
+    more = f"<p class=soft>and {len(found) - SHOWN} more checks</p>" if len(found) > SHOWN else ""
     key = (
-        "Columns by nights: the fuller a cell, the nearer its worst finding came to its threshold; "
+        "Columns by nights: the fuller a cell, the nearer its worst check came to its threshold; "
         "<b class=bad>■</b> is an alarm, a dashed line a new version. At most "
         f"{last.budget:g} nights a year alarm with nothing changed."
     )

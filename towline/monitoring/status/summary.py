@@ -10,8 +10,8 @@ from towline.config import Frozen, PipelineConfig, Settings
 from towline.errors import DataError, ReleaseError, TowlineError
 from towline.monitoring.alerts.notifications import opened
 from towline.monitoring.journal import Journal
-from towline.monitoring.results import Drift, Quality
-from towline.registry.ledger import Entry, Ledger
+from towline.monitoring.results import DriftResult, QualityResult
+from towline.registry.ledger import Entry, Ledger, open_ledger
 from towline.training.evaluation.interval import Interval
 
 NIGHTS = 60
@@ -120,8 +120,8 @@ class Status(Frozen):
     champion: Champion | None = None
     traffic: Traffic = Traffic()
     goals: tuple[Goal, ...] = ()
-    drift: tuple[Drift, ...] = ()
-    quality: tuple[Quality, ...] = ()
+    drift: tuple[DriftResult, ...] = ()
+    quality: tuple[QualityResult, ...] = ()
     steps: tuple[Step, ...] = ()
     calm: int = 0
     runs: tuple[Run, ...] = ()
@@ -159,7 +159,7 @@ def gather(
         ReleaseError: the ledger's rows are not what was written.
         TransientError: the ledger cannot be read.
     """
-    ledger, journal = Ledger(settings.ledger_url), Journal.of(settings, model)
+    ledger, journal = open_ledger(settings), Journal.of(settings, model)
     rows = ledger.history(model)
     serving = ledger.champion(model)
     drift, quality = journal.drift(), journal.quality()
@@ -170,7 +170,7 @@ def gather(
         model=model,
         at=now,
         champion=_champion(settings, ledger, serving),
-        traffic=traffic(settings.store / "predictions" / model, now.date()),
+        traffic=traffic(settings.layout.predictions(model), now.date()),
         goals=_goals(journal, config, quality, now) if config else (),
         drift=tuple(drift[-NIGHTS:]),
         quality=tuple(quality[-WINDOWS:]),
@@ -226,7 +226,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
         version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
     )
     try:
-        manifest = read_manifest(settings.store / serving.release)
+        manifest = read_manifest(settings.layout.release(serving.release))
     except ReleaseError:
         return known
     return known.model_copy(
@@ -245,12 +245,14 @@ def promised(settings: Settings, serving: Entry | None) -> PipelineConfig | None
     from towline.config import read_config
 
     try:
-        return read_config(settings.store / serving.release / "config.yaml") if serving else None
+        return read_config(settings.layout.release(serving.release) / "config.yaml") if serving else None
     except TowlineError:  # a release of an older towline, or none any more
         return None
 
 
-def _goals(journal: Journal, config: PipelineConfig, quality: Sequence[Quality], now: dt.datetime) -> tuple[Goal, ...]:
+def _goals(
+    journal: Journal, config: PipelineConfig, quality: Sequence[QualityResult], now: dt.datetime
+) -> tuple[Goal, ...]:
     from towline.monitoring.slo import slo_history as looks
     from towline.monitoring.slo.burn_rate import evaluate
 
@@ -285,7 +287,7 @@ def _step(row: Entry) -> Step:
     return Step(at=moment(row.time), what=what, version=row.version, reason=reason, actor=row.actor)
 
 
-def _known(rows: Sequence[Entry], drift: Sequence[Drift], quality: Sequence[Quality]) -> tuple[Run, ...]:
+def _known(rows: Sequence[Entry], drift: Sequence[DriftResult], quality: Sequence[QualityResult]) -> tuple[Run, ...]:
     """What the store itself knows of the flows' last runs."""
     trained = [row for row in rows if row.event in ("promoted", "refused")]
     runs = [Run(flow="training", started=moment(trained[0].time), state=trained[0].event)] if trained else []
@@ -302,11 +304,11 @@ def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None
         found.append(Alarm(what="no version serves", reason="towline run CONFIG makes one"))
     current = status.champion.version if status.champion else None
     night = next((window for window in reversed(status.drift) if window.version == current), None)
-    if night and night.state in ("drift", "broken"):
-        what = "input is broken" if night.state == "broken" else "drift"
+    if night and night.state in ("drift", "invalid_schema"):
+        what = "input is broken" if night.state == "invalid_schema" else "drift"
         found.append(Alarm(what=what, reason=night.reason, since=night.end))
     measured = next((window for window in reversed(status.quality) if window.version == current), None)
-    if measured and measured.state == "bad":
+    if measured and measured.state == "degraded":
         found.append(Alarm(what="quality is bad", reason=measured.reason, since=measured.end))
     found += [
         Alarm(what=f"{goal.name} {goal.state}", reason=goal.reason, bad=goal.state == "burning")
@@ -314,7 +316,7 @@ def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None
         if goal.state in ("burning", "spent")
     ]
     blocked = decided and decided.evidence.get("action") == "block" and decided.version == current
-    if decided and blocked and not (night and night.state == "broken"):
+    if decided and blocked and not (night and night.state == "invalid_schema"):
         found.append(Alarm(what="blocked", reason=_step(decided).reason, since=moment(decided.time)))
     last = max((window.end for window in status.drift if window.end), default=None)
     scheduled = config is not None and config.schedule.drift is not None

@@ -127,5 +127,5 @@ def _open_prediction_log(resources: ServiceResources) -> "PredictionLog | None":
     if not resources.options.log or model is None:
         return None
     worker = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] + f"-{os.getpid()}"
-    folder = resources.options.settings.store / "predictions" / model.name
+    folder = resources.options.settings.layout.predictions(model.name)
     return PredictionLog(folder, worker, convert=find_spec("pyarrow") is not None)

@@ -11,22 +11,22 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from towline.backtest.monitoring_simulation import Answered, Watch
-from towline.backtest.results import POLICIES, Life, PolicyName, Replay, Step, aware, best, naive
-from towline.backtest.trainer import Trained, Trainer, Untrained
+from towline.backtesting.monitoring_simulation import Answered, Watch
+from towline.backtesting.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
+from towline.backtesting.trainer import TrainedModel, Trainer, TrainingFailure
 from towline.config import PipelineConfig, RetrainConfig
 from towline.config.monitoring import Sign
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import Drift, Quality
+from towline.monitoring.results import DriftResult, QualityResult
 from towline.steps import step
-from towline.training.cross_validation import primary
-from towline.training.evaluation.metrics import scores
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
-W = TypeVar("W", Drift, Quality)
+W = TypeVar("W", DriftResult, QualityResult)
 MOST_STEPS = 2_000
 _UNITS: dict[str, pd.DateOffset] = {
     "mo": pd.DateOffset(months=1),
@@ -45,7 +45,7 @@ def replay(
     policies: Sequence[PolicyName] = POLICIES,
     delay: dt.timedelta | None = None,
     watch: Callable[[PipelineConfig, dt.timedelta], Watch] = Watch,
-) -> Replay:
+) -> BacktestResult:
     """What each policy would have come to.
 
     Every life begins with the same model, trained as of ``start``. Nothing is left behind: trainings stand in a folder
@@ -77,12 +77,12 @@ def replay(
         times = rows[config.data.time]
         _check(times, bounds, late, config, every)
         first = trainer.train(bounds[0] - late)
-        if isinstance(first, Untrained):
+        if isinstance(first, TrainingFailure):
             raise DataError(
                 f"no first model: {first.reason}", where=f"as of {bounds[0] - late}", remedy="begin with a later --from"
             )
-        contract = infer(rows, config)
-        world = _World(config, trainer, watch(config, late), rows, times, contract, bounds, late, first)
+        contract = infer_contract(rows, config)
+        world = BacktestContext(config, trainer, watch(config, late), rows, times, contract, bounds, late, first)
         lives = []
         for policy in policies:
             with step(f"live by {policy}") as told:
@@ -90,7 +90,7 @@ def replay(
                 told.note = f"{world.metric} {lives[-1].value or float('nan'):.4g}, {lives[-1].retrainings} trainings"
     passed = world.first_verdict
     notes = () if passed == "pass" else (f"the first model did not pass its gate ({passed}) and served all the same",)
-    return Replay(
+    return BacktestResult(
         model=config.name,
         metric=world.metric,
         start=aware(bounds[0]),
@@ -157,19 +157,19 @@ def _check(
 class _Serving:
     """The champion of a life, and what the rounds since it serves have found."""
 
-    trained: Trained
+    trained: TrainedModel
     since: pd.Timestamp
-    previous: Trained | None = None
-    drift: list[Drift] = field(default_factory=list)
-    quality: list[Quality] = field(default_factory=list)
+    previous: TrainedModel | None = None
+    drift: list[DriftResult] = field(default_factory=list)
+    quality: list[QualityResult] = field(default_factory=list)
 
-    def open_since(self, windows: Sequence[Drift | Quality]) -> pd.Timestamp:
+    def open_since(self, windows: Sequence[DriftResult | QualityResult]) -> pd.Timestamp:
         """Where the next window begins: one that said nothing is looked at again together with what came since."""
         closed = [window.end for window in windows if window.state != "unknown" and window.end]
         return naive(closed[-1]) if closed else self.since
 
 
-class _World:
+class BacktestContext:
     """What all lives share: the rows, the trainings, and each version's answers."""
 
     def __init__(
@@ -182,9 +182,9 @@ class _World:
         contract: Contract,
         bounds: list[pd.Timestamp],
         late: dt.timedelta,
-        first: Trained,
+        first: TrainedModel,
     ) -> None:
-        self.metric = primary(config, contract.task)
+        self.metric = primary_metric(config, contract.task)
         self.first_verdict = trainer.judge(first, None).outcome
         self._config, self._trainer, self._watch = config, trainer, watch
         self._contract, self._bounds, self._late, self._first = contract, bounds, late, first
@@ -195,7 +195,7 @@ class _World:
         self._truth = pd.Series(contract.labels(self._rows))
         self._answers: dict[int, Answered] = {}
 
-    def live(self, policy: PolicyName) -> Life:
+    def live(self, policy: PolicyName) -> PolicyResult:
         """One policy from the first step to the last."""
         serving, steps = _Serving(self._first, self._bounds[0]), list[Step]()
         started: pd.Timestamp | None = None
@@ -228,7 +228,7 @@ class _World:
                 serving = _Serving(serving.previous, end)
                 one = one.model_copy(update={"outcome": outcome})
             steps.append(one)
-        return Life.of(policy, steps)
+        return PolicyResult.of(policy, steps)
 
     def _look(
         self, serving: _Serving, answered: Answered, now: pd.Timestamp, policy: PolicyName, started: pd.Timestamp | None
@@ -240,7 +240,7 @@ class _World:
         if now - self._late > opened:
             serving.quality.append(self._watch.quality(trained, answered, opened, now))
             window, previous = serving.quality[-1], serving.previous
-            if window.state == "bad" and policy in ("quality", "both"):
+            if window.state == "degraded" and policy in ("quality", "both"):
                 release = previous.recorded if previous else None
                 triage = self._watch.triage(trained, release, answered, window, serving.drift[-1])
         new = (self._all_times > trained.learnt_to) & (self._all_times <= now - self._late)
@@ -267,7 +267,7 @@ class _World:
     def _retrain(self, serving: _Serving, now: pd.Timestamp) -> tuple[_Serving, str, float]:
         """The next champion, what came of the training, and its CPU seconds."""
         made = self._trainer.train(now - self._late)
-        if isinstance(made, Untrained):
+        if isinstance(made, TrainingFailure):
             return serving, f"no model: {made.reason}", max(made.cpu_s, 1e-3)
         verdict = self._trainer.judge(made, serving.trained)
         if verdict.outcome == "pass":
@@ -275,14 +275,14 @@ class _World:
         told = next(check for check in verdict.checks if check.outcome == verdict.outcome)
         return serving, f"refused, {told.name} {told.outcome}: {told.detail}", made.cpu_s
 
-    def _answered(self, trained: Trained) -> Answered:
+    def _answered(self, trained: TrainedModel) -> Answered:
         """A version's answers to all rows from the first moment on."""
         if trained.version not in self._answers:
             found = trained.model.predict_frame(trained.model.to_features(self._rows))
             self._answers[trained.version] = Answered(self._rows, self._times, self._truth, found)
         return self._answers[trained.version]
 
-    def _measured(self, here: Answered, trained: Trained) -> float | None:
+    def _measured(self, here: Answered, trained: TrainedModel) -> float | None:
         """The metric on rows that one version answered."""
         if not len(here.rows):
             return None
@@ -291,7 +291,7 @@ class _World:
             aligned = np.zeros((len(found.labels), len(self._contract.classes)))
             aligned[:, [self._contract.classes.index(label) for label in own]] = found.probabilities
             found = Predictions(found.labels, aligned)
-        value = scores(here.truth.to_numpy(), found, self._contract)[self.metric]
+        value = compute_metrics(here.truth.to_numpy(), found, self._contract)[self.metric]
         return float(value) if np.isfinite(value) else None
 
 
@@ -299,7 +299,7 @@ def _known(windows: Sequence[W], config: RetrainConfig) -> tuple[W, ...]:
     return tuple([window for window in windows if window.state != "unknown"][-config.of :])
 
 
-def _alarms(windows: list[Drift]) -> tuple[str, ...]:
+def _alarms(windows: list[DriftResult]) -> tuple[str, ...]:
     if not windows:
         return ()
-    return tuple(dict.fromkeys(finding.column for finding in windows[-1].findings if finding.alarm))
+    return tuple(dict.fromkeys(check.column for check in windows[-1].checks if check.alarm))

@@ -8,6 +8,7 @@ import pandas as pd
 from towline.config import GREATER_IS_BETTER, Frozen, Metric
 from towline.monitoring.policy import Action, Trigger
 from towline.monitoring.results import DriftState, QualityState
+from towline.notebook import format_number, render_table
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -49,7 +50,7 @@ class Step(Frozen):
         return self.cpu_s > 0
 
 
-class Life(Frozen):
+class PolicyResult(Frozen):
     """One policy from beginning to end.
 
     Attributes:
@@ -67,7 +68,7 @@ class Life(Frozen):
     steps: tuple[Step, ...]
 
     @classmethod
-    def of(cls, policy: PolicyName, steps: list[Step]) -> "Life":
+    def of(cls, policy: PolicyName, steps: list[Step]) -> "PolicyResult":
         known = [(step.value, step.rows) for step in steps if step.value is not None]
         rows = sum(count for _, count in known)
         return cls(
@@ -82,7 +83,7 @@ class Life(Frozen):
         )
 
 
-class Replay(Frozen):
+class BacktestResult(Frozen):
     """The policies side by side.
 
     Attributes:
@@ -98,18 +99,26 @@ class Replay(Frozen):
     step: str
     delay: dt.timedelta
     first_cpu_s: float
-    lives: tuple[Life, ...]
+    lives: tuple[PolicyResult, ...]
     best: PolicyName
     notes: tuple[str, ...] = ()
 
-    def ratio(self, life: Life, mean: Literal["value", "by_step"] = "value") -> float | None:
+    def _repr_html_(self) -> str:
+        rows = [
+            (life.policy, format_number(life.value), life.retrainings, life.promoted, life.alarms, life.cpu_s)
+            for life in self.lives
+        ]
+        header = ("policy", self.metric, "trainings", "promoted", "alarms", "CPU s")
+        return render_table(header, rows, caption=f"{self.model}: the best policy is {self.best}")
+
+    def ratio(self, life: PolicyResult, mean: Literal["value", "by_step"] = "value") -> float | None:
         """The metric as a share of that of never retraining; None where that was not asked for."""
         never = next((getattr(one, mean) for one in self.lives if one.policy == "never"), None)
         value = getattr(life, mean)
         return value / never if never and value is not None else None
 
 
-def best(lives: list[Life], metric: Metric) -> PolicyName:
+def best(lives: list[PolicyResult], metric: Metric) -> PolicyName:
     sign = -1 if GREATER_IS_BETTER[metric] else 1
     known = [life for life in lives if life.value is not None] or lives
     return min(known, key=lambda life: (sign * (life.value or 0.0), life.retrainings)).policy

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towline.backtest.results import Life, Replay
+from towline.backtesting.results import BacktestResult, PolicyResult
 from towline.plot_style import DASHED, LINES, SOFT, blank, save, styled, title
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ COLOURS = {"never": SOFT, "schedule": LINES[0], "drift": LINES[4], "quality": LI
 QUIET, ALARM, UNKNOWN = "#ffffff", LINES[1], "#e4e8eb"
 
 
-def draw(found: Replay, path: Path) -> None:
+def draw(found: BacktestResult, path: Path) -> None:
     """Writes a PNG.
 
     Raises:
@@ -52,19 +52,19 @@ def draw(found: Replay, path: Path) -> None:
         save(figure, path)
 
 
-def _stroke(life: Life) -> dict[str, Any]:
+def _stroke(life: PolicyResult) -> dict[str, Any]:
     """Lives often run together: what is drawn later leaves what is below to be seen."""
     widths = {"never": 1.2, "schedule": 3.2, "drift": 2.2, "quality": 2.0}
     dashes = {"linestyle": DASHED} if life.policy == "both" else {}
     return {"linewidth": widths.get(life.policy, 1.4), **dashes}
 
 
-def _stairs(life: Life, values: np.ndarray) -> tuple[list[float], np.ndarray]:
+def _stairs(life: PolicyResult, values: np.ndarray) -> tuple[list[float], np.ndarray]:
     """What was reached by the end of each step, from nothing at the beginning."""
     return [_day(life.steps[0].start), *(_day(step.end) for step in life.steps)], np.concatenate([[0.0], values])
 
 
-def _quality(axes: Axes, life: Life) -> None:
+def _quality(axes: Axes, life: PolicyResult) -> None:
     middles = [_day(step.start + (step.end - step.start) / 2) for step in life.steps]
     values = np.array([np.nan if step.value is None else step.value for step in life.steps])
     few = len(middles) <= 40
@@ -74,17 +74,17 @@ def _quality(axes: Axes, life: Life) -> None:
     )  # fmt: skip
 
 
-def _drift(axes: Axes, found: Replay) -> None:
+def _drift(axes: Axes, found: BacktestResult) -> None:
     """A lane a policy: red where the round alarmed, grey where it could say nothing."""
     for lane, life in enumerate(found.lives):
         for step in life.steps:
-            colour = {"quiet": QUIET, "unknown": UNKNOWN}.get(step.drift, ALARM)
+            colour = {"ok": QUIET, "unknown": UNKNOWN}.get(step.drift, ALARM)
             width = (step.end - step.start).total_seconds() / 86400
             axes.barh(lane, width, left=_day(step.start), height=0.62, color=colour)
     _lanes(axes, found, "drift\nalarms")
 
 
-def _decisions(axes: Axes, found: Replay) -> None:
+def _decisions(axes: Axes, found: BacktestResult) -> None:
     """A lane a policy: a full mark is a training that was promoted, a hollow one came to nothing."""
     for lane, life in enumerate(found.lives):
         colour = COLOURS[life.policy]
@@ -100,7 +100,7 @@ def _decisions(axes: Axes, found: Replay) -> None:
     _lanes(axes, found, "trainings,\nhollow: refused")
 
 
-def _lanes(axes: Axes, found: Replay, label: str) -> None:
+def _lanes(axes: Axes, found: BacktestResult, label: str) -> None:
     axes.set_yticks(range(len(found.lives)), [life.policy for life in found.lives])
     axes.set_ylim(len(found.lives) - 0.4, -0.6)
     axes.set_ylabel(label)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from towline.backtest.results import aware
-from towline.backtest.trainer import Trained
+from towline.backtesting.results import aware
+from towline.backtesting.trainer import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.manifest import RecordedRelease
-from towline.monitoring.results import Drift, Quality, Triage
+from towline.manifest import ReleaseLocation
+from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.training.evaluation.predictions import Predictions
@@ -84,16 +84,16 @@ class Watch:
         config: PipelineConfig,
         delay: dt.timedelta,
         *,
-        detect: Callable[..., Drift] | None = None,
-        measure: Callable[..., Quality] | None = None,
-        compare: Callable[..., Triage | None] | None = None,
+        detect: Callable[..., DriftResult] | None = None,
+        measure: Callable[..., QualityResult] | None = None,
+        compare: Callable[..., ChampionComparison | None] | None = None,
     ) -> None:
         self._config, self._delay = config, delay
         self._detect, self._measure, self._compare = detect, measure, compare
-        self._drift: dict[tuple[int, pd.Timestamp, pd.Timestamp], Drift] = {}
-        self._quality: dict[tuple[int, pd.Timestamp, pd.Timestamp], Quality] = {}
+        self._drift: dict[tuple[int, pd.Timestamp, pd.Timestamp], DriftResult] = {}
+        self._quality: dict[tuple[int, pd.Timestamp, pd.Timestamp], QualityResult] = {}
 
-    def drift(self, trained: Trained, answered: Answered, start: pd.Timestamp, end: pd.Timestamp) -> Drift:
+    def drift(self, trained: TrainedModel, answered: Answered, start: pd.Timestamp, end: pd.Timestamp) -> DriftResult:
         """What was asked from ``start`` up to ``end`` against what the version was trained on."""
         key = trained.version, start, end
         if key not in self._drift:
@@ -107,7 +107,9 @@ class Watch:
             )
         return self._drift[key]
 
-    def quality(self, trained: Trained, answered: Answered, start: pd.Timestamp, now: pd.Timestamp) -> Quality:
+    def quality(
+        self, trained: TrainedModel, answered: Answered, start: pd.Timestamp, now: pd.Timestamp
+    ) -> QualityResult:
         """The predictions since ``start`` whose labels are due."""
         key = trained.version, start, now
         if key not in self._quality:
@@ -124,12 +126,12 @@ class Watch:
 
     def triage(
         self,
-        trained: Trained,
-        previous: RecordedRelease | None,
+        trained: TrainedModel,
+        previous: ReleaseLocation | None,
         answered: Answered,
-        window: Quality,
-        drift: Drift | None,
-    ) -> Triage | None:
+        window: QualityResult,
+        drift: DriftResult | None,
+    ) -> ChampionComparison | None:
         """The version and the one before it on the labelled rows of a bad window."""
         if self._compare is None:
             from towline.monitoring.performance.champion_comparison import triage
