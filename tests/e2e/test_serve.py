@@ -170,7 +170,7 @@ def test_without_its_ledger_it_answers_and_starts(shelf: Shelf, serve: Callable[
     if holder:
         holder.close()
     else:
-        until(lambda: "cannot follow the ledger" in first.log.read_text())
+        until(lambda: "cannot read the ledger" in first.log.read_text())
         shelf.ledger_file.write_bytes(kept)
     shelf.rollback()
     for serving in (first, second):
@@ -187,7 +187,7 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(shelf: Shelf, se
 
     def damage() -> None:
         shelf.promote(2)
-        until(lambda: "version 2 is refused" in serving.log.read_text())
+        until(lambda: "version 2 is rejected" in serving.log.read_text())
         asked = len(load.answers)
         until(lambda: len(load.answers) > asked + 100)
 

@@ -62,7 +62,7 @@ class _Scrape(BaseHTTPRequestHandler):
             for size in (5, 60, 150, None, 950):
                 service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=given)
             service.log.drops += 3
-            service.live.refused = 1
+            service.live.rejections = 1
         answer = service.client.get(self.path, Authorization=given)
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers["content-type"])

@@ -165,7 +165,7 @@ def options(**given: Any) -> Any:
 def application(
     model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
 ) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
-    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
+    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", rejections=0)
     log = FakeLog()
     app = create_app(options(**given), live, FakeKeys(keys or {}), log)
     return app, live, log

@@ -70,7 +70,7 @@ def test_a_call_holds_no_more_rows_than_allowed(slow: Slow) -> None:
     """Joined up to a limit; one large request goes alone, and none is overtaken."""
 
     async def ask() -> None:
-        batcher = ThreadBatcher(joined=10)
+        batcher = ThreadBatcher(max_batch=10)
         tasks = await queued(batcher.score(slow, rows(*range(n))) for n in (1, 4, 5, 6, 12, 1))
         slow.go.set()
         await asyncio.gather(*tasks)
@@ -115,7 +115,7 @@ def test_a_full_queue_refuses(slow: Slow) -> None:
     """503 and when to come again, and only what is too much; a request of more rows than fit is taken alone."""
 
     async def ask() -> None:
-        batcher = ThreadBatcher(queued=5)
+        batcher = ThreadBatcher(max_queued=5)
         first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
         with pytest.raises(Problem) as caught:
             await batcher.score(slow, rows(1, 2, 3))
