@@ -119,7 +119,7 @@ def test_a_full_queue_refuses(slow: Slow) -> None:
         first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
         with pytest.raises(Problem) as caught:
             await batcher.score(slow, rows(1, 2, 3))
-        assert (caught.value.code, caught.value.kind.status) == ("busy", 503)
+        assert (caught.value.code, caught.value.type.status) == ("busy", 503)
         assert (b"retry-after", b"1") in caught.value.headers
         fits = asyncio.ensure_future(batcher.score(slow, rows(1, 2)))
         await asyncio.sleep(0)

@@ -184,7 +184,7 @@ def test_a_release_that_is_not_the_ledgers_is_refused(shelf: Shelf, monkeypatch:
         Release(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
-        served._serves = None
+        served._current = None
         served.check_ledger()
     assert (version(served), served.rejections) == (1, 3)  # the first two share a folder: told once
 
