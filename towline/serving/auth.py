@@ -89,7 +89,7 @@ def create_key(
         TransientError: the store cannot be written.
     """
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    with files.locked(_path(store).with_suffix(".lock")):
+    with files.exclusive_lock(_path(store).with_suffix(".lock")):
         stored = read_keys(store)
         ids = {key.id for key in stored.keys}
         key_id = next(drawn for drawn in iter(lambda: secrets.token_hex(4), "") if drawn not in ids)
@@ -125,7 +125,7 @@ def revoke_key(store: Path, key_id: str) -> ApiKey:
         ConfigError: there is no such key.
         TransientError: the store cannot be written.
     """
-    with files.locked(_path(store).with_suffix(".lock")):
+    with files.exclusive_lock(_path(store).with_suffix(".lock")):
         stored = read_keys(store)
         key = next((key for key in stored.keys if key.id == key_id), None)
         if key is None:

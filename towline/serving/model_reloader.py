@@ -21,7 +21,7 @@ from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
-from towline.registry.champion_watcher import Release, Watch
+from towline.registry.champion_watcher import ChampionWatcher, Release
 from towline.serving.options import ServeOptions
 from towline.store import StoreLayout
 
@@ -62,7 +62,7 @@ class ModelReloader:
         self._options = options
         self._store = options.settings.store
         self._directory, self._name, self._version = _parse_target(options.name)
-        self._watch = Watch(options.settings.ledger_url, self._name)
+        self._watch = ChampionWatcher(options.settings.ledger_url, self._name)
         self._current: Release | None = None
         self._rejected_path: str | None = None
         self._retry_at = 0.0

@@ -337,7 +337,11 @@ def test_any_host_with_keys(locked: Running) -> None:
 def test_any_host_where_others_may_ask(model: Fake) -> None:
     """A service for other machines has names that it does not know."""
     app = create_app(
-        options(), SimpleNamespace(model=model, ready=True, rejections=0, reason=""), FakeKeys(), FakeLog(), loopback=False
+        options(),
+        SimpleNamespace(model=model, ready=True, rejections=0, reason=""),
+        FakeKeys(),
+        FakeLog(),
+        loopback=False,
     )
     assert asyncio.run(call(app, [BODY], host="model.internal"))[0] == 200
 

@@ -325,7 +325,8 @@ def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None
         "import sys;"
         "from towline.serving.model_reloader import ModelReloader; from towline.serving.options import ServeOptions;"
         "from towline.config import Settings;"
-        "served = ModelReloader(ServeOptions(sys.argv[1], Settings.from_environment())); served.open(); served.check_ledger();"
+        "served = ModelReloader(ServeOptions(sys.argv[1], Settings.from_environment()));"
+        "served.open(); served.check_ledger();"
         "print(served.model.compiled, *sys.modules)"
     )
     done = subprocess.run(

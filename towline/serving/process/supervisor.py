@@ -47,7 +47,7 @@ def supervise(resources: ServiceResources, on_started: Callable[[ServiceInfo], N
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # before prometheus_client is imported
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with files.locked(folder / _LOCK):  # the workers inherit the lock
+        with files.exclusive_lock(folder / _LOCK):  # the workers inherit the lock
             _preload()
             _Supervisor(resources, on_started, folder).run()
     finally:
@@ -62,7 +62,7 @@ def _remove_stale_metrics() -> None:
             status = folder.lstat()
             if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _MIN_STALE_AGE_S:
                 continue
-            with files.locked(folder / _LOCK, wait=False) as acquired:
+            with files.exclusive_lock(folder / _LOCK, wait=False) as acquired:
                 if acquired:
                     shutil.rmtree(folder)
 
