@@ -48,7 +48,7 @@ Trained = Any  # workspace, config, scores, chosen, fitted, evaluation, validati
 
 
 def frame(rows: int = 160) -> pd.DataFrame:
-    """Odd column names, strings, dates, nulls."""
+    """InputAnomaly column names, strings, dates, nulls."""
     rng = np.random.default_rng(0)
     size = rng.normal(size=rows)
     return pd.DataFrame(
