@@ -18,7 +18,7 @@ from docker.errors import ImageNotFound
 from tests.support.commands import CommandResult
 from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline.errors import ReleaseError, TransientError
-from towline.inference.compiled.codec import PLAN
+from towline.inference.compiled.codec import PLAN_FILE
 from towline.manifest import read_manifest
 from towline.release import image
 
@@ -54,8 +54,8 @@ def release(run: TrainedRun) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.Image]:
-    built = image.make(release(compiled))
+def made(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.ReleaseImage]:
+    built = image.build_release_image(release(compiled))
     yield built
     with contextlib.suppress(ImageNotFound):  # another test of the same release was quicker
         engine.images.remove(built.tag, force=True)
@@ -75,7 +75,7 @@ def digests(engine: "DockerClient", name: str) -> dict[str, str]:
     return found
 
 
-def test_a_compiled_release_takes_little_room(made: image.Image, compiled: TrainedRun) -> None:
+def test_a_compiled_release_takes_little_room(made: image.ReleaseImage, compiled: TrainedRun) -> None:
     """Over its base it is at most 200 MB, and its tag says which release it holds."""
     manifest = read_manifest(release(compiled))
     assert made.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
@@ -86,8 +86,8 @@ def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Train
 def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fallback: TrainedRun) -> None:
     """At most 350 MB over its base; a container of it has answered as the release does."""
     directory = release(fallback)
-    assert not (directory / PLAN).exists()
-    built = image.make(directory, digest=read_manifest(directory).digest)
+    assert not (directory / PLAN_FILE).exists()
+    built = image.build_release_image(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
         assert built.bytes - built.base < 350 * MB
@@ -102,7 +102,7 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
     """A container of it answers as the release does, without an option and without the ledger."""
     run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
-    built = image.make(directory, digest=read_manifest(directory).digest)
+    built = image.build_release_image(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
     finally:
@@ -110,13 +110,13 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
 
 
 def test_the_same_release_gives_the_same_files(
-    engine: "DockerClient", made: image.Image, compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
+    engine: "DockerClient", made: image.ReleaseImage, compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built anew without a cache, every file of the image has the digest that it had."""
     from docker.api.build import BuildApiMixin
 
     monkeypatch.setattr(BuildApiMixin, "build", functools.partialmethod(BuildApiMixin.build, nocache=True))
-    again = image.make(release(compiled), f"again-{time.time_ns()}")
+    again = image.build_release_image(release(compiled), f"again-{time.time_ns()}")
     try:
         assert again.id != made.id
         before, after = digests(engine, made.id), digests(engine, again.id)
@@ -128,13 +128,13 @@ def test_the_same_release_gives_the_same_files(
 
 def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> None:
     """Given again the image is the same one; a tag that another image has is refused and stays with it."""
-    first = image.make(release(compiled))
-    assert image.make(release(compiled)).id == first.id
+    first = image.build_release_image(release(compiled))
+    assert image.build_release_image(release(compiled)).id == first.id
     other = f"other-{time.time_ns()}:{first.tag.partition(':')[2]}"
     base = engine.images.get("python:3.11-slim-bookworm")
     base.tag(*other.split(":"))
     with pytest.raises(ReleaseError, match="another image's"):
-        image.make(release(compiled), other.partition(":")[0])
+        image.build_release_image(release(compiled), other.partition(":")[0])
     assert engine.images.get(other).id == base.id
     engine.images.remove(other)
 
@@ -142,7 +142,7 @@ def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> N
 @pytest.fixture
 def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[..., Container]]":
     """Starts containers of the image as a user might, and removes them."""
-    made = image.make(release(compiled))
+    made = image.build_release_image(release(compiled))
     containers = []
 
     def start(*words: str, **options: Any) -> "Container":
@@ -183,7 +183,7 @@ def test_it_lets_nobody_in_without_keys(started: "Callable[..., Container]") -> 
     assert b"towline keys create" in container.logs()
 
 
-def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled: TrainedRun) -> None:
+def test_it_says_what_it_is(engine: "DockerClient", made: image.ReleaseImage, compiled: TrainedRun) -> None:
     """Labels by the names that registries show, and a bill of materials that is CycloneDX, in image and release."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -220,7 +220,7 @@ def test_no_image_of_what_does_not_answer_alike(
     before = {one.id for one in engine.images.list()}
     name = f"other-{time.time_ns()}"
     with pytest.raises(ReleaseError, match="gives other predictions"):
-        image.make(release(compiled), name)
+        image.build_release_image(release(compiled), name)
     assert {one.id for one in engine.images.list()} <= before
     assert not engine.containers.list(all=True, filters={"label": "io.towline.trial"})
 
@@ -231,7 +231,7 @@ class _Other:
     predictions = (0.0,)
     probabilities = None
 
-    def answer(self, rows: object) -> "_Other":
+    def predict_rows(self, rows: object) -> "_Other":
         return self
 
 
@@ -240,7 +240,7 @@ def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: TrainedRun) -
     spoilt = shutil.copytree(release(compiled), tmp_path / release(compiled).name)
     (spoilt / "contract.json").write_text("{}")
     with pytest.raises(ReleaseError, match="contract"):
-        image.make(spoilt)
+        image.build_release_image(spoilt)
 
 
 def test_without_an_engine_the_release_is_there_all_the_same(
@@ -249,7 +249,7 @@ def test_without_an_engine_the_release_is_there_all_the_same(
     """The error says that no engine answers, and where the release is."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(TransientError, match="no Docker engine answers") as told:
-        image.make(release(compiled))
+        image.build_release_image(release(compiled))
     assert told.value.where == str(release(compiled))
     assert read_manifest(release(compiled)).name
 

@@ -18,7 +18,7 @@ from tests.support.hostile_json import HOSTILE_JSON
 from tests.support.releases import make_house_table, train_run
 from tests.support.serving import FakeKeys, FakeLog
 from towline.inference.predictor import Model, open_release
-from towline.serving.app import Service, create
+from towline.serving.app import ServingApp, create_app
 
 GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models
 MUTATED = 5_000  # for each of two models
@@ -37,7 +37,7 @@ class Asked:
             host="127.0.0.1", port=8080,
         )  # fmt: skip
         live = SimpleNamespace(model=model, ready=True, reason="")
-        self.app: Service = create(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
+        self.app: ServingApp = create_app(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
         self.model = model
         self.statuses: Counter[int] = Counter()
         self.runner = asyncio.Runner()

@@ -10,13 +10,13 @@ import pytest
 
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
-from towline.serving.auth import create
+from towline.serving.auth import create_key
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])
 def test_the_real_service_bears_load(sample_store: SampleStore, kind: list[str]) -> None:
     """Two workers with keys: no request fails, and cores and memory of both are told."""
-    key, _ = create(sample_store.settings.store, "load", ("admin",), None)
+    key, _ = create_key(sample_store.settings.store, "load", ("admin",), None)
     with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
         command = [
             Path(sys.executable).with_name("towline"),

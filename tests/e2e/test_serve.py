@@ -24,7 +24,7 @@ from tests.support.load import RecordingLoad, swap_champions
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
 from towline.inference.predictor import open_release
-from towline.serving.auth import create, revoke
+from towline.serving.auth import create_key, revoke_key
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_without_its_ledger_it_answers_and_starts(
     if holder:
         holder.close()
     else:
-        until(lambda: "cannot follow the ledger" in first.log.read_text())
+        until(lambda: "cannot read the ledger" in first.log.read_text())
         sample_store.ledger_file.write_bytes(kept)
     sample_store.rollback()
     for serving in (first, second):
@@ -194,7 +194,7 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(
 
     def damage() -> None:
         sample_store.promote(2)
-        until(lambda: "version 2 is refused" in serving.log.read_text())
+        until(lambda: "version 2 is rejected" in serving.log.read_text())
         asked = len(load.answers)
         until(lambda: len(load.answers) > asked + 100)
 
@@ -280,13 +280,13 @@ def test_other_machines_are_served_with_keys_alone(
     assert "towline keys create" in told
     open_to_all = serve("--host", "0.0.0.0", "--insecure")
     assert predict(open_to_all, sample_store) == (200, 1)
-    first, key = create(sample_store.settings.store, "shop")
+    first, key = create_key(sample_store.settings.store, "shop")
     until(lambda: predict(open_to_all, sample_store)[0] == 401)
     guarded = serve("--host", "0.0.0.0", "--workers", "2")
     assert predict(guarded, sample_store)[0] == 401
     assert predict(guarded, sample_store, key=first) == (200, 1)
-    second, _ = create(sample_store.settings.store, "bank")
-    revoke(sample_store.settings.store, key.id)
+    second, _ = create_key(sample_store.settings.store, "bank")
+    revoke_key(sample_store.settings.store, key.id)
     for serving in (open_to_all, guarded):
         until(lambda serving=serving: all(predict(serving, sample_store, key=first)[0] == 401 for _ in range(20)))
         assert predict(serving, sample_store, key=second) == (200, 1)
@@ -379,7 +379,7 @@ def test_a_release_is_served_from_its_folder(sample_store: SampleStore, serve: C
     sample_store.ledger_file.unlink()
     serving = serve(name=str(sample_store.release(2)))
     assert predict(serving, sample_store) == (200, 2)
-    own = open_release(sample_store.release(2)).answer(pool(sample_store)).predictions
+    own = open_release(sample_store.release(2)).predict_rows(pool(sample_store)).predictions
     assert ask(serving, "/predict", {"rows": pool(sample_store)})[1]["predictions"] == own
 
 

@@ -21,9 +21,11 @@ def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleS
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
-        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
+        "from towline.serving.model_reloader import ModelReloader;"
+        "from towline.serving.options import ServeOptions;"
         "from towline.config import Settings;"
-        "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
+        "served = ModelReloader(ServeOptions(sys.argv[1], Settings.from_environment()));"
+        "served.open(); served.check_ledger();"
         "print(served.model.compiled, *sys.modules)"
     )
     done = subprocess.run(

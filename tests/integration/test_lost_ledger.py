@@ -11,7 +11,7 @@ import pytest
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import ReleaseError
-from towline.registry.resolution import check_recorded, find
+from towline.registry.resolution import check_recorded, find, highest
 
 Command = Callable[..., CommandResult]
 

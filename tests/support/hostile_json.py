@@ -1,6 +1,6 @@
 """Bodies that a JSON parser could read in more than one way, or that exhaust it."""
 
-from towline.serving.protocols.strict_json import DEPTH
+from towline.serving.protocols.strict_json import MAX_DEPTH
 
 HOSTILE_JSON = {
     "nothing": b"",
@@ -41,6 +41,6 @@ HOSTILE_JSON = {
     "UTF-16": '{"a": 1}'.encode("utf-16"),
     "deep lists": b"[" * 2000 + b"]" * 2000,
     "deep objects": b'{"a":' * 2000 + b"1" + b"}" * 2000,
-    "a little too deep": b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1),
+    "a little too deep": b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
     "deep and not closed": b"[" * 100_000,
 }

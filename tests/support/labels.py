@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.prediction_log import ROW, FakeRelease, make_fake_release
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.prediction_log import labels, parquet_store
 from towline.prediction_log.labels import Added, Log
-from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 
 AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
@@ -25,7 +25,9 @@ class LabelledLog:
         self.release: FakeRelease = make_fake_release(folder / "release", PRIVACY, classes)
         self.log = Log(folder / "predictions", folder / "labels", ())
         keys = HashKeys(folder / "predictions" / "hash-keys")
-        self.log = self.log._replace(fields=read_policy(self.release.directory, self.release.contract, keys).fields)
+        self.log = self.log._replace(
+            fields=read_privacy_filter(self.release.directory, self.release.contract, keys).fields
+        )
 
     def predict(self, *ids: str, rows: int = 1, at: dt.datetime = AT, **row: Any) -> None:
         log = PredictionLog(self.log.predictions, "w0", convert=False)
@@ -33,7 +35,7 @@ class LabelledLog:
         for number, request in enumerate(ids):
             log.write(
                 request, at.timestamp() + number, self.release, [{**ROW, "order": f"A-{request}", **row}] * rows,
-                Answer([answer] * rows, None),
+                RowPredictions([answer] * rows, None),
             )  # fmt: skip
         log.close()
         assert log.written == len(ids) * rows
@@ -50,7 +52,7 @@ class LabelledLog:
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)
-        assert len(table) == len(parquet_store.read(self.log.predictions))
+        assert len(table) == len(parquet_store.read_predictions(self.log.predictions))
         names = (
             f"{i}.{r}" if r else i for i, r in zip(*(table[n].to_pylist() for n in ("request_id", "row")), strict=True)
         )

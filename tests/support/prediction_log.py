@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from towline.data.schema.contract import Column, Contract
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 
 PRIVACY = {
     "pii": ["street", "mail"],
@@ -62,8 +62,8 @@ def make_fake_release(
     return FakeRelease(folder, contract, version=version)
 
 
-def make_answer(count: int = 1, first: int = 0) -> Answer:
-    return Answer([float(first + n) for n in range(count)], None)
+def make_answer(count: int = 1, first: int = 0) -> RowPredictions:
+    return RowPredictions([float(first + n) for n in range(count)], None)
 
 
 def wait_until(until: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.releases import make_house_table, train_run
 from towline.config import Settings
 from towline.manifest import read_manifest
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 MODEL = "house-value"
 PASS = {"verdict": "pass"}
@@ -63,6 +63,8 @@ def make_sample_store(folder: Path) -> SampleStore:
         assert sample_store.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
         evidence = PASS | {"release": read_manifest(sample_store.release(version)).digest}
         champion = None if version == 1 else version - 1
-        sample_store.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
+        sample_store.ledger.promote(
+            MODEL, JudgedVersion(version, run.work.key, package.path, evidence), champion, "ann", "better"
+        )
     sample_store.rollback()
     return sample_store

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
+from towline.registry.ledger import JudgedVersion
 
 Command = Callable[..., CommandResult]
 FAILED = {
@@ -57,7 +58,8 @@ def test_a_refused_version_says_what_to_change(sample_store: SampleStore, comman
     """The checks in the way, their keys, and the command that has the same judged again; not just to run again."""
     ledger = sample_store.ledger
     ledger.register(MODEL, "ann", "trained", {}, "key3")
-    ledger.refuse(MODEL, 3, "gate", "fail: latency, max mae", FAILED, "key3", f"releases/{MODEL}/v3-0123456789ab")
+    judged = JudgedVersion(3, "key3", f"releases/{MODEL}/v3-0123456789ab", FAILED)
+    ledger.refuse(MODEL, judged, "gate", "fail: latency, max mae")
     with pytest.raises(Exception, match="has not passed the gate") as caught:
         ledger.promote_again(MODEL, 3, 1, "ann", "please")
     text = str(caught.value)

@@ -27,7 +27,7 @@ from towline.operations.backup import placement
 from towline.prediction_log import parquet_store
 from towline.prediction_log.writer import PredictionLog
 from towline.registry.ledger import Ledger
-from towline.serving.auth import create
+from towline.serving.auth import create_key
 
 Command = Callable[..., CommandResult]
 
@@ -37,10 +37,10 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
     """The sample store for commands to work on, with a log, a key, a database like MLflow's, and leftovers."""
     store = sample_store.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
-    create(store, "shop", ["predict"], None)
+    create_key(store, "shop", ["predict"], None)
     answer(sample_store, range(20))
-    with parquet_store.held(store / "predictions" / MODEL):
-        parquet_store.convert(store / "predictions" / MODEL)
+    with parquet_store.exclusive_lock(store / "predictions" / MODEL):
+        parquet_store.convert_segments(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
     artifacts.mkdir(parents=True)
     (artifacts / "model.bin").write_bytes(os.urandom(100_000))
@@ -60,7 +60,7 @@ def answer(sample_store: SampleStore, ids: range, log: PredictionLog | None = No
     row = sample(sample_store)
     own = log or PredictionLog(sample_store.settings.store / "predictions" / MODEL, "w0", convert=False)
     for number in ids:
-        own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.answer([row]))
+        own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.predict_rows([row]))
     if log is None:
         own.close()
 
@@ -71,7 +71,7 @@ def sample(sample_store: SampleStore) -> dict[str, object]:
 
 
 def logged(store: Path) -> list[str]:
-    return sorted(parquet_store.read(store / "predictions" / MODEL)["request_id"].to_pylist())
+    return sorted(parquet_store.read_predictions(store / "predictions" / MODEL)["request_id"].to_pylist())
 
 
 def tree(store: Path) -> dict[str, bytes]:

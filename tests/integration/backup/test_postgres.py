@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
 from towline.operations.backup import databases
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 Command = Callable[..., CommandResult]
 
@@ -46,7 +46,9 @@ def team(
         facts = {"verdict": "pass"}
         path = f"releases/{MODEL}/{sample_store.release(version).name}"
         ledger.register(MODEL, "ann", "trained", {}, f"key{version}")
-        ledger.promote(MODEL, version, version - 1 or None, "ann", "better", facts, f"key{version}", path)
+        ledger.promote(
+            MODEL, JudgedVersion(version, f"key{version}", path, facts), version - 1 or None, "ann", "better"
+        )
     sample_store.ledger_file.unlink()
     engine = create_engine(prefect)
     with engine.begin() as connection:

@@ -44,17 +44,17 @@ def fill(
 
 
 def ids(folder: Path) -> list[str]:
-    return sorted(parquet_store.read(folder).column("request_id").to_pylist())
+    return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
 @pytest.mark.slow
 def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
-    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
+    command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(folder)]
     for start in range(0, 1_200, 100):
         fill(folder, release, range(start, start + 100), rows=2)
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import towline.prediction_log.parquet_store"], check=True)
+    subprocess.run([sys.executable, "-c", "import towline.prediction_log.maintenance"], check=True)
     loading = time.monotonic() - began
     killed = 0
     for _ in range(8):
@@ -66,7 +66,7 @@ def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None
         assert set(Counter(ids(folder)).values()) == {2}
     subprocess.run(command, cwd=REPOSITORY, check=True)
     assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
-    assert segments.paths(folder) == []
+    assert segments.list_segments(folder) == []
 
 
 def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) ->
     log = PredictionLog(folder, "w1")
     log.write("last", FIRST.timestamp(), release, [ROW], make_answer())
     log.close()
-    wait_until(lambda: not segments.paths(folder), 60)
+    wait_until(lambda: not segments.list_segments(folder), 60)
     assert len(ids(folder)) == 6
-    assert not math.isnan(parquet_store.read(folder).column("prediction")[0].as_py())
+    assert not math.isnan(parquet_store.read_predictions(folder).column("prediction")[0].as_py())
 
 
 OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
@@ -153,7 +153,7 @@ def test_processes_agree_on_a_key(tmp_path: Path) -> None:
     """Of several that need a new key at once, all use the one that was made first."""
     code = (
         "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
-        "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
+        "print(HashKeys(pathlib.Path(sys.argv[1])).month_key('2026-10').hex())"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)

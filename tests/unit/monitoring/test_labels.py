@@ -170,7 +170,7 @@ def test_labels_are_erased_with_their_predictions(desk: LabelledLog) -> None:
     desk.add("request_id,y\naaaa1,yes\nbbbb2,no\n")
     desk.add("order,y\nB-470012,yes\nB-8,no\n", by="order")
     desk.add("customer,y\n470011,yes\n8,no\n", by="customer")
-    table = parquet_store.read(desk.log.predictions)
+    table = parquet_store.read_predictions(desk.log.predictions)
     found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
     content = read_all_bytes(desk.log.labels)

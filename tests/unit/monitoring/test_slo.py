@@ -1,6 +1,8 @@
 """Promises are counted right: over restarts, absences, gaps and thinning."""
 
 import datetime as dt
+import json
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -411,6 +413,22 @@ def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
     assert (found.model, found.version) == ("house-price", 3)
     assert found.started is not None
     assert 0 <= dt.datetime.now(dt.UTC).timestamp() - found.started < 60
+
+
+def settled(url: str, requests: int) -> ServiceSample:
+    """A look after all workers have told the others what they did, which they do twice a second."""
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
+    while (found := scrape(url)).counts is None or found.counts.requests < requests:
+        assert dt.datetime.now(dt.UTC) < end, found
+    return found
+
+
+def post(url: str, document: object) -> int:
+    request = urllib.request.Request(
+        f"{url}/predict", json.dumps(document).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return int(answer.status)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import datetime as dt
 import sqlite3
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 import yaml
@@ -10,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.sample_store import MODEL, SampleStore
+from towline.cli.status_server import Pages
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
 from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
 from towline.monitoring.results import QualityResult
+from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.interval import Interval
 
 
@@ -36,6 +40,18 @@ def promise(sample_store: SampleStore, **parts: object) -> None:
     """Changes the config in the release that serves."""
     path = sample_store.release(1) / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parts))
+
+
+@contextmanager
+def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
+    with Pages(0, sample_store.settings, host) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_new_model_says_what_serves(sample_store: SampleStore) -> None:
@@ -103,7 +119,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(sample_store: SampleStore) 
     """Its gauge says so, the others are told as before."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
-    sample_store.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
     damaged = Journal.of(sample_store.settings, MODEL)
     damaged.add(make_drift(0), NOW)
     path = damaged.folder / "drift.jsonl"
@@ -118,7 +134,7 @@ def test_a_ledger_that_was_changed_is_not_believed(sample_store: SampleStore) ->
     """The model whose row was changed cannot be read, no champion of it is told; another model is as before."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
-    sample_store.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
     with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
     found = told(sample_store)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
-from towline.serving.problems import KINDS
+from towline.serving.problems import PROBLEM_TYPES
 
 
 @pytest.fixture(params=[(), CLASSES, ("a", "b", "c")], ids=["regression", "binary", "multiclass"])
@@ -155,7 +155,7 @@ def test_every_code_has_its_place_on_the_page(service: RunningService) -> None:
     """Where a problem's type leads, the code is explained."""
     page = parsed(service.client.get("/docs").text)
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    assert places == KINDS.keys()
+    assert places == PROBLEM_TYPES.keys()
     assert service.client.post("/predict", {}).json()["type"] == "/docs#wrong-shape"
 
 
