@@ -41,7 +41,7 @@ run: env ## train, judge and promote a model on the shipped sample
 WORKERS ?= logical
 # a process for each core: threads of their own would only wait for each other
 PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS)
-QUICK := --dist worksteal tests/test_architecture.py tests/unit tests/integration -m "not slow"
+QUICK := --dist worksteal tests/integration tests/unit tests/test_architecture.py -m "not slow"
 
 test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))

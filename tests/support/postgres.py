@@ -25,7 +25,8 @@ def run_postgres(programs: Path) -> Iterator[str]:
     """Runs a new server on loopback and yields the superuser's URL, whose password has every special character."""
     password = f"{secrets.token_hex(8)}:@/% ?#"
     is_root = os.geteuid() == 0  # as whom PostgreSQL refuses to run; its own user must be able to enter the folder
-    folder = Path(tempfile.mkdtemp(prefix="towline-postgres-", dir="/tmp" if is_root else None))
+    folders = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"  # that every user may enter
+    folder = Path(tempfile.mkdtemp(prefix="towline-postgres-", dir=folders if is_root else None))
     (folder / "password").write_text(password)
     user = ["runuser", "-u", "postgres", "--"] if is_root else []
     if is_root:
