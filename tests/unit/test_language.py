@@ -163,6 +163,11 @@ SHARED_MODULES = {
     "charts": "each draws for its package",
     "page": "each renders the page of its package",
     "html_page": "each renders the page of its package",
+    "links": "addresses within MLflow's pages; addresses on the status page",
+    "metrics": "scikit-learn's sense in training; Prometheus' sense in serving",
+    "scorer": "how a model is called; the compiled form of it",
+    "supervisor": "of `towline up`; of a service's workers",
+    "worker": "of a Prefect work pool; of a service",
 }
 
 
