@@ -1,6 +1,6 @@
-"""The sidecar is a second process that imports Great Expectations and MLflow while the flow runs.
+"""The sidecar is a second process that imports Great Expectations and MLflow while the flow runs, and calls them.
 
-It executes the calls to them too. The imports take six seconds; in the sidecar they run on another core. A process has one sidecar. It ends when its
+The imports take six seconds; in the sidecar they run on another core. A process has one sidecar. It ends when its
 standard input is closed, so it never outlives its parent.
 """
 

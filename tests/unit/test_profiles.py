@@ -55,7 +55,7 @@ def test_another_place_has_a_file_of_its_own(project: Path) -> None:
         (".env", 'PREFECT_AUTH_STRING="a:b\n', "not a line of a dotenv file", "NAME=value"),
         ("profiles/compose.env", "PREFECT_API_AUTH_STRING=a:b\n", "PREFECT_API_URL is not set", "PREFECT_API_URL="),
         ("profiles/compose.env", "PREFECT_API_ULR=x\n", "unknown variable PREFECT_API_ULR", "PREFECT_API_URL"),
-        ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "no address of Prefect's API", "http://HOST"),
+        ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "not an address of Prefect's API", "http://HOST"),
     ],
 )
 def test_a_file_that_does_not_do_is_named_with_its_remedy(
