@@ -425,7 +425,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
     def other(model: object) -> int:
         raise ReleaseError("the release answers row 0 of its own probe with 1, it was 2", where="here")
 
-    monkeypatch.setattr(restore, "probe", other)
+    monkeypatch.setattr(restore, "check_probe_rows", other)
     assert command("restore", archive, "--into", tmp_path / "other").code == 6
     assert not (tmp_path / "other").exists()
 

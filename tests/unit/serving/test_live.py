@@ -11,7 +11,7 @@ import pytest
 from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, describe_files, read_manifest
-from towline.registry.champion_watcher import Release
+from towline.registry.champion_watcher import RecordedRelease
 from towline.serving import model_reloader
 from towline.serving.model_reloader import ModelReloader
 from towline.serving.options import ServeOptions
@@ -94,8 +94,8 @@ def test_an_unchanged_ledger_is_not_read_again(sample_store: SampleStore, monkey
     """Looking twice a second at a long history costs nothing while nothing is written."""
     served = opened(sample_store)
     reads: list[Path] = []
-    read = served._watch._sqlite
-    monkeypatch.setattr(served._watch, "_sqlite", lambda file: reads.append(file) or read(file))
+    read = served._watch._read_sqlite
+    monkeypatch.setattr(served._watch, "_read_sqlite", lambda file: reads.append(file) or read(file))
     for _ in range(50):
         served.check_ledger()
     assert reads == []
@@ -179,10 +179,10 @@ def test_a_release_that_is_not_the_ledgers_is_refused(
     served = opened(sample_store)
     wanted = f"releases/{MODEL}/{sample_store.release(2).name}"
     for named in (
-        Release(2, wanted, "0" * 64),
-        Release(3, wanted, ""),
-        Release(2, f"releases/{MODEL}/{sample_store.release(1).name}", ""),
-        Release(2, f"releases/{MODEL}/v2-000000000000", ""),
+        RecordedRelease(2, wanted, "0" * 64),
+        RecordedRelease(3, wanted, ""),
+        RecordedRelease(2, f"releases/{MODEL}/{sample_store.release(1).name}", ""),
+        RecordedRelease(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
         served._current = None
@@ -213,7 +213,7 @@ def test_without_the_ledger_the_last_release_serves(
     if outage == "locked":
         holder = sqlite3.connect(sample_store.ledger_file, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        running._watch._seen = None  # an unchanged file is not even opened
+        running._watch._last_stamp = None  # an unchanged file is not even opened
     elif outage == "damaged":
         break_ledger(sample_store)
     elif outage == "gone":
