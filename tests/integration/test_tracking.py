@@ -121,7 +121,7 @@ def client(settings: Settings, empty: Path) -> Any:
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.Version:
+def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
     work, *rest = trained
     if key:
         other = work.model_copy(update={"key": key})
