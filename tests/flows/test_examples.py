@@ -32,9 +32,9 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture
-def sample_store(shelf: SampleStore, monkeypatch: pytest.MonkeyPatch) -> SampleStore:
-    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
-    return shelf
+def sample_store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> SampleStore:
+    monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
+    return sample_store
 
 
 def test_readme_lists_every_example() -> None:
