@@ -49,11 +49,13 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
     try:
         with step("validate") as told:
             previous = read_champion_contract(settings, config.name)
-            validation = validate_table(work, config, previous, datetime.now(UTC).replace(tzinfo=None))
+            validation = validate_table(
+                work, config, config.validation, previous, datetime.now(UTC).replace(tzinfo=None)
+            )
             cross_validation.check_candidates(config, work.contract())
             told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
-        with contextlib.suppress(TransientError), work.held():  # a run of the same config may be at it, and ends alike
+        with contextlib.suppress(TransientError), work.lock():  # a run of the same config may be at it, and ends alike
             pass
     return PreflightResult(validation, work.contract(), work.file(validation.docs))
 

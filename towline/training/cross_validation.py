@@ -16,7 +16,17 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
 from towline import files
-from towline.config import DEFAULT_METRIC, GREATER_IS_BETTER, METRICS, Candidate, Frozen, Metric, PipelineConfig, Task
+from towline.config import (
+    DEFAULT_METRIC,
+    GREATER_IS_BETTER,
+    METRICS,
+    Candidate,
+    Frozen,
+    Metric,
+    PipelineConfig,
+    Task,
+    TrainingConfig,
+)
 from towline.data.schema.contract import Contract
 from towline.data.splits import SplitSummary, make_folds
 from towline.data.workspace import Workspace
@@ -107,7 +117,7 @@ class _Folds:
         return [self.labels[test] for _, test in self.pairs]
 
 
-def primary_metric(config: PipelineConfig, task: Task) -> Metric:
+def primary_metric(config: TrainingConfig, task: Task) -> Metric:
     """The metric that decides.
 
     Raises:
@@ -145,13 +155,13 @@ def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contrac
         )
 
 
-def baseline_candidate(config: PipelineConfig) -> Candidate:
+def baseline_candidate(config: TrainingConfig) -> Candidate:
     """The candidate each other must beat: the class shares, or the constant that is best for the metric."""
     squares = config.evaluation.metric in ("rmse", "r2")
     return Candidate(estimator="baseline", params={"strategy": "mean"} if squares else {})
 
 
-def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> CrossValidationResult:
+def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its search if it has one.
 
     Saves ``oof-<name>.npz``: rows (positions in the train part), fold, and predicted values, or classes (positions in
@@ -166,8 +176,8 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     started = time.perf_counter(), time.process_time()
     contract = work.contract()
     metric = primary_metric(config, contract.task)
-    features, labels, rows = work.part("train")
-    by = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by
+    features, labels, rows = work.subset("train")
+    by = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by
     cut = _Folds(contract, features, labels, make_folds(rows, labels, config, by))
     where, untried = f"candidates.{candidate.name}", threading.Lock()
 
@@ -231,7 +241,7 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
 
 
 def choose_candidate(
-    scores: Sequence[CrossValidationResult], config: PipelineConfig, task: Task
+    scores: Sequence[CrossValidationResult], config: TrainingConfig, task: Task
 ) -> CrossValidationResult:
     """The candidate with the best mean of the primary metric, the baseline aside; the first one on a tie.
 
@@ -276,7 +286,7 @@ def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metr
     return float(middle if middle > below else at)
 
 
-def _threshold_metric(config: PipelineConfig, task: Task) -> str | None:
+def _threshold_metric(config: TrainingConfig, task: Task) -> str | None:
     """The metric a binary threshold maximises."""
     metric = config.evaluation.threshold
     return None if task != "binary" or metric == "none" else metric

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from towline import files
-from towline.config import Frozen, PipelineConfig
+from towline.config import Frozen, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import FitError, TowlineError
@@ -51,7 +51,7 @@ class FittedModel(Frozen):
 
 
 def fit(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, history: History | None = None
+    work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, history: History | None = None
 ) -> FittedModel:
     """Fits the chosen candidate on the train part, as far as the history takes it, and the baseline on all of it.
 
@@ -60,7 +60,7 @@ def fit(
     Raises:
         FitError: it cannot be fitted on all rows, or not be stored.
     """
-    features, labels, rows = work.part("train")
+    features, labels, rows = work.subset("train")
     one = _fit_rows(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
     where = "candidates.baseline"
     dummy = build_model(baseline_candidate(config), work.contract(), config.seed).fit(features, labels)
@@ -68,7 +68,7 @@ def fit(
     return one
 
 
-def refit(work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, measured: FittedModel) -> FittedModel:
+def refit(work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, measured: FittedModel) -> FittedModel:
     """Does what was measured once more, on all rows up to the newest; else hands back what was measured.
 
     Estimator, parameters and threshold stay as they were chosen. Of several histories one is chosen in the same way as
@@ -92,10 +92,10 @@ def refit(work: Workspace, config: PipelineConfig, chosen: CrossValidationResult
     return one.model_copy(update=update)
 
 
-def training_rows(work: Workspace, config: PipelineConfig, model: FittedModel) -> pd.DataFrame:
+def training_rows(work: Workspace, config: TrainingConfig, model: FittedModel) -> pd.DataFrame:
     """The raw rows that a model learnt from."""
     contract, time = work.contract(), config.data.time
-    rows = work.table() if model.refitted else work.part("train")[2]
+    rows = work.table() if model.refitted else work.subset("train").rows
     places = model.history.learnt(rows[time] if time else None, contract.labels(rows))
     return rows.iloc[places].reset_index(drop=True)
 
@@ -111,7 +111,7 @@ def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
 
 def _fit_rows(
     work: Workspace,
-    config: PipelineConfig,
+    config: TrainingConfig,
     chosen: CrossValidationResult,
     history: History,
     part: tuple[pd.DataFrame, np.ndarray, pd.DataFrame],
@@ -129,7 +129,7 @@ def _fit_rows(
         raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
     model_io.save_model(model, work.file(file), where)
     if file != "model.skops":
-        _save_predictions(work, predict(model, work.part("holdout")[0], contract), contract)
+        _save_predictions(work, predict(model, work.subset("holdout").features, contract), contract)
     own = None if times is None else times.iloc[places]
     return FittedModel(
         candidate=chosen.candidate,

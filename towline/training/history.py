@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, HistoryConfig, PipelineConfig
+from towline.config import GREATER_IS_BETTER, HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.classifier import Classifier
@@ -87,10 +87,10 @@ class TrainedCandidate(NamedTuple):
     trend: Trend | None
 
 
-def load_rows(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+def load_rows(work: Workspace, config: TrainingConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
     """Features, target values and raw rows of the train part, or of all rows, oldest first."""
     if not whole:
-        return work.part("train")
+        return work.subset("train")
     contract, rows = work.contract(), work.table()
     if config.data.time:
         rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
@@ -99,7 +99,7 @@ def load_rows(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[
 
 
 def choose_history(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, *, whole: bool = False
+    work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, *, whole: bool = False
 ) -> History:
     """The history from which the chosen candidate learns best; the first one on a tie.
 
@@ -131,7 +131,7 @@ def choose_history(
 
 
 def fit_history(
-    config: PipelineConfig,
+    config: TrainingConfig,
     contract: Contract,
     chosen: CrossValidationResult,
     history: History,
@@ -170,7 +170,7 @@ def fit_history(
 
 def _try_history(
     option: HistoryConfig,
-    config: PipelineConfig,
+    config: TrainingConfig,
     contract: Contract,
     chosen: CrossValidationResult,
     features: pd.DataFrame,
@@ -191,9 +191,9 @@ def _try_history(
     return HistoryTrial(**dict(option), rows=used, value=value, failed=failed)
 
 
-def _holdout_length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
+def _holdout_length(work: Workspace, config: TrainingConfig) -> dt.timedelta:
     """How long the holdout is."""
-    table, parts = work.table()[config.data.time], work.parts()
+    table, parts = work.table()[config.data.time], work.split_positions()
     train, holdout = table.iloc[parts["train"]], table.iloc[parts["holdout"]]
     asked = config.split.holdout
     whole: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())

@@ -139,7 +139,7 @@ def _learn(
     if (rows := sum(len(part.truth) for part in parts)) < _LEAST:
         return EstimatorState(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
+        by_time = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by == "time"
         curves: Callable[..., tuple[EstimatorState, Any]] = partial(_learn_curves, ages=by_time)
         learner = _learn_losses if contract.task == "regression" else curves
         missed = []
@@ -230,7 +230,7 @@ def calibrated(basis: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
 
 def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_Part]:
     """The folds' test sides and the holdout, oldest first."""
-    features, truth, rows = work.part("holdout")
+    features, truth, rows = work.subset("holdout")
     holdout = _Part(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
@@ -241,7 +241,7 @@ def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Co
         content = {name: saved[name] for name in saved.files}
     labels = content["predicted"] if contract.task == "regression" else _named(contract)[content["classes"]]
     found = Predictions(labels, content.get("probabilities"))
-    features, truth, _ = work.part("train")
+    features, truth, _ = work.subset("train")
     places = content["rows"]
     folded = _Part(features.iloc[places].reset_index(drop=True), truth[places], found)
     return [*(folded.take(np.flatnonzero(content["fold"] == fold)) for fold in np.unique(content["fold"])), holdout]

@@ -126,7 +126,7 @@ def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> suit
     dataset = sources.load_dataset(settings.data, folder, folder, None, settings.privacy.pii)
     work = open_workspace(settings, dataset, folder, folder, None)
     try:
-        return suite.validate_table(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
+        return suite.validate_table(work, settings, settings.validation, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
     finally:
         for name in ("contract.json", "suite.json", "validation.json", "data_docs.html"):
             if work.file(name).exists():
@@ -187,7 +187,7 @@ def test_a_snapshot_that_is_not_to_be_kept_goes_with_its_run(tmp_path: Path) -> 
     for fails in (False, True):
         dataset = sources.load_dataset(gone.data, tmp_path, store, None)
         work = open_workspace(gone, dataset, tmp_path, store, None)
-        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.held():
+        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.lock():
             assert len(work.table()) == 200
             assert list(store.rglob("*.parquet")) == [work.file("snapshot.parquet")]
             if fails:
