@@ -27,8 +27,8 @@ from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
 from towline.promotion.gate import ChampionPredictions, Holdout, SmokeTestResult, apply_gate
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import Predictions, compute_metrics
+from towline.training.evaluation.predictions import Interval
 
 AUC = 0.8
 SHARE = 0.2

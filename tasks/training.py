@@ -6,7 +6,7 @@ from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import cross_validation, final_fit, history, plots
 from towline.training.evaluation import holdout
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
 

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Literal
 
 from towline.config import Frozen
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 DriftState = Literal["ok", "drift", "invalid_schema", "unknown"]
 QualityState = Literal["ok", "degraded", "unknown"]

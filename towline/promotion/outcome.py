@@ -17,7 +17,7 @@ from towline.provenance import Provenance
 from towline.registry.ledger import Entry, Ledger, open_ledger
 from towline.registry.resolution import highest
 from towline.release.packaging import Release
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
 

@@ -27,8 +27,7 @@ from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 LOSSES = ("mae", "rmse", "mape")
 ESTIMATE, LOSS = "estimate.json", "loss.skops"

@@ -29,7 +29,7 @@ from towline.monitoring.status.links import Links, evidently_project
 from towline.monitoring.status.page import index, render
 from towline.monitoring.status.summary import Day, Goal, Run, Status, gather, traffic
 from towline.prediction_log import parquet_store
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 DAY = dt.timedelta(days=1)

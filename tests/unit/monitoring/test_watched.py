@@ -18,7 +18,7 @@ from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
 from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
 from towline.monitoring.results import QualityResult
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:

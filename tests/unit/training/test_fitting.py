@@ -288,7 +288,7 @@ def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Pa
     name = next(column for column in table.columns if column != "y")
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
     work, config = _prepared(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
-    with pytest.raises(ConfigError, match="keeps the rows"):
+    with pytest.raises(ConfigError, match="stores the rows"):
         cross_validation.check_candidates(config, work.contract())
     (tmp_path / "other").mkdir()
     work, config = _prepared(tmp_path / "other", table, candidates=neighbours)

@@ -13,9 +13,8 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.promotion.gate import ChampionPredictions, Check, Holdout, SmokeTestResult, Verdict, apply_gate
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import compute_metrics
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 GOOD = SmokeTestResult(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
 N = 1200

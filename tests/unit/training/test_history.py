@@ -93,10 +93,10 @@ def test_a_thin_window_reaches_back() -> None:
     """A window of few rows takes more of them, and rows of every class."""
     times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
     numbers = np.zeros(1000)
-    assert len(History(window=30 * DAY).learnt(times, numbers)) == 720
-    assert History(window=DAY).learnt(times, numbers).tolist() == list(range(800, 1000))
+    assert len(History(window=30 * DAY).select_rows(times, numbers)) == 720
+    assert History(window=DAY).select_rows(times, numbers).tolist() == list(range(800, 1000))
     classes = np.array(["rare"] * 20 + ["usual"] * 980, dtype=object)
-    assert History(window=DAY).learnt(times, classes).tolist() == list(range(10, 1000))
+    assert History(window=DAY).select_rows(times, classes).tolist() == list(range(10, 1000))
 
 
 def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:

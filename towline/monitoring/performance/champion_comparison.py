@@ -19,8 +19,7 @@ from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 DRAWS = 500  # at least: a limit at 2.5 % needs more of them than an interval that is only shown
 

@@ -40,8 +40,7 @@ from towline.training import performance_estimation
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 MOST = 50_000  # rows a metric is measured on; of more, evenly spaced ones
 STRANGE = 0.05  # labels of classes the model never saw; from this share on no metric is needed to call it bad

@@ -11,7 +11,7 @@ from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.status import charts
 from towline.monitoring.status.links import Links
 from towline.monitoring.status.summary import Status
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5d6673; --line: #dfe3e8; --paper: #fff; --box: #f6f7f9;

@@ -12,7 +12,7 @@ from towline.monitoring.alerts.notifications import opened
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.registry.ledger import Entry, Ledger, open_ledger
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NIGHTS = 60
 WINDOWS = 60

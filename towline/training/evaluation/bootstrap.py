@@ -16,9 +16,8 @@ from scipy import sparse
 
 from towline.config import TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import EncodedPredictions
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 CELLS = 100_000  # of a chunk of weights: stays in the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]

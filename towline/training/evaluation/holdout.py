@@ -15,9 +15,8 @@ from towline.errors import ConfigError
 from towline.training import model_io
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Interval, Predictions, decode_labels, encode_labels
 from towline.training.final_fit import EVALUATION_PREDICTIONS, FittedModel
 
 MIN_ROWS = 30  # of a slice: fewer say nothing
