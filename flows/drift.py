@@ -9,11 +9,11 @@ from tasks.monitoring import detect, report_drift
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
-from towline.orchestration.end_states import watched
+from towline.orchestration.end_states import monitoring_end_state
 
 
 @flow(name="drift", flow_run_name="{config.name}")
-@watched
+@monitoring_end_state
 def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
 

@@ -9,11 +9,11 @@ from tasks.monitoring import measure
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
-from towline.orchestration.end_states import watched
+from towline.orchestration.end_states import monitoring_end_state
 
 
 @flow(name="quality", flow_run_name="{config.name}")
-@watched
+@monitoring_end_state
 def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 

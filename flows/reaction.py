@@ -9,13 +9,13 @@ from tasks.monitoring import begin, decide, deployed, roll_back, tell
 from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
-from towline.orchestration.end_states import value_of, watched
+from towline.orchestration.end_states import monitoring_end_state, state_value
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import Entry
 
 
 @flow(name="reaction", flow_run_name="{config.name}")
-@watched
+@monitoring_end_state
 def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
     """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
 
@@ -43,6 +43,6 @@ def react(
             done = begin(name, config, decision.trigger, decision.cause)
         else:
             state = training_flow(config, trigger=decision.trigger, return_state=True)
-            outcome = Outcome.model_validate(value_of(state))
+            outcome = Outcome.model_validate(state_value(state))
             done = f"version {outcome.version}, {outcome.event}: {outcome.reason}"
     return seen.model_copy(update={"decision": decision, "done": done})

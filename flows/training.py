@@ -10,7 +10,7 @@ from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
 from tasks.training import choose_history, cross_validate, evaluate, fit, plot, refit
 from towline.config import ConfigOrPath, Settings
-from towline.orchestration.end_states import ends
+from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
 from towline.training.config_checks import check_config
@@ -19,7 +19,7 @@ from towline.training.result import TrainingResult
 
 
 @flow(name="training", flow_run_name="{config.name}")
-@ends
+@training_end_state
 def training_flow(
     config: ConfigOrPath,
     as_of: datetime | None = None,
@@ -43,7 +43,7 @@ def training_flow(
     check_config(config)
     run = load(config, settings, as_of, force, trigger)
     work, provenance, training = run.work, run.provenance, config.training
-    with work.lock():
+    with work.exclusive_lock():
         if outcome := find_finished(settings, config.name, work, provenance.run_key):
             return outcome
         validation = validate(work, training, config.validation, run.champion_contract, settings)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from tasks import artifacts, patient, remembered
+from tasks import artifacts, cached_task, retrying_task
 from towline import files, sidecar
 from towline.config import Frozen, PipelineConfig, Settings, TrainingConfig, ValidationConfig
 from towline.data import sources, splits
@@ -27,7 +27,7 @@ class Run(Frozen):
     champion_contract: Contract | None
 
 
-@patient("load")
+@retrying_task("load")
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool, trigger: str) -> Run:
     """Reads the source; not cached, because only reading it shows whether it has changed."""
     with step("load") as progress:
@@ -51,16 +51,14 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     return Run(work=work, provenance=provenance, champion_contract=read_champion_contract(settings, config.name))
 
 
-@remembered("validate", without="settings")
+@cached_task("validate", ignored_input="settings")
 def validate(
     work: Workspace, config: TrainingConfig, rules: ValidationConfig, champion: Contract | None, settings: Settings
 ) -> suite.Validation:
     try:
         with step("validate", work.path) as progress:
             now = datetime.now(UTC).replace(tzinfo=None)
-            validation, progress.elsewhere_cpu_s = sidecar.call(
-                suite.validate_table, work, config, rules, champion, now
-            )
+            validation, progress.sidecar_cpu_s = sidecar.call(suite.validate_table, work, config, rules, champion, now)
             sidecar.begin(tracking.prepare, settings)
             progress.note = validation.text()
     except DataValidationError:
@@ -91,7 +89,7 @@ def _show_rules(model: str, validation: suite.Validation) -> None:
         )
 
 
-@remembered("split")
+@cached_task("split")
 def split(work: Workspace, config: TrainingConfig) -> splits.SplitSummary:
     with step("split", work.path) as progress:
         sizes = splits.split_table(work, config)

@@ -7,7 +7,7 @@ from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from tasks import artifacts, patient
+from tasks import artifacts, retrying_task
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
@@ -25,7 +25,7 @@ from towline.registry.mlflow import mirror, synchronization
 from towline.steps import step
 
 
-@patient("detect drift")
+@retrying_task("detect drift")
 def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> DriftResult:
     with step("detect drift") as told:
         found = monitoring_run.drift(settings, config, serving, now)
@@ -36,16 +36,16 @@ def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
     return found
 
 
-@patient("report drift")
+@retrying_task("report drift")
 def report_drift(
     config: PipelineConfig, settings: Settings, serving: Entry, found: DriftResult, now: dt.datetime
 ) -> str:
     """Evidently's report of a night that alarmed: kept in its workspace, here and in MLflow. Other nights have none."""
     with step("report drift") as told:
-        path, told.elsewhere_cpu_s = sidecar.call(evidently_report.write, settings, config, serving, found, now)
+        path, told.sidecar_cpu_s = sidecar.call(evidently_report.write, settings, config, serving, found, now)
         told.note = str(path)
         try:
-            sidecar.call(synchronization.mend, settings, config.name)
+            sidecar.call(synchronization.synchronize, settings, config.name)
             sidecar.call(mirror.attach, settings, config.name, serving.run_key, path, "drift")
         except TransientError as error:
             told.note += f"; not in MLflow: {error.what}"
@@ -53,7 +53,7 @@ def report_drift(
     return str(path)
 
 
-@patient("measure quality")
+@retrying_task("measure quality")
 def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> QualityResult:
     with step("measure quality") as told:
         found = monitoring_run.quality(settings, config, serving, now)
@@ -64,7 +64,7 @@ def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.
     return found
 
 
-@patient("decide")
+@retrying_task("decide")
 def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime, breach: str = "") -> Decision:
     with step("decide") as told:
         seen = monitoring_run.evidence(settings, config, serving, now, breach)
@@ -77,7 +77,7 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
     return decision
 
 
-@patient("roll back")
+@retrying_task("roll back")
 def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason: str) -> str:
     """To the champion before; done again after a kill it finds that another version serves and leaves it so."""
     with step("roll back") as told:
@@ -88,13 +88,13 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
         try:
-            sidecar.call(synchronization.mend, settings, config.name)
+            sidecar.call(synchronization.synchronize, settings, config.name)
         except TransientError as error:
-            told.note += f"; {synchronization.note(error)}"
+            told.note += f"; {synchronization.unsynchronized_note(error)}"
     return told.note
 
 
-@patient("tell")
+@retrying_task("tell")
 def tell(
     config: PipelineConfig, settings: Settings, found: DriftResult | QualityResult | None, decision: Decision
 ) -> str:
@@ -107,7 +107,7 @@ def deployed(name: str) -> bool:
     """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` or a worker of a pool is there to run it."""
     context = FlowRunContext.get()
     pooled = context is not None and context.flow_run is not None and context.flow_run.work_pool_name
-    if not pooled and up_state.find(Settings.from_environment()) is None:
+    if not pooled and up_state.find_running(Settings.from_environment()) is None:
         return False
     with get_client(sync_client=True) as client:
         try:

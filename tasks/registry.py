@@ -1,6 +1,6 @@
 """Tasks on the registry: register a version, decide its promotion, update MLflow."""
 
-from tasks import artifacts, patient
+from tasks import artifacts, retrying_task
 from towline import sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
@@ -15,7 +15,7 @@ from towline.release.packaging import Release
 from towline.training.result import TrainingResult
 
 
-@patient("register")
+@retrying_task("register")
 def register(
     work: Workspace, config: PipelineConfig, settings: Settings, result: TrainingResult, provenance: Provenance
 ) -> tracking.Version:
@@ -25,15 +25,15 @@ def register(
     """
     with steps.step("register", work.path) as progress:
         number = outcome.register_version(settings, config.name, work.dataset.digest, provenance).version
-        sidecar.call(synchronization.mend, settings, config.name)
-        version, progress.elsewhere_cpu_s = sidecar.call(
+        sidecar.call(synchronization.synchronize, settings, config.name)
+        version, progress.sidecar_cpu_s = sidecar.call(
             tracking.register, settings, work, config, number, result, provenance
         )
         progress.note = f"{version.name} version {version.version}"
     return version
 
 
-@patient("decide promotion")
+@retrying_task("decide promotion")
 def decide_promotion(
     model: str,
     settings: Settings,
@@ -56,7 +56,7 @@ def decide_promotion(
     return entry
 
 
-@patient("update MLflow")
+@retrying_task("update MLflow")
 def update_mlflow(
     work: Workspace, settings: Settings, version: tracking.Version, release: Release, verdict: Verdict
 ) -> str:
@@ -68,9 +68,9 @@ def update_mlflow(
         try:
             sidecar.call(tracking.close, settings, version, folder, verdict.outcome, costs)
         except TransientError as error:  # MLflow may have lost the run, which the next call restores
-            note = synchronization.note(error)
+            note = synchronization.unsynchronized_note(error)
         try:
-            sidecar.call(synchronization.mend, settings, version.name)
+            sidecar.call(synchronization.synchronize, settings, version.name)
         except TransientError as error:
-            note = progress.note = synchronization.note(error)
+            note = progress.note = synchronization.unsynchronized_note(error)
     return note

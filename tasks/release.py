@@ -2,7 +2,7 @@
 
 from subprocess import Popen
 
-from tasks import artifacts, patient, remembered
+from tasks import artifacts, cached_task, retrying_task
 from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
@@ -22,7 +22,7 @@ from towline.training.evaluation.holdout import Evaluation
 from towline.training.result import TrainingResult
 
 
-@remembered("package")
+@cached_task("package")
 def package(
     work: Workspace, config: PipelineConfig, version: int, result: TrainingResult, provenance: Provenance
 ) -> packaging.Release:
@@ -34,7 +34,7 @@ def package(
     return release
 
 
-@remembered("smoke test", without="tester")
+@cached_task("smoke test", ignored_input="tester")
 def smoke_test(work: Workspace, release: packaging.Release, tester: "Popen[str]") -> SmokeTestResult:
     """``tester`` was started earlier: it needs seconds to import the libraries."""
     with step("smoke test", work.path) as progress:
@@ -43,7 +43,7 @@ def smoke_test(work: Workspace, release: packaging.Release, tester: "Popen[str]"
     return result
 
 
-@patient("gate")
+@retrying_task("gate")
 def apply_gate(
     work: Workspace,
     config: PipelineConfig,
@@ -70,7 +70,7 @@ def apply_gate(
     return verdict
 
 
-@patient("build image")
+@retrying_task("build image")
 def build_image(
     work: Workspace,
     config: PipelineConfig,

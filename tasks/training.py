@@ -1,6 +1,6 @@
 """Tasks of training: cross-validate, choose the history, fit, evaluate, refit, plot."""
 
-from tasks import artifacts, remembered
+from tasks import artifacts, cached_task
 from towline.config import Candidate, TrainingConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
@@ -10,7 +10,7 @@ from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
 
-@remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
+@cached_task("cross-validate", task_run_name="cross-validate {candidate.name}")
 def cross_validate(
     work: Workspace, config: TrainingConfig, candidate: Candidate
 ) -> cross_validation.CrossValidationResult:
@@ -30,7 +30,7 @@ def cross_validate(
     return scores
 
 
-@remembered("choose history")
+@cached_task("choose history")
 def choose_history(
     work: Workspace, config: TrainingConfig, chosen: cross_validation.CrossValidationResult
 ) -> history.History:
@@ -53,7 +53,7 @@ def choose_history(
     return best
 
 
-@remembered("fit")
+@cached_task("fit")
 def fit(
     work: Workspace,
     config: TrainingConfig,
@@ -66,7 +66,7 @@ def fit(
     return model
 
 
-@remembered("evaluate")
+@cached_task("evaluate")
 def evaluate(work: Workspace, config: TrainingConfig, model: final_fit.FittedModel) -> holdout.Evaluation:
     with step("evaluate", work.path) as progress:
         evaluation = holdout.evaluate(work, config, model)
@@ -80,7 +80,7 @@ def evaluate(work: Workspace, config: TrainingConfig, model: final_fit.FittedMod
     return evaluation
 
 
-@remembered("refit")
+@cached_task("refit")
 def refit(
     work: Workspace,
     config: TrainingConfig,
@@ -96,7 +96,7 @@ def refit(
     return model
 
 
-@remembered("plot")
+@cached_task("plot")
 def plot(work: Workspace, config: TrainingConfig, result: TrainingResult) -> tuple[str, ...]:
     with step("plot", work.path) as progress:
         names = plots.draw_plots(work, config, result)

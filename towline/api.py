@@ -439,11 +439,11 @@ def _print_to_stderr(line: str) -> None:
 @contextmanager
 def _private_files(settings: Settings) -> Iterator[None]:
     """Makes new files readable by their user alone, and modules of the project importable."""
-    from towline.processes import private
+    from towline.processes import private_files
 
     if str(settings.project) not in sys.path:
         sys.path.append(str(settings.project))
-    with private():
+    with private_files():
         yield
 
 
@@ -507,12 +507,12 @@ def _store_table(data: Any, settings: Settings) -> Path:
 def update_mlflow(settings: Settings, model: str) -> str:
     """Copies the state of the ledger to MLflow; returns a message if that fails, else an empty text."""
     from towline.errors import TransientError
-    from towline.registry.mlflow.synchronization import mend, note
+    from towline.registry.mlflow.synchronization import synchronize, unsynchronized_note
 
     try:
-        mend(settings, model)
+        synchronize(settings, model)
     except TransientError as error:
-        return note(error)
+        return unsynchronized_note(error)
     except ImportError as error:
         return f"MLflow was not updated, it is not installed here: {error}"
     return ""

@@ -112,10 +112,10 @@ def mirrored(settings: "Settings", model: str) -> str:
 
     if find_spec("mlflow") is None:
         return ""
-    from towline.registry.mlflow.synchronization import mend
+    from towline.registry.mlflow.synchronization import synchronize
 
     try:
-        return "; ".join(mend(settings, model))
+        return "; ".join(synchronize(settings, model))
     except ReleaseError:  # told by the model's status
         return ""
     except TransientError as error:

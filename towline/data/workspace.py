@@ -74,13 +74,13 @@ class Workspace(Frozen):
         return hashlib.sha256(f"{self.key}\n{config.digest}".encode()).hexdigest()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Keeps other processes out of the workspace; removes a snapshot of its own at the end.
 
         Raises:
             TransientError: another process uses the workspace, or has removed it since it was opened.
         """
-        with files.locked(self.file("lock"), wait=False) as acquired:
+        with files.exclusive_lock(self.file("lock"), wait=False) as acquired:
             if not acquired:
                 raise TransientError(
                     "the same run is under way in another process", where=str(self.path), remedy="wait for it to end"
@@ -127,7 +127,10 @@ class Workspace(Frozen):
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED_AFTER and not any(other.glob("verdict-*.json")):
                 # the folder may belong to another user
-                with contextlib.suppress(OSError, TransientError), files.locked(other / "lock", wait=False) as acquired:
+                with (
+                    contextlib.suppress(OSError, TransientError),
+                    files.exclusive_lock(other / "lock", wait=False) as acquired,
+                ):
                     if acquired:
                         _move_aside(other)
         for removed in self.path.parent.glob(".gone-*"):

@@ -13,7 +13,7 @@ from towline.errors import TransientError
 EVERY = 60.0  # seconds between two looks
 
 
-def look(settings: Settings, config: PipelineConfig, service: str, api: str) -> str:
+def check_service_slo(settings: Settings, config: PipelineConfig, service: str, api: str) -> str:
     """Looks at a model's service; what is to be said of it, empty if nothing.
 
     Where the config wants more than an alert, the reaction flow is started, once an hour while a budget burns.

@@ -73,7 +73,7 @@ def package_release(
     """
     releases = StoreLayout(work.store).releases / config.name
     manifest = _manifest(work, config, version, result, provenance)
-    with files.disk(releases), files.locked(releases / ".lock"):
+    with files.disk(releases), files.exclusive_lock(releases / ".lock"):
         for stale in releases.glob(".draft-*"):  # of an interrupted run: the lock excludes another writer
             shutil.rmtree(stale)
         draft = releases / f".draft-{provenance.run_key[:16]}"

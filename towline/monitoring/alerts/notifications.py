@@ -258,7 +258,7 @@ def _tell(
     change: Callable[[Sequence[AlertState]], list[AlertState]],
 ) -> DeliveryReport:
     path = _path(store, model)
-    with files.locked(path.with_suffix(".lock")):
+    with files.exclusive_lock(path.with_suffix(".lock")):
         known = read(store, model)
         before = {one.id: one.status for one in known}
         after = change(known)
@@ -280,14 +280,14 @@ def _deliver(
     """Everything the webhook has not heard of, in order, up to the first that fails; one process at a time."""
     if config.webhook is None:
         return "none", ""
-    with files.locked(path.with_suffix(".webhook.lock")):
+    with files.exclusive_lock(path.with_suffix(".webhook.lock")):
         waiting = [one for one in read(store, model) if one.told != one.status and not _long_over(one, now)]
         for one in waiting:
             if why := post(config, one.document()):
                 LOG.warning("the webhook was not told: %s; it is tried again with the next round", why)
                 return "failed", why
             heard = {one.id: one.status}
-            with files.locked(path.with_suffix(".lock")):
+            with files.exclusive_lock(path.with_suffix(".lock")):
                 known = read(store, model)
                 _write(path, [each.model_copy(update={"told": heard.get(each.id, each.told)}) for each in known])
         return ("sent" if waiting else "none"), ""

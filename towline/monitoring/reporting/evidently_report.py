@@ -311,7 +311,7 @@ def _project(workspace: Path, model: str) -> None:
     project = evidently_project(model)
     with files.disk(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
-        with files.locked(workspace.with_name(f".{workspace.name}.lock")):
+        with files.exclusive_lock(workspace.with_name(f".{workspace.name}.lock")):
             opened = Workspace.create(str(workspace))
             if opened.get_project(project) is not None:
                 return

@@ -65,7 +65,7 @@ def keep(sample: ServiceSample, folder: Path, period: dt.timedelta) -> None:
         TransientError: the store cannot be written.
     """
     path = folder / FILE
-    with files.locked(path.with_suffix(".lock")):
+    with files.exclusive_lock(path.with_suffix(".lock")):
         totals = list(read(folder))
         mine = [total for total in totals if total.service == sample.service]
         newest = mine[-1] if mine else None
