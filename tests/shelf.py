@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.unit.release.conftest import make_run, table
 from towline.config import Settings
 from towline.manifest import read_manifest
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 MODEL = "house-value"
 PASS = {"verdict": "pass"}
@@ -64,7 +64,11 @@ def make_shelf(folder: Path) -> Shelf:
         evidence = PASS | {"release": read_manifest(shelf.release(version)).digest}
         champion = None if version == 1 else version - 1
         shelf.ledger.promote(
-            MODEL, version, champion, "ann", "better", evidence, run.work.run_key(run.config), package.path
+            MODEL,
+            JudgedVersion(version, run.work.run_key(run.config), package.path, evidence),
+            champion,
+            "ann",
+            "better",
         )
     shelf.rollback()
     return shelf

@@ -15,6 +15,7 @@ from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError
 from towline.promotion.gate import Check, Verdict
 from towline.promotion.outcome import Outcome
+from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.predictions import Interval
 
 PUBLIC = {
@@ -95,7 +96,7 @@ def test_promote_and_rollback(store: Shelf) -> None:
 def test_rejected_version_is_not_promoted(store: Shelf) -> None:
     """The gate's verdict cannot be overridden."""
     store.ledger.register(MODEL, "ann", "trained", {}, "another run")
-    store.ledger.refuse(MODEL, 3, "ann", "worse", {"verdict": "fail", "checks": []}, "another run", "")
+    store.ledger.refuse(MODEL, JudgedVersion(3, "another run", "", {"verdict": "fail", "checks": []}), "ann", "worse")
     with pytest.raises(PromotionRejectedError):
         towline.promote(f"{MODEL}@3", reason="I want it")
 

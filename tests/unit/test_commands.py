@@ -146,13 +146,15 @@ def test_slo_looks_at_the_service_that_towline_started(
     command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
-    from towline.serving.process.server import Started
+    from towline.serving.process.worker import ServiceInfo
 
     settings = Settings.from_environment()
     store.mkdir()
     none = command("slo", "taxis.yaml", "--json")
     assert (none.code, "towline serve taxis" in none.json["remedy"]) == (2, True)
-    started = Started(address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1)
+    started = ServiceInfo(
+        address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1
+    )
     with services.record_service(settings) as record:
         record(started)
         assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]

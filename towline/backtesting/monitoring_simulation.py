@@ -13,7 +13,7 @@ from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.manifest import ReleaseLocation
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.training.evaluation.predictions import Predictions
 
@@ -59,7 +59,7 @@ class Answered:
             "model": pa.array(["replay"] * count, pa.string()),
         }
         features = self.inputs(contract)
-        columns |= {INPUT + name: features[name] for name in features.column_names}
+        columns |= {INPUT_PREFIX + name: features[name] for name in features.column_names}
         kind = None if contract.classes else pa.float64()
         columns["prediction"] = pa.array(self.found.labels.tolist(), kind)
         if self.found.probabilities is not None:

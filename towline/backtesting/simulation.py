@@ -278,7 +278,7 @@ class BacktestContext:
     def _answered(self, trained: TrainedModel) -> Answered:
         """A version's answers to all rows from the first moment on."""
         if trained.version not in self._answers:
-            found = trained.model.predictions(trained.model.features(self._rows))
+            found = trained.model.predict_frame(trained.model.to_features(self._rows))
             self._answers[trained.version] = Answered(self._rows, self._times, self._truth, found)
         return self._answers[trained.version]
 

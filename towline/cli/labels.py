@@ -44,7 +44,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     from towline.data.schema.contract import Contract
     from towline.manifest import verify_release
     from towline.prediction_log import labels
-    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
     from towline.registry.resolution import find
 
     settings = Settings.from_environment()
@@ -55,7 +55,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     model = verify_release(directory).name
     contract = Contract.read(directory)
     predictions = settings.layout.predictions(model)
-    policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(directory, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.Log(predictions, settings.layout.labels(model), policy.fields)
     now = dt.datetime.now(dt.UTC)
     done = labels.add(log, contract, file, now, by=by, column=column, separator=separator, replace=replace)

@@ -28,7 +28,7 @@ from towline.monitoring.performance.quality import measure
 from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
-from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
 NIGHT = dt.timedelta(days=1)
@@ -75,7 +75,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     clock = Clock(start, now, dt.datetime.now(dt.UTC))
     clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
     log = _log(settings, config.name, release)
-    kept = [field.name for field in log.fields if field.kept == "keep"]
+    kept = [field.name for field in log.fields if field.policy == "keep"]
     contract = Contract.read(release)
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
@@ -240,5 +240,5 @@ def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: d
 def _log(settings: Settings, model: str, release: Path) -> labels.Log:
     contract = Contract.read(release)
     predictions = settings.layout.predictions(model)
-    policy = read_policy(release, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
     return labels.Log(predictions, settings.layout.labels(model), policy.fields)

@@ -22,8 +22,8 @@ from towline.data.schema.values import ValueReader, category_name, parse_boolean
 from towline.errors import ConfigError, DataError
 from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import HASH_KEYS, Field, HashKeys
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
 
 _LISTED = 5
 _Place = tuple[str, int | None]  # a key and, by request, the row
@@ -34,7 +34,7 @@ class Log(NamedTuple):
 
     predictions: Path
     labels: Path
-    fields: Sequence[Field]
+    fields: Sequence[LoggedColumn]
 
 
 class Added(NamedTuple):
@@ -95,8 +95,8 @@ def add(
     table = formats.read_file(file, separator)
     keys = HashKeys(log.predictions / HASH_KEYS)
     with files.disk(log.predictions):
-        if field.kept == "hash":
-            keys.of(f"{now:%Y-%m}")  # so that predictions of this month may still come
+        if field.policy == "hash":
+            keys.month_key(f"{now:%Y-%m}")  # so that predictions of this month may still come
         given = _given(table, _named(table, contract, by, column, file), field, keys, file)
     store = LabelStore(log.labels)
     with store.held():
@@ -148,15 +148,17 @@ def read(
     """
     labels = LabelStore(log.labels).table().to_pandas().explode("keys")
     others = [by for by in labels["by"].unique() if by != REQUEST]
-    needed = None if columns is None else [*columns, REQUEST, "row", "prediction", *(INPUT + by for by in others)]
-    table = parquet_store.read(log.predictions, start, end, needed)
+    needed = (
+        None if columns is None else [*columns, REQUEST, "row", "prediction", *(INPUT_PREFIX + by for by in others)]
+    )
+    table = parquet_store.read_predictions(log.predictions, start, end, needed)
     places = table.select([REQUEST, "row"]).to_pandas()
     mine = labels[labels["by"] == REQUEST].drop_duplicates(["keys", "row"], keep="last")
     found = places.merge(mine, how="left", left_on=[REQUEST, "row"], right_on=["keys", "row"])[["label", "added"]]
     for by in others:
-        if INPUT + by in table.column_names:
+        if INPUT_PREFIX + by in table.column_names:
             mine = labels[labels["by"] == by].drop_duplicates("keys", keep="last").set_index("keys")
-            texts = pd.Series(_texts(table[INPUT + by], _reader(log.fields, by)), dtype=object)
+            texts = pd.Series(_texts(table[INPUT_PREFIX + by], _reader(log.fields, by)), dtype=object)
             for name in ("label", "added"):
                 found[name] = found[name].where(found[name].notna(), texts.map(mine[name]))
     kept = table if columns is None else table.select([name for name in table.column_names if name in columns])
@@ -182,8 +184,8 @@ def erase(log: Log, column: str, value: str, found: pa.Table | None = None) -> i
     rows = set()
     if found is not None:
         rows = set(zip(found[REQUEST].to_pylist(), found["row"].to_pylist(), strict=True))
-        for name in (name for name in found.column_names if name.startswith(INPUT)):
-            by = name.removeprefix(INPUT)
+        for name in (name for name in found.column_names if name.startswith(INPUT_PREFIX)):
+            by = name.removeprefix(INPUT_PREFIX)
             gone |= {(by, each) for each in _texts(found[name], _reader(log.fields, by)) if each is not None}
 
     def concerned(label: Mapping[str, Any]) -> bool:
@@ -203,21 +205,21 @@ def purge(folder: Path, before: dt.date) -> int:
     return LabelStore(folder).remove(lambda label: label["added"].date() < before)
 
 
-def _field(fields: Sequence[Field], by: str) -> Field:
+def _field(fields: Sequence[LoggedColumn], by: str) -> LoggedColumn:
     """The logged column that labels are joined by."""
     if by == REQUEST:
-        return Field(REQUEST, "category", "keep", "string")
+        return LoggedColumn(REQUEST, "category", "keep", "string")
     for field in fields:
-        if field.name == by and field.kept in ("keep", "hash"):
+        if field.name == by and field.policy in ("keep", "hash"):
             return field
-    known = [field.name for field in fields if field.kept in ("keep", "hash")]
+    known = [field.name for field in fields if field.policy in ("keep", "hash")]
     raise ConfigError(
         f"predictions are not logged with {by!r}", where="--by", remedy=f"there are: {', '.join([REQUEST, *known])}"
     )
 
 
-def _reader(fields: Iterable[Field], by: str) -> ValueReader:
-    readers = (field.reader for field in fields if field.name == by and field.kept == "keep")
+def _reader(fields: Iterable[LoggedColumn], by: str) -> ValueReader:
+    readers = (field.reader for field in fields if field.name == by and field.policy == "keep")
     return next(readers, ValueReader("category"))
 
 
@@ -235,7 +237,7 @@ def _named(table: pa.Table, contract: Contract, by: str, column: str | None, fil
     return contract.model_copy(update={"target": column, "columns": (target,)})
 
 
-def _given(table: pa.Table, contract: Contract, by: Field, keys: HashKeys, file: Path) -> dict[_Place, _Given]:
+def _given(table: pa.Table, contract: Contract, by: LoggedColumn, keys: HashKeys, file: Path) -> dict[_Place, _Given]:
     """The file's labels by their place."""
     frame = table.to_pandas()
     labels = _spelled(frame, contract, file)
@@ -258,7 +260,7 @@ def _given(table: pa.Table, contract: Contract, by: Field, keys: HashKeys, file:
     for line, (text, place, label) in enumerate(zip(texts, places, labels, strict=True)):
         at = str(text), int(place) if by.name == REQUEST else None
         if at not in given:
-            names = keys.hashes(by.name, at[0]) if by.kept == "hash" else [at[0]]
+            names = keys.hashes(by.name, at[0]) if by.policy == "hash" else [at[0]]
             given[at] = _Given(label, line, names)
         elif given[at].label != label:
             twice.append(f"rows {given[at].line + 1} and {line + 1}: {given[at].label!r} and {label!r}")
@@ -284,14 +286,14 @@ def _spelled(frame: pd.DataFrame, contract: Contract, file: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def _seen(folder: Path, by: Field, names: Sequence[str]) -> set[_Place]:
+def _seen(folder: Path, by: LoggedColumn, names: Sequence[str]) -> set[_Place]:
     """Which of the keys are in the log; by request, with each row of theirs."""
     if not folder.is_dir():
         return set()
-    column = REQUEST if by.name == REQUEST else INPUT + by.name
+    column = REQUEST if by.name == REQUEST else INPUT_PREFIX + by.name
     wanted, seen = pa.array(names, pa.string()), set[_Place]()
-    with parquet_store.held(folder):
-        for _, table in parquet_store.tables(folder, columns=[column, "row"]):
+    with parquet_store.exclusive_lock(folder):
+        for _, table in parquet_store.iter_tables(folder, columns=[column, "row"]):
             if column not in table.column_names:
                 continue
             texts = pa.array(_texts(table[column], by.reader), pa.string())

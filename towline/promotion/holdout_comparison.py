@@ -81,7 +81,7 @@ def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame)
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is intended",
         )
-    predictions, unseen = model.predictions(model.features(rows)), _find_unseen_rows(model, rows)
+    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
     if int(unseen.sum()) < MIN_UNSEEN_ROWS:
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced

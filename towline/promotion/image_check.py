@@ -5,11 +5,11 @@ from pathlib import Path
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check
 from towline.registry.ledger import Entry, Ledger
-from towline.release.image import Image, make
+from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Release
 
 
-def build_image(store: Path, release: Release, repository: str) -> tuple[Check, Image | None]:
+def build_image(store: Path, release: Release, repository: str) -> tuple[Check, ReleaseImage | None]:
     """Builds and smoke-tests the image of a release.
 
     Args:
@@ -24,13 +24,13 @@ def build_image(store: Path, release: Release, repository: str) -> tuple[Check, 
         TransientError: no Docker engine answers; run the same command again.
     """
     try:
-        image = make(store / release.path, repository, release.digest)
+        image = build_release_image(store / release.path, repository, release.digest)
     except ReleaseError as error:
         return Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:]))), None
     return Check(name="image", outcome="pass", detail=image.text()), image
 
 
-def record_image(ledger: Ledger, model: str, version: int, image: Image, *, actor: str, release: str) -> Entry:
+def record_image(ledger: Ledger, model: str, version: int, image: ReleaseImage, *, actor: str, release: str) -> Entry:
     """Records the image of a version's release in the ledger.
 
     Args:

@@ -14,7 +14,7 @@ from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
-from towline.registry.ledger import Entry, Ledger, open_ledger
+from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.resolution import highest
 from towline.release.packaging import Release
 from towline.training.evaluation.predictions import Interval
@@ -171,10 +171,10 @@ def decide_promotion(
         "verdict": verdict.outcome,
         "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
     }
-    names = {"actor": provenance.actor, "run_key": provenance.run_key, "release": release.path}
+    judged = JudgedVersion(version, provenance.run_key, release.path, evidence)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
+        return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
-    return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+    return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")

@@ -1,4 +1,4 @@
-"""From the name of a model to the directory of its release; and whether the ledger knows of the releases there are."""
+"""Resolution finds the release of a model's name; it also checks that the ledger knows the releases in the store."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
     """The release of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
 
     Raises:
-        ReleaseError: there is no such release; or the ledger is not what was written, or was lost.
+        ReleaseError: there is no such release, or the ledger was changed or lost.
         TransientError: the ledger cannot be read.
     """
     if isinstance(release, Path) or Path(release).is_dir():
@@ -43,13 +43,13 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
 
 
 def highest(settings: Settings, model: str) -> int:
-    """The highest version number among a model's releases in the store, 0 without any; the ledger is not asked."""
+    """The highest version number among a model's releases in the store, 0 without releases; the ledger is not read."""
     folders = (_FOLDER.fullmatch(path.name) for path in (settings.layout.releases / model).glob("v*"))
     return max((int(folder[1]) for folder in folders if folder), default=0)
 
 
 def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None) -> None:
-    """Refuses a ledger without a row of a model that has releases in the store: it is not a new one, it was lost.
+    """Checks that the ledger has rows of each model with releases in the store: otherwise the ledger was lost.
 
     Args:
         settings: where the store is.
@@ -57,7 +57,7 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
         model: its name; None: every model with releases.
 
     Raises:
-        ReleaseError: names the model, and how to go on.
+        ReleaseError: the ledger has no row of a model; says what to do.
         TransientError: the ledger cannot be read.
     """
     home = settings.layout.releases
@@ -71,6 +71,6 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
             f"the ledger has no row of {name}, but the store holds its releases up to version "
             f"{highest(settings, name)}: the ledger was lost, or is another one",
             where=str(home / name),
-            remedy="if TOWLINE_LEDGER_URL names another ledger, correct it; else bring the store back from a backup "
-            f"(towline restore FILE --force), or begin again without these releases: {away}",
+            remedy="if TOWLINE_LEDGER_URL names another ledger, correct it; else restore the store from a backup "
+            f"(towline restore FILE --force), or start again without these releases: {away}",
         )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Column, Contract
-from towline.inference.compiled.parity import Certificate
+from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
 from towline.markdown import escape
 from towline.training.evaluation.holdout import Evaluation, SliceResult
@@ -34,7 +34,7 @@ def render_card(
     contract: Contract,
     result: TrainingResult,
     plots: Mapping[str, bytes],
-    certificate: Certificate,
+    certificate: ParityCertificate,
 ) -> ModelCard:
     """Renders the card of a release; text of the user and of the table is escaped.
 

@@ -22,8 +22,8 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.example import example_value
 from towline.data.splits import hash_rows
 from towline.data.workspace import Workspace
-from towline.inference.compiled.codec import PLAN
-from towline.inference.compiled.parity import Certificate, certify
+from towline.inference.compiled.codec import PLAN_FILE
+from towline.inference.compiled.parity import ParityCertificate, certify
 from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
 from towline.provenance import Provenance
 from towline.release import model_card, reference, runtime, sbom
@@ -186,7 +186,7 @@ def _write_files(
     with work.file(fitted.file).open("rb") as model_file, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model_file, copy)
     if plan:
-        files.write(draft / PLAN, plan)
+        files.write(draft / PLAN_FILE, plan)
 
 
 def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
@@ -203,7 +203,9 @@ def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.
     return content
 
 
-def _compile(work: Workspace, config: PipelineConfig, model: Any, train: pd.DataFrame) -> tuple[Certificate, bytes]:
+def _compile(
+    work: Workspace, config: PipelineConfig, model: Any, train: pd.DataFrame
+) -> tuple[ParityCertificate, bytes]:
     """The compiled scorer and its certificate; empty if it does not predict each row as the model does."""
     tables = {"train": train, "holdout": work.subset("holdout").features}
     with ThreadpoolController().limit(limits=1):

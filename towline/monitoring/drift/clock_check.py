@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
-from towline.prediction_log.clock_skew import TOLERANCE, SetBack, kept
+from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
 
 WHAT = "clock"
 _AROUND = dt.timedelta(hours=1)  # a round whose time is not that of the clock was asked for by hand
@@ -27,20 +27,20 @@ class Clock:
     def __init__(self, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> None:
         self.start, self.end = start, end
         self.limit = max(end, now) + TOLERANCE
-        self._back: dict[tuple[str, dt.datetime], SetBack] = {}
+        self._back: dict[tuple[str, dt.datetime], ClockSkew] = {}
         self._ahead = 0
         self._last = self.limit
         self._rounds: DriftCheckResult | None = None
 
     def log(self, folder: Path) -> None:
         """What is known of the parts of a log, read from their footers; for callers that hold the folder."""
-        self.back(kept(folder))
-        for part in parquet_store.parts(folder, self.limit.date()):
-            file = parquet_store.opened(part.path)
+        self.back(read_skews(folder))
+        for part in parquet_store.list_parts(folder, self.limit.date()):
+            file = parquet_store.open_part(part.path)
             if part.day > self.limit.date() or _newest(file.metadata) > self.limit:
                 self.times(file.read(columns=["time"])["time"])
 
-    def back(self, found: Sequence[SetBack]) -> None:
+    def back(self, found: Sequence[ClockSkew]) -> None:
         """Segments that were turned into parts are known from there."""
         self._back.update({(one.source, one.before): one for one in found})
 

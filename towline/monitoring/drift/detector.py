@@ -23,9 +23,9 @@ from towline.monitoring.drift.repeated_rows import RepeatedRows
 from towline.monitoring.drift.thresholds import CheckThresholds, Window
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
-from towline.prediction_log.clock_skew import SetBack
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import Field
+from towline.prediction_log.clock_skew import ClockSkew
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import LoggedColumn
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 UNFIT = 0.05  # the share of values of another kind from which on a column is broken
@@ -131,7 +131,7 @@ def current(
     version: int,
     start: dt.datetime | None,
     end: dt.datetime | None,
-    fields: Sequence[Field],
+    fields: Sequence[LoggedColumn],
     positive: int | None = None,
     clock: Clock | None = None,
 ) -> Iterator[pa.Table]:
@@ -154,13 +154,13 @@ def current(
     """
     if not folder.is_dir():
         return
-    names = [field.name for field in fields if field.kept == "keep"]
-    wanted = {*(INPUT + name for name in names), "time", "prediction", "probabilities"}
-    start, end = parquet_store.utc(start), parquet_store.utc(end)
-    with parquet_store.held(folder):
+    names = [field.name for field in fields if field.policy == "keep"]
+    wanted = {*(INPUT_PREFIX + name for name in names), "time", "prediction", "probabilities"}
+    start, end = parquet_store.to_utc(start), parquet_store.to_utc(end)
+    with parquet_store.exclusive_lock(folder):
         for rows in _logged(folder, version, start, end, wanted, clock):
             there = rows.schema.names
-            taken = {name: rows[INPUT + name] for name in names if INPUT + name in there}
+            taken = {name: rows[INPUT_PREFIX + name] for name in names if INPUT_PREFIX + name in there}
             if PREDICTION in there:
                 taken[PREDICTION] = rows[PREDICTION]
             if positive is not None and "probabilities" in there:
@@ -177,19 +177,19 @@ def _logged(
     clock: Clock | None,
 ) -> Iterator[pa.Table]:
     """Some rows at a time: a day's file may be larger than the memory."""
-    for part in parquet_store.parts(folder, start and start.date(), end and end.date()):
+    for part in parquet_store.list_parts(folder, start and start.date(), end and end.date()):
         if part.version == version:
-            file = parquet_store.opened(part.path)
+            file = parquet_store.open_part(part.path)
             have = [name for name in file.schema_arrow.names if name in wanted]
-            file = parquet_store.opened(part.path, _texts(file.schema_arrow))
+            file = parquet_store.open_part(part.path, _texts(file.schema_arrow))
             for batch in file.iter_batches(_BATCH, columns=have):
-                yield parquet_store.between(pa.Table.from_batches([batch]), start, end)
-    odd = list[SetBack]()
-    for _, (_, of), rows in parquet_store.unconverted(folder, odd):
+                yield parquet_store.filter_time(pa.Table.from_batches([batch]), start, end)
+    odd = list[ClockSkew]()
+    for _, (_, of), rows in parquet_store.iter_unconverted(folder, odd):
         if clock:
             clock.times(rows["time"])
         if of == version:
-            yield parquet_store.between(rows, start, end)
+            yield parquet_store.filter_time(rows, start, end)
     if clock:
         clock.back(odd)
         clock.log(folder)

@@ -153,7 +153,7 @@ class _Numeric:
             self._seen.nulls += values.null_count
             if values.null_count:
                 values = values.drop_null()
-            floats = held(values.cast(pa.float64(), safe=False))
+            floats = buffer_to_numpy(values.cast(pa.float64(), safe=False))
             return np.where(np.isin(floats, self._na), np.nan, floats) if self._na else floats
         indices, given = _distinct(values, self._seen)
         if not given:
@@ -283,10 +283,10 @@ def _distinct(values: pa.Array, seen: ColumnStats) -> tuple[np.ndarray, list[Any
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     seen.nulls += encoded.null_count
     present = encoded.indices.drop_null() if encoded.null_count else encoded.indices
-    return held(present), encoded.dictionary.to_pylist()
+    return buffer_to_numpy(present), encoded.dictionary.to_pylist()
 
 
-def held(values: pa.Array) -> np.ndarray:
+def buffer_to_numpy(values: pa.Array) -> np.ndarray:
     """The numbers of an array without nulls. ``to_numpy`` would import pandas to ask whether it is wanted."""
     kind, buffer = values.type, values.buffers()[1]
     letter = "f" if pa.types.is_floating(kind) else "i" if pa.types.is_signed_integer(kind) else "u"

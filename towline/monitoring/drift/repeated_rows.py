@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.schema.contract import Column
-from towline.monitoring.drift.histograms import held
+from towline.monitoring.drift.histograms import buffer_to_numpy
 
 KEPT = 2_048  # rows of the sample
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -85,7 +85,7 @@ def _numbers(values: pa.Array) -> np.ndarray | None:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
     floats = values.cast(pa.float64(), safe=False)
-    found: np.ndarray = held(floats).view(np.uint64).copy()
+    found: np.ndarray = buffer_to_numpy(floats).view(np.uint64).copy()
     found[_missing(floats)] = 0
     return found
 
@@ -107,7 +107,7 @@ def _hashed(values: pa.Array) -> np.ndarray:
     try:
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
         named = [hash(value) & (2**64 - 1) for value in encoded.dictionary.to_pylist()]
-        places = np.where(_missing(encoded.indices), len(named), held(encoded.indices))
+        places = np.where(_missing(encoded.indices), len(named), buffer_to_numpy(encoded.indices))
         return np.array([*named, 0], dtype=np.uint64)[places]
     except (pa.ArrowException, TypeError, ValueError):  # lists; text that is not UTF-8
         return np.zeros(len(values), dtype=np.uint64)

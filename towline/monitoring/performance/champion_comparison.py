@@ -16,7 +16,7 @@ from towline.manifest import ReleaseLocation, read_manifest
 from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
 from towline.monitoring.performance.quality import MOST, blocks, widened
 from towline.monitoring.results import ChampionComparison, DriftResult
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.predictions import Interval, Predictions
@@ -122,7 +122,7 @@ def _newer(table: pa.Table, splits: Sequence[dict[str, Any]], kept: frozenset[st
     newer = np.ones(len(table), dtype=bool)
     for split in splits:
         if split["by"] == "time":
-            logged = INPUT + split["time"]
+            logged = INPUT_PREFIX + split["time"]
             times = moments(table[logged if split["time"] in kept and logged in table.column_names else "time"])
             newer &= times > pd.Timestamp(split["train_end"]).to_datetime64()
     return newer
@@ -143,7 +143,7 @@ def _ask(model: Model, contract: Contract, rows: pa.Table, kept: frozenset[str])
     if lacking := sorted(set(needed) - kept):
         what = f"version {model.version} needs {', '.join(lacking[:5])}, which the log does not keep as they are"
         raise DataError(what, where=where, remedy="keep them, if privacy allows")
-    found = model.predictions(model.features(frame(rows, needed)))
+    found = model.predict_frame(model.to_features(frame(rows, needed)))
     if found.probabilities is None:
         return found
     aligned = np.zeros((len(rows), len(contract.classes)))

@@ -14,8 +14,8 @@ from towline.config import Metric
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.training.evaluation.predictions import Predictions
 
 PROBABILITY_METRICS: frozenset[Metric] = frozenset(("roc_auc", "average_precision", "log_loss", "brier"))
@@ -138,15 +138,15 @@ def padded(predictions: Predictions, contract: Contract) -> Predictions:
 
 def plain(release: Path, contract: Contract) -> frozenset[str]:
     """The features that the log keeps as they are."""
-    fields = read_policy(release, contract, HashKeys(release)).fields  # no key is asked for
+    fields = read_privacy_filter(release, contract, HashKeys(release)).fields  # no key is asked for
     features = {column.name for column in contract.feature_columns}
-    return frozenset(field.name for field in fields if field.kept == "keep" and field.name in features)
+    return frozenset(field.name for field in fields if field.policy == "keep" and field.name in features)
 
 
 def frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
     """The logged columns of these features, by their own names; those that the table lacks are left out."""
-    there = [name for name in names if INPUT + name in table.column_names]
-    found: pd.DataFrame = table.select([INPUT + name for name in there]).rename_columns(there).to_pandas()
+    there = [name for name in names if INPUT_PREFIX + name in table.column_names]
+    found: pd.DataFrame = table.select([INPUT_PREFIX + name for name in there]).rename_columns(there).to_pandas()
     return found
 
 

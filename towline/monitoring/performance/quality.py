@@ -35,7 +35,7 @@ from towline.monitoring.performance.logged_predictions import (
     utc,
 )
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
@@ -256,8 +256,8 @@ def _too_few(counted: _Counted, asked: QualityConfig) -> str:
 
 def blocks(table: pa.Table, config: PipelineConfig) -> np.ndarray:
     """(n,) which rows are drawn together: those of a group, or ~sqrt(n) consecutive ones of a table in time's order."""
-    if config.data.group and INPUT + config.data.group in table.column_names:
-        codes: np.ndarray = pd.factorize(table[INPUT + config.data.group].to_pandas(), use_na_sentinel=False)[0]
+    if config.data.group and INPUT_PREFIX + config.data.group in table.column_names:
+        codes: np.ndarray = pd.factorize(table[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
         return codes
     return np.arange(len(table)) // max(1, math.isqrt(len(table)))
 

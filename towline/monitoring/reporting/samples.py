@@ -124,14 +124,14 @@ def logged(folder: Path, version: int, start: dt.datetime | None, end: dt.dateti
     from towline.prediction_log import parquet_store
 
     def mine() -> Iterator["pa.Table"]:
-        for _, table in parquet_store.tables(folder, start, end):
+        for _, table in parquet_store.iter_tables(folder, start, end):
             names = [field.name for field in table.schema if _drawable(field)]
             yield table.filter(pc.equal(table["version"], version)).select(names)
 
     if not folder.is_dir():
         return pd.DataFrame()
-    with parquet_store.held(folder):
-        return sampled(mine()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT))
+    with parquet_store.exclusive_lock(folder):
+        return sampled(mine()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
 
 
 def sampled(tables: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:

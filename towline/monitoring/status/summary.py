@@ -204,9 +204,9 @@ def traffic(folder: Path, today: dt.date) -> Traffic:
     rows = Counter(
         {day: count for day, count in parquet_store.count_unconverted(folder).items() if first <= day <= today}
     )
-    for part in parquet_store.parts(folder, first, today):
+    for part in parquet_store.list_parts(folder, first, today):
         try:
-            rows[part.day] += parquet_store.opened(part.path).metadata.num_rows
+            rows[part.day] += parquet_store.open_part(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
     return Traffic(days=tuple(Day(day=day, rows=count) for day, count in sorted(rows.items())))

@@ -1,7 +1,7 @@
-"""What a run leaves in MLflow: parameters, metrics, tags and files under the same names in every run.
+"""A run record is what a training run logs to MLflow: parameters, metrics, tags and files.
 
-MLflow compares versions by their runs' parameters and metrics, so every run has the same names: what differs from one
-estimator to another stands in one JSON value.
+MLflow compares versions by the parameters and metrics of their runs. So every run uses the same names; values that
+differ between estimators are one JSON value.
 """
 
 import importlib.metadata
@@ -93,7 +93,7 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
 
 
 def candidate(scores: CrossValidationResult) -> dict[str, str]:
-    """A candidate's own parameters, each under its name."""
+    """The parameters of a candidate's run, each hyperparameter under its name."""
     own = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
     values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **own}
     return {name[:250]: _text(value) for name, value in values.items()}
@@ -118,7 +118,7 @@ def metrics(result: TrainingResult) -> dict[str, float]:
 
 
 def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
-    """What MLflow's page of the experiment shows: no traces of language models, and the metrics of its runs."""
+    """The tags of an experiment: MLflow shows the metrics of its runs instead of traces of language models."""
     first = evaluation.primary
     names = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
     columns = [f"metrics.`{name}`" for name in names[:6]] + ["params.`rows`", "tags.`verdict`"]
@@ -134,7 +134,7 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         f"{fitted.candidate}: {evaluation.primary} {_number(best.value)}",
         "",
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
-        + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
+        + (f" The metrics are of a model without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
         f"Data: {escape(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
@@ -142,21 +142,21 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
         "|---|---|---|---|",
     ]
-    for name, one in evaluation.metrics.items():
+    for name, metric in evaluation.metrics.items():
         shown = f"**{name}**" if name == evaluation.primary else name
-        interval = f"{_number(one.low)} to {_number(one.high)}"
-        lines.append(f"| {shown} | {_number(one.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
+        interval = f"{_number(metric.low)} to {_number(metric.high)}"
+        lines.append(f"| {shown} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
     return "\n".join(lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Records as MLflow's table artifact, numbers to five digits."""
+    """Records as a table artifact of MLflow, with numbers rounded to five digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return {"columns": columns, "data": [[_brief(row.get(name)) for name in columns] for row in rows]}
 
 
 def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
-    """The dataset under our digest, as much of it as MLflow keeps (MLflow's own covers the first 10,000 rows)."""
+    """The dataset with towline's digest of all rows; MLflow's own digest covers the first 10,000 rows."""
     from mlflow.entities import Dataset
 
     data = work.dataset
@@ -178,7 +178,7 @@ def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, resul
     for name in (validation.docs, Contract.FILE):
         if work.file(name).is_file():
             shutil.copy(work.file(name), folder)
-    # by their folders' names: reading each one's metadata takes half a second
+    # from folder names: reading the metadata takes half a second
     installed = {one.stem.replace("-", "==", 1) for path in sys.path for one in Path(path).glob("*.dist-info")}
     slices = [
         {"column": s.column, "value": s.value, "rows": s.rows, evaluation.primary: s.metric.value, "low": s.metric.low,
@@ -202,7 +202,7 @@ def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, resul
 
 
 def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspace, fitted: FittedModel) -> None:
-    """An MLflow model directory around the stored model: what ``mlflow.sklearn.save_model`` writes for skops.
+    """Writes an MLflow model directory around the stored model, as ``mlflow.sklearn.save_model`` does for skops.
 
     That function would load, store and load the model again.
     """
