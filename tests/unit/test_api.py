@@ -93,6 +93,15 @@ def test_promote_and_rollback(store: Shelf) -> None:
         towline.promote(MODEL, reason="no number")
 
 
+def test_folder_with_a_models_name_is_not_a_release(
+    store: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data of a model may lie in a folder of its name."""
+    (tmp_path / MODEL).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert towline.load(MODEL).version == 1
+
+
 def test_rejected_version_is_not_promoted(store: Shelf) -> None:
     """The gate's verdict cannot be overridden."""
     store.ledger.register(MODEL, "ann", "trained", {}, "another run")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from towline.config import Settings
 from towline.errors import ReleaseError
-from towline.manifest import ReleaseLocation
+from towline.manifest import MANIFEST, ReleaseLocation
 from towline.registry.ledger import Ledger, open_ledger
 
 _FOLDER = re.compile(r"v(\d+)-[0-9a-f]{12}")
@@ -20,7 +20,7 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
         ReleaseError: there is no such release, or the ledger was changed or lost.
         TransientError: the ledger cannot be read.
     """
-    if isinstance(release, Path) or Path(release).is_dir():
+    if isinstance(release, Path) or _is_release_folder(release):
         return ReleaseLocation(Path(release))
     settings = settings or Settings.from_environment()
     ledger = open_ledger(settings)
@@ -40,6 +40,12 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
             remedy="wait for the run to end, or run its command again: it resumes from the last completed step",
         )
     return ReleaseLocation(settings.layout.release(entry.release), ledger.digest(entry))
+
+
+def _is_release_folder(text: str) -> bool:
+    """Whether text names a folder; a folder that merely has the name of a model does not count."""
+    folder = Path(text)
+    return folder.is_dir() and (not _MODEL.fullmatch(text) or (folder / MANIFEST).exists())
 
 
 def highest(settings: Settings, model: str) -> int:
