@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import towline
 from towline import origins
 from towline.config import Frozen, PipelineConfig, TrainingConfig, read_config
 from towline.errors import TowlineError
@@ -58,7 +57,7 @@ class Provenance(Frozen):
     git_missing: str = ""
     code: str = ""
     config: str = ""
-    towline: str = towline.__version__
+    towline: str = metadata.version("towline")
     python: str = platform.python_version()
 
     @property
