@@ -18,7 +18,7 @@ from towline.training.result import TrainingResult
 @retrying_task("register")
 def register(
     work: Workspace, config: PipelineConfig, settings: Settings, result: TrainingResult, provenance: Provenance
-) -> tracking.Version:
+) -> tracking.RegisteredVersion:
     """Not cached: ledger and MLflow find a run by its key.
 
     Versions that MLflow has lost are restored first, so that its numbers continue from there.
@@ -37,7 +37,7 @@ def register(
 def decide_promotion(
     model: str,
     settings: Settings,
-    version: tracking.Version,
+    version: tracking.RegisteredVersion,
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
@@ -58,7 +58,7 @@ def decide_promotion(
 
 @retrying_task("update MLflow")
 def update_mlflow(
-    work: Workspace, settings: Settings, version: tracking.Version, release: Release, verdict: Verdict
+    work: Workspace, settings: Settings, version: tracking.RegisteredVersion, release: Release, verdict: Verdict
 ) -> str:
     """Updates MLflow with the decision and with whatever it lacks of the model; returns a note if that fails."""
     with steps.step("update MLflow", work.path) as progress:

@@ -13,7 +13,7 @@ from towline.promotion.gate import Verdict
 from towline.promotion.holdout_comparison import Champion, judge_release
 from towline.provenance import Provenance
 from towline.registry.ledger import open_ledger
-from towline.registry.mlflow.tracking import Version
+from towline.registry.mlflow.tracking import RegisteredVersion
 from towline.release import packaging
 from towline.release.smoke_test import SmokeTestResult, finish_smoke_test
 from towline.steps import step
@@ -75,7 +75,7 @@ def build_image(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    version: Version,
+    version: RegisteredVersion,
     release: packaging.Release,
     verdict: Verdict,
     provenance: Provenance,

@@ -125,7 +125,7 @@ def client(settings: Settings, empty: Path) -> Any:
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.Version:
+def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
     work, config, result = trained
     if key:
         other = work.model_copy(update={"key": key})
@@ -251,7 +251,7 @@ def test_closing_adds_release_costs_and_verdict(
     """What is known after the gate is added to the finished run; doing it again changes nothing."""
     version = registered(settings, trained)
     for _ in range(2):
-        tracking.close(settings, version, released(tmp_path), VERDICT, COSTS)
+        tracking.close(settings, version, released(tmp_path), VERDICT.outcome, COSTS)
     run = client.get_run(version.run_id)
     assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
     assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
