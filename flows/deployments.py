@@ -27,7 +27,7 @@ from towline.errors import ConfigError
 from towline.operations.up_state import TAG
 from towline.orchestration import crash_detection, scheduler, worker
 from towline.processes import private
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost
 FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, scoring_flow)
@@ -85,7 +85,7 @@ def main(paths: Sequence[str]) -> None:
         for number in numbers:
             scheduler.catch_up(client, number)
         for name in dict.fromkeys(one.name for one in found):
-            if Ledger(settings.ledger_url).champion(name) is None:
+            if open_ledger(settings).champion(name) is None:
                 scheduler.begin(client, client.read_deployment_by_name(f"training/{name}"))
     scheduler.serve(found, lambda: scheduler.deploy(wanted(), mark))
 

@@ -11,7 +11,7 @@ from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataValidationError
 from towline.markdown import escaped
 from towline.preflight import champion_contract
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 from towline.registry.mlflow import tracking
 from towline.registry.resolution import check_recorded
 from towline.steps import step
@@ -21,7 +21,7 @@ from towline.steps import step
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
     """Never remembered: reading the source is how a change in it is seen."""
     with step("load") as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         check_recorded(settings, ledger, config.name)
         dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = ledger.ended(config.name) if force else ()

@@ -20,7 +20,7 @@ from towline.monitoring.policy import Decision
 from towline.monitoring.reporting import evidently_report
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.operations import up_state
-from towline.registry.ledger import Entry, Ledger, actor
+from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import mirror, synchronization
 from towline.steps import step
 
@@ -81,10 +81,10 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
 def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason: str) -> str:
     """To the champion before; done again after a kill it finds that another version serves and leaves it so."""
     with step("roll back") as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         now = ledger.champion(config.name)
         if now and now.version == serving.version:
-            verify(settings.store / ledger.rollback_target(config.name).release)
+            verify(settings.layout.release(ledger.rollback_target(config.name).release))
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
         try:

@@ -11,7 +11,7 @@ from towline.errors import TransientError
 from towline.markdown import escaped
 from towline.promotion import outcome
 from towline.promotion.gate import Verdict
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import synchronization, tracking
 from towline.release.packaging import Package
 from towline.training.cross_validation import Scores
@@ -57,7 +57,7 @@ def conclude(
 ) -> Entry:
     """Promotes or refuses; done again after a kill, it finds its own ledger row."""
     with steps.step("conclude", work.path) as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         entry = outcome.conclude(ledger, work, config.name, version.version, package, verdict, facts)
         told.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
@@ -80,7 +80,7 @@ def mirror(
     """Has MLflow show what was decided, and whatever else it lacks of the model; says so where it cannot."""
     with steps.step("mirror", work.path) as told:
         told.note = "MLflow shows it"
-        release, costs = settings.store / package.path, steps.costs(work.path)
+        release, costs = settings.layout.release(package.path), steps.costs(work.path)
         note = ""
         try:
             sidecar.call(tracking.close, settings, version, release, verdict.outcome, costs)

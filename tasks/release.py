@@ -11,7 +11,7 @@ from towline.manifest import Recorded
 from towline.markdown import escaped
 from towline.promotion import holdout_comparison, outcome
 from towline.promotion.gate import Verdict
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 from towline.registry.mlflow.tracking import Version
 from towline.release import packaging
 from towline.release.smoke_test import Smoke, finish
@@ -36,7 +36,7 @@ def package(
     with step("package", work.path) as told:
         packed = packaging.package(work, config, settings, version, fitted, evaluation, scores, validation, facts)
         told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
-    card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
+    card = (settings.layout.release(packed.path) / "card.md").read_text(encoding="utf-8")
     artifacts.markdown(card, key=f"{config.name}-card", description=f"the model card of version {version.version}")
     return packed
 
@@ -54,14 +54,14 @@ def smoke_test(work: Workspace, packed: packaging.Package, tester: "Popen[str]")
 def judge(work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: Smoke) -> Verdict:
     """Never remembered: the champion it compares with may have changed since."""
     with step("judge", work.path) as told:
-        ledger = Ledger(settings.ledger_url)
+        ledger = open_ledger(settings)
         if ledger.finished(config.name, work.key):  # killed after it was decided: not to be judged against itself
             verdict = Verdict.model_validate_json(work.file("verdict.json").read_bytes())
         else:
             champion = ledger.champion(config.name)
             serving = None
             if champion:
-                recorded = Recorded(settings.store / champion.release, ledger.digest(champion))
+                recorded = Recorded(settings.layout.release(champion.release), ledger.digest(champion))
                 serving = champion.version, recorded
             verdict = holdout_comparison.judge(work, config, evaluation, tried, serving)
         told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
@@ -84,7 +84,7 @@ def build_image(
         verdict, built = outcome.contain(settings, work, config, version.version, packed, verdict, facts)
         told.note = verdict.checks[-1].detail
         if built:
-            card = (settings.store / packed.path / "card.md").read_text(encoding="utf-8")
+            card = (settings.layout.release(packed.path) / "card.md").read_text(encoding="utf-8")
             artifacts.markdown(
                 f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{escaped(built.text())}\n",
                 key=f"{config.name}-card",

@@ -4,7 +4,7 @@ from tasks import patient
 from towline.config import PipelineConfig, Settings
 from towline.inference import batch
 from towline.inference.predictor import open_release
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, open_ledger
 from towline.steps import step
 
 
@@ -12,8 +12,8 @@ from towline.steps import step
 def score(config: PipelineConfig, settings: Settings, serving: Entry, source: str, output: str) -> batch.Scored:
     """Done again after a kill it writes the same file anew, whole."""
     with step("score") as told:
-        digest = Ledger(settings.ledger_url).digest(serving)
-        model = open_release(settings.store / serving.release, digest=digest)
+        digest = open_ledger(settings).digest(serving)
+        model = open_release(settings.layout.release(serving.release), digest=digest)
         done = batch.score(model, settings.project / source, settings.store / output, config.data.separator)
         told.note = f"{done.rows:,} rows by version {done.version}: {done.output}"
     return done

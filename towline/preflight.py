@@ -11,7 +11,7 @@ from towline.data.sources import load
 from towline.data.validation.suite import Validation, validate
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 from towline.steps import step
 from towline.training import cross_validation
 from towline.training.config_checks import check_config
@@ -54,6 +54,6 @@ def check(settings: Settings, config: PipelineConfig, as_of: datetime | None) ->
 
 def champion_contract(settings: Settings, model: str) -> Contract | None:
     """The contract of the version that serves, if one serves and its release is there."""
-    champion = Ledger(settings.ledger_url).champion(model)
-    file = settings.store / champion.release / "contract.json" if champion else None
-    return Contract.model_validate_json(file.read_bytes()) if file and file.exists() else None
+    champion = open_ledger(settings).champion(model)
+    release = settings.layout.release(champion.release) if champion else None
+    return Contract.read(release) if release and (release / Contract.FILE).exists() else None

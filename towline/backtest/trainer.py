@@ -13,6 +13,7 @@ import pandas as pd
 import towline
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits
+from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
@@ -136,7 +137,7 @@ class Trainer:
                 remedy="lower validation.min_rows, or begin later",
             )
         contract = infer(work.table(), config, work.dataset.time_format)
-        work.save("contract.json", contract)
+        work.save(Contract.FILE, contract)
         check(config, contract)
         splits.split(work, config)
         scores: Sequence[Scores] = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
@@ -152,12 +153,12 @@ class Trainer:
         }  # fmt: skip
         checked = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
         packed = package(work, config, settings, named, fitted, evaluation, scores, checked, facts)
-        model = open_release(settings.store / packed.path, digest=packed.digest)
+        model = open_release(settings.layout.release(packed.path), digest=packed.digest)
         return TrainedModel(
             version=version,
             as_of=as_of,
             work=work,
-            release=settings.store / packed.path,
+            release=settings.layout.release(packed.path),
             model=model,
             fitted=fitted,
             evaluation=evaluation,

@@ -85,7 +85,7 @@ def replay(
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         from towline.backtest import charts, page, simulation
 
         names = cast("tuple[PolicyName, ...]", policies)

@@ -59,7 +59,7 @@ def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iter
         TransientError: one is under way in another process.
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
-    lock = settings.store / "locks" / f".{key}"
+    lock = settings.layout.run_lock(key)
     with files.locked(lock, wait=False) as mine:
         if not mine:
             raise TransientError(
@@ -74,7 +74,7 @@ def _only_one(settings: Settings, config: PipelineConfig, as_of: object) -> Iter
 
 def _here(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
     """Imports, the second process and the server start side by side: each takes seconds."""
-    sidecar.start(settings.store / "logs" / "towline.log")
+    sidecar.start(settings.layout.log())
     if name == "training":
         sidecar.begin(importlib.import_module, "great_expectations")
     server = None

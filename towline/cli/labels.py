@@ -53,10 +53,10 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     given_file(file, "FILE")
     directory = find(name, settings).directory
     model = verify(directory).name
-    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
-    predictions = settings.store / "predictions" / model
+    contract = Contract.read(directory)
+    predictions = settings.layout.predictions(model)
     policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))
-    log = labels.Log(predictions, settings.store / "labels" / model, policy.fields)
+    log = labels.Log(predictions, settings.layout.labels(model), policy.fields)
     now = dt.datetime.now(dt.UTC)
     done = labels.add(log, contract, file, now, by=by, column=column, separator=separator, replace=replace)
 

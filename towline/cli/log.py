@@ -87,7 +87,7 @@ def purge(name: str, older_than: str, as_json: bool) -> None:
     settings, folder = _folder(name)
     before = (dt.datetime.now(dt.UTC) - _duration(older_than)).date()
     gone = maintenance.purge(folder, before)
-    forgotten = labels.purge(settings.store / "labels" / name, before)
+    forgotten = labels.purge(settings.layout.labels(name), before)
     document = {
         "model": name, "before": before.isoformat(), "predictions": gone.rows, "days": gone.files,
         "labels": forgotten, "hash_keys": gone.keys,
@@ -124,7 +124,7 @@ def erase(name: str, key: str, as_json: bool) -> None:
     column, equals, value = key.partition("=")
     if not (column and equals and value):
         raise ConfigError("not COLUMN=VALUE", where="--key", remedy="write --key customer_id=4711")
-    where = Log(folder, settings.store / "labels" / name, maintenance.summary(folder).fields if folder.is_dir() else ())
+    where = Log(folder, settings.layout.labels(name), maintenance.summary(folder).fields if folder.is_dir() else ())
     forgotten = 0
 
     def first(found: "pa.Table") -> None:
@@ -168,7 +168,7 @@ def _folder(name: str) -> "tuple[Settings, Path]":
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    rooms = (settings.store / "predictions", settings.store / "labels")
+    rooms = (settings.layout.prediction_logs, settings.layout.all_labels)
     known = sorted({path.name for room in rooms if room.is_dir() for path in room.iterdir() if path.is_dir()})
     if name not in known:
         near = get_close_matches(name, known, 1)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def stores() -> "tuple[Settings, Ledger]":
     from towline.config import Settings
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
 
     settings = Settings.from_environment()
-    return settings, Ledger(settings.ledger_url)
+    return settings, open_ledger(settings)
 
 
 def _known(settings: "Settings", ledger: "Ledger", name: str) -> str:
@@ -157,7 +157,7 @@ def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entr
     if not entry.release:
         return row | {"holdout": "no release yet", "rows": None, "estimator": None}
     try:
-        manifest = read(settings.store / entry.release)
+        manifest = read(settings.layout.release(entry.release))
     except ReleaseError:
         return row | {"holdout": "release gone", "rows": None, "estimator": None}
     holdout = f"{manifest.primary} {manifest.metrics[manifest.primary].text()}"
@@ -179,7 +179,7 @@ def show(version: str, as_json: bool) -> None:
 
     settings, ledger = stores()
     entry = released(which(settings, ledger, version))
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     manifest = verify(directory)
     past = [row for row in ledger.history(entry.model) if row.version == entry.version]
 
@@ -269,12 +269,12 @@ def _judged_release(settings: "Settings", entry: "Entry") -> None:
 
     if not entry.release:  # the ledger refuses what was never judged
         return
-    manifest = verify(settings.store / entry.release)
+    manifest = verify(settings.layout.release(entry.release))
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(
             "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
-            where=str(settings.store / entry.release),
+            where=str(settings.layout.release(entry.release)),
             remedy=REMEDY,
         )
 

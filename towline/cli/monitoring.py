@@ -51,7 +51,7 @@ def drift(
     given_file(current, "--current")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         from towline.monitoring import monitoring_run
 
         now = monitoring_run.moment(as_of)
@@ -92,7 +92,7 @@ def _round(config: Path, flow: str, as_of: datetime | None, overrides: tuple[str
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         done = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
     page = {"page": done.page} if done.page else {}
     emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))

@@ -34,7 +34,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
     settings, ledger = models.stores()
     entry = models.released(models.which(settings, ledger, version))
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     manifest = verify(directory)
     size = sum(one.size for one in manifest.files.values())
     told: dict[str, Any] = {
@@ -47,7 +47,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all as their digests say"
     lines = [screen.head("release") + f"{directory}: {whole}"]
     if image or repository:
-        with screen.progress(settings.store / "logs" / "towline.log"):
+        with screen.progress(settings.layout.log()):
             built = _made(settings, ledger, entry, repository)
         told |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
         lines += [screen.head("image") + built.text(), screen.head("id") + built.id]
@@ -62,7 +62,7 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
     from towline.release.image import make
     from towline.steps import step
 
-    directory = settings.store / entry.release
+    directory = settings.layout.release(entry.release)
     config = read_config(directory / "config.yaml")
     with step("image") as told:
         built = make(directory, repository or config.package.repository, ledger.digest(entry))

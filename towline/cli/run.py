@@ -43,7 +43,7 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         done = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
     outcome, page = done.value, done.page
     document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
@@ -74,7 +74,7 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     extras.require("towline validate", "pipeline")
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
-    with screen.progress(settings.store / "logs" / "towline.log"):
+    with screen.progress(settings.layout.log()):
         from towline.preflight import check
 
         checked = check(settings, pipeline, as_of)

@@ -159,7 +159,7 @@ def _width(cell: str) -> int:
 
 def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     """The end of a run on one screen; ``page`` is that of a run on another machine, where its files are."""
-    release = settings.store / outcome.release
+    release = settings.layout.release(outcome.release)
     name = f"{outcome.model}@{outcome.version}"
     if outcome.repeated:
         told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"

@@ -75,10 +75,10 @@ def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
         ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
         TransientError: the ledger cannot be read.
     """
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
-    config, ledger = _config(name), Ledger(settings.ledger_url)
+    config, ledger = _config(name), open_ledger(settings)
     known, wanted = ledger.models(), config.name if config else name
     check_recorded(settings, ledger, wanted)
     if wanted is not None and wanted not in known:

@@ -17,7 +17,7 @@ from towline.errors import ConfigError, TowlineError
 from towline.monitoring.reporting.model_metrics import Watch
 from towline.monitoring.status.links import Links
 from towline.monitoring.status.page import ALL, POLICY
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import open_ledger
 
 if TYPE_CHECKING:
     from towline.config import Settings
@@ -89,16 +89,16 @@ class _Page(BaseHTTPRequestHandler):
 
     def _file(self, model: str, version: str | None, night: str | None) -> tuple[int, str, str, str]:
         """A page that stands in the store. It is sandboxed: what is in it can reach nothing of this address."""
-        store = self.server.settings.store
-        file = store / "watch" / model / f"drift-{night}.html"
+        layout = self.server.settings.layout
+        file = layout.drift_report(model, night or "")
         what = f"report of the night of {night}"
         if version:
             what = f"card of version {version}"
             try:
-                entry = Ledger(self.server.settings.ledger_url).entry(model, int(version))
+                entry = open_ledger(self.server.settings).entry(model, int(version))
             except TowlineError as error:
                 return 503, "text/plain", str(error), POLICY
-            file = store / entry.release / "card.html" if entry else store / "none"
+            file = layout.release(entry.release if entry else "none") / "card.html"
         try:
             return 200, "text/html", file.read_text(encoding="utf-8"), _OF_CARDS if version else _OF_REPORTS
         except (OSError, UnicodeDecodeError):

@@ -33,7 +33,7 @@ def ui(stop: bool, as_json: bool) -> None:
         return
     extras.require("towline ui", "pipeline")
     kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]
-    if settings.evidently.is_dir() or any(settings.store.glob("watch/*/drift.jsonl")):
+    if settings.layout.evidently.is_dir() or any(settings.layout.drift_records()):
         kinds.append("evidently")
     started = [servers.start(settings, kind) for kind in kinds]
     click.echo("starting …", err=True)

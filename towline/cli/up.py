@@ -66,14 +66,14 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     from towline.config import Settings
     from towline.operations import up_state
     from towline.operations.supervisor import Supervisor
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
     with contextlib.suppress(TransientError):  # a ledger that is away comes back
         for pipeline in pipelines:
-            check_recorded(settings, Ledger(settings.ledger_url), pipeline.name)
+            check_recorded(settings, open_ledger(settings), pipeline.name)
     if systemd:
         click.echo(_unit(settings, pipelines), nl=False)
         return
@@ -133,7 +133,7 @@ def _told(state: "Up", configs: "Sequence[PipelineConfig]", settings: "Settings"
             for flow, line in (("training", at.train), ("drift", at.drift), ("quality", at.quality))
         )
         lines.append(f"  flows   {when}   ({at.timezone})")
-    return "\n".join([*lines, f"{'logs':<10}{settings.store / 'logs'}", f"{'end':<10}Ctrl-C"])
+    return "\n".join([*lines, f"{'logs':<10}{settings.layout.logs}", f"{'end':<10}Ctrl-C"])
 
 
 def _unit(settings: "Settings", configs: "Sequence[PipelineConfig]") -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from towline.config.record import Frozen, suggest
 from towline.errors import ConfigError
+from towline.store import StoreLayout
 
 # read by the commands that need them; they say not where anything is
 _OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS", "TOWLINE_PROFILE"}
@@ -37,11 +38,12 @@ class Settings(Frozen):
         found = next((d for d in (here, *here.parents) if (d / "flows" / "training.py").is_file()), here)
         project = Path(env.get("TOWLINE_PROJECT", found)).resolve()
         store = (project / env.get("TOWLINE_STORE", "mlruns")).resolve()
+        layout = StoreLayout(store)
         return cls(
             project=project,
             store=store,
-            tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{store}/mlflow.db"),
-            ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{store}/ledger.db"),
+            tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{layout.mlflow_database}"),
+            ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{layout.ledger_database}"),
         )
 
     def environment(self) -> dict[str, str]:
@@ -54,6 +56,6 @@ class Settings(Frozen):
         }
 
     @property
-    def evidently(self) -> Path:
-        """Evidently's workspace: the nights of every model."""
-        return self.store / "evidently"
+    def layout(self) -> StoreLayout:
+        """The paths within the store."""
+        return StoreLayout(self.store)

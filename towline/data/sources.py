@@ -21,6 +21,7 @@ from towline.data.schema.columns import examples
 from towline.data.schema.values import ValueFormat, ValueReader, column_format, level
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
+from towline.store import StoreLayout
 
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
@@ -88,9 +89,7 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
     coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in coerced)
     digest = _digest(table)
     dataset = Dataset(
-        path=f"datasets/{digest[:16]}.parquet"
-        if config.keep_snapshot
-        else f"datasets/.{secrets.token_hex(16)}.parquet",
+        path=StoreLayout.dataset_name(digest[:16] if config.keep_snapshot else f".{secrets.token_hex(16)}"),
         digest=digest,
         rows=table.num_rows,
         columns=tuple(table.column_names),
@@ -100,16 +99,17 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
         time_format=time_format,
         coerced=coerced,
     )
-    with replacing(store / dataset.path) as file:
+    snapshot = StoreLayout(store).dataset(dataset.path)
+    with replacing(snapshot) as file:
         pq.write_table(table, file, compression="zstd")
-    sweep((store / dataset.path).parent)
+    sweep(snapshot.parent)
     return dataset
 
 
 def drop(dataset: Dataset, config: DataConfig, store: Path) -> None:
     """Removes a snapshot that is not to be kept."""
     if not config.keep_snapshot:
-        (store / dataset.path).unlink(missing_ok=True)
+        StoreLayout(store).dataset(dataset.path).unlink(missing_ok=True)
 
 
 def read(dataset: Dataset, store: Path) -> pd.DataFrame:
@@ -118,7 +118,7 @@ def read(dataset: Dataset, store: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is gone, or its content is not what the digest says.
     """
-    path = store / dataset.path
+    path = StoreLayout(store).dataset(dataset.path)
     remedy = "run the load step again: the source is read anew"
     if not path.is_file():
         raise DataError("the snapshot of the data is gone", where=str(path), remedy=remedy)

@@ -22,6 +22,7 @@ from towline.data.schema.contract import Contract
 from towline.data.sources import Dataset, read
 from towline.errors import TransientError
 from towline.provenance import code
+from towline.store import StoreLayout
 
 ABANDONED = timedelta(days=30)
 SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is not to outlive it
@@ -40,7 +41,7 @@ class Workspace(Frozen):
 
     @property
     def path(self) -> Path:
-        return self.store / "work" / self.key[:16]
+        return StoreLayout(self.store).workspace(self.key)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -101,7 +102,7 @@ class Workspace(Frozen):
         return files.write(self.file(name), json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
     def contract(self) -> Contract:
-        return Contract.model_validate_json(self.file("contract.json").read_bytes())
+        return Contract.read(self.path)
 
     def table(self) -> pd.DataFrame:
         """The snapshot as read; shared between steps, not to be changed."""
@@ -162,6 +163,6 @@ def open_workspace(
         files.write(token, secrets.token_hex(8))
     if not config.data.keep_snapshot:
         own = work.file(SNAPSHOT)
-        (store / dataset.path).replace(own)
+        StoreLayout(store).dataset(dataset.path).replace(own)
         dataset = dataset.model_copy(update={"path": own.relative_to(store).as_posix()})
     return work.model_copy(update={"token": token.read_text(), "dataset": dataset})

@@ -142,7 +142,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     if digest and manifest.digest != digest:
         what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
         raise ReleaseError(what, where=str(directory), remedy=REMEDY)
-    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
+    contract = Contract.read(directory)
     reader = Reader(contract)
     scorer: Scorer
     if PLAN in manifest.files:

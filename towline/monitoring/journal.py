@@ -28,7 +28,7 @@ class Journal:
 
     @classmethod
     def of(cls, settings: Settings, model: str) -> "Journal":
-        return cls(settings.store / "watch" / model)
+        return cls(settings.layout.monitoring(model))
 
     def add(self, record: DriftResult | QualityResult, at: dt.datetime) -> None:
         """One more line, whole or not at all.

@@ -29,7 +29,7 @@ from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
-from towline.registry.ledger import Entry, Ledger, actor, champion_of
+from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
 NIGHT = dt.timedelta(days=1)
 Window = TypeVar("Window", DriftResult, QualityResult)
@@ -51,7 +51,7 @@ def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
     Raises:
         PromotionRejectedError: no version served then.
     """
-    rows = [row for row in Ledger(settings.ledger_url).history(model) if dt.datetime.fromisoformat(row.time) <= now]
+    rows = [row for row in open_ledger(settings).history(model) if dt.datetime.fromisoformat(row.time) <= now]
     found = champion_of(rows[::-1])
     if found is None:
         raise PromotionRejectedError(
@@ -67,7 +67,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
         ReleaseError: the champion's release is not what its manifest says.
         TransientError: the log's folder cannot be written, which its lock needs.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify(release)
     journal = Journal.of(settings, config.name)
     closed = _closed(journal.drift(serving.version, now), serving)
@@ -76,7 +76,7 @@ def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.da
     clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
     log = _log(settings, config.name, release)
     kept = [field.name for field in log.fields if field.kept == "keep"]
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
     return detect(release, batches, config.drift, start=start, end=now, columns=kept, clock=clock)
@@ -89,7 +89,7 @@ def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: P
         DataError: the table cannot be read.
         ReleaseError: as ``drift``.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify(release)
     return detect(release, rows_of(settings, config, serving, file), config.drift)
 
@@ -102,7 +102,7 @@ def rows_of(
     Raises:
         DataError: the table cannot be read.
     """
-    contract = Contract.model_validate_json((settings.store / serving.release / "contract.json").read_bytes())
+    contract = Contract.read(settings.layout.release(serving.release))
     return table(file, contract, config.data.separator)
 
 
@@ -113,7 +113,7 @@ def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.
         DataError: a part of the log cannot be read.
         ReleaseError, TransientError: as ``drift``.
     """
-    release = settings.store / serving.release
+    release = settings.layout.release(serving.release)
     verify(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     past = journal.quality(serving.version, due)
@@ -138,14 +138,14 @@ def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evi
     """
     if not seen.quality or seen.quality[-1].state != "degraded":
         return None
-    window, ledger = seen.quality[-1], Ledger(settings.ledger_url)
+    window, ledger = seen.quality[-1], open_ledger(settings)
     try:
         earlier = ledger.rollback_target(config.name)
     except PromotionRejectedError:
         previous = None
     else:
-        previous = Recorded(settings.store / earlier.release, ledger.digest(earlier))
-    release = settings.store / serving.release
+        previous = Recorded(settings.layout.release(earlier.release), ledger.digest(earlier))
+    release = settings.layout.release(serving.release)
     table = labels.read(_log(settings, config.name, release), window.start, window.end)
     champion = Recorded(release, ledger.digest(serving))
     return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
@@ -155,7 +155,7 @@ def evidence(
     settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime, breach: str = ""
 ) -> Evidence:
     """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
-    journal, ledger = Journal.of(settings, config.name), Ledger(settings.ledger_url)
+    journal, ledger = Journal.of(settings, config.name), open_ledger(settings)
     after = now + dt.timedelta(microseconds=1)
     nights = journal.drift(serving.version, after)
     known = _closed(nights, serving)
@@ -205,13 +205,13 @@ def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: E
         "breach": seen.breach,
     }
     told = f"{decision.action}: {decision.reason}"
-    Ledger(settings.ledger_url).decide(config.name, actor(), told, facts, decision.cause)
+    open_ledger(settings).decide(config.name, actor(), told, facts, decision.cause)
     return decision
 
 
 def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
-    trained = verify(settings.store / serving.release).dataset
+    trained = verify(settings.layout.release(serving.release)).dataset
     data, store = config.data, settings.store
     dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
@@ -238,7 +238,7 @@ def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: d
 
 
 def _log(settings: Settings, model: str, release: Path) -> labels.Log:
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
-    predictions = settings.store / "predictions" / model
+    contract = Contract.read(release)
+    predictions = settings.layout.predictions(model)
     policy = read_policy(release, contract, HashKeys(predictions / HASH_KEYS))
-    return labels.Log(predictions, settings.store / "labels" / model, policy.fields)
+    return labels.Log(predictions, settings.layout.labels(model), policy.fields)

@@ -25,7 +25,7 @@ def look(settings: Settings, config: PipelineConfig, service: str, api: str) -> 
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import slo_history
     from towline.monitoring.slo.burn_rate import breach, evaluate
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
 
     journal, now = Journal.of(settings, config.name), dt.datetime.now(dt.UTC)
     slo_history.look(service, os.environ.get("TOWLINE_API_KEY"), journal.folder, config.name, config.slo.period, now)
@@ -33,7 +33,7 @@ def look(settings: Settings, config: PipelineConfig, service: str, api: str) -> 
     found = evaluate(history, config.slo, now, quality=journal.quality(), metric=metric)
     notifications.tell_objectives(settings, config, found, now)
     told = breach(found)
-    serving = Ledger(settings.ledger_url).champion(config.name)
+    serving = open_ledger(settings).champion(config.name)
     if told and config.slo.on_breach != "alert" and serving is not None:
         since = dt.datetime.fromisoformat(serving.time)  # what the version before did is no reason to act on this one
         own = breach(evaluate(history, config.slo, now, quality=journal.quality(), metric=metric, since=since))

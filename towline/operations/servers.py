@@ -66,7 +66,7 @@ def start(settings: Settings, kind: Kind) -> Server:
             return running
         port, claim = _port(PORTS[kind])
         command, environ = _command(settings, kind, port)
-        log = settings.store / "logs" / f"{kind}.log"
+        log = settings.layout.log(kind)
         with claim, files.disk(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
@@ -104,7 +104,7 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
         time.sleep(0.1)
     raise TransientError(
         f"the {server.kind} server does not answer",
-        where=str(settings.store / "logs" / f"{server.kind}.log"),
+        where=str(settings.layout.log(server.kind)),
         remedy="read the end of that log; `towline ui --stop` clears what is left of it",
     )
 
@@ -132,7 +132,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
     """What Prefect's client needs to know before it is imported."""
     return {
         **QUIET,
-        "PREFECT_HOME": str(settings.store / "prefect"),
+        "PREFECT_HOME": str(settings.layout.prefect),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "towline",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
@@ -157,7 +157,7 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
     if kind in ("evidently", "status"):
         return [f"towline.cli.{kind}_server", str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    artifacts = str(settings.store / "artifacts")
+    artifacts = str(settings.layout.mlflow_artifacts)
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]
     return ["mlflow", "server", *address, *stores], {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -166,7 +166,7 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
 
 
 def _state(settings: Settings, kind: Kind) -> Path:
-    return settings.store / "servers" / f"{kind}.json"
+    return settings.layout.servers / f"{kind}.json"
 
 
 def _port(preferred: int) -> tuple[int, socket.socket]:

@@ -43,7 +43,7 @@ def noted(settings: Settings) -> "Iterator[Callable[[Started], None]]":
     def note(started: "Started") -> None:
         parts = urlsplit(started.address)
         address = started.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-        pid, path = os.getpid(), settings.store / "servers" / f"service-{started.model}-{parts.port}.json"
+        pid, path = os.getpid(), settings.layout.servers / f"service-{started.model}-{parts.port}.json"
         service = Service(model=started.model, address=address, host=socket.gethostname(), pid=pid, born=born(pid))
         if settings.store.is_dir():
             with contextlib.suppress(TowlineError, OSError):
@@ -60,7 +60,7 @@ def noted(settings: Settings) -> "Iterator[Callable[[Started], None]]":
 def find(settings: Settings, model: str) -> list[str]:
     """The addresses of a model's services on this machine: those that run, else those that were killed."""
     services = []
-    for path in sorted((settings.store / "servers").glob(f"service-{model}-*.json")):
+    for path in sorted((settings.layout.servers).glob(f"service-{model}-*.json")):
         with contextlib.suppress(OSError, ValueError):
             services.append(Service.model_validate_json(path.read_bytes()))
     here = [one for one in services if one.model == model and one.host == socket.gethostname()]

@@ -128,7 +128,7 @@ class Supervisor:
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
         self._foreign = os.environ.get("PREFECT_API_URL", "")
         self._patience = 0.0
-        logs = settings.store / "logs"
+        logs = settings.layout.logs
         self._scheduler = _Child(
             SCHEDULES, ["flows.deployments", *(str(path.resolve()) for path in paths)], logs / "schedules.log"
         )
@@ -226,7 +226,7 @@ class Supervisor:
     def _kinds(self) -> list[servers.Kind]:
         """Evidently's page begins with the first night it can show; a Prefect server elsewhere is not ours to start."""
         without = {"prefect"} if self._foreign else set()
-        without |= set() if self._settings.evidently.is_dir() else {"evidently"}
+        without |= set() if self._settings.layout.evidently.is_dir() else {"evidently"}
         return [kind for kind in get_args(servers.Kind) if kind not in without]
 
     def _look(self) -> None:
@@ -289,7 +289,7 @@ class Supervisor:
                     continue
                 self._tell(f"{name}: put back into MLflow: {'; '.join(lacking)}")
                 self._mirrored[name] = now + 9 * every  # what cannot be put back is not tried all the time
-            with (self._settings.store / "logs" / "mirror.log").open("ab") as log:
+            with (self._settings.layout.log("mirror")).open("ab") as log:
                 self._mending[name] = subprocess.Popen(
                     [
                         sys.executable,

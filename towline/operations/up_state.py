@@ -84,4 +84,4 @@ def write(settings: Settings, up: Up) -> None:
 
 
 def path(settings: Settings) -> Path:
-    return settings.store / "watch" / "up.json"
+    return settings.layout.up_state

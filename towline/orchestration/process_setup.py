@@ -39,7 +39,7 @@ def attended() -> Iterator[None]:
     run = context.flow_run
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, tags=[*run.tags, *whose(os.getpid())])
-    sidecar.start(Settings.from_environment().store / "logs" / "towline.log")
+    sidecar.start(Settings.from_environment().layout.log())
     if context.flow is not None and context.flow.name == "training":
         sidecar.begin(importlib.import_module, "great_expectations")
     try:

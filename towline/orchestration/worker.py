@@ -63,7 +63,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     path = [str(settings.project), *filter(None, [os.environ.get("PYTHONPATH")])]
     given = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
-        "PREFECT_LOCAL_STORAGE_PATH": str(settings.store / "prefect" / "storage"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(settings.layout.prefect_results),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "towline",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }

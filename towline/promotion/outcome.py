@@ -17,7 +17,7 @@ from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check, Verdict
 from towline.provenance import code, commit
-from towline.registry.ledger import Entry, Ledger, actor
+from towline.registry.ledger import Entry, Ledger, actor, open_ledger
 from towline.registry.resolution import highest
 from towline.release.image import Image, make
 from towline.release.packaging import Package
@@ -113,12 +113,12 @@ def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str
     """
     evidence = {"dataset": work.dataset.digest, **facts}
     reason, least = f"trained, trigger {facts['trigger']}", highest(settings, model) + 1
-    return Ledger(settings.ledger_url).register(model, facts["actor"], reason, evidence, work.key, least)
+    return open_ledger(settings).register(model, facts["actor"], reason, evidence, work.key, least)
 
 
 def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
     """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
-    entry = Ledger(settings.ledger_url).finished(config.name, work.key)
+    entry = open_ledger(settings).finished(config.name, work.key)
     if entry is None or work.judged:
         return None
     work.remove()
@@ -159,12 +159,12 @@ def contain(
         return verdict, None
     built: Image | None = None
     try:
-        built = make(settings.store / package.path, config.package.repository, package.digest)
+        built = make(settings.layout.release(package.path), config.package.repository, package.digest)
     except ReleaseError as error:
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        contained(Ledger(settings.ledger_url), config.name, version, built, facts["actor"], package.path)
+        contained(open_ledger(settings), config.name, version, built, facts["actor"], package.path)
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)

@@ -8,10 +8,11 @@ import getpass
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from towline.config import Settings
 from towline.errors import PromotionRejectedError
 from towline.registry.hash_chain import Chain, Draft, Entry
 
-__all__ = ["Entry", "Ledger", "actor"]
+__all__ = ["Entry", "Ledger", "actor", "open_ledger"]
 
 
 def actor() -> str:
@@ -20,6 +21,11 @@ def actor() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def open_ledger(settings: Settings) -> "Ledger":
+    """The ledger that the settings name."""
+    return open_ledger(settings)
 
 
 class Ledger:

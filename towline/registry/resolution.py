@@ -7,7 +7,7 @@ from pathlib import Path
 from towline.config import Settings
 from towline.errors import ReleaseError
 from towline.manifest import Recorded
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import Ledger, open_ledger
 
 _FOLDER = re.compile(r"v(\d+)-[0-9a-f]{12}")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -23,7 +23,7 @@ def find(release: str | Path, settings: Settings | None = None) -> Recorded:
     if isinstance(release, Path) or Path(release).is_dir():
         return Recorded(Path(release))
     settings = settings or Settings.from_environment()
-    ledger = Ledger(settings.ledger_url)
+    ledger = open_ledger(settings)
     name, at, version = release.partition("@")
     if at and not version.isdecimal():
         raise ReleaseError(f"not a version: {version!r}", where=release, remedy=f"write {name}@3")
@@ -39,12 +39,12 @@ def find(release: str | Path, settings: Settings | None = None) -> Recorded:
             where=str(settings.store),
             remedy="wait for the run to end, or give its command again: it goes on where it stopped",
         )
-    return Recorded(settings.store / entry.release, ledger.digest(entry))
+    return Recorded(settings.layout.release(entry.release), ledger.digest(entry))
 
 
 def highest(settings: Settings, model: str) -> int:
     """The highest version number among a model's releases in the store, 0 without any; the ledger is not asked."""
-    folders = (_FOLDER.fullmatch(path.name) for path in (settings.store / "releases" / model).glob("v*"))
+    folders = (_FOLDER.fullmatch(path.name) for path in (settings.layout.releases / model).glob("v*"))
     return max((int(folder[1]) for folder in folders if folder), default=0)
 
 
@@ -60,7 +60,7 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
         ReleaseError: names the model, and how to go on.
         TransientError: the ledger cannot be read.
     """
-    home = settings.store / "releases"
+    home = settings.layout.releases
     names = [model] if model else sorted(path.name for path in home.glob("*") if _MODEL.fullmatch(path.name))
     missing = [name for name in names if highest(settings, name)]
     missing = sorted(set(missing) - set(ledger.models())) if missing else []

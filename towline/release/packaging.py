@@ -84,7 +84,7 @@ def package(
         TransientError: the disk is full or the store cannot be written; nothing is left behind.
         ReleaseError: this release exists already and has been changed since.
     """
-    home = settings.store / "releases" / version.name
+    home = settings.layout.releases / version.name
     manifest = _manifest(work, config, version, fitted, evaluation, scores, facts)
     with files.disk(home), files.locked(home / ".lock"):
         for stale in home.glob(".draft-*"):  # of a killed run: the lock says that nobody writes there now
@@ -196,7 +196,7 @@ def _write(
         "cross_validation": [score.model_dump(mode="json") for score in scores],
     }
     contents: dict[str, str | bytes] = {
-        "contract.json": contract.model_dump_json(indent=1),
+        Contract.FILE: contract.model_dump_json(indent=1),
         **reference.of(work, config, rows),
         "config.yaml": _config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),

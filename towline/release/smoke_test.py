@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from towline.config import Frozen
 from towline.errors import TowlineError
+from towline.store import StoreLayout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,7 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
     rows = work.part("holdout")[2][[column.name for column in work.contract().feature_columns]]
     rows.to_parquet(work.file("smoke-rows.parquet"), index=False)
     job = {
-        "release": str(work.store / package.path),
+        "release": str(StoreLayout(work.store).release(package.path)),
         "rows": str(work.file("smoke-rows.parquet")),
         "expected": str(work.file(package.answers)),
         "digest": package.digest,

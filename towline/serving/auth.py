@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError
+from towline.store import StoreLayout
 
 Scope = Literal["predict", "admin"]
 SCOPES: tuple[Scope, ...] = ("predict", "admin")
@@ -217,7 +218,7 @@ def _digest(text: str) -> str:
 
 
 def _path(store: Path) -> Path:
-    return store / "serving" / "keys.json"
+    return StoreLayout(store).api_keys
 
 
 def _write(store: Path, keys: tuple[Key, ...]) -> None:

@@ -18,6 +18,7 @@ from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
 from towline.registry.champion_watcher import Release, Watch
 from towline.serving.options import Options
+from towline.store import StoreLayout
 
 _LOG = logging.getLogger("towline.serving")
 _EVERY = 0.25  # seconds between two looks at the ledger
@@ -173,7 +174,7 @@ class Live:
         try:
             known = self._watch.version(version)
         except TransientError:
-            found = sorted((self._store / "releases" / self._name).glob(f"v{version}-*"))
+            found = sorted((StoreLayout(self._store).releases / self._name).glob(f"v{version}-*"))
             if len(found) != 1:
                 raise
             known = Release(version, found[0].relative_to(self._store).as_posix(), "")
@@ -250,10 +251,10 @@ def _unknown(options: Options, name: str, version: int | None = None) -> ConfigE
     """The error for a model, or a version, that is not there; raises ReleaseError where the ledger was lost."""
     from difflib import get_close_matches
 
-    from towline.registry.ledger import Ledger
+    from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
-    ledger = Ledger(options.settings.ledger_url)
+    ledger = open_ledger(options.settings)
     check_recorded(options.settings, ledger, name)
     known = ledger.models()
     versions = [f"{name}@{row.version}" for row in ledger.versions(name)]

@@ -54,4 +54,4 @@ class Options:
     @property
     def state(self) -> Path:
         """Where the service keeps its keys and what it served last."""
-        return self.settings.store / "serving"
+        return self.settings.layout.serving

@@ -234,14 +234,14 @@ def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
     for one in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
         Journal.of(settings, MODEL).add(one, NOW)
     page = write(settings, config, serving, drift, NOW)
-    runs = stored(settings.evidently)
+    runs = stored(settings.layout.evidently)
     assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "ok", "ok"]
     assert page.name == "drift-2026-02-28.html"
     text = page.read_text()
     assert "Drift in column 'size'" in text
     assert "secret" not in text
     table = write(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
-    assert (table.name, len(stored(settings.evidently))) == ("drift-2026-03-01-table.html", 3)
+    assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
 def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:

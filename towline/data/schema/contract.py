@@ -3,7 +3,8 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from towline.config import Frozen, Kind, Task
 from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, level
@@ -47,12 +48,19 @@ class Column(Frozen):
 class Contract(Frozen):
     """The columns of a table, and what is to be predicted; ``salt`` is that of pseudonyms."""
 
+    FILE: ClassVar[str] = "contract.json"
+
     target: str
     task: Task
     columns: tuple[Column, ...]
     classes: tuple[Label, ...] = ()
     positive: Label | None = None
     salt: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Contract":
+        """The contract in a release or a workspace."""
+        return cls.model_validate_json((folder / cls.FILE).read_bytes())
 
     @property
     def feature_columns(self) -> tuple[Column, ...]:

@@ -62,7 +62,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
     table = work.table()
     contract = infer(table, config, work.dataset.time_format)
     _privacy(contract, config)
-    work.save("contract.json", contract)
+    work.save(Contract.FILE, contract)
     expectations = suite(contract, config, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():

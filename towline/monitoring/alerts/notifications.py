@@ -19,6 +19,7 @@ from towline.monitoring.alerts.webhook import post
 from towline.monitoring.policy import Decision
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import Objective, Severity
+from towline.store import StoreLayout
 
 LOG = logging.getLogger("towline.watch")
 FILE = "alerts.jsonl"
@@ -301,7 +302,7 @@ def _write(path: Path, episodes: Sequence[AlertState]) -> None:
 
 
 def _path(store: Path, model: str) -> Path:
-    return store / "watch" / model / FILE
+    return StoreLayout(store).monitoring(model) / FILE
 
 
 def _line(text: str) -> str:

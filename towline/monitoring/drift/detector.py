@@ -66,7 +66,7 @@ def detect(
     Returns:
         The verdict. Whatever the rows are, there is one.
     """
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     reference = read(release)
     version = int(release.name.partition("-")[0].removeprefix("v") or 0) if release.name.startswith("v") else 0
     inputs = HistogramAccumulator(reference.profile, contract)

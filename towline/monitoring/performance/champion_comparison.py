@@ -67,7 +67,7 @@ def triage(
 
     if previous is None:
         return told("there is no champion before this one")
-    contract = Contract.model_validate_json((champion.directory / "contract.json").read_bytes())
+    contract = Contract.read(champion.directory)
     metric = primary(config, contract.task)
     found = answered(table, read(champion.directory).version, contract, metric)
     labels = known(found, contract)

@@ -47,7 +47,7 @@ def estimate(
         ConfigError: the metric is not one of the task.
         ReleaseError: the release cannot be read.
     """
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     goal = accepted(release, config, contract)
     loaded = performance_estimation.load(release)
     if loaded is None:

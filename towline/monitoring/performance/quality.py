@@ -110,7 +110,7 @@ def measure(
         ReleaseError: the release has no manifest, or another one.
     """
     version = read(release).version
-    contract = Contract.model_validate_json((release / "contract.json").read_bytes())
+    contract = Contract.read(release)
     goal = accepted(release, config, contract)
     found = answered(table, version, contract, goal.metric, start, end)
     labels = known(found, contract, now)

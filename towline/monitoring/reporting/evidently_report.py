@@ -111,10 +111,10 @@ def write(
         ReleaseError: the release is not what its manifest says.
         TransientError: the store cannot be written.
     """
-    release, workspace = settings.store / serving.release, settings.evidently
+    release, workspace = settings.layout.release(serving.release), settings.layout.evidently
     verify(release)
     if current is None and drift.end is not None:
-        folder = settings.store / "predictions" / config.name
+        folder = settings.layout.predictions(config.name)
         current = logged(folder, drift.version, drift.start, drift.end)
     then = read(release)
     reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)

@@ -30,7 +30,7 @@ def serve(settings: Settings, port: int) -> None:
     _follow(settings)
     threading.Thread(target=keep_up, daemon=True).start()
     local_service.assets_router = _assets
-    run_local(host="127.0.0.1", port=port, workspace=str(settings.evidently))
+    run_local(host="127.0.0.1", port=port, workspace=str(settings.layout.evidently))
 
 
 def _assets() -> Any:
@@ -50,8 +50,8 @@ def _assets() -> Any:
 
 
 def _follow(settings: Settings) -> None:
-    for path in sorted(settings.store.glob("watch/*/drift.jsonl")):
+    for path in settings.layout.drift_records():
         try:
-            catch_up(Journal(path.parent).drift(), settings.evidently, path.parent.name, dt.datetime.now(dt.UTC))
+            catch_up(Journal(path.parent).drift(), settings.layout.evidently, path.parent.name, dt.datetime.now(dt.UTC))
         except (TowlineError, OSError, ValueError) as error:
             _logger.warning("the nights of %s are not added: %s", path.parent.name, error)

@@ -16,7 +16,7 @@ from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSna
 from towline.monitoring.slo import slo_history
 from towline.monitoring.slo.burn_rate import evaluate
 from towline.monitoring.status import summary
-from towline.registry.ledger import Entry, Ledger, champion_of
+from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
 
 FRESH = dt.timedelta(seconds=10)  # asked again sooner, the same text is told
 
@@ -45,7 +45,7 @@ class Watch:
             return self._told[1]
 
     def _read(self) -> bool:
-        ledger = Ledger(self._settings.ledger_url)
+        ledger = open_ledger(self._settings)
         try:
             self._rows = {model: _rows(ledger, model) for model in ledger.models()}
         except TowlineError as error:
@@ -121,7 +121,7 @@ def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datet
 
 def _trained(settings: Settings, serving: Entry | None) -> dt.datetime | None:
     try:
-        return summary.moment(read(settings.store / serving.release).created) if serving else None
+        return summary.moment(read(settings.layout.release(serving.release)).created) if serving else None
     except ReleaseError:
         return None
 

@@ -11,7 +11,7 @@ from towline.errors import DataError, ReleaseError, TowlineError
 from towline.monitoring.alerts.notifications import opened
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, Ledger, open_ledger
 from towline.training.evaluation.interval import Interval
 
 NIGHTS = 60
@@ -159,7 +159,7 @@ def gather(
         ReleaseError: the ledger's rows are not what was written.
         TransientError: the ledger cannot be read.
     """
-    ledger, journal = Ledger(settings.ledger_url), Journal.of(settings, model)
+    ledger, journal = open_ledger(settings), Journal.of(settings, model)
     rows = ledger.history(model)
     serving = ledger.champion(model)
     drift, quality = journal.drift(), journal.quality()
@@ -170,7 +170,7 @@ def gather(
         model=model,
         at=now,
         champion=_champion(settings, ledger, serving),
-        traffic=traffic(settings.store / "predictions" / model, now.date()),
+        traffic=traffic(settings.layout.predictions(model), now.date()),
         goals=_goals(journal, config, quality, now) if config else (),
         drift=tuple(drift[-NIGHTS:]),
         quality=tuple(quality[-WINDOWS:]),
@@ -226,7 +226,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
         version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
     )
     try:
-        manifest = read(settings.store / serving.release)
+        manifest = read(settings.layout.release(serving.release))
     except ReleaseError:
         return known
     return known.model_copy(
@@ -245,7 +245,7 @@ def promised(settings: Settings, serving: Entry | None) -> PipelineConfig | None
     from towline.config import read_config
 
     try:
-        return read_config(settings.store / serving.release / "config.yaml") if serving else None
+        return read_config(settings.layout.release(serving.release) / "config.yaml") if serving else None
     except TowlineError:  # a release of an older towline, or none any more
         return None
 

@@ -23,7 +23,7 @@ from towline.operations.backup import contents
 from towline.operations.backup.archive import Champion, Dump, Manifest, Writer, writing
 from towline.operations.backup.contents import STORE, Found
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy, is_sqlite
-from towline.registry.ledger import Entry, Ledger, champion_of
+from towline.registry.ledger import Entry, champion_of, open_ledger
 from towline.registry.resolution import check_recorded
 from towline.steps import step
 
@@ -111,7 +111,7 @@ def backup(
             where=str(settings.store),
             remedy=f"{REMEDY}; `towline show NAME` says what is wrong. All else is in {target.name}",
         )
-    check_recorded(settings, Ledger(settings.ledger_url))
+    check_recorded(settings, open_ledger(settings))
     return Taken(
         file=str(target),
         bytes=target.stat().st_size,
@@ -129,7 +129,7 @@ def _ledger(
     settings: Settings, database: Database, scratch: Path, writer: Writer, dumps: dict[str, Dump]
 ) -> dict[str, Entry]:
     """Dumps the ledger; returns the champions that the dump names, by model."""
-    ledger = Ledger(settings.ledger_url)
+    ledger = open_ledger(settings)
     with step("ledger") as told:
         for _ in range(_TRIES):
             ledger.verify()
@@ -193,7 +193,7 @@ def _champion(settings: Settings, row: Entry, writer: Writer) -> Champion:
     """What serves; without a digest where the files that were taken are not those that its manifest names."""
     digest = ""
     with contextlib.suppress(ReleaseError):
-        manifest = read(settings.store / row.release)
+        manifest = read(settings.layout.release(row.release))
         taken = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
         if all(one and one.sha256 == manifest.files[name].sha256 for name, one in taken.items()):
             digest = manifest.digest
@@ -203,7 +203,7 @@ def _champion(settings: Settings, row: Entry, writer: Writer) -> Champion:
 def _notes(
     settings: Settings, databases: Mapping[str, Database], dumps: Mapping[str, Dump], writer: Writer
 ) -> Iterator[str]:
-    ledger = Ledger(settings.ledger_url)
+    ledger = open_ledger(settings)
     for model in ledger.models():
         for row in ledger.versions(model):
             if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in writer.members:

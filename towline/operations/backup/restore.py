@@ -26,6 +26,7 @@ from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
 from towline.serving.model_reloader import probe
 from towline.steps import step
+from towline.store import StoreLayout
 
 
 class Answered(Frozen):
@@ -92,7 +93,7 @@ def restore(
     """
     roots = {STORE: settings.store, **folders}
     present(archive)
-    _idle(settings.store, databases)
+    _idle(settings.layout, databases)
     if not force:
         _empty(roots, databases)
     token = secrets.token_hex(4)
@@ -205,7 +206,7 @@ def _settle(dumps: Mapping[str, Path], databases: Mapping[str, Database], store:
             dump.rename(target)
 
 
-def _idle(store: Path, databases: Mapping[str, Database]) -> None:
+def _idle(layout: StoreLayout, databases: Mapping[str, Database]) -> None:
     """Refuses where a server, `towline up` or a service works on the store, or anything on a database."""
     for name, database in databases.items():
         if users := database.users():
@@ -214,12 +215,12 @@ def _idle(store: Path, databases: Mapping[str, Database]) -> None:
                 where=str(database),
                 remedy="end the servers that work on it, then run the same command again",
             )
-    for path in (*sorted((store / "servers").glob("*.json")), store / "watch" / "up.json"):
+    for path in (*sorted(layout.servers.glob("*.json")), layout.up_state):
         with contextlib.suppress(OSError, ValueError):
             process = _Process.model_validate_json(path.read_bytes())
             if lives(process.pid, process.born):
                 raise _in_use(f"process {process.pid} ({path.stem})", path)
-    for log in sorted((store / "predictions").glob("*")):
+    for log in sorted(layout.prediction_logs.glob("*")):
         for path in sorted(set(segments.paths(log)) - set(segments.finished(log))):
             raise _in_use(f"a service of {log.name}", path)
 

@@ -179,7 +179,7 @@ def write_artifacts(
     """The files of a run: plots, data docs, config, environment, and its records as JSON and as tables."""
     if work.file("plots").is_dir():
         shutil.copytree(work.file("plots"), folder / "plots")
-    for name in (validation.docs, "contract.json"):
+    for name in (validation.docs, Contract.FILE):
         if work.file(name).is_file():
             shutil.copy(work.file(name), folder)
     # by their folders' names: reading each one's metadata takes half a second

@@ -13,7 +13,7 @@ from towline import files
 from towline.config import Settings, read_config
 from towline.errors import ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, verify
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import mirror
 from towline.registry.mlflow.mirror import VERSION, Mirror, Shown
 
@@ -29,7 +29,7 @@ def missing(settings: Settings, model: str) -> tuple[str, ...]:
     """
     if not settings.tracking_uri:
         return ()
-    ledger = Ledger(settings.ledger_url)
+    ledger = open_ledger(settings)
     shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
     return _differences(shown, aliases, mirror.read(settings, model)) if shown else ()
 
@@ -43,10 +43,10 @@ def mend(settings: Settings, model: str) -> tuple[str, ...]:
     """
     if not missing(settings, model):
         return ()
-    with files.locked(settings.store / ".mirror.lock"):
+    with files.locked(settings.layout.synchronization_lock):
         lacking = missing(settings, model)
         if lacking:
-            ledger = Ledger(settings.ledger_url)
+            ledger = open_ledger(settings)
             shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
             present = mirror.read(settings, model).versions
             versions = [one if one.run_key in present else _described(one) for one in shown]
@@ -69,7 +69,7 @@ def _shown(settings: Settings, rows: Sequence[Entry]) -> list[Shown]:
         version = versions.get(row.version)
         if version is None or not row.release or row.event == "decided":
             continue
-        version["folder"] = settings.store / row.release
+        version["folder"] = settings.layout.release(row.release)
         if row.event == "packaged":
             version["tags"] |= {name: str(row.evidence[name]) for name in ("image", "image_id")}
         elif row.event in ("promoted", "refused"):

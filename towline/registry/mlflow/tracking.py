@@ -186,14 +186,14 @@ def home(client: "MlflowClient", settings: Settings, name: str, description: str
 
     A description of None leaves the model's as it is.
     """
-    with files.locked(settings.store / ".tracking.lock"):
+    with files.locked(settings.layout.mlflow_lock):
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=description)
         elif description is not None and client.get_registered_model(name).description != description:
             client.update_registered_model(name, description)
         found = client.get_experiment_by_name(name)
         if found is None:
-            place = str(settings.store / "artifacts") if sqlite_file(settings) else None
+            place = str(settings.layout.mlflow_artifacts) if sqlite_file(settings) else None
             return str(client.create_experiment(name, artifact_location=place))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -314,7 +314,7 @@ def connect(settings: Settings) -> Iterator["MlflowClient"]:
             warnings.simplefilter("ignore")
             set_tracking_uri(settings.tracking_uri)  # a version's model is looked up there, not in the client's store
             if file and not file.exists():
-                with files.locked(settings.store / ".tracking.lock"):
+                with files.locked(settings.layout.mlflow_lock):
                     _make(file)
             client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
             yield client

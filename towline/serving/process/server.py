@@ -249,7 +249,7 @@ def _prediction_log(service: Service) -> "PredictionLog | None":
     if not service.options.log or model is None:
         return None
     worker = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] + f"-{os.getpid()}"
-    folder = service.options.settings.store / "predictions" / model.name
+    folder = service.options.settings.layout.predictions(model.name)
     return PredictionLog(folder, worker, convert=find_spec("pyarrow") is not None)
 
 

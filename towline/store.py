@@ -1,0 +1,147 @@
+"""A store is the folder that holds everything towline writes; ``StoreLayout`` spells each path in it.
+
+::
+
+    ledger.db  mlflow.db         the ledger and MLflow's database, unless the settings name others
+    datasets/                    snapshots of training data, named by the digest of their content
+    work/<run key>/              workspaces of runs that have not ended
+    releases/<model>/v<N>-…/     releases
+    artifacts/                   MLflow's artifacts
+    predictions/<model>/         prediction logs
+    labels/<model>/              ground-truth labels
+    watch/<model>/               monitoring results and alerts; watch/up.json: the `towline up` of the store
+    serving/                     API keys, and what each service served last
+    scored/<model>/              output of the scoring flow
+    evidently/  prefect/         Evidently's workspace; Prefect's database and task results
+    servers/  locks/  logs/      processes of this machine, locks between runs, log files
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """The paths of a store; nothing is read or created here.
+
+    Args:
+        root: the store's folder.
+
+    Example:
+        >>> StoreLayout(Path("/srv/mlruns")).predictions("bike-demand").as_posix()
+        '/srv/mlruns/predictions/bike-demand'
+    """
+
+    root: Path
+
+    @property
+    def ledger_database(self) -> Path:
+        return self.root / "ledger.db"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def mlflow_lock(self) -> Path:
+        """Held while MLflow's database, an experiment or a registered model is created."""
+        return self.root / ".tracking.lock"
+
+    @property
+    def synchronization_lock(self) -> Path:
+        """Held while MLflow is brought in line with the ledger."""
+        return self.root / ".mirror.lock"
+
+    def dataset(self, relative: str) -> Path:
+        """The file of a snapshot, whose path within the store its record holds."""
+        return self.root / relative
+
+    @staticmethod
+    def dataset_name(stem: str) -> str:
+        """The path, within the store, of the snapshot with a digest."""
+        return f"datasets/{stem}.parquet"
+
+    def workspace(self, run_key: str) -> Path:
+        return self.root / "work" / run_key[:16]
+
+    def run_lock(self, digest: str) -> Path:
+        """Held by a process for as long as it trains one config."""
+        return self.root / "locks" / f".{digest}"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    def release(self, relative: str) -> Path:
+        """A release's folder, whose path within the store the ledger holds."""
+        return self.root / relative
+
+    @property
+    def prediction_logs(self) -> Path:
+        return self.root / "predictions"
+
+    def predictions(self, model: str) -> Path:
+        return self.prediction_logs / model
+
+    @property
+    def all_labels(self) -> Path:
+        return self.root / "labels"
+
+    def labels(self, model: str) -> Path:
+        return self.all_labels / model
+
+    def monitoring(self, model: str) -> Path:
+        return self.root / "watch" / model
+
+    def drift_records(self) -> Iterator[Path]:
+        """The records of drift checks that there are, one file a model."""
+        yield from sorted(self.root.glob("watch/*/drift.jsonl"))
+
+    def drift_report(self, model: str, day: str) -> Path:
+        return self.monitoring(model) / f"drift-{day}.html"
+
+    @property
+    def up_state(self) -> Path:
+        return self.root / "watch" / "up.json"
+
+    @property
+    def servers(self) -> Path:
+        """One JSON file for each server and each service of this machine."""
+        return self.root / "servers"
+
+    @property
+    def serving(self) -> Path:
+        return self.root / "serving"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.serving / "keys.json"
+
+    @property
+    def scored(self) -> Path:
+        return self.root / "scored"
+
+    @property
+    def evidently(self) -> Path:
+        return self.root / "evidently"
+
+    @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"
+
+    @property
+    def prefect_results(self) -> Path:
+        """Where Prefect keeps the results of cached tasks."""
+        return self.prefect / "storage"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, process: str = "towline") -> Path:
+        return self.logs / f"{process}.log"
