@@ -20,7 +20,7 @@ import yaml
 
 from tests.prometheus import DASHBOARDS, PROMETHEUS, command
 from tests.shelf import MODEL, Shelf, make_shelf
-from tests.unit.monitoring.test_status import DAY, NOW, night, window
+from tests.unit.monitoring.status.test_status import DAY, NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.cli.status_server import Pages
 from towline.config import AlertConfig

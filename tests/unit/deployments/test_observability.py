@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import REPOSITORY
 from tests.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, command, run
-from tests.unit.monitoring.test_status import NOW, night, window
+from tests.unit.monitoring.status.test_status import NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition

@@ -73,7 +73,7 @@ def test_one_bad_window_warns_and_the_second_of_three_retrains(sign: str) -> Non
 
 def test_a_sign_that_is_not_asked_for_only_warns() -> None:
     """Who retrains on measured quality alone is told of drift, and no more."""
-    config = RetrainConfig(signs=("quality",))
+    config = RetrainConfig(triggers=("quality",))
     assert decide(known(drift=nights("drift", "drift", "drift")), config).action == "warn"
 
 

@@ -33,9 +33,9 @@ def distance(profile: Mapping[str, Any], stats: ColumnStats) -> float | None:
 def wasserstein(profile: Mapping[str, Any], current: NumericHistogram) -> float:
     """Wasserstein-1 distance in standard deviations: the area between the two cumulative distribution functions.
 
-    Values are assumed to be evenly spread within a cell of the grid. Outside the grid only the means are compared, which
-    is exact unless the two functions cross there. If the profile has a single value, the result is the share of other
-    values.
+    Values are assumed to be evenly spread within a cell of the grid. Outside the grid only the means are compared,
+    which is exact unless the two functions cross there. If the profile has a single value, the result is the share of
+    other values.
 
     Source: Vallender, Calculation of the Wasserstein distance between probability distributions on the line (1974).
     """

@@ -1,7 +1,8 @@
 """Histograms of current rows on the grid of a release's reference profile.
 
-A profile holds a histogram (numbers) or the counts of each category for every column of the training rows. The accumulator
-counts current rows into the same cells. It needs one pass over the rows and memory that does not grow with them.
+A profile holds a histogram (numbers) or the counts of each category for every column of the training rows. The
+accumulator counts current rows into the same cells. It needs one pass over the rows and memory that does not grow with
+them.
 """
 
 import math

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.unit.replay.conftest import configured, turning
+from tests.unit.backtest.conftest import configured, turning
 from towline.backtest import charts, page
 from towline.backtest.results import BacktestResult
 from towline.backtest.simulation import moments, replay

@@ -16,7 +16,7 @@ from towline.monitoring.journal import Journal
 
 WATCH = {
     "schedule": {"drift": "* * * * *", "quality": None},
-    "retrain": {"need": 1, "of": 1, "min_rows": 50, "cooldown": "1d"},
+    "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 50, "cooldown": "1d"},
 }
 
 

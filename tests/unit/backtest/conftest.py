@@ -28,7 +28,7 @@ def configured(folder: Path, frame: pd.DataFrame | None = None, **sections: Any)
         "candidates": ["linear"],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
-        "retrain": {"need": 1, "of": 1, "min_rows": 40},
+        "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 40},
         **sections,
     }
     return build_config(raw, "test")

@@ -14,7 +14,7 @@ from towline.data.profile import profile
 from towline.data.schema.inference import infer
 from towline.monitoring.drift.distances import distance
 from towline.monitoring.drift.histograms import HistogramAccumulator
-from towline.monitoring.drift.thresholds import CheckThresholds, Window, limits, rare
+from towline.monitoring.drift.thresholds import CheckThresholds, ReferenceColumn, WindowSimulation, unseen_share_threshold
 
 TRAINING = 6_000
 WEEKS = 52
@@ -32,7 +32,7 @@ def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tup
 def drawn(
     told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
 ) -> CheckThresholds:
-    return limits(told["columns"][name], of, name, rows, rows, Window(days, 1, each), 2_000, 0)
+    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, told["columns"][name], of), rows, rows)
 
 
 def alone(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -57,9 +57,9 @@ def test_nights_without_a_change_stay_within(draw: Callable[..., np.ndarray], ro
     limit = drawn(told, of, "a", rows).distance
     found = []
     for _ in range(300):
-        tally = HistogramAccumulator(told, contract)
-        tally.add(pa_table(made(draw(rng, rows))))
-        found.append(distance(told["columns"]["a"], tally.columns["a"]))
+        accumulator = HistogramAccumulator(told, contract)
+        accumulator.add(pa_table(made(draw(rng, rows))))
+        found.append(distance(told["columns"]["a"], accumulator.columns["a"]))
     assert np.mean(np.array(found) > limit) <= 0.03
     assert limit < 2.5 * np.quantile(found, 0.95)
 
@@ -108,9 +108,9 @@ def test_more_rows_and_fewer_checks_see_smaller_changes() -> None:
 
 def test_what_training_never_saw() -> None:
     """A level that came once in training tells that others were never drawn: the next night may have them."""
-    assert rare(10_000, 1_000, 0, 1e-4) < rare(10_000, 1_000, 50, 1e-4) < 0.1
-    assert rare(10_000, 100, 0, 1e-4) > rare(10_000, 10_000, 0, 1e-4)
-    assert rare(0, 100, 0, 1e-4) == 1.0
+    assert unseen_share_threshold(10_000, 1_000, 0, 1e-4) < unseen_share_threshold(10_000, 1_000, 50, 1e-4) < 0.1
+    assert unseen_share_threshold(10_000, 100, 0, 1e-4) > unseen_share_threshold(10_000, 10_000, 0, 1e-4)
+    assert unseen_share_threshold(0, 100, 0, 1e-4) == 1.0
 
 
 def test_blocks_are_the_same_bytes_and_come_back() -> None:

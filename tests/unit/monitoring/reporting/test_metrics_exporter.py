@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.shelf import MODEL, Shelf
-from tests.unit.monitoring.test_status import DAY, NOW, get, night, window
+from tests.unit.monitoring.status.test_status import DAY, NOW, get, night, window
 from towline.cli.status_server import Pages
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due

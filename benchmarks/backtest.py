@@ -1,6 +1,6 @@
 """What policies of retraining come to on both samples: the replay's summary tables.
 
-    python benchmarks/replay.py [--only bike_demand] [--step 1w] [--out tables.json]
+    python benchmarks/backtest.py [--only bike_demand] [--step 1w] [--out tables.json]
 
 Each sample is replayed with its shipped config. Takes about twenty minutes a sample on two idle cores.
 """

@@ -1,4 +1,4 @@
-"""Distances from a profile, against scipy's on the rows themselves; and what the tally makes of odd rows."""
+"""Distances from a profile, against scipy's on the rows themselves; and statistics of unusual values."""
 
 import datetime as dt
 import math
@@ -25,13 +25,13 @@ def reference(rows: pd.DataFrame) -> tuple[dict[str, Any], Contract]:
     return profile(contract.features(rows), contract), contract
 
 
-def tallied(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], HistogramAccumulator]:
-    told, contract = reference(rows)
-    tally = HistogramAccumulator(told, contract)
+def accumulate(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], HistogramAccumulator]:
+    profiled, contract = reference(rows)
+    accumulator = HistogramAccumulator(profiled, contract)
     table = current if isinstance(current, pa.Table) else pa.Table.from_pandas(current, preserve_index=False)
     for batch in table.to_batches(max_chunksize=700):
-        tally.add(batch)
-    return told["columns"], tally
+        accumulator.add(batch)
+    return profiled["columns"], accumulator
 
 
 DRAWS = {
@@ -48,23 +48,23 @@ DRAWS = {
 def test_numbers_are_as_far_as_scipy_says(shape: str, shift: float) -> None:
     """Within a hundredth of a standard deviation of the exact distance between the two samples."""
     draw = np.random.default_rng(7)
-    then, now = DRAWS[shape](draw, 20_000, 0.0), DRAWS[shape](draw, 5_000, shift)
-    facts, tally = tallied(pd.DataFrame({"a": then, "y": np.arange(len(then))}), pd.DataFrame({"a": now}))
-    exact = wasserstein_distance(then, now) / then.std()
-    assert distance(facts["a"], tally.columns["a"]) == pytest.approx(exact, abs=0.01)
+    training, current = DRAWS[shape](draw, 20_000, 0.0), DRAWS[shape](draw, 5_000, shift)
+    columns, accumulator = accumulate(pd.DataFrame({"a": training, "y": np.arange(len(training))}), pd.DataFrame({"a": current}))
+    exact = wasserstein_distance(training, current) / training.std()
+    assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(exact, abs=0.01)
 
 
 def test_categories_are_as_far_as_scipy_says() -> None:
     """To the last digits, new levels included."""
     draw = np.random.default_rng(7)
-    then = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
-    now = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])
-    facts, tally = tallied(pd.DataFrame({"a": then, "y": np.arange(4_000)}), pd.DataFrame({"a": now}))
-    shares = [[np.mean(side == level) for level in "abcdz"] for side in (then, now)]
-    assert distance(facts["a"], tally.columns["a"]) == pytest.approx(jensenshannon(*shares, base=2), abs=1e-12)
-    levels = tally.columns["a"].levels
-    assert levels is not None
-    assert (levels.unseen, levels.examples) == (int(np.sum(now == "z")), ["z"])
+    training = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
+    current = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])
+    columns, accumulator = accumulate(pd.DataFrame({"a": training, "y": np.arange(4_000)}), pd.DataFrame({"a": current}))
+    shares = [[np.mean(side == level) for level in "abcdz"] for side in (training, current)]
+    assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(jensenshannon(*shares, base=2), abs=1e-12)
+    categories = accumulator.columns["a"].categories
+    assert categories is not None
+    assert (categories.unseen, categories.examples) == (int(np.sum(current == "z")), ["z"])
 
 
 def test_equal_rows_are_not_far() -> None:
@@ -79,21 +79,21 @@ def test_equal_rows_are_not_far() -> None:
             "y": np.arange(3_000) % 7 * 1.5,
         }
     )
-    facts, tally = tallied(rows, rows)
-    for name, seen in tally.columns.items():
-        assert distance(facts[name], seen) == pytest.approx(0.0, abs=1e-9), name
-        assert (seen.rows, seen.nulls, seen.unfit) == (3_000, facts[name]["nulls"], 0)
+    columns, accumulator = accumulate(rows, rows)
+    for name, stats in accumulator.columns.items():
+        assert distance(columns[name], stats) == pytest.approx(0.0, abs=1e-9), name
+        assert (stats.rows, stats.nulls, stats.wrong_type) == (3_000, columns[name]["nulls"], 0)
 
 
 def test_a_constant_that_changes() -> None:
     """Against a column of one value the distance is the share of others."""
     rows = pd.DataFrame({"a": [5.0] * 99 + [math.nan], "b": np.arange(100) / 7, "y": range(100)})
-    facts, tally = tallied(rows, pd.DataFrame({"a": [5.0] * 30 + [6.0, 1e9] * 5}))
-    assert distance(facts["a"], tally.columns["a"]) == pytest.approx(0.25)
+    columns, accumulator = accumulate(rows, pd.DataFrame({"a": [5.0] * 30 + [6.0, 1e9] * 5}))
+    assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
-    ("values", "nulls", "unfit", "count"),
+    ("values", "nulls", "wrong_type", "count"),
     [
         (pa.array([1, None, 3], pa.uint8()), 1, 0, 2),
         (pa.array([1.5, math.nan, None]), 2, 0, 1),
@@ -108,18 +108,18 @@ def test_a_constant_that_changes() -> None:
         (pa.array([["a"], None]), 1, 1, 0),
     ],
 )
-def test_odd_values_of_a_number(values: pa.Array, nulls: int, unfit: int, count: int) -> None:
-    """Whatever a column comes as, each value is counted once: missing, unfit, or on the grid."""
+def test_odd_values_of_a_number(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
+    """Whatever a column comes as, each value is counted once: missing, wrong_type, or on the grid."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "y": range(50)})
-    _, tally = tallied(rows, pa.table({"a": values}))
-    seen = tally.columns["a"]
-    assert (seen.rows, seen.nulls, seen.unfit, seen.count) == (len(values), nulls, unfit, count)
-    assert seen.numbers is not None
-    assert int(seen.numbers.cells.sum()) + seen.numbers.below + seen.numbers.above == count
+    _, accumulator = accumulate(rows, pa.table({"a": values}))
+    stats = accumulator.columns["a"]
+    assert (stats.rows, stats.nulls, stats.wrong_type, stats.count) == (len(values), nulls, wrong_type, count)
+    assert stats.histogram is not None
+    assert int(stats.histogram.cells.sum()) + stats.histogram.below + stats.histogram.above == count
 
 
 @pytest.mark.parametrize(
-    ("values", "nulls", "unfit", "count"),
+    ("values", "nulls", "wrong_type", "count"),
     [
         (pa.array([1, 2, None]), 1, 0, 2),
         (pa.array([1.0, math.nan]), 1, 0, 1),
@@ -128,17 +128,17 @@ def test_odd_values_of_a_number(values: pa.Array, nulls: int, unfit: int, count:
         (pa.nulls(3), 3, 0, 0),
     ],
 )
-def test_odd_values_of_a_category(values: pa.Array, nulls: int, unfit: int, count: int) -> None:
+def test_odd_values_of_a_category(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
     """The same of levels; numbers are levels by their name."""
     rows = pd.DataFrame({"a": list("12x3") * 20, "y": range(80)})
-    _, tally = tallied(rows, pa.table({"a": values}))
-    seen = tally.columns["a"]
-    assert (seen.nulls, seen.unfit, seen.count) == (nulls, unfit, count)
+    _, accumulator = accumulate(rows, pa.table({"a": values}))
+    stats = accumulator.columns["a"]
+    assert (stats.nulls, stats.wrong_type, stats.count) == (nulls, wrong_type, count)
 
 
 def test_columns_that_are_gone_or_new() -> None:
     """A missing column has no rows; one the contract does not know is named."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "b": np.arange(50) / 7, "y": range(50)})
-    _, tally = tallied(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
-    assert (tally.rows, tally.columns["a"].rows, tally.columns["b"].rows, tally.strange) == (2, 2, 0, {"c"})
+    _, accumulator = accumulate(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
+    assert (accumulator.rows, accumulator.columns["a"].rows, accumulator.columns["b"].rows, accumulator.unknown_columns) == (2, 2, 0, {"c"})
     assert distance({"count": 5}, ColumnStats("numeric")) is None
