@@ -11,9 +11,9 @@ import json
 import logging
 from pathlib import Path
 
-from towline.backtest.page import HEADER, summary
-from towline.backtest.results import BacktestResult
-from towline.backtest.simulation import replay
+from towline.backtesting.page import HEADER, summary
+from towline.backtesting.results import BacktestResult
+from towline.backtesting.simulation import replay
 from towline.config import read_config
 
 PROJECT = Path(__file__).parents[1]

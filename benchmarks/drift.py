@@ -70,7 +70,7 @@ def read_once() -> None:
     """The reference is read once a release, not once a night."""
     from towline.monitoring.drift import detector
 
-    detector.read = functools.lru_cache(maxsize=2)(detector.read)
+    detector.read_reference = functools.lru_cache(maxsize=2)(detector.read_reference)
 
 
 def alarms(quick: bool, seed: int = 1) -> None:
@@ -248,8 +248,8 @@ def real(_: bool) -> None:
 
     from towline.config import DriftConfig, PipelineConfig
     from towline.data import blocks
-    from towline.data.profile import profile
-    from towline.data.schema.inference import infer
+    from towline.data.profile import profile_features
+    from towline.data.schema.inference import infer_contract
     from towline.monitoring.drift.detector import detect
 
     for name, source, time_of, target, drop, months in (
@@ -264,17 +264,17 @@ def real(_: bool) -> None:
         config = PipelineConfig.model_validate(
             {"name": "x", "data": {"source": "t", "target": target, "time": time_of}}
         )
-        contract = infer(then, config)
+        contract = infer_contract(then, config)
         features = contract.features(then)
-        facts = profile(features, contract)
-        by, unit = blocks.units(pd.to_datetime(then[time_of]), None, len(features.columns))
+        facts = profile_features(features, contract)
+        by, unit = blocks.assign_blocks(pd.to_datetime(then[time_of]), None, len(features.columns))
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "v1-0123456789ab"
             made.mkdir()
             (made / "contract.json").write_text(contract.model_dump_json())
             (made / "profile.json").write_text(json.dumps(facts))
-            parts = {"inputs": blocks.count(features, facts["columns"], by, unit)}
-            (made / "blocks.npz").write_bytes(blocks.packed(parts))
+            parts = {"inputs": blocks.count_blocks(features, facts["columns"], by, unit)}
+            (made / "blocks.npz").write_bytes(blocks.serialize_blocks(parts))
             print(f"\n{name}, {months} months of training until {cut:%Y-%m-%d} ({len(then):,} rows), windows of a week")
             later = rows[times >= cut]
             for start in pd.date_range(cut, times.max(), freq="7D")[:26]:

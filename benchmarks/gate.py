@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
-from towline.promotion.gate import Smoke, decide
+from towline.promotion.gate import SmokeTestResult, apply_gate
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.metrics import Predictions, scores
+from towline.training.evaluation.metrics import Predictions, compute_metrics
 
 AUC = 0.8
 SHARE = 0.2
-WELL = Smoke(identical=True, rows=0, latency_ms=1.0, seconds=0.1, peak_mb=1.0, modules=())
+WELL = SmokeTestResult(identical=True, rows=0, latency_ms=1.0, seconds=0.1, peak_mb=1.0, modules=())
 COLUMN: dict[str, Any] = {"nullable": False, "min": None, "max": None, "categories": None, "levels": 4}
 SLICED = tuple(Column(name=name, kind="category", role="feature", **COLUMN) for name in ("region", "size"))
 
@@ -78,13 +78,13 @@ def _named(positive: np.ndarray) -> np.ndarray:
 def verdict(case: Holdout, metric: str, seed: int, rng: np.random.Generator) -> str:
     rows = pd.DataFrame({column.name: rng.choice(list("abcd"), len(case.truth)) for column in SLICED})
     config = PipelineConfig.model_validate({"name": "t", "seed": seed, "data": {"source": "x", "target": "y"}})
-    measured = scores(case.truth, case.challenger, case.contract)
+    measured = compute_metrics(case.truth, case.challenger, case.contract)
     evaluation = Evaluation(
         task=case.contract.task, primary=metric, rows=len(rows), baseline={}, slices=(), importance=(), notes=(),
         metrics={name: Interval(value=value) for name, value in measured.items()},
     )  # fmt: skip
     serving = (1, case.champion, np.ones(len(rows), dtype=bool))
-    return decide(
+    return apply_gate(
         config, case.contract, evaluation, WELL, case.truth, case.challenger, case.baseline, serving, rows
     ).outcome
 

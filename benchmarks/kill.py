@@ -32,7 +32,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from towline.config import Settings  # noqa: E402
 from towline.errors import TowlineError  # noqa: E402
-from towline.manifest import verify  # noqa: E402
+from towline.manifest import verify_release  # noqa: E402
 from towline.operations import servers  # noqa: E402
 from towline.registry.ledger import Ledger  # noqa: E402
 
@@ -173,7 +173,7 @@ class Line:
             if row.event == "registered":  # it has no release yet
                 continue
             try:
-                verify(self.store / row.release)
+                verify_release(self.store / row.release)
             except TowlineError as error:
                 found["unreadable files"].append(str(error))
         aliases = {name: numbers[n] for name, n in self.mlflow("select alias, version from registered_model_aliases")}

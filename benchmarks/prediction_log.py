@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from towline.config import PipelineConfig, read_config  # noqa: E402
-from towline.data.profile import profile  # noqa: E402
-from towline.data.schema.inference import infer  # noqa: E402
+from towline.data.profile import profile_features  # noqa: E402
+from towline.data.schema.inference import infer_contract  # noqa: E402
 from towline.inference.scorer import Answer  # noqa: E402
 from towline.prediction_log import segments  # noqa: E402
 from towline.prediction_log.writer import PredictionLog  # noqa: E402
@@ -54,10 +54,10 @@ def release(folder: Path, table: pd.DataFrame, privacy: dict[str, Any]) -> Any:
     """What the log needs of a release."""
     config = read_config(HERE.parent / "configs" / "bike_demand.yaml")
     config = PipelineConfig.model_validate({**config.model_dump(), "privacy": privacy})
-    contract = infer(table, config)
+    contract = infer_contract(table, config)
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    (folder / "profile.json").write_bytes(orjson.dumps(profile(contract.features(table), contract)))
+    (folder / "profile.json").write_bytes(orjson.dumps(profile_features(contract.features(table), contract)))
     return SimpleNamespace(directory=folder, contract=contract, name="bike-demand", version=1)
 
 

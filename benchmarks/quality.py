@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig, Settings, build_config, read_config
 from towline.data import sources, splits
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.data.validation.suite import Validation
 from towline.data.workspace import open_workspace
 from towline.inference.predictor import Model, open_release
@@ -34,8 +34,8 @@ from towline.monitoring.drift.detector import detect
 from towline.monitoring.performance.estimate import estimate
 from towline.monitoring.performance.quality import measure
 from towline.monitoring.results import QualityResult
-from towline.release.packaging import package
-from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.release.packaging import package_release
+from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
@@ -79,19 +79,19 @@ def story(name: str, folder: Path, metric: str) -> Story:
 def released(config: PipelineConfig, folder: Path) -> Path:
     """What `towline run` would release, without servers and gate."""
     settings = Settings(project=folder, store=folder / "store", tracking_uri="", ledger_url="")
-    dataset = sources.load(config.data, folder, settings.store, None)
+    dataset = sources.load_dataset(config.data, folder, settings.store, None)
     work = open_workspace(config, dataset, REPOSITORY, settings.store, None)
-    contract = infer(work.table(), config)
+    contract = infer_contract(work.table(), config)
     work.save("contract.json", contract)
-    work.save("parts.json", splits.split(work, config))
-    tried = [cross_validate(work, config, candidate) for candidate in (baseline(config), *config.candidates)]
-    chosen = choose(tried, config, contract.task)
+    work.save("parts.json", splits.split_table(work, config))
+    tried = [cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)]
+    chosen = choose_candidate(tried, config, contract.task)
     measured = fit(work, config, chosen, choose_history(work, config, chosen))
     evaluation = evaluate(work, config, measured)
     fitted = refit(work, config, chosen, measured)
     version = SimpleNamespace(name=config.name, version=1)
     validation = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
-    packed = package(work, config, settings, version, fitted, evaluation, tried, validation, FACTS)
+    packed = package_release(work, config, settings, version, fitted, evaluation, tried, validation, FACTS)
     return settings.store / packed.path
 
 

@@ -28,11 +28,11 @@ from threadpoolctl import threadpool_limits
 
 from towline.config import read_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.schema.rows import Reader
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.inference.compiled.compiler import compile_plan
 from towline.inference.scorer import Compiled
-from towline.training.estimators import build
+from towline.training.estimators import build_model
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = {"bank": "configs/bank_subscription.yaml", "bike": "configs/bike_demand.yaml"}
@@ -59,8 +59,8 @@ class Result(NamedTuple):
 def fit(sample: str, estimator: str) -> Fitted:
     config = read_config(PROJECT / CONFIGS[sample], [f"candidates=[{estimator}]"])
     table = pd.read_parquet(PROJECT / str(config.data.source)).drop(columns=list(config.data.drop))
-    contract = infer(table, config)
-    model = build(config.candidates[0], contract, config.seed)
+    contract = infer_contract(table, config)
+    model = build_model(config.candidates[0], contract, config.seed)
     model.fit(contract.features(table), contract.labels(table))
     return Fitted(model, contract, table)
 
@@ -105,7 +105,7 @@ def sklearn(fitted: Fitted, rows: list[dict[str, Any]]) -> tuple[Result, np.ndar
 
 def towline(fitted: Fitted, rows: list[dict[str, Any]], truth: np.ndarray) -> Result:
     model, contract, _ = fitted
-    reader = Reader(contract)
+    reader = RowReader(contract)
     compiled = Compiled(compile_plan(model, contract), contract, reader)
 
     def ask(some: list[dict[str, Any]]) -> Any:

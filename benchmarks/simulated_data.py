@@ -93,8 +93,8 @@ def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS)
 
     from towline.config import PipelineConfig
     from towline.data import blocks
-    from towline.data.profile import described, profile
-    from towline.data.schema.inference import infer
+    from towline.data.profile import describe_columns, profile_features
+    from towline.data.schema.inference import infer_contract
 
     years = Years(days + 366, rng)
     if kind == "daily":
@@ -110,22 +110,22 @@ def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS)
     config = PipelineConfig.model_validate(
         {"name": "x", "data": {"source": "t", "target": "y", "columns": dict.fromkeys(SHARES, "category")}}
     )
-    contract = infer(frame, config)
+    contract = infer_contract(frame, config)
     features = contract.features(frame)
-    inputs, told = profile(features, contract), described(answers, {"prediction": "numeric"})
+    inputs, told = profile_features(features, contract), describe_columns(answers, {"prediction": "numeric"})
     times = groups = None
     if kind == "daily":
         times = pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(of, unit="D"))
     if kind == "clustered":
         groups = pd.Series(np.arange(ROWS) // ENTITY)
-    by, unit = blocks.units(times, groups, len(NAMES))
+    by, unit = blocks.assign_blocks(times, groups, len(NAMES))
     parts = {
-        "inputs": blocks.count(features, inputs["columns"], by, unit),
-        "answers": blocks.count(answers, told["columns"], by, unit),
+        "inputs": blocks.count_blocks(features, inputs["columns"], by, unit),
+        "answers": blocks.count_blocks(answers, told["columns"], by, unit),
     }
     made = folder / "v1-0123456789ab"
     made.mkdir(parents=True, exist_ok=True)
     (made / "contract.json").write_text(contract.model_dump_json())
     (made / "profile.json").write_text(json.dumps({**inputs, "answers": told}))
-    (made / "blocks.npz").write_bytes(blocks.packed(parts))
+    (made / "blocks.npz").write_bytes(blocks.serialize_blocks(parts))
     return made, years

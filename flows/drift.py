@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.reaction import react
 from tasks.monitoring import detect, report_drift
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import watched
@@ -14,7 +14,7 @@ from towline.orchestration.end_states import watched
 
 @flow(name="drift", flow_run_name="{config.name}")
 @watched
-def drift_flow(config: Given, as_of: datetime | None = None) -> MonitoringRun:
+def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
 
     Args:

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.reaction import react
 from tasks.monitoring import measure
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import watched
@@ -14,7 +14,7 @@ from towline.orchestration.end_states import watched
 
 @flow(name="quality", flow_run_name="{config.name}")
 @watched
-def quality_flow(config: Given, as_of: datetime | None = None) -> MonitoringRun:
+def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Measures the champion on the labels that are there, estimates where they are not, and reacts.
 
     Args:

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.training import training_flow
 from tasks.monitoring import begin, decide, deployed, roll_back, tell
-from towline.config import Given, PipelineConfig, Settings
+from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.end_states import value_of, watched
@@ -16,7 +16,7 @@ from towline.registry.ledger import Entry
 
 @flow(name="reaction", flow_run_name="{config.name}")
 @watched
-def reaction_flow(config: Given, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
+def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
     """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from prefect import flow
 
 from tasks.scoring import score
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.inference.batch import Scored
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scored
@@ -14,7 +14,7 @@ from towline.orchestration.end_states import scored
 
 @flow(name="scoring", flow_run_name="{config.name}")
 @scored
-def scoring_flow(config: Given, source: str, output: str = "", as_of: datetime | None = None) -> Scored:
+def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: datetime | None = None) -> Scored:
     """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
 
     Args:

@@ -9,18 +9,18 @@ from tasks.data import load, split, validate
 from tasks.registry import conclude, mirror, register
 from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
-from towline.config import Given, Settings
+from towline.config import ConfigOrPath, Settings
 from towline.orchestration.end_states import ends
-from towline.promotion.outcome import Outcome, finished, provenance
-from towline.release.smoke_test import start
+from towline.promotion.outcome import Outcome, find_finished, provenance
+from towline.release.smoke_test import start_tester
 from towline.training.config_checks import check_config
-from towline.training.cross_validation import baseline, check, choose
+from towline.training.cross_validation import baseline_candidate, check_candidates, choose_candidate
 
 
 @flow(name="training", flow_run_name="{config.name}")
 @ends
 def training_flow(
-    config: Given,
+    config: ConfigOrPath,
     as_of: datetime | None = None,
     force: bool = False,
     trigger: Literal["manual", "schedule", "drift", "quality", "slo"] = "manual",
@@ -42,19 +42,21 @@ def training_flow(
     check_config(config)
     work = load(config, settings, as_of, force)
     with work.held():
-        if done := finished(settings, config, work):
+        if done := find_finished(settings, config, work):
             return done
         facts = provenance(settings, work, config, as_of=as_of, trigger=trigger)
         validation = validate(work, config, settings)
-        check(config, work.contract())
+        check_candidates(config, work.contract())
         parts = split(work, config)
-        scores = [cross_validate(work, config, candidate) for candidate in (baseline(config), *config.candidates)]
-        chosen = choose(scores, config, work.contract().task)
+        scores = [
+            cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)
+        ]
+        chosen = choose_candidate(scores, config, work.contract().task)
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
-        with start() as tester:
+        with start_tester() as tester:
             draw(work, config, scores, evaluation, fitted)
             version = register(work, config, settings, scores, chosen, fitted, evaluation, validation, facts)
             packed = package(work, config, settings, version, scores, fitted, evaluation, validation, facts)

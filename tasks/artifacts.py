@@ -5,17 +5,17 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from towline.markdown import escaped
+from towline.markdown import escape
 
 
 def markdown(text: str, key: str, description: str) -> None:
     """A Markdown artifact; the caller has escaped what others wrote in ``text``."""
-    create_markdown_artifact(text, key=key, description=escaped(description))
+    create_markdown_artifact(text, key=key, description=escape(description))
 
 
 def table(rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
-    create_table_artifact(list(rows), key=key, description=escaped(description))
+    create_table_artifact(list(rows), key=key, description=escape(description))
 
 
 def link(address: str, key: str, description: str) -> None:
-    create_link_artifact(address, key=key, description=escaped(description))
+    create_link_artifact(address, key=key, description=escape(description))

@@ -9,8 +9,8 @@ from towline.data import sources, splits
 from towline.data.validation import suite
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataValidationError
-from towline.markdown import escaped
-from towline.preflight import champion_contract
+from towline.markdown import escape
+from towline.preflight import read_champion_contract
 from towline.registry.ledger import open_ledger
 from towline.registry.mlflow import tracking
 from towline.registry.resolution import check_recorded
@@ -23,7 +23,7 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     with step("load") as told:
         ledger = open_ledger(settings)
         check_recorded(settings, ledger, config.name)
-        dataset = sources.load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
+        dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = ledger.ended(config.name) if force else ()
         work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
         told.folder = work.path
@@ -38,8 +38,8 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
 def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> suite.Validation:
     try:
         with step("validate", work.path) as told:
-            previous, now = champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
-            checked, told.elsewhere_cpu_s = sidecar.call(suite.validate, work, config, previous, now)
+            previous, now = read_champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
+            checked, told.elsewhere_cpu_s = sidecar.call(suite.validate_table, work, config, previous, now)
             sidecar.begin(tracking.prepare, settings)
             told.note = checked.text()
     except DataValidationError:
@@ -64,15 +64,15 @@ def _show(config: PipelineConfig, checked: suite.Validation) -> None:
     artifacts.table(rows, key=f"{config.name}-validation", description=checked.text())
     if checked.notes:
         artifacts.markdown(
-            "\n".join(f"- {escaped(note)}" for note in checked.notes),
+            "\n".join(f"- {escape(note)}" for note in checked.notes),
             key=f"{config.name}-notes",
             description="what validation noted",
         )
 
 
 @remembered("split")
-def split(work: Workspace, config: PipelineConfig) -> splits.Parts:
+def split(work: Workspace, config: PipelineConfig) -> splits.SplitSummary:
     with step("split", work.path) as told:
-        parts = splits.split(work, config)
+        parts = splits.split_table(work, config)
         told.note = f"{parts.train:,} to train, {parts.holdout:,} held out by {parts.by}"
     return parts

@@ -11,8 +11,8 @@ from tasks import artifacts, patient
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
-from towline.manifest import verify
-from towline.markdown import escaped
+from towline.manifest import verify_release
+from towline.markdown import escape
 from towline.monitoring import monitoring_run
 from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
@@ -72,7 +72,7 @@ def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.d
         decision = monitoring_run.conclude(settings, config, serving, seen)
         told.note = f"{decision.action}: {decision.reason}"
     artifacts.markdown(
-        f"**{decision.action}**: {escaped(decision.reason)}", key=f"{config.name}-decision", description=told.note
+        f"**{decision.action}**: {escape(decision.reason)}", key=f"{config.name}-decision", description=told.note
     )
     return decision
 
@@ -84,7 +84,7 @@ def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason
         ledger = open_ledger(settings)
         now = ledger.champion(config.name)
         if now and now.version == serving.version:
-            verify(settings.layout.release(ledger.rollback_target(config.name).release))
+            verify_release(settings.layout.release(ledger.rollback_target(config.name).release))
             now = ledger.rollback(config.name, actor(), reason)
         told.note = f"version {now.version} serves" if now else "no version serves"
         try:

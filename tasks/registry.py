@@ -8,15 +8,15 @@ from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
-from towline.markdown import escaped
+from towline.markdown import escape
 from towline.promotion import outcome
 from towline.promotion.gate import Verdict
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import synchronization, tracking
-from towline.release.packaging import Package
-from towline.training.cross_validation import Scores
+from towline.release.packaging import Release
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import Fitted
+from towline.training.final_fit import FittedModel
 
 
 @patient("register")
@@ -24,9 +24,9 @@ def register(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    scores: Sequence[Scores],
-    chosen: Scores,
-    fitted: Fitted,
+    scores: Sequence[CrossValidationResult],
+    chosen: CrossValidationResult,
+    fitted: FittedModel,
     evaluation: Evaluation,
     validation: Validation,
     facts: Mapping[str, str],
@@ -51,7 +51,7 @@ def conclude(
     config: PipelineConfig,
     settings: Settings,
     version: tracking.Version,
-    package: Package,
+    package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
 ) -> Entry:
@@ -60,9 +60,9 @@ def conclude(
         ledger = open_ledger(settings)
         entry = outcome.conclude(ledger, work, config.name, version.version, package, verdict, facts)
         told.note = f"{entry.event}: {entry.reason}"
-    lines = [f"- **{check.outcome}** {check.name}: {escaped(check.detail)}" for check in verdict.checks]
+    lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
-        "\n".join([f"## {entry.event}: {escaped(entry.reason)}", *lines]),
+        "\n".join([f"## {entry.event}: {escape(entry.reason)}", *lines]),
         key=f"{config.name}-verdict",
         description=told.note,
     )
@@ -74,7 +74,7 @@ def mirror(
     work: Workspace,
     settings: Settings,
     version: tracking.Version,
-    package: Package,
+    package: Release,
     verdict: Verdict,
 ) -> str:
     """Has MLflow show what was decided, and whatever else it lacks of the model; says so where it cannot."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tasks import artifacts, remembered
-from towline.config import Candidate, PipelineConfig, span
+from towline.config import Candidate, PipelineConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import cross_validation, final_fit, history, plots
@@ -12,10 +12,12 @@ from towline.training.evaluation.interval import Interval
 
 
 @remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
-def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> cross_validation.Scores:
+def cross_validate(
+    work: Workspace, config: PipelineConfig, candidate: Candidate
+) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as told:
         scores = cross_validation.cross_validate(work, config, candidate)
-        metric = cross_validation.primary(config, work.contract().task)
+        metric = cross_validation.primary_metric(config, work.contract().task)
         if scores.failed:
             told.note = f"could not be fitted: {scores.failed}"
         else:
@@ -31,21 +33,23 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
 
 
 @remembered("choose history")
-def choose_history(work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores) -> history.History:
+def choose_history(
+    work: Workspace, config: PipelineConfig, chosen: cross_validation.CrossValidationResult
+) -> history.History:
     if len(config.data.histories) == 1:
         return history.choose_history(work, config, chosen)
     with step("choose history", work.path) as told:
         found = history.choose_history(work, config, chosen)
-        told.note = f"{found}, best of {len(found.tried)} on {found.rows:,} recent rows"
+        told.note = f"{found}, best of {len(found.trials)} on {found.rows:,} recent rows"
     rows = [
         {
-            "window": span(one.window),
-            "half-life": span(one.half_life) if one.half_life else "none",
-            "level": span(one.level) if one.level else "none",
+            "window": format_duration(one.window),
+            "half-life": format_duration(one.half_life) if one.half_life else "none",
+            "detrend": format_duration(one.detrend) if one.detrend else "none",
             "rows": one.rows,
             found.metric: one.failed or f"{one.value:.4g}",
         }
-        for one in found.tried
+        for one in found.trials
     ]
     artifacts.table(rows, key=f"{config.name}-history", description=told.note)
     return found
@@ -53,8 +57,11 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: cross_valida
 
 @remembered("fit")
 def fit(
-    work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, chosen_history: history.History
-) -> final_fit.Fitted:
+    work: Workspace,
+    config: PipelineConfig,
+    chosen: cross_validation.CrossValidationResult,
+    chosen_history: history.History,
+) -> final_fit.FittedModel:
     with step("fit", work.path) as told:
         fitted = final_fit.fit(work, config, chosen, chosen_history)
         told.note = f"{chosen.candidate} on {fitted.rows:,} rows"
@@ -63,19 +70,22 @@ def fit(
 
 @remembered("refit")
 def refit(
-    work: Workspace, config: PipelineConfig, chosen: cross_validation.Scores, measured: final_fit.Fitted
-) -> final_fit.Fitted:
+    work: Workspace,
+    config: PipelineConfig,
+    chosen: cross_validation.CrossValidationResult,
+    measured: final_fit.FittedModel,
+) -> final_fit.FittedModel:
     if not config.refits:
         return measured
     with step("refit", work.path) as told:
         fitted = final_fit.refit(work, config, chosen, measured)
-        until, level = f", up to {fitted.end}" if fitted.end else "", f", {fitted.level}" if fitted.level else ""
-        told.note = f"{chosen.candidate} on {fitted.rows:,} rows{until}{level}"
+        until, trend = f", up to {fitted.end}" if fitted.end else "", f", {fitted.trend}" if fitted.trend else ""
+        told.note = f"{chosen.candidate} on {fitted.rows:,} rows{until}{trend}"
     return fitted
 
 
 @remembered("evaluate")
-def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.Fitted) -> holdout.Evaluation:
+def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.FittedModel) -> holdout.Evaluation:
     with step("evaluate", work.path) as told:
         evaluated = holdout.evaluate(work, config, fitted)
         interval = evaluated.metrics[evaluated.primary]
@@ -92,11 +102,11 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.Fitted) 
 def draw(
     work: Workspace,
     config: PipelineConfig,
-    scores: Sequence[cross_validation.Scores],
+    scores: Sequence[cross_validation.CrossValidationResult],
     evaluated: holdout.Evaluation,
-    fitted: final_fit.Fitted,
+    fitted: final_fit.FittedModel,
 ) -> tuple[str, ...]:
     with step("draw", work.path) as told:
-        names = plots.draw(work, config, scores, evaluated, fitted)
+        names = plots.draw_plots(work, config, scores, evaluated, fitted)
         told.note = f"{len(names)} plots"
     return names

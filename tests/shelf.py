@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.unit.release.conftest import make_run, table
 from towline.config import Settings
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.registry.ledger import Ledger
 
 MODEL = "house-value"
@@ -61,7 +61,7 @@ def make_shelf(folder: Path) -> Shelf:
         package = run.package(version)
         shutil.copytree(run.settings.store / package.path, shelf.settings.store / package.path)
         assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
-        evidence = PASS | {"release": read(shelf.release(version)).digest}
+        evidence = PASS | {"release": read_manifest(shelf.release(version)).digest}
         champion = None if version == 1 else version - 1
         shelf.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
     shelf.rollback()

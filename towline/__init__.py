@@ -1,29 +1,71 @@
-"""towline pulls a tabular model from data to production and keeps it there."""
+"""towline trains, serves and monitors tabular models.
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+The functions of ``towline.__all__`` are the Python API; they have the names of the CLI's commands. They are imported on
+first use, so ``import towline`` is quick and needs no optional package.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from towline.api import (
+        backtest,
+        drift,
+        load,
+        models,
+        promote,
+        quality,
+        rollback,
+        run,
+        score,
+        show,
+        validate,
+    )
+    from towline.config import PipelineConfig
+    from towline.errors import TowlineError, TransientError, UserError
     from towline.inference.predictor import Model
+    from towline.promotion.outcome import Outcome
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Model",
+    "Outcome",
+    "PipelineConfig",
+    "TowlineError",
+    "TransientError",
+    "UserError",
+    "__version__",
+    "backtest",
+    "drift",
+    "load",
+    "models",
+    "promote",
+    "quality",
+    "rollback",
+    "run",
+    "score",
+    "show",
+    "validate",
+]
 __version__ = "0.1.0"
 
+_TYPES = {
+    "Model": "towline.inference.predictor",
+    "Outcome": "towline.promotion.outcome",
+    "PipelineConfig": "towline.config",
+    "TowlineError": "towline.errors",
+    "TransientError": "towline.errors",
+    "UserError": "towline.errors",
+}
 
-def load(release: str | Path, *, trusted: Sequence[str] = ()) -> "Model":
-    """Opens a model: ``load("bike-demand").predict(rows)``.
 
-    Args:
-        release: ``bike-demand`` (the champion), ``bike-demand@3`` (that version), or a directory of a release.
-        trusted: packages of your own whose estimators may be in a release that is given by its directory; of one
-            in the ledger the types are recorded.
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'towline' has no attribute {name!r}")
+    from importlib import import_module
 
-    Raises:
-        ReleaseError: there is no such release, or it is not what its manifest says.
-    """
-    from towline.inference.predictor import open_release
-    from towline.registry.resolution import find
+    value = getattr(import_module(_TYPES.get(name, "towline.api")), name)
+    globals()[name] = value
+    return value
 
-    found = find(release)
-    return open_release(found.directory, trusted, found.digest)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,7 +31,7 @@ class FileEntry(Frozen):
     size: int = Field(ge=0, le=MAX_FILE)
 
 
-class Recorded(NamedTuple):
+class ReleaseLocation(NamedTuple):
     """A release's directory, and its manifest's digest as the ledger recorded it; empty where it has none."""
 
     directory: Path
@@ -84,7 +84,7 @@ class Manifest(Frozen):
         return f"v{self.version}-{self.digest[:12]}"
 
 
-def verify(directory: Path) -> Manifest:
+def verify_release(directory: Path) -> Manifest:
     """Checks that a directory is exactly what its manifest says, without opening anything but the manifest.
 
     Raises:
@@ -102,7 +102,7 @@ def verify(directory: Path) -> Manifest:
     return manifest
 
 
-def read(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> Manifest:
     """The manifest alone, checked against the folder's name: enough to list a release, not to load it.
 
     Raises:
@@ -115,7 +115,7 @@ def read(directory: Path) -> Manifest:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
 
 
-def describe(directory: Path) -> dict[str, FileEntry]:
+def describe_files(directory: Path) -> dict[str, FileEntry]:
     """The entry of every file beneath a directory, by its name relative to it."""
     return {
         name: FileEntry(sha256=files.sha256(directory / name), size=size)

@@ -3,6 +3,6 @@
 import re
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """The text on one line, with what Markdown or the HTML within it would take for markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>()#|!&~])", r"\\\1", " ".join(text.split()))

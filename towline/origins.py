@@ -11,7 +11,7 @@ from typing import Literal
 Origin = Literal["python", "towline", "installed", "project", "absent"]
 
 
-def origin(package: str) -> Origin:
+def find_origin(package: str) -> Origin:
     """Whose a top-level package is; the project's is what is on the path and not installed."""
     if package in sys.stdlib_module_names or package == "__main__":
         return "python"
@@ -28,7 +28,7 @@ def origin(package: str) -> Origin:
     return "installed" if installed else "project"
 
 
-def sources(package: str) -> list[Path]:
+def source_files(package: str) -> list[Path]:
     """The Python files of a package of the project."""
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -38,9 +38,9 @@ def sources(package: str) -> list[Path]:
     return [Path(spec.origin)] if spec.origin else []
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed distributions that hold these packages, with their versions."""
-    names = (_distribution(package) for package in sorted(set(packages)) if origin(package) == "installed")
+    names = (_distribution(package) for package in sorted(set(packages)) if find_origin(package) == "installed")
     return {name: metadata.version(name) for name in names if name}
 
 

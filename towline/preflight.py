@@ -7,25 +7,31 @@ from typing import NamedTuple
 
 from towline.config import PipelineConfig, Settings
 from towline.data.schema.contract import Contract
-from towline.data.sources import load
-from towline.data.validation.suite import Validation, validate
+from towline.data.sources import load_dataset
+from towline.data.validation.suite import Validation, validate_table
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError
+from towline.notebook import render_table
 from towline.registry.ledger import open_ledger
 from towline.steps import step
 from towline.training import cross_validation
 from towline.training.config_checks import check_config
 
 
-class Checked(NamedTuple):
+class PreflightResult(NamedTuple):
     """A table that passed: its rules, its columns, and where the report is."""
 
     validation: Validation
     contract: Contract
     page: Path
 
+    def _repr_html_(self) -> str:
+        rules = [("pass" if rule.passed else "fail", rule.finding) for rule in self.validation.rules]
+        columns = [(column.name, column.kind, column.role, column.levels) for column in self.contract.columns]
+        return render_table(("column", "kind", "role", "levels"), columns) + render_table(("", "rule"), rules)
 
-def check(settings: Settings, config: PipelineConfig, as_of: datetime | None) -> Checked:
+
+def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | None) -> PreflightResult:
     """Checks the config, then its table, then the two together.
 
     Raises:
@@ -37,22 +43,22 @@ def check(settings: Settings, config: PipelineConfig, as_of: datetime | None) ->
     with step("check config"):
         check_config(config)
     with step("load") as told:
-        dataset = load(config.data, settings.project, settings.store, as_of, config.privacy.pii)
+        dataset = load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         work = open_workspace(config, dataset, settings.project, settings.store, as_of)
         told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns"
     try:
         with step("validate") as told:
-            previous = champion_contract(settings, config.name)
-            validation = validate(work, config, previous, datetime.now(UTC).replace(tzinfo=None))
-            cross_validation.check(config, work.contract())
+            previous = read_champion_contract(settings, config.name)
+            validation = validate_table(work, config, previous, datetime.now(UTC).replace(tzinfo=None))
+            cross_validation.check_candidates(config, work.contract())
             told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
         with contextlib.suppress(TransientError), work.held():  # a run of the same config may be at it, and ends alike
             pass
-    return Checked(validation, work.contract(), work.file(validation.docs))
+    return PreflightResult(validation, work.contract(), work.file(validation.docs))
 
 
-def champion_contract(settings: Settings, model: str) -> Contract | None:
+def read_champion_contract(settings: Settings, model: str) -> Contract | None:
     """The contract of the version that serves, if one serves and its release is there."""
     champion = open_ledger(settings).champion(model)
     release = settings.layout.release(champion.release) if champion else None

@@ -25,37 +25,37 @@ class Commit(NamedTuple):
     missing: tuple[str, ...]
 
 
-def code(config: PipelineConfig, project: Path) -> str:
+def code_digest(config: PipelineConfig, project: Path) -> str:
     """Digest of the code that makes the model: towline, the project's own code, the libraries."""
     digest = hashlib.sha256()
-    for source in sorted({*_OURS.rglob("*.py"), *own_code(config, project)}):
+    for source in sorted({*_OURS.rglob("*.py"), *project_code(config, project)}):
         if "cli" not in source.parts:
             digest.update(f"{source.name}\0".encode() + source.read_bytes())
     packages = {one.estimator.partition(".")[0] for one in config.candidates if "." in one.estimator}
     libraries = {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
-    for name, version in sorted((libraries | origins.versions(packages)).items()):
+    for name, version in sorted((libraries | origins.installed_versions(packages)).items()):
         digest.update(f"{name}=={version}".encode())
     return digest.hexdigest()
 
 
-def own_code(config: PipelineConfig, project: Path) -> set[Path]:
+def project_code(config: PipelineConfig, project: Path) -> set[Path]:
     """Files of the flows, the tasks, the candidates' modules, and of what these import that is not installed."""
     files = {*(project / "flows").glob("*.py"), *(project / "tasks").glob("*.py")}
     names = {one.estimator.partition(".")[0] for one in config.candidates if "." in one.estimator}
     pending, seen = [*files], {"flows", "tasks", "towline"}
     while pending or names:
         for source in pending:
-            names |= set(_imported(source))
+            names |= set(_imported_names(source))
         pending = []
         for name in sorted(names - seen - sys.stdlib_module_names):
-            pending += [source for source in _module(name) if source not in files]
+            pending += [source for source in _module_files(name) if source not in files]
         files.update(pending)
         seen |= names
         names = set()
     return files
 
 
-def commit(config: PipelineConfig, project: Path) -> Commit:
+def find_commit(config: PipelineConfig, project: Path) -> Commit:
     """The commit of the project, and what of this run's code and config is not in it."""
     head, top = _git(project, "rev-parse", "HEAD"), _git(project, "rev-parse", "--show-toplevel")
     if not (head and top):
@@ -64,14 +64,14 @@ def commit(config: PipelineConfig, project: Path) -> Commit:
     changed = [line[3:] for line in _git(root, "status", "--porcelain", "--untracked-files=no") or ()]
     listed = _git(root, "ls-files", "-z", "--", "*.py", "*.yaml", "*.yml") or [""]
     tracked = {root / name for name in listed[0].split("\0") if name}
-    untracked = sorted(source.resolve() for source in own_code(config, project) if source.resolve() not in tracked)
+    untracked = sorted(source.resolve() for source in project_code(config, project) if source.resolve() not in tracked)
     missing = [*changed, *(str(one.relative_to(root) if one.is_relative_to(root) else one) for one in untracked)]
-    if not any(_says(path, config) for path in sorted(tracked) if path.suffix in (".yaml", ".yml")):
+    if not any(_holds_config(path, config) for path in sorted(tracked) if path.suffix in (".yaml", ".yml")):
         missing.append(f"the config of {config.name}")
     return Commit(head[0], tuple(dict.fromkeys(missing)))
 
 
-def _says(path: Path, config: PipelineConfig) -> bool:
+def _holds_config(path: Path, config: PipelineConfig) -> bool:
     """Whether a file is this very config, without overrides."""
     try:
         return config.name in path.read_text(encoding="utf-8") and read_config(path).digest == config.digest
@@ -89,7 +89,7 @@ def _git(folder: Path, *words: str) -> Sequence[str] | None:
     return done.stdout.splitlines() if done.returncode == 0 else None
 
 
-def _imported(source: Path) -> Iterator[str]:
+def _imported_names(source: Path) -> Iterator[str]:
     """Names of the top-level modules that a file imports."""
     try:
         tree = ast.parse(source.read_bytes())
@@ -102,7 +102,7 @@ def _imported(source: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def _module(name: str) -> list[Path]:
+def _module_files(name: str) -> list[Path]:
     """The files of a module or a package, none where it is installed or cannot be found."""
     try:
         spec = importlib.util.find_spec(name)

@@ -4,6 +4,7 @@
 
     ledger.db  mlflow.db         the ledger and MLflow's database, unless the settings name others
     datasets/                    snapshots of training data, named by the digest of their content
+    tables/                      tables given to the Python API in place of a source, named the same way
     work/<run key>/              workspaces of runs that have not ended
     releases/<model>/v<N>-…/     releases
     artifacts/                   MLflow's artifacts
@@ -60,6 +61,10 @@ class StoreLayout:
     def dataset(self, relative: str) -> Path:
         """The file of a snapshot, whose path within the store its record holds."""
         return self.root / relative
+
+    def table(self, digest: str) -> Path:
+        """The file of a table that the Python API was given."""
+        return self.root / "tables" / f"{digest[:16]}.parquet"
 
     @staticmethod
     def dataset_name(stem: str) -> str:

@@ -74,7 +74,7 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
 
 def load(release: Path) -> Any:
     """scikit-learn's estimator out of a release, which answers with labels and needs no towline to be unpickled."""
-    model = model_io.load(release / "model.skops", ("sklearn.ensemble",))
+    model = model_io.load_model(release / "model.skops", ("sklearn.ensemble",))
     pipeline = model.pipeline
     pipeline[-1].classes_ = np.array(model.classes)[model.places_]
     if model.threshold is None:

@@ -19,7 +19,7 @@ from tests.conftest import Done
 from tests.unit.release.conftest import Run, make_run, table
 from towline.errors import ReleaseError, TransientError
 from towline.inference.compiled.codec import PLAN
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.release import image
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def digests(engine: "DockerClient", name: str) -> dict[str, str]:
 
 def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Run) -> None:
     """Over its base it is at most 200 MB, and its tag says which release it holds."""
-    manifest = read(release(compiled))
+    manifest = read_manifest(release(compiled))
     assert made.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
     assert made.rows >= 10
     assert 20 * MB < made.bytes - made.base < 200 * MB
@@ -83,7 +83,7 @@ def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fall
     """At most 350 MB over its base; a container of it has answered as the release does."""
     directory = release(fallback)
     assert not (directory / PLAN).exists()
-    built = image.make(directory, digest=read(directory).digest)
+    built = image.make(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
         assert built.bytes - built.base < 350 * MB
@@ -98,7 +98,7 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
     """A container of it answers as the release does, without an option and without the ledger."""
     run = make_run(tmp_path, table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
-    built = image.make(directory, digest=read(directory).digest)
+    built = image.make(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
     finally:
@@ -184,7 +184,7 @@ def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    manifest, directory = read(release(compiled)), release(compiled)
+    manifest, directory = read_manifest(release(compiled)), release(compiled)
     labels = engine.images.get(made.id).labels
     assert labels["org.opencontainers.image.version"] == "3"
     assert labels["org.opencontainers.image.revision"] == manifest.commit
@@ -245,7 +245,7 @@ def test_without_an_engine_the_release_is_there_all_the_same(compiled: Run, monk
     with pytest.raises(TransientError, match="no Docker engine answers") as told:
         image.make(release(compiled))
     assert told.value.where == str(release(compiled))
-    assert read(release(compiled)).name
+    assert read_manifest(release(compiled)).name
 
 
 def test_a_run_promotes_what_its_image_answers(

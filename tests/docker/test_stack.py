@@ -180,7 +180,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Stack, 
         "--set",
         "candidates=[linear]",
         "--set",
-        "data.level=null",
+        "data.detrend=null",
         "--json",
     )
     asked = subprocess.Popen(

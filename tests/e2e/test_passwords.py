@@ -70,4 +70,4 @@ def test_a_scheduler_hands_on_what_it_needs_and_stores_no_password(
     text = str([one.parameters for one in made])
     assert (make_url(postgres).password or "").partition(":")[0] not in text
     again = PipelineConfig.model_validate(made[0].parameters["config"])
-    assert sources.load(again.data, line.config.parent, line.store, None).rows == 600
+    assert sources.load_dataset(again.data, line.config.parent, line.store, None).rows == 600

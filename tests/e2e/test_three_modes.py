@@ -68,7 +68,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "--set",
         "gate={}",
         "--set",
-        "data.level=null",
+        "data.detrend=null",
     ]
     service = None
     try:

@@ -22,10 +22,10 @@ import yaml
 
 from tests.conftest import REPOSITORY, Done
 from towline import sidecar
-from towline.cli import flows
 from towline.config import Settings, read_config
 from towline.errors import TransientError
 from towline.operations import servers
+from towline.orchestration import flow_runner
 from towline.registry.mlflow import tracking
 
 Command = Callable[..., Done]
@@ -206,7 +206,7 @@ def test_a_second_run_of_a_config_ends_before_it_starts_anything(
     monkeypatch.setattr(servers, "start", start("server"))
     config = make(taxis(), RAW)
     settings = Settings.from_environment()
-    with flows._only_one(settings, read_config(config), None):
+    with flow_runner._exclusive_run(settings, read_config(config), None):
         done = command("run", config, "--json")
         assert (done.code, done.json["code"]) == (5, "T900")
         assert "under way in another process" in done.json["what"]

@@ -17,16 +17,16 @@ import pytest
 from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.sources import load
-from towline.data.splits import split
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import load_dataset
+from towline.data.splits import split_table
 from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
 from towline.promotion.gate import Check, Verdict
 from towline.registry.mlflow import mirror, tracking
 from towline.registry.mlflow.mirror import Shown
-from towline.training.cross_validation import baseline, choose, cross_validate
+from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit
 
@@ -75,11 +75,11 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
         }
     )
     store = folder / "mlruns"
-    work = Workspace(store=store, key=key, token="t", dataset=load(config.data, folder, store, None))
-    work.save("contract.json", infer(work.table(), config))
-    work.save("parts.json", split(work, config))
-    scores = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
-    chosen = choose(scores, config, "regression")
+    work = Workspace(store=store, key=key, token="t", dataset=load_dataset(config.data, folder, store, None))
+    work.save("contract.json", infer_contract(work.table(), config))
+    work.save("parts.json", split_table(work, config))
+    scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
+    chosen = choose_candidate(scores, config, "regression")
     fitted = fit(work, config, chosen)
     evaluation = evaluate(work, config, fitted)
     rule = Rule(rule="r", column=None, severity="warn", passed=True, count=0, share=0.0, examples=(), detail="")
@@ -229,7 +229,7 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     features = contract.features(work.table())
     from towline.training import model_io
 
-    ours = model_io.load(work.file("model.skops")).predict(features)
+    ours = model_io.load_model(work.file("model.skops")).predict(features)
     np.testing.assert_array_equal(model.predict(features), ours)
     assert model.predict(example).shape == (1,)
     assert not (features[example.columns] == example.iloc[0]).all(axis=1).any(), "the example is a row of the table"

@@ -8,7 +8,15 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
-from towline.config import Given, Past, PipelineConfig, PrivacyConfig, Settings, build_config, read_config
+from towline.config import (
+    ConfigOrPath,
+    HistoryConfig,
+    PipelineConfig,
+    PrivacyConfig,
+    Settings,
+    build_config,
+    read_config,
+)
 from towline.errors import ConfigError
 
 GOOD = """\
@@ -227,7 +235,7 @@ def test_windows_and_holdouts_as_they_are_written() -> None:
     month, hours = timedelta(days=30), timedelta(hours=36)
     assert several.data.window == (month, hours, None)
     assert several.data.histories == tuple(
-        Past(window=window, half_life=timedelta(days=60)) for window in (month, hours, None)
+        HistoryConfig(window=window, half_life=timedelta(days=60)) for window in (month, hours, None)
     )
     assert several.data.reach is None
     written = several.model_dump(mode="json")
@@ -235,11 +243,11 @@ def test_windows_and_holdouts_as_they_are_written() -> None:
     assert written["split"]["holdout"] == "28d"
     assert build_config(written, "") == several
     one = build_config({"name": "demo", "data": {**data, "window": "30d", "half_life": None}}, "")
-    assert (one.data.reach, one.data.histories) == (month, (Past(),))
-    level = build_config({"name": "demo", "data": {**data, "window": "30d", "level": ["7d", "all"]}}, "").data
-    assert [past.level for past in level.histories] == [timedelta(days=7), None]
+    assert (one.data.reach, one.data.histories) == (month, (HistoryConfig(),))
+    trended = build_config({"name": "demo", "data": {**data, "window": "30d", "detrend": ["7d", "all"]}}, "").data
+    assert [option.detrend for option in trended.histories] == [timedelta(days=7), None]
     with pytest.raises(ConfigError, match="longer than nothing"):
-        build_config({"name": "demo", "data": {**data, "level": "0d"}}, "")
+        build_config({"name": "demo", "data": {**data, "detrend": "0d"}}, "")
 
 
 def test_how_columns_are_logged() -> None:
@@ -296,10 +304,18 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
 
 def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What a deployment names by its path in the project is read when the flow runs; what is no config is named."""
-    adapter = TypeAdapter[PipelineConfig](Given)
+    adapter = TypeAdapter[PipelineConfig](ConfigOrPath)
     monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
     (tmp_path / "a.yaml").write_text("name: bikes\ndata: {source: b.csv, target: y}\n")
     read = adapter.validate_python("a.yaml")
     assert read == adapter.validate_python(read) == adapter.validate_python(read.model_dump(mode="json"))
     with pytest.raises(ConfigError, match="no such config"):
         adapter.validate_python("b.yaml")
+
+
+def test_an_old_key_is_answered_with_its_new_name() -> None:
+    """A config of an earlier version: the error names the key that replaces the old one."""
+    with pytest.raises(ConfigError) as error:
+        build_config({"name": "demo", "data": {"source": "t.csv", "target": "y", "time": "t", "level": "7d"}}, "")
+    assert error.value.details == ("data.level: is now data.detrend",)
+    assert error.value.remedy == "rename it to data.detrend"

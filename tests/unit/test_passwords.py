@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import make_url
 
 from towline.config import PipelineConfig, build_config, read_config
-from towline.config.passwords import expanded, hidden, masked
+from towline.config.passwords import expand_variables, hide_passwords, mask_passwords
 
 URLS = [
     "postgresql://me:s3cret@host/db",
@@ -27,20 +27,20 @@ URLS = [
 def test_a_literal_password_is_hidden_and_found_again(url: str) -> None:
     """The config holds no trace of the password; what the driver is given is what was written."""
     config = build_config({"name": "t", "data": {"source": {"url": url, "query": "q"}, "target": "y"}}, "")
-    for shown in (config.model_dump_json(), repr(config), config.masked().model_dump_json(), masked(url)):
+    for shown in (config.model_dump_json(), repr(config), config.masked().model_dump_json(), mask_passwords(url)):
         assert "s3cret" not in shown
     kept = config.data.source.url  # type: ignore[union-attr]
-    assert make_url(expanded(kept)) == make_url(url)
+    assert make_url(expand_variables(kept)) == make_url(url)
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_the_config_does_not_depend_on_the_password() -> None:
     """Another password is no other pipeline; the name that stands for it tells nothing of it."""
-    one, two = hidden("postgresql://me:first@host/db"), hidden("postgresql://me:second@host/db")
+    one, two = hide_passwords("postgresql://me:first@host/db"), hide_passwords("postgresql://me:second@host/db")
     assert one == two
-    assert make_url(expanded(two)).password == "second"
-    assert hidden("postgresql://me:***@host/db") == "postgresql://me:***@host/db"
-    assert make_url(expanded(two)).password == "second"
+    assert make_url(expand_variables(two)).password == "second"
+    assert hide_passwords("postgresql://me:***@host/db") == "postgresql://me:***@host/db"
+    assert make_url(expand_variables(two)).password == "second"
 
 
 @pytest.mark.parametrize(
@@ -54,32 +54,32 @@ def test_the_config_does_not_depend_on_the_password() -> None:
 )
 def test_urls_without_a_literal_password_stay(url: str) -> None:
     """A reference to the environment is what is recommended: it is kept, and shown."""
-    assert hidden(url) == url
-    assert masked(url) == url
+    assert hide_passwords(url) == url
+    assert mask_passwords(url) == url
 
 
 def test_a_password_may_hold_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """A password that is a reference in part is hidden as a whole and expanded when it is used."""
     monkeypatch.setenv("HALF", "b@/c")
-    url = hidden("postgresql://me:a-${HALF}@host/db")
+    url = hide_passwords("postgresql://me:a-${HALF}@host/db")
     assert "a-" not in url
-    assert make_url(expanded(url)).password == "a-b@/c"
+    assert make_url(expand_variables(url)).password == "a-b@/c"
 
 
 def test_an_odd_password_with_an_at_sign() -> None:
     """A password with an @ that is not percent-encoded is hidden as a whole."""
-    url = hidden("postgresql://me:p@s3cret@host/db")
+    url = hide_passwords("postgresql://me:p@s3cret@host/db")
     assert "s3cret" not in url
-    assert make_url(expanded(url)).password == "p@s3cret"
+    assert make_url(expand_variables(url)).password == "p@s3cret"
 
 
 def test_another_process_says_what_to_do() -> None:
     """Where the password is not known, the error names the remedy."""
-    url = hidden("postgresql://me:s3cret@elsewhere/db")
+    url = hide_passwords("postgresql://me:s3cret@elsewhere/db")
     for name in [name for name in os.environ if name in url]:
         del os.environ[name]
     with pytest.raises(Exception, match=r"(?s)literal password.*write \$\{NAME\}"):
-        expanded(url)
+        expand_variables(url)
 
 
 def test_reading_a_config_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from tests.conftest import Done
-from towline.cli import profiles
 from towline.config import Settings
 from towline.errors import ConfigError
+from towline.orchestration import profiles
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_what_serves_already_is_not_promoted_again(shelf: Shelf, command: Comman
     before = shelf.ledger.rows(MODEL)
     done = command("promote", f"{MODEL}@1", "--reason", "better")
     assert done.code == 0, done.err
-    assert "version 1 serves already, since" in done.out
+    assert "version 1 is the champion already, since" in done.out
     assert "instead of" not in done.out
     document = command("promote", f"{MODEL}@1", "--reason", "better", "--json").json
     assert (document["version"], document["changed"]) == (1, False)
@@ -85,11 +85,11 @@ def test_a_release_that_was_exchanged_is_not_promoted(shelf: Shelf, command: Com
     """The ledger knows the digest of what was judged: another release in its place, itself whole, does not serve."""
     import shutil
 
-    from towline.manifest import read
+    from towline.manifest import read_manifest
 
     other, own = shelf.release(2), shelf.release(1)
     shelf.promote(2)
-    manifest = read(own)
+    manifest = read_manifest(own)
     forged = manifest.model_copy(update={"created": "2020-01-01T00:00:00+00:00"})
     (own / "manifest.json").write_text(forged.text())
     shutil.move(own, own.with_name(forged.folder))

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from towline import __version__
-from towline.cli import extras
+from towline import __version__, extras
 from towline.errors import ConfigError, TowlineError
 
 EXIT_CODES = """\b
@@ -81,11 +80,11 @@ class Commands(click.Group):
 
 
 def _fault(error: Exception) -> TowlineError:
-    from towline.config.passwords import masked
+    from towline.config.passwords import mask_passwords
 
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log = next(folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)) / name
-    words = [masked(word) for word in sys.argv]
+    words = [mask_passwords(word) for word in sys.argv]
     log.write_text(f"towline {__version__} {words}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
     return TowlineError(
         f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",
@@ -140,7 +139,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
 
     sys.path.append(str(Settings.from_environment().project))  # models of the project's own estimators are read too
     if profile:
-        from towline.cli import profiles
+        from towline.orchestration import profiles
 
         profiles.check(profile, ctx.invoked_subcommand)
         ctx.obj = profile

@@ -13,7 +13,7 @@ from towline.cli.run import config_argument, set_option
 if TYPE_CHECKING:
     import datetime as dt
 
-    from towline.backtest.results import BacktestResult, PolicyName
+    from towline.backtesting.results import BacktestResult, PolicyName
 
 _DATE = Moment()
 NAMES = ("never", "schedule", "drift", "quality", "both")
@@ -80,16 +80,16 @@ def replay(
       towline replay configs/bike_demand.yaml --from 2012-01-01 --to 2012-07-01 --step 1w --policies never,quality
       towline replay configs/bike_demand.yaml --from 2012-01-01 --to 2012-07-01 --html replay.html
     """
+    from towline import api
     from towline.cli import screen
-    from towline.config import Settings, read_config
+    from towline.config import Settings
 
     settings = Settings.from_environment()
-    pipeline = read_config(config, overrides)
     with screen.progress(settings.layout.log()):
-        from towline.backtest import charts, page, simulation
-
         names = cast("tuple[PolicyName, ...]", policies)
-        found = simulation.replay(pipeline, settings.project, start, end, step, names, delay)
+        found = api.backtest(config, start, end, step=step, policies=names, label_delay=delay, overrides=overrides)
+        from towline.backtesting import charts, page
+
         if plot:
             charts.draw(found, plot)
         if html:
@@ -100,9 +100,9 @@ def replay(
 
 
 def _text(found: "BacktestResult", written: list[Path]) -> str:
-    from towline.backtest.page import COLUMNS, HEADER, line, summary
+    from towline.backtesting.page import COLUMNS, HEADER, line, summary
     from towline.cli.screen import table
-    from towline.config import span
+    from towline.config import format_duration
 
     parts = []
     for life in found.lives:
@@ -110,7 +110,7 @@ def _text(found: "BacktestResult", written: list[Path]) -> str:
     rows = [[*summary(found, life), "← best" if life.policy == found.best else ""] for life in found.lives]
     parts += [
         f"{found.model}, {found.start:%Y-%m-%d} to {found.end:%Y-%m-%d} by {found.step}, value: {found.metric}",
-        f"labels after {span(found.delay)}",
+        f"labels after {format_duration(found.delay)}",
         table([*HEADER, ""], rows),
         *(click.style(f"note: {note}", fg="yellow") for note in found.notes),
         *(f"written: {path}" for path in written),

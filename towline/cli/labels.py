@@ -42,7 +42,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     """
     from towline.config import Settings
     from towline.data.schema.contract import Contract
-    from towline.manifest import verify
+    from towline.manifest import verify_release
     from towline.prediction_log import labels
     from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
     from towline.registry.resolution import find
@@ -52,7 +52,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
     given_file(file, "FILE")
     directory = find(name, settings).directory
-    model = verify(directory).name
+    model = verify_release(directory).name
     contract = Contract.read(directory)
     predictions = settings.layout.predictions(model)
     policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
-from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from towline.api import ChampionChange
     from towline.config import Settings
-    from towline.registry.ledger import Entry, Ledger
+    from towline.registry.ledger import Ledger
 
 
 def stores() -> "tuple[Settings, Ledger]":
@@ -20,90 +18,6 @@ def stores() -> "tuple[Settings, Ledger]":
 
     settings = Settings.from_environment()
     return settings, open_ledger(settings)
-
-
-def _known(settings: "Settings", ledger: "Ledger", name: str) -> str:
-    from difflib import get_close_matches
-
-    from towline.registry.resolution import check_recorded
-
-    known = ledger.models()
-    if name in known:
-        return name
-    check_recorded(settings, ledger, name)
-    near = get_close_matches(name, known, 1)
-    remedy = f"did you mean {near[0]}?" if near else _those(known)
-    raise ConfigError(f"no model called {name!r}", where="command line", remedy=remedy)
-
-
-def only() -> str:
-    """The name of the store's one model.
-
-    Raises:
-        ConfigError: there is none, or more than one.
-        ReleaseError: the ledger was lost.
-    """
-    return _only(*stores())
-
-
-def _only(settings: "Settings", ledger: "Ledger") -> str:
-    from towline.registry.resolution import check_recorded
-
-    check_recorded(settings, ledger)
-    known = ledger.models()
-    if len(known) != 1:
-        raise ConfigError("which model?", where="command line", remedy=_those(known))
-    return known[0]
-
-
-def _those(known: "Sequence[str]") -> str:
-    return f"name one of: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
-
-
-def which(settings: "Settings", ledger: "Ledger", wanted: str) -> "Entry":
-    """``NAME@3``, or ``3`` where there is one model, or ``NAME`` for its champion."""
-    name, at, number = wanted.partition("@")
-    if not at and wanted.isdigit():
-        name, number = _only(settings, ledger), wanted
-    name = _known(settings, ledger, name)
-    if at and not number.isdigit():
-        raise ConfigError(f"not a version: {number!r}", where="command line", remedy=f"write {name}@3")
-    entry = ledger.entry(name, int(number)) if number else ledger.champion(name)
-    if entry is None:
-        raise ConfigError(
-            f"{name} has no version {number}" if number else f"{name} has no champion yet",
-            where="command line",
-            remedy=f"its versions: {_versions(ledger, name)}",
-        )
-    return entry
-
-
-def released(entry: "Entry") -> "Entry":
-    """The same row; ConfigError where its version has no release."""
-    if not entry.release:
-        raise ConfigError(
-            f"{entry.model}@{entry.version} has no release yet: its run has not ended",
-            where="command line",
-            remedy="wait for the run to end, or give its command again: it goes on where it stopped",
-        )
-    return entry
-
-
-def _versions(ledger: "Ledger", name: str) -> str:
-    return ", ".join(f"{name}@{row.version} ({ledger.state(name, row.version)})" for row in ledger.versions(name))
-
-
-def mirror(settings: "Settings", model: str) -> None:
-    """Has MLflow show what the ledger says; what serves does not wait for MLflow."""
-    from towline.errors import TransientError
-    from towline.registry.mlflow.synchronization import mend, note
-
-    try:
-        mend(settings, model)
-    except TransientError as error:
-        click.echo(f"note: {note(error)}", err=True)
-    except ImportError as error:
-        click.echo(f"note: MLflow is not told, it is not installed here: {error}", err=True)
 
 
 @click.command()
@@ -117,17 +31,9 @@ def models(name: str | None, as_json: bool) -> None:
       towline models
       towline models bike-demand
     """
-    from towline.registry.resolution import check_recorded
+    from towline import api
 
-    settings, ledger = stores()
-    if not name:
-        check_recorded(settings, ledger)
-    rows = []
-    for model in [_known(settings, ledger, name)] if name else ledger.models():
-        champion, versions = ledger.champion(model), ledger.versions(model)
-        if not name:  # one row a model: its champion, else its newest
-            versions = [entry for entry in versions if champion and entry.version == champion.version] or versions[-1:]
-        rows += [_row(settings, ledger, entry, champion) for entry in versions]
+    rows = [row.model_dump() for row in api.models(name)]
 
     def text() -> str:
         from towline.cli.screen import table
@@ -142,28 +48,6 @@ def models(name: str | None, as_json: bool) -> None:
     emit(rows, as_json, text)
 
 
-def _row(settings: "Settings", ledger: "Ledger", entry: "Entry", champion: "Entry | None") -> dict[str, object]:
-    from towline.errors import ReleaseError
-    from towline.manifest import read
-
-    serves = champion is not None and champion.version == entry.version
-    row: dict[str, object] = {
-        "model": entry.model,
-        "version": entry.version,
-        "state": ledger.state(entry.model, entry.version),
-        "since": (champion if serves and champion else entry).time[:16].replace("T", " "),
-        "release": entry.release,
-    }
-    if not entry.release:
-        return row | {"holdout": "no release yet", "rows": None, "estimator": None}
-    try:
-        manifest = read(settings.layout.release(entry.release))
-    except ReleaseError:
-        return row | {"holdout": "release gone", "rows": None, "estimator": None}
-    holdout = f"{manifest.primary} {manifest.metrics[manifest.primary].text()}"
-    return row | {"holdout": holdout, "rows": manifest.dataset["rows"], "estimator": manifest.estimator}
-
-
 @click.command()
 @click.argument("version")
 @json_option
@@ -175,20 +59,17 @@ def show(version: str, as_json: bool) -> None:
       towline show bike-demand         the champion
       towline show bike-demand@3
     """
-    from towline.manifest import verify
+    from towline import api
 
-    settings, ledger = stores()
-    entry = released(which(settings, ledger, version))
-    directory = settings.layout.release(entry.release)
-    manifest = verify(directory)
-    past = [row for row in ledger.history(entry.model) if row.version == entry.version]
+    details = api.show(version)
 
     def text() -> str:
         from towline.cli.screen import version_page
 
-        return version_page(manifest, past, directory)
+        return version_page(details.manifest, details.history, details.directory)
 
-    emit({"manifest": manifest.model_dump(mode="json"), "history": [row.model_dump() for row in past]}, as_json, text)
+    history = [row.model_dump() for row in details.history]
+    emit({"manifest": details.manifest.model_dump(mode="json"), "history": history}, as_json, text)
 
 
 @click.command()
@@ -207,11 +88,12 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
       towline history bike-demand --limit 5
     """
     from towline.registry.resolution import check_recorded
+    from towline.registry.selection import require_model
 
     settings, ledger = stores()
     if not name:
         check_recorded(settings, ledger)
-    rows = ledger.history(_known(settings, ledger, name) if name else None)
+    rows = ledger.history(require_model(settings, ledger, name) if name else None)
     rows = [row for row in rows if everything or row.evidence.get("action") != "nothing"][:limit]
 
     def text() -> str:
@@ -238,45 +120,9 @@ def promote(version: str, reason: str, as_json: bool) -> None:
     Example:
       towline promote bike-demand@3 --reason "holds better at weekends"
     """
-    from towline.registry.ledger import actor
+    from towline import api
 
-    settings, ledger = stores()
-    wanted = which(settings, ledger, _numbered(settings, ledger, version))
-    champion = ledger.champion(wanted.model)
-    if champion is None or champion.version != wanted.version:
-        _judged_release(settings, wanted)
-    entry = ledger.promote_again(wanted.model, wanted.version, champion.version if champion else None, actor(), reason)
-    _told(settings, entry, as_json, changed=champion is None or entry.seq != champion.seq)
-
-
-def _numbered(settings: "Settings", ledger: "Ledger", version: str) -> str:
-    """NAME@3 as it was given; ConfigError where it names no version."""
-    name, at, number = version.partition("@")
-    if at and number:
-        return version
-    name = _only(settings, ledger) if name.isdigit() else _known(settings, ledger, name)
-    raise ConfigError(
-        f"not a version: {version!r}",
-        where="command line",
-        remedy=f"write NAME@VERSION; the versions of {name}: {_versions(ledger, name)}",
-    )
-
-
-def _judged_release(settings: "Settings", entry: "Entry") -> None:
-    """Checks that the release a row names is whole, and the very one that was judged."""
-    from towline.errors import ReleaseError
-    from towline.manifest import REMEDY, verify
-
-    if not entry.release:  # the ledger refuses what was never judged
-        return
-    manifest = verify(settings.layout.release(entry.release))
-    recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
-    if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
-        raise ReleaseError(
-            "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
-            where=str(settings.layout.release(entry.release)),
-            remedy=REMEDY,
-        )
+    _print_change(api.promote(version, reason=reason), as_json)
 
 
 @click.command()
@@ -291,19 +137,17 @@ def rollback(name: str | None, reason: str, as_json: bool) -> None:
       towline rollback
       towline rollback bike-demand --reason "errors on the new weather codes"
     """
-    from towline.registry.ledger import actor
+    from towline import api
 
-    settings, ledger = stores()
-    model = _known(settings, ledger, name) if name else _only(settings, ledger)
-    _judged_release(settings, ledger.rollback_target(model))
-    _told(settings, ledger.rollback(model, actor(), reason), as_json)
+    _print_change(api.rollback(name, reason=reason), as_json)
 
 
-def _told(settings: "Settings", entry: "Entry", as_json: bool, *, changed: bool = True) -> None:
-    """Tells what serves, then has MLflow show it."""
-    instead = f" instead of {entry.previous}" if entry.previous else ""
-    text = f"{entry.model}: version {entry.version} serves now{instead}"
-    if not changed:
-        text = f"{entry.model}: version {entry.version} serves already, since {entry.time[:16].replace('T', ' ')} UTC"
-    emit(entry.model_dump() | {"changed": changed}, as_json, lambda: text)
-    mirror(settings, entry.model)
+def _print_change(change: "ChampionChange", as_json: bool) -> None:
+    instead = f" instead of {change.previous}" if change.previous else ""
+    text = f"{change.model}: version {change.version} serves now{instead}"
+    if not change.changed:
+        since = change.time[:16].replace("T", " ")
+        text = f"{change.model}: version {change.version} is the champion already, since {since} UTC"
+    emit(change.row | {"changed": change.changed}, as_json, lambda: text)
+    if change.note:
+        click.echo(f"note: {change.note}", err=True)

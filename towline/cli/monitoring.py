@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -39,32 +39,22 @@ def drift(
       towline drift configs/bike_demand.yaml --current last_week.parquet
       towline drift configs/bike_demand.yaml --set drift.false_alarms_per_year=1
     """
+    from towline import api
     from towline.cli import screen
-    from towline.config import Settings, read_config
+    from towline.config import Settings
     from towline.errors import ConfigError
 
     if current is None:
         if report:
             raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
-        _round(config, "drift", as_of, overrides, as_json)
+        _run_flow(config, "drift", as_of, overrides, as_json)
         return
     given_file(current, "--current")
     settings = Settings.from_environment()
-    pipeline = read_config(config, overrides)
     with screen.progress(settings.layout.log()):
-        from towline.monitoring import monitoring_run
-
-        now = monitoring_run.moment(as_of)
-        serving = monitoring_run.champion(settings, pipeline.name, now)
-        found = monitoring_run.drift_of(settings, pipeline, serving, current)
-        page = ""
-        if report or found.state in ("drift", "invalid_schema"):
-            from towline.monitoring.reporting.evidently_report import write
-            from towline.monitoring.reporting.samples import sampled
-
-            rows = sampled(monitoring_run.rows_of(settings, pipeline, serving, current))
-            page = str(write(settings, pipeline, serving, found, now, rows))
-    emit({**found.model_dump(mode="json"), "report": page}, as_json, lambda: _drift(found, page))
+        done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
+    if result := done.drift:
+        emit({**result.model_dump(mode="json"), "report": done.report}, as_json, lambda: _drift(result, done.report))
 
 
 @click.command()
@@ -83,17 +73,15 @@ def quality(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as
       towline quality configs/bike_demand.yaml
       towline quality configs/bike_demand.yaml --set quality.delay=30d
     """
-    _round(config, "quality", as_of, overrides, as_json)
+    _run_flow(config, "quality", as_of, overrides, as_json)
 
 
-def _round(config: Path, flow: str, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    from towline.cli import flows, screen
-    from towline.config import Settings, read_config
+def _run_flow(
+    config: Path, name: Literal["drift", "quality"], as_of: datetime | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    from towline.cli import flows
 
-    settings = Settings.from_environment()
-    pipeline = read_config(config, overrides)
-    with screen.progress(settings.layout.log()):
-        done = flows.run(settings, "drift" if flow == "drift" else "quality", {"config": pipeline, "as_of": as_of})
+    done = flows.run(name, config, as_of, overrides)
     page = {"page": done.page} if done.page else {}
     emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
 

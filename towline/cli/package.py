@@ -30,12 +30,13 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
       towline package bike-demand@3 --image --repository registry.example.com/team/bike-demand
     """
     from towline.cli import models, screen
-    from towline.manifest import verify
+    from towline.manifest import verify_release
+    from towline.registry.selection import require_release, select_version
 
     settings, ledger = models.stores()
-    entry = models.released(models.which(settings, ledger, version))
+    entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     size = sum(one.size for one in manifest.files.values())
     told: dict[str, Any] = {
         "model": entry.model,
@@ -55,7 +56,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
-    from towline.cli import models
+    from towline import api
     from towline.config import read_config
     from towline.promotion import outcome
     from towline.registry.ledger import actor
@@ -67,6 +68,7 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
     with step("image") as told:
         built = make(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
-    outcome.contained(ledger, entry.model, entry.version, built, actor(), entry.release)
-    models.mirror(settings, entry.model)
+    outcome.record_image(ledger, entry.model, entry.version, built, actor(), entry.release)
+    if note := api.update_mlflow(settings, entry.model):
+        click.echo(f"note: {note}", err=True)
     return built

@@ -38,14 +38,11 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
       towline run configs/bike_demand.yaml --as-of 2012-06-30 --set gate.max.mae=50
     """
     from towline.cli import flows, screen
-    from towline.config import Settings, read_config
+    from towline.config import Settings
     from towline.errors import PromotionRejectedError
 
+    outcome, page = flows.run("training", config, as_of, overrides, force=force)
     settings = Settings.from_environment()
-    pipeline = read_config(config, overrides)
-    with screen.progress(settings.layout.log()):
-        done = flows.run(settings, "training", {"config": pipeline, "as_of": as_of, "force": force})
-    outcome, page = done.value, done.page
     document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
     emit(document, as_json, lambda: screen.summary(outcome, settings, page))
     if outcome.event == "refused":
@@ -68,16 +65,13 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
       towline validate configs/bike_demand.yaml
       towline validate configs/bike_demand.yaml --json
     """
-    from towline.cli import extras, screen
-    from towline.config import Settings, read_config
+    from towline import api
+    from towline.cli import screen
+    from towline.config import Settings
 
-    extras.require("towline validate", "pipeline")
     settings = Settings.from_environment()
-    pipeline = read_config(config, overrides)
     with screen.progress(settings.layout.log()):
-        from towline.preflight import check
-
-        checked = check(settings, pipeline, as_of)
+        checked = api.validate(config, as_of=as_of, overrides=overrides)
     contract = checked.contract.model_dump(mode="json")
     document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
     emit(document, as_json, lambda: screen.checked(checked))

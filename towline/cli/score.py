@@ -19,7 +19,7 @@ Examples:
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--model", "wanted", metavar="NAME[@VERSION]|PATH", help="What answers; default: the only model.")
+@click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
 @click.option("--separator", default=",", show_default=True, help="Of a CSV.")
 @click.option("--prefix", default="", help="Put before the names of the columns that are added.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
@@ -28,7 +28,7 @@ Examples:
 def score(
     source: Path,
     output: Path,
-    wanted: str | None,
+    model: str | None,
     separator: str,
     prefix: str,
     safe_csv: bool,
@@ -39,11 +39,10 @@ def score(
 
     The columns of IN are written unchanged. Added are prediction, probability_CLASS, model and version.
     """
-    from towline import load
-    from towline.cli.models import only
-    from towline.inference.batch import score as batch
+    from towline import api
 
-    model = load(wanted or only(), trusted=trust)
-    done = batch(model, source, output, separator, prefix=prefix, safe_csv=safe_csv)
-    told = f"{done.rows:,} rows scored by {done.model} version {done.version}: {done.output}"
-    emit(done.model_dump(), as_json, lambda: told)
+    scored = api.score(
+        source, output, model=model, separator=separator, prefix=prefix, safe_csv=safe_csv, trusted=trust
+    )
+    text = f"{scored.rows:,} rows scored by {scored.model} version {scored.version}: {scored.output}"
+    emit(scored.model_dump(), as_json, lambda: text)

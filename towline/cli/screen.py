@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from towline.config import Settings
     from towline.data.schema.contract import Column, Contract
     from towline.manifest import Manifest
-    from towline.preflight import Checked
+    from towline.preflight import PreflightResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
 
@@ -245,7 +245,7 @@ def _again(outcome: "Outcome") -> list[tuple[str, str]]:
     return [*change, ("judge the same again", "towline run CONFIG --force")]
 
 
-def checked(done: "Checked") -> str:
+def checked(done: "PreflightResult") -> str:
     """What `towline validate` prints of a table that passed: its task, its columns, its rules."""
     validation, contract = done.validation, done.contract
     yellow = click.style("!", fg="yellow")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from towline.cli import emit, extras, json_option
+from towline import extras
+from towline.cli import emit, json_option
 
 if TYPE_CHECKING:
     from towline.serving.process.server import Started

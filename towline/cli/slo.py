@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, extras, json_option
+from towline import extras
+from towline.cli import emit, json_option
 from towline.cli.run import config_argument, set_option
 from towline.errors import ConfigError
 

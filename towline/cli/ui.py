@@ -20,7 +20,7 @@ def ui(stop: bool, as_json: bool) -> None:
       towline ui
       towline ui --stop
     """
-    from towline.cli import extras
+    from towline import extras
     from towline.config import Settings
     from towline.operations import servers
     from towline.registry.mlflow import links

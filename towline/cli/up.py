@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towline.cli import emit, extras, json_option
+from towline import extras
+from towline.cli import emit, json_option
 from towline.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from towline.config.monitoring import (
     ScheduleConfig,
     SloConfig,
 )
-from towline.config.pipeline import Given, PipelineConfig, build_config, read_config
-from towline.config.record import Duration, Frozen, Span, span
+from towline.config.pipeline import ConfigOrPath, PipelineConfig, build_config, read_config
+from towline.config.record import Duration, Frozen, OptionalDuration, format_duration
 from towline.config.settings import Settings
 from towline.config.training import (
+    DEFAULT_METRIC,
     GREATER_IS_BETTER,
     METRICS,
-    PRIMARY,
     Candidate,
     ColumnRule,
     CrossValidationConfig,
@@ -27,10 +27,10 @@ from towline.config.training import (
     EvaluationConfig,
     Expectation,
     GateConfig,
-    Keeping,
+    HistoryConfig,
     Kind,
+    LoggingPolicy,
     Metric,
-    Past,
     PrivacyConfig,
     SearchConfig,
     Severity,
@@ -41,12 +41,13 @@ from towline.config.training import (
 )
 
 __all__ = [
+    "DEFAULT_METRIC",
     "GREATER_IS_BETTER",
     "METRICS",
-    "PRIMARY",
     "AlertConfig",
     "Candidate",
     "ColumnRule",
+    "ConfigOrPath",
     "CrossValidationConfig",
     "DataConfig",
     "DriftConfig",
@@ -55,12 +56,12 @@ __all__ = [
     "Expectation",
     "Frozen",
     "GateConfig",
-    "Given",
-    "Keeping",
+    "HistoryConfig",
     "Kind",
+    "LoggingPolicy",
     "Metric",
+    "OptionalDuration",
     "PackageConfig",
-    "Past",
     "PipelineConfig",
     "PrivacyConfig",
     "QualityConfig",
@@ -70,12 +71,11 @@ __all__ = [
     "Settings",
     "Severity",
     "SloConfig",
-    "Span",
     "SplitConfig",
     "SqlSource",
     "Task",
     "ValidationConfig",
     "build_config",
+    "format_duration",
     "read_config",
-    "span",
 ]  # fmt: skip

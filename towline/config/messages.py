@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from towline.config.record import suggest
+from towline.config.renamed import RENAMED
 
 #: keys that take one of several kinds of value: pydantic tells what is wrong with each kind
 _UNIONS: Mapping[tuple[str, str], str] = {
@@ -29,7 +30,7 @@ _PATTERNS: Mapping[str, str] = {
 _SECRET = ("url", "query", "webhook")
 
 
-class Problem(NamedTuple):
+class ConfigProblem(NamedTuple):
     """One thing that is wrong: the keys that lead to it, what it is, and the remedy where there is a plain one."""
 
     keys: tuple[str, ...]
@@ -37,14 +38,16 @@ class Problem(NamedTuple):
     remedy: str = ""
 
 
-def problems(errors: Sequence[Mapping[str, Any]], known: "Mapping[tuple[str, ...], set[str]]") -> list[Problem]:
+def describe_problems(
+    errors: Sequence[Mapping[str, Any]], known: "Mapping[tuple[str, ...], set[str]]"
+) -> list[ConfigProblem]:
     """What pydantic found, each thing once.
 
     Args:
         errors: of a ``ValidationError``.
         known: the keys that there are below each path at which an unknown one was found.
     """
-    found: dict[tuple[str, ...], Problem] = {}
+    found: dict[tuple[str, ...], ConfigProblem] = {}
     for error in errors:
         problem = _problem(error, known)
         if problem.keys not in found or len(error["loc"]) > len(problem.keys) + 1:
@@ -53,43 +56,49 @@ def problems(errors: Sequence[Mapping[str, Any]], known: "Mapping[tuple[str, ...
     return [one for one in found.values() if not any(keys[: len(one.keys)] == one.keys != keys for keys in found)]
 
 
-def _problem(error: Mapping[str, Any], known: "Mapping[tuple[str, ...], set[str]]") -> Problem:
+def _problem(error: Mapping[str, Any], known: "Mapping[tuple[str, ...], set[str]]") -> ConfigProblem:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     for union, message in _UNIONS.items():
         if path[:2] == union and error["type"] not in ("missing", "value_error"):
-            return Problem(union, message) if len(path) < 4 else _plain(error, (*union, *path[3:]), known)
+            return ConfigProblem(union, message) if len(path) < 4 else _plain(error, (*union, *path[3:]), known)
         if path[:2] == union:
             path = (*union, *path[3:])
     return _plain(error, path, known)
 
 
-def _plain(error: Mapping[str, Any], keys: tuple[str, ...], known: "Mapping[tuple[str, ...], set[str]]") -> Problem:
+def _plain(
+    error: Mapping[str, Any], keys: tuple[str, ...], known: "Mapping[tuple[str, ...], set[str]]"
+) -> ConfigProblem:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    label = ".".join(part for part in keys if not part.isdigit())
     if kind == "extra_forbidden":
-        return Problem(keys, "unknown key", suggest(keys[-1], known.get(keys[:-1], set())))
+        new = RENAMED.get(label)
+        remedy = f"rename it to {new}" if new else suggest(keys[-1], known.get(keys[:-1], set()))
+        return ConfigProblem(keys, f"is now {new}" if new else "unknown key", remedy)
     if kind == "missing":
-        return Problem(keys, "is missing")
+        return ConfigProblem(keys, "is missing")
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         what = "unknown key" if "[key]" in error["loc"] else f"must be one of {', '.join(choices)}{_given(keys, value)}"
-        return Problem(keys, what, suggest(str(value), choices))
+        return ConfigProblem(keys, what, suggest(str(value), choices))
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return Problem(keys, f"must be {words} {context[key]}{_given(keys, value)}")
+        return ConfigProblem(keys, f"must be {words} {context[key]}{_given(keys, value)}")
     if kind == "string_pattern_mismatch":
-        label = ".".join(part for part in keys if not part.isdigit())
-        return Problem(keys, _PATTERNS.get(label, f"does not match {context['pattern']}") + _given(keys, value))
+        return ConfigProblem(keys, _PATTERNS.get(label, f"does not match {context['pattern']}") + _given(keys, value))
     if kind == "too_short":
-        return Problem(keys, f"must have at least {context['min_length']} entry")
+        return ConfigProblem(keys, f"must have at least {context['min_length']} entry")
     if kind in ("string_too_short", "string_too_long"):
         least = kind == "string_too_short"
         count = context["min_length" if least else "max_length"]
-        return Problem(keys, f"must have at {'least' if least else 'most'} {count} character{_given(keys, value)}")
+        return ConfigProblem(
+            keys, f"must have at {'least' if least else 'most'} {count} character{_given(keys, value)}"
+        )
     for begin, words in _KINDS.items():
         if kind.startswith(f"{begin}_"):
             remedy = f"write [{value}]" if words == "a list" and isinstance(value, str) else ""
-            return Problem(keys, f"must be {words}{_given(keys, value)}", remedy)
-    return Problem(keys, error["msg"].removeprefix("Value error, "))
+            return ConfigProblem(keys, f"must be {words}{_given(keys, value)}", remedy)
+    return ConfigProblem(keys, error["msg"].removeprefix("Value error, "))
 
 
 def _given(keys: Sequence[str], value: object) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from towline.config.passwords import hidden_path, masked_path
+from towline.config.passwords import hide_path, mask_path
 from towline.config.record import Duration, Frozen
 
 #: upper bounds, in seconds, of the buckets of the service's latency histogram
@@ -25,7 +25,9 @@ MONITORING_SECTIONS = ("package", "drift", "quality", "retrain", "slo", "alerts"
 class PackageConfig(Frozen):
     """Container image and trusted packages of a release."""
 
-    image: bool = Field(False, description="also build a container image, and promote only if a container of it answers")
+    image: bool = Field(
+        False, description="also build a container image, and promote only if a container of it answers"
+    )
     repository: str = Field(
         "",
         pattern=r"^([a-z0-9][a-z0-9._:/-]{0,200})?$",
@@ -40,7 +42,9 @@ class PackageConfig(Frozen):
     def _check_trusted(cls, trusted: tuple[str, ...]) -> tuple[str, ...]:
         for package in trusted:
             if package in sys.stdlib_module_names:
-                raise ValueError(f"{package} is part of Python's standard library, which has no estimators; leave it out")
+                raise ValueError(
+                    f"{package} is part of Python's standard library, which has no estimators; leave it out"
+                )
         return trusted
 
 
@@ -52,7 +56,9 @@ class DriftConfig(Frozen):
     )
     min_rows: int = Field(50, ge=2, description="least rows of a window; with fewer, drift is unknown")
     min_effect: float = Field(
-        0.1, ge=0, description="smaller distances are no drift, however significant (standard deviations; Jensen-Shannon distance)"
+        0.1,
+        ge=0,
+        description="smaller distances are no drift, however significant (standard deviations; Jensen-Shannon distance)",
     )
     ignore: tuple[str, ...] = Field((), description="columns that may change, such as a counter")
 
@@ -87,7 +93,9 @@ class RetrainConfig(Frozen):
     @model_validator(mode="after")
     def _check_windows(self) -> "RetrainConfig":
         if self.bad_windows > self.recent_windows:
-            raise ValueError(f"bad_windows is {self.bad_windows}, but only {self.recent_windows} recent_windows are counted")
+            raise ValueError(
+                f"bad_windows is {self.bad_windows}, but only {self.recent_windows} recent_windows are counted"
+            )
         return self
 
 
@@ -111,7 +119,9 @@ class SloConfig(Frozen):
 class AlertConfig(Frozen):
     """Who is notified besides the log."""
 
-    webhook: str | None = Field(None, description="receives each alert as a JSON POST; ${NAME} is replaced from the environment")
+    webhook: str | None = Field(
+        None, description="receives each alert as a JSON POST; ${NAME} is replaced from the environment"
+    )
     hosts: tuple[str, ...] = Field((), description="the only hosts that the webhook may be sent to")
 
     @field_validator("hosts")
@@ -126,7 +136,7 @@ class AlertConfig(Frozen):
     @classmethod
     def _hide_secret(cls, webhook: str | None) -> str | None:
         origin, path = _split_address(webhook or "")
-        return origin + hidden_path(origin, path) if origin else webhook
+        return origin + hide_path(origin, path) if origin else webhook
 
     @model_validator(mode="after")
     def _check_webhook(self) -> "AlertConfig":
@@ -165,7 +175,7 @@ class AlertConfig(Frozen):
         if self.webhook is None:
             return self
         origin, path = _split_address(self.webhook)
-        return self.model_copy(update={"webhook": origin + masked_path(path)})
+        return self.model_copy(update={"webhook": origin + mask_path(path)})
 
 
 class ScheduleConfig(Frozen):

@@ -19,19 +19,19 @@ _ODD_PASSWORD = re.compile(r"(://[^:/@?]*:)([^@]*)@", re.DOTALL)  # one that hol
 _OPTION = re.compile(r"(?i)([?&;][^=&;?\s]*(?:pass|pwd|secret|token|key|credential|odbc_connect)[^=&;?\s]*=)([^&;\s]*)")
 
 
-def masked(text: str) -> str:
+def mask_passwords(text: str) -> str:
     """A URL, or a text that holds one, without its passwords; a ``${NAME}`` stays, for it is none."""
     for pattern in (_PASSWORD, _ODD_PASSWORD):
         text = pattern.sub(lambda match: f"{match[1]}{_mask(match[2])}@", text)
     return _OPTION.sub(lambda match: f"{match[1]}{_mask(match[2])}", text)
 
 
-def hidden(url: str) -> str:
+def hide_passwords(url: str) -> str:
     """The URL with a ``${_TOWLINE_SECRET_…}`` in place of each literal password, whose value the environment now holds.
 
     The name is made of the URL without its passwords: the same in each process, and it tells nothing of the value.
     """
-    name = f"{PREFIX}{hashlib.sha256(masked(url).encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256(mask_passwords(url).encode()).hexdigest()[:12]}"
     password = _PASSWORD.search(url) or _ODD_PASSWORD.search(url)
     spans = [password.span(2)] if password else []
     spans += [match.span(2) for match in _OPTION.finditer(url) if not spans or match.start() >= spans[0][1]]
@@ -44,7 +44,7 @@ def hidden(url: str) -> str:
     return url
 
 
-def hidden_path(begin: str, path: str) -> str:
+def hide_path(begin: str, path: str) -> str:
     """The path of a webhook with a ``${_TOWLINE_SECRET_…}`` in place of what is literal in it; ``begin`` is its host.
 
     The whole path is the secret, so the name is a hash of it: two webhooks of one host are told apart.
@@ -58,7 +58,7 @@ def hidden_path(begin: str, path: str) -> str:
     return "".join(parts)
 
 
-def masked_path(path: str) -> str:
+def mask_path(path: str) -> str:
     """The path of a webhook without what is literal in it, or was; a ``${NAME}`` stays."""
     return "".join(part if part in ("/", "?") else _mask(part) for part in _parts(path))
 
@@ -68,12 +68,12 @@ def _parts(path: str) -> list[str]:
     return [path[:1], *re.split(r"(\$\{\w+\})", path[1:])] if path[:1] in ("/", "?") else [path]
 
 
-def holds_hidden(url: str) -> bool:
+def has_hidden_password(url: str) -> bool:
     """Whether a literal password was hidden in the URL."""
     return f"${{{PREFIX}" in url
 
 
-def expanded(url: str) -> str:
+def expand_variables(url: str) -> str:
     """The URL with each ``${NAME}`` replaced from the environment.
 
     Raises:

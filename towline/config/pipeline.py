@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline.config import strict_yaml
-from towline.config.messages import problems
+from towline.config.messages import describe_problems
 from towline.config.monitoring import (
     MONITORING_SECTIONS,
     AlertConfig,
@@ -26,16 +26,16 @@ from towline.config.monitoring import (
     ScheduleConfig,
     SloConfig,
 )
-from towline.config.passwords import holds_hidden
+from towline.config.passwords import has_hidden_password
 from towline.config.record import Frozen
 from towline.config.settings import Settings
 from towline.config.training import (
     Candidate,
+    CandidateOrName,
     CrossValidationConfig,
     DataConfig,
     EvaluationConfig,
     GateConfig,
-    Named,
     PrivacyConfig,
     SplitConfig,
     SqlSource,
@@ -58,7 +58,7 @@ class PipelineConfig(Frozen):
     data: DataConfig
     validation: ValidationConfig = ValidationConfig()
     split: SplitConfig = SplitConfig()
-    candidates: tuple[Named, ...] = Field(
+    candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
@@ -119,7 +119,9 @@ class PipelineConfig(Frozen):
 
         How a model is watched does not count, nor whether the snapshot is kept.
         """
-        trained = self.model_dump(mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}})
+        trained = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}}
+        )
         return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     def masked(self) -> "PipelineConfig":
@@ -158,7 +160,7 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     for override in overrides:
         strict_yaml.override(raw, override)
     config = build_config(raw, str(path), tree)
-    if isinstance(config.data.source, SqlSource) and holds_hidden(config.data.source.url):
+    if isinstance(config.data.source, SqlSource) and has_hidden_password(config.data.source.url):
         _logger.warning(
             "%s: data.source.url holds a literal password; write ${NAME} in its place and set NAME in the environment: "
             "then the file is no secret",
@@ -210,7 +212,7 @@ def _read_if_named(value: object) -> object:
 
 
 #: what a flow takes: a config, or the path of one in the project, read where and when the flow runs
-Given = Annotated[PipelineConfig, BeforeValidator(_read_if_named, json_schema_input_type=PipelineConfig | str)]
+ConfigOrPath = Annotated[PipelineConfig, BeforeValidator(_read_if_named, json_schema_input_type=PipelineConfig | str)]
 
 
 def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None) -> PipelineConfig:
@@ -222,7 +224,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]
     known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
     lines, remedy, first = [], "", where
-    for keys, message, better in problems(errors, known)[:10]:
+    for keys, message, better in describe_problems(errors, known)[:10]:
         line = strict_yaml.line(tree, list(keys))
         hint = f"; {better}" if better and remedy else ""
         remedy = remedy or better

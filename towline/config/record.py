@@ -26,7 +26,7 @@ def _as_duration(value: object) -> object:
 Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
 
 
-def span(length: dt.timedelta | None) -> str:
+def format_duration(length: dt.timedelta | None) -> str:
     """A duration as a config has it: 90d, 36h; None is ``all``."""
     if length is None:
         return "all"
@@ -60,14 +60,16 @@ def _as_share(value: object) -> object:
     return value
 
 
-Span = Annotated[dt.timedelta | None, BeforeValidator(_as_span), PlainSerializer(span)]
-Spans = Annotated[tuple[Span, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)]
+OptionalDuration = Annotated[dt.timedelta | None, BeforeValidator(_as_span), PlainSerializer(format_duration)]
+Durations = Annotated[
+    tuple[OptionalDuration, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)
+]
 Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_input_type=float | str)]
 
 
-def plain(share: float | dt.timedelta) -> Any:
+def format_share(share: float | dt.timedelta) -> Any:
     """A share or a duration as it is written."""
-    return span(share) if isinstance(share, dt.timedelta) else share
+    return format_duration(share) if isinstance(share, dt.timedelta) else share
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, field_validator, model_validator
 
-from towline.config.passwords import hidden, masked
-from towline.config.record import Frozen, Share, Span, Spans, plain, span
+from towline.config.passwords import hide_passwords, mask_passwords
+from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
@@ -17,7 +17,7 @@ Metric = Literal[
     "mae", "rmse", "r2", "mape",
 ]  # fmt: skip
 Severity = Literal["error", "warn"]
-Keeping = Literal["keep", "drop", "hash", "bucket"]
+LoggingPolicy = Literal["keep", "drop", "hash", "bucket"]
 
 GREATER_IS_BETTER: Mapping[str, bool] = {
     "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
@@ -28,26 +28,26 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"),
     "multiclass": ("f1", "precision", "recall", "accuracy", "roc_auc", "log_loss"),
 }
-PRIMARY: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
+DEFAULT_METRIC: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
 
 
-class Past(Frozen):
+class HistoryConfig(Frozen):
     """How much of the past is learnt from, and how.
 
     Attributes:
         window: rows older than this before the newest one are left out; None: all rows there are.
         half_life: a row this old counts half; None: all count the same.
-        level: half-life with which the target's level is followed; older targets are brought to it; None: as they are.
+        detrend: half-life of the target's trend, which is removed from older targets; None: the target stays unchanged.
     """
 
-    window: Span = None
-    half_life: Span = None
-    level: Span = None
+    window: OptionalDuration = None
+    half_life: OptionalDuration = None
+    detrend: OptionalDuration = None
 
     def __str__(self) -> str:
-        rows = "all rows" if self.window is None else f"the last {span(self.window)}"
-        fading = f", half-life {span(self.half_life)}" if self.half_life else ""
-        return rows + fading + (f", on the newest level (followed by {span(self.level)})" if self.level else "")
+        rows = "all rows" if self.window is None else f"the last {format_duration(self.window)}"
+        fading = f", half-life {format_duration(self.half_life)}" if self.half_life else ""
+        return rows + fading + (f", detrended (half-life {format_duration(self.detrend)})" if self.detrend else "")
 
 
 def _as_markers(value: object) -> object:
@@ -81,11 +81,11 @@ class SqlSource(Frozen):
     @field_validator("url")
     @classmethod
     def _without_password(cls, url: str) -> str:
-        return hidden(url)
+        return hide_passwords(url)
 
     def masked(self) -> "SqlSource":
         """What may be shown and stored: without the passwords of the URL; a ``${NAME}`` stays."""
-        return self.model_copy(update={"url": masked(self.url)})
+        return self.model_copy(update={"url": mask_passwords(self.url)})
 
 
 class DataConfig(Frozen):
@@ -98,14 +98,15 @@ class DataConfig(Frozen):
     time: str | None = Field(None, description="when the row happened; makes the split and the folds time-aware")
     group: str | None = Field(None, description="rows of one group never stand on both sides of a split")
     drop: tuple[str, ...] = Field((), description="columns never read: leaks, identifiers, personal data")
-    window: Spans = Field(
+    window: Durations = Field(
         (), description="only this much history before the newest row, e.g. 90d; of several the best is chosen"
     )
-    half_life: Spans = Field(
+    half_life: Durations = Field(
         (), description="a row this old counts half as much as a new one; of several, or all (evenly), the best"
     )
-    level: Spans = Field(
-        (), description="the target's level is followed with this half-life, old targets are brought to the newest"
+    detrend: Durations = Field(
+        (),
+        description="half-life of the target's trend, which is removed from old targets; of several the best",
     )
     separator: str = Field(",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
@@ -145,11 +146,13 @@ class DataConfig(Frozen):
         return max(lengths) if lengths and len(lengths) == len(self.window) else None
 
     @property
-    def histories(self) -> tuple[Past, ...]:
+    def histories(self) -> tuple[HistoryConfig, ...]:
         """What to choose from; of one window alone nothing is left but its rows."""
         windows = self.window if len(self.window) > 1 else (None,)
-        options = itertools.product(windows, self.half_life or (None,), self.level or (None,))
-        return tuple(dict.fromkeys(Past(window=window, half_life=half, level=level) for window, half, level in options))
+        options = itertools.product(windows, self.half_life or (None,), self.detrend or (None,))
+        return tuple(
+            dict.fromkeys(HistoryConfig(window=w, half_life=half_life, detrend=d) for w, half_life, d in options)
+        )
 
 
 class ColumnRule(Frozen):
@@ -196,7 +199,7 @@ class SplitConfig(Frozen):
 
     @field_serializer("holdout")
     def _written(self, holdout: float | dt.timedelta) -> float | str:
-        written: float | str = plain(holdout)
+        written: float | str = format_share(holdout)
         return written
 
 
@@ -230,7 +233,7 @@ class Candidate(Frozen):
         return value
 
 
-Named = Annotated[Candidate, BeforeValidator(lambda given: given, json_schema_input_type=str | Candidate)]
+CandidateOrName = Annotated[Candidate, BeforeValidator(lambda given: given, json_schema_input_type=str | Candidate)]
 
 
 class CrossValidationConfig(Frozen):
@@ -265,7 +268,7 @@ class PrivacyConfig(Frozen):
     pii: tuple[str, ...] = Field(
         (), description="columns with personal data: not logged, or as columns says; docs/privacy.md"
     )
-    columns: dict[str, Keeping] = Field(default_factory=dict, description="how a column is logged; default keep")
+    columns: dict[str, LoggingPolicy] = Field(default_factory=dict, description="how a column is logged; default keep")
     join_on: tuple[str, ...] = Field(
         (), description="fields of a request, features or not, that labels are joined and rows erased by; default hash"
     )
@@ -279,7 +282,7 @@ class PrivacyConfig(Frozen):
                 raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
         return self
 
-    def of(self, column: str) -> Keeping:
+    def of(self, column: str) -> LoggingPolicy:
         """How a column is logged. A key is hashed, also one that is pii."""
-        default: Keeping = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
+        default: LoggingPolicy = "hash" if column in self.join_on else "drop" if column in self.pii else "keep"
         return self.columns.get(column, default)

@@ -35,7 +35,9 @@ class Blocks(NamedTuple):
     counts: dict[str, np.ndarray]
 
 
-def units(times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", columns: int) -> tuple[str, np.ndarray]:
+def assign_blocks(
+    times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", columns: int
+) -> tuple[str, np.ndarray]:
     """Which block each row belongs to, -1 for none. A group goes before time: its rows are alike on every day.
 
     Of more days than are kept, whole weeks are taken, evenly over the history. Groups are put together by a hash.
@@ -63,7 +65,7 @@ def units(times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", colum
     return "time", blocks
 
 
-def count(features: "pd.DataFrame", facts: Mapping[str, Any], kind: str, unit: np.ndarray) -> Blocks:
+def count_blocks(features: "pd.DataFrame", facts: Mapping[str, Any], kind: str, unit: np.ndarray) -> Blocks:
     """Counts the rows of each block.
 
     Args:
@@ -108,7 +110,7 @@ def _codes(values: "pd.Series[Any]", facts: Mapping[str, Any]) -> tuple[np.ndarr
     return place, CELLS + 2
 
 
-def packed(parts: Mapping[str, Blocks]) -> bytes:
+def serialize_blocks(parts: Mapping[str, Blocks]) -> bytes:
     """Blocks under names, as the bytes of a file; equal blocks give equal bytes."""
     arrays = {}
     for part, blocks in parts.items():
@@ -123,7 +125,7 @@ def packed(parts: Mapping[str, Blocks]) -> bytes:
     return file.getvalue()
 
 
-def unpacked(content: bytes) -> dict[str, Blocks]:
+def deserialize_blocks(content: bytes) -> dict[str, Blocks]:
     """The reverse of ``packed``."""
     with np.load(io.BytesIO(content), allow_pickle=False) as saved:
         arrays = {name: saved[name] for name in saved.files}

@@ -17,18 +17,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.config.passwords import expanded, masked
-from towline.data.schema.columns import examples
+from towline.config.passwords import expand_variables, mask_passwords
+from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
-def paths(source: str | list[str], project: Path) -> list[Path]:
+def list_files(source: str | list[str], project: Path) -> list[Path]:
     """The files a source stands for: itself, a folder's, or those a glob matches; sorted by name."""
     if not isinstance(source, str):
-        return [path for part in source for path in paths(part, project)]
+        return [path for part in source for path in list_files(part, project)]
     path = (project / source).absolute()
     if path.is_dir():
         found = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
@@ -40,11 +40,11 @@ def paths(source: str | list[str], project: Path) -> list[Path]:
     root = Path(path.anchor)
     found = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
     if not found:
-        raise _missing(path)
+        raise _missing_file(path)
     return found
 
 
-def _missing(path: Path) -> DataError:
+def _missing_file(path: Path) -> DataError:
     folder = path.parent
     kinds = (path.suffix, *_PARQUET, *_CSV)
     names = [child.name for child in folder.iterdir() if child.name.endswith(kinds)] if folder.is_dir() else []
@@ -54,17 +54,17 @@ def _missing(path: Path) -> DataError:
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
 
 
-def file(path: Path, separator: str) -> pa.Table:
+def read_file(path: Path, separator: str) -> pa.Table:
     """A CSV, CSV.gz or Parquet file as it is. Every column of a CSV is text: the contract says what it means."""
     name = path.name.lower()
     if name.endswith(_PARQUET):
-        return parquet(path, "write the file again, or leave it out of data.source")
+        return read_parquet(path, "write the file again, or leave it out of data.source")
     if name.endswith(_CSV):
-        return _csv(path, separator)
+        return _read_csv(path, separator)
     raise DataError("not a kind of file towline reads", where=str(path), remedy="give CSV, CSV.gz or Parquet")
 
 
-def parquet(path: Path, remedy: str) -> pa.Table:
+def read_parquet(path: Path, remedy: str) -> pa.Table:
     """A Parquet file's content, without the index pandas may have noted."""
     try:
         # not pq.read_table: it makes columns of a key=value in the path
@@ -75,13 +75,13 @@ def parquet(path: Path, remedy: str) -> pa.Table:
         raise DataError(what, where=str(path), remedy=remedy) from None
 
 
-def _csv(path: Path, separator: str) -> pa.Table:
+def _read_csv(path: Path, separator: str) -> pa.Table:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read the file: {error}", where=str(path), remedy="check or copy it again") from None
-    raw = _utf8(raw)
+    raw = _decode_utf16(raw)
     if not raw.strip():
         raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
     try:
@@ -104,7 +104,7 @@ def _csv(path: Path, separator: str) -> pa.Table:
         )
     if next(records, None) is None:
         raise DataError("a header and no rows", where=str(path), remedy="give a file with rows")
-    if raw.count(b'"') % 2 and (line := _open_quote(raw, separator)):
+    if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
         raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="mend the line")
     try:
         return pyarrow.csv.read_csv(
@@ -127,7 +127,7 @@ def _csv(path: Path, separator: str) -> pa.Table:
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
 
 
-def _utf8(raw: bytes) -> bytes:
+def _decode_utf16(raw: bytes) -> bytes:
     """UTF-16 as UTF-8: by its byte order mark, or by the null bytes of a header of Latin letters."""
     marks = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = marks.get(raw[:2])
@@ -149,7 +149,7 @@ def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, []
 
 
-def _open_quote(raw: bytes, separator: str) -> int:
+def _find_open_quote(raw: bytes, separator: str) -> int:
     """The line on which a quote is opened that the end of the file finds open; 0 if there is none."""
     text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="")
     reader, line = csv.reader(text, delimiter=separator, strict=True), 0
@@ -161,7 +161,7 @@ def _open_quote(raw: bytes, separator: str) -> int:
     return 0
 
 
-def query(source: SqlSource, project: Path) -> pa.Table:
+def run_query(source: SqlSource, project: Path) -> pa.Table:
     """The rows of one SELECT. ``${NAME}`` in the URL comes from the environment, there verbatim for user and password.
 
     Raises:
@@ -171,9 +171,9 @@ def query(source: SqlSource, project: Path) -> pa.Table:
     """
     from sqlalchemy import create_engine, exc, make_url
 
-    where = masked(source.url)
+    where = mask_passwords(source.url)
     try:
-        url = make_url(expanded(source.url))
+        url = make_url(expand_variables(source.url))
     except (exc.ArgumentError, ValueError):
         raise ConfigError(
             "not a database URL", where=f"data.source.url: {where}", remedy="write postgresql://user:${PW}@host/name"
@@ -182,7 +182,7 @@ def query(source: SqlSource, project: Path) -> pa.Table:
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         if not (project / url.database).is_file():
-            raise _missing(project / url.database)  # SQLite would make an empty one
+            raise _missing_file(project / url.database)  # SQLite would make an empty one
         url = url.set(database=str(project / url.database))
     try:
         engine = create_engine(url)
@@ -232,7 +232,7 @@ def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
         f"column {name!r} mixes {' and '.join(found)}",
         where=where,
         remedy="make it one type in the query, e.g. CAST",
-        details=(examples(values, rows),),
+        details=(list_examples(values, rows),),
     )
 
 

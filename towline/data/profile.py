@@ -14,7 +14,7 @@ _TOP = 200
 _BYTES = 10_000  # of level names
 
 
-def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
+def profile_features(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     """The reference that later rows are compared with, of at most 12 KB a column.
 
     Args:
@@ -30,15 +30,15 @@ def profile(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
     """
     columns = contract.feature_columns
     kinds = {column.name: column.kind for column in columns}
-    return described(features, kinds, without=[column.name for column in columns if column.pii])
+    return describe_columns(features, kinds, without=[column.name for column in columns if column.pii])
 
 
-def repeated(features: pd.DataFrame) -> float:
+def duplicate_share(features: pd.DataFrame) -> float:
     """The share of rows that are equal to an earlier one."""
     return float(pd.util.hash_pandas_object(features, index=False).duplicated().mean()) if len(features) else 0.0
 
 
-def described(table: pd.DataFrame, kinds: Mapping[str, Kind], without: Collection[str] = ()) -> dict[str, Any]:
+def describe_columns(table: pd.DataFrame, kinds: Mapping[str, Kind], without: Collection[str] = ()) -> dict[str, Any]:
     """The same of any columns of these kinds; ``without`` are those whose values are left out."""
     columns = {}
     for name, kind in kinds.items():

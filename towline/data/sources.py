@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.config import DataConfig, Frozen, Kind, SqlSource, span
-from towline.config.passwords import masked
+from towline.config import DataConfig, Frozen, Kind, SqlSource, format_duration
+from towline.config.passwords import mask_passwords
 from towline.data import formats
 from towline.data.schema import notation, text_columns
-from towline.data.schema.columns import examples
-from towline.data.schema.values import ValueFormat, ValueReader, column_format, level
+from towline.data.schema.columns import list_examples
+from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
 from towline.store import StoreLayout
@@ -27,7 +27,7 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
 
 
-class Coerced(Frozen):
+class CoercedValues(Frozen):
     """Values of a column that is declared numeric which are no numbers, and were read as null."""
 
     column: str
@@ -52,10 +52,12 @@ class Dataset(Frozen):
     end: str | None
     source: str
     time_format: str | None = None
-    coerced: tuple[Coerced, ...] = ()
+    coerced: tuple[CoercedValues, ...] = ()
 
 
-def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None, pii: Collection[str] = ()) -> Dataset:
+def load_dataset(
+    config: DataConfig, project: Path, store: Path, as_of: datetime | None, pii: Collection[str] = ()
+) -> Dataset:
     """Reads the source, leaves out dropped columns and rows outside ``as_of`` and the window, keeps a snapshot.
 
     Relative paths start at ``project``. Rows keep their order; rows without a time are kept for validation to name.
@@ -67,19 +69,22 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
         DataError: the source is missing, empty, malformed or holds what no model can learn from.
         TransientError: the database is away, or the store cannot be written.
     """
-    for key in ("window", "half_life", "level"):
+    for key in ("window", "half_life", "detrend"):
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):
-        source = masked(config.source.url)
-        tables = iter([(source, formats.query(config.source, project))])
+        source = mask_passwords(config.source.url)
+        tables = iter([(source, formats.run_query(config.source, project))])
         source = f"{source} {config.source.query}"
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
-        tables = ((str(path), formats.file(path, config.separator)) for path in formats.paths(config.source, project))
+        tables = (
+            (str(path), formats.read_file(path, config.separator))
+            for path in formats.list_files(config.source, project)
+        )
     try:
-        table, coerced, time_format = _typed(_joined(tables, config), config, source)
-        table = _canonical(_cut(table, config, as_of, source), config.time)
+        table, coerced, time_format = _convert_columns(_concatenate(tables, config), config, source)
+        table = _canonicalize(_select_rows(table, config, as_of, source), config.time)
     except DataError as error:
         if any(repr(name) in error.what for name in pii):
             raise DataError(
@@ -106,13 +111,13 @@ def load(config: DataConfig, project: Path, store: Path, as_of: datetime | None,
     return dataset
 
 
-def drop(dataset: Dataset, config: DataConfig, store: Path) -> None:
+def remove_snapshot(dataset: Dataset, config: DataConfig, store: Path) -> None:
     """Removes a snapshot that is not to be kept."""
     if not config.keep_snapshot:
         StoreLayout(store).dataset(dataset.path).unlink(missing_ok=True)
 
 
-def read(dataset: Dataset, store: Path) -> pd.DataFrame:
+def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
     """The snapshot's rows, of dtypes int64, float64, bool (boolean with nulls), str and datetime64[us] (UTC, naive).
 
     Raises:
@@ -122,7 +127,7 @@ def read(dataset: Dataset, store: Path) -> pd.DataFrame:
     remedy = "run the load step again: the source is read anew"
     if not path.is_file():
         raise DataError("the snapshot of the data is gone", where=str(path), remedy=remedy)
-    table = formats.parquet(path, remedy)
+    table = formats.read_parquet(path, remedy)
     if _digest(table) != dataset.digest:
         raise DataError("the snapshot of the data was changed", where=str(path), remedy=remedy)
     frame: pd.DataFrame = table.to_pandas()
@@ -132,7 +137,7 @@ def read(dataset: Dataset, store: Path) -> pd.DataFrame:
     return frame
 
 
-def _joined(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
+def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
     pieces: list[pa.Table] = []
     first, names, wanted = "", list[str](), list[str]()
     for where, table in tables:
@@ -150,7 +155,7 @@ def _joined(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Ta
                 remedy="leave the file out of data.source, or give it the same columns",
                 details=tuple(found or ["a column stands twice"]),
             )
-        piece = pa.Table.from_arrays([_plain(table[name], name, where) for name in wanted], wanted)
+        piece = pa.Table.from_arrays([_to_plain_type(table[name], name, where) for name in wanted], wanted)
         for name in wanted:
             clash = next((p for p in pieces if not _compatible(p[name].type, piece[name].type)), None)
             if clash is not None:
@@ -177,7 +182,7 @@ def _compatible(one: pa.DataType, other: pa.DataType) -> bool:
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if column.type == pa.large_string():
         return column
-    return pa.chunked_array([pa.array([level(value) for value in column.to_pylist()], pa.large_string())])
+    return pa.chunked_array([pa.array([category_name(value) for value in column.to_pylist()], pa.large_string())])
 
 
 def _check_names(names: list[str], config: DataConfig, where: str) -> None:
@@ -197,7 +202,7 @@ def _check_names(names: list[str], config: DataConfig, where: str) -> None:
             raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=known)
 
 
-def _plain(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
     """One of int64, float64, bool, large_string, timestamp[us] or null; text as it is written."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -225,32 +230,36 @@ def _plain(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
     )
 
 
-def _typed(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, tuple[Coerced, ...], str | None]:
+def _convert_columns(
+    table: pa.Table, config: DataConfig, where: str
+) -> tuple[pa.Table, tuple[CoercedValues, ...], str | None]:
     """Each column in the type of what its values mean; what was made null on the way; the time column's format."""
     columns, coerced, time_format = [], [], None
     for name in table.column_names:
         column, fmt = table[name], column_format(config, name)
         kind = config.columns.get(name)
         if name == config.time:
-            column, time_format = _times(column, name, fmt, where)
+            column, time_format = _convert_times(column, name, fmt, where)
         elif kind == "numeric" and text_columns.is_text(column.type):
-            floats, unread = text_columns.numbers(column, fmt)
+            floats, unread = text_columns.parse_numbers(column, fmt)
             if unread.any():
                 rows = np.flatnonzero(unread)
-                shown = examples(column.to_pandas(), rows)
-                coerced.append(Coerced(column=name, count=len(rows), share=len(rows) / len(column), examples=shown))
+                shown = list_examples(column.to_pandas(), rows)
+                coerced.append(
+                    CoercedValues(column=name, count=len(rows), share=len(rows) / len(column), examples=shown)
+                )
             column = text_columns.whole_or_float(floats, column) or pa.chunked_array(
                 [pa.array(floats, from_pandas=True)]
             )
         elif kind is None or kind == "ignore":
-            column = _inferred(column, name, fmt, where, refuse_mixed=kind is None)
+            column = _infer_column(column, name, fmt, where, refuse_mixed=kind is None)
         elif kind != "text":
-            column = _declared(column, kind, fmt)
-        columns.append(_without_markers(column, fmt))
+            column = _convert_declared(column, kind, fmt)
+        columns.append(_null_markers(column, fmt))
     return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), time_format
 
 
-def _inferred(
+def _infer_column(
     column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str, *, refuse_mixed: bool
 ) -> pa.ChunkedArray:
     if not text_columns.is_text(column.type):
@@ -261,30 +270,32 @@ def _inferred(
     return column
 
 
-def _declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
+def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
     """A column of a declared kind; as it is where values do not fit, for the contract to name them."""
     text = text_columns.is_text(column.type)
     if kind == "category":
-        return text_columns.category(column, fmt)
+        return text_columns.parse_categories(column, fmt)
     if kind == "boolean" and column.type != pa.bool_():
-        flags, unread = text_columns.booleans(column if text else _as_text(column), fmt)
+        flags, unread = text_columns.parse_booleans(column if text else _as_text(column), fmt)
         return column if unread.any() else text_columns.flag_array(flags)
     if kind == "datetime" and (text or (fmt.date_format and not pa.types.is_temporal(column.type))):
-        moments, unread = text_columns.times(column if text else _as_text(column), fmt)
+        moments, unread = text_columns.parse_times(column if text else _as_text(column), fmt)
         return column if unread.any() else pa.chunked_array([pa.array(moments, _TIME)])
     return column
 
 
-def _without_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+def _null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     """The same without numbers that stand for null; ``parsing`` has done it for text."""
     if column.type not in (pa.int64(), pa.float64()) or not fmt.na_values:
-        return text_columns.without_markers(column, fmt) if text_columns.is_text(column.type) else column
+        return text_columns.null_markers(column, fmt) if text_columns.is_text(column.type) else column
     reader = ValueReader("numeric", fmt)
     marked = [reader.is_null(value) for value in column.to_pylist()]
     return pc.if_else(pa.array(marked), pa.scalar(None, column.type), column)
 
 
-def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> tuple[pa.ChunkedArray, str | None]:
+def _convert_times(
+    column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str
+) -> tuple[pa.ChunkedArray, str | None]:
     if pa.types.is_timestamp(column.type):
         return column, fmt.date_format
     if pa.types.is_null(column.type):
@@ -293,8 +304,8 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
         raise DataError(f"time column {name!r} holds flags, not dates", where=where, remedy="name another data.time")
     texts = column if text_columns.is_text(column.type) else _as_text(column)
     if fmt.date_format is None:
-        fmt = fmt.model_copy(update={"date_format": text_columns.digits_format(texts)})
-    moments, unread = text_columns.times(texts, fmt)
+        fmt = fmt.model_copy(update={"date_format": text_columns.detect_digits_format(texts)})
+    moments, unread = text_columns.parse_times(texts, fmt)
     if unread.any():
         rows = np.flatnonzero(unread)
         raise DataError(
@@ -302,7 +313,7 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
             + (f"written as {fmt.date_format}" if fmt.date_format else "ISO 8601 dates"),
             where=where,
             remedy="set data.date_format, e.g. '%d.%m.%Y', '%m/%d/%Y', epoch_s or epoch_ms; or write 2026-01-31",
-            details=(examples(column.to_pandas(), rows),),
+            details=(list_examples(column.to_pandas(), rows),),
         )
     return pa.chunked_array([pa.array(moments, _TIME)]), fmt.date_format
 
@@ -310,21 +321,21 @@ def _times(column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str) -> 
 def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
     numbers = pc.match_substring_regex(column, _NUMBER)
     share = pc.mean(numbers).as_py()
-    if share is None or not 0.5 <= share < 1.0 or text_columns.zero_padded(column):
+    if share is None or not 0.5 <= share < 1.0 or text_columns.has_zero_padding(column):
         return
     bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
     texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()
-    other = notation.detect(column.to_pandas().rename(name))
+    other = notation.detect_notation(column.to_pandas().rename(name))
     first = f"{other.remedy}, or " if other else f"data.na_values: {texts!r}, or " if len(texts) <= 3 else ""
     raise DataError(
         f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(bad)} are not",
         where=where,
         remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null), or {{{name}: category}}",
-        details=(examples(column.to_pandas(), bad),),
+        details=(list_examples(column.to_pandas(), bad),),
     )
 
 
-def _cut(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str) -> pa.Table:
+def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str) -> pa.Table:
     if not table.num_rows:
         raise DataError("no rows", where=where, remedy="give a table with rows")
     if not config.time or not (as_of or config.reach) or table[config.time].null_count == table.num_rows:
@@ -339,14 +350,14 @@ def _cut(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str
     kept = table.filter(pc.fill_null(keep, True))
     if not kept.num_rows:
         raise DataError(
-            f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {span(config.reach)}",
+            f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {format_duration(config.reach)}",
             where=where,
             remedy=f"rows run from {_iso(pc.min(times))} to {_iso(pc.max(times))}: move --as-of or widen data.window",
         )
     return kept
 
 
-def _canonical(table: pa.Table, time: str | None) -> pa.Table:
+def _canonicalize(table: pa.Table, time: str | None) -> pa.Table:
     """Types that depend on the values alone: the same table from CSV, Parquet and SQL is the same snapshot."""
     for index, name in enumerate(table.column_names):
         column = table[name]

@@ -16,7 +16,7 @@ from towline.files import replacing
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-class Parts(Frozen):
+class SplitSummary(Frozen):
     """How the table was split: rows of each part, and the time (ISO) at which a time-split holdout begins."""
 
     by: Literal["time", "random"]
@@ -25,7 +25,7 @@ class Parts(Frozen):
     cut: str | None
 
 
-def split(work: Workspace, config: PipelineConfig) -> Parts:
+def split_table(work: Workspace, config: PipelineConfig) -> SplitSummary:
     """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``parts.json``).
 
     By time the newest rows are held out: a share, or what is younger than a duration. At random a row's side hangs on
@@ -42,13 +42,13 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
     cut = None
     if by == "time":
         times = rows[data.time].iloc[order]
-        start = _begin(times, config.split.holdout)
+        start = _holdout_start(times, config.split.holdout)
         cut = times.iloc[start].isoformat()
-        train, holdout = _purged(rows, config, order[:start], order[start:])
+        train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        units = hashes(rows[[data.group]] if data.group else rows, config.seed)
-        held = _held(units, codes, _share(config))[order]
+        units = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
+        held = _select_holdout(units, codes, _share(config))[order]
         train, holdout = order[~held], order[held]
     if not len(train) or not len(holdout):
         side = "holdout" if len(train) else "train part"
@@ -59,17 +59,17 @@ def split(work: Workspace, config: PipelineConfig) -> Parts:
         )
     with replacing(work.file("split.npz")) as file:
         np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    parts = Parts(by=by, train=len(train), holdout=len(holdout), cut=cut)
+    parts = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
     work.save("parts.json", parts)
     return parts
 
 
-def _begin(times: pd.Series, holdout: float | dt.timedelta) -> int:
+def _holdout_start(times: pd.Series, holdout: float | dt.timedelta) -> int:
     """Where the holdout begins in sorted times: a share of the rows, or those younger than a duration."""
-    starts = _starts(times)
+    starts = _distinct_starts(times)
     if isinstance(holdout, dt.timedelta):
         return int((times <= times.iloc[-1] - holdout).sum())
-    return _nearest(starts, len(times) * (1 - holdout))
+    return _nearest_start(starts, len(times) * (1 - holdout))
 
 
 def _share(config: PipelineConfig) -> float:
@@ -79,16 +79,16 @@ def _share(config: PipelineConfig) -> float:
     return held
 
 
-def held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
+def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
     """Which rows (n,) a random split with this seed and share sets apart, in whatever table they stand.
 
     A row that was moved so that its class stands on both sides is not known here; there are a few at most.
     """
-    threshold: np.ndarray = hashes(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
+    threshold: np.ndarray = hash_rows(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
     return threshold
 
 
-def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_by: str) -> list[Fold]:
+def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_by: str) -> list[Fold]:
     """Positions of (training rows, test rows) for each fold over the train part.
 
     By time the window expands: each fold learns from all rows before its test rows, and rows of one timestamp are on
@@ -106,8 +106,8 @@ def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_
     """
     count = config.cross_validation.folds
     if len(rows) < count:
-        raise _too_few(f"{len(rows)} training rows", count)
-    made = _expanding(rows, config, count) if parts_by == "time" else _shuffled(rows, labels, config, count)
+        raise _too_few_folds(f"{len(rows)} training rows", count)
+    made = _expanding_folds(rows, config, count) if parts_by == "time" else _shuffled_folds(rows, labels, config, count)
     classes = set(labels) if labels.dtype == object else set()
     for number, (train, test) in enumerate(made, 1):
         lacking = sorted(classes - set(labels[train]))
@@ -115,49 +115,49 @@ def folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_
         fault = fault or ("" if len(train) else "has no row to learn from")
         fault = fault or ("is tested on rows of one class only" if classes and len(set(labels[test])) < 2 else "")
         if fault:
-            raise _refused(f"fold {number} of {len(made)} {fault}", by_time=parts_by == "time")
+            raise _fold_error(f"fold {number} of {len(made)} {fault}", by_time=parts_by == "time")
     return made
 
 
-def _too_few(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
-    return _refused(f"{what}: fewer than {count} folds", by_time=by_time)
+def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
+    return _fold_error(f"{what}: fewer than {count} folds", by_time=by_time)
 
 
-def _refused(what: str, *, by_time: bool) -> DataValidationError:
+def _fold_error(what: str, *, by_time: bool) -> DataValidationError:
     # fewer folds by time seldom help where classes or times come and go
     first = "set split.by: random, " if by_time else ""
     remedy = f"{first}lower cross_validation.folds or give more rows"
     return DataValidationError(what, where="cross_validation.folds", remedy=remedy)
 
 
-def _expanding(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
+def _expanding_folds(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
     times = rows[config.data.time]
     order = np.argsort(times.to_numpy(), kind="stable")
-    starts = _starts(times.iloc[order])
-    cuts = sorted({_nearest(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
+    starts = _distinct_starts(times.iloc[order])
+    cuts = sorted({_nearest_start(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
     if len(cuts) < 2:
-        raise _too_few(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2, by_time=True)
+        raise _too_few_folds(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2, by_time=True)
     ends = [*cuts[1:], len(rows)]
-    return [_purged(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
+    return [_purge_groups(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
 
 
-def _shuffled(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, count: int) -> list[Fold]:
+def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, count: int) -> list[Fold]:
     group = config.data.group
-    groups = _groups(rows, group) if group else None
+    groups = _group_codes(rows, group) if group else None
     if groups is not None and groups.max() + 1 < count:
-        raise _too_few(f"{groups.max() + 1} groups of {group!r}", count)
+        raise _too_few_folds(f"{groups.max() + 1} groups of {group!r}", count)
     if labels.dtype != object:
         plain = KFold if groups is None else GroupKFold
         return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
     codes, classes = pd.factorize(labels)
     sizes = np.bincount(codes)
     if sizes.min() < count:
-        raise _too_few(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
+        raise _too_few_folds(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
     stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
     return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
 
 
-def _starts(times: pd.Series) -> np.ndarray:
+def _distinct_starts(times: pd.Series) -> np.ndarray:
     """Where each distinct time but the first begins, in times that are sorted."""
     if times.isna().any():
         raise DataValidationError(
@@ -174,22 +174,22 @@ def _starts(times: pd.Series) -> np.ndarray:
     return starts
 
 
-def _nearest(starts: np.ndarray, wanted: float) -> int:
+def _nearest_start(starts: np.ndarray, wanted: float) -> int:
     return int(starts[np.abs(starts - wanted).argmin()])
 
 
-def _groups(rows: pd.DataFrame, group: str) -> np.ndarray:
+def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:
     return pd.factorize(rows[group], use_na_sentinel=False)[0]
 
 
-def _purged(rows: pd.DataFrame, config: PipelineConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+def _purge_groups(rows: pd.DataFrame, config: PipelineConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
     if config.data.group:
-        groups = _groups(rows, config.data.group)
+        groups = _group_codes(rows, config.data.group)
         older = older[~np.isin(groups[older], groups[newer])]
     return older, newer
 
 
-def _held(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
+def _select_holdout(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
     """Units below the threshold are held out; then each class of two units or more gets one on either side."""
     held = units < np.uint64(int(share * 2**64))
     for code in np.unique(codes):
@@ -202,7 +202,7 @@ def _held(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
     return held
 
 
-def hashes(rows: pd.DataFrame, seed: int) -> np.ndarray:
+def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
     """One uint64 a row: of its values, whatever the order of the columns, the rows, or an integer's dtype."""
     total = np.zeros(len(rows), dtype=np.uint64)
     for name in rows.columns:
@@ -214,13 +214,13 @@ def hashes(rows: pd.DataFrame, seed: int) -> np.ndarray:
         else:
             plain = values.astype(object).where(values.notna(), "").to_numpy()
         salt = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
-        mixed = _mixed(pd.util.hash_array(plain) ^ np.frombuffer(salt, np.uint64)[0])
+        mixed = _mix_bits(pd.util.hash_array(plain) ^ np.frombuffer(salt, np.uint64)[0])
         mixed[values.isna().to_numpy()] = 0
         total += mixed
-    return _mixed(total)
+    return _mix_bits(total)
 
 
-def _mixed(bits: np.ndarray) -> np.ndarray:
+def _mix_bits(bits: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): spreads each bit over all."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from towline import files
 from towline.config import Frozen, PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.sources import Dataset, read
+from towline.data.sources import Dataset, read_snapshot
 from towline.errors import TransientError
-from towline.provenance import code
+from towline.provenance import code_digest
 from towline.store import StoreLayout
 
 ABANDONED = timedelta(days=30)
@@ -82,13 +82,13 @@ class Workspace(Frozen):
         Folders of other runs go too where nothing was written for 30 days, no process is at it, and no verdict waits
         to be carried out: their configs have changed, or they were given up.
         """
-        _put_aside(self.path)
+        _move_aside(self.path)
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
                 # of another user's folder this one may not be able to dispose
                 with contextlib.suppress(OSError, TransientError), files.locked(other / "lock", wait=False) as ours:
                     if ours:
-                        _put_aside(other)
+                        _move_aside(other)
         for gone in self.path.parent.glob(".gone-*"):
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -120,14 +120,14 @@ class Workspace(Frozen):
         return contract.features(rows), contract.labels(rows), rows
 
 
-def _put_aside(folder: Path) -> None:
+def _move_aside(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         folder.rename(folder.with_name(f".gone-{secrets.token_hex(8)}"))
 
 
 @functools.lru_cache(maxsize=1)
 def _table(store: Path, dataset: Dataset) -> pd.DataFrame:
-    return read(dataset, store)
+    return read_snapshot(dataset, store)
 
 
 def open_workspace(
@@ -152,7 +152,7 @@ def open_workspace(
     Raises:
         TransientError: the store cannot be written.
     """
-    parts = (config.digest, dataset.digest, code(config, project), as_of.isoformat() if as_of else "")
+    parts = (config.digest, dataset.digest, code_digest(config, project), as_of.isoformat() if as_of else "")
     for again in itertools.count():
         key = hashlib.sha256("\n".join((*parts, str(again or ""))).encode()).hexdigest()
         work = Workspace(store=store, key=key, token="", dataset=dataset)

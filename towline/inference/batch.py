@@ -16,6 +16,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.columns import to_frame
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
+from towline.notebook import render_fields
 
 FORMATS = (".csv", ".csv.gz", ".parquet")
 _FORMULA = r"^[=+\-@\t\r]"
@@ -30,6 +31,9 @@ class Scored(Frozen):
     columns: tuple[str, ...]
     model: str
     version: int
+
+    def _repr_html_(self) -> str:
+        return render_fields({**self.model_dump(), "columns": ", ".join(self.columns)})
 
 
 def score(
@@ -58,7 +62,7 @@ def score(
         raise DataError("no such file", where=str(source), remedy="give a CSV, CSV.gz or Parquet file")
     if output.exists() and output.samefile(source):
         raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
-    table = formats.file(source, separator)
+    table = formats.read_file(source, separator)
     names = _added(model, prefix)
     if taken := [name for name in names if name in table.column_names]:
         raise DataError(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Contract
-from towline.data.schema.rows import Reader, Row
+from towline.data.schema.rows import Row, RowReader
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec
 from towline.inference.compiled.codec import PLAN
 from towline.inference.scorer import Answer, Compiled, Scorer, Sklearn
-from towline.manifest import REMEDY, Manifest, verify
+from towline.manifest import REMEDY, Manifest, verify_release
 from towline.training.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Model:
     metadata: Manifest
     directory: Path
     contract: Contract
-    reader: Reader
+    reader: RowReader
     scorer: Scorer
 
     @property
@@ -138,12 +138,12 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     Raises:
         ReleaseError: it is not what its manifest says, or not the one recorded, or holds a type that is not trusted.
     """
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     if digest and manifest.digest != digest:
         what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
         raise ReleaseError(what, where=str(directory), remedy=REMEDY)
     contract = Contract.read(directory)
-    reader = Reader(contract)
+    reader = RowReader(contract)
     scorer: Scorer
     if PLAN in manifest.files:
         scorer = Compiled(codec.read(directory / PLAN), contract, reader)
@@ -151,7 +151,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
         from towline.training import model_io
 
         recorded = manifest.trusted if digest else ()
-        scorer = Sklearn(model_io.load(directory / "model.skops", trusted, recorded), contract, reader)
+        scorer = Sklearn(model_io.load_model(directory / "model.skops", trusted, recorded), contract, reader)
     return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
 
 

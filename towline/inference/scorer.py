@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from towline.data.schema.contract import Contract
-from towline.data.schema.rows import Reader, Row
+from towline.data.schema.rows import Row, RowReader
 from towline.errors import DataError
 from towline.inference.compiled.plan import Plan
 from towline.training.evaluation.predictions import Predictions
@@ -40,7 +40,7 @@ class Compiled:
 
     compiled = True
 
-    def __init__(self, plan: Plan, contract: Contract, reader: Reader) -> None:
+    def __init__(self, plan: Plan, contract: Contract, reader: RowReader) -> None:
         self.plan, self._classes, self._reader = plan, contract.classes, reader
         self._columns = [column.name for column in contract.feature_columns]
 
@@ -69,7 +69,7 @@ class Sklearn:
 
     compiled = False
 
-    def __init__(self, estimator: Any, contract: Contract, reader: Reader) -> None:
+    def __init__(self, estimator: Any, contract: Contract, reader: RowReader) -> None:
         self.estimator, self._contract, self._reader = estimator, contract, reader
 
     def rows(self, rows: Sequence[Row]) -> Answer:

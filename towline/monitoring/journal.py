@@ -9,7 +9,6 @@ import orjson
 
 from towline import files
 from towline.config import Settings
-
 from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult, QualityResult
 
 Kind = Literal["drift", "quality"]
@@ -58,9 +57,7 @@ class Journal:
         """The time of the last monitoring run, whatever its result; None if there was none."""
         return max((dt.datetime.fromisoformat(line["at"]) for line in self._lines(kind)), default=None)
 
-    def _read(
-        self, kind: Kind, record: type[Result], version: int | None, before: dt.datetime | None
-    ) -> list[Result]:
+    def _read(self, kind: Kind, record: type[Result], version: int | None, before: dt.datetime | None) -> list[Result]:
         results: dict[tuple[int, dt.datetime | None], Result] = {}
         for line in self._lines(kind):
             result = record.model_validate(line["record"])

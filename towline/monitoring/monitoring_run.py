@@ -19,7 +19,7 @@ from towline.config import PipelineConfig, Settings
 from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError
-from towline.manifest import Recorded, verify
+from towline.manifest import ReleaseLocation, verify_release
 from towline.monitoring.drift.current_rows import read_log, read_table
 from towline.monitoring.drift.detector import detect
 from towline.monitoring.drift.row_checks import ClockCheck
@@ -54,9 +54,7 @@ def champion_at(settings: Settings, model: str, now: dt.datetime) -> Entry:
     Raises:
         PromotionRejectedError: the model had no champion.
     """
-    entries = [
-        entry for entry in open_ledger(settings).history(model) if dt.datetime.fromisoformat(entry.time) <= now
-    ]
+    entries = [entry for entry in open_ledger(settings).history(model) if dt.datetime.fromisoformat(entry.time) <= now]
     champion = champion_of(entries[::-1])
     if champion is None:
         raise PromotionRejectedError(
@@ -73,7 +71,7 @@ def detect_drift(settings: Settings, config: PipelineConfig, champion: Entry, no
         TransientError: the log's folder cannot be written, which its lock needs.
     """
     release = settings.layout.release(champion.release)
-    verify(release)
+    verify_release(release)
     journal = Journal.of(settings, config.name)
     start = _window_start(_closed_windows(journal.drift(champion.version, now), champion), champion, now, DRIFT_WINDOW)
     clock = ClockCheck(start, now, dt.datetime.now(dt.UTC))
@@ -94,7 +92,7 @@ def detect_drift_in_file(settings: Settings, config: PipelineConfig, champion: E
         ReleaseError: the champion's release does not match its manifest.
     """
     release = settings.layout.release(champion.release)
-    verify(release)
+    verify_release(release)
     return detect(release, read_file(settings, config, champion, file), config.drift)
 
 
@@ -118,7 +116,7 @@ def measure_window(settings: Settings, config: PipelineConfig, champion: Entry, 
         TransientError: the log's folder cannot be written, which its lock needs.
     """
     release = settings.layout.release(champion.release)
-    verify(release)
+    verify_release(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     earlier = journal.quality(champion.version, due)
     start = _window_start(_closed_windows(earlier, champion), champion, due, config.quality.window)
@@ -151,11 +149,11 @@ def compare_champions(
     except PromotionRejectedError:
         previous = None
     else:
-        previous = Recorded(settings.layout.release(target.release), ledger.digest(target))
+        previous = ReleaseLocation(settings.layout.release(target.release), ledger.digest(target))
     release = settings.layout.release(champion.release)
     rows = labels.read(_prediction_log(settings, config.name, release), window.start, window.end)
     drift = evidence.drift[-1] if evidence.drift else None
-    return champion_comparison.compare(rows, Recorded(release, ledger.digest(champion)), previous, config, drift)
+    return champion_comparison.compare(rows, ReleaseLocation(release, ledger.digest(champion)), previous, config, drift)
 
 
 def gather_evidence(
@@ -224,9 +222,9 @@ def record_decision(settings: Settings, config: PipelineConfig, champion: Entry,
 
 def _count_new_rows(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> int:
     """Rows of the source that the champion was not trained on: newer ones, or without a time column the difference."""
-    trained = verify(settings.layout.release(champion.release)).dataset
+    trained = verify_release(settings.layout.release(champion.release)).dataset
     data, store = config.data, settings.store
-    dataset = sources.load(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
+    dataset = sources.load_dataset(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
         if dataset.digest == trained["digest"]:
             return 0
@@ -235,7 +233,7 @@ def _count_new_rows(settings: Settings, config: PipelineConfig, champion: Entry,
         times = pq.read_table(settings.layout.dataset(dataset.path), columns=[data.time])[data.time].to_pandas()
         return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
     finally:
-        sources.drop(dataset, data, store)
+        sources.remove_snapshot(dataset, data, store)
 
 
 def _closed_windows(windows: Sequence[Result], champion: Entry) -> list[Result]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from towline.config import Frozen, RetrainConfig
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
+from towline.notebook import format_number, render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
 Trigger = Literal["drift", "quality", "slo", "schedule"]
@@ -72,6 +73,19 @@ class MonitoringRun(Frozen):
     report: str = ""
     done: str = ""
 
+    def _repr_html_(self) -> str:
+        fields: dict[str, object] = {"model": f"{self.model}@{self.version}", "report": self.report}
+        for name, result in (("drift", self.drift), ("quality", self.quality)):
+            fields |= {name: result.state, f"{name} in words": result.reason} if result else {}
+        if self.decision:
+            fields |= {"decision": self.decision.action, "because": self.decision.reason, "done": self.done}
+        checks = [
+            (check.column, check.name, format_number(check.value), format_number(check.threshold), check.detail)
+            for check in (self.drift.checks if self.drift else ())
+        ]
+        header = ("column", "check", "value", "threshold", "detail")
+        return render_fields(fields) + (render_table(header, checks) if checks else "")
+
 
 def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
     """The first rule that applies.
@@ -121,7 +135,9 @@ def _retrain(evidence: Evidence, config: RetrainConfig) -> Decision | None:
                 return _decision(evidence, "retrain", trigger.name, trigger.reason)
             return _decision(evidence, "warn", trigger.name, f"{trigger.reason}; no training: {obstacle}", evidence.now)
     for trigger in triggers:
-        count = f"{trigger.bad_windows} of {config.recent_windows} windows are bad, {config.bad_windows} start a training"
+        count = (
+            f"{trigger.bad_windows} of {config.recent_windows} windows are bad, {config.bad_windows} start a training"
+        )
         return _decision(evidence, "warn", trigger.name, f"{trigger.reason}; {count}", evidence.now)
     return None
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from towline.config import Keeping, Kind
-from towline.data.schema.values import boolean, level, number
+from towline.config import Kind, LoggingPolicy
+from towline.data.schema.values import category_name, parse_boolean, parse_number
 from towline.prediction_log.privacy import Field, Stored
 
 TYPES = {
@@ -29,14 +29,14 @@ def logged_field(name: str, column: pa.Field) -> Field:
     """The logged column that a column of a part holds: the inverse of ``arrow_field``."""
     facts = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
     kind: Kind = facts.get("kind", "category")
-    kept: Keeping = facts.get("kept", "keep")
+    kept: LoggingPolicy = facts.get("kept", "keep")
     stored: Stored = str(column.type)  # type: ignore[assignment]
     return Field(name, kind, kept, stored, json.loads(facts.get("format", "{}")))
 
 
 def input_array(values: Sequence[Any], field: Field) -> pa.Array:
     """Canonical values of a column that was logged as it came; hashes and buckets are text."""
-    read: Callable[[Any], Any] = level
+    read: Callable[[Any], Any] = category_name
     if field.kept == "keep":
         reader = field.reader
         read = reader.read if field.kind != "boolean" else lambda value: _flag(reader.read(value))
@@ -45,7 +45,12 @@ def input_array(values: Sequence[Any], field: Field) -> pa.Array:
 
 def prediction_array(values: Sequence[Any], stored: str) -> pa.Array:
     """Predictions in the type that the model's classes have."""
-    readers: dict[str, Callable[[Any], Any]] = {"float64": number, "int64": _whole, "bool": _flag, "string": level}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "float64": parse_number,
+        "int64": _whole,
+        "bool": _flag,
+        "string": category_name,
+    }
     return _array(values, stored, readers[stored], direct=True)
 
 
@@ -60,10 +65,10 @@ def _array(values: Sequence[Any], stored: str, read: Callable[[Any], Any], *, di
 
 
 def _flag(value: Any) -> bool | None:
-    read = boolean(value)
+    read = parse_boolean(value)
     return None if read != read else bool(read)  # noqa: PLR0124 - NaN
 
 
 def _whole(value: Any) -> int | None:
-    read = number(value)
+    read = parse_number(value)
     return int(read) if math.isfinite(read) else None

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from towline import files
 from towline.data import formats
-from towline.data.schema.columns import examples
+from towline.data.schema.columns import list_examples
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import ValueReader, boolean, level, number
+from towline.data.schema.values import ValueReader, category_name, parse_boolean, parse_number
 from towline.errors import ConfigError, DataError
 from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
@@ -92,7 +92,7 @@ def add(
         TransientError: the store cannot be written.
     """
     field = _field(log.fields, by)
-    table = formats.file(file, separator)
+    table = formats.read_file(file, separator)
     keys = HashKeys(log.predictions / HASH_KEYS)
     with files.disk(log.predictions):
         if field.kept == "hash":
@@ -241,7 +241,7 @@ def _given(table: pa.Table, contract: Contract, by: Field, keys: HashKeys, file:
     labels = _spelled(frame, contract, file)
     texts = [by.reader.spell(value) for value in table[by.name].to_pylist()]
     counted = by.name == REQUEST and "row" in table.column_names
-    places = [number(value) for value in frame["row"]] if counted else [0.0] * len(texts)
+    places = [parse_number(value) for value in frame["row"]] if counted else [0.0] * len(texts)
     bad = {
         by.name: [line for line, text in enumerate(texts) if text is None],
         "row": [line for line, place in enumerate(places) if not place.is_integer() or place < 0],
@@ -250,7 +250,9 @@ def _given(table: pa.Table, contract: Contract, by: Field, keys: HashKeys, file:
     for column, lines in bad.items():
         if lines:
             what = f"column {column!r}: {len(lines)} of {len(texts)} values cannot be used"
-            raise _refusal(what, file, [examples(frame[column].tolist(), lines)], "correct or leave out these rows")
+            raise _refusal(
+                what, file, [list_examples(frame[column].tolist(), lines)], "correct or leave out these rows"
+            )
     given: dict[_Place, _Given] = {}
     twice = []
     for line, (text, place, label) in enumerate(zip(texts, places, labels, strict=True)):
@@ -272,12 +274,12 @@ def _spelled(frame: pd.DataFrame, contract: Contract, file: Path) -> list[str]:
             values = contract.labels(frame).tolist()
         except DataError as error:
             raise DataError(error.what, where=str(file), remedy=error.remedy, details=error.details) from None
-        return [repr(value) if contract.task == "regression" else str(level(value)) for value in values]
+        return [repr(value) if contract.task == "regression" else str(category_name(value)) for value in values]
     names = contract.class_names(frame[contract.target])
     if len(missing := np.flatnonzero(pd.isna(names))):
         what = f"column {contract.target!r}: {len(missing)} of {len(names)} values are null"
         raise _refusal(
-            what, file, [examples(frame[contract.target].tolist(), missing)], "correct or leave out these rows"
+            what, file, [list_examples(frame[contract.target].tolist(), missing)], "correct or leave out these rows"
         )
     return [str(name) for name in names]
 
@@ -312,7 +314,7 @@ def _labels(labels: "pd.Series[Any]", kind: pa.DataType) -> pa.Array:
     elif pa.types.is_integer(kind):
         read = int
     else:
-        read = (lambda text: boolean(text) == 1.0) if pa.types.is_boolean(kind) else str
+        read = (lambda text: parse_boolean(text) == 1.0) if pa.types.is_boolean(kind) else str
     texts = [label if isinstance(label, str) else None for label in labels]
     try:
         return pa.array([None if text is None else read(text) for text in texts], kind)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.data.schema.values import level
+from towline.data.schema.values import category_name
 from towline.errors import DataError, TowlineError
 from towline.prediction_log import clock_skew, segments
 from towline.prediction_log.column_storage import TYPES, arrow_field, input_array, prediction_array
@@ -234,7 +234,7 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
         elif table[field.name].type == field.type:
             arrays.append(table[field.name])
         else:
-            arrays.append(pa.array([level(value) for value in table[field.name].to_pylist()], field.type))
+            arrays.append(pa.array([category_name(value) for value in table[field.name].to_pylist()], field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

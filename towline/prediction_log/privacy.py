@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from towline.config import Keeping, Kind, PrivacyConfig, build_config
+from towline.config import Kind, LoggingPolicy, PrivacyConfig, build_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import ValueFormat, ValueReader, level
+from towline.data.schema.values import ValueFormat, ValueReader, category_name
 
 Stored = Literal["float64", "bool", "string", "timestamp"]
 HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
@@ -36,7 +36,7 @@ class Field(NamedTuple):
 
     name: str
     kind: Kind
-    kept: Keeping
+    kept: LoggingPolicy
     stored: Stored
     format: Mapping[str, Any] = {}
 
@@ -152,7 +152,10 @@ class Policy:
         key = self._keys.of(month) if month else b""
         found = []
         for row in rows:
-            values = [*self._features(row), *(level(row.get(name)) for name in self._extra)]  # a key may be anything
+            values = [
+                *self._features(row),
+                *(category_name(row.get(name)) for name in self._extra),
+            ]  # a key may be anything
             for place, name, reader in self._hashed:
                 text = reader.spell(values[place])
                 values[place] = None if text is None else hashed(month, key, name, text)
@@ -196,7 +199,7 @@ def _bucket(
         edges = [low + (high - low) * part / BUCKETS for part in range(1, BUCKETS)]
     else:
         edges = []
-    ends = ["", *(str(level(edge)) for edge in edges), ""]
+    ends = ["", *(str(category_name(edge)) for edge in edges), ""]
     names = [f"{start}..{end}" for start, end in pairwise(ends)]
 
     def bucket(value: Any) -> str | None:

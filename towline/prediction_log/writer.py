@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from towline.data.schema.values import blank, level
+from towline.data.schema.values import category_name, is_blank
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, Policy, read_policy
 from towline.prediction_log.segments import Segments
 
@@ -284,8 +284,8 @@ def _prediction(classes: "Sequence[Label]") -> str:
 def _plain(value: Any) -> Any:
     """What JSON has no word for, as a text of the same meaning."""
     if isinstance(value, dt.datetime):  # pandas' own
-        return None if blank(value) else str(value)
-    return level(value) if not isinstance(value, Decimal) else str(value)
+        return None if is_blank(value) else str(value)
+    return category_name(value) if not isinstance(value, Decimal) else str(value)
 
 
 def _tame(value: Any) -> Any:

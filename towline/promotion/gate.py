@@ -32,9 +32,10 @@ from scipy.stats import t as student
 
 from towline.config import GREATER_IS_BETTER, METRICS, Frozen, PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.release.smoke_test import Smoke
-from towline.training.evaluation.bootstrap import resample, units, weights
-from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, cuts
+from towline.notebook import render_table
+from towline.release.smoke_test import SmokeTestResult
+from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
+from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, find_slices
 from towline.training.evaluation.predictions import Predictions
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -75,6 +76,10 @@ class Verdict(Frozen):
     checks: tuple[Check, ...]
     primary: str
     champion: int | None = None
+
+    def _repr_html_(self) -> str:
+        rows = [(check.outcome, check.name, check.detail) for check in self.checks]
+        return render_table(("", "check", "detail"), rows, caption=f"gate: {self.outcome}")
 
 
 class _Excess(NamedTuple):
@@ -126,18 +131,18 @@ class _Comparison(NamedTuple):
         self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray, draws: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scored, against = (
-            resample(self.truth[rows], part.take(rows), self.contract, self.metric, draws)
+            resample_metric(self.truth[rows], part.take(rows), self.contract, self.metric, draws)
             for part in (model, reference)
         )
         sign = 1 if GREATER_IS_BETTER[self.metric] else -1
         return scored, against, sign * (against - scored) - margin * np.abs(against)
 
 
-def decide(
+def apply_gate(
     config: PipelineConfig,
     contract: Contract,
     evaluation: Evaluation,
-    smoke: Smoke,
+    smoke: SmokeTestResult,
     truth: np.ndarray,
     challenger: Predictions,
     baseline: Predictions,
@@ -158,16 +163,16 @@ def decide(
             rows that it has not seen.
         rows: the holdout as read, for slices, groups and time.
     """
-    drawn = units(rows, config)
-    draws = weights(len(rows), config.evaluation.resamples, config.seed, drawn)
+    drawn = resampling_units(rows, config)
+    draws = draw_weights(len(rows), config.evaluation.resamples, config.seed, drawn)
     comparison = _Comparison(truth, contract, evaluation.primary, drawn, draws)
     checks = [
-        *_bounds(config, evaluation),
-        _baseline(comparison, challenger, baseline, config.gate.baseline_margin, champion),
-        *([_champion(comparison, challenger, champion, config.gate.champion_margin)] if champion else []),
-        _slices(comparison, config, challenger, baseline, champion, rows),
-        _smoke(smoke),
-        _latency(smoke.latency_ms, config.gate.latency_ms),
+        *_check_bounds(config, evaluation),
+        _check_baseline(comparison, challenger, baseline, config.gate.baseline_margin, champion),
+        *([_check_champion(comparison, challenger, champion, config.gate.champion_margin)] if champion else []),
+        _check_slices(comparison, config, challenger, baseline, champion, rows),
+        _check_smoke_test(smoke),
+        _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
     outcomes = {check.outcome for check in checks}
     outcome: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
@@ -175,7 +180,7 @@ def decide(
     return Verdict(outcome=outcome, checks=tuple(checks), primary=evaluation.primary, champion=version)
 
 
-def _bounds(config: PipelineConfig, evaluation: Evaluation) -> Iterator[Check]:
+def _check_bounds(config: PipelineConfig, evaluation: Evaluation) -> Iterator[Check]:
     def measured(name: str) -> float | None:
         value = evaluation.metrics[name].value if name in evaluation.metrics else None
         return value if value is not None and math.isfinite(value) else None
@@ -193,19 +198,19 @@ def _bounds(config: PipelineConfig, evaluation: Evaluation) -> Iterator[Check]:
                 detail = f"{name} is undefined on the holdout" if known else f"{name} is no metric of {evaluation.task}"
                 yield Check(name=label, outcome="fail", detail=detail, bound=bound)
             elif most:
-                yield _most(label, value, bound, f"{name} {value:.4g}")
+                yield _check_maximum(label, value, bound, f"{name} {value:.4g}")
             else:
                 outcome: Outcome = "pass" if value >= bound else "fail"
                 detail = f"{name} {value:.4g}, at least {bound:.4g}"
                 yield Check(name=label, outcome=outcome, detail=detail, value=value, bound=bound)
 
 
-def _most(name: str, value: float, bound: float, detail: str) -> Check:
+def _check_maximum(name: str, value: float, bound: float, detail: str) -> Check:
     outcome: Outcome = "pass" if value <= bound else "fail"
     return Check(name=name, outcome=outcome, detail=f"{detail}, at most {bound:.4g}", value=value, bound=bound)
 
 
-def _baseline(
+def _check_baseline(
     comparison: _Comparison, challenger: Predictions, baseline: Predictions, margin: float, champion: Champion | None
 ) -> Check:
     metric = comparison.metric
@@ -214,11 +219,11 @@ def _baseline(
         return Check(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
     upper = found.value + found.limit(LEVEL)
     outcome: Outcome = "fail" if found.value >= 0 else "pass" if upper < 0 else "inconclusive"
-    detail = f"{metric} {found.model:.4g} against {found.reference:.4g}, {_gain(found, -margin)}"
+    detail = f"{metric} {found.model:.4g} against {found.reference:.4g}, {_describe_difference(found, -margin)}"
     if outcome != "pass" and champion:
         version, answers, unseen = champion
         rows = np.flatnonzero(unseen)
-        if len(rows) >= MIN_UNSEEN and _worse_already(comparison, challenger, baseline, margin, answers, rows):
+        if len(rows) >= MIN_UNSEEN and _champion_is_worse(comparison, challenger, baseline, margin, answers, rows):
             outcome, detail = "pass", f"{detail}; but version {version}, which serves, does worse than either"
     return Check(
         name="baseline",
@@ -229,7 +234,7 @@ def _baseline(
     )
 
 
-def _champion(comparison: _Comparison, challenger: Predictions, champion: Champion, margin: float) -> Check:
+def _check_champion(comparison: _Comparison, challenger: Predictions, champion: Champion, margin: float) -> Check:
     version, answers, unseen = champion
     metric, name = comparison.metric, "champion"
     enough = int(unseen.sum()) >= MIN_UNSEEN
@@ -248,20 +253,20 @@ def _champion(comparison: _Comparison, challenger: Predictions, champion: Champi
         name=name,
         outcome=outcome,
         detail=f"{metric} {found.model:.4g} against {found.reference:.4g} of version {version} {where}, "
-        + _gain(found, margin),
+        + _describe_difference(found, margin),
         value=-worse,
         bound=-margin * abs(found.reference),
     )
 
 
-def _gain(found: _Excess, margin: float) -> str:
+def _describe_difference(found: _Excess, margin: float) -> str:
     """The difference in the metric's own unit with its 90 % interval, positive in favour of the model."""
     gain, width = -found.value - margin * abs(found.reference), found.limit(LEVEL)
     word = "better" if gain >= 0 else "worse"
     return f"{word} by {abs(gain):.4g} (90 % interval {gain - width:+.4g} to {gain + width:+.4g}, + is better)"
 
 
-def _slices(
+def _check_slices(
     comparison: _Comparison,
     config: PipelineConfig,
     challenger: Predictions,
@@ -269,19 +274,21 @@ def _slices(
     champion: Champion | None,
     rows: pd.DataFrame,
 ) -> Check:
-    places = [cut for cut in cuts(rows, comparison.contract, config)[0] if _enough(comparison, cut.rows)]
+    places = [
+        cut for cut in find_slices(rows, comparison.contract, config)[0] if _has_enough_rows(comparison, cut.rows)
+    ]
     if not places:
         return Check(name="slices", outcome="pass", detail="no slice has rows enough to be judged")
     tests = [
         (cut, cut.rows, baseline, 0.0, "the baseline")
         for cut in places
-        if not _kept_worse(comparison, challenger, baseline, champion, cut.rows)
+        if not _champion_is_worse_in_slice(comparison, challenger, baseline, champion, cut.rows)
     ]
     if champion:
         version, answers, unseen = champion
         for cut in places:
             new = cut.rows[unseen[cut.rows]]
-            if _enough(comparison, new):
+            if _has_enough_rows(comparison, new):
                 tests.append((cut, new, answers, config.gate.slice_margin, f"version {version}"))
     collapsed = []
     for cut, where, reference, margin, name in tests:
@@ -299,7 +306,7 @@ def _slices(
     return Check(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
 
 
-def _worse_already(
+def _champion_is_worse(
     comparison: _Comparison,
     challenger: Predictions,
     baseline: Predictions,
@@ -311,7 +318,7 @@ def _worse_already(
     return comparison.worse(champion, baseline, -margin, rows) and comparison.worse(champion, challenger, 0.0, rows)
 
 
-def _kept_worse(
+def _champion_is_worse_in_slice(
     comparison: _Comparison, challenger: Predictions, baseline: Predictions, champion: Champion | None, rows: np.ndarray
 ) -> bool:
     """The same of a slice, on those of its rows that are new to the champion."""
@@ -319,20 +326,20 @@ def _kept_worse(
         return False
     _, answers, unseen = champion
     new = rows[unseen[rows]]
-    return _enough(comparison, new) and _worse_already(comparison, challenger, baseline, 0.0, answers, new)
+    return _has_enough_rows(comparison, new) and _champion_is_worse(comparison, challenger, baseline, 0.0, answers, new)
 
 
-def _enough(comparison: _Comparison, rows: np.ndarray) -> bool:
+def _has_enough_rows(comparison: _Comparison, rows: np.ndarray) -> bool:
     return len(rows) >= MIN_ROWS and len(np.unique(comparison.units[rows])) >= MIN_UNITS
 
 
-def _latency(measured: float, bound: float) -> Check:
+def _check_latency(measured: float, bound: float) -> Check:
     if measured > 0 and math.isfinite(measured):
-        return _most("latency", measured, bound, f"one row takes {measured:.3g} ms")
+        return _check_maximum("latency", measured, bound, f"one row takes {measured:.3g} ms")
     return Check(name="latency", outcome="fail", detail="the time of one row was not measured", bound=bound)
 
 
-def _smoke(smoke: Smoke) -> Check:
+def _check_smoke_test(smoke: SmokeTestResult) -> Check:
     faults = [] if smoke.identical else ["its answers differ from the fitted model's"]
     if smoke.modules:
         faults.append(f"it imported {', '.join(smoke.modules)}")

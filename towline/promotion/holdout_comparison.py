@@ -5,23 +5,23 @@ import pandas as pd
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.splits import hashes, held_out
+from towline.data.splits import hash_rows, is_held_out
 from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import HOLDOUT, Recorded
-from towline.promotion.gate import MIN_UNSEEN, Check, Verdict, decide
-from towline.release.smoke_test import Smoke
-from towline.training.evaluation.holdout import Evaluation, saved_predictions
+from towline.manifest import HOLDOUT, ReleaseLocation
+from towline.promotion.gate import MIN_UNSEEN, Check, Verdict, apply_gate
+from towline.release.smoke_test import SmokeTestResult
+from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.predictions import Predictions
 
 
-def judge(
+def judge_release(
     work: Workspace,
     config: PipelineConfig,
     evaluation: Evaluation,
-    smoke: Smoke,
-    champion: tuple[int, Recorded] | None,
+    smoke: SmokeTestResult,
+    champion: tuple[int, ReleaseLocation] | None,
 ) -> Verdict:
     """Decides whether a release may serve; saved as ``verdict.json`` beside the run, for a release never changes.
 
@@ -39,17 +39,21 @@ def judge(
         champion: version and release of what serves now; None if there is none.
     """
     contract, rows = work.contract(), work.part("holdout")[2]
-    truth, challenger, baseline = saved_predictions(work)  # of the model that was measured, not of one fitted again
+    truth, challenger, baseline = load_evaluation_predictions(
+        work
+    )  # of the model that was measured, not of one fitted again
     asked, unasked = None, None
     if champion:
         try:
-            asked = _ask(open_release(champion[1].directory, digest=champion[1].digest), contract, rows)
+            asked = _predict_with_champion(
+                open_release(champion[1].directory, digest=champion[1].digest), contract, rows
+            )
         except ReleaseError as error:
             unasked = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
             told = "; ".join((f"version {champion[0]} cannot answer these rows: {error.what}", *error.details))
             unasked = Check(name="champion", outcome="pass", detail=told)
-    verdict = decide(config, contract, evaluation, smoke, truth, challenger, baseline, asked, rows)
+    verdict = apply_gate(config, contract, evaluation, smoke, truth, challenger, baseline, asked, rows)
     if champion and unasked:
         outcome = "inconclusive" if (verdict.outcome, unasked.outcome) == ("pass", "inconclusive") else verdict.outcome
         checks = (*verdict.checks, unasked)
@@ -58,7 +62,7 @@ def judge(
     return verdict
 
 
-def _ask(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Predictions, np.ndarray]:
+def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Predictions, np.ndarray]:
     """The champion's version, its predictions, and which rows (n,) it was not trained on.
 
     Raises:
@@ -74,9 +78,9 @@ def _ask(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Pre
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is wanted",
         )
-    found, unseen = model.predictions(model.features(rows)), _unseen(model, rows)
+    found, unseen = model.predictions(model.features(rows)), _find_unseen_rows(model, rows)
     if int(unseen.sum()) < MIN_UNSEEN:
-        found, kept = _as_measured(model, rows, found, unseen)
+        found, kept = _use_saved_predictions(model, rows, found, unseen)
         unseen = unseen | kept
     if found.probabilities is not None:
         aligned = np.zeros((len(rows), len(contract.classes)))
@@ -85,7 +89,7 @@ def _ask(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Pre
     return model.version, found, unseen
 
 
-def _as_measured(
+def _use_saved_predictions(
     model: Model, rows: pd.DataFrame, found: Predictions, unseen: np.ndarray
 ) -> tuple[Predictions, np.ndarray]:
     """Its predictions, for rows of its own holdout what its measured model said; and which rows (n,) these are."""
@@ -98,7 +102,7 @@ def _as_measured(
     if (found.probabilities is None) != ("probabilities" not in content):
         return found, none
     order = np.argsort(content["rows"], kind="stable")
-    own = hashes(rows[columns], model.metadata.seeds["run"])
+    own = hash_rows(rows[columns], model.metadata.seeds["run"])
     at = order[np.searchsorted(content["rows"], own, sorter=order).clip(max=len(order) - 1)]
     kept = (content["rows"][at] == own) & ~unseen
     labels, given = found.labels.copy(), content["labels"][at[kept]]
@@ -114,7 +118,7 @@ def _as_measured(
     return Predictions(labels, probabilities), kept
 
 
-def _unseen(model: Model, rows: pd.DataFrame) -> np.ndarray:
+def _find_unseen_rows(model: Model, rows: pd.DataFrame) -> np.ndarray:
     """Which of the holdout rows (n,) the champion was not trained on, by its own split; none where that is unknown."""
     split = model.metadata.dataset["split"]
     if split["by"] != "time" and split.get("refitted"):
@@ -127,4 +131,4 @@ def _unseen(model: Model, rows: pd.DataFrame) -> np.ndarray:
             dtype=bool
         )
         return later
-    return held_out(rows[columns], split["group"], split["seed"], split["holdout"])
+    return is_held_out(rows[columns], split["group"], split["seed"], split["holdout"])

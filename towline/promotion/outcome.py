@@ -10,18 +10,19 @@ from typing import Any, Literal
 from pydantic import Field
 
 import towline
+from towline import notebook
 from towline.config import Frozen, PipelineConfig, Settings
-from towline.data.splits import Parts
+from towline.data.splits import SplitSummary
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check, Verdict
-from towline.provenance import code, commit
+from towline.provenance import code_digest, find_commit
 from towline.registry.ledger import Entry, Ledger, actor, open_ledger
 from towline.registry.resolution import highest
 from towline.release.image import Image, make
-from towline.release.packaging import Package
-from towline.training.cross_validation import Scores
+from towline.release.packaging import Release
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.interval import Interval
 
@@ -53,15 +54,26 @@ class Outcome(Frozen):
     settings: tuple[str, ...] = ()
     note: str = ""
 
+    def _repr_html_(self) -> str:
+        fields = {"version": f"{self.model}@{self.version}", "result": self.event, "reason": self.reason}
+        fields |= {"data": f"{self.dataset['source']}, {self.dataset['rows']:,} rows"} if self.dataset else {}
+        parts = [notebook.render_fields({**fields, "note": self.note})]
+        if self.metrics:
+            rows = [(name, *map(notebook.format_number, (m.value, m.low, m.high))) for name, m in self.metrics.items()]
+            parts.append(notebook.render_table(("metric", "holdout", "lower 95 %", "upper 95 %"), rows))
+        if self.verdict:
+            parts.append(self.verdict._repr_html_())
+        return "".join(parts)
+
     @classmethod
     def of(
         cls,
         work: Workspace,
         entry: Entry,
         validation: Validation,
-        parts: Parts,
-        scores: Sequence[Scores],
-        chosen: Scores,
+        parts: SplitSummary,
+        scores: Sequence[CrossValidationResult],
+        chosen: CrossValidationResult,
         evaluation: Evaluation,
         verdict: Verdict,
         link: str,
@@ -101,7 +113,7 @@ class Outcome(Frozen):
             previous=entry.previous,
             run_id=run_id,
             link=link,
-            settings=_settings(entry),
+            settings=_failed_settings(entry),
             note=note,
         )
 
@@ -116,7 +128,7 @@ def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str
     return open_ledger(settings).register(model, facts["actor"], reason, evidence, work.key, least)
 
 
-def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
+def find_finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
     """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
     entry = open_ledger(settings).finished(config.name, work.key)
     if entry is None or work.judged:
@@ -131,22 +143,22 @@ def finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Out
         run_key=work.key,
         release=entry.release,
         previous=entry.previous,
-        settings=_settings(entry),
+        settings=_failed_settings(entry),
     )
 
 
-def _settings(entry: Entry) -> tuple[str, ...]:
+def _failed_settings(entry: Entry) -> tuple[str, ...]:
     """Of the config: what the checks follow that a version did not pass."""
     failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
     return tuple(dict.fromkeys(check["key"] for check in failed if check.get("key")))
 
 
-def contain(
+def build_image(
     settings: Settings,
     work: Workspace,
     config: PipelineConfig,
     version: int,
-    package: Package,
+    package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
 ) -> tuple[Verdict, Image | None]:
@@ -164,14 +176,14 @@ def contain(
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
         check = Check(name="image", outcome="pass", detail=built.text())
-        contained(open_ledger(settings), config.name, version, built, facts["actor"], package.path)
+        record_image(open_ledger(settings), config.name, version, built, facts["actor"], package.path)
     outcome = verdict.outcome if built else "fail"
     verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
     work.save("verdict.json", verdict)
     return verdict, built
 
 
-def contained(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
+def record_image(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
     """Records an image of a version's release."""
     evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
     return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)
@@ -182,7 +194,7 @@ def conclude(
     work: Workspace,
     model: str,
     version: int,
-    package: Package,
+    package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
 ) -> Entry:
@@ -217,7 +229,7 @@ def provenance(
     kept = work.file("provenance.json")
     if kept.exists():
         return dict(json.loads(kept.read_bytes()))
-    head, missing = commit(config, settings.project)
+    head, missing = find_commit(config, settings.project)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "actor": actor(),
@@ -226,8 +238,8 @@ def provenance(
         "as_of": as_of.isoformat() if as_of else "",
         "git_commit": head,
         "git_dirty": ("true" if missing else "false") if head else "",
-        "git_missing": _few(missing),
-        "code": code(config, settings.project),
+        "git_missing": _shorten(missing),
+        "code": code_digest(config, settings.project),
         "config": config.digest,
         "towline": towline.__version__,
         "python": platform.python_version(),
@@ -237,5 +249,5 @@ def provenance(
     return facts
 
 
-def _few(names: Sequence[str], most: int = 10) -> str:
+def _shorten(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

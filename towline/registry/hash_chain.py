@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from towline import files
 from towline.config import Frozen
-from towline.config.passwords import masked
+from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Chain:
             ) from error
 
     def _where(self) -> str:
-        return masked(self._url)
+        return mask_passwords(self._url)
 
 
 @functools.cache

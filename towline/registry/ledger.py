@@ -25,7 +25,7 @@ def actor() -> str:
 
 def open_ledger(settings: Settings) -> "Ledger":
     """The ledger that the settings name."""
-    return open_ledger(settings)
+    return Ledger(settings.ledger_url)
 
 
 class Ledger:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from towline.config import Settings
 from towline.errors import ReleaseError
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.registry.ledger import Ledger, open_ledger
 
 _FOLDER = re.compile(r"v(\d+)-[0-9a-f]{12}")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-def find(release: str | Path, settings: Settings | None = None) -> Recorded:
+def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocation:
     """The release of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
 
     Raises:
@@ -21,7 +21,7 @@ def find(release: str | Path, settings: Settings | None = None) -> Recorded:
         TransientError: the ledger cannot be read.
     """
     if isinstance(release, Path) or Path(release).is_dir():
-        return Recorded(Path(release))
+        return ReleaseLocation(Path(release))
     settings = settings or Settings.from_environment()
     ledger = open_ledger(settings)
     name, at, version = release.partition("@")
@@ -39,7 +39,7 @@ def find(release: str | Path, settings: Settings | None = None) -> Recorded:
             where=str(settings.store),
             remedy="wait for the run to end, or give its command again: it goes on where it stopped",
         )
-    return Recorded(settings.layout.release(entry.release), ledger.digest(entry))
+    return ReleaseLocation(settings.layout.release(entry.release), ledger.digest(entry))
 
 
 def highest(settings: Settings, model: str) -> int:

@@ -16,7 +16,7 @@ from towline.config import Frozen
 from towline.errors import ReleaseError, TransientError
 from towline.inference.compiled.codec import PLAN
 from towline.inference.predictor import open_release
-from towline.manifest import Manifest, verify
+from towline.manifest import Manifest, verify_release
 from towline.release import runtime
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def make(directory: Path, repository: str = "", digest: str = "") -> Image:
             container does not answer as the release does.
         TransientError: no Docker engine answers; the release stays where it is.
     """
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     tag = f"{repository or manifest.name}:{manifest.folder}"
     with _engine(directory) as client:
         found = _tagged(client, tag, manifest)
@@ -152,8 +152,8 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
             remedy="use the release as the base of an image of your own: docs/containers.md",
         )
     own = directory / runtime.NAME
-    requirements = own.read_text("utf-8") if own.is_file() else runtime.requirements(compiled=compiled)
-    runtime.check(requirements, manifest.libraries, compiled=compiled)
+    requirements = own.read_text("utf-8") if own.is_file() else runtime.select_lock_file(compiled=compiled)
+    runtime.check_versions(requirements, manifest.libraries, compiled=compiled)
     lines: list[str] = []
     number = ""
     with tempfile.TemporaryFile() as context:

@@ -13,34 +13,34 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.validation.suite import Validation
 from towline.inference.compiled.parity import Certificate
 from towline.manifest import Manifest
-from towline.markdown import escaped
-from towline.training.cross_validation import Scores
-from towline.training.evaluation.holdout import Evaluation, Slice
-from towline.training.final_fit import Fitted
+from towline.markdown import escape
+from towline.training.cross_validation import CrossValidationResult
+from towline.training.evaluation.holdout import Evaluation, SliceResult
+from towline.training.final_fit import FittedModel
 
 TEMPLATES = Path(__file__).parent
 WORST = 15
 MOST = 15
 
 
-class Card(NamedTuple):
+class ModelCard(NamedTuple):
     """One card in two forms; the HTML holds its plots and needs no other file."""
 
     markdown: str
     html: str
 
 
-def card(
+def render_card(
     manifest: Manifest,
     config: PipelineConfig,
     contract: Contract,
     evaluation: Evaluation,
-    scores: Sequence[Scores],
+    scores: Sequence[CrossValidationResult],
     validation: Validation,
     plots: Mapping[str, bytes],
     certificate: Certificate,
-    fitted: Fitted,
-) -> Card:
+    fitted: FittedModel,
+) -> ModelCard:
     """Renders the card of a release; whatever the user or the table wrote is escaped.
 
     Args:
@@ -63,7 +63,7 @@ def card(
         "validation": validation,
         "certificate": certificate,
         "fitted": fitted,
-        "histories": [(str(one), one.rows, one.value, one.failed) for one in fitted.history.tried],
+        "histories": [(str(one), one.rows, one.value, one.failed) for one in fitted.history.trials],
         "metrics": [(name, value, evaluation.baseline.get(name)) for name, value in evaluation.metrics.items()],
         "candidates": [
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)
@@ -87,25 +87,25 @@ def card(
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters |= {"number": number, "title": title}
+        environment.filters |= {"number": format_number, "title": format_title}
         return environment.get_template(template).render(facts)
 
-    return Card(markdown=render("model_card.md.jinja", _markdown), html=render("model_card.html.jinja", None))
+    return ModelCard(markdown=render("model_card.md.jinja", _markdown), html=render("model_card.html.jinja", None))
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A number as a person reads it: 4 digits, whole ones in full."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def title(name: str) -> str:
+def format_title(name: str) -> str:
     """``fold_scores.png`` → Fold scores."""
     return name.removesuffix(".png").replace("_", " ").capitalize()
 
 
-def _worst_first(evaluation: Evaluation) -> list[Slice]:
+def _worst_first(evaluation: Evaluation) -> list[SliceResult]:
     measured = [part for part in evaluation.slices if part.metric.value is not None]
     return sorted(
         measured, key=lambda part: part.metric.value or 0.0, reverse=not GREATER_IS_BETTER[evaluation.primary]
@@ -123,7 +123,7 @@ def _allowed(column: Column) -> str:
     elif column.kind == "category":
         told = f"{column.levels:,} values"
     elif column.min is not None and column.max is not None:
-        told = f"{number(column.min)} to {number(column.max)}"
+        told = f"{format_number(column.min)} to {format_number(column.max)}"
     else:
         told = "any"
     return told + ("; may be null" if column.nullable else "")
@@ -131,4 +131,4 @@ def _allowed(column: Column) -> str:
 
 def _markdown(value: Any) -> Any:
     """Escapes a text for Markdown; leaves other values to the template's filters."""
-    return escaped(value) if isinstance(value, str) else value
+    return escape(value) if isinstance(value, str) else value

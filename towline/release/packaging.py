@@ -16,20 +16,20 @@ from threadpoolctl import ThreadpoolController
 from towline import files, origins
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import made_up
-from towline.data.splits import hashes
+from towline.data.schema.example import example_value
+from towline.data.splits import hash_rows
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.inference.compiled.codec import PLAN
 from towline.inference.compiled.parity import Certificate, certify
-from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe, verify
+from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
 from towline.release import model_card, reference, runtime, sbom
 from towline.training import model_io, performance_estimation
-from towline.training.cross_validation import Scores
-from towline.training.evaluation.holdout import Evaluation, saved_predictions
+from towline.training.cross_validation import CrossValidationResult
+from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import encode
-from towline.training.final_fit import Fitted, learnt
+from towline.training.evaluation.predictions import encode_labels
+from towline.training.final_fit import FittedModel, training_rows
 
 LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
 PROBES = 50
@@ -44,29 +44,29 @@ class Version(Protocol):
     def version(self) -> int: ...
 
 
-class Package(Frozen):
+class Release(Frozen):
     """A reference to a release: its folder relative to the store, its manifest's digest, its size in bytes.
 
-    ``answers`` is the workspace's file with what its model says of the holdout.
+    ``predictions_file`` is the workspace's file with what its model says of the holdout.
     """
 
     path: str
     digest: str
     bytes: int
-    answers: str
+    predictions_file: str
 
 
-def package(
+def package_release(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
     version: Version,
-    fitted: Fitted,
+    fitted: FittedModel,
     evaluation: Evaluation,
-    scores: Sequence[Scores],
+    scores: Sequence[CrossValidationResult],
     validation: Validation,
     facts: Mapping[str, str],
-) -> Package:
+) -> Release:
     """Writes the release of a run beside its final place and renames it; the same inputs give the same release.
 
     Args:
@@ -94,21 +94,21 @@ def package(
             _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
             for path in performance_estimation.save(work, config, fitted.candidate):
                 files.write(draft / path.name, path.read_bytes())
-            manifest = manifest.model_copy(update={"files": describe(draft)})
+            manifest = manifest.model_copy(update={"files": describe_files(draft)})
             files.write(draft / MANIFEST, manifest.text())
             target = home / manifest.folder
             if target.exists():
-                verify(target)
+                verify_release(target)
             else:
                 draft.rename(target)
                 files.sync(home)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return Package(
+    return Release(
         path=target.relative_to(settings.store).as_posix(),
         digest=manifest.digest,
         bytes=sum(entry.size for entry in manifest.files.values()),
-        answers=fitted.answers,
+        predictions_file=fitted.predictions_file,
     )
 
 
@@ -116,16 +116,16 @@ def _manifest(
     work: Workspace,
     config: PipelineConfig,
     version: Version,
-    fitted: Fitted,
+    fitted: FittedModel,
     evaluation: Evaluation,
-    scores: Sequence[Scores],
+    scores: Sequence[CrossValidationResult],
     facts: Mapping[str, str],
 ) -> Manifest:
     contract = work.contract()
     data = work.dataset
     estimator = next(score.estimator for score in scores if score.candidate == fitted.candidate)
-    types = model_io.further_types(work.file(fitted.file))
-    homes = model_io.homes(work.file(fitted.file)) | {estimator.partition(".")[0]}
+    types = model_io.untrusted_types(work.file(fitted.file))
+    homes = model_io.packages_in_model(work.file(fitted.file)) | {estimator.partition(".")[0]}
     return Manifest(
         name=version.name,
         version=version.version,
@@ -144,7 +144,7 @@ def _manifest(
             "source": data.source,
             "split": _split(work, config, fitted),
             "history": fitted.history.model_dump(mode="json"),
-            "learnt": fitted.rows,
+            "training_rows": fitted.rows,
         },
         estimator=estimator,
         params=fitted.params,
@@ -153,13 +153,13 @@ def _manifest(
         commit=facts["git_commit"] + ("-dirty" if facts["git_dirty"] == "true" else ""),
         towline=facts["towline"],
         python=facts["python"],
-        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.versions(homes),
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.installed_versions(homes),
         trusted=types,
         seeds={"run": config.seed},
     )
 
 
-def _split(work: Workspace, config: PipelineConfig, fitted: Fitted) -> dict[str, Any]:
+def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict[str, Any]:
     """How the holdout was set apart: enough to tell of any row whether the model was trained on it.
 
     ``train_end`` is the time of the newest row that the released model has seen; where that was fitted again after
@@ -178,34 +178,36 @@ def _write(
     work: Workspace,
     config: PipelineConfig,
     manifest: Manifest,
-    fitted: Fitted,
+    fitted: FittedModel,
     evaluation: Evaluation,
-    scores: Sequence[Scores],
+    scores: Sequence[CrossValidationResult],
     validation: Validation,
 ) -> None:
     contract = work.contract()
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
-    rows = learnt(work, config, fitted)
+    rows = training_rows(work, config, fitted)
     seen = contract.features(rows)
-    model = model_io.load(work.file(fitted.file), model_io.packages(config))
+    model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
     certificate, plan = _compiled(work, config, contract, model, seen)
-    needs = runtime.requirements(compiled=bool(plan), packages=model_io.homes(work.file(fitted.file)))
-    written = model_card.card(manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted)
+    needs = runtime.select_lock_file(compiled=bool(plan), packages=model_io.packages_in_model(work.file(fitted.file)))
+    written = model_card.render_card(
+        manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted
+    )
     metrics = {
         "evaluation": evaluation.model_dump(mode="json"),
         "cross_validation": [score.model_dump(mode="json") for score in scores],
     }
     contents: dict[str, str | bytes] = {
         Contract.FILE: contract.model_dump_json(indent=1),
-        **reference.of(work, config, rows),
-        "config.yaml": _config(config),
+        **reference.build_reference(work, config, rows),
+        "config.yaml": _render_config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "validation.json": validation.model_dump_json(indent=1),
         "probe.json": json.dumps(_probe(work, config, model), indent=1, ensure_ascii=False),
         "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
         runtime.NAME: needs,
-        sbom.NAME: sbom.sbom(manifest, needs),
+        sbom.NAME: sbom.build_sbom(manifest, needs),
         "card.md": written.markdown,
         "card.html": written.html,
         **{f"plots/{name}": content for name, content in plots.items()},
@@ -227,9 +229,9 @@ def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
     A later challenger can so be compared on rows that neither recipe was fitted on.
     """
     contract, rows = work.contract(), work.part("holdout")[2]
-    _, found, _ = saved_predictions(work)
-    content = {"rows": hashes(rows[[column.name for column in contract.columns]], config.seed)}
-    content["labels"] = encode(found.labels, contract.classes) if contract.classes else found.labels
+    _, found, _ = load_evaluation_predictions(work)
+    content = {"rows": hash_rows(rows[[column.name for column in contract.columns]], config.seed)}
+    content["labels"] = encode_labels(found.labels, contract.classes) if contract.classes else found.labels
     if found.probabilities is not None:
         content["probabilities"] = found.probabilities
     return content
@@ -244,7 +246,7 @@ def _compiled(
         return certify(model, contract, tables, config.seed)
 
 
-def _config(config: PipelineConfig) -> str:
+def _render_config(config: PipelineConfig) -> str:
     """The resolved config as YAML; a secret written into a URL is masked, a ``${NAME}`` stays."""
     resolved = config.masked().model_dump(mode="json")
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
@@ -269,7 +271,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
     columns: dict[str, list[Any]] = {}
     for column in contract.feature_columns:
         values = holdout[column.name].iloc[rng.permutation(chosen)]
-        columns[column.name] = [made_up(column)] * len(chosen) if column.pii else _sent(values)
+        columns[column.name] = [example_value(column)] * len(chosen) if column.pii else _to_json_values(values)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     # as the release reads them; a frame of the columns would have other types than the table
     features = contract.features(pd.DataFrame(rows, columns=list(columns), dtype=object))
@@ -282,7 +284,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
     }
 
 
-def _sent(values: pd.Series) -> list[Any]:
+def _to_json_values(values: pd.Series) -> list[Any]:
     """Values as JSON has them."""
     given = values.astype(object).where(values.notna(), None)
     return [value.isoformat() if isinstance(value, pd.Timestamp) else value for value in given]

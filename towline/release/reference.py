@@ -10,7 +10,7 @@ from towline.config import Kind, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import level
+from towline.data.schema.values import category_name
 from towline.training.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:  # a night is compared without them
@@ -30,7 +30,7 @@ class Reference(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dict[str, str | bytes]:
+def build_reference(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dict[str, str | bytes]:
     """The files that hold it, by name.
 
     Args:
@@ -39,45 +39,45 @@ def of(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dic
         learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
             learnt from they are too sure.
     """
-    from towline.data.profile import described, profile, repeated
-    from towline.training.evaluation.holdout import saved_predictions
+    from towline.data.profile import describe_columns, duplicate_share, profile_features
+    from towline.training.evaluation.holdout import load_evaluation_predictions
 
     contract = work.contract()
     features = contract.features(learnt)
     held = work.part("holdout")[2]
-    table = answers(saved_predictions(work)[1], contract)
-    inputs = profile(features, contract)
-    told = described(table, kinds(contract))
+    table = prediction_columns(load_evaluation_predictions(work)[1], contract)
+    inputs = profile_features(features, contract)
+    told = describe_columns(table, prediction_kinds(contract))
     parts = {}
     for name, frame, facts, raw in (("inputs", features, inputs, learnt), ("answers", table, told, held)):
         data = config.data
         times, groups = (raw[column] if column else None for column in (data.time, data.group))
-        kind, unit = blocks.units(times, groups, len(facts["columns"]))
-        parts[name] = blocks.count(frame, facts["columns"], kind, unit)
-    text = json.dumps({**inputs, "repeated": repeated(features), "answers": told}, ensure_ascii=False)
-    return {PROFILE: text, BLOCKS: blocks.packed(parts)}
+        kind, unit = blocks.assign_blocks(times, groups, len(facts["columns"]))
+        parts[name] = blocks.count_blocks(frame, facts["columns"], kind, unit)
+    text = json.dumps({**inputs, "repeated": duplicate_share(features), "answers": told}, ensure_ascii=False)
+    return {PROFILE: text, BLOCKS: blocks.serialize_blocks(parts)}
 
 
-def answers(found: Predictions, contract: Contract) -> "pd.DataFrame":
+def prediction_columns(found: Predictions, contract: Contract) -> "pd.DataFrame":
     """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
     import pandas as pd
 
-    labels = found.labels if contract.task == "regression" else [level(label) for label in found.labels]
+    labels = found.labels if contract.task == "regression" else [category_name(label) for label in found.labels]
     table = pd.DataFrame({PREDICTION: pd.Series(labels, dtype=np.float64 if contract.task == "regression" else object)})
     if contract.task == "binary" and found.probabilities is not None:
         table[PROBABILITY] = found.probabilities[:, contract.classes.index(contract.positive)]
     return table
 
 
-def kinds(contract: Contract) -> dict[str, Kind]:
+def prediction_kinds(contract: Contract) -> dict[str, Kind]:
     """The kinds of these columns."""
     kind: Kind = "numeric" if contract.task == "regression" else "category"
     return {PREDICTION: kind, **({PROBABILITY: "numeric"} if contract.task == "binary" else {})}
 
 
-def read(release: Path) -> Reference:
+def read_reference(release: Path) -> Reference:
     """The reference of a verified release; one made before there were blocks has none."""
     facts = json.loads((release / PROFILE).read_bytes())
     told = facts.pop("answers", {"rows": 0, "columns": {}})
     file = release / BLOCKS
-    return Reference(facts, told, blocks.unpacked(file.read_bytes()) if file.exists() else {})
+    return Reference(facts, told, blocks.deserialize_blocks(file.read_bytes()) if file.exists() else {})

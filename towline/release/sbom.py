@@ -5,17 +5,17 @@ import uuid
 from typing import Any
 
 from towline.manifest import Manifest
-from towline.release.runtime import Locked, locked
+from towline.release.runtime import LockedPackage, parse_lock_file
 
 NAME = "sbom.cdx.json"
 
 
-def sbom(manifest: Manifest, requirements: str) -> str:
+def build_sbom(manifest: Manifest, requirements: str) -> str:
     """The document of a release: the model, towline, and each package of its lock file with its digests.
 
     The same release gives the same text. The packages of the base image's own system are not in it.
     """
-    packages = sorted(set(locked(requirements)))
+    packages = sorted(set(parse_lock_file(requirements)))
     model = f"{manifest.name}@{manifest.version}"
     ours = {
         "type": "library",
@@ -57,11 +57,11 @@ def sbom(manifest: Manifest, requirements: str) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _reference(package: Locked) -> str:
+def _reference(package: LockedPackage) -> str:
     return f"pkg:pypi/{package.name}@{package.version}"
 
 
-def _component(package: Locked) -> dict[str, Any]:
+def _component(package: LockedPackage) -> dict[str, Any]:
     """A package and the digests of its files: of an archive for each platform, one of which is installed."""
     component: dict[str, Any] = {
         "type": "library",

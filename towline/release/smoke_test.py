@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towline.data.schema.contract import Contract
     from towline.data.workspace import Workspace
     from towline.inference.predictor import Model
-    from towline.release.packaging import Package
+    from towline.release.packaging import Release
     from towline.training.evaluation.predictions import Predictions
 
 FORBIDDEN = frozenset({
@@ -40,7 +40,7 @@ _ONE_BY_ONE = "rows sent one by one as JSON are answered otherwise than together
 TIMEOUT = 300.0
 
 
-class Smoke(Frozen):
+class SmokeTestResult(Frozen):
     """What the packaged release did in a process of its own; ``latency_ms`` is the median of single rows."""
 
     identical: bool
@@ -52,13 +52,13 @@ class Smoke(Frozen):
     detail: str = ""
 
 
-def smoke(work: "Workspace", package: "Package") -> Smoke:
+def run_smoke_test(work: "Workspace", package: "Release") -> SmokeTestResult:
     """Has a fresh process answer the holdout rows from the release and compares; see ``finish``."""
-    with start() as process:
-        return finish(process, work, package)
+    with start_tester() as process:
+        return finish_smoke_test(process, work, package)
 
 
-def start() -> subprocess.Popen[str]:
+def start_tester() -> subprocess.Popen[str]:
     """Starts the process, which imports and waits; leaving ``with`` or dying ends it, for then its stdin does."""
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= dict.fromkeys(ONE_THREAD, "1")
@@ -74,7 +74,9 @@ def start() -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package", timeout: float = TIMEOUT) -> Smoke:
+def finish_smoke_test(
+    process: subprocess.Popen[str], work: "Workspace", package: "Release", timeout: float = TIMEOUT
+) -> SmokeTestResult:
     """Sends the release and the raw holdout rows to a started process and compares its answers.
 
     Labels must be equal, and floats the same to the last bit, or to 1e-12 where the compiled scorer answers.
@@ -87,7 +89,7 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
     job = {
         "release": str(StoreLayout(work.store).release(package.path)),
         "rows": str(work.file("smoke-rows.parquet")),
-        "expected": str(work.file(package.answers)),
+        "expected": str(work.file(package.predictions_file)),
         "digest": package.digest,
     }
     try:
@@ -98,14 +100,16 @@ def finish(process: subprocess.Popen[str], work: "Workspace", package: "Package"
     if process.returncode:
         last = told.strip().splitlines()[-1:] or ["no message"]
         return _failed(len(rows), f"the process ended with exit code {process.returncode}: {last[0]}")
-    return Smoke.model_validate_json(answer.strip().splitlines()[-1])
+    return SmokeTestResult.model_validate_json(answer.strip().splitlines()[-1])
 
 
-def _failed(rows: int, detail: str) -> Smoke:
-    return Smoke(identical=False, rows=rows, latency_ms=0.0, seconds=0.0, peak_mb=0.0, modules=(), detail=detail)
+def _failed(rows: int, detail: str) -> SmokeTestResult:
+    return SmokeTestResult(
+        identical=False, rows=rows, latency_ms=0.0, seconds=0.0, peak_mb=0.0, modules=(), detail=detail
+    )
 
 
-class Blocker(importlib.abc.MetaPathFinder):
+class ImportBlocker(importlib.abc.MetaPathFinder):
     """Refuses what is not part of the runtime, and remembers who asked for it."""
 
     def __init__(self) -> None:
@@ -117,9 +121,9 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{fullname} is not part of the runtime", name=fullname)
 
 
-def _serve() -> None:
+def _run_job() -> None:
     """Imports, waits for a job on stdin, and prints the findings."""
-    blocker = Blocker()
+    blocker = ImportBlocker()
     sys.meta_path.insert(0, blocker)
     import pandas as pd
     import pyarrow.parquet  # noqa: F401 - imported while there is time to
@@ -136,7 +140,7 @@ def _serve() -> None:
     model = open_release(Path(job["release"]), digest=job["digest"])
     answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
-    latency, differences = _singles(model)
+    latency, differences = _predict_single_rows(model)
     tolerance = TOLERANCE if model.compiled else 0.0
     differences = _differences(Path(job["expected"]), answers, model.contract, tolerance) + differences
     found = {
@@ -155,9 +159,9 @@ def _differences(path: Path, answers: "Predictions", contract: "Contract", toler
     """Where the answers differ from those of the training process by more than a compiled scorer may."""
     import numpy as np
 
-    from towline.training.evaluation.predictions import encode
+    from towline.training.evaluation.predictions import encode_labels
 
-    labels = encode(answers.labels, contract.classes) if contract.classes else answers.labels
+    labels = encode_labels(answers.labels, contract.classes) if contract.classes else answers.labels
     differences = _other_types(answers.labels, contract)
     given = {"labels": labels, "probabilities": answers.probabilities}
     with np.load(path, allow_pickle=False) as saved:
@@ -186,7 +190,7 @@ def _other_types(labels: "np.ndarray", contract: "Contract") -> list[str]:
     return [f"labels have the type {names}, the classes {type(contract.classes[0]).__name__}"]
 
 
-def _singles(model: "Model") -> tuple[float, list[str]]:
+def _predict_single_rows(model: "Model") -> tuple[float, list[str]]:
     """Median milliseconds of a prediction for one row as JSON gives it, and whether the answers are the same so."""
     import numpy as np
 
@@ -216,6 +220,6 @@ def _peak_mb() -> float:
 
 if __name__ == "__main__":
     try:
-        _serve()
+        _run_job()
     except TowlineError as refused:
         sys.exit(refused.what)

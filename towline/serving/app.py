@@ -20,8 +20,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
-from towline.data.schema.example import example
-from towline.data.schema.rows import Odd, Row
+from towline.data.schema.example import example_row
+from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
 from towline.serving import browser_access, metrics
 from towline.serving.batching import Batcher, Turn
@@ -229,7 +229,7 @@ class Desk:
 
     async def docs(self, call: Call) -> Reply:
         model = self._model(call)
-        row = example(model.contract)
+        row = example_row(model.contract)
         answer = json_rows.write_rows(model.answer([row]), model, Asked([row]), "7f3a9c-1")
         text = html_page.render(model, self._document(model), _address(call, self._options), answer)
         return Reply(
@@ -283,8 +283,8 @@ class Desk:
             raise Problem("unanswerable", f"the model cannot answer these rows: {type(error).__name__}") from None
 
 
-_Rows = tuple[Asked, list[Row], Mapping[Odd, int]]
-_NOTHING: Mapping[Odd, int] = {}
+_Rows = tuple[Asked, list[Row], Mapping[InputAnomaly, int]]
+_NOTHING: Mapping[InputAnomaly, int] = {}
 
 
 async def to_docs(call: Call) -> Reply:
@@ -316,7 +316,7 @@ def _read(how: Protocol, body: bytes, end: int | None, model: "Model", most: int
         document = loads(body[:end], most, widest=widest, nan=how.nan)
         binary_tensors.attach(document, body[end:])
     asked = how.read(document, model, most)
-    odd: list[Odd] = []
+    odd: list[InputAnomaly] = []
     canonical = model.reader.read(asked.rows, odd)
     return asked, canonical, Counter(odd) if odd else _NOTHING  # counted here: of many rows, on the thread
 

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 
-from towline.training.evaluation.predictions import Predictions, encode, labelled
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -36,7 +36,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, features: pd.DataFrame, labels: np.ndarray, **params: Any) -> Self:
         """Fits the pipeline; classes that do not occur in ``labels`` get no position, and probability 0."""
-        places = encode(labels, tuple(self.classes))
+        places = encode_labels(labels, tuple(self.classes))
         if (places < 0).any():
             raise ValueError(f"labels that are no class: {sorted({str(one) for one in labels[places < 0]})[:5]}")
         self.places_, targets = np.unique(places, return_inverse=True)
@@ -46,7 +46,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def classes_(self) -> np.ndarray:
         """(k,) labels that occurred in the fit, in the order of the pipeline's probabilities."""
-        return labelled(self.places_, tuple(self.classes))
+        return decode_labels(self.places_, tuple(self.classes))
 
     def answer(self, features: pd.DataFrame) -> Predictions:
         """Labels, and probabilities (n, classes) if the last step gives any.
@@ -69,7 +69,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError("a threshold needs probabilities")
             positive = int(np.flatnonzero(self.places_ == tuple(self.classes).index(self.positive))[0])
             found = np.where(given[:, positive] >= self.threshold, positive, 1 - positive)
-        return Predictions(labelled(self.places_[found], tuple(self.classes)), probabilities)
+        return Predictions(decode_labels(self.places_[found], tuple(self.classes)), probabilities)
 
     def predict(self, features: pd.DataFrame) -> np.ndarray:
         """(n,) labels; object."""

@@ -53,14 +53,14 @@ def _bound_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tuple[Task, 
     metrics |= {f"gate.{side}.{metric}": metric for side in ("max", "min") for metric in getattr(config.gate, side)}
     for where, metric in metrics.items():
         yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
-    if config.data.level:
-        yield "data.level", "", ("regression",)
+    if config.data.detrend:
+        yield "data.detrend", "", ("regression",)
 
 
 def _unfit(where: str, metric: str, task: Task) -> ConfigError:
     if not metric:
-        remedy = "leave data.level out; data.half_life lets old rows fade"
-        return ConfigError(f"the target of a {task} task has no level", where=where, remedy=remedy)
+        remedy = "remove data.detrend; data.half_life weights old rows less"
+        return ConfigError(f"the target of a {task} task has no trend", where=where, remedy=remedy)
     remedy = f"the task is {task}: use one of {', '.join(METRICS[task])}"
     return ConfigError(f"{metric} is not a metric of this task", where=where, remedy=remedy)
 
@@ -80,12 +80,12 @@ def _tasks_of_candidate(candidate: Candidate, tasks: Sequence[Task], config: Pip
 
 def _check_candidate(candidate: Candidate, task: Task, config: PipelineConfig) -> None:
     seed, trusted = config.seed, config.package.trusted
-    estimators.check(candidate, task, seed, {}, trusted)
+    estimators.check_candidate(candidate, task, seed, {}, trusted)
     if candidate.search is None:
         return
     where = f"candidates.{candidate.name}.search.space"
-    space: Mapping[str, Any] = candidate.search.space or estimators.space(candidate, task)
-    estimators.check(candidate, task, seed, check_space(space, where), trusted)
+    space: Mapping[str, Any] = candidate.search.space or estimators.default_search_space(candidate, task)
+    estimators.check_candidate(candidate, task, seed, check_space(space, where), trusted)
 
 
 def _check_schedule(config: PipelineConfig) -> None:

@@ -16,30 +16,30 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
 from towline import files
-from towline.config import GREATER_IS_BETTER, METRICS, PRIMARY, Candidate, Frozen, Metric, PipelineConfig, Task
+from towline.config import DEFAULT_METRIC, GREATER_IS_BETTER, METRICS, Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Contract
-from towline.data.splits import Parts, folds
+from towline.data.splits import SplitSummary, make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training import model_io
 from towline.training.config_checks import check_config
-from towline.training.estimator_import import brief
-from towline.training.estimators import Model, build, space, steps
-from towline.training.evaluation.metrics import predict, scores
-from towline.training.evaluation.predictions import Predictions, encode
-from towline.training.tuning import search
+from towline.training.estimator_import import describe_error
+from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
+from towline.training.evaluation.metrics import compute_metrics, predict
+from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
 _COMPARED = 100  # rows that a model answers before and after it was stored
 
 # classes of scikit-learn whose fitted state holds rows of the table
-KEEPS_ROWS = frozenset({
+ROW_STORING_CLASSES = frozenset({
     "BaseLabelPropagation", "BaseLibSVM", "GaussianProcessClassifier", "GaussianProcessRegressor", "KernelRidge",
     "NeighborsBase",
 })  # fmt: skip
 
 
-class Scores(Frozen):
+class CrossValidationResult(Frozen):
     """A candidate's cross-validation.
 
     Attributes:
@@ -107,20 +107,20 @@ class _Folds:
         return [self.labels[test] for _, test in self.pairs]
 
 
-def primary(config: PipelineConfig, task: Task) -> Metric:
+def primary_metric(config: PipelineConfig, task: Task) -> Metric:
     """The metric that decides.
 
     Raises:
         ConfigError: the one configured is not a metric of the task.
     """
-    metric = config.evaluation.metric or PRIMARY[task]
+    metric = config.evaluation.metric or DEFAULT_METRIC[task]
     if metric not in METRICS[task]:
         remedy = f"the task is {task}: use one of " + ", ".join(METRICS[task])
         raise ConfigError(f"{metric} is not a metric of this task", where="evaluation.metric", remedy=remedy)
     return metric
 
 
-def check(config: PipelineConfig, contract: Contract) -> None:
+def check_candidates(config: PipelineConfig, contract: Contract) -> None:
     """Finds what cannot be used with these columns and this task, before time is spent on anything.
 
     Raises:
@@ -129,15 +129,15 @@ def check(config: PipelineConfig, contract: Contract) -> None:
     """
     check_config(config, contract.task)
     for candidate in config.candidates:
-        model = build(candidate, contract, config.seed, trusted=config.package.trusted)
-        _check_rows_kept(candidate, steps(model), contract)
+        model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+        _check_rows_kept(candidate, pipeline_of(model), contract)
 
 
 def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contract) -> None:
     """Such a model would hold the numbers of each person it was fitted on."""
     classes = {one.__name__ for one in type(pipeline.named_steps["estimate"]).__mro__}
     numbers = [column.name for column in contract.feature_columns if column.pii and column.kind == "numeric"]
-    if numbers and classes & KEEPS_ROWS:
+    if numbers and classes & ROW_STORING_CLASSES:
         raise ConfigError(
             f"{candidate.estimator} keeps the rows that it is fitted on, and {numbers[0]!r} is pii",
             where=f"candidates.{candidate.name}",
@@ -145,13 +145,13 @@ def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contrac
         )
 
 
-def baseline(config: PipelineConfig) -> Candidate:
+def baseline_candidate(config: PipelineConfig) -> Candidate:
     """The candidate each other must beat: the class shares, or the constant that is best for the metric."""
     squares = config.evaluation.metric in ("rmse", "r2")
     return Candidate(estimator="baseline", params={"strategy": "mean"} if squares else {})
 
 
-def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> Scores:
+def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its search if it has one.
 
     Saves ``oof-<name>.npz``: rows (positions in the train part), fold, and predicted values, or classes (positions in
@@ -165,58 +165,62 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     """
     started = time.perf_counter(), time.process_time()
     contract = work.contract()
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     features, labels, rows = work.part("train")
-    by = Parts.model_validate_json(work.file("parts.json").read_bytes()).by
-    cut = _Folds(contract, features, labels, folds(rows, labels, config, by))
+    by = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by
+    cut = _Folds(contract, features, labels, make_folds(rows, labels, config, by))
     where, untried = f"candidates.{candidate.name}", threading.Lock()
 
     def fitted(model: Model) -> None:
         """Whether it can be stored is tried on the first model; of our own candidates it is known."""
         if "." in candidate.estimator and untried.acquire(blocking=False):
             path, few = work.file(f"trial-{candidate.name}.skops"), features.head(_COMPARED)
-            model_io.try_out(model, path, where, model_io.packages(config), lambda one: predict(one, few, contract))
+            model_io.check_round_trip(
+                model, path, where, model_io.trusted_packages(config), lambda one: predict(one, few, contract)
+            )
 
-    deciding = None if candidate.estimator == "baseline" else _deciding(config, contract.task)
+    deciding = None if candidate.estimator == "baseline" else _threshold_metric(config, contract.task)
 
     def attempt(params: dict[str, Any]) -> tuple[list[Predictions], float | None, list[dict[str, float]]]:
         found = cut.predict(
-            lambda: build(candidate, contract, config.seed, params, config.package.trusted), candidate, fitted
+            lambda: build_model(candidate, contract, config.seed, params, config.package.trusted), candidate, fitted
         )
         limit = None
         if deciding and all(part.probabilities is not None for part in found):
-            limit = best_threshold(np.concatenate(cut.truth()), _positive(found, contract), contract.positive, deciding)
-            found = [_decide(part, limit, contract) for part in found]
-        measured = (scores(truth, part, contract) for truth, part in zip(cut.truth(), found, strict=True))
+            limit = best_threshold(
+                np.concatenate(cut.truth()), _positive_probabilities(found, contract), contract.positive, deciding
+            )
+            found = [_apply_threshold(part, limit, contract) for part in found]
+        measured = (compute_metrics(truth, part, contract) for truth, part in zip(cut.truth(), found, strict=True))
         return found, limit, [{k: v for k, v in fold.items() if np.isfinite(v)} for fold in measured]
 
     def objective(params: dict[str, Any]) -> float:
-        return _over(attempt(params)[2], np.mean).get(metric, np.nan)
+        return _summarize(attempt(params)[2], np.mean).get(metric, np.nan)
 
-    build(candidate, contract, config.seed, trusted=config.package.trusted)  # before anything is fitted
+    build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # before anything is fitted
     failed, params, trials = "", candidate.params, 0
     limit, measured = None, list[dict[str, float]]()
-    with _noting() as notes:
+    with _collect_warnings() as notes:
         try:
             if candidate.search:
                 kept = work.file(f"search-{candidate.name}.json")
-                default = space(candidate, contract.task)
-                params, trials = search(kept, candidate, default, metric, config.seed, objective)
+                default = default_search_space(candidate, contract.task)
+                params, trials = search_parameters(kept, candidate, default, metric, config.seed, objective)
             found, limit, measured = attempt(params)
-            _save(work, candidate, cut, found)
-            if metric not in _over(measured, np.mean):
+            _save_predictions(work, candidate, cut, found)
+            if metric not in _summarize(measured, np.mean):
                 failed = f"{metric} is undefined in every fold"
         except TowlineError:
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates go on
-            failed = brief(error)
-    return Scores(
+            failed = describe_error(error)
+    return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
         params=params,
         folds=tuple(measured),
-        mean=_over(measured, np.mean),
-        sd=_over(measured, np.std),
+        mean=_summarize(measured, np.mean),
+        sd=_summarize(measured, np.std),
         threshold=limit,
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
@@ -226,13 +230,15 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
     )
 
 
-def choose(scores: Sequence[Scores], config: PipelineConfig, task: Task) -> Scores:
+def choose_candidate(
+    scores: Sequence[CrossValidationResult], config: PipelineConfig, task: Task
+) -> CrossValidationResult:
     """The candidate with the best mean of the primary metric, the baseline aside; the first one on a tie.
 
     Raises:
         FitError: none could be fitted; says why for each.
     """
-    metric = primary(config, task)
+    metric = primary_metric(config, task)
     tried = [one for one in scores if one.estimator != "baseline"]
     able = [one for one in tried if not one.failed]
     if not able:
@@ -270,38 +276,40 @@ def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metr
     return float(middle if middle > below else at)
 
 
-def _deciding(config: PipelineConfig, task: Task) -> str | None:
+def _threshold_metric(config: PipelineConfig, task: Task) -> str | None:
     """The metric a binary threshold maximises."""
     metric = config.evaluation.threshold
     return None if task != "binary" or metric == "none" else metric
 
 
-def _positive(found: list[Predictions], contract: Contract) -> np.ndarray:
+def _positive_probabilities(found: list[Predictions], contract: Contract) -> np.ndarray:
     column = contract.classes.index(contract.positive)
     return np.concatenate([part.probabilities[:, column] for part in found if part.probabilities is not None])
 
 
-def _decide(part: Predictions, threshold: float, contract: Contract) -> Predictions:
+def _apply_threshold(part: Predictions, threshold: float, contract: Contract) -> Predictions:
     (negative,) = (label for label in contract.classes if label != contract.positive)
     labels = np.full(len(part.labels), negative, dtype=object)
-    labels[_positive([part], contract) >= threshold] = contract.positive
+    labels[_positive_probabilities([part], contract) >= threshold] = contract.positive
     return Predictions(labels, part.probabilities)
 
 
-def _over(measured: list[dict[str, float]], summary: Callable[[list[float]], Any]) -> dict[str, float]:
+def _summarize(measured: list[dict[str, float]], summary: Callable[[list[float]], Any]) -> dict[str, float]:
     """Each metric over the folds in which it is defined."""
     names = dict.fromkeys(name for fold in measured for name in fold)
     return {name: float(summary([fold[name] for fold in measured if name in fold])) for name in names}
 
 
-def _save(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predictions]) -> None:
+def _save_predictions(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predictions]) -> None:
     arrays = {
         "rows": np.concatenate([test for _, test in cut.pairs]),
         "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(cut.pairs)]),
     }
     labels = np.concatenate([part.labels for part in found])
     regression = cut.contract.task == "regression"
-    arrays["predicted" if regression else "classes"] = labels if regression else encode(labels, cut.contract.classes)
+    arrays["predicted" if regression else "classes"] = (
+        labels if regression else encode_labels(labels, cut.contract.classes)
+    )
     if all(part.probabilities is not None for part in found):
         arrays["probabilities"] = np.concatenate([part.probabilities for part in found])
     with files.replacing(work.file(f"oof-{candidate.name}.npz")) as file:
@@ -309,7 +317,7 @@ def _save(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predic
 
 
 @contextmanager
-def _noting() -> Iterator[list[str]]:
+def _collect_warnings() -> Iterator[list[str]]:
     """Collects the libraries' warnings, each once and in one line, instead of printing them.
 
     Where folds run in threads one may be missed: until Python 3.14 all threads share one set of filters.

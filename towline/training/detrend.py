@@ -1,10 +1,11 @@
-"""The level of a target over time, beyond what the features explain; and old targets brought to the newest level.
+"""Removal of a target's trend over time, so that a model can learn from old rows at the newest level of the target.
 
-Where demand or prices grow, a model of all rows answers with the level of the past, and one of the last rows has learnt
-from few of them. What was observed is therefore compared with what the other rows of the table make one expect of such
-features (indirect standardisation), smoothed over time in both directions (exponential smoothing; Brown, 1959), and
-each target is restated at the newest level, as insurers bring losses on level before they price (Werner & Modlin, Basic
-Ratemaking, 2016, chapter 6). A model fitted on these is an ordinary one: nothing is done to its answers.
+If demand or prices grow, a model of all rows predicts the level of the past, and a model of the newest rows has few of
+them. The *trend* of a target is its change over time that the features do not explain: the observed targets divided by
+(or minus) the targets that are expected of such features (indirect standardisation), smoothed over time in both
+directions (exponential smoothing; Brown, 1959). Each target is adjusted to the newest trend, as insurers bring losses
+on level before they price (Werner & Modlin, Basic Ratemaking, 2016, chapter 6). A model that is fitted on the adjusted
+targets is an ordinary model: its predictions are not changed.
 """
 
 import datetime as dt
@@ -18,80 +19,83 @@ from scipy.signal import lfilter
 from towline.config import Frozen
 
 FOLDS = 3
-PRIOR = 3  # rows that speak for no change, so that what a few others say is not taken whole
-_BLOCKS, _BINS = 4, 8  # per half-life: stretches dealt to the folds, steps in which the level is counted
-_POINTS = 200  # are kept of a level
+PRIOR_ROWS = 3  # weight of the prior "no change", so that a few rows do not make a trend
+_BLOCKS_PER_HALF_LIFE = 4  # stretches of time that are dealt to the folds
+_BINS_PER_HALF_LIFE = 8  # time steps of the trend
+_MAX_POINTS = 200
 
-Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Level(Frozen):
-    """How high a target stood over time, beside what it is at the newest row.
+class Trend(Frozen):
+    """The trend of a target, relative to the newest row.
 
     Attributes:
-        times: ISO, oldest first, evenly spaced; 200 at most.
-        values: (times,) as a share of the newest level where levels multiply, else what is to be added to it.
-        multiplies: which of the two.
+        times: ISO, oldest first, evenly spaced; at most 200.
+        values: (times,) factor by which the newest target level was multiplied, or the difference that was added.
+        is_factor: whether values are factors.
     """
 
     times: tuple[str, ...]
     values: tuple[float, ...]
-    multiplies: bool
+    is_factor: bool
 
     def __str__(self) -> str:
         first = self.values[0]
-        change = f"× {1 / first:.3g}" if self.multiplies else f"{-first:+.3g}"
-        return f"level {change} since {self.times[0][:10]}"
+        change = f"× {1 / first:.3g}" if self.is_factor else f"{-first:+.3g}"
+        return f"trend {change} since {self.times[0][:10]}"
 
 
-class Restated(NamedTuple):
-    """(n,) targets at the newest level, and the level; none where all rows are of one stretch, or zero."""
+class DetrendedTarget(NamedTuple):
+    """Targets (n,) adjusted to the newest trend; ``trend`` is None if the rows cover one stretch only or are all 0."""
 
     labels: np.ndarray
-    level: Level | None
+    trend: Trend | None
 
 
-def on_level(labels: np.ndarray, times: pd.Series, half_life: dt.timedelta, answer: Answer) -> Restated:
-    """Targets as they would be at the newest level.
+def remove_trend(labels: np.ndarray, times: pd.Series, half_life: dt.timedelta, predict: Predict) -> DetrendedTarget:
+    """Adjusts targets to the newest trend.
 
-    Targets that are nowhere negative have a level that multiplies, others one that is added. What is expected of a row
-    comes from folds of stretches a quarter of the half-life long, so that it is not learnt from the row's own days.
+    The trend is a factor if no target is negative, else a difference. The expected targets come from folds of stretches
+    of a quarter of the half-life: no target is predicted by a model that has seen rows of the same days.
 
     Args:
         labels: (n,) numbers.
-        times: (n,) when each row happened.
-        half_life: a row so far off in time says half as much of the level as one at the time itself.
-        answer: fits on the rows at the first positions and predicts those at the second.
+        times: (n,) time of each row.
+        half_life: of the smoothing: a row at this distance in time has half the weight.
+        predict: fits a model on the rows at the first positions and predicts the rows at the second.
     """
     seconds = (times - times.min()).dt.total_seconds().to_numpy()
-    fold = (seconds // (half_life.total_seconds() / _BLOCKS)).astype(np.int64) % FOLDS
-    folds = np.unique(fold)
-    if len(folds) < 2:
-        return Restated(labels, None)
+    fold = (seconds // (half_life.total_seconds() / _BLOCKS_PER_HALF_LIFE)).astype(np.int64) % FOLDS
+    numbers = np.unique(fold)
+    if len(numbers) < 2:
+        return DetrendedTarget(labels, None)
     expected = np.empty(len(labels))
-    for number in folds:
-        inside = fold == number
-        expected[inside] = answer(np.flatnonzero(~inside), np.flatnonzero(inside))
+    for number in numbers:
+        in_fold = fold == number
+        expected[in_fold] = predict(np.flatnonzero(~in_fold), np.flatnonzero(in_fold))
 
-    bins = (seconds // (half_life.total_seconds() / _BINS)).astype(np.int64)
-    multiplies, usual = bool(labels.min() >= 0), PRIOR * labels.mean()
-    if multiplies and not usual:
-        return Restated(labels, None)
-    if multiplies:
-        level = (_smoothed(bins, labels) + usual) / (_smoothed(bins, np.maximum(expected, 0)) + usual)
-        level = level / level[-1]
-        restated = labels / level[bins]
+    bins = (seconds // (half_life.total_seconds() / _BINS_PER_HALF_LIFE)).astype(np.int64)
+    is_factor, prior = bool(labels.min() >= 0), PRIOR_ROWS * labels.mean()
+    if is_factor and not prior:
+        return DetrendedTarget(labels, None)
+    if is_factor:
+        values = (_smooth(bins, labels) + prior) / (_smooth(bins, np.maximum(expected, 0)) + prior)
+        values = values / values[-1]
+        adjusted = labels / values[bins]
     else:
-        level = _smoothed(bins, labels - expected) / (_smoothed(bins, np.ones(len(labels))) + PRIOR)
-        level = level - level[-1]
-        restated = labels - level[bins]
-    kept = np.unique(np.linspace(0, len(level) - 1, _POINTS).round().astype(np.int64))
-    when = tuple((times.min() + at * (half_life / _BINS)).isoformat() for at in kept.tolist())
-    return Restated(restated, Level(times=when, values=tuple(level[kept].tolist()), multiplies=multiplies))
+        values = _smooth(bins, labels - expected) / (_smooth(bins, np.ones(len(labels))) + PRIOR_ROWS)
+        values = values - values[-1]
+        adjusted = labels - values[bins]
+    points = np.unique(np.linspace(0, len(values) - 1, _MAX_POINTS).round().astype(np.int64))
+    point_times = tuple((times.min() + at * (half_life / _BINS_PER_HALF_LIFE)).isoformat() for at in points.tolist())
+    return DetrendedTarget(
+        adjusted, Trend(times=point_times, values=tuple(values[points].tolist()), is_factor=is_factor)
+    )
 
 
-def _smoothed(bins: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(bins,) sums of values, each bin counting for its neighbours by half as much a half-life away."""
+def _smooth(bins: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(bins,) sums of values; the weight of a neighbouring bin halves with each half-life of distance."""
     sums = np.bincount(bins, values)
-    fading = [1.0, -(0.5 ** (1 / _BINS))]
-    return np.asarray(lfilter([1.0], fading, sums) + lfilter([1.0], fading, sums[::-1])[::-1] - sums)
+    decay = [1.0, -(0.5 ** (1 / _BINS_PER_HALF_LIFE))]
+    return np.asarray(lfilter([1.0], decay, sums) + lfilter([1.0], decay, sums[::-1])[::-1] - sums)

@@ -19,7 +19,7 @@ LIBRARIES: Mapping[str, str] = {
 _REMEDY = "name a class of scikit-learn, LightGBM, XGBoost or CatBoost, or a class or function of your project"
 
 
-def named(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
+def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
     """The class or function that ``package.module.name`` means; it is not called.
 
     Args:
@@ -37,7 +37,7 @@ def named(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # an imported module may raise anything
-        what = f"cannot import {module_name!r}: {brief(error)}"
+        what = f"cannot import {module_name!r}: {describe_error(error)}"
         raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
     found = getattr(module, attribute, None)
     functions = package not in LIBRARIES
@@ -59,7 +59,7 @@ def named(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
 
 
 def _permit(package: str, path: str, where: str, trusted: Sequence[str]) -> None:
-    origin = origins.origin(package)
+    origin = origins.find_origin(package)
     if package in LIBRARIES:
         if origin == "absent":
             raise ConfigError(
@@ -79,7 +79,7 @@ def _permit(package: str, path: str, where: str, trusted: Sequence[str]) -> None
     raise ConfigError(f"{path} may not be called: it is part of {whose} itself", where=where, remedy=_REMEDY)
 
 
-def brief(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line: its class and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -24,14 +24,14 @@ from towline.config import Candidate, Task
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.classifier import Classifier
-from towline.training.estimator_import import brief, named, nearest
+from towline.training.estimator_import import describe_error, import_estimator, nearest
 from towline.training.features import CalendarParts
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
 
 
-class _Choice(NamedTuple):
+class _EstimatorSpec(NamedTuple):
     estimator: Callable[..., BaseEstimator]
     defaults: Mapping[str, Any] = MappingProxyType({})
     space: Mapping[str, Any] = MappingProxyType({})
@@ -58,23 +58,23 @@ _SYNONYMS = (
     {"random_state", "random_seed", "seed"},
     {"n_jobs", "nthread", "num_threads", "thread_count"},
 )
-_REGRESSORS: Mapping[str, _Choice] = {
-    "baseline": _Choice(DummyRegressor, {"strategy": "median"}),
-    "linear": _Choice(Ridge, {}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
-    "forest": _Choice(
+_REGRESSORS: Mapping[str, _EstimatorSpec] = {
+    "baseline": _EstimatorSpec(DummyRegressor, {"strategy": "median"}),
+    "linear": _EstimatorSpec(Ridge, {}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
+    "forest": _EstimatorSpec(
         RandomForestRegressor, {**_LEAVES, "min_samples_leaf": 3, "max_features": 1 / 3}, _FOREST, scaled=False
     ),
-    "boosting": _Choice(HistGradientBoostingRegressor, _ROUNDS, _BOOSTING, scaled=False),
+    "boosting": _EstimatorSpec(HistGradientBoostingRegressor, _ROUNDS, _BOOSTING, scaled=False),
 }
-_CLASSIFIERS: Mapping[str, _Choice] = {
-    "baseline": _Choice(DummyClassifier, {"strategy": "prior"}),
-    "linear": _Choice(LogisticRegression, {"max_iter": 1000}, {"C": {"low": 1e-3, "high": 1e2, "log": True}}),
-    "forest": _Choice(RandomForestClassifier, {**_LEAVES, "min_samples_leaf": 5}, _FOREST, scaled=False),
-    "boosting": _Choice(HistGradientBoostingClassifier, _ROUNDS, _BOOSTING, scaled=False),
+_CLASSIFIERS: Mapping[str, _EstimatorSpec] = {
+    "baseline": _EstimatorSpec(DummyClassifier, {"strategy": "prior"}),
+    "linear": _EstimatorSpec(LogisticRegression, {"max_iter": 1000}, {"C": {"low": 1e-3, "high": 1e2, "log": True}}),
+    "forest": _EstimatorSpec(RandomForestClassifier, {**_LEAVES, "min_samples_leaf": 5}, _FOREST, scaled=False),
+    "boosting": _EstimatorSpec(HistGradientBoostingClassifier, _ROUNDS, _BOOSTING, scaled=False),
 }
 
 
-def build(
+def build_model(
     candidate: Candidate,
     contract: Contract,
     seed: int,
@@ -98,32 +98,34 @@ def build(
         ConfigError: an unknown name, class or parameter, a class of the wrong kind, or one that may not be used.
         FitError: no column to learn from.
     """
-    choice = _choice(candidate, contract.task, trusted)
-    estimate = _estimate(candidate, choice, contract.task, seed, {**candidate.params, **(params or {})})
-    pipeline = Pipeline([("prepare", _prepare(contract, choice, seed)), ("estimate", estimate)])
+    choice = _find_estimator(candidate, contract.task, trusted)
+    estimate = _make_estimator(candidate, choice, contract.task, seed, {**candidate.params, **(params or {})})
+    pipeline = Pipeline([("prepare", _make_preprocessor(contract, choice, seed)), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
 
-def steps(model: Model) -> Pipeline:
+def pipeline_of(model: Model) -> Pipeline:
     """``prepare`` and ``estimate`` of a model."""
     return model.pipeline if isinstance(model, Classifier) else model
 
 
-def check(candidate: Candidate, task: Task, seed: int, params: Mapping[str, Any], trusted: Sequence[str] = ()) -> None:
+def check_candidate(
+    candidate: Candidate, task: Task, seed: int, params: Mapping[str, Any], trusted: Sequence[str] = ()
+) -> None:
     """Makes a candidate's estimator for a task and throws it away; ``params`` are those that a search would set.
 
     Raises:
         ConfigError: as ``build``.
     """
-    _estimate(candidate, _choice(candidate, task, trusted), task, seed, {**candidate.params, **params})
+    _make_estimator(candidate, _find_estimator(candidate, task, trusted), task, seed, {**candidate.params, **params})
 
 
-def space(candidate: Candidate, task: Task) -> dict[str, Any]:
+def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
     """What a search goes through by default, as it would stand in ``search.space``; empty for a class by its path."""
-    return {} if "." in candidate.estimator else dict(_choice(candidate, task).space)
+    return {} if "." in candidate.estimator else dict(_find_estimator(candidate, task).space)
 
 
-def _prepare(contract: Contract, choice: _Choice, seed: int) -> ColumnTransformer:
+def _make_preprocessor(contract: Contract, choice: _EstimatorSpec, seed: int) -> ColumnTransformer:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "calendar": []}
     parts = []
     for column in contract.feature_columns:
@@ -156,7 +158,7 @@ def _prepare(contract: Contract, choice: _Choice, seed: int) -> ColumnTransforme
     return ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
 
 
-def _choice(candidate: Candidate, task: Task, trusted: Sequence[str] = ()) -> _Choice:
+def _find_estimator(candidate: Candidate, task: Task, trusted: Sequence[str] = ()) -> _EstimatorSpec:
     name, where = candidate.estimator, f"candidates.{candidate.name}.estimator"
     ours = _REGRESSORS if task == "regression" else _CLASSIFIERS
     if "." not in name:
@@ -165,14 +167,16 @@ def _choice(candidate: Candidate, task: Task, trusted: Sequence[str] = ()) -> _C
             raise ConfigError(f"unknown estimator {name!r}", where=where, remedy=remedy)
         return ours[name]
 
-    estimator = named(name, where, trusted)
+    estimator = import_estimator(name, where, trusted)
     library = estimator.__module__.partition(".")[0]
-    return _Choice(estimator, _DEFAULTS.get(library, {}), scaled=library not in _DEFAULTS)
+    return _EstimatorSpec(estimator, _DEFAULTS.get(library, {}), scaled=library not in _DEFAULTS)
 
 
-def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, params: Mapping[str, Any]) -> BaseEstimator:
+def _make_estimator(
+    candidate: Candidate, choice: _EstimatorSpec, task: Task, seed: int, params: Mapping[str, Any]
+) -> BaseEstimator:
     name, where = candidate.estimator, f"candidates.{candidate.name}"
-    known, more = _parameters(choice.estimator)
+    known, more = _constructor_parameters(choice.estimator)
     if not more:
         for key in params:
             if key not in known:
@@ -192,7 +196,7 @@ def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, para
     try:
         estimator = choice.estimator(**ours, **params)
     except Exception as error:  # whatever a constructor raises, its parameters are the cause
-        what = f"{name} cannot be made: {brief(error)}"
+        what = f"{name} cannot be made: {describe_error(error)}"
         raise ConfigError(what, where=f"{where}.params", remedy="give the parameters its constructor needs") from error
     kind, suits = ("regressor", is_regressor) if task == "regression" else ("classifier", is_classifier)
     try:
@@ -205,7 +209,7 @@ def _estimate(candidate: Candidate, choice: _Choice, task: Task, seed: int, para
     return estimator
 
 
-def _parameters(estimator: Callable[..., Any]) -> tuple[set[str], bool]:
+def _constructor_parameters(estimator: Callable[..., Any]) -> tuple[set[str], bool]:
     """The parameters of a constructor or function, and whether it takes others; XGBoost names its own in a base."""
     own = [one for one in estimator.__mro__ if "__init__" in vars(one)] if isinstance(estimator, type) else [estimator]
     known: set[str] = set()

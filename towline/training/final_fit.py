@@ -9,19 +9,19 @@ from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
-from towline.training.cross_validation import Scores, baseline
-from towline.training.detrend import Level
-from towline.training.estimator_import import brief
-from towline.training.estimators import build
+from towline.training.cross_validation import CrossValidationResult, baseline_candidate
+from towline.training.detrend import Trend
+from towline.training.estimator_import import describe_error
+from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions, encode, labelled
-from towline.training.history import History, choose_history, fitted, given
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.history import History, choose_history, fit_history, load_rows
 
-MEASURED = "holdout-predictions.npz"
-REFITTED = "refitted-predictions.npz"
+EVALUATION_PREDICTIONS = "holdout-predictions.npz"
+REFITTED_PREDICTIONS = "refitted-predictions.npz"
 
 
-class Fitted(Frozen):
+class FittedModel(Frozen):
     """A model, fitted on ``rows`` rows and stored in the workspace under ``file``.
 
     Attributes:
@@ -30,8 +30,8 @@ class Fitted(Frozen):
         measured_end: of a model that was fitted again on all rows: where the one that was measured ends.
         measured: the same: the history of that one.
         refitted: whether it was fitted again after the measurement.
-        level: that its targets were brought to, if they were.
-        answers: the file with its answers to the holdout.
+        trend: that was removed from its targets, if any.
+        predictions_file: the file with its predictions for the holdout.
     """
 
     candidate: str
@@ -46,11 +46,13 @@ class Fitted(Frozen):
     measured_end: str | None = None
     measured: History | None = None
     refitted: bool = False
-    level: Level | None = None
-    answers: str = MEASURED
+    trend: Trend | None = None
+    predictions_file: str = EVALUATION_PREDICTIONS
 
 
-def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: History | None = None) -> Fitted:
+def fit(
+    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, history: History | None = None
+) -> FittedModel:
     """Fits the chosen candidate on the train part, as far as the history takes it, and the baseline on all of it.
 
     Files: ``model.skops``, ``baseline.skops``.
@@ -59,14 +61,14 @@ def fit(work: Workspace, config: PipelineConfig, chosen: Scores, history: Histor
         FitError: it cannot be fitted on all rows, or not be stored.
     """
     features, labels, rows = work.part("train")
-    one = _fitted(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
+    one = _fit_rows(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
     where = "candidates.baseline"
-    dummy = build(baseline(config), work.contract(), config.seed).fit(features, labels)
-    model_io.save(dummy, work.file("baseline.skops"), where)
+    dummy = build_model(baseline_candidate(config), work.contract(), config.seed).fit(features, labels)
+    model_io.save_model(dummy, work.file("baseline.skops"), where)
     return one
 
 
-def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fitted) -> Fitted:
+def refit(work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, measured: FittedModel) -> FittedModel:
     """Does what was measured once more, on all rows up to the newest; else hands back what was measured.
 
     Estimator, parameters and threshold stay as they were chosen. Of several histories one is chosen in the same way as
@@ -80,12 +82,17 @@ def refit(work: Workspace, config: PipelineConfig, chosen: Scores, measured: Fit
     if not config.refits:
         return measured
     history = choose_history(work, config, chosen, whole=True)
-    one = _fitted(work, config, chosen, history, given(work, config, whole=True), "refitted.skops")
-    update = {"refitted": True, "measured_end": measured.end, "answers": REFITTED, "measured": measured.history}
+    one = _fit_rows(work, config, chosen, history, load_rows(work, config, whole=True), "refitted.skops")
+    update = {
+        "refitted": True,
+        "measured_end": measured.end,
+        "predictions_file": REFITTED_PREDICTIONS,
+        "measured": measured.history,
+    }
     return one.model_copy(update=update)
 
 
-def learnt(work: Workspace, config: PipelineConfig, model: Fitted) -> pd.DataFrame:
+def training_rows(work: Workspace, config: PipelineConfig, model: FittedModel) -> pd.DataFrame:
     """The raw rows that a model learnt from."""
     contract, time = work.contract(), config.data.time
     rows = work.table() if model.refitted else work.part("train")[2]
@@ -93,38 +100,38 @@ def learnt(work: Workspace, config: PipelineConfig, model: Fitted) -> pd.DataFra
     return rows.iloc[places].reset_index(drop=True)
 
 
-def answers(work: Workspace, model: Fitted) -> Predictions:
+def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
     """What a model says of the holdout rows, as it was saved."""
     contract = work.contract()
-    with np.load(work.file(model.answers), allow_pickle=False) as saved:
+    with np.load(work.file(model.predictions_file), allow_pickle=False) as saved:
         labels = saved["labels"]
         probabilities = saved["probabilities"] if "probabilities" in saved.files else None
-    return Predictions(labelled(labels, contract.classes) if contract.classes else labels, probabilities)
+    return Predictions(decode_labels(labels, contract.classes) if contract.classes else labels, probabilities)
 
 
-def _fitted(
+def _fit_rows(
     work: Workspace,
     config: PipelineConfig,
-    chosen: Scores,
+    chosen: CrossValidationResult,
     history: History,
     part: tuple[pd.DataFrame, np.ndarray, pd.DataFrame],
     file: str,
-) -> Fitted:
+) -> FittedModel:
     features, labels, rows = part
     contract, where = work.contract(), f"candidates.{chosen.candidate}"
     times = rows[config.data.time] if config.data.time else None
     try:
-        model, places, level = fitted(config, contract, chosen, history, features, labels, times)
+        model, places, trend = fit_history(config, contract, chosen, history, features, labels, times)
     except TowlineError:
         raise
     except Exception as error:  # an estimator may raise anything
-        what = f"{chosen.candidate} could not be fitted on all rows: {brief(error)}"
+        what = f"{chosen.candidate} could not be fitted on all rows: {describe_error(error)}"
         raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
-    model_io.save(model, work.file(file), where)
+    model_io.save_model(model, work.file(file), where)
     if file != "model.skops":
-        _save(work, predict(model, work.part("holdout")[0], contract), contract)
+        _save_predictions(work, predict(model, work.part("holdout")[0], contract), contract)
     own = None if times is None else times.iloc[places]
-    return Fitted(
+    return FittedModel(
         candidate=chosen.candidate,
         params=chosen.params,
         file=file,
@@ -134,13 +141,13 @@ def _fitted(
         history=history,
         start=None if own is None else own.min().isoformat(),
         end=None if own is None else own.max().isoformat(),
-        level=level,
+        trend=trend,
     )
 
 
-def _save(work: Workspace, found: Predictions, contract: Contract) -> None:
-    content = {"labels": encode(found.labels, contract.classes) if contract.classes else found.labels}
+def _save_predictions(work: Workspace, found: Predictions, contract: Contract) -> None:
+    content = {"labels": encode_labels(found.labels, contract.classes) if contract.classes else found.labels}
     if found.probabilities is not None:
         content["probabilities"] = found.probabilities
-    with files.replacing(work.file(REFITTED)) as file:
+    with files.replacing(work.file(REFITTED_PREDICTIONS)) as file:
         np.savez(file, allow_pickle=False, **content)

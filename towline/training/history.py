@@ -15,21 +15,21 @@ import pandas as pd
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, Past, PipelineConfig
+from towline.config import GREATER_IS_BETTER, HistoryConfig, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.classifier import Classifier
-from towline.training.cross_validation import Scores, primary
-from towline.training.detrend import Level, on_level
-from towline.training.estimator_import import brief
-from towline.training.estimators import Model, build, steps
-from towline.training.evaluation.metrics import predict, scores
+from towline.training.cross_validation import CrossValidationResult, primary_metric
+from towline.training.detrend import Trend, remove_trend
+from towline.training.estimator_import import describe_error
+from towline.training.estimators import Model, build_model, pipeline_of
+from towline.training.evaluation.metrics import compute_metrics, predict
 
 MIN_ROWS = 200
 MIN_CLASS = 10  # rows of each class
 
 
-class Tried(Past):
+class HistoryTrial(HistoryConfig):
     """One history: how many rows it had, and the metric on the stretch after them."""
 
     rows: int
@@ -37,19 +37,19 @@ class Tried(Past):
     failed: str = ""
 
 
-class History(Past):
+class History(HistoryConfig):
     """What is learnt from.
 
     Attributes:
         metric, rows, start, end: what the choice was made on, and the times (ISO) of those rows; empty without one.
-        tried: every history, as configured.
+        trials: every history, as configured.
     """
 
     metric: str = ""
     rows: int = 0
     start: str = ""
     end: str = ""
-    tried: tuple[Tried, ...] = ()
+    trials: tuple[HistoryTrial, ...] = ()
 
     def learnt(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
         """Positions of the rows to learn from, oldest first.
@@ -79,15 +79,15 @@ class History(Past):
         return np.asarray(0.5 ** (age / self.half_life.total_seconds()))
 
 
-class Learner(NamedTuple):
+class TrainedCandidate(NamedTuple):
     """A fitted candidate, the positions of the rows it learnt from, and the level their targets were brought to."""
 
     model: Model
     places: np.ndarray
-    level: Level | None
+    trend: Trend | None
 
 
-def given(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+def load_rows(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
     """Features, target values and raw rows of the train part, or of all rows, oldest first."""
     if not whole:
         return work.part("train")
@@ -98,7 +98,9 @@ def given(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.D
     return contract.features(rows), contract.labels(rows), rows
 
 
-def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, whole: bool = False) -> History:
+def choose_history(
+    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, *, whole: bool = False
+) -> History:
     """The history from which the chosen candidate learns best; the first one on a tie.
 
     Each is fitted on the train part (or, ``whole``, on all rows) without its newest stretch, which is as long as the
@@ -108,33 +110,35 @@ def choose_history(work: Workspace, config: PipelineConfig, chosen: Scores, *, w
     options = config.data.histories
     if len(options) == 1:
         return History(**dict(options[0]))
-    contract, metric = work.contract(), primary(config, work.contract().task)
-    features, labels, rows = given(work, config, whole=whole)
+    contract, metric = work.contract(), primary_metric(config, work.contract().task)
+    features, labels, rows = load_rows(work, config, whole=whole)
     times = rows[config.data.time]
-    recent = (times > times.max() - min(_length(work, config), (times.max() - times.min()) / 3)).to_numpy()
-    tried = [_try(option, config, contract, chosen, features, labels, times, recent, metric) for option in options]
+    recent = (times > times.max() - min(_holdout_length(work, config), (times.max() - times.min()) / 3)).to_numpy()
+    tried = [
+        _try_history(option, config, contract, chosen, features, labels, times, recent, metric) for option in options
+    ]
     able = [one for one in tried if one.value is not None]
     sign = 1 if GREATER_IS_BETTER[metric] else -1
-    best = max(able, key=lambda one: sign * (one.value or 0.0)) if able else _longest(tried)
+    best = max(able, key=lambda one: sign * (one.value or 0.0)) if able else _longest_history(tried)
     return History(
-        **{name: getattr(best, name) for name in Past.model_fields},
+        **{name: getattr(best, name) for name in HistoryConfig.model_fields},
         metric=metric,
         rows=int(recent.sum()),
         start=times[recent].min().isoformat(),
         end=times[recent].max().isoformat(),
-        tried=tuple(tried),
+        trials=tuple(tried),
     )
 
 
-def fitted(
+def fit_history(
     config: PipelineConfig,
     contract: Contract,
-    chosen: Scores,
+    chosen: CrossValidationResult,
     history: History,
     features: pd.DataFrame,
     labels: np.ndarray,
     times: pd.Series | None,
-) -> Learner:
+) -> TrainedCandidate:
     """The chosen candidate fitted on what a history takes of some rows.
 
     Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
@@ -144,50 +148,50 @@ def fitted(
     candidate = next(one for one in config.candidates if one.name == chosen.candidate)
     own = None if times is None else times.iloc[learnt]
     weights = history.weights(own)
-    table, truth, level = features.iloc[learnt], labels[learnt], None
+    table, truth, trend = features.iloc[learnt], labels[learnt], None
 
     def learn(rows: np.ndarray, target: np.ndarray) -> Model:
-        model = build(candidate, contract, config.seed, chosen.params, config.package.trusted)
+        model = build_model(candidate, contract, config.seed, chosen.params, config.package.trusted)
         if isinstance(model, Classifier):
             model.threshold = chosen.threshold
         more: dict[str, Any] = {}
-        if weights is not None and has_fit_parameter(steps(model).named_steps["estimate"], "sample_weight"):
+        if weights is not None and has_fit_parameter(pipeline_of(model).named_steps["estimate"], "sample_weight"):
             more = {"estimate__sample_weight": weights[rows]}
         return model.fit(table.iloc[rows], target[rows], **more)
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
-        if history.level is not None and own is not None:
+        if history.detrend is not None and own is not None:
             raw = truth
-            truth, level = on_level(
-                raw, own, history.level, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked])
+            truth, trend = remove_trend(
+                raw, own, history.detrend, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked])
             )
-        return Learner(learn(np.arange(len(learnt)), truth), learnt, level)
+        return TrainedCandidate(learn(np.arange(len(learnt)), truth), learnt, trend)
 
 
-def _try(
-    option: Past,
+def _try_history(
+    option: HistoryConfig,
     config: PipelineConfig,
     contract: Contract,
-    chosen: Scores,
+    chosen: CrossValidationResult,
     features: pd.DataFrame,
     labels: np.ndarray,
     times: pd.Series,
     recent: np.ndarray,
     metric: str,
-) -> Tried:
+) -> HistoryTrial:
     history, before = History(**dict(option)), np.flatnonzero(~recent)
     value, failed, used = None, "", 0
     try:
-        one = fitted(config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before])
+        one = fit_history(config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before])
         used = len(one.places)
-        found = scores(labels[recent], predict(one.model, features[recent], contract), contract)[metric]
+        found = compute_metrics(labels[recent], predict(one.model, features[recent], contract), contract)[metric]
         value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
-        failed = brief(error)
-    return Tried(**dict(option), rows=used, value=value, failed=failed)
+        failed = describe_error(error)
+    return HistoryTrial(**dict(option), rows=used, value=value, failed=failed)
 
 
-def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
+def _holdout_length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
     """How long the holdout is."""
     table, parts = work.table()[config.data.time], work.parts()
     train, holdout = table.iloc[parts["train"]], table.iloc[parts["holdout"]]
@@ -196,8 +200,8 @@ def _length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
     return asked if isinstance(asked, dt.timedelta) else whole
 
 
-def _longest(tried: list[Tried]) -> Tried:
+def _longest_history(tried: list[HistoryTrial]) -> HistoryTrial:
     nothing = dt.timedelta(0)
     return max(
-        tried, key=lambda one: (one.level is None, one.half_life is None, one.window is None, one.window or nothing)
+        tried, key=lambda one: (one.detrend is None, one.half_life is None, one.window is None, one.window or nothing)
     )

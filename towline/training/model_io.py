@@ -13,7 +13,7 @@ import numpy as np
 from towline import files, origins
 from towline.config import PipelineConfig
 from towline.errors import FitError, ReleaseError, TowlineError
-from towline.training.estimator_import import LIBRARIES, brief
+from towline.training.estimator_import import LIBRARIES, describe_error
 from towline.training.evaluation.predictions import Predictions
 
 TRUSTED_TYPES = (
@@ -45,7 +45,7 @@ TRUSTED_TYPES = (
 """On top of what skops itself trusts: numpy arrays and scikit-learn's public estimators."""
 
 
-def packages(config: PipelineConfig) -> tuple[str, ...]:
+def trusted_packages(config: PipelineConfig) -> tuple[str, ...]:
     """The packages whose types the config trusts: those of its candidates' paths, and ``package.trusted``.
 
     Of scikit-learn only the part named (``sklearn.gaussian_process``), of the boosting libraries nothing: their types
@@ -57,7 +57,7 @@ def packages(config: PipelineConfig) -> tuple[str, ...]:
     return tuple(sorted({*parts, *own, *config.package.trusted}))
 
 
-def save(model: Any, path: Path, where: str = "", level: int = 1) -> None:
+def save_model(model: Any, path: Path, where: str = "", level: int = 1) -> None:
     """Writes a model whole or not at all.
 
     Args:
@@ -79,10 +79,12 @@ def save(model: Any, path: Path, where: str = "", level: int = 1) -> None:
         raise
     except Exception as error:  # skops raises what the object's own state methods raise
         remedy = "use an estimator that skops can store; scikit-learn's own all can"
-        raise FitError(f"the model cannot be stored: {brief(error)}", where=where, remedy=remedy) from error
+        raise FitError(f"the model cannot be stored: {describe_error(error)}", where=where, remedy=remedy) from error
 
 
-def try_out(model: Any, path: Path, where: str, trusted: Sequence[str], answers: Callable[[Any], Predictions]) -> None:
+def check_round_trip(
+    model: Any, path: Path, where: str, trusted: Sequence[str], answers: Callable[[Any], Predictions]
+) -> None:
     """Stores a model, reads it back and compares its answers: it would be released in vain if that failed.
 
     Args:
@@ -96,9 +98,9 @@ def try_out(model: Any, path: Path, where: str, trusted: Sequence[str], answers:
         FitError: it cannot be stored, not be read back, or answers otherwise then.
     """
     try:
-        save(model, path, where)
+        save_model(model, path, where)
         try:
-            again = load(path, trusted, further_types(path))
+            again = load_model(path, trusted, untrusted_types(path))
         except ReleaseError as error:
             raise FitError(
                 f"the model cannot be read back: {error.what}",
@@ -109,32 +111,32 @@ def try_out(model: Any, path: Path, where: str, trusted: Sequence[str], answers:
     finally:
         path.unlink(missing_ok=True)
     before, after = answers(model), answers(again)
-    if not (_same(before.labels, after.labels) and _same(before.probabilities, after.probabilities)):
+    if not (_is_equal(before.labels, after.labels) and _is_equal(before.probabilities, after.probabilities)):
         remedy = "leave it out: as it was stored it is another model"
         raise FitError("the model answers otherwise when it is read back", where=where, remedy=remedy)
 
 
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+def _is_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     if one is None or other is None:
         return one is other
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
-def homes(path: Path) -> set[str]:
+def packages_in_model(path: Path) -> set[str]:
     """The packages of the types in a model file that skops does not trust of itself."""
     from skops.io import get_untrusted_types
 
     return {name.partition(".")[0] for name in get_untrusted_types(file=path)}
 
 
-def further_types(path: Path) -> tuple[str, ...]:
+def untrusted_types(path: Path) -> tuple[str, ...]:
     """The types in a model file that are trusted neither by skops nor here."""
     from skops.io import get_untrusted_types
 
     return tuple(sorted(set(get_untrusted_types(file=path)) - set(TRUSTED_TYPES)))
 
 
-def load(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) -> Any:
+def load_model(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) -> Any:
     """Reads a model that skops wrote. The types in the file are listed first, and nothing is built when one is unknown.
 
     This guards against code in a file, not against a file that was changed: check its digest before.
@@ -150,8 +152,8 @@ def load(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) 
     from skops.io import load  # 0.7 s
 
     try:
-        further = further_types(path)
-        foreign = [name for name in further if not (_vouched(name, trusted) or _recorded(name, recorded))]
+        further = untrusted_types(path)
+        foreign = [name for name in further if not (_is_trusted(name, trusted) or _is_recorded(name, recorded))]
         if not foreign:
             return load(path, trusted=[*further, *TRUSTED_TYPES])
     except ModuleNotFoundError as missing:
@@ -177,20 +179,20 @@ def load(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) 
     )
 
 
-def _vouched(name: str, trusted: Sequence[str]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in trusted) and _own(name) is not None
+def _is_trusted(name: str, trusted: Sequence[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in trusted) and _resolve_type(name) is not None
 
 
-def _recorded(name: str, recorded: Sequence[str]) -> bool:
+def _is_recorded(name: str, recorded: Sequence[str]) -> bool:
     if name not in recorded:
         return False
-    found = _own(name)
+    found = _resolve_type(name)
     return isinstance(found, type) or (
-        inspect.isfunction(found) and origins.origin(name.partition(".")[0]) == "project"
+        inspect.isfunction(found) and origins.find_origin(name.partition(".")[0]) == "project"
     )
 
 
-def _own(name: str) -> Any:
+def _resolve_type(name: str) -> Any:
     """What a type's name means, if the package that the name begins with is where it was defined; else None."""
     package, (module, _, attribute) = name.partition(".")[0], name.rpartition(".")
     if package in sys.stdlib_module_names:

@@ -19,14 +19,14 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
-from towline.data.splits import Parts
+from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.training import model_io
-from towline.training.cross_validation import primary
-from towline.training.estimator_import import brief
-from towline.training.estimators import build
-from towline.training.evaluation.bootstrap import interval, resample
-from towline.training.evaluation.holdout import saved_predictions
+from towline.training.cross_validation import primary_metric
+from towline.training.estimator_import import describe_error
+from towline.training.estimators import build_model
+from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
+from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -93,11 +93,11 @@ def learn(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[Esti
         ConfigError: the metric is not one of the task.
     """
     contract = work.contract()
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     try:
         return _learn(work, config, candidate, contract, metric)
     except Exception as error:  # noqa: BLE001 - a model is worth releasing without it
-        return EstimatorState(metric=metric, why_not=f"it could not be learnt: {brief(error)}"), None
+        return EstimatorState(metric=metric, why_not=f"it could not be learnt: {describe_error(error)}"), None
 
 
 def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
@@ -109,7 +109,7 @@ def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
     if not work.file(ESTIMATE).exists():
         basis, model = learn(work, config, candidate)
         if model is not None:
-            model_io.save(model, work.file(LOSS), level=9)
+            model_io.save_model(model, work.file(LOSS), level=9)
         work.save(ESTIMATE, basis)  # the last: it says that the rest is there
     return [path for name in (ESTIMATE, LOSS) if (path := work.file(name)).exists()]
 
@@ -123,7 +123,7 @@ def load(release: Path) -> tuple[EstimatorState, Any] | None:
     if not (release / ESTIMATE).exists():
         return None
     basis = EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
-    return basis, model_io.load(release / LOSS) if (release / LOSS).exists() else None
+    return basis, model_io.load_model(release / LOSS) if (release / LOSS).exists() else None
 
 
 def _learn(
@@ -139,7 +139,7 @@ def _learn(
     if (rows := sum(len(part.truth) for part in parts)) < _LEAST:
         return EstimatorState(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = Parts.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
+        by_time = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
         curves: Callable[..., tuple[EstimatorState, Any]] = partial(_learn_curves, ages=by_time)
         learner = _learn_losses if contract.task == "regression" else curves
         missed = []
@@ -149,7 +149,7 @@ def _learn(
             before = before.model_copy(update={"noise": _noise(part, before, model, contract)})
             guess = estimate(before, model, part.predictions, part.features, contract, config.seed)
             once = np.ones((1, len(part.truth)))
-            true = float(resample(part.truth, part.predictions, contract, metric, once)[0])
+            true = float(resample_metric(part.truth, part.predictions, contract, metric, once)[0])
             if guess.value is not None and guess.low is not None and guess.high is not None and math.isfinite(true):
                 sampling = (guess.high - guess.low) / 2 / 1.96
                 missed.append(((true - guess.value) ** 2 - sampling**2, before.noise))
@@ -210,13 +210,13 @@ def _of_labels(basis: EstimatorState, predictions: Predictions, contract: Contra
     n = len(chances)
     truth = np.repeat(classes, n)
     answers = kept.take(np.tile(np.arange(n), len(classes)))
-    value = float(resample(truth, answers, contract, basis.metric, chances.T.reshape(1, -1))[0])
+    value = float(resample_metric(truth, answers, contract, basis.metric, chances.T.reshape(1, -1))[0])
     rng, edges = np.random.default_rng(seed), np.cumsum(chances, axis=1)[:, :-1]
     drawn = np.empty((_DRAWS, len(truth)), dtype=np.uint8)
     for row in drawn:
         label = (rng.random((n, 1)) > edges).sum(axis=1)
         row[:] = (label == np.arange(len(classes))[:, None]).reshape(-1)
-    return interval(value, resample(truth, answers, contract, basis.metric, drawn))
+    return percentile_interval(value, resample_metric(truth, answers, contract, basis.metric, drawn))
 
 
 def calibrated(basis: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
@@ -231,7 +231,7 @@ def calibrated(basis: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
 def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_Part]:
     """The folds' test sides and the holdout, oldest first."""
     features, truth, rows = work.part("holdout")
-    holdout = _Part(features, truth, saved_predictions(work)[1])
+    holdout = _Part(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
     path = work.file(f"oof-{candidate}.npz")
@@ -321,7 +321,7 @@ def _learn_losses(parts: Sequence[_Part], contract: Contract, metric: Metric, se
         ), None
     places = places[_thinned(len(places), _MOST)]
     candidate = Candidate(estimator="boosting", params=_SMALL)
-    model = build(candidate, _of_losses(contract), seed)
+    model = build_model(candidate, _of_losses(contract), seed)
     part = joined.take(places)
     model.fit(_with_answers(part.features, part.predictions, contract), losses[places])
     return EstimatorState(metric=metric, rows=len(places)), model

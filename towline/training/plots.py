@@ -25,11 +25,11 @@ from towline.plot_style import (
     styled,
     title,
 )
-from towline.training.cross_validation import Scores
-from towline.training.detrend import Level
-from towline.training.evaluation.holdout import Evaluation, saved_predictions
-from towline.training.evaluation.metrics import Coded
-from towline.training.final_fit import Fitted
+from towline.training.cross_validation import CrossValidationResult
+from towline.training.detrend import Trend
+from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
+from towline.training.evaluation.metrics import EncodedPredictions
+from towline.training.final_fit import FittedModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,12 @@ MOST = {"columns": 20, "slices": 30, "classes": 20, "curves": len(LINES)}
 DENSE = 2_000  # more points than this become a density
 
 
-def draw(
-    work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation, fitted: Fitted
+def draw_plots(
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[CrossValidationResult],
+    evaluation: Evaluation,
+    fitted: FittedModel,
 ) -> tuple[str, ...]:
     """Draws what there is to see into ``plots/`` of the workspace; what is undefined on these rows is not drawn.
 
@@ -58,39 +62,43 @@ def draw(
 
 
 def _figures(
-    work: Workspace, config: PipelineConfig, scores: Sequence[Scores], evaluation: Evaluation, fitted: Fitted
+    work: Workspace,
+    config: PipelineConfig,
+    scores: Sequence[CrossValidationResult],
+    evaluation: Evaluation,
+    fitted: FittedModel,
 ) -> list[tuple[str, Figure]]:
     contract = work.contract()
-    truth, answers, _ = saved_predictions(work)
-    coded = Coded.of(truth, answers, contract)
+    truth, answers, _ = load_evaluation_predictions(work)
+    coded = EncodedPredictions.of(truth, answers, contract)
     drawn: list[tuple[str, Figure | None]] = [
-        ("fold_scores", fold_scores(scores, evaluation.primary)),
-        ("importance", importance(evaluation)),
-        ("slices", slices(evaluation)),
+        ("fold_scores", plot_fold_scores(scores, evaluation.primary)),
+        ("importance", plot_importance(evaluation)),
+        ("slices", plot_slices(evaluation)),
     ]
     if coded.task == "regression":
         drawn += [
-            ("predicted_vs_actual", predicted_vs_actual(coded, contract.target)),
-            ("residuals", residuals(coded, contract.target)),
+            ("predicted_vs_actual", plot_predicted_vs_actual(coded, contract.target)),
+            ("residuals", plot_residuals(coded, contract.target)),
         ]
         if config.data.time and config.split.by != "random":
             times = pd.to_datetime(work.part("holdout")[2][config.data.time])
-            drawn.append(("over_time", over_time(coded, times, contract.target)))
-        if fitted.level:
-            drawn.append(("level", level(fitted.level, contract.target)))
+            drawn.append(("over_time", plot_over_time(coded, times, contract.target)))
+        if fitted.trend:
+            drawn.append(("trend", plot_trend(fitted.trend, contract.target)))
     else:
         # in the order of Coded: a binary task's positive class is the second
         names = [str(label) for label in sorted(contract.classes, key=lambda label: label == contract.positive)]
         drawn += [
-            ("confusion_matrix", confusion_matrix(coded, names)),
-            ("roc", roc(coded, names, evaluation)),
-            ("precision_recall", precision_recall(coded, names, evaluation)),
-            ("calibration", calibration(coded, names)),
+            ("confusion_matrix", plot_confusion_matrix(coded, names)),
+            ("roc", plot_roc(coded, names, evaluation)),
+            ("precision_recall", plot_precision_recall(coded, names, evaluation)),
+            ("calibration", plot_calibration(coded, names)),
         ]
     return [(name, figure) for name, figure in drawn if figure is not None]
 
 
-def fold_scores(scores: Sequence[Scores], metric: str) -> Figure | None:
+def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: str) -> Figure | None:
     """Each candidate's folds and their mean."""
     shown = sorted((s for s in scores if metric in s.mean), key=lambda s: s.mean[metric])
     if not shown:
@@ -111,7 +119,7 @@ def fold_scores(scores: Sequence[Scores], metric: str) -> Figure | None:
     return figure
 
 
-def importance(evaluation: Evaluation) -> Figure | None:
+def plot_importance(evaluation: Evaluation) -> Figure | None:
     """How much worse the primary metric gets when a column is shuffled."""
     found = evaluation.importance[: MOST["columns"]][::-1]
     if not found:
@@ -129,7 +137,7 @@ def importance(evaluation: Evaluation) -> Figure | None:
     return figure
 
 
-def slices(evaluation: Evaluation) -> Figure | None:
+def plot_slices(evaluation: Evaluation) -> Figure | None:
     """The primary metric by slice with its interval, the baseline's beside it."""
     sign = 1 if GREATER_IS_BETTER[evaluation.primary] else -1
     known = [part for part in evaluation.slices if part.metric.value is not None]
@@ -157,7 +165,7 @@ def slices(evaluation: Evaluation) -> Figure | None:
     return figure
 
 
-def confusion_matrix(coded: Coded, names: Sequence[str]) -> Figure:
+def plot_confusion_matrix(coded: EncodedPredictions, names: Sequence[str]) -> Figure:
     """True against predicted classes, as shares of the true class; rare classes of many stand together."""
     truth, predicted, names = _merged(coded, list(names))
     k = len(names)
@@ -190,7 +198,7 @@ def confusion_matrix(coded: Coded, names: Sequence[str]) -> Figure:
     return figure
 
 
-def roc(coded: Coded, names: Sequence[str], evaluation: Evaluation) -> Figure | None:
+def plot_roc(coded: EncodedPredictions, names: Sequence[str], evaluation: Evaluation) -> Figure | None:
     """True against false positive rate at every threshold; several classes each against the rest."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -209,7 +217,7 @@ def roc(coded: Coded, names: Sequence[str], evaluation: Evaluation) -> Figure | 
     return figure
 
 
-def precision_recall(coded: Coded, names: Sequence[str], evaluation: Evaluation) -> Figure | None:
+def plot_precision_recall(coded: EncodedPredictions, names: Sequence[str], evaluation: Evaluation) -> Figure | None:
     """Precision against recall at every threshold, and how common the class is."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -230,7 +238,7 @@ def precision_recall(coded: Coded, names: Sequence[str], evaluation: Evaluation)
     return figure
 
 
-def calibration(coded: Coded, names: Sequence[str]) -> Figure | None:
+def plot_calibration(coded: EncodedPredictions, names: Sequence[str]) -> Figure | None:
     """How often a predicted probability comes true, in ten bins of equally many rows."""
     if coded.probabilities is None:
         return None
@@ -259,7 +267,7 @@ def calibration(coded: Coded, names: Sequence[str]) -> Figure | None:
     return figure
 
 
-def predicted_vs_actual(coded: Coded, target: str) -> Figure:
+def plot_predicted_vs_actual(coded: EncodedPredictions, target: str) -> Figure:
     """Each row's prediction against the truth."""
     figure, axes = _figure(4.5, 5.4)
     _cloud(figure, axes, coded.truth, coded.predicted)
@@ -275,7 +283,7 @@ def predicted_vs_actual(coded: Coded, target: str) -> Figure:
     return figure
 
 
-def residuals(coded: Coded, target: str) -> Figure:
+def plot_residuals(coded: EncodedPredictions, target: str) -> Figure:
     """Errors by predicted value, with the middle half of them."""
     error = coded.predicted - coded.truth
     figure, axes = _figure(4.2)
@@ -293,7 +301,7 @@ def residuals(coded: Coded, target: str) -> Figure:
     return figure
 
 
-def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
+def plot_over_time(coded: EncodedPredictions, times: pd.Series, target: str) -> Figure | None:
     """Actual and predicted means by hour, day, week or month, whichever gives 120 points at most."""
     steps = {"hour": "1h", "day": "1D", "week": "7D", "four weeks": "28D", "year": "365D"}
     span = times.max() - times.min()
@@ -316,15 +324,15 @@ def over_time(coded: Coded, times: pd.Series, target: str) -> Figure | None:
     return figure
 
 
-def level(found: Level, target: str) -> Figure:
+def plot_trend(found: Trend, target: str) -> Figure:
     """How high the target stood beyond what the features explain, beside the newest level, which was learnt."""
     figure, axes = _figure(2.8, 7.2)
     axes.plot(pd.to_datetime(list(found.times)), found.values, color=MODEL, linewidth=1.6)
-    axes.axhline(1 if found.multiplies else 0, color=SOFT, linewidth=0.9, linestyle=DASHED)
-    if found.multiplies:
+    axes.axhline(1 if found.is_factor else 0, color=SOFT, linewidth=0.9, linestyle=DASHED)
+    if found.is_factor:
         axes.set_ylim(bottom=0)
     _dates(axes)
-    axes.set_ylabel("share of the newest level" if found.multiplies else "beside the newest level")
+    axes.set_ylabel("share of the newest level" if found.is_factor else "beside the newest level")
     title(figure, f"{_short(target)}, beyond what the columns explain: {found}")
     return figure
 
@@ -341,7 +349,7 @@ def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 
 def _curves(
-    coded: Coded, names: Sequence[str], line: Callable[[Axes, np.ndarray, np.ndarray, str, str], None]
+    coded: EncodedPredictions, names: Sequence[str], line: Callable[[Axes, np.ndarray, np.ndarray, str, str], None]
 ) -> Figure | None:
     """One curve for the positive class, or one for each of the commonest classes."""
     if coded.probabilities is None or len(np.unique(coded.truth)) < 2:
@@ -365,7 +373,7 @@ def _cloud(figure: Figure, axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     figure.colorbar(cells, ax=axes, label="rows", shrink=0.6, aspect=30, format="{x:,.0f}")
 
 
-def _merged(coded: Coded, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _merged(coded: EncodedPredictions, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Truth and predictions with all but the commonest classes counted as one."""
     if len(names) <= MOST["classes"]:
         return coded.truth, coded.predicted, names

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-def search(
+def search_parameters(
     kept: Path,
     candidate: Candidate,
     default: Mapping[str, Any],

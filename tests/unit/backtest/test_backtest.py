@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from tests.unit.backtest.conftest import configured, turning
-from towline.backtest import charts, page
-from towline.backtest.results import BacktestResult
-from towline.backtest.simulation import moments, replay
+from towline.backtesting import charts, page
+from towline.backtesting.results import BacktestResult
+from towline.backtesting.simulation import moments, replay
 from towline.config import PipelineConfig
 from towline.errors import ConfigError, TowlineError
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.sources import load, read
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import load_dataset, read_snapshot
 from towline.errors import ConfigError, DataError
 
 DATA = Path(__file__).parents[3] / "data"
@@ -30,7 +30,7 @@ def config(task: str | None = None, **data: Any) -> PipelineConfig:
 
 def contract(values: dict[str, Any], **data: Any) -> Contract:
     rows = len(next(iter(values.values())))
-    return infer(pd.DataFrame({"y": np.arange(rows) / 3, **values}), config(**data))
+    return infer_contract(pd.DataFrame({"y": np.arange(rows) / 3, **values}), config(**data))
 
 
 def column(values: Any, **data: Any) -> Any:
@@ -40,7 +40,7 @@ def column(values: Any, **data: Any) -> Any:
 def test_bike() -> None:
     """The bike table is a regression on its features and the parts of its time."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
-    found = infer(rows, config(target="rentals", time="datetime"))
+    found = infer_contract(rows, config(target="rentals", time="datetime"))
     kinds = {c.name: c.kind for c in found.feature_columns}
     assert found.task == "regression"
     assert kinds["weather"] == "category"
@@ -49,7 +49,7 @@ def test_bike() -> None:
     assert found.columns[0].role == "time"
     assert found.columns[0].derive == ("month", "weekday", "day", "hour")
     assert found.labels(rows).dtype == np.float64
-    bare = infer(rows, config(target="rentals", time="datetime", columns={"datetime": "ignore"}))
+    bare = infer_contract(rows, config(target="rentals", time="datetime", columns={"datetime": "ignore"}))
     assert (bare.columns[0].kind, bare.columns[0].role) == ("datetime", "time")
     assert "datetime" not in {c.name for c in bare.feature_columns}
     assert Contract.model_validate_json(found.model_dump_json()) == found
@@ -58,7 +58,7 @@ def test_bike() -> None:
 def test_bank() -> None:
     """The bank table is binary with yes the positive class; its row number is ignored and told why."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
-    found = infer(rows, config(target="subscribed", time="date"))
+    found = infer_contract(rows, config(target="subscribed", time="date"))
     columns = {c.name: c for c in found.columns}
     assert (found.task, found.classes, found.positive) == ("binary", ("no", "yes"), "yes")
     assert columns["id"].role == "ignored"
@@ -67,7 +67,7 @@ def test_bank() -> None:
     assert columns["pdays"].integer
     assert columns["job"].categories is not None
     assert set(found.labels(rows)) == {"no", "yes"}
-    assert infer(rows, config(target="subscribed", columns={"id": "numeric"})).columns[0].role == "feature"
+    assert infer_contract(rows, config(target="subscribed", columns={"id": "numeric"})).columns[0].role == "feature"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_levels() -> None:
 def test_tasks(target: list[Any], task: str, classes: tuple[Any, ...], positive: Any) -> None:
     """Task, classes and positive class follow from the target; labels are those classes, and survive JSON."""
     rows = pd.DataFrame({"y": target, "x": np.arange(60) / 7})
-    found = infer(rows, config())
+    found = infer_contract(rows, config())
     assert (found.task, found.classes, found.positive) == (task, classes, positive)
     again = Contract.model_validate_json(found.model_dump_json())
     assert [type(label) for label in again.classes] == [type(label) for label in classes]
@@ -142,10 +142,10 @@ def test_tasks(target: list[Any], task: str, classes: tuple[Any, ...], positive:
 def test_positive_by_config() -> None:
     """The config names the positive class, YAML's reading of yes and no included; a wrong name lists the classes."""
     rows = pd.DataFrame({"y": ["no", "yes", "no"] * 10, "x": range(30)})
-    assert infer(rows, config(positive="no")).positive == "no"
-    assert infer(rows, config(positive=False)).positive == "no"
+    assert infer_contract(rows, config(positive="no")).positive == "no"
+    assert infer_contract(rows, config(positive=False)).positive == "no"
     with pytest.raises(ConfigError) as caught:
-        infer(rows, config(positive="maybe"))
+        infer_contract(rows, config(positive="maybe"))
     assert "['no', 'yes']" in caught.value.remedy
 
 
@@ -154,9 +154,9 @@ def test_impossible_wishes() -> None:
     rows = pd.DataFrame({"y": ["1", "2", "x"] * 10, "x": ["a", "b", "c"] * 10})
     for wish in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
         with pytest.raises(ConfigError):
-            infer(rows, wish)
+            infer_contract(rows, wish)
     with pytest.raises(ConfigError, match="holds dates"):
-        infer(pd.DataFrame({"y": pd.to_datetime(["2026-01-01"] * 3)}), config())
+        infer_contract(pd.DataFrame({"y": pd.to_datetime(["2026-01-01"] * 3)}), config())
     assert contract({"c": range(30)}, columns={"c": "category"}).columns[1].categories is not None
     assert column([1.0, 2.0] * 9, columns={"c": "ignore"}).note == "data.columns says ignore"
 
@@ -164,12 +164,12 @@ def test_impossible_wishes() -> None:
 def test_labels_refuse_nulls_and_strangers() -> None:
     """Null or unknown targets are named by row."""
     rows = pd.DataFrame({"y": ["a", "b"] * 10, "x": range(20)})
-    found = infer(rows, config())
+    found = infer_contract(rows, config())
     for odd in (None, "c"):
         with pytest.raises(DataError) as caught:
             found.labels(pd.DataFrame({"y": ["a", odd]}))
         assert "row 2" in str(caught.value)
-    numeric = infer(pd.DataFrame({"y": np.arange(30) / 7, "x": range(30)}), config())
+    numeric = infer_contract(pd.DataFrame({"y": np.arange(30) / 7, "x": range(30)}), config())
     with pytest.raises(DataError, match="1 of 2"):
         numeric.labels(pd.DataFrame({"y": [1.0, None]}))
 
@@ -268,8 +268,8 @@ def test_any_table(cells: list[list[Any]], name: str) -> None:
         pq.write_table(pa.table(arrow), Path(folder) / "t.parquet")
         with contextlib.suppress(ConfigError, DataError):
             wish = config(target=f"{name}0", source="t.parquet")
-            rows = read(load(wish.data, Path(folder), Path(folder), None), Path(folder))
-            found = infer(rows, wish)
+            rows = read_snapshot(load_dataset(wish.data, Path(folder), Path(folder), None), Path(folder))
+            found = infer_contract(rows, wish)
     if found is None:
         return
     features = found.features(rows)

@@ -19,8 +19,8 @@ import pytest
 from towline.config import SqlSource, build_config
 from towline.data import formats, sources
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.schema.rows import Reader
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.inference.predictor import _table
 from towline.monitoring.drift import detector
 from towline.prediction_log.parquet_store import _Collected
@@ -113,7 +113,7 @@ def sqlite(table: pd.DataFrame, folder: Path) -> pa.Table:
         connection.execute("DROP TABLE IF EXISTS t")
         connection.execute(f"CREATE TABLE t ({', '.join(table.columns)})")
         connection.executemany(f"INSERT INTO t VALUES ({', '.join('?' * table.shape[1])})", rows)
-    return formats.query(SqlSource(url="sqlite:///t.db", query="SELECT * FROM t"), folder)
+    return formats.run_query(SqlSource(url="sqlite:///t.db", query="SELECT * FROM t"), folder)
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def by_reader(contract: Contract, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    reader = Reader(contract)
+    reader = RowReader(contract)
     columns = dict(zip(reader.fields, reader.columns(reader.read(rows)), strict=True))
     return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
 
@@ -161,9 +161,9 @@ def differences(expected: pd.DataFrame, given: pd.DataFrame) -> dict[str, int]:
 def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
     """The contract of a table, and its features as training sees them."""
     config = build_config(raw(file), "t")
-    dataset = sources.load(config.data, folder, folder / "store", None)
-    snapshot = sources.read(dataset, folder / "store")
-    contract = infer(snapshot, config, dataset.time_format)
+    dataset = sources.load_dataset(config.data, folder, folder / "store", None)
+    snapshot = sources.read_snapshot(dataset, folder / "store")
+    contract = infer_contract(snapshot, config, dataset.time_format)
     return contract, contract.features(snapshot)
 
 
@@ -190,10 +190,10 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
     batches = [*detector.table(file, contract)]
     entrances = {
-        "score CSV": features(formats.file(file, ",")),
-        "score CSV.gz": features(formats.file(tmp_path / "t.csv.gz", ",")),
-        "score Parquet": features(formats.file(typed, ",")),
-        "score Parquet of text": features(formats.file(spelled, ",")),
+        "score CSV": features(formats.read_file(file, ",")),
+        "score CSV.gz": features(formats.read_file(tmp_path / "t.csv.gz", ",")),
+        "score Parquet": features(formats.read_file(typed, ",")),
+        "score Parquet of text": features(formats.read_file(spelled, ",")),
         "SQL": features(sqlite(native, tmp_path)),
         "drift --current CSV": features(pa.Table.from_batches(batches)),
         "drift --current Parquet": features(pa.Table.from_batches([*detector.table(typed, contract)])),
@@ -225,6 +225,6 @@ def test_a_contract_does_not_depend_on_the_container(tmp_path: Path) -> None:
     loaded = []
     for file in (csv(texts(native, 7), tmp_path / "t.csv"), parquet(arrow(native), tmp_path / "t.parquet")):
         config = build_config(raw(file), "t")
-        dataset = sources.load(config.data, tmp_path, tmp_path / "store", None)
-        loaded.append((dataset.digest, infer(sources.read(dataset, tmp_path / "store"), config)))
+        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+        loaded.append((dataset.digest, infer_contract(sources.read_snapshot(dataset, tmp_path / "store"), config)))
     assert loaded[0] == loaded[1]

@@ -12,9 +12,9 @@ import pytest
 from towline.config import build_config
 from towline.data import sources
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.schema.notation import detect
-from towline.data.schema.rows import Reader
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.notation import detect_notation
+from towline.data.schema.rows import RowReader
 from towline.errors import ConfigError, DataError, InputValidationError
 
 
@@ -22,9 +22,9 @@ def trained(folder: Path, csv: str | bytes, **data: Any) -> tuple[sources.Datase
     """The dataset, its snapshot and the contract of a CSV with the target y."""
     (folder / "t.csv").write_bytes(csv.encode() if isinstance(csv, str) else csv)
     config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
-    dataset = sources.load(config.data, folder, folder / "store", None)
-    snapshot = sources.read(dataset, folder / "store")
-    return dataset, snapshot, infer(snapshot, config, dataset.time_format)
+    dataset = sources.load_dataset(config.data, folder, folder / "store", None)
+    snapshot = sources.read_snapshot(dataset, folder / "store")
+    return dataset, snapshot, infer_contract(snapshot, config, dataset.time_format)
 
 
 def column(values: list[str], more: str = "") -> str:
@@ -47,7 +47,7 @@ def test_numbers_in_another_notation(tmp_path: Path, data: dict[str, Any], writt
     _, snapshot, contract = trained(tmp_path, column([written, "7"] * 20), **data)
     assert snapshot["x"].tolist()[:2] == [value, 7.0]
     assert contract.features(pd.DataFrame({"x": [written, value]}, dtype=object))["x"].tolist() == [value, value]
-    reader = Reader(contract)
+    reader = RowReader(contract)
     assert reader.read([{"x": written}, {"x": value}]) == [[value], [value]]
     if data.get("decimal") == ",":
         with pytest.raises(InputValidationError, match="is not a number"):
@@ -65,7 +65,7 @@ def test_null_markers(tmp_path: Path) -> None:
     assert table["x"].isna().all()
     assert table["c"].isna().all()
     odd: list[tuple[str, str]] = []
-    for row in Reader(contract).read(rows, odd):
+    for row in RowReader(contract).read(rows, odd):
         assert math.isnan(row[0])
         assert row[1] is None
     assert odd.count(("x", "null")) == 5
@@ -97,7 +97,7 @@ def test_times(tmp_path: Path, written: str, date_format: str, moment: dt.dateti
     assert feature.features(pd.DataFrame({"t": given}, dtype=object))["t"].tolist() == [pd.Timestamp(moment)] * len(
         given
     )
-    assert Reader(feature).read([{"t": value} for value in given]) == [[moment]] * len(given)
+    assert RowReader(feature).read([{"t": value} for value in given]) == [[moment]] * len(given)
 
 
 def test_times_that_could_be_two_things_are_refused(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_declared_number_takes_what_is_none_as_null(tmp_path: Path) -> None:
     assert snapshot["x"].isna().sum() == 10
     assert contract.features(pd.DataFrame({"x": ["calm", "2"]}))["x"].isna().tolist() == [True, False]
     odd: list[tuple[str, str]] = []
-    assert math.isnan(Reader(contract).read([{"x": "calm"}], odd)[0][0])
+    assert math.isnan(RowReader(contract).read([{"x": "calm"}], odd)[0][0])
     assert odd == [("x", "unreadable")]
 
 
@@ -141,7 +141,7 @@ def test_kinds_do_not_depend_on_nulls(tmp_path: Path) -> None:
     assert [(c.name, c.kind, c.role) for c in gaps.columns] == [(c.name, c.kind, c.role) for c in whole.columns]
     assert [c.kind for c in gaps.columns] == ["boolean", "category", "category", "numeric"]
     assert set(snapshot["i"].dropna()) == {str(2**60 + 1), str(2**60 + 2)}
-    assert Reader(gaps).read([{"f": True, "i": 2**60 + 1, "c": "007"}]) == [[1.0, str(2**60 + 1), "007"]]
+    assert RowReader(gaps).read([{"f": True, "i": 2**60 + 1, "c": "007"}]) == [[1.0, str(2**60 + 1), "007"]]
     assert dataset.rows == 21
 
 
@@ -168,7 +168,7 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
 )
 def test_other_notations_are_named(tmp_path: Path, values: list[str], what: str, remedy: str) -> None:
     """Text that is numbers or dates in another notation is named with the setting that reads it, and that works."""
-    notation = detect(pd.Series(values * 20, name="x"))
+    notation = detect_notation(pd.Series(values * 20, name="x"))
     assert notation is not None
     assert what in notation.what
     assert remedy in notation.remedy
@@ -184,7 +184,7 @@ def test_other_notations_are_named(tmp_path: Path, values: list[str], what: str,
 @pytest.mark.parametrize("values", [["00501", "10001"], ["a", "b"], ["A-1", "B-2"], ["2026-01-31", "x"], ["", "NA"]])
 def test_codes_and_words_are_no_notation(values: list[str]) -> None:
     """What is neither a number nor a date is not taken for one."""
-    assert detect(pd.Series(values * 20, name="x")) is None
+    assert detect_notation(pd.Series(values * 20, name="x")) is None
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.schema.inference import infer
-from towline.data.validation.leakage import Leak, find
+from towline.data.schema.inference import infer_contract
+from towline.data.validation.leakage import Leak, find_leaks
 
 DATA = Path(__file__).parents[3] / "data"
 
 
 def leaks(table: pd.DataFrame, target: str, time: str | None = None, seed: int = 0) -> tuple[Leak, ...]:
     config = PipelineConfig(name="t", data={"source": "-", "target": target, "time": time})
-    return find(table, infer(table, config), seed)
+    return find_leaks(table, infer_contract(table, config), seed)
 
 
 @pytest.fixture(scope="module")

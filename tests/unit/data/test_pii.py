@@ -11,11 +11,11 @@ import pytest
 
 from towline.config import PipelineConfig, build_config
 from towline.data import sources
-from towline.data.profile import profile
+from towline.data.profile import profile_features
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import example
-from towline.data.schema.inference import infer
-from towline.data.schema.rows import Reader
+from towline.data.schema.example import example_row
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.data.validation import suite
 from towline.data.workspace import open_workspace
 from towline.errors import ConfigError, DataError, DataValidationError
@@ -52,7 +52,7 @@ def config(**changes: object) -> PipelineConfig:
 
 @pytest.fixture
 def contract() -> Contract:
-    return infer(table(), config())
+    return infer_contract(table(), config())
 
 
 def test_a_contract_holds_no_value_of_them(contract: Contract) -> None:
@@ -64,7 +64,7 @@ def test_a_contract_holds_no_value_of_them(contract: Contract) -> None:
     assert {name for name, column in by_name.items() if column.pii} == set(PII)
     assert by_name["size"].min is not None
     assert all(by_name[name].min is None and by_name[name].categories is None for name in PII)
-    assert "marker" not in str(example(contract))
+    assert "marker" not in str(example_row(contract))
 
 
 def test_models_know_categories_by_their_pseudonyms(contract: Contract) -> None:
@@ -75,15 +75,15 @@ def test_models_know_categories_by_their_pseudonyms(contract: Contract) -> None:
     assert features.groupby(rows["town"])["town"].nunique().eq(1).all()
     assert features["town"].nunique() == rows["town"].nunique()
     sent = [{name: row[name] for name in features.columns} for row in rows.to_dict("records")]
-    read = Reader(contract).read(sent)
+    read = RowReader(contract).read(sent)
     at = list(features.columns).index("town")
     assert [row[at] for row in read] == features["town"].tolist()
     nothing = [{**sent[0], "town": None, "age": None}]
-    read_nothing = Reader(contract).read(nothing)[0]
+    read_nothing = RowReader(contract).read(nothing)[0]
     assert read_nothing[at] is None
     assert np.isnan(read_nothing[list(features.columns).index("age")])
     assert contract.features(pd.DataFrame(nothing))[["town", "age"]].isna().all(axis=None)
-    again = infer(table(), config())
+    again = infer_contract(table(), config())
     assert again.features(rows).equals(features)
 
 
@@ -94,13 +94,13 @@ def test_models_know_numbers_to_three_digits(contract: Contract) -> None:
     features = contract.features(rows)
     sent = [{name: row[name] for name in features.columns} for row in rows.to_dict("records")]
     at = list(features.columns).index("age")
-    assert [row[at] for row in Reader(contract).read(sent)] == features["age"].tolist()
+    assert [row[at] for row in RowReader(contract).read(sent)] == features["age"].tolist()
     assert features["age"].tolist()[2:7] == [48200.0, -48200.0, 1e-300, 1.23e149, 41.0]
 
 
 def test_a_profile_holds_counts_alone(contract: Contract) -> None:
     """The reference for drift knows how many values and nulls there were, and no value."""
-    facts = profile(contract.features(table()), contract)["columns"]
+    facts = profile_features(contract.features(table()), contract)["columns"]
     names = [column.name for column in contract.feature_columns if column.pii]
     assert names
     for name in names:
@@ -123,10 +123,10 @@ def test_what_would_show_them_is_refused(change: dict[str, object], message: str
 
 def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> suite.Validation:
     frame.to_parquet(folder / "t.parquet", index=False)
-    dataset = sources.load(settings.data, folder, folder, None, settings.privacy.pii)
+    dataset = sources.load_dataset(settings.data, folder, folder, None, settings.privacy.pii)
     work = open_workspace(settings, dataset, folder, folder, None)
     try:
-        return suite.validate(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
+        return suite.validate_table(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
     finally:
         for name in ("contract.json", "suite.json", "validation.json", "data_docs.html"):
             if work.file(name).exists():
@@ -185,7 +185,7 @@ def test_a_snapshot_that_is_not_to_be_kept_goes_with_its_run(tmp_path: Path) -> 
     assert gone.digest == kept.digest
     store = tmp_path / "store"
     for fails in (False, True):
-        dataset = sources.load(gone.data, tmp_path, store, None)
+        dataset = sources.load_dataset(gone.data, tmp_path, store, None)
         work = open_workspace(gone, dataset, tmp_path, store, None)
         with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.held():
             assert len(work.table()) == 200

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.profile import profile
-from towline.data.schema.inference import infer
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -20,8 +20,8 @@ DATA = Path(__file__).parents[3] / "data"
 def test_real_tables(table: str, target: str, time: str) -> None:
     """Counts add up to the rows, in each column and in each grid, within 12 KB a column."""
     rows = pd.read_parquet(DATA / f"{table}.parquet")
-    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target=target, time=time)))
-    made = profile(contract.features(rows), contract)
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target=target, time=time)))
+    made = profile_features(contract.features(rows), contract)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert list(made["columns"]) == [column.name for column in contract.feature_columns]
     for name, facts in made["columns"].items():
@@ -52,8 +52,8 @@ def test_odd_columns() -> None:
         }
     )
     config = PipelineConfig(name="x", data=DataConfig(source="t", target="y", columns={"long": "category"}))
-    contract = infer(rows, config)
-    made = profile(contract.features(rows), contract)["columns"]
+    contract = infer_contract(rows, config)
+    made = profile_features(contract.features(rows), contract)["columns"]
     for facts in made.values():
         assert len(json.dumps(facts, allow_nan=False)) < 12_000
     assert made["tail"]["grid"]["above"] == 1
@@ -62,7 +62,7 @@ def test_odd_columns() -> None:
     assert made["one"]["count"] == 500
     assert made["long"]["other"] > 0
     assert made["when"]["min"] == "2026-01-01T00:00:00"
-    empty = profile(contract.features(rows[:0]), contract)["columns"]
+    empty = profile_features(contract.features(rows[:0]), contract)["columns"]
     assert empty["tail"]["grid"] is None
     assert empty["when"]["max"] is None
 
@@ -70,12 +70,14 @@ def test_odd_columns() -> None:
 def test_order_does_not_matter() -> None:
     """Equal rows in another order have an equal profile."""
     rows = pd.DataFrame({"y": np.arange(300) / 3, "c": ["a", "b", "c"] * 100, "n": np.arange(300) % 7 / 4})
-    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
-    assert profile(contract.features(rows), contract) == profile(contract.features(rows[::-1]), contract)
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    assert profile_features(contract.features(rows), contract) == profile_features(
+        contract.features(rows[::-1]), contract
+    )
 
 
 def test_a_range_too_narrow_for_cells() -> None:
     """A column of the smallest floats has a grid like any other."""
     rows = pd.DataFrame({"x": [5e-324, 1e-310, 0.0] * 10, "y": range(30)})
-    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
-    assert sum(profile(contract.features(rows), contract)["columns"]["x"]["grid"]["cells"]) == 30
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    assert sum(profile_features(contract.features(rows), contract)["columns"]["x"]["grid"]["cells"]) == 30

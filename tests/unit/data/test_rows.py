@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from towline.config import build_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.schema.rows import Reader
-from towline.data.schema.values import LARGEST, blank, instant, level, number
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
+from towline.data.schema.values import LARGEST, category_name, is_blank, parse_number, parse_time
 from towline.errors import DataError, InputValidationError
 
 
@@ -32,7 +32,9 @@ def contract() -> Contract:
         }
     )
     columns = {"at": "datetime", "flag": "boolean"}
-    return infer(table, build_config({"name": "t", "data": {"source": "x", "target": "y", "columns": columns}}, "t"))
+    return infer_contract(
+        table, build_config({"name": "t", "data": {"source": "x", "target": "y", "columns": columns}}, "t")
+    )
 
 
 CELLS = [
@@ -51,7 +53,7 @@ def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: obj
     """The same canonical value, or refused by both."""
     row = {"size": 1.0, "kind": "a", "flag": True, "at": "2024-01-01", "more": 1, column: cell}
     frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
-    reader = Reader(contract)
+    reader = RowReader(contract)
     try:
         expected = contract.features(frame)
         if (expected[["size"]].abs() > LARGEST).any(axis=None):  # refused by Model.features
@@ -75,27 +77,27 @@ def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: obj
 def test_times_read_back(moment: dt.datetime, separator: str) -> None:
     """What Python writes as ISO 8601 is that very time; pandas agrees."""
     text = moment.isoformat(separator)
-    assert instant(text) == moment
+    assert parse_time(text) == moment
     assert pd.Timestamp(text) == pd.Timestamp(moment) if 1700 < moment.year < 2200 else True
     if 1 < moment.year < 9999:
-        assert instant(text + "-03:30") == moment + dt.timedelta(hours=3, minutes=30)
+        assert parse_time(text + "-03:30") == moment + dt.timedelta(hours=3, minutes=30)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none(), st.binary(), st.decimals()))
 def test_any_value_has_a_meaning(value: object) -> None:
     """Nothing raises, whatever stands in a field."""
-    assert isinstance(number(value), float)
-    assert level(value) is None or isinstance(level(value), str)
-    assert instant(value) is None or isinstance(instant(value), dt.datetime)
-    assert blank(value) in (True, False)
+    assert isinstance(parse_number(value), float)
+    assert category_name(value) is None or isinstance(category_name(value), str)
+    assert parse_time(value) is None or isinstance(parse_time(value), dt.datetime)
+    assert is_blank(value) in (True, False)
 
 
 def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> None:
     """With its row and field; the error survives being sent to another process."""
     rows = [{"size": "wide", "kind": "a", "flag": "perhaps"}] * 15
     with pytest.raises(InputValidationError) as told:
-        Reader(contract).read(rows)
+        RowReader(contract).read(rows)
     assert told.value.count == 45
     assert len(told.value.faults) == 20
     assert {fault.message for fault in told.value.faults} == {
@@ -110,7 +112,7 @@ def test_what_is_odd_about_a_row(contract: Contract) -> None:
     usual = {"size": 0.1, "kind": "a", "flag": True, "at": "2024-05-01"}
     unusual = {"size": 99, "kind": "new", "flag": None, "at": None}
     odd: list[tuple[str, str]] = []
-    Reader(contract).read([usual], odd)
+    RowReader(contract).read([usual], odd)
     assert odd == []
-    Reader(contract).read([usual, unusual], odd)
+    RowReader(contract).read([usual, unusual], odd)
     assert odd == [("size", "out_of_range"), ("kind", "unseen"), ("flag", "null"), ("at", "null")]

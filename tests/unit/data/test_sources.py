@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from towline.config import DataConfig, PipelineConfig
-from towline.config.passwords import masked
+from towline.config.passwords import mask_passwords
 from towline.data import sources
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
 DATA = Path(__file__).parents[3] / "data"
@@ -43,11 +43,11 @@ def execute(url: str, *statements: str) -> None:
 
 def load(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: Any) -> sources.Dataset:
     config = DataConfig(source=source, **{"target": "y", **data})
-    return sources.load(config, tmp_path, tmp_path / "store", as_of)
+    return sources.load_dataset(config, tmp_path, tmp_path / "store", as_of)
 
 
 def frame(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: Any) -> pd.DataFrame:
-    return sources.read(load(tmp_path, source, as_of, **data), tmp_path / "store")
+    return sources.read_snapshot(load(tmp_path, source, as_of, **data), tmp_path / "store")
 
 
 def fault(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any) -> str:
@@ -75,8 +75,8 @@ def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None
     loaded = [load(tmp_path, kind, **data) for kind in kinds]
     assert len({dataset.digest for dataset in loaded}) == 1
     config = PipelineConfig(name="x", data=DataConfig(source="t.csv", **data))
-    read = sources.read(loaded[0], tmp_path / "store")
-    contract = infer(read, config)
+    read = sources.read_snapshot(loaded[0], tmp_path / "store")
+    contract = infer_contract(read, config)
     features = contract.features(read)
     for other in (rows, pd.read_csv(tmp_path / "t.csv"), pd.DataFrame(rows.to_dict("records"))):
         pd.testing.assert_frame_equal(contract.features(other), features, check_exact=True)
@@ -252,13 +252,13 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "store" / dataset.path
     pq.write_table(pa.table({"y": [1], "a": [3]}), path)
     with pytest.raises(DataError, match="was changed"):
-        sources.read(dataset, tmp_path / "store")
+        sources.read_snapshot(dataset, tmp_path / "store")
     path.write_bytes(b"PAR1")
     with pytest.raises(DataError, match="not a readable Parquet"):
-        sources.read(dataset, tmp_path / "store")
+        sources.read_snapshot(dataset, tmp_path / "store")
     path.unlink()
     with pytest.raises(DataError, match="is gone"):
-        sources.read(dataset, tmp_path / "store")
+        sources.read_snapshot(dataset, tmp_path / "store")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_database(tmp_path: Path, database: str) -> None:
     assert read["s"].tolist() == ["10%", ":x"]
     with pytest.raises(DataError, match=r"the query failed: .*not_there") as caught:
         load(tmp_path, {"url": database, "query": "SELECT * FROM not_there"})
-    assert caught.value.where == masked(database)
+    assert caught.value.where == mask_passwords(database)
     for query in ("SELECT * FROM t WHERE y > 9", "DELETE FROM t"):
         with pytest.raises(DataError, match="no rows"):
             load(tmp_path, {"url": database, "query": query})
@@ -378,7 +378,7 @@ def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TransientError) as away:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
     assert "s3cr" not in str(away.value)
-    assert "hidden" not in masked("postgresql://me:hid@hidden@h/d?password=hidden")
+    assert "hidden" not in mask_passwords("postgresql://me:hid@hidden@h/d?password=hidden")
 
 
 def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:

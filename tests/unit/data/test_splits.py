@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.schema.inference import infer
-from towline.data.sources import Dataset, load
-from towline.data.splits import Parts, folds, split
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import Dataset, load_dataset
+from towline.data.splits import SplitSummary, make_folds, split_table
 from towline.data.workspace import Workspace
 from towline.errors import DataValidationError
 
@@ -31,15 +31,15 @@ def config(holdout: float | str = 0.2, by: str = "auto", k: int = 5, seed: int =
     )
 
 
-def parts(rows: pd.DataFrame, wish: PipelineConfig) -> tuple[Parts, np.ndarray, np.ndarray]:
+def parts(rows: pd.DataFrame, wish: PipelineConfig) -> tuple[SplitSummary, np.ndarray, np.ndarray]:
     """Splits a table as the flow does, by way of a snapshot."""
     with tempfile.TemporaryDirectory() as folder:
         rows.to_parquet(Path(folder) / "t.parquet", index=False)
-        dataset: Dataset = load(wish.data, Path(folder), Path(folder), None)
+        dataset: Dataset = load_dataset(wish.data, Path(folder), Path(folder), None)
         work = Workspace(store=Path(folder), key="k" * 64, token="t", dataset=dataset)
-        work.save("contract.json", infer(work.table(), wish))
-        made = split(work, wish)
-        assert Parts.model_validate_json(work.file("parts.json").read_bytes()) == made
+        work.save("contract.json", infer_contract(work.table(), wish))
+        made = split_table(work, wish)
+        assert SplitSummary.model_validate_json(work.file("parts.json").read_bytes()) == made
         positions = work.parts()
     train, holdout = positions["train"], positions["holdout"]
     assert train.dtype == holdout.dtype == np.int64
@@ -70,7 +70,7 @@ def test_bike_by_time() -> None:
     assert abs(made.holdout / len(rows) - 0.2) < 0.001
     assert rows["datetime"][train].max() < rows["datetime"][holdout].min() == pd.Timestamp(made.cut or "")
     older = rows.iloc[train]
-    cut = folds(older, older["rentals"].to_numpy(float), wish, "time")
+    cut = make_folds(older, older["rentals"].to_numpy(float), wish, "time")
     assert len(cut) == 5
     for learn, test in cut:
         assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
@@ -94,7 +94,7 @@ def test_bank_days_stay_whole() -> None:
     _, train, holdout = parts(rows, wish)
     assert not set(rows["date"][train]) & set(rows["date"][holdout])
     older = rows.iloc[train]
-    for learn, test in folds(older, older["subscribed"].to_numpy(object), wish, "time"):
+    for learn, test in make_folds(older, older["subscribed"].to_numpy(object), wish, "time"):
         assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
 
 
@@ -149,7 +149,7 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
     assume(older["g"].nunique() > 5 and older["t"].dt.day.nunique() > 1)
     made: list[tuple[np.ndarray, np.ndarray]] = []
     with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
-        made = folds(older, older["y"].to_numpy(), wish, by)
+        made = make_folds(older, older["y"].to_numpy(), wish, by)
     for learn, test in made:
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
         assert not set(learn) & set(test)
@@ -179,10 +179,10 @@ def test_time_folds_shrink() -> None:
     """Few distinct timestamps give fewer folds; fewer than three are refused."""
     times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
     labels = np.arange(27.0)
-    made = folds(times, labels, config(time="t"), "time")
+    made = make_folds(times, labels, config(time="t"), "time")
     assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
     with pytest.raises(DataValidationError, match="2 distinct times"):
-        folds(times[:18], labels[:18], config(time="t"), "time")
+        make_folds(times[:18], labels[:18], config(time="t"), "time")
 
 
 def test_random_folds_partition() -> None:
@@ -190,11 +190,11 @@ def test_random_folds_partition() -> None:
     rows = table(500, 3)
     labels = rows["y"].to_numpy(object)
     for truth in (labels, rows["x"].to_numpy(float)):
-        made = folds(rows, truth, config(), "random")
+        made = make_folds(rows, truth, config(), "random")
         assert sorted(np.concatenate([test for _, test in made])) == list(range(500))
-    shares = [(labels[test] == "c").mean() for _, test in folds(rows, labels, config(), "random")]
+    shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config(), "random")]
     assert max(shares) - min(shares) < 0.02
-    one, two = (folds(rows, labels, config(), "random") for _ in range(2))
+    one, two = (make_folds(rows, labels, config(), "random") for _ in range(2))
     assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
 
 
@@ -211,7 +211,7 @@ def test_refusals() -> None:
     ]
     for frame, truth, wish, by, words in cases:
         with pytest.raises(DataValidationError) as caught:
-            folds(frame, truth, wish, by)
+            make_folds(frame, truth, wish, by)
         assert words in caught.value.what
         assert "cross_validation.folds" in caught.value.remedy
     alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})

@@ -11,7 +11,7 @@ import pytest
 from towline.config import PipelineConfig
 from towline.data import sources
 from towline.data.schema.contract import Contract
-from towline.data.validation.suite import Rule, Validation, validate
+from towline.data.validation.suite import Rule, Validation, validate_table
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
 
@@ -34,9 +34,9 @@ class Desk:
         if isinstance(table, pd.DataFrame):
             table.to_parquet(source, index=False)
         settings = PipelineConfig(name="desk", data={"source": source, "target": "y", **(data or {})}, **config)
-        dataset = sources.load(settings.data, self.folder, self.folder, None, settings.privacy.pii)
+        dataset = sources.load_dataset(settings.data, self.folder, self.folder, None, settings.privacy.pii)
         self.work = Workspace(store=self.folder, key=f"{self.count:016}", token="t", dataset=dataset)
-        return validate(self.work, settings, previous, NOW)
+        return validate_table(self.work, settings, previous, NOW)
 
     def refused(self, *args: Any, **kwargs: Any) -> list[Rule]:
         """The rules that failed, as they are on disk after the refusal."""

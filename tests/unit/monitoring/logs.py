@@ -12,7 +12,7 @@ import yaml
 from tests.unit.release.conftest import Run, make_run
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
-from towline.manifest import MANIFEST, describe, read
+from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.training.cross_validation import cross_validate
 
@@ -45,8 +45,8 @@ def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.
         "request_id": [f"r{row}" for row in range(n)],
         "row": pa.array([0] * n, pa.int32()),
         "time": pa.array([START + row * HOUR for row in range(n)], TIME),
-        "version": pa.array([read(release).version] * n, pa.int32()),
-        "model": [read(release).name] * n,
+        "version": pa.array([read_manifest(release).version] * n, pa.int32()),
+        "model": [read_manifest(release).name] * n,
     }
     for column in contract.feature_columns:
         columns[f"input.{column.name}"] = pa.Array.from_pandas(rows[column.name])
@@ -60,9 +60,9 @@ def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.
 
 def signed(release: Path) -> Path:
     """The release with a manifest that says what it holds after it was changed; its folder has another name."""
-    changed = read(release).model_copy(update={"files": {}})
+    changed = read_manifest(release).model_copy(update={"files": {}})
     (release / MANIFEST).unlink()
-    (release / MANIFEST).write_text(changed.model_copy(update={"files": describe(release)}).text())
+    (release / MANIFEST).write_text(changed.model_copy(update={"files": describe_files(release)}).text())
     return release.rename(release.with_name("changed"))
 
 

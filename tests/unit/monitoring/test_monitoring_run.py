@@ -28,7 +28,10 @@ class Life:
     def __init__(self, shelf: Shelf, folder: Path) -> None:
         self.shelf, self.folder = shelf, folder
         raw = yaml.safe_load((shelf.release(1) / "config.yaml").read_text())
-        watch = {"quality": {"delay": "0h", "window": "1h"}, "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2}}
+        watch = {
+            "quality": {"delay": "0h", "window": "1h"},
+            "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2},
+        }
         self.config: PipelineConfig = build_config({**raw, **watch}, "test")
         self.settings, self.asked = shelf.settings, 0
 

@@ -13,13 +13,13 @@ import pytest
 
 from towline.config import PipelineConfig, Settings, build_config
 from towline.data import sources, splits
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
-from towline.release.packaging import Package, package
-from towline.training.cross_validation import Scores
+from towline.release.packaging import Release, package_release
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation, evaluate
-from towline.training.final_fit import Fitted, fit, refit
+from towline.training.final_fit import FittedModel, fit, refit
 
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -40,14 +40,14 @@ class Run:
     work: Workspace
     config: PipelineConfig
     settings: Settings
-    fitted: Fitted
+    fitted: FittedModel
     evaluation: Evaluation
-    scores: tuple[Scores, ...]
+    scores: tuple[CrossValidationResult, ...]
     validation: Validation
 
-    def package(self, version: int = 3) -> Package:
+    def package(self, version: int = 3) -> Release:
         named = SimpleNamespace(name=self.config.name, version=version)
-        return package(
+        return package_release(
             self.work, self.config, self.settings, named, self.fitted, self.evaluation, self.scores, self.validation,
             FACTS,
         )  # fmt: skip
@@ -85,14 +85,14 @@ def make_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **d
     }
     config = build_config(raw, "test")
     settings = Settings(project=folder, store=folder / "store", tracking_uri="", ledger_url="")
-    dataset = sources.load(config.data, folder, settings.store, None)
+    dataset = sources.load_dataset(config.data, folder, settings.store, None)
     work = open_workspace(config, dataset, folder, settings.store, None)
-    contract = infer(work.table(), config)
+    contract = infer_contract(work.table(), config)
     work.save("contract.json", contract)
-    work.save("parts.json", splits.split(work, config))
+    work.save("parts.json", splits.split_table(work, config))
     metrics = {"mae": 4.0} if contract.task == "regression" else {"roc_auc": 0.8}
     candidate = config.candidates[0]
-    chosen = Scores(
+    chosen = CrossValidationResult(
         candidate=candidate.name, estimator=candidate.estimator, params=candidate.params, folds=(metrics,),
         mean=metrics, sd=dict.fromkeys(metrics, 0.1), threshold=0.4 if contract.task == "binary" else None,
         seconds=1.0, cpu_seconds=1.0,
@@ -119,12 +119,12 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def packed(regression: Run) -> Package:
+def packed(regression: Run) -> Release:
     return regression.package()
 
 
 @pytest.fixture
-def release(regression: Run, packed: Package, tmp_path: Path) -> Path:
+def release(regression: Run, packed: Release, tmp_path: Path) -> Path:
     """A copy of the release to spoil."""
     original = regression.settings.store / packed.path
     return Path(shutil.copytree(original, tmp_path / original.name))

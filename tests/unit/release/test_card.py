@@ -3,27 +3,27 @@
 import re
 
 from tests.unit.release.conftest import Run
-from towline.release.model_card import number, title
-from towline.release.packaging import Package
+from towline.release.model_card import format_number, format_title
+from towline.release.packaging import Release
 
 
-def read(run: Run, packed: Package) -> tuple[str, str]:
+def read(run: Run, packed: Release) -> tuple[str, str]:
     folder = run.settings.store / packed.path
     return (folder / "card.md").read_text(), (folder / "card.html").read_text()
 
 
-def test_both_forms_tell_the_numbers(regression: Run, packed: Package) -> None:
+def test_both_forms_tell_the_numbers(regression: Run, packed: Release) -> None:
     """Name, metrics with their intervals, baseline and columns stand in the Markdown and the HTML."""
     mae = regression.evaluation.metrics["mae"]
     for text in read(regression, packed):
         assert "house-value" in text
-        assert f"{number(mae.low)} to {number(mae.high)}" in text
-        assert number(regression.evaluation.baseline["mae"]) in text
+        assert f"{format_number(mae.low)} to {format_number(mae.high)}" in text
+        assert format_number(regression.evaluation.baseline["mae"]) in text
         assert "doors" in text
         assert regression.work.dataset.digest in text
 
 
-def test_what_users_wrote_is_only_text(regression: Run, packed: Package) -> None:
+def test_what_users_wrote_is_only_text(regression: Run, packed: Release) -> None:
     """Markup in a description, a category, a note or a column name does not become markup."""
     markdown, html = read(regression, packed)
     assert "<script" not in html
@@ -35,7 +35,7 @@ def test_what_users_wrote_is_only_text(regression: Run, packed: Package) -> None
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (4, 5) for line in rows)
 
 
-def test_the_html_needs_no_other_file(regression: Run, packed: Package) -> None:
+def test_the_html_needs_no_other_file(regression: Run, packed: Release) -> None:
     """Plots are inlined and nothing is fetched."""
     html = read(regression, packed)[1]
     assert 'src="data:image/png;base64,' in html
@@ -55,7 +55,7 @@ def test_tables_of_the_markdown_are_whole(binary: Run) -> None:
 
 def test_numbers_and_titles() -> None:
     """Four digits, whole numbers in full, and a dash for what is undefined."""
-    assert [number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
+    assert [format_number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
         "–", "0", "3", "12,345", "0.1235", "1,234", "-0.5",
     ]  # fmt: skip
-    assert title("predicted_vs_actual.png") == "Predicted vs actual"
+    assert format_title("predicted_vs_actual.png") == "Predicted vs actual"

@@ -9,18 +9,18 @@ import pytest
 
 from tests.unit.release.conftest import Run, table
 from towline.inference.predictor import open_release
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.promotion import holdout_comparison
-from towline.promotion.gate import Check, Smoke, Verdict
-from towline.release.packaging import Package
-from towline.training.evaluation.holdout import saved_predictions
+from towline.promotion.gate import Check, SmokeTestResult, Verdict
+from towline.release.packaging import Release
+from towline.training.evaluation.holdout import load_evaluation_predictions
 
-GOOD = Smoke(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0, modules=(), detail="")
+GOOD = SmokeTestResult(identical=True, rows=80, latency_ms=5.0, seconds=0.1, peak_mb=200.0, modules=(), detail="")
 
 
 def judge(run: Run, champion: Path | None) -> Verdict:
-    return holdout_comparison.judge(
-        run.work, run.config, run.evaluation, GOOD, (3, Recorded(champion)) if champion else None
+    return holdout_comparison.judge_release(
+        run.work, run.config, run.evaluation, GOOD, (3, ReleaseLocation(champion)) if champion else None
     )
 
 
@@ -36,7 +36,7 @@ def test_the_first_version_needs_no_champion(regression: Run) -> None:
     assert Verdict.model_validate_json(regression.work.file("verdict.json").read_bytes()) == verdict
 
 
-def test_a_model_does_as_well_as_itself(regression: Run, packed: Package) -> None:
+def test_a_model_does_as_well_as_itself(regression: Run, packed: Release) -> None:
     """The champion is asked again on this run's rows."""
     verdict = judge(regression, regression.settings.store / packed.path)
     assert verdict.champion == 3
@@ -47,23 +47,25 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
     """By time those after the end of its training."""
     run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._unseen(model, run.work.part("holdout")[2]).all()
+    assert holdout_comparison._find_unseen_rows(model, run.work.part("holdout")[2]).all()
     everything = run.work.table()
     end = pd.Timestamp(model.metadata.dataset["split"]["train_end"])
-    unseen = holdout_comparison._unseen(model, everything)
+    unseen = holdout_comparison._find_unseen_rows(model, everything)
     assert unseen.tolist() == (everything["at"] > end).tolist()
     assert 0 < unseen.sum() < len(everything)
-    assert not holdout_comparison._unseen(model, everything.drop(columns="at")).any()
+    assert not holdout_comparison._find_unseen_rows(model, everything.drop(columns="at")).any()
 
 
-def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regression: Run, packed: Package) -> None:
+def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regression: Run, packed: Release) -> None:
     """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.part("holdout")[2]
-    assert not holdout_comparison._unseen(model, rows).any()
-    _, found, unseen = holdout_comparison._ask(model, regression.work.contract(), rows.sample(frac=1, random_state=1))
+    assert not holdout_comparison._find_unseen_rows(model, rows).any()
+    _, found, unseen = holdout_comparison._predict_with_champion(
+        model, regression.work.contract(), rows.sample(frac=1, random_state=1)
+    )
     assert unseen.all()
-    _, measured, _ = saved_predictions(regression.work)
+    _, measured, _ = load_evaluation_predictions(regression.work)
     shuffled = rows.sample(frac=1, random_state=1).index
     np.testing.assert_array_equal(found.labels, measured.labels[shuffled])
     check = champion_check(judge(regression, regression.settings.store / packed.path))
@@ -77,7 +79,7 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
     rows = newer.work.part("holdout")[2]
-    _, found, unseen = holdout_comparison._ask(model, newer.work.contract(), rows)
+    _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), rows)
     assert unseen.sum() == 100
     np.testing.assert_array_equal(found.labels, model.predict(rows))
 
@@ -86,8 +88,10 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     """Labels and probabilities of the measured model come back whole, in a task with classes too."""
     run = build(tmp_path, table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
-    _, found, unseen = holdout_comparison._ask(model, run.work.contract(), run.work.part("holdout")[2])
-    _, measured, _ = saved_predictions(run.work)
+    _, found, unseen = holdout_comparison._predict_with_champion(
+        model, run.work.contract(), run.work.part("holdout")[2]
+    )
+    _, measured, _ = load_evaluation_predictions(run.work)
     assert unseen.all()
     assert found.labels.tolist() == measured.labels.tolist()
     np.testing.assert_array_equal(found.probabilities, measured.probabilities)
@@ -97,8 +101,10 @@ def test_after_a_random_split_the_champion_tells_its_own_holdout(tmp_path: Path,
     """Whatever table a row stands in, and in whatever order."""
     run = build(tmp_path, table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._unseen(model, run.work.part("holdout")[2]).all()
-    assert not holdout_comparison._unseen(model, run.work.part("train")[2].sample(frac=1, random_state=1)).any()
+    assert holdout_comparison._find_unseen_rows(model, run.work.part("holdout")[2]).all()
+    assert not holdout_comparison._find_unseen_rows(
+        model, run.work.part("train")[2].sample(frac=1, random_state=1)
+    ).any()
 
 
 def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> None:
@@ -111,7 +117,7 @@ def test_a_damaged_champion_leaves_it_open(regression: Run, release: Path) -> No
 
 @pytest.mark.parametrize("change", ["column gone", "another target"])
 def test_a_champion_that_cannot_be_asked(
-    regression: Run, packed: Package, tmp_path: Path, build: Callable[..., Run], change: str
+    regression: Run, packed: Release, tmp_path: Path, build: Callable[..., Run], change: str
 ) -> None:
     """A column it needs is gone, or it predicts something else: told by name."""
     frame = table().drop(columns="sold")
@@ -136,7 +142,7 @@ def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> No
     more = build(tmp_path / "more", frame, target="sold")
     champion = open_release(fewer.settings.store / fewer.package().path)
     rows = more.work.part("holdout")[2]
-    _, answers, _ = holdout_comparison._ask(champion, more.work.contract(), rows)
+    _, answers, _ = holdout_comparison._predict_with_champion(champion, more.work.contract(), rows)
     assert answers.probabilities is not None
     np.testing.assert_array_equal(answers.probabilities[:, 1:], champion.predict_proba(rows))
     assert not answers.probabilities[:, 0].any()

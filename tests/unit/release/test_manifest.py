@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from towline.errors import ReleaseError
-from towline.manifest import MANIFEST, verify
+from towline.manifest import MANIFEST, verify_release
 
 
 def test_an_untouched_release_is_taken(release: Path) -> None:
     """Name, version and the files come back as they were packaged."""
-    manifest = verify(release)
+    manifest = verify_release(release)
     assert (manifest.name, manifest.version) == ("house-value", 3)
     assert "model.skops" in manifest.files
     assert release.name == manifest.folder
@@ -26,12 +26,12 @@ def test_one_flipped_bit_anywhere_is_refused(release: Path) -> None:
         for at in sorted({0, len(raw) - 1, *range(0, len(raw), max(1, len(raw) // 12))}):
             path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
             with pytest.raises(ReleaseError) as refused:
-                verify(release)
+                verify_release(release)
             assert path.name in str(refused.value)
             assert refused.value.remedy
             flips += 1
         path.write_bytes(raw)
-    verify(release)
+    verify_release(release)
     assert flips > 150
 
 
@@ -40,7 +40,7 @@ def test_a_missing_file_is_named(release: Path) -> None:
     for name in ("probe.json", MANIFEST):
         (release / name).unlink()
         with pytest.raises(ReleaseError, match=f"{name} is missing"):
-            verify(release)
+            verify_release(release)
 
 
 @pytest.mark.parametrize("name", ["extra.py", "plots/extra.png", ".hidden", "empty/"])
@@ -48,7 +48,7 @@ def test_an_extra_file_or_folder_is_refused(release: Path, name: str) -> None:
     """Wherever it is, a hidden file and an empty folder too."""
     (release / name).mkdir() if name.endswith("/") else (release / name).write_bytes(b"")
     with pytest.raises(ReleaseError, match="manifest"):
-        verify(release)
+        verify_release(release)
 
 
 def test_links_and_special_files_are_refused(release: Path, tmp_path: Path) -> None:
@@ -56,38 +56,38 @@ def test_links_and_special_files_are_refused(release: Path, tmp_path: Path) -> N
     moved = shutil.move(release / "probe.json", tmp_path / "probe.json")
     (release / "probe.json").symlink_to(moved)
     with pytest.raises(ReleaseError, match=r"probe\.json is a link"):
-        verify(release)
+        verify_release(release)
     (release / "probe.json").unlink()
     os.mkfifo(release / "probe.json")
     with pytest.raises(ReleaseError, match="special file"):
-        verify(release)
+        verify_release(release)
     (release / "probe.json").unlink()
     shutil.move(moved, release / "probe.json")
     shutil.move(release / "plots", tmp_path / "plots")
     (release / "plots").symlink_to(tmp_path / "plots")
     with pytest.raises(ReleaseError, match="plots is a link"):
-        verify(release)
+        verify_release(release)
 
 
 def test_the_manifest_cannot_point_outside(release: Path) -> None:
     """A name with ``..`` is no file name, whatever the digests say."""
-    manifest = verify(release)
+    manifest = verify_release(release)
     (release.parent / "outside").write_bytes((release / "probe.json").read_bytes())
     renamed = {"../outside": manifest.files["probe.json"]}
     forged = manifest.model_copy(update={"files": {**manifest.files, **renamed}})
     (release / MANIFEST).write_text(forged.text())
     with pytest.raises(ReleaseError, match="not a manifest"):
-        verify(release.rename(release.parent / forged.folder))
+        verify_release(release.rename(release.parent / forged.folder))
 
 
 def test_a_folder_under_another_digests_name_is_refused(release: Path) -> None:
     """A release cannot stand in for another one; under a name of no digest it can still be opened."""
     with pytest.raises(ReleaseError, match="the folder's name says"):
-        verify(release.rename(release.parent / "v3-0123456789ab"))
-    verify((release.parent / "v3-0123456789ab").rename(release.parent / "anything"))
+        verify_release(release.rename(release.parent / "v3-0123456789ab"))
+    verify_release((release.parent / "v3-0123456789ab").rename(release.parent / "anything"))
     digest = release.name.partition("-")[2]
     with pytest.raises(ReleaseError, match="version 3"):
-        verify((release.parent / "anything").rename(release.parent / f"v4-{digest}"))
+        verify_release((release.parent / "anything").rename(release.parent / f"v4-{digest}"))
 
 
 def test_no_release_at_all(tmp_path: Path) -> None:
@@ -96,4 +96,4 @@ def test_no_release_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("gone", "file", "empty"):
         with pytest.raises(ReleaseError):
-            verify(tmp_path / name)
+            verify_release(tmp_path / name)

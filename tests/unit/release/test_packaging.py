@@ -15,13 +15,13 @@ from towline import files
 from towline.config import build_config
 from towline.errors import ReleaseError, TransientError
 from towline.inference.predictor import open_release
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.release import packaging
-from towline.release.packaging import Package
-from towline.training.evaluation.holdout import saved_predictions
+from towline.release.packaging import Release
+from towline.training.evaluation.holdout import load_evaluation_predictions
 
 
-def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> None:
+def test_packaging_twice_gives_one_release(regression: Run, packed: Release) -> None:
     """The second time finds the first's folder; so does one that was moved away in between."""
     home = (regression.settings.store / packed.path).parent
     assert regression.package() == packed
@@ -30,10 +30,10 @@ def test_packaging_twice_gives_one_release(regression: Run, packed: Package) -> 
     assert [path.name for path in home.iterdir() if path.is_dir()] == [Path(packed.path).name]
 
 
-def test_the_release_holds_what_it_should(regression: Run, packed: Package) -> None:
+def test_the_release_holds_what_it_should(regression: Run, packed: Release) -> None:
     """Every file that a reader of the release counts on, and what the run was."""
     directory = regression.settings.store / packed.path
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     assert set(manifest.files) == {
         "model.skops", "contract.json", "profile.json", "config.yaml", "metrics.json", "validation.json",
         "environment.lock", "card.md", "card.html", "plots/fold_scores.png", "probe.json",
@@ -60,7 +60,7 @@ def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
     released = open_release(directory).predict(rows)
     error = float(np.abs(released - truth).mean())
     assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it has seen them
-    assert verify(directory).metrics == regression.evaluation.metrics
+    assert verify_release(directory).metrics == regression.evaluation.metrics
     assert regression.fitted.rows == len(work.table()) > len(work.parts()["train"])
     assert "fitted without them" in " ".join((directory / "card.md").read_text().split())
     assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
@@ -70,7 +70,7 @@ def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: C
     """Its training ends where the holdout begins, and nothing says otherwise."""
     run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     directory = run.settings.store / run.package().path
-    assert verify(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
+    assert verify_release(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
     assert not (directory / "holdout.npz").exists()
     assert "fitted without them" not in (directory / "card.md").read_text()
 
@@ -83,7 +83,7 @@ def test_probes_are_answered_as_in_training(binary: Run) -> None:
     assert set(probe["rows"][0]) == {column.name for column in model.contract.feature_columns}
     assert model.predict(probe["rows"]).tolist() == probe["labels"]
     np.testing.assert_allclose(model.predict_proba(probe["rows"]), probe["probabilities"], rtol=1e-12)
-    assert set(probe["labels"]) <= set(saved_predictions(binary.work)[1].labels)
+    assert set(probe["labels"]) <= set(load_evaluation_predictions(binary.work)[1].labels)
 
 
 def test_a_full_disk_leaves_nothing(regression: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing(regression: Run, monkeypatch: pytest.MonkeyP
     assert not [path.name for path in home.iterdir() if path.name.startswith((".draft", "v9"))]
 
 
-def test_what_a_killed_run_left_is_removed(regression: Run, packed: Package) -> None:
+def test_what_a_killed_run_left_is_removed(regression: Run, packed: Release) -> None:
     """Half a release beside the whole ones does not outlive the next packaging."""
     draft = regression.settings.store / "releases" / "house-value" / ".draft-0123"
     (draft / "plots").mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_what_a_killed_run_left_is_removed(regression: Run, packed: Package) -> 
     assert not draft.exists()
 
 
-def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Run, packed: Package) -> None:
+def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Run, packed: Release) -> None:
     """Packaging does not hand out a folder it did not write so."""
     probe = regression.settings.store / packed.path / "probe.json"
     before = probe.read_bytes()
@@ -138,7 +138,7 @@ def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Run, p
 def test_no_password_in_a_release(url: str, kept: str) -> None:
     """One written into the config is masked; the name of a variable that holds one is not."""
     raw = {"name": "x", "data": {"source": {"url": url, "query": "select 1"}, "target": "y"}}
-    text = packaging._config(build_config(raw, "test"))
+    text = packaging._render_config(build_config(raw, "test"))
     assert yaml.safe_load(text)["data"]["source"]["url"] == kept
 
 
@@ -148,7 +148,7 @@ def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callabl
     run = make_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()
     directory = run.settings.store / packed.path
-    manifest = verify(directory)
+    manifest = verify_release(directory)
     assert "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace" in manifest.trusted
     assert open_release(directory, digest=packed.digest).predict(frame.head(3)).shape == (3,)
     assert open_release(directory, ["sklearn.gaussian_process"]).predict(frame.head(3)).shape == (3,)

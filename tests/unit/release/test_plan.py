@@ -10,15 +10,15 @@ import pytest
 
 from towline.config import build_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.data.schema.rows import Reader
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec, parity
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.parity import certify
 from towline.inference.compiled.plan import Bits, Linear, Plan, Walk
 from towline.inference.scorer import Compiled
-from towline.training.estimators import build
+from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 
 ROWS = 900
@@ -57,8 +57,8 @@ def fitted(
     data = {"source": "x", "target": target, "columns": {"at": "datetime", "town": "category", "flag": "boolean"}}
     raw = {"name": "odd", "data": data, "candidates": [{"estimator": estimator, "params": params}]}
     config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
-    contract = infer(table, config)
-    model = build(config.candidates[0], contract, 7)
+    contract = infer_contract(table, config)
+    model = build_model(config.candidates[0], contract, 7)
     if threshold is not None:
         model.set_params(threshold=threshold)
     features = contract.features(table)
@@ -120,7 +120,7 @@ def test_one_row_is_answered_as_many_are(
     again = io.BytesIO()
     codec.write(read, again)
     assert again.getvalue() == written.getvalue()
-    reader = Reader(contract)
+    reader = RowReader(contract)
     rows = reader.read(odd_table().head(60).astype(object).to_dict("records"))
     scorer = Compiled(read, contract, reader)
     together = scorer.rows(rows)
@@ -143,9 +143,9 @@ def test_a_loss_with_a_link() -> None:
         "candidates": [{"estimator": "boosting", "params": {"loss": "poisson", "max_iter": 20}}], "task": "regression",
     }  # fmt: skip
     config = build_config(raw, "test")
-    contract = infer(table, config)
+    contract = infer_contract(table, config)
     features = contract.features(table)
-    model = build(config.candidates[0], contract, 7).fit(features, contract.labels(table))
+    model = build_model(config.candidates[0], contract, 7).fit(features, contract.labels(table))
     assert certify(model, contract, {"train": features}, 1)[0].compiled
     assert (predict(model, features, contract).labels > 0).all()
 
@@ -183,7 +183,7 @@ def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatc
 def test_a_number_scikit_learn_refuses_is_refused() -> None:
     """A forest rounds to float32: what does not fit there is an error in both."""
     model, contract, features = fitted("value", "forest", n_estimators=5)
-    scorer = Compiled(compile_plan(model, contract), contract, Reader(contract))
+    scorer = Compiled(compile_plan(model, contract), contract, RowReader(contract))
     features.loc[3, "huge"] = 1e60
     with pytest.raises(ValueError, match="float32"):
         predict(model, features, contract)

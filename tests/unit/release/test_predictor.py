@@ -14,11 +14,11 @@ import pytest
 from tests.unit.release.conftest import Run, table
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.release.packaging import Package
+from towline.release.packaging import Release
 
 
 @pytest.fixture(scope="module")
-def value(regression: Run, packed: Package) -> Model:
+def value(regression: Run, packed: Release) -> Model:
     return open_release(regression.settings.store / packed.path)
 
 
@@ -118,7 +118,7 @@ def test_a_changed_model_is_never_built(release: Path) -> None:
         open_release(release)
 
 
-def test_an_embedded_model_is_light(regression: Run, packed: Package) -> None:
+def test_an_embedded_model_is_light(regression: Run, packed: Release) -> None:
     """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
     code = (
         "import json, sys; from towline import load; model = load(sys.argv[1])\n"

@@ -11,13 +11,13 @@ from tests.unit.release.conftest import Run
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.release import smoke_test
-from towline.release.packaging import Package
+from towline.release.packaging import Release
 from towline.training.evaluation.predictions import Predictions
 
 
-def test_a_bare_process_answers_identically(regression: Run, packed: Package) -> None:
+def test_a_bare_process_answers_identically(regression: Run, packed: Release) -> None:
     """To the last bit, with none of the pipeline's libraries imported."""
-    found = smoke_test.smoke(regression.work, packed)
+    found = smoke_test.run_smoke_test(regression.work, packed)
     assert found.identical, found.detail
     assert found.modules == ()
     assert found.rows == regression.evaluation.rows
@@ -27,11 +27,11 @@ def test_a_bare_process_answers_identically(regression: Run, packed: Package) ->
 
 def test_classification_too(binary: Run) -> None:
     """Labels and probabilities."""
-    found = smoke_test.smoke(binary.work, binary.package())
+    found = smoke_test.run_smoke_test(binary.work, binary.package())
     assert found.identical, found.detail
 
 
-def test_another_answer_is_found(regression: Run, packed: Package, tmp_path: Path) -> None:
+def test_another_answer_is_found(regression: Run, packed: Release, tmp_path: Path) -> None:
     """One value off by the last bit is told, and so is another shape."""
     model = open_release(regression.settings.store / packed.path)
     answers = model.predictions(regression.work.part("holdout")[0])
@@ -57,31 +57,31 @@ def test_labels_of_another_type_are_found(tmp_path: Path, other: list[object]) -
     assert finding == f"labels have the type {type(other[0]).__name__}, the classes bool"
 
 
-def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Package, release: Path) -> None:
+def test_a_spoilt_release_is_a_failed_test(regression: Run, packed: Release, release: Path) -> None:
     """The cause is told and nothing is raised."""
     (release / "probe.json").write_text("[]")
     spoilt = packed.model_copy(update={"path": str(release)})  # an absolute path stands for itself
-    found = smoke_test.smoke(regression.work, spoilt)
+    found = smoke_test.run_smoke_test(regression.work, spoilt)
     assert not found.identical
     assert "probe.json" in found.detail
 
 
-def test_a_process_that_does_not_answer(regression: Run, packed: Package) -> None:
+def test_a_process_that_does_not_answer(regression: Run, packed: Release) -> None:
     """Killed before, and slower than allowed."""
-    with smoke_test.start() as process:
+    with smoke_test.start_tester() as process:
         process.kill()
         process.wait()
-        found = smoke_test.finish(process, regression.work, packed)
+        found = smoke_test.finish_smoke_test(process, regression.work, packed)
     assert not found.identical
     assert "exit code -9" in found.detail
-    with smoke_test.start() as process:
-        found = smoke_test.finish(process, regression.work, packed, timeout=0.01)
+    with smoke_test.start_tester() as process:
+        found = smoke_test.finish_smoke_test(process, regression.work, packed, timeout=0.01)
     assert "no answer within" in found.detail
 
 
 def test_it_ends_with_its_parent() -> None:
     """A process that was started early and is never asked leaves when its stdin is closed."""
-    with smoke_test.start() as process:
+    with smoke_test.start_tester() as process:
         pass
     assert process.returncode == 0
 
@@ -90,7 +90,8 @@ def test_it_ends_with_its_parent() -> None:
 def test_the_blocker_refuses_and_remembers(name: str) -> None:
     """Whether installed or not, and for a part of it too."""
     code = (
-        "import sys; from towline.release.smoke_test import Blocker; b = Blocker(); sys.meta_path.insert(0, b)\n"
+        "import sys; from towline.release.smoke_test import ImportBlocker\n"
+        "b = ImportBlocker(); sys.meta_path.insert(0, b)\n"
         f"try: import {name}.part\n"
         "except ModuleNotFoundError: print(*b.asked)"
     )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from towline.config import build_config
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
 from towline.inference.batch import score
 from towline.training.evaluation.predictions import Predictions
@@ -25,7 +25,7 @@ LINES = '00501,NA,true,1.10,T\n501,"a, b",TRUE,,\n"x\ny",null,,2.50,-5\n'
 def model() -> Any:
     """Answers ``yes`` for rows of zip 00501, and asks the real contract for its features."""
     table = pd.DataFrame({"zip": ["00501", "501"] * 10, "model": ["T", "-5"] * 10, "y": ["no", "yes"] * 10})
-    contract = infer(table, build_config({"name": "m", "data": {"source": "x", "target": "y"}}, "t"))
+    contract = infer_contract(table, build_config({"name": "m", "data": {"source": "x", "target": "y"}}, "t"))
 
     def predictions(features: pd.DataFrame) -> Predictions:
         yes = (features["zip"] == "00501").to_numpy(float)

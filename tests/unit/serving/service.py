@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.rows import Reader
+from towline.data.schema.rows import RowReader
 from towline.inference.scorer import Answer
 from towline.manifest import Manifest
 from towline.serving.app import Service, create
@@ -54,7 +54,7 @@ class Fake:
     calls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.contract)
+        self.reader = RowReader(self.contract)
         self.metadata = Manifest(
             name=self.name, version=self.version, run_key="k", created="2026-03-01T12:00:00+00:00",
             task=self.contract.task, target="price", classes=self.contract.classes, positive=None, threshold=None,

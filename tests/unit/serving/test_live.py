@@ -12,7 +12,7 @@ import pytest
 
 from tests.shelf import MODEL, Shelf
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
-from towline.manifest import MANIFEST, describe, read
+from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.registry.champion_watcher import Release
 from towline.serving import model_reloader
 from towline.serving.model_reloader import Live
@@ -37,9 +37,9 @@ def spoil(release: Path, file: str = "contract.json") -> None:
 
 def reseal(release: Path) -> Path:
     """Makes the manifest say what the folder holds now, as someone would who may write the store; returns it."""
-    old = read(release)
+    old = read_manifest(release)
     (release / MANIFEST).unlink()
-    manifest = old.model_copy(update={"files": describe(release)})
+    manifest = old.model_copy(update={"files": describe_files(release)})
     (release / MANIFEST).write_text(manifest.text())
     return release.rename(release.with_name(manifest.folder))
 
@@ -273,7 +273,7 @@ def test_what_serves_is_noted(shelf: Shelf) -> None:
         "name": MODEL,
         "version": 2,
         "release": f"releases/{MODEL}/{release.name}",
-        "digest": read(release).digest,
+        "digest": read_manifest(release).digest,
     }
 
 

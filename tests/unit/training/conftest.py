@@ -6,20 +6,25 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data.schema.inference import infer
-from towline.data.sources import load
-from towline.data.splits import split
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import load_dataset
+from towline.data.splits import split_table
 from towline.data.workspace import Workspace
-from towline.training.cross_validation import Scores, baseline, choose, cross_validate
-from towline.training.final_fit import Fitted, fit
+from towline.training.cross_validation import (
+    CrossValidationResult,
+    baseline_candidate,
+    choose_candidate,
+    cross_validate,
+)
+from towline.training.final_fit import FittedModel, fit
 from towline.training.history import choose_history
 
 
 class Trained(NamedTuple):
     work: Workspace
     config: PipelineConfig
-    scores: tuple[Scores, ...]
-    fitted: Fitted
+    scores: tuple[CrossValidationResult, ...]
+    fitted: FittedModel
 
 
 @pytest.fixture
@@ -34,13 +39,13 @@ def train(tmp_path: Path) -> Callable[..., Trained]:
         folds = {"cross_validation": {"folds": 2}, "candidates": [candidate]}
         made = PipelineConfig.model_validate({"name": "t", "data": data, **folds, **config})
         store = tmp_path / "store"
-        dataset = load(made.data, tmp_path, store, None)
+        dataset = load_dataset(made.data, tmp_path, store, None)
         work = Workspace(store=store, key="0" * 16, token="t", dataset=dataset)
         work.path.mkdir(parents=True, exist_ok=True)
-        work.save("contract.json", infer(work.table(), made))
-        split(work, made)
-        scores = tuple(cross_validate(work, made, one) for one in (baseline(made), *made.candidates))
-        chosen = choose(scores, made, work.contract().task)
+        work.save("contract.json", infer_contract(work.table(), made))
+        split_table(work, made)
+        scores = tuple(cross_validate(work, made, one) for one in (baseline_candidate(made), *made.candidates))
+        chosen = choose_candidate(scores, made, work.contract().task)
         return Trained(work, made, scores, fit(work, made, chosen, choose_history(work, made, chosen)))
 
     return trained

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from towline.config import Candidate, PipelineConfig
-from towline.data.schema.inference import infer
-from towline.training.estimators import build
+from towline.data.schema.inference import infer_contract
+from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 
 ESTIMATORS = [
@@ -34,9 +34,9 @@ def test_labels_come_back_as_they_are(estimator: str, labels: list[Any]) -> None
     places = np.digitize(x, [0.0] if len(labels) == 2 else [-0.4, 0.4])
     frame = pd.DataFrame({"x": x, "y": pd.Series([labels[place] for place in places])})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
-    contract = infer(frame, config)
+    contract = infer_contract(frame, config)
     features, truth = contract.features(frame), contract.labels(frame)
-    found = predict(build(Candidate(estimator=estimator), contract, 7).fit(features, truth), features, contract)
+    found = predict(build_model(Candidate(estimator=estimator), contract, 7).fit(features, truth), features, contract)
     kinds = {type(label) for label in contract.classes}
     assert found.labels.shape == (240,)
     assert {type(label) for label in found.labels} == kinds
@@ -54,10 +54,10 @@ def test_a_class_that_does_not_occur(estimator: str) -> None:
     x = rng.normal(size=240)
     frame = pd.DataFrame({"x": x, "y": np.array(["a", "b", "c"])[np.digitize(x, [-0.4, 0.4])]})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
-    contract = infer(frame, config)
+    contract = infer_contract(frame, config)
     features, truth = contract.features(frame), contract.labels(frame)
     without = truth != "b"
-    model = build(Candidate(estimator=estimator), contract, 7).fit(features[without], truth[without])
+    model = build_model(Candidate(estimator=estimator), contract, 7).fit(features[without], truth[without])
     found = predict(model, features, contract)
     assert set(found.labels) == {"a", "c"}
     assert np.mean(found.labels[without] == truth[without]) > 0.9
@@ -69,8 +69,8 @@ def test_labels_of_no_class_are_refused() -> None:
     """A label that the contract does not know is named, not learnt as another one."""
     frame = pd.DataFrame({"x": np.arange(40.0) % 7, "y": ["a", "b"] * 20})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
-    contract = infer(frame, config)
+    contract = infer_contract(frame, config)
     with pytest.raises(ValueError, match=r"labels that are no class: \['z'\]"):
-        build(Candidate(estimator="linear"), contract, 7).fit(
+        build_model(Candidate(estimator="linear"), contract, 7).fit(
             contract.features(frame), np.array(["a", "z"] * 20, dtype=object)
         )

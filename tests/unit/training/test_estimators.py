@@ -8,15 +8,15 @@ from sklearn.pipeline import Pipeline
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, FitError
-from towline.training.estimators import build, space
+from towline.training.estimators import build_model, default_search_space
 
 NAMES = ("baseline", "linear", "forest", "boosting")
 
 
 def _contract(frame: pd.DataFrame, target: str = "y", **config: object) -> Contract:
-    return infer(
+    return infer_contract(
         frame, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": target}, **config})
     )
 
@@ -24,7 +24,7 @@ def _contract(frame: pd.DataFrame, target: str = "y", **config: object) -> Contr
 def _fitted(candidate: Candidate | str, frame: pd.DataFrame, **config: object) -> tuple[Pipeline, Contract]:
     contract = _contract(frame, **config)
     chosen = Candidate(estimator=candidate) if isinstance(candidate, str) else candidate
-    model = build(chosen, contract, 7)
+    model = build_model(chosen, contract, 7)
     return model.fit(contract.features(frame), contract.labels(frame)), contract
 
 
@@ -95,7 +95,7 @@ def test_column_without_values_in_a_fold(name: str) -> None:
     kinds = {"data": {"source": "x", "target": "y", "columns": {"many": "category"}}}
     contract = _contract(frame, **kinds)
     features, labels = contract.features(frame), contract.labels(frame)
-    model = build(Candidate(estimator=name), contract, 7).fit(features[:60], labels[:60])
+    model = build_model(Candidate(estimator=name), contract, 7).fit(features[:60], labels[:60])
     assert np.isfinite(model.predict(features)).all()
 
 
@@ -123,7 +123,7 @@ def test_same_seed_same_model_through_skops(mixed: pd.DataFrame) -> None:
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
     """The parts are those of the calendar, Monday being 0, and a null time is NaN."""
     contract = _contract(mixed)
-    calendar = build(Candidate(estimator="forest"), contract, 7)["prepare"].transformers[-1][1][0]
+    calendar = build_model(Candidate(estimator="forest"), contract, 7)["prepare"].transformers[-1][1][0]
     times = pd.DataFrame({"when?": pd.to_datetime(["2024-02-29 13:30", None]).astype("datetime64[us]")})
     out = dict(zip(calendar.get_feature_names_out(["when?"]), calendar.fit_transform(times).T, strict=True))
     assert out["when?_hour"][0] == 13
@@ -151,7 +151,7 @@ def test_what_cannot_be_built(candidate: dict[str, object], what: str, remedy: s
     """A candidate that cannot be built says what, under which key, and the way out."""
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": np.arange(100.0)})
     with pytest.raises(ConfigError) as refused:
-        build(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
+        build_model(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
     assert what in refused.value.what
     assert remedy in refused.value.remedy
     assert refused.value.where.startswith("candidates.")
@@ -162,18 +162,18 @@ def test_weights_only_where_they_exist() -> None:
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": ["a", "b"] * 50})
     contract = _contract(frame)
     assert (
-        build(Candidate(estimator="boosting", weights="balanced"), contract, 7).pipeline["estimate"].class_weight
+        build_model(Candidate(estimator="boosting", weights="balanced"), contract, 7).pipeline["estimate"].class_weight
         == "balanced"
     )
     with pytest.raises(ConfigError, match="takes none"):
-        build(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
+        build_model(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
 
 
 def test_no_usable_column() -> None:
     """A table without features is refused with the note of each ignored column."""
     frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
     with pytest.raises(FitError, match="no column is left to learn from") as refused:
-        build(Candidate(estimator="linear"), _contract(frame), 7)
+        build_model(Candidate(estimator="linear"), _contract(frame), 7)
     assert refused.value.details == ("constant: constant",)
 
 
@@ -183,6 +183,6 @@ def test_default_spaces_hold_known_parameters(task: str) -> None:
     frame = pd.DataFrame({"x": np.arange(90.0) % 7, "y": [1, 2, 3] * 30})
     for name in NAMES[1:]:
         candidate = Candidate(estimator=name)
-        params = dict.fromkeys(space(candidate, task), 1)
+        params = dict.fromkeys(default_search_space(candidate, task), 1)
         assert params
-        build(candidate, _contract(frame, task=task), 7, params)
+        build_model(candidate, _contract(frame, task=task), 7, params)

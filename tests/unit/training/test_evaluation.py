@@ -17,13 +17,13 @@ from sklearn.preprocessing import FunctionTransformer
 
 from towline.config import METRICS, PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, ReleaseError
 from towline.training import model_io
 from towline.training.classifier import Classifier
-from towline.training.evaluation.bootstrap import interval, resample, units, weights
-from towline.training.evaluation.holdout import Evaluation, cuts, evaluate, saved_predictions
-from towline.training.evaluation.metrics import predict, scores
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
+from towline.training.evaluation.holdout import Evaluation, evaluate, find_slices, load_evaluation_predictions
+from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
 
 DATA = Path(__file__).parents[3] / "data"
@@ -55,11 +55,13 @@ def test_vectorised_equals_sklearn(task: str, n: int) -> None:
     rng = np.random.default_rng(n)
     for seed in range(2):
         truth, answers, contract = _case(task, n, seed)
-        for drawn in (weights(n, 8, seed), rng.random((8, n)) * (rng.random((8, n)) > 0.3)):
-            each = [scores(truth, answers, contract, row) for row in drawn]
+        for drawn in (draw_weights(n, 8, seed), rng.random((8, n)) * (rng.random((8, n)) > 0.3)):
+            each = [compute_metrics(truth, answers, contract, row) for row in drawn]
             for metric in METRICS[task]:
                 expected = [one[metric] for one in each]
-                np.testing.assert_allclose(resample(truth, answers, contract, metric, drawn), expected, atol=1e-12)
+                np.testing.assert_allclose(
+                    resample_metric(truth, answers, contract, metric, drawn), expected, atol=1e-12
+                )
 
 
 def test_scores_are_sklearns() -> None:
@@ -67,13 +69,13 @@ def test_scores_are_sklearns() -> None:
     truth, answers, contract = _case("binary", 200, 0)
     assert answers.probabilities is not None
     weight = np.random.default_rng(0).random(200)
-    found = scores(truth, answers, contract, weight)
+    found = compute_metrics(truth, answers, contract, weight)
     hit, chance = truth == "a", answers.probabilities[:, 0]
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(hit, chance, sample_weight=weight))
     assert found["f1"] == pytest.approx(sk.f1_score(truth, answers.labels, pos_label="a", sample_weight=weight))
     assert found["log_loss"] == pytest.approx(sk.log_loss(hit, chance, sample_weight=weight))
     truth, answers, contract = _case("multiclass", 200, 0)
-    found = scores(truth, answers, contract)
+    found = compute_metrics(truth, answers, contract)
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, answers.probabilities, multi_class="ovr"))
 
 
@@ -81,22 +83,22 @@ def test_scores_are_sklearns() -> None:
 def test_undefined_is_nan_and_silent() -> None:
     """What the rows do not allow is nan without a warning: no positive or probability, a constant truth, zeros, NaN."""
     contract = _contract("binary", (False, True), True)
-    none = scores(
+    none = compute_metrics(
         np.array([False] * 5, dtype=object), Predictions(np.zeros(5, dtype=bool), np.full((5, 2), 0.5)), contract
     )
     assert {name for name, value in none.items() if np.isnan(value)} == {
         "roc_auc", "average_precision", "f1", "precision", "recall",
     }  # fmt: skip
-    bare = scores(np.array([False, True], dtype=object), Predictions(np.array([True, True])), contract)
+    bare = compute_metrics(np.array([False, True], dtype=object), Predictions(np.array([True, True])), contract)
     assert np.isnan(bare["roc_auc"])
     assert bare["recall"] == 1.0
-    flat = scores(np.zeros(4), Predictions(np.ones(4)), _contract("regression"))
+    flat = compute_metrics(np.zeros(4), Predictions(np.ones(4)), _contract("regression"))
     assert np.isnan(flat["r2"])
     assert np.isnan(flat["mape"])
     assert flat["mae"] == 1.0
-    some = scores(np.array([0.0, 10.0]), Predictions(np.array([5.0, 11.0])), _contract("regression"))
+    some = compute_metrics(np.array([0.0, 10.0]), Predictions(np.array([5.0, 11.0])), _contract("regression"))
     assert some["mape"] == pytest.approx(0.1)
-    broken = scores(np.arange(3.0), Predictions(np.array([1.0, np.nan, 2.0])), _contract("regression"))
+    broken = compute_metrics(np.arange(3.0), Predictions(np.array([1.0, np.nan, 2.0])), _contract("regression"))
     assert all(np.isnan(value) for value in broken.values())
 
 
@@ -121,8 +123,8 @@ def test_intervals_cover_the_truth() -> None:
         alike = np.convolve(rng.normal(size=910), np.ones(11) / np.sqrt(11), "valid")
         for name, errors, block in (("alone", noise, 1), ("rows", alike, 1), ("blocks", alike, 30)):
             truth, answers = np.zeros(900), Predictions(1.0 + 0.1 * errors)
-            drawn = weights(900, 200, seed, np.arange(900) // block)
-            found = interval(1.0, resample(truth, answers, contract, "mae", drawn))
+            drawn = draw_weights(900, 200, seed, np.arange(900) // block)
+            found = percentile_interval(1.0, resample_metric(truth, answers, contract, "mae", drawn))
             assert found.low is not None
             assert found.high is not None
             held[name] += found.low <= 1.0 <= found.high
@@ -137,16 +139,16 @@ def test_units() -> None:
 
     def drawn(by: str = "auto", **data: Any) -> np.ndarray:
         config = {"name": "t", "data": {"source": "x", "target": "y", **data}, "split": {"by": by}}
-        return units(rows, PipelineConfig.model_validate(config))
+        return resampling_units(rows, PipelineConfig.model_validate(config))
 
     assert list(drawn(group="g")) == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20 + [4] * 20
     assert list(drawn(time="t")) == [9 - place // 10 for place in range(100)]
     assert list(drawn("random", time="t")) == list(drawn()) == list(range(100))
-    counts = weights(100, 8, 0, drawn(group="g"))
+    counts = draw_weights(100, 8, 0, drawn(group="g"))
     assert (counts.reshape(8, 5, 20) == counts[:, ::20, None]).all()
     assert (counts.sum(axis=1) == 100).all()
-    assert (weights(100, 8, 0) == weights(100, 8, 0)).all()
-    assert (weights(100, 8, 0) != weights(100, 8, 1)).any()
+    assert (draw_weights(100, 8, 0) == draw_weights(100, 8, 0)).all()
+    assert (draw_weights(100, 8, 0) != draw_weights(100, 8, 1)).any()
 
 
 def test_memory_is_bounded() -> None:
@@ -154,9 +156,9 @@ def test_memory_is_bounded() -> None:
     rng = np.random.default_rng(0)
     chance = rng.random(60_000)
     answers = Predictions(np.zeros(60_000, dtype=int), np.column_stack([1 - chance, chance]))
-    drawn = weights(60_000, 200, 0)
+    drawn = draw_weights(60_000, 200, 0)
     tracemalloc.start()
-    resample(rng.integers(0, 2, 60_000), answers, _contract("binary", (0, 1), 1), "roc_auc", drawn)
+    resample_metric(rng.integers(0, 2, 60_000), answers, _contract("binary", (0, 1), 1), "roc_auc", drawn)
     assert tracemalloc.get_traced_memory()[1] < 40e6
     tracemalloc.stop()
 
@@ -180,9 +182,9 @@ def test_bike(train: Callable[..., Any]) -> None:
     whole = sum(part.rows * (part.metric.value or 0) for part in weekday) / found.rows
     assert whole == pytest.approx(mae.value)
     assert any("consecutive rows" in note for note in found.notes)
-    truth, answers, dummy = saved_predictions(work)
-    assert scores(truth, answers, work.contract())["mae"] == pytest.approx(mae.value)
-    assert scores(truth, dummy, work.contract())["mae"] == pytest.approx(found.baseline["mae"])
+    truth, answers, dummy = load_evaluation_predictions(work)
+    assert compute_metrics(truth, answers, work.contract())["mae"] == pytest.approx(mae.value)
+    assert compute_metrics(truth, dummy, work.contract())["mae"] == pytest.approx(found.baseline["mae"])
     assert evaluate(work, config, fitted) == found
 
 
@@ -196,7 +198,7 @@ def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) 
     work, config, _, fitted = train(table)
     found = evaluate(work, config, fitted)
     assert (found.metrics["accuracy"].value or 0) > 0.6
-    truth, answers, _ = saved_predictions(work)
+    truth, answers, _ = load_evaluation_predictions(work)
     assert {type(label) for label in truth} == {type(labels[0])}
     assert set(answers.labels) <= set(labels)
     assert found.importance[0][0] == "x"
@@ -221,20 +223,20 @@ def test_slices() -> None:
         data = {"name": "t", "data": {"source": "x", "target": "y"}, "evaluation": evaluation}
         return PipelineConfig.model_validate(data)
 
-    contract = infer(rows, config())
-    found, notes = cuts(rows, contract, config())
+    contract = infer_contract(rows, config())
+    found, notes = find_slices(rows, contract, config())
     assert [(cut.column, cut.value) for cut in found] == [
         ("few", "a"), ("few", "b"), ("count", "0"), ("count", "1"), ("count", "2"), ("count", "missing"),
     ]  # fmt: skip
     assert not notes
     assert all((rows["few"].iloc[cut.rows] == cut.value).all() for cut in found[:2])
-    asked, _ = cuts(rows, contract, config(slices=["many", "day"]))
+    asked, _ = find_slices(rows, contract, config(slices=["many", "day"]))
     assert [len(cut.rows) for cut in asked[:4]] == [125] * 4
     assert [cut.value for cut in asked[4:]] == ["2024-01", "2024-02"]
     with pytest.raises(ConfigError, match="did you mean many"):
-        cuts(rows, contract, config(slices=["mny"]))
+        find_slices(rows, contract, config(slices=["mny"]))
     wide = pd.DataFrame({f"c{at}": rng.choice(list("abcdefghij"), 2000) for at in range(9)} | {"y": rng.random(2000)})
-    limited, notes = cuts(wide, infer(wide, config()), config())
+    limited, notes = find_slices(wide, infer_contract(wide, config()), config())
     assert len(limited) == 60
     assert "c6, c7, c8 left out" in notes[0]
 
@@ -244,12 +246,12 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     skops.io.dump(FunctionTransformer(tracemalloc.start), path)
     with pytest.raises(ReleaseError, match=r"not trusted: _tracemalloc\.start"):
-        model_io.load(path)
+        model_io.load_model(path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ReleaseError, match="cannot be read"):
-        model_io.load(path)
+        model_io.load_model(path)
     with pytest.raises(ReleaseError, match="no such model file"):
-        model_io.load(tmp_path / "absent.skops")
+        model_io.load_model(tmp_path / "absent.skops")
 
 
 def test_packages_are_trusted_by_the_config() -> None:
@@ -257,4 +259,8 @@ def test_packages_are_trusted_by_the_config() -> None:
     names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
     config["package"] = {"trusted": ["third"]}
-    assert model_io.packages(PipelineConfig.model_validate(config)) == ("own", "sklearn.gaussian_process", "third")
+    assert model_io.trusted_packages(PipelineConfig.model_validate(config)) == (
+        "own",
+        "sklearn.gaussian_process",
+        "third",
+    )

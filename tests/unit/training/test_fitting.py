@@ -12,13 +12,19 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from towline.config import Candidate, PipelineConfig
-from towline.data.schema.inference import infer
-from towline.data.sources import load
-from towline.data.splits import split
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import load_dataset
+from towline.data.splits import split_table
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.training import cross_validation, model_io
-from towline.training.cross_validation import Scores, baseline, best_threshold, choose, cross_validate
+from towline.training.cross_validation import (
+    CrossValidationResult,
+    baseline_candidate,
+    best_threshold,
+    choose_candidate,
+    cross_validate,
+)
 from towline.training.final_fit import fit
 
 DATA = Path(__file__).parents[3] / "data"
@@ -42,11 +48,11 @@ def _prepared(tmp_path: Path, table: pd.DataFrame | Path, **config: Any) -> tupl
     source = str(tmp_path / "table.parquet" if isinstance(table, pd.DataFrame) else table)
     data = {"source": source, "target": "y", **config.pop("data", {})}
     made = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
-    dataset = load(made.data, tmp_path, tmp_path / "store", None)
+    dataset = load_dataset(made.data, tmp_path, tmp_path / "store", None)
     work = Workspace(store=tmp_path / "store", key="0" * 16, token="t", dataset=dataset)
     work.path.mkdir(parents=True, exist_ok=True)
-    work.save("contract.json", infer(work.table(), made))
-    split(work, made)
+    work.save("contract.json", infer_contract(work.table(), made))
+    split_table(work, made)
     return work, made
 
 
@@ -72,12 +78,12 @@ def test_bike_through_time(tmp_path: Path) -> None:
     drop = ["casual", "registered", "season"]
     data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "200d"}
     work, config = _prepared(tmp_path, DATA / "bike_hourly.parquet", data=data)
-    all_scores = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
+    all_scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
     assert all(one.mean["mae"] < 0.8 * all_scores[0].mean["mae"] for one in all_scores[1:])
     assert all(len(one.folds) == 3 and not one.failed and not one.notes for one in all_scores)
-    chosen = choose(all_scores, config, "regression")
+    chosen = choose_candidate(all_scores, config, "regression")
     fitted = fit(work, config, chosen)
-    again = Scores.model_validate_json(chosen.model_dump_json())
+    again = CrossValidationResult.model_validate_json(chosen.model_dump_json())
     assert again == chosen
     features, truth, _ = work.part("train")
     assert fitted.rows == len(features)
@@ -165,9 +171,9 @@ def test_a_candidate_that_fails_does_not_end_the_run(
     assert not warned.failed
     assert warned.notes == ("UserWarning: not in the mood",)
     assert not recwarn.list
-    assert choose([failed, warned], config, "binary") is warned
+    assert choose_candidate([failed, warned], config, "binary") is warned
     with pytest.raises(FitError) as refused:
-        choose([failed], config, "binary")
+        choose_candidate([failed], config, "binary")
     assert refused.value.details == ("moody: ValueError: too moody",)
 
 
@@ -201,9 +207,9 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A search killed within a trial keeps the ended ones, repeats that one and draws what it would have drawn."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
     drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
-    build = cross_validation.build
+    build = cross_validation.build_model
 
-    def results(case: str, kill_at: int | None) -> Scores:
+    def results(case: str, kill_at: int | None) -> CrossValidationResult:
         def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, trusted: Any = ()) -> Any:
             if params is not None and params not in drawn[case]:
                 if len(drawn[case]) == kill_at:
@@ -211,7 +217,7 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 drawn[case].append(params)
             return build(candidate, contract, seed, params, trusted)
 
-        monkeypatch.setattr(cross_validation, "build", spy)
+        monkeypatch.setattr(cross_validation, "build_model", spy)
         return cross_validate(work, config, candidate)
 
     (tmp_path / "whole").mkdir()
@@ -273,7 +279,7 @@ def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> No
     table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
     work, config = _prepared(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
-    assert len(model_io.load(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
+    assert len(model_io.load_model(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
 
 
 def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
@@ -283,7 +289,7 @@ def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Pa
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
     work, config = _prepared(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
     with pytest.raises(ConfigError, match="keeps the rows"):
-        cross_validation.check(config, work.contract())
+        cross_validation.check_candidates(config, work.contract())
     (tmp_path / "other").mkdir()
     work, config = _prepared(tmp_path / "other", table, candidates=neighbours)
-    cross_validation.check(config, work.contract())
+    cross_validation.check_candidates(config, work.contract())

@@ -10,14 +10,14 @@ import pytest
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
-from towline.promotion.gate import Check, Smoke, Verdict, decide
+from towline.data.schema.inference import infer_contract
+from towline.promotion.gate import Check, SmokeTestResult, Verdict, apply_gate
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.metrics import scores
+from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
-GOOD = Smoke(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
+GOOD = SmokeTestResult(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
 N = 1200
 
 
@@ -30,7 +30,7 @@ class Case:
         self.common = self.rng.normal(size=n)
         self.rows = pd.DataFrame({"y": self.truth, "part": self.rng.choice(list("abc"), n, p=[0.6, 0.3, 0.1])})
         self.config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}, "gate": gate})
-        self.contract: Contract = infer(self.rows, self.config)
+        self.contract: Contract = infer_contract(self.rows, self.config)
         self.baseline = Predictions(np.full(n, np.median(self.truth)))
 
     def model(self, noise: float, own: float = 0.3) -> Predictions:
@@ -38,15 +38,15 @@ class Case:
         return Predictions(self.truth + noise * (np.sqrt(1 - own**2) * self.common + own * alone))
 
     def decide(
-        self, model: Predictions, champion: Predictions | None = None, unseen: int = N, smoke: Smoke = GOOD
+        self, model: Predictions, champion: Predictions | None = None, unseen: int = N, smoke: SmokeTestResult = GOOD
     ) -> Verdict:
-        found = scores(self.truth, model, self.contract)
+        found = compute_metrics(self.truth, model, self.contract)
         evaluation = Evaluation(
             task="regression", primary="mae", rows=len(self.truth), baseline={}, slices=(), importance=(), notes=(),
             metrics={k: Interval(value=v if np.isfinite(v) else None) for k, v in found.items()},
         )  # fmt: skip
         old = (7, champion, np.arange(len(self.truth)) < unseen) if champion else None
-        verdict = decide(
+        verdict = apply_gate(
             self.config, self.contract, evaluation, smoke, self.truth, model, self.baseline, old, self.rows
         )
         assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
@@ -103,7 +103,9 @@ def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
         task="regression", primary="mae", rows=N, baseline={}, slices=(), importance=(), notes=(),
         metrics={name: Interval(value=value) for name in ("mae", "r2")},
     )  # fmt: skip
-    verdict = decide(case.config, case.contract, evaluation, GOOD, case.truth, model, case.baseline, None, case.rows)
+    verdict = apply_gate(
+        case.config, case.contract, evaluation, GOOD, case.truth, model, case.baseline, None, case.rows
+    )
     failed = {check.name for check in verdict.checks if check.outcome == "fail"}
     assert failed == {"metric", "max mae", "min r2"}
 

@@ -12,7 +12,7 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import final_fit, model_io
-from towline.training.cross_validation import Scores, choose, cross_validate
+from towline.training.cross_validation import CrossValidationResult, choose_candidate, cross_validate
 from towline.training.final_fit import fit, refit
 from towline.training.history import History, choose_history
 
@@ -28,11 +28,15 @@ def _turned(rows: int = 1500, at: int = 1000) -> pd.DataFrame:
     return pd.DataFrame({"at": times, "a": a, "b": rng.normal(size=rows), "y": slope * a + rng.normal(0, 0.1, rows)})
 
 
-def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, PipelineConfig, Scores]:
+def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, PipelineConfig, CrossValidationResult]:
     work, config = _prepared(
         tmp_path, frame, data={"time": "at", **data}, candidates=["linear"], split={"holdout": "8d"}
     )
-    return work, config, choose([cross_validate(work, config, Candidate(estimator="linear"))], config, "regression")
+    return (
+        work,
+        config,
+        choose_candidate([cross_validate(work, config, Candidate(estimator="linear"))], config, "regression"),
+    )
 
 
 def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
@@ -40,10 +44,10 @@ def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["4d", "30d", "all"])
     history = choose_history(work, config, chosen)
     assert history.window == 4 * DAY
-    assert [one.window for one in history.tried] == [4 * DAY, 30 * DAY, None]
+    assert [one.window for one in history.trials] == [4 * DAY, 30 * DAY, None]
     assert history.metric == "mae"
     assert history.rows == 8 * 24
-    values = [one.value or 0.0 for one in history.tried]
+    values = [one.value or 0.0 for one in history.trials]
     assert values[0] < 0.5 * values[2]
     assert History.model_validate_json(history.model_dump_json()) == history
     measured = fit(work, config, chosen, history)
@@ -51,7 +55,7 @@ def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
     wide = fit(work, config, chosen, History())
     features, truth, _ = work.part("holdout")
     fit(work, config, chosen, history)
-    error = np.abs(model_io.load(work.file("model.skops")).predict(features) - truth).mean()
+    error = np.abs(model_io.load_model(work.file("model.skops")).predict(features) - truth).mean()
     assert wide.rows == len(work.part("train")[2])
     assert error < 1
 
@@ -70,7 +74,7 @@ def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
     """Rows that fade do what a short window does; each pair of window and half-life is tried."""
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["30d", "all"], half_life=["2d", "all"])
     history = choose_history(work, config, chosen)
-    assert len(history.tried) == 4
+    assert len(history.trials) == 4
     assert history.half_life == 2 * DAY
     assert "half-life 2d" in str(history)
     weights = history.weights(work.part("train")[2]["at"])
@@ -109,9 +113,10 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert released.measured == measured.history
     features, _, _ = work.part("holdout")
     np.testing.assert_array_equal(
-        final_fit.answers(work, released).labels, model_io.load(work.file(released.file)).predict(features)
+        final_fit.holdout_predictions(work, released).labels,
+        model_io.load_model(work.file(released.file)).predict(features),
     )
-    assert len(final_fit.learnt(work, config, released)) == released.rows
+    assert len(final_fit.training_rows(work, config, released)) == released.rows
     plain = config.model_copy(update={"split": config.split.model_copy(update={"refit": False})})
     assert refit(work, plain, chosen, measured) == measured
 
@@ -122,13 +127,13 @@ def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None
     frame["y"] = np.where(frame["y"] > 0, "up", "down")
     data = {"time": "at", "half_life": ["2d", "all"]}
     work, config = _prepared(tmp_path, frame, data=data, candidates=["linear"], split={"holdout": "8d"})
-    chosen = choose([cross_validate(work, config, config.candidates[0])], config, "binary")
+    chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "binary")
     history = choose_history(work, config, chosen)
     assert history.half_life == 2 * DAY
-    assert [one.failed for one in history.tried] == ["", ""]
+    assert [one.failed for one in history.trials] == ["", ""]
     fit(work, config, chosen, history)
     features, truth, _ = work.part("holdout")
-    model = model_io.load(work.file("model.skops"))
+    model = model_io.load_model(work.file("model.skops"))
     assert (model.classes_[model.predict_proba(features).argmax(axis=1)] == truth).mean() > 0.8
     assert model.threshold == chosen.threshold
 
@@ -142,7 +147,7 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
     assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.part("train")[2])
 
 
-@pytest.mark.parametrize("key", ["window", "half_life", "level"])
+@pytest.mark.parametrize("key", ["window", "half_life", "detrend"])
 def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
     """Without data.time nobody knows which rows are old."""
     with pytest.raises(ConfigError, match="time"):

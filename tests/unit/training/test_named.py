@@ -10,9 +10,9 @@ import yaml
 
 from towline.config import Candidate, PipelineConfig, build_config
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError
-from towline.training.estimators import build
+from towline.training.estimators import build_model
 
 TABLE = pd.DataFrame({"x": [1.0, 2.0, 3.0, 5.0] * 25, "y": [1.5, 2.5, 3.5, 5.0] * 25})
 OWN = """
@@ -42,11 +42,11 @@ number = 3
 
 
 def contract() -> Contract:
-    return infer(TABLE, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}}))
+    return infer_contract(TABLE, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}}))
 
 
 def made(estimator: str, trusted: tuple[str, ...] = (), **params: object) -> object:
-    return build(Candidate(estimator=estimator, params=params), contract(), 7, trusted=trusted)["estimate"]
+    return build_model(Candidate(estimator=estimator, params=params), contract(), 7, trusted=trusted)["estimate"]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_of_the_libraries_only_estimator_classes_are_called(estimator: str, what
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is the line to type."""
-    monkeypatch.setattr("towline.origins.origin", lambda _: "absent")
+    monkeypatch.setattr("towline.origins.find_origin", lambda _: "absent")
     with pytest.raises(ConfigError, match="LightGBM is not installed") as refused:
         made("lightgbm.LGBMRegressor")
     assert refused.value.remedy == "pip install 'towline[lightgbm]'"
@@ -182,7 +182,7 @@ def test_the_boosting_libraries_are_quiet_and_use_one_thread(tmp_path: Path, mon
         ("xgboost.XGBRegressor", {"n_estimators": 2}),
         ("catboost.CatBoostRegressor", {"iterations": 2, "random_seed": 3, "logging_level": "Silent"}),
     ):
-        model = build(Candidate(estimator=estimator, params=params), contract(), 7)
+        model = build_model(Candidate(estimator=estimator, params=params), contract(), 7)
         threads = model["estimate"].get_params()
         assert threads.get("n_jobs", threads.get("thread_count")) == 1
         seeded = {"random_state", "random_seed"} & threads.keys()
@@ -199,5 +199,5 @@ def test_the_guides_candidates_can_be_built() -> None:
     assert {one.estimator.partition(".")[0] for one in config.candidates} >= {"lightgbm", "xgboost", "catboost"}
     for candidate in config.candidates:
         searched = dict.fromkeys(candidate.search.space, 3) if candidate.search else {}
-        model = build(candidate, contract(), 7, searched)
+        model = build_model(candidate, contract(), 7, searched)
         assert searched.keys() <= model["estimate"].get_params().keys()

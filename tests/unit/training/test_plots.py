@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from towline.training.evaluation.holdout import evaluate
-from towline.training.evaluation.metrics import Coded
-from towline.training.plots import confusion_matrix, draw
+from towline.training.evaluation.metrics import EncodedPredictions
+from towline.training.plots import draw_plots, plot_confusion_matrix
 
 DATA = Path(__file__).parents[3] / "data"
 COMMON = ["fold_scores.png", "importance.png", "slices.png"]
@@ -21,7 +21,7 @@ CLASSES = ["confusion_matrix.png", "roc.png", "precision_recall.png", "calibrati
 
 def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
     work, config, scores, fitted = trained
-    names = draw(work, config, scores, evaluate(work, config, fitted), fitted)
+    names = draw_plots(work, config, scores, evaluate(work, config, fitted), fitted)
     for name in names:
         with Image.open(work.file(f"plots/{name}")) as image:
             image.load()
@@ -34,11 +34,11 @@ def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
 
 def test_numbers_through_time(train: Callable[..., Any]) -> None:
     """Bike: all plots of a regression, over time too, the same bytes when drawn again, and no setting left changed."""
-    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d", "level": "7d"}
+    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d", "detrend": "7d"}
     before = dict(mpl.rcParams)
     trained = train(DATA / "bike_hourly.parquet", "rentals", data=data)
     names, folder = _drawn(trained)
-    assert list(names) == [*COMMON, "predicted_vs_actual.png", "residuals.png", "over_time.png", "level.png"]
+    assert list(names) == [*COMMON, "predicted_vs_actual.png", "residuals.png", "over_time.png", "trend.png"]
     first = {name: (folder / name).read_bytes() for name in names}
     assert {name: (folder / name).read_bytes() for name in _drawn(trained)[0]} == first
     assert dict(mpl.rcParams) == before
@@ -78,7 +78,7 @@ def test_little_to_draw(train: Callable[..., Any]) -> None:
 def test_rare_classes_stand_together() -> None:
     """Beyond 20 classes a confusion matrix shows the commonest and one row for all the others."""
     truth = np.repeat(np.arange(40), np.arange(40, 0, -1))
-    figure = confusion_matrix(Coded("multiclass", truth, truth, None), [f"c{at}" for at in range(40)])
+    figure = plot_confusion_matrix(EncodedPredictions("multiclass", truth, truth, None), [f"c{at}" for at in range(40)])
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(ticks) == 20
     assert ticks[0] == "c0"

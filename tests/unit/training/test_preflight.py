@@ -56,8 +56,8 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "candidates.SVC", "the task is regression",
     ),
     "level of classes": (
-        {"task": "binary", "data": {"source": "t", "target": "y", "time": "t", "level": "7d"}},
-        "the target of a binary task has no level", "data.level", "half_life",
+        {"task": "binary", "data": {"source": "t", "target": "y", "time": "t", "detrend": "7d"}},
+        "the target of a binary task has no trend", "data.detrend", "half_life",
     ),
     "weights of a number": (
         {"task": "regression", "candidates": [{"estimator": "linear", "weights": "balanced"}]},

@@ -93,11 +93,11 @@ def table() -> pd.DataFrame:
 def test_a_file_cannot_vouch_for_itself(tmp_path: Path, function: Callable[..., Any]) -> None:
     """What Python itself defines is not built, whoever records or trusts it, nor under a library's name."""
     path = written(tmp_path, FunctionTransformer(function))
-    types = model_io.further_types(path)
+    types = model_io.untrusted_types(path)
     for name in (*types, "sklearn.utils._testing.check_output"):
         package = name.partition(".")[0]
         with pytest.raises(ReleaseError, match="not trusted"):
-            model_io.load(path, (package, name), (*types, name))
+            model_io.load_model(path, (package, name), (*types, name))
 
 
 def test_a_function_under_a_librarys_name(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_function_under_a_librarys_name(tmp_path: Path) -> None:
         for name in old.namelist():
             text = old.read(name).replace(b'"subprocess"', b'"sklearn.utils._testing"')
             new.writestr(name, text)
-    (name,) = model_io.further_types(path)
+    (name,) = model_io.untrusted_types(path)
     assert name == "sklearn.utils._testing.check_output"
     with pytest.raises(ReleaseError, match=r"not trusted: sklearn\.utils\._testing\.check_output"):
-        model_io.load(path, ("sklearn.utils",), (name,))
+        model_io.load_model(path, ("sklearn.utils",), (name,))
 
 
 def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
@@ -119,18 +119,18 @@ def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
     x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
     for made in (own, bought):
         path = written(tmp_path, made.Mean().fit(x, y))
-        types = model_io.further_types(path)
+        types = model_io.untrusted_types(path)
         assert set(types) == {f"{made.__name__}.Mean", f"{made.__name__}.Part"}
-        assert model_io.load(path, (), types).predict(x)[0] == pytest.approx(y.mean())
+        assert model_io.load_model(path, (), types).predict(x)[0] == pytest.approx(y.mean())
         with pytest.raises(ReleaseError, match="not trusted") as refused:
-            model_io.load(path, (), types[:1])
+            model_io.load_model(path, (), types[:1])
         assert f"--trust {made.__name__}" in refused.value.remedy
     path = written(tmp_path, own.make().fit(x, y))
-    np.testing.assert_allclose(model_io.load(path, (), model_io.further_types(path)).predict(x), y, atol=2)
+    np.testing.assert_allclose(model_io.load_model(path, (), model_io.untrusted_types(path)).predict(x), y, atol=2)
     path = written(tmp_path, bought.make().fit(x, y))
     with pytest.raises(ReleaseError, match=r"not trusted: bought_estimators\.doubled"):
-        model_io.load(path, (), model_io.further_types(path))
-    np.testing.assert_allclose(model_io.load(path, ("bought_estimators",)).predict(x), y, atol=2)
+        model_io.load_model(path, (), model_io.untrusted_types(path))
+    np.testing.assert_allclose(model_io.load_model(path, ("bought_estimators",)).predict(x), y, atol=2)
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "lightgbm").is_dir()])
     with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as refused:
-        model_io.load(path)
+        model_io.load_model(path)
     assert refused.value.remedy == "pip install 'towline[lightgbm]'"
 
 
@@ -176,7 +176,7 @@ def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Cal
     """A class with parts of its own, and a function that makes a pipeline, are cross-validated, fitted and stored."""
     trained = train(table(), candidate=f"own_estimators.{name}")
     path = trained.work.file(trained.fitted.file)
-    assert model_io.further_types(path)
-    model = model_io.load(path, model_io.packages(trained.config))
+    assert model_io.untrusted_types(path)
+    model = model_io.load_model(path, model_io.trusted_packages(trained.config))
     assert np.isfinite(model.predict(trained.work.part("holdout")[0])).all()
     assert not list(trained.work.path.glob("trial-*"))

@@ -15,7 +15,7 @@ from towline.data.schema.values import PLAIN, ValueFormat, ValueReader
 _OFFENDERS = 5
 
 
-def examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
+def list_examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
     """Up to five offending values, or only their rows, with row numbers (from 1, headers not counted)."""
     picked = {int(row): "" for row in rows[:_OFFENDERS]}
     at = values.iloc if isinstance(values, pd.Series) else list(values)
@@ -32,7 +32,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def convert(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Canonical values (n,), and the positions of those that do not fit their kind.
 
     Numeric and boolean are float64 (NaN for null), category is object of str (NaN for null), datetime is
@@ -68,7 +68,7 @@ def _any(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, n
     """Columns of text or of mixed values."""
     texts = _texts(values)
     if texts is not None and kind in ("numeric", "datetime"):
-        read, unread = (text_columns.numbers if kind == "numeric" else text_columns.times)(texts, fmt)
+        read, unread = (text_columns.parse_numbers if kind == "numeric" else text_columns.parse_times)(texts, fmt)
         return read, np.flatnonzero(unread)
     reader = ValueReader(kind, fmt)
     if texts is not None:

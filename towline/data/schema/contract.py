@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from towline.config import Frozen, Kind, Task
-from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, level
+from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, category_name
 from towline.errors import DataError
 
 if TYPE_CHECKING:  # a service that needs the columns alone does not load them
@@ -83,8 +83,8 @@ class Contract(Frozen):
         """
         import pandas as pd
 
-        from towline.data.schema.columns import convert, examples
-        from towline.data.schema.pseudonyms import disguise
+        from towline.data.schema.columns import convert_column, list_examples
+        from towline.data.schema.pseudonyms import pseudonymize_column
 
         wanted = self.feature_columns
         absent = [column.name for column in wanted if column.name not in rows.columns]
@@ -100,11 +100,11 @@ class Contract(Frozen):
             values = rows[column.name]
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
-            converted[column.name], bad = convert(values, column.kind, column.format)
+            converted[column.name], bad = convert_column(values, column.kind, column.format)
             if column.pii:
-                converted[column.name] = disguise(column, self.salt, converted[column.name])
+                converted[column.name] = pseudonymize_column(column, self.salt, converted[column.name])
             if len(bad):
-                shown = examples(values, bad, shown=not column.pii)
+                shown = list_examples(values, bad, shown=not column.pii)
                 details.append(f"column {column.name!r} ({column.kind}): {shown}")
         if details:
             raise DataError(
@@ -131,22 +131,22 @@ class Contract(Frozen):
         """Positions (n,) in ``classes`` of the names of classes, as ``level`` spells them; -1 for any other text."""
         import numpy as np
 
-        places = {level(label): place for place, label in enumerate(self.classes)}
+        places = {category_name(label): place for place, label in enumerate(self.classes)}
         return np.array([places.get(text, -1) for text in texts], dtype=np.int64)
 
     def class_names(self, values: "pd.Series") -> "np.ndarray":
         """What target values are called as classes: objects (n,), str, or NaN for null; unknown classes too."""
         import numpy as np
 
-        from towline.data.schema.columns import convert
+        from towline.data.schema.columns import convert_column
 
         column = self.target_column
         if column.kind == "boolean":
-            flags, _ = convert(values, "boolean", column.format)
+            flags, _ = convert_column(values, "boolean", column.format)
             names = np.empty(len(flags), dtype=object)
-            names[:] = [math.nan if flag != flag else level(bool(flag)) for flag in flags]  # noqa: PLR0124 - NaN
+            names[:] = [math.nan if flag != flag else category_name(bool(flag)) for flag in flags]  # noqa: PLR0124 - NaN
             return names
-        return convert(values, "category", column.format)[0]
+        return convert_column(values, "category", column.format)[0]
 
     def labels(self, rows: "pd.DataFrame") -> "np.ndarray":
         """The target, shape (n,): float64 for regression, else an object array of ``classes``.
@@ -156,13 +156,13 @@ class Contract(Frozen):
         """
         import numpy as np
 
-        from towline.data.schema.columns import convert, examples
+        from towline.data.schema.columns import convert_column, list_examples
 
         if self.target not in rows.columns:
             raise DataError(f"the target {self.target!r} is missing", where="rows", remedy="give the target column")
         values = rows[self.target]
         if self.task == "regression":
-            labels, _ = convert(values, "numeric", self.target_column.format)
+            labels, _ = convert_column(values, "numeric", self.target_column.format)
             bad = np.flatnonzero(np.isnan(labels))
         else:
             places = self.class_of(self.class_names(values))
@@ -177,6 +177,6 @@ class Contract(Frozen):
                 + ("number" if self.task == "regression" else "known class"),
                 where=f"column {self.target!r}",
                 remedy=f"correct or leave out these rows{known}",
-                details=(examples(values, bad),),
+                details=(list_examples(values, bad),),
             )
         return labels

@@ -8,12 +8,12 @@ from towline.data.schema.contract import Column, Contract
 _TIME = "2026-01-15T12:00:00"
 
 
-def example(contract: Contract) -> dict[str, Any]:
+def example_row(contract: Contract) -> dict[str, Any]:
     """One value for each feature, as JSON: the middle of its range, its first category; of personal data a stand-in."""
-    return {column.name: made_up(column) for column in contract.feature_columns}
+    return {column.name: example_value(column) for column in contract.feature_columns}
 
 
-def made_up(column: Column) -> Any:
+def example_value(column: Column) -> Any:
     if column.kind == "category":
         return column.categories[0] if column.categories else "example"
     if column.kind == "datetime":

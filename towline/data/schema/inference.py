@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from towline.config import Kind, PipelineConfig, Task
 from towline.data.schema import text_columns
-from towline.data.schema.columns import convert, examples
+from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, Label, Role
-from towline.data.schema.pseudonyms import salt
-from towline.data.schema.values import Spelling, column_format, level
+from towline.data.schema.pseudonyms import derive_salt
+from towline.data.schema.values import Spelling, category_name, column_format
 from towline.errors import ConfigError
 
 LEVELS = 100  # a category with more is known by its count alone
@@ -22,7 +22,7 @@ _NO = {"no", "false", "0", "n", "f", "negative"}
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 
 
-def infer(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None = None) -> Contract:
+def infer_contract(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None = None) -> Contract:
     """Reads kinds, roles, ranges and classes off a table; ``data.columns`` and ``task`` of the config come first.
 
     Args:
@@ -37,7 +37,7 @@ def infer(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None =
     task = config.task or _task(target)
     columns = tuple(_private(_column(frame[name], name, config, task, time_format), config) for name in frame.columns)
     if task == "regression":
-        return Contract(target=config.data.target, task=task, columns=columns, salt=salt(config.name))
+        return Contract(target=config.data.target, task=task, columns=columns, salt=derive_salt(config.name))
     classes = _classes(target)
     if task == "binary" and len(classes) > 2:
         raise ConfigError(
@@ -50,7 +50,7 @@ def infer(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None =
         columns=columns,
         classes=classes,
         positive=positive,
-        salt=salt(config.name),
+        salt=derive_salt(config.name),
     )
 
 
@@ -66,13 +66,13 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, ti
     fmt = column_format(data, name)
     if name == data.time:
         fmt = fmt.model_copy(update={"date_format": time_format})
-    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert(values, kind, fmt)
+    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert_column(values, kind, fmt)
     if len(bad):
         raise ConfigError(
             f"column {name!r} holds values that are not {kind}",
             where="task" if role == "target" else f"data.columns: {name}",
             remedy="mend the values, or choose a kind or task they fit",
-            details=(examples(values, bad, shown=name not in config.privacy.pii),),
+            details=(list_examples(values, bad, shown=name not in config.privacy.pii),),
         )
     series = pd.Series(canonical)
     plain = Column(
@@ -94,7 +94,7 @@ def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, ti
 
 def _spelling(levels: pd.Series) -> Spelling:
     distinct = levels.dropna().unique()
-    return text_columns.spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
+    return text_columns.detect_spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
 
 
 def _private(column: Column, config: PipelineConfig) -> Column:
@@ -188,9 +188,9 @@ def _classes(target: pd.Series) -> tuple[Label, ...]:
 
 
 def _positive(target: pd.Series, classes: tuple[Label, ...], asked: str | int | bool | None) -> Label | None:
-    names = {label: str(level(label)).lower() for label in classes}
+    names = {label: str(category_name(label)).lower() for label in classes}
     if asked is not None:
-        exact = [label for label in classes if level(label) == level(asked)]
+        exact = [label for label in classes if category_name(label) == category_name(asked)]
         if isinstance(asked, bool) and not exact:  # YAML reads yes and no as booleans
             exact = [label for label in classes if names[label] in (_YES if asked else _NO)]
         if len(exact) == 1:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from towline.data.schema.values import ValueFormat, blank, instant, is_marker, number
+from towline.data.schema.values import ValueFormat, is_blank, is_null_marker, parse_number, parse_time
 
 SHARE = 0.9  # of the values that are not null
 _MARKED = 0.05  # the least share that the default notation does not read: zero-padded codes have none
@@ -44,7 +44,7 @@ class Notation(NamedTuple):
         return self.what if hidden else f"{self.what}, as {self.example!r}"
 
 
-def detect(values: pd.Series) -> Notation | None:
+def detect_notation(values: pd.Series) -> Notation | None:
     """The notation of a column of text; None where most values are neither numbers nor dates.
 
     Args:
@@ -55,7 +55,7 @@ def detect(values: pd.Series) -> Notation | None:
         "data.decimal: ','"
     """
     counts = values.dropna().astype(str).value_counts().head(_SAMPLE)
-    counts = counts[[not (blank(text) or is_marker(text)) for text in counts.index]]
+    counts = counts[[not (is_blank(text) or is_null_marker(text)) for text in counts.index]]
     if counts.empty:
         return None
     texts, weights = list(counts.index), counts.to_numpy(float) / counts.sum()
@@ -66,11 +66,11 @@ def detect(values: pd.Series) -> Notation | None:
 
 def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
-        (what, remedy): float(weights[[not np.isnan(number(text, fmt)) for text in texts]].sum())
+        (what, remedy): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
-    marked = float(weights[[np.isnan(number(text)) for text in texts]].sum())
+    marked = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
     if best >= SHARE and marked >= _MARKED:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
@@ -87,8 +87,8 @@ def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
     for date in _DATES:
         for clock in _CLOCKS:
             date_format = date + clock
-            if instant(texts[0], date_format) or (len(texts) > 1 and instant(texts[1], date_format)):
-                read = [instant(text, date_format) is not None for text in texts]
+            if parse_time(texts[0], date_format) or (len(texts) > 1 and parse_time(texts[1], date_format)):
+                read = [parse_time(text, date_format) is not None for text in texts]
                 found.append((float(weights[read].sum()), date_format))
     best = max((share for share, _ in found), default=0.0)
     if best < SHARE:

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 DIGITS = 3
 
 
-def salt(model: str) -> str:
+def derive_salt(model: str) -> str:
     """The salt of a model: the same in each run, so that equal runs give equal models."""
     return hashlib.sha256(f"towline pseudonyms\0{model}".encode()).hexdigest()[:32]
 
 
-def disguised(column: "Column", salt: str, value: Any) -> Any:
+def pseudonymize_value(column: "Column", salt: str, value: Any) -> Any:
     """What a model is given in place of a canonical value; null stays null."""
     if column.kind == "category":
         return value if value is None else _hash(salt, column.name, value)
     return float(f"{value:.{DIGITS}g}") if column.kind == "numeric" else value
 
 
-def disguise(column: "Column", salt: str, values: "np.ndarray") -> "np.ndarray":
+def pseudonymize_column(column: "Column", salt: str, values: "np.ndarray") -> "np.ndarray":
     """The same of a canonical column (n,)."""
     import pandas as pd
 
@@ -38,7 +38,7 @@ def disguise(column: "Column", salt: str, values: "np.ndarray") -> "np.ndarray":
     there = codes >= 0
     lookup = values[:0].copy()
     lookup.resize(len(uniques))
-    lookup[:] = [disguised(column, salt, value) for value in uniques]
+    lookup[:] = [pseudonymize_value(column, salt, value) for value in uniques]
     found[there] = lookup[codes[there]]
     return found
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from towline.config import Kind
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.pseudonyms import disguised
+from towline.data.schema.pseudonyms import pseudonymize_value
 from towline.data.schema.values import LARGEST
 from towline.errors import Fault, InputValidationError
 
 Row = list[Any]
-Odd = tuple[str, str]
+InputAnomaly = tuple[str, str]
 _LISTED = 20
 _KINDS: Mapping[Kind, str] = {
     "numeric": "is not a number", "boolean": "is neither true nor false", "category": "is not a text, number or flag",
@@ -32,10 +32,10 @@ class _Field(NamedTuple):
     low: float
     high: float
     levels: Container[str]
-    slow: "_Slow"
+    slow: "_ValueChecker"
 
 
-class _Slow:
+class _ValueChecker:
     """Reads any value of one column."""
 
     def __init__(self, column: Column) -> None:
@@ -45,7 +45,7 @@ class _Slow:
         self.known = None if column.categories is None else frozenset(column.categories)
         self.null = self.reader.read(None)
 
-    def read(self, value: Any, position: int, faults: list[Fault], odd: list[Odd]) -> Any:
+    def read(self, value: Any, position: int, faults: list[Fault], odd: list[InputAnomaly]) -> Any:
         """The canonical value; appends what is wrong or odd about it."""
         read = self.reader.read(value)
         if read is None or read != read:  # noqa: PLR0124 - NaN
@@ -79,7 +79,7 @@ class _AnyText:
 
 
 def _field(column: Column) -> _Field:
-    slow, plain = _Slow(column), not column.format.na_values
+    slow, plain = _ValueChecker(column), not column.format.na_values
     low, high = (slow.low, slow.high) if plain else (math.inf, -math.inf)
     levels: Container[str] = slow.known or ()
     if column.kind == "category" and slow.known is None and plain and column.format.spelling == "text":
@@ -87,7 +87,7 @@ def _field(column: Column) -> _Field:
     return _Field(column.name, column.kind, low, high, levels, slow)
 
 
-class Reader:
+class RowReader:
     """Reads rows against a contract; made once for a model.
 
     Canonical values are float (NaN for null) for numeric and boolean, str or None for category, naive UTC datetime or
@@ -100,7 +100,7 @@ class Reader:
         self._salt = contract.salt
         self._private = [(at, column) for at, column in enumerate(contract.feature_columns) if column.pii]
 
-    def read(self, rows: Sequence[Mapping[str, Any]], odd: list[Odd] | None = None) -> list[Row]:
+    def read(self, rows: Sequence[Mapping[str, Any]], odd: list[InputAnomaly] | None = None) -> list[Row]:
         """Canonical values of the features, in the contract's order; other fields of a row are left out.
 
         Args:
@@ -118,7 +118,7 @@ class Reader:
             raise InputValidationError(faults[:_LISTED], len(faults))
         for at, column in self._private:
             for row in found:
-                row[at] = disguised(column, self._salt, row[at])
+                row[at] = pseudonymize_value(column, self._salt, row[at])
         return found
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:
@@ -126,7 +126,7 @@ class Reader:
         values = zip(*rows, strict=True) if rows else ((),) * len(self._fields)
         return [_array(column, field.kind) for field, column in zip(self._fields, values, strict=True)]
 
-    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], odd: list[Odd]) -> Row:
+    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], odd: list[InputAnomaly]) -> Row:
         canonical: Row = []
         for name, kind, low, high, levels, slow in self._fields:
             try:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.schema.values import NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, instant
+from towline.data.schema.values import NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, parse_time
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -41,7 +41,7 @@ def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(empty, pa.scalar(None, pa.large_string()), column)
 
 
-def numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def parse_numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Text as float64 (n,), NaN for null and for what is no number; and which values (n,) bool are no number."""
     reader = ValueReader("numeric", fmt)
     plain = fmt.decimal == "." and not fmt.thousands and not fmt.na_values
@@ -49,18 +49,18 @@ def numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarr
     return _read(values, reader, np.dtype(np.float64), fast)
 
 
-def times(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def parse_times(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Text as datetime64[us] (n,) in naive UTC, NaT for null and for what is no time; and which values are no time."""
     fast = None if fmt.date_format or fmt.na_values else (_PLAIN_TIME, pa.timestamp("us"))
     return _read(values, ValueReader("datetime", fmt), np.dtype("datetime64[us]"), fast)
 
 
-def booleans(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def parse_booleans(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Text as float64 1.0 and 0.0 (n,), NaN for null and for what is no flag; and which values are no flag."""
     return _read(values, ValueReader("boolean", fmt), np.dtype(np.float64), None)
 
 
-def levels(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> np.ndarray:
+def parse_levels(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> np.ndarray:
     """Text as the names of levels: objects (n,), str or None."""
     reader = ValueReader("category", fmt)
     return _by_distinct(values, reader.read, np.dtype(object))
@@ -76,7 +76,7 @@ def is_inexact(column: pa.ChunkedArray) -> bool:
     return any(int(float(value)) != value for value in column.unique().drop_null().to_pylist())
 
 
-def conform(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> pa.RecordBatch:
+def conform_batch(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> pa.RecordBatch:
     """Rows of a file with the text of each known column as the values it spells.
 
     A column that holds text which is not of its kind stays as it is, for the caller to count.
@@ -91,7 +91,7 @@ def conform(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> pa.Rec
 def _conform(column: pa.Array, reader: ValueReader) -> pa.Array:
     kind, fmt, texts = reader.kind, reader.format, large_text(pa.chunked_array([column]))
     if kind == "category":
-        return pa.array(levels(texts, fmt), pa.large_string())
+        return pa.array(parse_levels(texts, fmt), pa.large_string())
     if kind not in _ARRAYS:
         return column
     values, unread = _ARRAYS[kind](texts, fmt)
@@ -115,10 +115,10 @@ def infer_text(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> pa.ChunkedA
     for attempt in (_as_numbers, _as_booleans, _as_times):
         if attempt(head, fmt) is not None and (typed := attempt(values, fmt)) is not None:
             return typed
-    return without_markers(values, fmt)
+    return null_markers(values, fmt)
 
 
-def without_markers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+def null_markers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     """Text with the column's own markers of null as null."""
     if not fmt.na_values:
         return values
@@ -143,15 +143,15 @@ def whole_or_float(floats: np.ndarray, values: pa.ChunkedArray) -> pa.ChunkedArr
     return pa.chunked_array([pa.array(floats, from_pandas=True)])
 
 
-def zero_padded(values: pa.ChunkedArray) -> bool:
+def has_zero_padding(values: pa.ChunkedArray) -> bool:
     """Whether a whole number among them has leading zeros: then they are codes."""
     return bool(pc.any(pc.match_substring_regex(pc.ascii_trim_whitespace(values), _ZERO_PADDED)).as_py())
 
 
 def _as_numbers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
-    if zero_padded(values):
+    if has_zero_padding(values):
         return None
-    floats, unread = numbers(values, fmt)
+    floats, unread = parse_numbers(values, fmt)
     return None if unread.any() else whole_or_float(floats, values)
 
 
@@ -159,42 +159,42 @@ def _as_booleans(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray |
     words = pc.utf8_lower(pc.utf8_trim_whitespace(values.unique())).to_pylist()
     if not set(words) - {None} <= {"true", "false"} | NULL_MARKERS:  # yes and no are classes like any others
         return None
-    flags, unread = booleans(values, fmt)
+    flags, unread = parse_booleans(values, fmt)
     return None if unread.any() else flag_array(flags)
 
 
 def _as_times(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
     if not fmt.date_format and not pc.any(pc.match_substring_regex(values, _DATE)).as_py():
         return None
-    moments, unread = times(values, fmt)
+    moments, unread = parse_times(values, fmt)
     if not fmt.date_format:
         dated = pc.fill_null(pc.match_substring_regex(values, _DATE), False).to_numpy()
         unread |= ~dated & ~np.isnat(moments)
     return None if unread.any() else pa.chunked_array([pa.array(moments)])
 
 
-def category(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+def parse_categories(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     """The levels of a category: text as written, but for whole numbers, flags and dates, which have one spelling."""
     if is_text(values.type):
-        values = without_markers(values, fmt)
-        fmt = fmt.model_copy(update={"spelling": spelling(values)})
+        values = null_markers(values, fmt)
+        fmt = fmt.model_copy(update={"spelling": detect_spelling(values)})
     texts = _by_distinct(values, ValueReader("category", fmt).read, np.dtype(object))
     return pa.chunked_array([pa.array(texts, pa.large_string())])
 
 
-def spelling(values: pa.ChunkedArray) -> Spelling:
+def detect_spelling(values: pa.ChunkedArray) -> Spelling:
     """What all levels of a category are."""
     distinct = values.unique().drop_null().to_pylist()
     patterns: dict[Spelling, str] = {"number": _WHOLE_LEVEL, "boolean": r"\s*(true|false)\s*$", "date": _DATE}
     for kind, pattern in patterns.items():
         if all(re.match(pattern, text, re.IGNORECASE | re.ASCII) for text in distinct) and distinct:
-            if kind == "date" and any(instant(text) is None for text in distinct):
+            if kind == "date" and any(parse_time(text) is None for text in distinct):
                 continue
             return kind
     return "text"
 
 
-def digits_format(values: pa.ChunkedArray) -> str | None:
+def detect_digits_format(values: pa.ChunkedArray) -> str | None:
     """The format of times that are written in digits alone, where all of them can be only one."""
     digits = pc.match_substring_regex(pc.ascii_trim_whitespace(values), r"^\d+$")
     if not len(values.drop_null()) or not pc.all(digits).as_py():
@@ -203,7 +203,7 @@ def digits_format(values: pa.ChunkedArray) -> str | None:
     least, most = min(whole), max(whole)
     for date_format, low, high in _DIGITS:
         if low <= least and most <= high:
-            return None if any(instant(value, date_format) is None for value in whole) else date_format
+            return None if any(parse_time(value, date_format) is None for value in whole) else date_format
     return None
 
 
@@ -212,7 +212,7 @@ def flag_array(flags: np.ndarray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(flags == 1.0, mask=np.isnan(flags))])
 
 
-_ARRAYS = {"numeric": numbers, "datetime": times, "boolean": booleans}
+_ARRAYS = {"numeric": parse_numbers, "datetime": parse_times, "boolean": parse_booleans}
 
 
 def _read(

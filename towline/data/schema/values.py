@@ -84,11 +84,11 @@ class ValueReader:
         self.kind, self.format = kind, fmt
         self._na = frozenset(fmt.na_values)
         readers: dict[str, Callable[[Any], Any]] = {
-            "numeric": partial(number, fmt=fmt),
-            "boolean": boolean,
-            "datetime": partial(instant, date_format=fmt.date_format),
+            "numeric": partial(parse_number, fmt=fmt),
+            "boolean": parse_boolean,
+            "datetime": partial(parse_time, date_format=fmt.date_format),
         }
-        self._read = readers.get(kind) or partial(level, spelling=fmt.spelling)
+        self._read = readers.get(kind) or partial(category_name, spelling=fmt.spelling)
         self._null = math.nan if kind in ("numeric", "boolean") else None
 
     def read(self, value: Any) -> Any:
@@ -101,9 +101,9 @@ class ValueReader:
 
     def is_null(self, value: Any) -> bool:
         """Whether it stands for null: nothing, blank text, or a marker of null."""
-        if blank(value) or (self._na and self._marked(value)):
+        if is_blank(value) or (self._na and self._marked(value)):
             return True
-        return self.kind in ("numeric", "boolean", "datetime") and is_marker(value)
+        return self.kind in ("numeric", "boolean", "datetime") and is_null_marker(value)
 
     def misfits(self, value: Any) -> bool:
         """Whether it is neither null nor of the column's kind."""
@@ -114,17 +114,17 @@ class ValueReader:
         """The one text of a value; None for null and for what cannot be read."""
         read = self.read(value)
         if self.kind == "boolean":
-            return None if read != read else level(bool(read))  # noqa: PLR0124 - NaN
+            return None if read != read else category_name(bool(read))  # noqa: PLR0124 - NaN
         if isinstance(read, dt.datetime):
             return read.isoformat()
-        return level(read)
+        return category_name(read)
 
     def _marked(self, value: Any) -> bool:
-        text = value.strip() if isinstance(value, str) else level(value)
+        text = value.strip() if isinstance(value, str) else category_name(value)
         return text in self._na
 
 
-def blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether it holds nothing: null in any library's way, or a text of spaces."""
     if isinstance(value, str):
         return not value.strip()
@@ -136,12 +136,12 @@ def blank(value: Any) -> bool:
         return isinstance(value, Decimal) or type(value).__name__ == "NAType"
 
 
-def is_marker(value: Any) -> bool:
+def is_null_marker(value: Any) -> bool:
     """Whether it is a text that stands for null among numbers, flags and times, such as NA or null."""
     return isinstance(value, str) and value.strip().lower() in NULL_MARKERS
 
 
-def number(value: Any, fmt: ValueFormat = PLAIN) -> float:
+def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
     """The number it is or spells; NaN for null and for anything else."""
     if isinstance(value, str):
         return _parsed_number(value.strip(), fmt)
@@ -153,17 +153,17 @@ def number(value: Any, fmt: ValueFormat = PLAIN) -> float:
         return math.nan
 
 
-def boolean(value: Any) -> float:
+def parse_boolean(value: Any) -> float:
     """1.0 or 0.0 for what is or spells true or false (true, yes, 1, …); NaN for null and for anything else."""
     if isinstance(value, str):
         text = value.strip().lower()
         if text in _TRUE or text in _FALSE:
             return float(text in _TRUE)
-    read = number(value)
+    read = parse_number(value)
     return read if read in (0.0, 1.0) else math.nan
 
 
-def level(value: Any, spelling: Spelling = "text") -> str | None:
+def category_name(value: Any, spelling: Spelling = "text") -> str | None:
     """A category's name; None for null, blank text and what is no scalar.
 
     Text is taken as written, unless ``spelling`` says that the levels are numbers, flags or dates. Of other values 3.0
@@ -181,15 +181,15 @@ def level(value: Any, spelling: Spelling = "text") -> str | None:
         except ValueError:  # longer than Python spells out
             return None
     elif isinstance(value, (numbers.Real, Decimal)):
-        text = _number_text(number(value))
+        text = _number_text(parse_number(value))
     elif isinstance(value, dt.time):
         return value.isoformat()
     else:
-        return None if (moment := instant(value)) is None else _date_text(moment)
+        return None if (moment := parse_time(value)) is None else _date_text(moment)
     return _boolean_text(text) if spelling == "boolean" and text else text
 
 
-def instant(value: Any, date_format: str | None = None) -> dt.datetime | None:
+def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None:
     """A time in naive UTC, from text or a date object; None for null and for anything else.
 
     Text is read by ``date_format``, else as ISO 8601. Numbers are read where the format is one of digits alone (``%Y``,
@@ -203,10 +203,10 @@ def instant(value: Any, date_format: str | None = None) -> dt.datetime | None:
             return moment if moment or not isinstance(value, str) else _parsed_time(value)
         if isinstance(value, str):
             return _parsed_time(value)
-        if isinstance(value, dt.datetime) and not blank(value):
+        if isinstance(value, dt.datetime) and not is_blank(value):
             moment = dt.datetime.combine(value.date(), value.time(), value.tzinfo)  # of a subclass, the plain one
             return _utc(moment)
-        if isinstance(value, dt.date) and not blank(value):
+        if isinstance(value, dt.date) and not is_blank(value):
             return dt.datetime(value.year, value.month, value.day)  # noqa: DTZ001 - naive UTC is the canonical form
     except (ValueError, OverflowError):  # the 31st of February; before the year 1 in UTC
         return None
@@ -247,7 +247,7 @@ def _boolean_text(text: str) -> str:
 
 
 def _dated_text(text: str) -> str:
-    moment = instant(text) if _DASHED.match(text) else None
+    moment = parse_time(text) if _DASHED.match(text) else None
     return _date_text(moment) if moment else text
 
 

@@ -12,8 +12,8 @@ from towline.config import Frozen, PipelineConfig, Severity
 from towline.data.schema import notation
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST
-from towline.data.sources import Coerced
-from towline.data.validation.leakage import find
+from towline.data.sources import CoercedValues
+from towline.data.validation.leakage import find_leaks
 
 EXAMPLES = 5
 
@@ -49,7 +49,7 @@ class Rule(Frozen):
         return f"{self.finding}{seen} [{self.rule}]"
 
 
-def show(value: object) -> str:
+def show_value(value: object) -> str:
     """A value in at most 40 printable characters."""
     if value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return "null"
@@ -58,24 +58,24 @@ def show(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def examples(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
+def example_rows(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
     """``row 12: -3``; ``rows`` are positions from 0, those told count from 1 (headers not counted)."""
     first = list(rows)[:EXAMPLES]
     if len(columns) == 1:
-        return tuple(f"row {row + 1}: {show(table[columns[0]].iloc[row])}" for row in first)
+        return tuple(f"row {row + 1}: {show_value(table[columns[0]].iloc[row])}" for row in first)
     some = columns[:EXAMPLES]
     return tuple(
-        f"row {row + 1}: " + ", ".join(f"{name} {show(table[name].iloc[row])}" for name in some) for row in first
+        f"row {row + 1}: " + ", ".join(f"{name} {show_value(table[name].iloc[row])}" for name in some) for row in first
     )
 
 
-def run(
+def check_rules(
     table: pd.DataFrame,
     shown: pd.DataFrame,
     contract: Contract,
     config: PipelineConfig,
     previous: Contract | None,
-    coerced: Sequence[Coerced] = (),
+    coerced: Sequence[CoercedValues] = (),
 ) -> list[Rule]:
     """All of these rules.
 
@@ -105,7 +105,7 @@ def run(
 
 def _leaks(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
     allowed = set(config.validation.allow_leaks)
-    found = [leak for leak in find(table, contract, config.seed) if not set(leak.columns) <= allowed]
+    found = [leak for leak in find_leaks(table, contract, config.seed) if not set(leak.columns) <= allowed]
     for leak in found:
         detail = f"{leak.detail}; list under data.drop or, if really known when predicting, validation.allow_leaks"
         column = ", ".join(leak.columns)
@@ -125,12 +125,12 @@ def _offences(
         passed=not len(rows),
         count=len(rows),
         share=len(rows) / max(len(shown), 1),
-        examples=examples(shown, [column] if column else list(shown.columns), rows[:EXAMPLES].tolist()),
+        examples=example_rows(shown, [column] if column else list(shown.columns), rows[:EXAMPLES].tolist()),
         detail=detail,
     )
 
 
-def _coerced(coerced: Sequence[Coerced]) -> Iterator[Rule]:
+def _coerced(coerced: Sequence[CoercedValues]) -> Iterator[Rule]:
     for column in coerced:
         yield Rule(
             rule="values_numeric",
@@ -180,7 +180,7 @@ def _notation(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -
         values = table[column.name]
         if column.kind not in ("category", "text") or column.name in config.data.columns or column.role == "target":
             continue
-        if values.dtype.kind in "biufM" or (other := notation.detect(values)) is None:
+        if values.dtype.kind in "biufM" or (other := notation.detect_notation(values)) is None:
             continue
         fate = f"left out ({column.note})" if column.role == "ignored" else "a category"
         yield Rule(
@@ -211,7 +211,7 @@ def _classes(table: pd.DataFrame, contract: Contract, config: PipelineConfig) ->
         return
     need = config.cross_validation.folds + 1
     counts = Counter(contract.labels(table[table[contract.target].notna()]).tolist())
-    short = sorted((rows, show(label)) for label, rows in counts.items() if rows < need)
+    short = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < need)
     lacking = sum(rows for rows, _ in short)
     yield Rule(
         rule="rows_in_each_class",

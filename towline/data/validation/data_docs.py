@@ -82,7 +82,7 @@ column.max) }}
 """
 
 
-def render(
+def render_report(
     name: str, dataset: Dataset, contract: Contract, rules: Sequence[Rule], notes: Sequence[str], now: dt.datetime
 ) -> str:
     """The page as text; every value is escaped, nothing is linked."""

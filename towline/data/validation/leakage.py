@@ -44,7 +44,7 @@ class _Column(NamedTuple):
     suspect: bool  # the time of a row is known when a prediction is asked for: it is company, never a suspect
 
 
-class _Sample(NamedTuple):
+class _LeakageSample(NamedTuple):
     columns: list[_Column]
     target: np.ndarray  # (n,) values, or class numbers
     truth: np.ndarray  # (n, k) what scores are of: the values, or an indicator for each class
@@ -54,7 +54,7 @@ class _Sample(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def find(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak, ...]:
+def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak, ...]:
     """Looks for columns that leak the target.
 
     Args:
@@ -80,7 +80,7 @@ def find(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak, ...]:
         return ()
     # one indicator for each class of ten rows and more; one is enough for two classes
     truth = labels.astype(float)[:, None] if regression else np.eye(len(classes))[codes][:, counts >= 10]
-    sample = _Sample(
+    sample = _LeakageSample(
         columns=_columns(rows, contract),
         target=labels if regression else codes,
         truth=truth[:, :1] if contract.task == "binary" else truth,
@@ -193,7 +193,7 @@ def _sum(columns: Sequence[_Column], target: np.ndarray, target_name: str) -> Le
     return Leak(columns=names, kind="sum", score=1.0, detail=f"{' + '.join(terms)} = {target_name}")
 
 
-def _dominant(alone: dict[str, float], sample: _Sample, seed: int) -> Leak | None:
+def _dominant(alone: dict[str, float], sample: _LeakageSample, seed: int) -> Leak | None:
     """The best single column, where it stands apart from the next and does as well as all the others together."""
     measure, chance = sample.measure, 0.0 if sample.measure == "R²" else 0.5
     best, *others = sorted(alone, key=alone.__getitem__, reverse=True) or [""]
@@ -210,7 +210,7 @@ def _dominant(alone: dict[str, float], sample: _Sample, seed: int) -> Leak | Non
     return Leak(columns=(best,), kind="dominant", score=alone[best], detail=detail)
 
 
-def _bin_means(column: _Column, sample: _Sample) -> np.ndarray:
+def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
     """(n, k) mean of the target in a row's bin, over the other folds, shrunk by one row towards their mean."""
     known = column.values[~np.isnan(column.values)]
     levels = np.unique(known)
@@ -235,7 +235,7 @@ def _bin_means(column: _Column, sample: _Sample) -> np.ndarray:
     return predicted
 
 
-def _boosted(columns: Sequence[_Column], sample: _Sample, seed: int) -> np.ndarray:
+def _boosted(columns: Sequence[_Column], sample: _LeakageSample, seed: int) -> np.ndarray:
     """(n, k) the same predictions from boosted trees on all the columns."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -254,7 +254,7 @@ def _boosted(columns: Sequence[_Column], sample: _Sample, seed: int) -> np.ndarr
     return predicted
 
 
-def _score(predicted: np.ndarray, sample: _Sample) -> float:
+def _score(predicted: np.ndarray, sample: _LeakageSample) -> float:
     truth = sample.truth
     if sample.measure == "R²":
         share = ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()

@@ -16,13 +16,11 @@ import pandas as pd
 from towline import files
 from towline.config import Frozen, PipelineConfig, Severity
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.data.validation import custom_rules, data_docs
 from towline.data.validation.custom_rules import Rule
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
-
-__all__ = ["Rule", "Validation", "suite", "validate"]
 
 GE_SEVERITY: Mapping[Severity, str] = {"error": "critical", "warn": "warning"}
 HIDDEN = "***"  # a value of a column with personal data, where reports show values
@@ -43,7 +41,7 @@ class Validation(Frozen):
         return f"{len(self.rules)} rules, {self.failed} failed, {self.warned} warned"
 
 
-def validate(work: Workspace, config: PipelineConfig, previous: Contract | None, now: dt.datetime) -> Validation:
+def validate_table(work: Workspace, config: PipelineConfig, previous: Contract | None, now: dt.datetime) -> Validation:
     """Infers the contract, checks the table against it and keeps what was found.
 
     Saves ``contract.json``, ``suite.json``, ``validation.json`` and ``data_docs.html`` in the workspace, the last two
@@ -60,10 +58,10 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
         DataValidationError: an error-level rule failed; one detail line each.
     """
     table = work.table()
-    contract = infer(table, config, work.dataset.time_format)
+    contract = infer_contract(table, config, work.dataset.time_format)
     _privacy(contract, config)
     work.save(Contract.FILE, contract)
-    expectations = suite(contract, config, previous=previous, now=now)
+    expectations = build_expectations(contract, config, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own use of each other
@@ -72,7 +70,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
         coerced = work.dataset.coerced
         rules = [
             *_evaluate(table, shown, pii, expectations),
-            *custom_rules.run(table, shown, contract, config, previous, coerced),
+            *custom_rules.check_rules(table, shown, contract, config, previous, coerced),
         ]
     notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
@@ -83,7 +81,7 @@ def validate(work: Workspace, config: PipelineConfig, previous: Contract | None,
         warned=len(_failed(rules, "warn")),
     )
     work.save("validation.json", validation)
-    page = data_docs.render(config.name, work.dataset, contract, validation.rules, validation.notes, now)
+    page = data_docs.render_report(config.name, work.dataset, contract, validation.rules, validation.notes, now)
     report = files.write(work.file(validation.docs), page)
     if validation.failed:
         lines = [rule.line() for rule in _failed(rules, "error")]
@@ -120,7 +118,7 @@ def _failed(rules: Iterable[Rule], severity: Severity) -> list[Rule]:
     return [rule for rule in rules if not rule.passed and rule.severity == severity]
 
 
-def suite(
+def build_expectations(
     contract: Contract, config: PipelineConfig, *, previous: Contract | None = None, now: dt.datetime | None = None
 ) -> list[dict[str, Any]]:
     """The expectations as Great Expectations reads them: ``{type, kwargs, meta, severity}``.
@@ -129,7 +127,7 @@ def suite(
         ConfigError: a declared rule or an expectation of the user's that makes no sense for its column.
     """
     expectations = [*_table(contract, config), *_declared(contract, config)]
-    expectations += [*_time(config, now), *_champion(contract, previous), *_own(contract, config)]
+    expectations += [*_time(config, now), *_champion(contract, previous), *_user_expectations(contract, config)]
     for number, expectation in enumerate(expectations):
         expectation["meta"]["towline"]["id"] = number
     return expectations
@@ -233,7 +231,7 @@ def _champion(contract: Contract, previous: Contract | None) -> Iterator[dict[st
             yield _one_of(old.name, old.categories, "warn", where, ", as in the champion's training")
 
 
-def _own(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
+def _user_expectations(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
     """The user's expectations; what Great Expectations would take for valid and misread is refused."""
     kinds: dict[str, str] = {column.name: column.kind for column in contract.columns}
     for number, own in enumerate(config.validation.expectations):
@@ -359,7 +357,7 @@ def _rule(shown: pd.DataFrame, pii: frozenset[str], expectation: Mapping[str, An
     rows = [int(row) for row in found.get("partial_unexpected_index_list") or ()]
     detail = said["says"]
     if (observed := found.get("observed_value")) is not None and not isinstance(observed, list) and not hidden:
-        detail += f"; observed {custom_rules.show(observed)}"
+        detail += f"; observed {custom_rules.show_value(observed)}"
     if missing := (found.get("details") or {}).get("mismatched", {}).get("missing"):
         detail += f"; missing {', '.join(map(repr, missing))}"
     return Rule(
@@ -369,7 +367,7 @@ def _rule(shown: pd.DataFrame, pii: frozenset[str], expectation: Mapping[str, An
         passed=bool(result.success),
         count=count,
         share=count / max(len(shown), 1),
-        examples=() if result.success else custom_rules.examples(shown, columns, rows),
+        examples=() if result.success else custom_rules.example_rows(shown, columns, rows),
         detail=detail,
     )
 

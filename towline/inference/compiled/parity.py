@@ -10,7 +10,7 @@ from pydantic import Field
 
 from towline.config import Frozen
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.rows import Reader
+from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.plan import Bits, Number, Plan, Walk
@@ -72,7 +72,7 @@ def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], see
     written = io.BytesIO()
     codec.write(plan, written)
     rows = {**tables, "generated": _generated(plan, contract, tables["train"], seed)}
-    scorer = Compiled(plan, contract, Reader(contract))
+    scorer = Compiled(plan, contract, RowReader(contract))
     wrong, largest, same, total = 0, 0.0, 0, 0
     for table in rows.values():
         for begin in range(0, len(table), SLICE):

@@ -100,7 +100,7 @@ def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
     readers = {column.name: column.reader for column in contract.feature_columns}
     if not path.name.lower().endswith((".parquet", ".pq")):
-        yield from (text_columns.conform(batch, readers) for batch in _read_csv(path, separator))
+        yield from (text_columns.conform_batch(batch, readers) for batch in _read_csv(path, separator))
         return
     try:
         # with pre-buffering and threads, most of the file would be in memory at once
@@ -139,4 +139,4 @@ def _read_csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
             raise DataError("not a readable CSV", where=where, remedy=remedy) from None
         from towline.data import formats
 
-        yield from formats.file(path, separator).to_batches(BATCH_ROWS)
+        yield from formats.read_file(path, separator).to_batches(BATCH_ROWS)

@@ -27,7 +27,7 @@ from towline.monitoring.drift.thresholds import (
     unseen_share_threshold,
 )
 from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
-from towline.release.reference import PREDICTION, PROBABILITY, Reference, read
+from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 MAX_WRONG_TYPE = 0.05  # share of values of another type from which on a column is invalid
 MIN_UNSEEN = 0.02  # least share of unseen categories, or of numbers out of range, that raises an alarm
@@ -107,7 +107,7 @@ class _CurrentRows:
     """The rows of a window, counted, beside the reference of the release."""
 
     def __init__(self, release: Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> None:
-        self.contract, self.reference = Contract.read(release), read(release)
+        self.contract, self.reference = Contract.read(release), read_reference(release)
         self.inputs = HistogramAccumulator(self.reference.profile, self.contract)
         self.outputs = HistogramAccumulator(self.reference.answers, _output_contract(self.reference))
         self.repeated = RepeatedRows(self.contract.feature_columns)

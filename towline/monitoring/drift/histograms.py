@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.values import LARGEST, number
+from towline.data.schema.values import LARGEST, parse_number
 
 CHUNK_ROWS = 65_536  # a chunk of this size stays in the CPU cache
 MAX_EXAMPLES = 5  # of unseen categories
@@ -148,7 +148,7 @@ class _NumericCounter:
             self._cells_per_unit = self._cells / (self._grid_high - self._grid_low)
             self._histogram = stats.histogram = NumericHistogram(np.zeros(self._cells, dtype=np.int64))
         self._reader = column.reader
-        self._na_numbers = [float(text) for text in column.format.na_values if not math.isnan(number(text))]
+        self._na_numbers = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
         self._buffer = np.empty(CHUNK_ROWS)
 
     def add(self, values: pa.Array) -> None:

@@ -18,7 +18,6 @@ from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.clock_skew import TOLERANCE, SetBack, kept
 
-
 REPEATED_ROWS = "repeated rows"
 ROWS = "rows"  # stands for the column in the results of these checks
 MIN_REPEATED_EXCESS = 0.2  # share of repeated rows beyond that of the training rows

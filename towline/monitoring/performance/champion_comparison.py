@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import Recorded, read
+from towline.manifest import ReleaseLocation, read_manifest
 from towline.monitoring.performance.logged_predictions import (
     logged_features,
     pad_probabilities,
@@ -25,8 +24,8 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.performance.quality import evenly_spaced, resampling_units, widen_interval
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, weights
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -34,7 +33,11 @@ MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is on
 
 
 def compare(
-    rows: pa.Table, champion: Recorded, previous: Recorded | None, config: PipelineConfig, drift: DriftResult | None
+    rows: pa.Table,
+    champion: ReleaseLocation,
+    previous: ReleaseLocation | None,
+    config: PipelineConfig,
+    drift: DriftResult | None,
 ) -> ChampionComparison:
     """Scores the labelled rows that the champion predicted with both champions.
 
@@ -63,13 +66,13 @@ def compare(
 
     if previous is None:
         return result("there is no champion before this one")
-    contract = Contract.read(champion.directory)
-    metric = primary(config, contract.task)
-    logged = select_predictions(rows, read(champion.directory).version, contract, metric)
+    contract = Contract.read_manifest(champion.directory)
+    metric = primary_metric(config, contract.task)
+    logged = select_predictions(rows, read_manifest(champion.directory).version, contract, metric)
     labels = select_labels(logged, contract)
     unmodified = unmodified_features(champion.directory, contract)
     try:
-        splits = [read(release.directory).dataset["split"] for release in (champion, previous)]
+        splits = [read_manifest(release.directory).dataset["split"] for release in (champion, previous)]
         newer = _newer_than_training(logged.rows, splits, unmodified)
         positions = evenly_spaced(np.flatnonzero(labels.labelled & labels.usable & logged.usable & newer))
         count, shared = len(positions), logged.rows.take(pa.array(positions))
@@ -81,10 +84,10 @@ def compare(
         predictions = [_predict(model, contract, shared, unmodified) for model in models]
     except (ReleaseError, DataError) as error:
         return result("; ".join((f"the champions cannot be compared: {error.what}", *error.details[:3])))
-    score = partial(resample, labels.truth[positions], contract=labels.contract, metric=metric)
+    score = partial(resample_metric, labels.truth[positions], contract=labels.contract, metric=metric)
     padded = [pad_probabilities(each, labels.contract) for each in predictions]
     units = resampling_units(shared, config)
-    draws = weights(count, max(MIN_DRAWS, config.evaluation.resamples), config.seed, units)
+    draws = draw_weights(count, max(MIN_DRAWS, config.evaluation.resamples), config.seed, units)
     values = [float(score(each, weights=np.ones((1, count)))[0]) for each in padded]
     resampled = [score(each, weights=draws) for each in padded]
     sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
@@ -102,9 +105,7 @@ def compare(
     return result(reason, count, **measured, previous_is_better=gain.low > 0)
 
 
-def _newer_than_training(
-    rows: pa.Table, splits: Sequence[dict[str, Any]], unmodified: frozenset[str]
-) -> np.ndarray:
+def _newer_than_training(rows: pa.Table, splits: Sequence[dict[str, Any]], unmodified: frozenset[str]) -> np.ndarray:
     """(n,) whether a row is newer than the training rows of each split. Logged rows always are, if it was random."""
     newer = np.ones(len(rows), dtype=bool)
     for split in splits:
@@ -143,4 +144,4 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
 def _difference(value: float, resampled: np.ndarray, units: int) -> Interval:
     if np.isfinite(resampled).sum() < len(resampled) / 2:
         return Interval(value=None)
-    return widen_interval(interval(value, resampled), units)
+    return widen_interval(percentile_interval(value, resampled), units)

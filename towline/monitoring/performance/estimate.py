@@ -15,7 +15,7 @@ import pyarrow as pa
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
     logged_features,
     select_predictions,
@@ -61,7 +61,7 @@ def estimate_performance(
         return _no_estimate(f"the release estimates {state.metric}, not {bound.metric}; the next training changes that")
     if state.unavailable:
         return _no_estimate(state.unavailable)
-    logged = select_predictions(rows, read(release).version, contract, bound.metric)
+    logged = select_predictions(rows, read_manifest(release).version, contract, bound.metric)
     usable, predictions = logged.rows.filter(pa.array(logged.usable)), logged.predictions.take(logged.usable)
     if not len(usable):
         return _no_estimate("there are no predictions to estimate it for")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from towline.config import Metric
 from towline.data.schema.contract import Contract
-from towline.data.schema.values import level, number
+from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT
 from towline.prediction_log.privacy import HashKeys, read_policy
@@ -125,11 +125,11 @@ def select_labels(logged: LoggedPredictions, contract: Contract, now: dt.datetim
         labelled_at = read_times(logged.rows["labelled_at"])
         labelled &= np.isnat(labelled_at) | (labelled_at <= to_datetime64(now))
     if contract.task == "regression":
-        numbers = np.array([number(value) for value in values], dtype=np.float64)
+        numbers = np.array([parse_number(value) for value in values], dtype=np.float64)
         usable = labelled & np.isfinite(numbers)
         notes = _note(labelled & ~usable, "labels are not numbers", [])
         return LoggedLabels(contract, numbers, labelled, usable, 0, notes)
-    texts = [level(value) for value in values]
+    texts = [category_name(value) for value in values]
     codes = _class_codes(texts, contract)
     unknown = labelled & (codes < 0)
     names = sorted({str(texts[row]) for row in np.flatnonzero(unknown)})
@@ -168,9 +168,9 @@ def _read_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, 
     """The predictions, and (n,) whether they can be read."""
     values = rows["prediction"].to_pylist()
     if contract.task == "regression":
-        numbers = np.array([number(value) for value in values], dtype=np.float64)
+        numbers = np.array([parse_number(value) for value in values], dtype=np.float64)
         return Predictions(numbers), np.isfinite(numbers)
-    codes = _class_codes([level(value) for value in values], contract)
+    codes = _class_codes([category_name(value) for value in values], contract)
     probabilities = np.full((len(values), len(contract.classes)), np.nan)
     for row, logged in enumerate(rows["probabilities"].to_pylist()):
         if logged is not None and len(logged) == len(contract.classes):
@@ -180,7 +180,7 @@ def _read_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, 
 
 def _class_codes(texts: Sequence[str | None], contract: Contract) -> np.ndarray:
     """(n,) index of each class; -1 for an unknown class."""
-    codes: dict[Any, int] = {level(label): code for code, label in enumerate(contract.classes)}
+    codes: dict[Any, int] = {category_name(label): code for code, label in enumerate(contract.classes)}
     return np.array([codes.get(text, -1) for text in texts], dtype=np.int64)
 
 

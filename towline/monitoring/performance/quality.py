@@ -21,7 +21,7 @@ from towline.config import GREATER_IS_BETTER, Metric, PipelineConfig
 from towline.config.monitoring import QualityConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
     PROBABILITY_METRICS,
     LoggedLabels,
@@ -38,9 +38,9 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT
 from towline.training import performance_estimation
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, weights
-from towline.training.evaluation.holdout import SLICE_RESAMPLES, cuts
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
+from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
@@ -79,7 +79,7 @@ def performance_bound(release: Path, config: PipelineConfig, contract: Contract)
     Raises:
         ConfigError: the metric does not fit the task.
     """
-    metric = primary(config, contract.task)
+    metric = primary_metric(config, contract.task)
     evaluation: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
     measured = Interval.model_validate(evaluation["metrics"].get(metric) or {"value": None})
     holdout = measured.value
@@ -116,7 +116,7 @@ def measure_quality(
         ConfigError: the metric does not fit the task.
         ReleaseError: the release has no valid manifest.
     """
-    version, contract = read(release).version, Contract.read(release)
+    version, contract = read_manifest(release).version, Contract.read(release)
     bound = performance_bound(release, config, contract)
     logged = select_predictions(rows, version, contract, bound.metric, start, end)
     labels = select_labels(logged, contract, now)
@@ -170,7 +170,7 @@ class _MeasuredRows:
         padded = pad_probabilities(self.logged, self.contract)
         self.predictions = padded if metric in PROBABILITY_METRICS else Predictions(padded.labels)
         self.units = resampling_units(self.rows, config)
-        self.weights = weights(len(positions), config.evaluation.resamples, config.seed, self.units)
+        self.weights = draw_weights(len(positions), config.evaluation.resamples, config.seed, self.units)
 
     def metric_interval(self, rows: np.ndarray | None = None) -> Interval:
         """The metric on all rows, or on those at some positions."""
@@ -178,12 +178,12 @@ class _MeasuredRows:
         if not len(positions):
             return Interval(value=None)
         truth, predictions = self.truth[positions], self.predictions.take(positions)
-        value = float(resample(truth, predictions, self.contract, self.metric, np.ones((1, len(positions))))[0])
+        value = float(resample_metric(truth, predictions, self.contract, self.metric, np.ones((1, len(positions))))[0])
         draws = self.weights[:, positions] if rows is None else self.weights[:SLICE_RESAMPLES, positions]
-        resampled = resample(truth, predictions, self.contract, self.metric, draws)
+        resampled = resample_metric(truth, predictions, self.contract, self.metric, draws)
         if np.isfinite(resampled).sum() < len(resampled) / 2:
-            return interval(value, resampled[:0])
-        widened = widen_interval(interval(value, resampled), len(np.unique(self.units[positions])))
+            return percentile_interval(value, resampled[:0])
+        widened = widen_interval(percentile_interval(value, resampled), len(np.unique(self.units[positions])))
         return _clip_to_range(widened, self.metric)
 
     def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
@@ -195,7 +195,7 @@ class _MeasuredRows:
             names = tuple(name for name in names if name in frame.columns)
         evaluation = self.config.evaluation.model_copy(update={"slices": names})
         config = self.config.model_copy(update={"evaluation": evaluation})
-        slices, _ = cuts(frame, contract.model_copy(update={"columns": columns}), config)
+        slices, _ = find_slices(frame, contract.model_copy(update={"columns": columns}), config)
         return tuple(
             SliceMetric(
                 column=part.column, value=part.value, rows=len(part.rows), metric=self.metric_interval(part.rows)

@@ -18,13 +18,13 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.manifest import verify
+from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.samples import Sides, drawn, logged, plain, sides
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
-from towline.release.reference import read
+from towline.release.reference import read_reference
 
 MOST = 300  # checks of a night that become metrics; they come alarms first
 VERDICT = "verdict"
@@ -112,11 +112,11 @@ def write(
         TransientError: the store cannot be written.
     """
     release, workspace = settings.layout.release(serving.release), settings.layout.evidently
-    verify(release)
+    verify_release(release)
     if current is None and drift.end is not None:
         folder = settings.layout.predictions(config.name)
         current = logged(folder, drift.version, drift.start, drift.end)
-    then = read(release)
+    then = read_reference(release)
     reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)
     if drift.end is None:  # a table is no night: it has a page, and no place in the history
         snapshot, _ = _run(drift, _pair(drift, reference, current), now)

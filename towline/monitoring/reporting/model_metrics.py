@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from towline.config import PipelineConfig, ScheduleConfig, Settings, SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ReleaseError, TowlineError
-from towline.manifest import read
+from towline.manifest import read_manifest
 from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition
@@ -121,7 +121,7 @@ def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datet
 
 def _trained(settings: Settings, serving: Entry | None) -> dt.datetime | None:
     try:
-        return summary.moment(read(settings.layout.release(serving.release)).created) if serving else None
+        return summary.moment(read_manifest(settings.layout.release(serving.release)).created) if serving else None
     except ReleaseError:
         return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from towline.data.schema.values import LARGEST, boolean, level, number
+from towline.data.schema.values import LARGEST, category_name, parse_boolean, parse_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -241,11 +241,13 @@ def _floats(values: pd.Series) -> pd.Series:
 
 
 def _numeric(value: Any) -> float:
-    return boolean(value) if isinstance(value, str) and value.lower() in ("true", "false") else number(value)
+    return (
+        parse_boolean(value) if isinstance(value, str) and value.lower() in ("true", "false") else parse_number(value)
+    )
 
 
 def _texts(values: pd.Series) -> pd.Series:
-    texts = [None if text is None else plain(text) for text in map(level, values.astype(object))]
+    texts = [None if text is None else plain(text) for text in map(category_name, values.astype(object))]
     return pd.Series(texts, dtype=object)
 
 

@@ -218,7 +218,7 @@ def _reports(folder: Path) -> tuple[dt.date, ...]:
 
 
 def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:
-    from towline.manifest import read
+    from towline.manifest import read_manifest
 
     if serving is None:
         return None
@@ -226,7 +226,7 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
         version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
     )
     try:
-        manifest = read(settings.layout.release(serving.release))
+        manifest = read_manifest(settings.layout.release(serving.release))
     except ReleaseError:
         return known
     return known.model_copy(

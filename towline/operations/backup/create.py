@@ -16,9 +16,9 @@ from pathlib import Path
 
 from towline import __version__, files
 from towline.config import Frozen, Settings
-from towline.config.passwords import masked
+from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
-from towline.manifest import MANIFEST, REMEDY, read
+from towline.manifest import MANIFEST, REMEDY, read_manifest
 from towline.operations.backup import contents
 from towline.operations.backup.archive import Champion, Dump, Manifest, Writer, writing
 from towline.operations.backup.contents import STORE, Found
@@ -193,7 +193,7 @@ def _champion(settings: Settings, row: Entry, writer: Writer) -> Champion:
     """What serves; without a digest where the files that were taken are not those that its manifest names."""
     digest = ""
     with contextlib.suppress(ReleaseError):
-        manifest = read(settings.layout.release(row.release))
+        manifest = read_manifest(settings.layout.release(row.release))
         taken = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
         if all(one and one.sha256 == manifest.files[name].sha256 for name, one in taken.items()):
             digest = manifest.digest
@@ -209,7 +209,7 @@ def _notes(
             if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in writer.members:
                 yield f"the release of version {row.version} of {model} is not there: {row.release}"
     if TRACKING not in databases:
-        where = masked(settings.tracking_uri) or "no address"
+        where = mask_passwords(settings.tracking_uri) or "no address"
         yield f"MLflow is at {where}: its database and artifacts are in a backup only if they are named"
     for path in contents.odd(settings.store):
         yield f"a link or a special file is left out: {path}"

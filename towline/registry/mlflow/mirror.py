@@ -131,7 +131,7 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
     Raises:
         TransientError: MLflow has no such version, or the store cannot be written.
     """
-    from towline.config.passwords import masked
+    from towline.config.passwords import mask_passwords
     from towline.registry.mlflow.tracking import connect
 
     with connect(settings) as client:
@@ -140,7 +140,7 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
             return
     raise TransientError(
         f"MLflow has no version of {model} with the run key {run_key[:16]}",
-        where=masked(settings.tracking_uri),
+        where=mask_passwords(settings.tracking_uri),
         remedy=f"towline status {model} puts it back",
     )
 
@@ -276,10 +276,10 @@ def _ask(uri: str, what: str, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _away(uri: str, said: str) -> TransientError:
-    from towline.config.passwords import masked
+    from towline.config.passwords import mask_passwords
 
     return TransientError(
         f"the MLflow server does not answer: {said}",
-        where=masked(uri),
+        where=mask_passwords(uri),
         remedy="check that the MLflow server at TOWLINE_TRACKING_URI runs and lets you in",
     )

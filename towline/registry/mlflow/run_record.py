@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from towline.config import PipelineConfig, span
+from towline.config import PipelineConfig, format_duration
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import example
+from towline.data.schema.example import example_row
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.markdown import escaped
-from towline.origins import versions
+from towline.markdown import escape
+from towline.origins import installed_versions
 from towline.registry.mlflow import links
 from towline.training import model_io
-from towline.training.cross_validation import Scores
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import Fitted
+from towline.training.final_fit import FittedModel
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, LoggedModel
@@ -39,7 +39,9 @@ _REQUIREMENTS = ("towline", "scikit-learn", "skops", "numpy", "pandas")
 _SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "gate")
 
 
-def tags(work: Workspace, config: PipelineConfig, chosen: Scores, facts: Mapping[str, str]) -> dict[str, str]:
+def tags(
+    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, facts: Mapping[str, str]
+) -> dict[str, str]:
     """Provenance of a run and of its candidates' runs."""
     values = {
         **facts,
@@ -55,13 +57,15 @@ def tags(work: Workspace, config: PipelineConfig, chosen: Scores, facts: Mapping
     return {name: value for name, value in values.items() if value}
 
 
-def version_tags(work: Workspace, chosen: Scores, facts: Mapping[str, str]) -> dict[str, str]:
+def version_tags(work: Workspace, chosen: CrossValidationResult, facts: Mapping[str, str]) -> dict[str, str]:
     """The few that the list of versions has room for."""
     shown = {name: facts[name] for name in ("trigger", "as_of", "git_commit", "git_dirty") if facts.get(name)}
     return {"candidate": chosen.candidate, "dataset": work.dataset.digest, **shown}
 
 
-def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitted) -> dict[str, str]:
+def params(
+    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, fitted: FittedModel
+) -> dict[str, str]:
     """What was fitted on what, then every setting of the config (``gate.latency_ms``)."""
     contract = work.contract()
     values = {
@@ -75,9 +79,9 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
         "rows": work.dataset.rows,
         "train_rows": fitted.rows,
         "train_end": fitted.end,
-        "window": span(fitted.history.window),
-        "half_life": span(fitted.history.half_life) if fitted.history.half_life else None,
-        "level": span(fitted.history.level) if fitted.history.level else None,
+        "window": format_duration(fitted.history.window),
+        "half_life": format_duration(fitted.history.half_life) if fitted.history.half_life else None,
+        "detrend": format_duration(fitted.history.detrend) if fitted.history.detrend else None,
         "refitted": fitted.refitted,
         "data_start": work.dataset.start,
         "data_end": work.dataset.end,
@@ -91,14 +95,14 @@ def params(work: Workspace, config: PipelineConfig, chosen: Scores, fitted: Fitt
     return {name: _text(value) for name, value in values.items()}
 
 
-def candidate(scores: Scores) -> dict[str, str]:
+def candidate(scores: CrossValidationResult) -> dict[str, str]:
     """A candidate's own parameters, each under its name."""
     own = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
     values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **own}
     return {name[:250]: _text(value) for name, value in values.items()}
 
 
-def cross_validation(scores: Scores) -> dict[str, float]:
+def cross_validation(scores: CrossValidationResult) -> dict[str, float]:
     """``<metric>_cv_mean`` and ``_sd`` over the folds."""
     over = {"mean": scores.mean, "sd": scores.sd}
     return {
@@ -106,7 +110,7 @@ def cross_validation(scores: Scores) -> dict[str, float]:
     }
 
 
-def metrics(chosen: Scores, evaluation: Evaluation) -> dict[str, float]:
+def metrics(chosen: CrossValidationResult, evaluation: Evaluation) -> dict[str, float]:
     """Holdout metrics with the ends of their intervals, the baseline's, and the chosen candidate's cross-validation."""
     found: dict[str, float | None] = {}
     for name, interval in evaluation.metrics.items():
@@ -124,7 +128,7 @@ def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
     return links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
 
 
-def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evaluation) -> str:
+def describe(work: Workspace, chosen: CrossValidationResult, fitted: FittedModel, evaluation: Evaluation) -> str:
     """The version's page in Markdown; lists of versions show its first words as they are."""
     data, best = work.dataset, evaluation.metrics[evaluation.primary]
     covered = f", {fitted.start} to {fitted.end}" if fitted.start else ""
@@ -134,7 +138,7 @@ def describe(work: Workspace, chosen: Scores, fitted: Fitted, evaluation: Evalua
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
         + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
-        f"Data: {escaped(data.source)}, sha256 `{data.digest}`  ",
+        f"Data: {escape(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
         "",
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
@@ -172,7 +176,7 @@ def write_artifacts(
     folder: Path,
     work: Workspace,
     config: PipelineConfig,
-    scores: Sequence[Scores],
+    scores: Sequence[CrossValidationResult],
     evaluation: Evaluation,
     validation: Validation,
 ) -> None:
@@ -205,7 +209,7 @@ def write_artifacts(
         (folder / name).write_text(content, encoding="utf-8")
 
 
-def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspace, fitted: Fitted) -> None:
+def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspace, fitted: FittedModel) -> None:
     """An MLflow model directory around the stored model: what ``mlflow.sklearn.save_model`` writes for skops.
 
     That function would load, store and load the model again.
@@ -246,9 +250,11 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         code=None,
         skops_trusted_types=get_untrusted_types(file=file),
     )
-    made_up = contract.features(pd.DataFrame([example(contract)]))
+    made_up = contract.features(pd.DataFrame([example_row(contract)]))
     sent = made_up.to_json(orient="split", index=False, date_format="iso")
-    libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | versions(model_io.homes(file))
+    libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | installed_versions(
+        model_io.packages_in_model(file)
+    )
     requirements = [f"{name}=={version}" for name, version in libraries.items()]
     environment = {
         "python": platform.python_version(),

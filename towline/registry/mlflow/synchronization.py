@@ -12,7 +12,7 @@ from typing import Any
 from towline import files
 from towline.config import Settings, read_config
 from towline.errors import ReleaseError, TowlineError, TransientError
-from towline.manifest import MANIFEST, verify
+from towline.manifest import MANIFEST, verify_release
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import mirror
 from towline.registry.mlflow.mirror import VERSION, Mirror, Shown
@@ -104,7 +104,7 @@ def _differences(shown: Sequence[Shown], aliases: dict[str, int | None], present
 def _described(version: Shown) -> Shown | None:
     """A version with what its release says of it, under the names that a run has; None where that is damaged."""
     try:
-        manifest = verify(version.folder)
+        manifest = verify_release(version.folder)
     except ReleaseError:
         return None
     metrics: dict[str, float] = {}

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings
-from towline.config.passwords import masked
+from towline.config.passwords import mask_passwords
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError, TransientError
 from towline.registry.mlflow import links, run_record
 from towline.registry.mlflow.mirror import RUN_KEY, VERSION, sqlite_file
-from towline.training.cross_validation import Scores
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import Fitted
+from towline.training.final_fit import FittedModel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,9 +63,9 @@ def register(
     work: Workspace,
     config: PipelineConfig,
     number: int,
-    scores: Sequence[Scores],
-    chosen: Scores,
-    fitted: Fitted,
+    scores: Sequence[CrossValidationResult],
+    chosen: CrossValidationResult,
+    fitted: FittedModel,
     evaluation: Evaluation,
     validation: Validation,
     facts: Mapping[str, str],
@@ -214,7 +214,13 @@ def _begin(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[
 
 
 def _log_candidate(
-    client: "MlflowClient", parent: "Run", scores: Scores, tags: Mapping[str, str], began: int, *, chosen: bool
+    client: "MlflowClient",
+    parent: "Run",
+    scores: CrossValidationResult,
+    tags: Mapping[str, str],
+    began: int,
+    *,
+    chosen: bool,
 ) -> int:
     """One nested run; returns when it ended, in ms. Its fold metrics are steps, so that the chart shows the folds."""
     from mlflow.entities import Metric, Param
@@ -238,7 +244,9 @@ def _log_candidate(
     return ended
 
 
-def _log_model(client: "MlflowClient", run: "Run", work: Workspace, name: str, chosen: Scores, fitted: Fitted) -> str:
+def _log_model(
+    client: "MlflowClient", run: "Run", work: Workspace, name: str, chosen: CrossValidationResult, fitted: FittedModel
+) -> str:
     """Logs the workspace's model file itself, so that MLflow, the workspace and the release hold the same bytes."""
     from mlflow.entities import LoggedModelOutput
 
@@ -259,9 +267,9 @@ def _log_run(
     model_id: str,
     work: Workspace,
     config: PipelineConfig,
-    scores: Sequence[Scores],
-    chosen: Scores,
-    fitted: Fitted,
+    scores: Sequence[CrossValidationResult],
+    chosen: CrossValidationResult,
+    fitted: FittedModel,
     evaluation: Evaluation,
     validation: Validation,
 ) -> None:
@@ -372,4 +380,6 @@ def _unavailable(uri: str, said: str) -> TransientError:
         elif "not a database" in said or "malformed" in said:
             remedy = "the file is damaged: restore it from a backup, or move it away to begin a new store"
     what = next((line.strip() for line in said.splitlines() if line.strip()), "no answer")[:200]
-    return TransientError(f"the MLflow store cannot be used: {masked(what)}", where=masked(uri), remedy=remedy)
+    return TransientError(
+        f"the MLflow store cannot be used: {mask_passwords(what)}", where=mask_passwords(uri), remedy=remedy
+    )

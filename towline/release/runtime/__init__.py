@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\\n]+?))?\s*(?:\\|$)")
 
 
-class Locked(NamedTuple):
+class LockedPackage(NamedTuple):
     """One package of a lock file; ``hashes`` are the sha256 of its files."""
 
     name: str
@@ -22,7 +22,7 @@ class Locked(NamedTuple):
     hashes: tuple[str, ...]
 
 
-def requirements(*, compiled: bool, packages: Collection[str] = ()) -> str:
+def select_lock_file(*, compiled: bool, packages: Collection[str] = ()) -> str:
     """The lock file for a release that its compiled scorer answers for, or else the library that its model is of.
 
     Args:
@@ -33,22 +33,22 @@ def requirements(*, compiled: bool, packages: Collection[str] = ()) -> str:
     return (_HERE / f"{'compiled' if compiled else own}.txt").read_text(encoding="utf-8")
 
 
-def locked(text: str) -> Iterator[Locked]:
+def parse_lock_file(text: str) -> Iterator[LockedPackage]:
     """The packages that a lock file names."""
     for block in re.split(r"\n(?=[A-Za-z0-9])", text.strip()):
         if found := _LINE.match(block):
             hashes = tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
-            yield Locked(found["name"].lower(), found["version"], (found["marker"] or "").strip(), hashes)
+            yield LockedPackage(found["name"].lower(), found["version"], (found["marker"] or "").strip(), hashes)
 
 
-def check(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
+def check_versions(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
     """Holds a lock file to the versions that a model was trained with.
 
     Raises:
         ReleaseError: it names other ones, so that the image would not answer as the model did.
     """
     versions: dict[str, set[str]] = {}
-    for one in locked(text):
+    for one in parse_lock_file(text):
         versions.setdefault(_library(one.name), set()).add(one.version)
     needed = {"numpy"} if compiled else {"numpy", "pandas", "scikit-learn", "skops", *LIBRARIES}
     other = [

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.example import example
+from towline.data.schema.example import example_row
 from towline.serving.problems import KINDS
 from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABILITIES, describe
 
@@ -42,7 +42,7 @@ def document(model: "Model", most: int) -> Json:
         most: rows of a request.
     """
     contract = model.contract
-    row = example(contract)
+    row = example_row(contract)
     return {
         "openapi": "3.1.0",
         "info": {

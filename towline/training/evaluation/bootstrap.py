@@ -17,14 +17,14 @@ from scipy import sparse
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.metrics import Coded
+from towline.training.evaluation.metrics import EncodedPredictions
 from towline.training.evaluation.predictions import Predictions
 
 CELLS = 100_000  # of a chunk of weights: stays in the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def units(rows: pd.DataFrame, config: PipelineConfig) -> np.ndarray:
+def resampling_units(rows: pd.DataFrame, config: PipelineConfig) -> np.ndarray:
     """(n,) which rows are drawn together: codes from 0."""
     n = len(rows)
     if config.data.group:
@@ -36,7 +36,7 @@ def units(rows: pd.DataFrame, config: PipelineConfig) -> np.ndarray:
     return np.arange(n)
 
 
-def weights(n: int, resamples: int, seed: int, units: np.ndarray | None = None) -> np.ndarray:
+def draw_weights(n: int, resamples: int, seed: int, units: np.ndarray | None = None) -> np.ndarray:
     """(resamples, n) multinomial counts of rows drawn with replacement, whole ``units`` at a time."""
     drawn = n if units is None else int(units.max(initial=-1)) + 1
     counts = np.empty((resamples, n), dtype=np.uint16)
@@ -47,11 +47,11 @@ def weights(n: int, resamples: int, seed: int, units: np.ndarray | None = None) 
     return counts
 
 
-def resample(
+def resample_metric(
     truth: np.ndarray, predictions: Predictions, contract: Contract, metric: str, weights: np.ndarray
 ) -> np.ndarray:
     """(B,) one metric under each row of (B, n) weights; equals ``metrics.scores`` with those weights."""
-    coded = Coded.of(truth, predictions, contract)
+    coded = EncodedPredictions.of(truth, predictions, contract)
     count, n = weights.shape
     if n == 0 or not np.isfinite(coded.predicted).all():
         return np.full(count, np.nan)
@@ -63,7 +63,7 @@ def resample(
         )
 
 
-def interval(value: float, resampled: np.ndarray) -> Interval:
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
     """The central 95 % of the resampled values (percentile interval: Efron & Tibshirani, 1993, ch. 13)."""
     if not math.isfinite(value):
         return Interval(value=None)
@@ -74,7 +74,7 @@ def interval(value: float, resampled: np.ndarray) -> Interval:
     return Interval(value=float(value), low=float(low), high=float(high))
 
 
-def _statistic(coded: Coded, metric: str) -> Statistic:
+def _statistic(coded: EncodedPredictions, metric: str) -> Statistic:
     truth, predicted, chances = coded.truth, coded.predicted, coded.probabilities
     if coded.task == "regression":
         return _of_errors(truth, predicted, metric)
@@ -124,7 +124,7 @@ def _of_errors(truth: np.ndarray, predicted: np.ndarray, metric: str) -> Statist
     return r2
 
 
-def _of_counts(coded: Coded, metric: str) -> Statistic:
+def _of_counts(coded: EncodedPredictions, metric: str) -> Statistic:
     labels = np.arange(max(coded.truth.max(), coded.predicted.max()) + 1) if coded.task == "multiclass" else [1]
     n = len(coded.truth)
 

@@ -13,17 +13,12 @@ from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
-from towline.training.cross_validation import primary
-from towline.training.evaluation.bootstrap import interval, resample, units, weights
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.metrics import predict, scores
-from towline.training.evaluation.predictions import Predictions, encode, labelled
-from towline.training.final_fit import MEASURED, Fitted
-
-__all__ = [
-    "Evaluation", "Interval", "Predictions", "Slice", "cuts", "evaluate", "predict", "primary", "resample",
-    "saved_predictions", "scores", "units", "weights",
-]  # fmt: skip
+from towline.training.evaluation.metrics import compute_metrics, predict
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.final_fit import EVALUATION_PREDICTIONS, FittedModel
 
 MIN_ROWS = 30  # of a slice: fewer say nothing
 MAX_SLICES = 60
@@ -34,7 +29,7 @@ PREDICTED_ROWS = 75_000  # budget of the permutation importance
 PREDICTED_CELLS = 40_000_000
 
 
-class Slice(Frozen):
+class SliceResult(Frozen):
     """The primary metric on the holdout rows with one value of one column, beside the baseline's."""
 
     column: str
@@ -61,12 +56,12 @@ class Evaluation(Frozen):
     rows: int
     metrics: dict[str, Interval]
     baseline: dict[str, float | None]
-    slices: tuple[Slice, ...]
+    slices: tuple[SliceResult, ...]
     importance: tuple[tuple[str, float, float], ...]
     notes: tuple[str, ...]
 
 
-class Cut(NamedTuple):
+class SliceRows(NamedTuple):
     """The rows with one value of one column."""
 
     column: str
@@ -74,7 +69,7 @@ class Cut(NamedTuple):
     rows: np.ndarray  # positions
 
 
-def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluation:
+def evaluate(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> Evaluation:
     """Measures the model and the baseline on the holdout; saves ``evaluation.json`` and ``holdout-predictions.npz``.
 
     Raises:
@@ -83,24 +78,25 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluat
     """
     contract = work.contract()
     features, truth, rows = work.part("holdout")
-    decisive = primary(config, contract.task)
-    places, slice_notes = cuts(rows, contract, config)
-    model = model_io.load(work.file(fitted.file), model_io.packages(config))
-    drawn = units(rows, config)
-    draws = weights(len(rows), config.evaluation.resamples, config.seed, drawn)
+    decisive = primary_metric(config, contract.task)
+    places, slice_notes = find_slices(rows, contract, config)
+    model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
+    drawn = resampling_units(rows, config)
+    draws = draw_weights(len(rows), config.evaluation.resamples, config.seed, drawn)
     with warnings.catch_warnings(action="ignore"):  # the fit has noted what the libraries warn of
         answers = predict(model, features, contract)
-        dummy = predict(model_io.load(work.file("baseline.skops")), features, contract)
+        dummy = predict(model_io.load_model(work.file("baseline.skops")), features, contract)
         importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
-    points = scores(truth, answers, contract)
+    points = compute_metrics(truth, answers, contract)
     found = Evaluation(
         task=contract.task,
         primary=decisive,
         rows=len(rows),
         metrics={
-            name: interval(value, resample(truth, answers, contract, name, draws)) for name, value in points.items()
+            name: percentile_interval(value, resample_metric(truth, answers, contract, name, draws))
+            for name, value in points.items()
         },
-        baseline={name: _finite(value) for name, value in scores(truth, dummy, contract).items()},
+        baseline={name: _finite(value) for name, value in compute_metrics(truth, dummy, contract).items()},
         slices=tuple(_slice(cut, truth, answers, dummy, contract, decisive, draws[:SLICE_RESAMPLES]) for cut in places),
         importance=importance,
         notes=_notes(points, truth, int(drawn.max()) + 1, config) + slice_notes + importance_notes,
@@ -110,13 +106,13 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: Fitted) -> Evaluat
     return found
 
 
-def saved_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
+def load_evaluation_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
     """Truth, the model's and the baseline's predictions on the holdout, as ``evaluate`` saved them."""
     contract = work.contract()
-    with np.load(work.file(MEASURED), allow_pickle=False) as saved:
+    with np.load(work.file(EVALUATION_PREDICTIONS), allow_pickle=False) as saved:
         content = {name: saved[name] for name in saved.files}
     for name in ("truth", "labels", "baseline_labels") if contract.classes else ():
-        content[name] = labelled(content[name], contract.classes)
+        content[name] = decode_labels(content[name], contract.classes)
     return (
         content["truth"],
         Predictions(content["labels"], content.get("probabilities")),
@@ -129,15 +125,17 @@ def _save_predictions(
 ) -> None:
     content = {"truth": truth, "labels": answers.labels, "baseline_labels": dummy.labels}
     if contract.task != "regression":
-        content = {name: encode(labels, contract.classes) for name, labels in content.items()}
+        content = {name: encode_labels(labels, contract.classes) for name, labels in content.items()}
     for name, predictions in (("probabilities", answers), ("baseline_probabilities", dummy)):
         if predictions.probabilities is not None:
             content[name] = predictions.probabilities
-    with files.replacing(work.file(MEASURED)) as file:
+    with files.replacing(work.file(EVALUATION_PREDICTIONS)) as file:
         np.savez(file, allow_pickle=False, **content)
 
 
-def cuts(rows: pd.DataFrame, contract: Contract, config: PipelineConfig) -> tuple[tuple[Cut, ...], tuple[str, ...]]:
+def find_slices(
+    rows: pd.DataFrame, contract: Contract, config: PipelineConfig
+) -> tuple[tuple[SliceRows, ...], tuple[str, ...]]:
     """The slices to report by, each of 30 rows or more, and notes on what was left out.
 
     Columns are those of ``evaluation.slices``, else the features with few values and without personal data. Many
@@ -157,10 +155,10 @@ def cuts(rows: pd.DataFrame, contract: Contract, config: PipelineConfig) -> tupl
         columns = [c for c in contract.feature_columns if not c.pii]
         few = [c for c in columns if c.kind in limits and (c.kind != "numeric" or c.integer)]
         asked = tuple(c.name for c in few if 2 <= rows[c.name].nunique() <= limits[c.kind])
-    found: list[Cut] = []
+    found: list[SliceRows] = []
     for at, name in enumerate(asked):
         values = _values(rows[name])
-        places = [Cut(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
+        places = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
         large = sorted((cut for cut in places if len(cut.rows) >= MIN_ROWS), key=lambda cut: -len(cut.rows))[:LEVELS]
         if len(found) + len(large) > MAX_SLICES:
             return tuple(found), (f"slices: {', '.join(asked[at:])} left out, more than {MAX_SLICES} slices",)
@@ -186,23 +184,23 @@ def _by_value(value: str) -> tuple[float, str]:
 
 
 def _slice(
-    cut: Cut,
+    cut: SliceRows,
     truth: np.ndarray,
     answers: Predictions,
     dummy: Predictions,
     contract: Contract,
     metric: Metric,
     draws: np.ndarray,
-) -> Slice:
+) -> SliceResult:
     here, once = truth[cut.rows], np.ones((1, len(cut.rows)))
-    value = resample(here, answers.take(cut.rows), contract, metric, once)[0]
-    drawn = resample(here, answers.take(cut.rows), contract, metric, draws[:, cut.rows])
-    below = resample(here, dummy.take(cut.rows), contract, metric, once)[0]
-    return Slice(
+    value = resample_metric(here, answers.take(cut.rows), contract, metric, once)[0]
+    drawn = resample_metric(here, answers.take(cut.rows), contract, metric, draws[:, cut.rows])
+    below = resample_metric(here, dummy.take(cut.rows), contract, metric, once)[0]
+    return SliceResult(
         column=cut.column,
         value=cut.value,
         rows=len(cut.rows),
-        metric=interval(value, drawn),
+        metric=percentile_interval(value, drawn),
         baseline=_finite(below),
     )
 
@@ -218,7 +216,7 @@ def _importance(
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(len(features), size, replace=False))
     features, truth, once = features.iloc[sample].reset_index(drop=True), truth[sample], np.ones((1, size))
-    whole = resample(truth, predict(model, features, contract), contract, metric, once)[0]
+    whole = resample_metric(truth, predict(model, features, contract), contract, metric, once)[0]
     sign = 1 if GREATER_IS_BETTER[metric] else -1
 
     drops = np.empty((len(names), repeats))
@@ -234,7 +232,7 @@ def _importance(
         answers = predict(model, copies, contract)
         for copy in range(len(batch) * repeats):
             part = answers.take(np.arange(copy * size, (copy + 1) * size))
-            shuffled = resample(truth, part, contract, metric, once)[0]
+            shuffled = resample_metric(truth, part, contract, metric, once)[0]
             drops[first + copy // repeats, copy % repeats] = sign * (whole - shuffled)
     if not np.isfinite(drops).all():
         return (), (f"importance: {metric} is undefined on the {size} rows drawn",)

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from towline.config import METRICS, Task
 from towline.data.schema.contract import Contract
-from towline.training.evaluation.predictions import Predictions, encode
+from towline.training.evaluation.predictions import Predictions, encode_labels
 
 
 def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictions:
@@ -21,7 +21,7 @@ def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictio
 
 
 @dataclass(frozen=True)
-class Coded:
+class EncodedPredictions:
     """Truth and predictions as numbers: class positions for classification (binary: 1 is the positive class)."""
 
     task: Task
@@ -30,7 +30,7 @@ class Coded:
     probabilities: np.ndarray | None
 
     @classmethod
-    def of(cls, truth: np.ndarray, predictions: Predictions, contract: Contract) -> "Coded":
+    def of(cls, truth: np.ndarray, predictions: Predictions, contract: Contract) -> "EncodedPredictions":
         probabilities = predictions.probabilities
         if probabilities is not None and not np.isfinite(probabilities).all():
             probabilities = None
@@ -41,15 +41,17 @@ class Coded:
         else:
             classes = tuple(sorted(contract.classes, key=lambda label: label == contract.positive))
             if probabilities is not None:
-                probabilities = probabilities[:, encode(np.array(classes, dtype=object), contract.classes)]
-        return cls(contract.task, encode(truth, classes), encode(predictions.labels, classes), probabilities)
+                probabilities = probabilities[:, encode_labels(np.array(classes, dtype=object), contract.classes)]
+        return cls(
+            contract.task, encode_labels(truth, classes), encode_labels(predictions.labels, classes), probabilities
+        )
 
-    def take(self, rows: np.ndarray) -> "Coded":
+    def take(self, rows: np.ndarray) -> "EncodedPredictions":
         kept = None if self.probabilities is None else self.probabilities[rows]
-        return Coded(self.task, self.truth[rows], self.predicted[rows], kept)
+        return EncodedPredictions(self.task, self.truth[rows], self.predicted[rows], kept)
 
 
-def scores(
+def compute_metrics(
     truth: np.ndarray, predictions: Predictions, contract: Contract, weights: np.ndarray | None = None
 ) -> dict[str, float]:
     """Every metric of the contract's task (``config.METRICS``), nan where it is undefined.
@@ -67,7 +69,7 @@ def scores(
         contract: task, classes and positive class.
         weights: (n,) how often each row counts; a row of weight 0 is as good as absent.
     """
-    coded = Coded.of(truth, predictions, contract)
+    coded = EncodedPredictions.of(truth, predictions, contract)
     if weights is not None:
         kept = weights > 0
         coded, weights = coded.take(kept), weights[kept]
@@ -78,7 +80,7 @@ def scores(
     return undefined | {name: float(value) for name, value in measured.items()}
 
 
-def _regression(coded: Coded, weights: np.ndarray | None) -> dict[str, float]:
+def _regression(coded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
     truth, predicted = coded.truth, coded.predicted
     found = {
         "mae": sk.mean_absolute_error(truth, predicted, sample_weight=weights),
@@ -92,7 +94,7 @@ def _regression(coded: Coded, weights: np.ndarray | None) -> dict[str, float]:
     return found
 
 
-def _binary(coded: Coded, weights: np.ndarray | None) -> dict[str, float]:
+def _binary(coded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
     truth, predicted = coded.truth, coded.predicted
     found = {"accuracy": sk.accuracy_score(truth, predicted, sample_weight=weights)}
     some = bool((truth == 1).any())
@@ -110,7 +112,7 @@ def _binary(coded: Coded, weights: np.ndarray | None) -> dict[str, float]:
     return found
 
 
-def _multiclass(coded: Coded, weights: np.ndarray | None) -> dict[str, float]:
+def _multiclass(coded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
     truth, predicted = coded.truth, coded.predicted
     macro: dict[str, Any] = {"average": "macro", "sample_weight": weights, "zero_division": 0.0}
     found = {

@@ -23,14 +23,14 @@ class Predictions:
         return Predictions(self.labels[rows], None if probabilities is None else probabilities[rows])
 
 
-def labelled(places: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
+def decode_labels(places: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
     """(n,) the labels at positions of ``classes``, each of Python's own type; object."""
     labels = np.empty(len(classes), dtype=object)
     labels[:] = classes
     return np.asarray(labels[places])
 
 
-def encode(labels: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
+def encode_labels(labels: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
     """(n,) positions of labels in ``classes``; -1 for a label that is not one of them."""
     position = {label: at for at, label in enumerate(classes)}
     return np.fromiter((position.get(label, -1) for label in labels), np.int64, len(labels))

@@ -21,7 +21,7 @@ from towline.monitoring.policy import Action, Decision, Trigger
 from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import BurnRate, Objective, State
-from towline.release.packaging import _config as stored
+from towline.release.packaging import _render_config as stored
 from towline.training.evaluation.interval import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)

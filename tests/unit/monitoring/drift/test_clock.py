@@ -134,7 +134,9 @@ def test_a_worker_that_starts_with_a_clock_behind_is_named(
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_rows_of_the_future_are_named(converted: bool, store: MonitoredStore, folder: Path, write: Callable[..., None]) -> None:
+def test_rows_of_the_future_are_named(
+    converted: bool, store: MonitoredStore, folder: Path, write: Callable[..., None]
+) -> None:
     """Otherwise they would be counted in a later window."""
     start = store.since
     write("host-1", [*minutes(start, 10, 100), *minutes(start + DAY, 30, 50), *minutes(start + 9 * DAY, 0, 5)])
@@ -157,7 +159,9 @@ def test_a_run_before_an_earlier_one_is_reported(store: MonitoredStore, write: C
     assert "10.0 days after this one: the clock was set back" in check.detail
 
 
-def test_a_segment_that_is_converted_twice_is_reported_once(store: MonitoredStore, folder: Path, write: Callable[..., None]) -> None:
+def test_a_segment_that_is_converted_twice_is_reported_once(
+    store: MonitoredStore, folder: Path, write: Callable[..., None]
+) -> None:
     """As after a kill between conversion and removal."""
     start = store.since
     write("host-1", [*minutes(start, 60, 160), *minutes(start, 40, 60)])

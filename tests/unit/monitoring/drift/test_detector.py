@@ -27,7 +27,7 @@ from towline.monitoring.results import DriftResult
 from towline.prediction_log import parquet_store
 from towline.prediction_log.privacy import HashKeys, read_policy
 from towline.prediction_log.writer import PredictionLog
-from towline.release.reference import read
+from towline.release.reference import read_reference
 
 ROWS = 1_000
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -110,11 +110,15 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
 
 def test_predictions_are_checked_too(release: Path) -> None:
     """Predicted labels and the probability of the positive class are compared with those on the holdout."""
-    reference = read(release).answers["columns"]
+    reference = read_reference(release).answers["columns"]
     assert set(reference["prediction"]["counts"]) == {"yes", "no"}
     assert 0 <= reference["probability"]["min"] < reference["probability"]["max"] <= 1
     result = drift_of(release, window().assign(prediction="yes", probability=0.9))
-    assert checks_of(result) >= {("prediction", "category share"), ("prediction", "distribution"), ("probability", "distribution")}
+    assert checks_of(result) >= {
+        ("prediction", "category share"),
+        ("prediction", "distribution"),
+        ("probability", "distribution"),
+    }
     assert {column for column, _ in checks_of(result)} == {"prediction", "probability"}
 
 
@@ -176,7 +180,10 @@ def test_unusual_input_that_a_model_can_take_is_ok(release: Path, case: str) -> 
     result = drift_of(release, HARMLESS[case](arrow(window())))
     assert result.state == "ok", result.reason
     results = checks_of(result, alarm=False)
-    assert (("extra", "unknown column") in results, ("id", "unknown column") in results) == (case == "another column", case == "ids")
+    assert (("extra", "unknown column") in results, ("id", "unknown column") in results) == (
+        case == "another column",
+        case == "ids",
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1, 49])

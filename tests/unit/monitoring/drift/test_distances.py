@@ -12,17 +12,17 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from towline.config import DataConfig, PipelineConfig
-from towline.data.profile import profile
+from towline.data.profile import profile_features
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
 from towline.monitoring.drift.histograms import ColumnStats, HistogramAccumulator
 
 
 def reference(rows: pd.DataFrame) -> tuple[dict[str, Any], Contract]:
     config = PipelineConfig(name="x", data=DataConfig(source="t", target="y"))
-    contract = infer(rows, config)
-    return profile(contract.features(rows), contract), contract
+    contract = infer_contract(rows, config)
+    return profile_features(contract.features(rows), contract), contract
 
 
 def accumulate(rows: pd.DataFrame, current: Any) -> tuple[dict[str, Any], HistogramAccumulator]:
@@ -49,7 +49,9 @@ def test_numbers_are_as_far_as_scipy_says(shape: str, shift: float) -> None:
     """Within a hundredth of a standard deviation of the exact distance between the two samples."""
     draw = np.random.default_rng(7)
     training, current = DRAWS[shape](draw, 20_000, 0.0), DRAWS[shape](draw, 5_000, shift)
-    columns, accumulator = accumulate(pd.DataFrame({"a": training, "y": np.arange(len(training))}), pd.DataFrame({"a": current}))
+    columns, accumulator = accumulate(
+        pd.DataFrame({"a": training, "y": np.arange(len(training))}), pd.DataFrame({"a": current})
+    )
     exact = wasserstein_distance(training, current) / training.std()
     assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(exact, abs=0.01)
 
@@ -59,7 +61,9 @@ def test_categories_are_as_far_as_scipy_says() -> None:
     draw = np.random.default_rng(7)
     training = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
     current = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])
-    columns, accumulator = accumulate(pd.DataFrame({"a": training, "y": np.arange(4_000)}), pd.DataFrame({"a": current}))
+    columns, accumulator = accumulate(
+        pd.DataFrame({"a": training, "y": np.arange(4_000)}), pd.DataFrame({"a": current})
+    )
     shares = [[np.mean(side == level) for level in "abcdz"] for side in (training, current)]
     assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(jensenshannon(*shares, base=2), abs=1e-12)
     categories = accumulator.columns["a"].categories
@@ -140,5 +144,10 @@ def test_columns_that_are_gone_or_new() -> None:
     """A missing column has no rows; one the contract does not know is named."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "b": np.arange(50) / 7, "y": range(50)})
     _, accumulator = accumulate(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
-    assert (accumulator.rows, accumulator.columns["a"].rows, accumulator.columns["b"].rows, accumulator.unknown_columns) == (2, 2, 0, {"c"})
+    assert (
+        accumulator.rows,
+        accumulator.columns["a"].rows,
+        accumulator.columns["b"].rows,
+        accumulator.unknown_columns,
+    ) == (2, 2, 0, {"c"})
     assert distance({"count": 5}, ColumnStats("numeric")) is None

@@ -10,11 +10,16 @@ import pytest
 from towline.config import DataConfig, PipelineConfig
 from towline.data import blocks
 from towline.data.blocks import Blocks
-from towline.data.profile import profile
-from towline.data.schema.inference import infer
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.drift.distances import distance
 from towline.monitoring.drift.histograms import HistogramAccumulator
-from towline.monitoring.drift.thresholds import CheckThresholds, ReferenceColumn, WindowSimulation, unseen_share_threshold
+from towline.monitoring.drift.thresholds import (
+    CheckThresholds,
+    ReferenceColumn,
+    WindowSimulation,
+    unseen_share_threshold,
+)
 
 TRAINING = 6_000
 WEEKS = 52
@@ -22,11 +27,11 @@ WEEKS = 52
 
 def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tuple[dict[str, Any], Blocks, Any]:
     rows = frame.assign(y=np.arange(len(frame)) / 7)
-    contract = infer(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(rows)
-    told = profile(features, contract)
-    kind, unit = blocks.units(times, groups, len(frame.columns))
-    return told, blocks.count(features, told["columns"], kind, unit), contract
+    told = profile_features(features, contract)
+    kind, unit = blocks.assign_blocks(times, groups, len(frame.columns))
+    return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
 
 
 def drawn(
@@ -118,9 +123,9 @@ def test_blocks_are_the_same_bytes_and_come_back() -> None:
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"a": rng.normal(size=900), "b": rng.choice(["x", "y", None], 900)})
     times = pd.Series(pd.date_range("2025-01-01", periods=900, freq="h"))
-    first, second = (blocks.packed({"inputs": reference(frame, times=times)[1]}) for _ in range(2))
+    first, second = (blocks.serialize_blocks({"inputs": reference(frame, times=times)[1]}) for _ in range(2))
     assert first == second
-    back = blocks.unpacked(first)["inputs"]
+    back = blocks.deserialize_blocks(first)["inputs"]
     assert (back.kind, int(back.rows.sum()), len(back.rows)) == ("time", 900, 38)
     assert {name: table.sum() for name, table in back.counts.items()} == {"a": 900, "b": int(frame["b"].notna().sum())}
 
@@ -129,7 +134,7 @@ def test_blocks_are_the_same_bytes_and_come_back() -> None:
 def test_blocks_are_bounded_and_hold_whole_weeks(days: int) -> None:
     """However long the history, at most 364 days are kept, of each day of the week as many."""
     times = pd.Series(pd.Timestamp("2020-01-06") + pd.to_timedelta(np.arange(days), unit="D"))
-    kind, unit = blocks.units(times, None, 10)
+    kind, unit = blocks.assign_blocks(times, None, 10)
     kept = times[unit >= 0].dt.weekday.value_counts()
     assert kind == "time"
     assert len(set(unit) - {-1}) == min(days, 364)
@@ -143,4 +148,4 @@ def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:
     frame = pd.DataFrame({f"c{n}": rng.normal(size=rows) for n in range(750)})
     times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 365, rows)), unit="D"))
     _, of, _ = reference(frame, times=times)
-    assert len(blocks.packed({"inputs": of})) < 8 * 2**20
+    assert len(blocks.serialize_blocks({"inputs": of})) < 8 * 2**20

@@ -12,7 +12,7 @@ from tests.shelf import Shelf
 from tests.unit.monitoring.logs import keep_private, logged, night, shuffled
 from tests.unit.release.conftest import make_run, table
 from towline.config import PipelineConfig, build_config
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.monitoring.performance.champion_comparison import triage
 
 CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
@@ -26,9 +26,9 @@ def later(rows: int = 200) -> pd.DataFrame:
 
 def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
     rows = later() if rows is None else rows
-    before = Recorded(previous) if previous else None
+    before = ReleaseLocation(previous) if previous else None
     return triage(
-        logged(champion, rows, truth), Recorded(champion), before, more.get("config", CONFIG), more.get("drift")
+        logged(champion, rows, truth), ReleaseLocation(champion), before, more.get("config", CONFIG), more.get("drift")
     )
 
 
@@ -89,7 +89,7 @@ def test_too_few_rows(shelf: Shelf) -> None:
     assert (found.rows, found.better) == (20, False)
     assert "20 labelled rows are new to both, 50 are needed" in found.reason
     empty = logged(shelf.release(2), later(), later()["value"]).slice(0, 0)
-    assert triage(empty, Recorded(shelf.release(2)), Recorded(shelf.release(1)), CONFIG, None).rows == 0
+    assert triage(empty, ReleaseLocation(shelf.release(2)), ReleaseLocation(shelf.release(1)), CONFIG, None).rows == 0
 
 
 def test_what_the_log_does_not_keep(shelf: Shelf) -> None:
@@ -98,7 +98,7 @@ def test_what_the_log_does_not_keep(shelf: Shelf) -> None:
     rows = later()
     log = logged(champion, rows, rows["value"] + 1000)
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 200))
-    found = triage(log, Recorded(champion), Recorded(shelf.release(1)), CONFIG, None)
+    found = triage(log, ReleaseLocation(champion), ReleaseLocation(shelf.release(1)), CONFIG, None)
     assert not found.better
     assert "size, which the log does not keep" in found.reason
 

@@ -19,7 +19,7 @@ from towline.monitoring.performance.estimate import estimate, reliable
 from towline.monitoring.performance.quality import measure
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training.cross_validation import cross_validate
-from towline.training.evaluation.holdout import evaluate, saved_predictions
+from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
 from towline.training.evaluation.interval import Interval
 from towline.training.final_fit import fit
 from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrated, learn
@@ -157,7 +157,7 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     evaluate(run.work, run.config, fitted)
     cross_validate(run.work, run.config, candidate)
     basis, _ = learn(run.work, run.config, "linear")
-    truth, answers, _ = saved_predictions(run.work)
+    truth, answers, _ = load_evaluation_predictions(run.work)
     assert answers.probabilities is not None
     rate = float(np.mean(truth == "yes"))
     assert answers.probabilities[:, 1].mean() > 2 * rate

@@ -21,7 +21,7 @@ from towline.monitoring.results import QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.labels import Log
 from towline.prediction_log.writer import PredictionLog
-from towline.training.evaluation.metrics import scores
+from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
 NOW = START + dt.timedelta(days=90)
@@ -119,7 +119,7 @@ def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
     answers = Predictions(
         np.array(log["prediction"].to_pylist(), dtype=object), np.array(log["probabilities"].to_pylist())
     )
-    assert quality.value.value == pytest.approx(scores(rows["sold"].to_numpy(), answers, contract)[metric])
+    assert quality.value.value == pytest.approx(compute_metrics(rows["sold"].to_numpy(), answers, contract)[metric])
     assert quality.state in ("ok", "unknown"), quality.reason
     worse = logged(binary[1], rows, shuffled(rows["sold"], 1.0))
     assert found(binary, worse, evaluation=evaluation).state == "degraded"

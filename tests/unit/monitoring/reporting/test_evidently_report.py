@@ -19,8 +19,8 @@ from scipy.stats import wasserstein_distance
 
 from tests.shelf import MODEL, Shelf
 from towline.config import DataConfig, PipelineConfig, build_config
-from towline.data.profile import profile
-from towline.data.schema.inference import infer
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.evidently_report import catch_up, report, write
 from towline.monitoring.reporting.samples import OTHER, ROWS, drawn, logged, sides
@@ -270,9 +270,9 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
         }
     )
     table.loc[table.index % 4 == 0, "tail"] = np.nan
-    contract = infer(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    contract = infer_contract(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(table)
-    found = drawn(profile(features, contract))
+    found = drawn(profile_features(features, contract))
     assert len(found) == ROWS
     assert "when" not in found
     assert wasserstein_distance(found["tail"].dropna(), table["tail"].dropna()) < 0.05 * table["tail"].std()
@@ -280,7 +280,7 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
     assert set(found["hour"]) == set(range(24))
     assert found["flag"].mean() == pytest.approx(table["flag"].mean(), abs=0.001)
     assert (found["level"] == "a").mean() == pytest.approx((table["level"] == "a").mean(), abs=0.001)
-    pd.testing.assert_frame_equal(found, drawn(profile(features, contract)))
+    pd.testing.assert_frame_equal(found, drawn(profile_features(features, contract)))
 
 
 def test_sides_are_bounded() -> None:

@@ -11,19 +11,19 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from towline.backtest.monitoring_simulation import Answered, Watch
-from towline.backtest.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
-from towline.backtest.trainer import TrainedModel, Trainer, TrainingFailure
+from towline.backtesting.monitoring_simulation import Answered, Watch
+from towline.backtesting.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
+from towline.backtesting.trainer import TrainedModel, Trainer, TrainingFailure
 from towline.config import PipelineConfig, RetrainConfig
 from towline.config.monitoring import Sign
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
 from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.steps import step
-from towline.training.cross_validation import primary
-from towline.training.evaluation.metrics import scores
+from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
 W = TypeVar("W", DriftResult, QualityResult)
@@ -81,7 +81,7 @@ def replay(
             raise DataError(
                 f"no first model: {first.reason}", where=f"as of {bounds[0] - late}", remedy="begin with a later --from"
             )
-        contract = infer(rows, config)
+        contract = infer_contract(rows, config)
         world = BacktestContext(config, trainer, watch(config, late), rows, times, contract, bounds, late, first)
         lives = []
         for policy in policies:
@@ -184,7 +184,7 @@ class BacktestContext:
         late: dt.timedelta,
         first: TrainedModel,
     ) -> None:
-        self.metric = primary(config, contract.task)
+        self.metric = primary_metric(config, contract.task)
         self.first_verdict = trainer.judge(first, None).outcome
         self._config, self._trainer, self._watch = config, trainer, watch
         self._contract, self._bounds, self._late, self._first = contract, bounds, late, first
@@ -291,7 +291,7 @@ class BacktestContext:
             aligned = np.zeros((len(found.labels), len(self._contract.classes)))
             aligned[:, [self._contract.classes.index(label) for label in own]] = found.probabilities
             found = Predictions(found.labels, aligned)
-        value = scores(here.truth.to_numpy(), found, self._contract)[self.metric]
+        value = compute_metrics(here.truth.to_numpy(), found, self._contract)[self.metric]
         return float(value) if np.isfinite(value) else None
 
 

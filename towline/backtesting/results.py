@@ -8,6 +8,7 @@ import pandas as pd
 from towline.config import GREATER_IS_BETTER, Frozen, Metric
 from towline.monitoring.policy import Action, Trigger
 from towline.monitoring.results import DriftState, QualityState
+from towline.notebook import format_number, render_table
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -101,6 +102,14 @@ class BacktestResult(Frozen):
     lives: tuple[PolicyResult, ...]
     best: PolicyName
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (life.policy, format_number(life.value), life.retrainings, life.promoted, life.alarms, life.cpu_s)
+            for life in self.lives
+        ]
+        header = ("policy", self.metric, "trainings", "promoted", "alarms", "CPU s")
+        return render_table(header, rows, caption=f"{self.model}: the best policy is {self.best}")
 
     def ratio(self, life: PolicyResult, mean: Literal["value", "by_step"] = "value") -> float | None:
         """The metric as a share of that of never retraining; None where that was not asked for."""

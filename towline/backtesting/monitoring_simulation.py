@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from towline.backtest.results import aware
-from towline.backtest.trainer import TrainedModel
+from towline.backtesting.results import aware
+from towline.backtesting.trainer import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log.parquet_store import INPUT
 from towline.release.reference import PREDICTION, PROBABILITY
@@ -127,7 +127,7 @@ class Watch:
     def triage(
         self,
         trained: TrainedModel,
-        previous: Recorded | None,
+        previous: ReleaseLocation | None,
         answered: Answered,
         window: QualityResult,
         drift: DriftResult | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towline.backtest.results import BacktestResult, PolicyResult
+from towline.backtesting.results import BacktestResult, PolicyResult
 from towline.plot_style import DASHED, LINES, SOFT, blank, save, styled, title
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 from towline import __version__, files
-from towline.backtest.charts import draw
-from towline.backtest.results import BacktestResult, PolicyResult, Step
-from towline.config import span
+from towline.backtesting.charts import draw
+from towline.backtesting.results import BacktestResult, PolicyResult, Step
+from towline.config import format_duration
 
 TEMPLATES = Path(__file__).parent
 HEADER = ("policy", "value", "of never", "by step, of never", "trainings", "promoted", "drift alarms", "CPU s")
@@ -30,7 +30,7 @@ def write(found: BacktestResult, path: Path) -> None:
     )  # fmt: skip
     facts = {
         "found": found,
-        "delay": span(found.delay),
+        "delay": format_duration(found.delay),
         "header": HEADER,
         "rows": [(life.policy == found.best, summary(found, life)) for life in found.lives],
         "lives": [(life.policy, [line(step) for step in life.steps]) for life in found.lives],

@@ -14,20 +14,26 @@ import towline
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits
 from towline.data.schema.contract import Contract
-from towline.data.schema.inference import infer
+from towline.data.schema.inference import infer_contract
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataValidationError, TowlineError
 from towline.inference.predictor import Model, open_release
-from towline.manifest import Recorded
+from towline.manifest import ReleaseLocation
 from towline.promotion.gate import Verdict
-from towline.promotion.holdout_comparison import judge
-from towline.release.packaging import package
-from towline.release.smoke_test import Smoke
+from towline.promotion.holdout_comparison import judge_release
+from towline.release.packaging import package_release
+from towline.release.smoke_test import SmokeTestResult
 from towline.steps import step
-from towline.training.cross_validation import Scores, baseline, check, choose, cross_validate
+from towline.training.cross_validation import (
+    CrossValidationResult,
+    baseline_candidate,
+    check_candidates,
+    choose_candidate,
+    cross_validate,
+)
 from towline.training.evaluation.holdout import Evaluation, evaluate
-from towline.training.final_fit import Fitted, fit, refit
+from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.history import choose_history
 
 ASKED = 20  # rows one by one, to know the time of one
@@ -42,15 +48,15 @@ class TrainedModel:
     work: Workspace
     release: Path
     model: Model
-    fitted: Fitted
+    fitted: FittedModel
     evaluation: Evaluation
-    smoke: Smoke
+    smoke: SmokeTestResult
     cpu_s: float
 
     @property
-    def recorded(self) -> Recorded:
+    def recorded(self) -> ReleaseLocation:
         """Its release, as a ledger would have recorded it."""
-        return Recorded(self.release, self.model.metadata.digest)
+        return ReleaseLocation(self.release, self.model.metadata.digest)
 
     @property
     def learnt_to(self) -> pd.Timestamp:
@@ -87,9 +93,9 @@ class Trainer:
         Raises:
             DataError, ConfigError: the source cannot be read, or rows have no time.
         """
-        data = self.config.data.model_copy(update={"window": (), "half_life": (), "level": ()})
-        dataset = sources.load(data, self._settings.project, self._settings.store, None)
-        table, time_ = sources.read(dataset, self._settings.store), str(data.time)
+        data = self.config.data.model_copy(update={"window": (), "half_life": (), "detrend": ()})
+        dataset = sources.load_dataset(data, self._settings.project, self._settings.store, None)
+        table, time_ = sources.read_snapshot(dataset, self._settings.store), str(data.time)
         if table[time_].isna().any():
             raise DataValidationError(
                 f"{int(table[time_].isna().sum())} rows have no time",
@@ -123,12 +129,12 @@ class Trainer:
         key = trained.version, champion.version if champion else None
         if key not in self._verdicts:
             serving = (champion.version, champion.recorded) if champion else None
-            self._verdicts[key] = judge(trained.work, self.config, trained.evaluation, trained.smoke, serving)
+            self._verdicts[key] = judge_release(trained.work, self.config, trained.evaluation, trained.smoke, serving)
         return self._verdicts[key]
 
     def _train(self, as_of: pd.Timestamp, began: float) -> TrainedModel:
         config, settings = self.config, self._settings
-        dataset = sources.load(config.data, settings.project, settings.store, as_of.to_pydatetime())
+        dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of.to_pydatetime())
         work = open_workspace(config, dataset, settings.project, settings.store, as_of.to_pydatetime())
         if dataset.rows < config.validation.min_rows:
             raise DataValidationError(
@@ -136,12 +142,14 @@ class Trainer:
                 where=f"as of {as_of}",
                 remedy="lower validation.min_rows, or begin later",
             )
-        contract = infer(work.table(), config, work.dataset.time_format)
+        contract = infer_contract(work.table(), config, work.dataset.time_format)
         work.save(Contract.FILE, contract)
-        check(config, contract)
-        splits.split(work, config)
-        scores: Sequence[Scores] = [cross_validate(work, config, one) for one in (baseline(config), *config.candidates)]
-        chosen = choose(scores, config, contract.task)
+        check_candidates(config, contract)
+        splits.split_table(work, config)
+        scores: Sequence[CrossValidationResult] = [
+            cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)
+        ]
+        chosen = choose_candidate(scores, config, contract.task)
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
@@ -152,7 +160,7 @@ class Trainer:
             "towline": towline.__version__, "python": "",
         }  # fmt: skip
         checked = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
-        packed = package(work, config, settings, named, fitted, evaluation, scores, checked, facts)
+        packed = package_release(work, config, settings, named, fitted, evaluation, scores, checked, facts)
         model = open_release(settings.layout.release(packed.path), digest=packed.digest)
         return TrainedModel(
             version=version,
@@ -167,7 +175,7 @@ class Trainer:
         )
 
 
-def _smoke(model: Model, work: Workspace) -> Smoke:
+def _smoke(model: Model, work: Workspace) -> SmokeTestResult:
     """What the smoke test would say, without a process of its own."""
     rows = work.part("holdout")[2].head(ASKED).astype(object)
     one_by_one = rows.where(rows.notna(), None).to_dict("records")
@@ -177,7 +185,9 @@ def _smoke(model: Model, work: Workspace) -> Smoke:
         model.predict(row)
         times.append(1000 * (time.perf_counter() - begin))
     took = float(np.median(times))
-    return Smoke(identical=True, rows=len(rows), latency_ms=took, seconds=0.0, peak_mb=0.0, modules=(), detail="")
+    return SmokeTestResult(
+        identical=True, rows=len(rows), latency_ms=took, seconds=0.0, peak_mb=0.0, modules=(), detail=""
+    )
 
 
 def _told(made: TrainedModel) -> str:

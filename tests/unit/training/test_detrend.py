@@ -1,4 +1,4 @@
-"""Old targets brought to the newest level."""
+"""Old targets adjusted to the newest trend."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import pytest
 from tests.unit.training.test_fitting import _prepared
 from towline.errors import ConfigError
 from towline.training import model_io
-from towline.training.cross_validation import check, choose, cross_validate
-from towline.training.detrend import on_level
+from towline.training.cross_validation import check_candidates, choose_candidate, cross_validate
+from towline.training.detrend import remove_trend
 from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
 
@@ -27,8 +27,8 @@ def _grown(rows: int = 3000, growth: float = 3.0) -> tuple[pd.DataFrame, np.ndar
     return frame, shape
 
 
-def test_a_growing_target_is_restated_at_its_newest_level() -> None:
-    """Each row's target is its share of the features times the last level, within the noise."""
+def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
+    """Each row's target is its share of the features times the newest trend, within the noise."""
     frame, shape = _grown()
     features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
     labels = frame["y"].to_numpy()
@@ -36,22 +36,22 @@ def test_a_growing_target_is_restated_at_its_newest_level() -> None:
     def answer(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
         return np.asarray(features[asked] @ np.linalg.lstsq(features[seen], labels[seen], rcond=None)[0])
 
-    brought, level = on_level(labels, frame["at"], DAYS, answer)
-    brought = brought / shape
+    adjusted, trend = remove_trend(labels, frame["at"], DAYS, answer)
+    adjusted = adjusted / shape
     week = 24 * 7
-    assert brought[:week].mean() == pytest.approx(3, rel=0.1)
-    assert brought[-week:].mean() == pytest.approx(3, rel=0.1)
-    assert level is not None
-    assert (level.values[0], level.values[-1]) == (pytest.approx(1 / 3, rel=0.15), 1)
-    assert (level.times[0], str(level)[:9]) == ("2026-01-01T00:00:00", "level × 2")
+    assert adjusted[:week].mean() == pytest.approx(3, rel=0.1)
+    assert adjusted[-week:].mean() == pytest.approx(3, rel=0.1)
+    assert trend is not None
+    assert (trend.values[0], trend.values[-1]) == (pytest.approx(1 / 3, rel=0.15), 1)
+    assert (trend.times[0], str(trend)[:9]) == ("2026-01-01T00:00:00", "trend × 2")
     order = np.random.default_rng(1).permutation(len(labels))  # rows need not come in order
-    shuffled = on_level(
+    shuffled = remove_trend(
         labels[order],
         frame["at"].iloc[order].reset_index(drop=True),
         DAYS,
         lambda seen, asked: answer(order[seen], order[asked]),
     ).labels
-    np.testing.assert_allclose(shuffled, (brought * shape)[order])
+    np.testing.assert_allclose(shuffled, (adjusted * shape)[order])
 
 
 def test_what_can_be_negative_is_moved_not_multiplied() -> None:
@@ -59,48 +59,48 @@ def test_what_can_be_negative_is_moved_not_multiplied() -> None:
     times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
     warm = np.tile([-8.0, 8.0], 1000)
     labels = warm + np.linspace(0, 10, 2000)
-    brought, level = on_level(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
-    np.testing.assert_allclose(brought, warm + 10, atol=1.5)
-    assert level is not None
-    assert level.values[0] == pytest.approx(-10, abs=1.5)
-    assert not level.multiplies
+    adjusted, trend = remove_trend(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
+    np.testing.assert_allclose(adjusted, warm + 10, atol=1.5)
+    assert trend is not None
+    assert trend.values[0] == pytest.approx(-10, abs=1.5)
+    assert not trend.is_factor
 
 
 @pytest.mark.parametrize("labels", [np.arange(40.0), np.zeros(2000)])
-def test_where_there_is_no_level_targets_stay(labels: np.ndarray) -> None:
-    """Rows of one day have one level; of zeros there is none."""
+def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
+    """Rows of one day, and zeros, have no trend."""
     times = pd.Series(pd.date_range("2026-01-01", periods=len(labels), freq="15min"))
-    found = on_level(labels, times, DAYS, lambda seen, asked: np.zeros(len(asked)))
+    found = remove_trend(labels, times, DAYS, lambda seen, asked: np.zeros(len(asked)))
     np.testing.assert_array_equal(found.labels, labels)
-    assert found.level is None
+    assert found.trend is None
 
 
 def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
-    """Where a target grows, a level is chosen, and rows to come are met far better; the record tells it."""
+    """If a target grows, detrending is chosen and future rows are predicted far better; the record shows it."""
     frame, _ = _grown()
     errors = {}
-    for level in (["2d", "all"], None):
-        data = {"time": "at", "level": level}
+    for detrend in (["2d", "all"], None):
+        data = {"time": "at", "detrend": detrend}
         work, config = _prepared(tmp_path, frame, data=data, candidates=["boosting"], split={"holdout": "14d"})
-        chosen = choose([cross_validate(work, config, config.candidates[0])], config, "regression")
+        chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "regression")
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
         features, truth, _ = work.part("holdout")
-        answers = model_io.load(work.file("model.skops")).predict(features)
-        errors[level is None] = np.abs(answers - truth).mean() / truth.mean()
-        if level:
-            assert history.level == DAYS
-            assert [one.level for one in history.tried] == [DAYS, None]
-            assert str(history) == "all rows, on the newest level (followed by 2d)"
-            assert refit(work, config, chosen, measured).history.level == DAYS
+        answers = model_io.load_model(work.file("model.skops")).predict(features)
+        errors[detrend is None] = np.abs(answers - truth).mean() / truth.mean()
+        if detrend:
+            assert history.detrend == DAYS
+            assert [trial.detrend for trial in history.trials] == [DAYS, None]
+            assert str(history) == "all rows, detrended (half-life 2d)"
+            assert refit(work, config, chosen, measured).history.detrend == DAYS
     assert errors[False] < 0.5 * errors[True]
 
 
-def test_classes_have_no_level(tmp_path: Path) -> None:
+def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
     """It is refused before anything is fitted, with what to do instead."""
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
-    work, config = _prepared(tmp_path, frame, data={"time": "at", "level": "7d"}, candidates=["linear"])
-    with pytest.raises(ConfigError, match="no level") as refused:
-        check(config, work.contract())
+    work, config = _prepared(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])
+    with pytest.raises(ConfigError, match="no trend") as refused:
+        check_candidates(config, work.contract())
     assert "half_life" in str(refused.value)

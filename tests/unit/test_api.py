@@ -1,0 +1,180 @@
+"""The Python API: its names, its light import, its results in a notebook."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import towline
+from tests.conftest import REPOSITORY
+from tests.shelf import MODEL, Shelf
+from towline import api, notebook
+from towline.config import Settings
+from towline.errors import ConfigError, DataError, PromotionRejectedError
+from towline.promotion.gate import Check, Verdict
+from towline.promotion.outcome import Outcome
+from towline.training.evaluation.interval import Interval
+
+PUBLIC = {
+    "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__",
+    "backtest", "drift", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
+}  # fmt: skip
+FUNCTIONS = sorted(name for name in PUBLIC if name[0].islower())
+
+
+@pytest.fixture
+def store(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """A store with two versions of a model, which the API works on."""
+    monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
+    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
+    monkeypatch.setattr(api, "update_mlflow", lambda *_: "")
+    return shelf
+
+
+def test_public_names() -> None:
+    """The public surface changes only on purpose."""
+    assert set(towline.__all__) == PUBLIC
+    assert all(getattr(towline, name) is not None for name in towline.__all__)
+    assert set(towline.__all__) <= set(dir(towline))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        towline.lod  # noqa: B018
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """A submodule called ``towline.run`` would replace the function of that name once it is imported."""
+    modules = {path.stem for path in (REPOSITORY / "towline").iterdir()}
+    assert modules & set(FUNCTIONS) == set()
+
+
+def test_import_is_light() -> None:
+    """``import towline`` imports nothing but ``typing``: the API is imported on first use."""
+    tree = ast.parse((REPOSITORY / "towline" / "__init__.py").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [getattr(node, "module", None) for node in imports] == ["typing"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_documented(name: str) -> None:
+    """Each function documents every parameter and the errors it raises, and is typed."""
+    function = getattr(towline, name)
+    doc, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    assert "Raises:" in doc
+    assert [parameter for parameter in signature.parameters if f"\n    {parameter}: " not in doc] == []
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+def test_typing_marker_is_in_the_package() -> None:
+    """Type checkers read the annotations of the installed package."""
+    assert (REPOSITORY / "towline" / "py.typed").is_file()
+
+
+def test_models_are_listed(store: Shelf) -> None:
+    """One row a model; with a name, one row a version."""
+    (champion,) = towline.models()
+    assert (champion.model, champion.version, champion.state) == (MODEL, 1, "champion")
+    assert [row.version for row in towline.models(MODEL)] == [1, 2]
+    assert f">{MODEL}</td>" in towline.models()._repr_html_()
+    with pytest.raises(ConfigError, match="no model called 'house-valu'"):
+        towline.models("house-valu")
+
+
+def test_promote_and_rollback(store: Shelf) -> None:
+    """A promotion changes the champion once; a rollback restores the previous one."""
+    change = towline.promote(f"{MODEL}@2", reason="better at weekends")
+    assert (change.version, change.previous, change.changed) == (2, 1, True)
+    assert towline.promote(f"{MODEL}@2", reason="again").changed is False
+    assert towline.load(MODEL).version == 2
+    assert towline.rollback(MODEL).version == 1
+    assert towline.load(MODEL).version == 1
+    with pytest.raises(ConfigError, match="not a version"):
+        towline.promote(MODEL, reason="no number")
+
+
+def test_rejected_version_is_not_promoted(store: Shelf) -> None:
+    """The gate's verdict cannot be overridden."""
+    store.ledger.register(MODEL, "ann", "trained", {}, "another run")
+    store.ledger.refuse(MODEL, 3, "ann", "worse", {"verdict": "fail", "checks": []}, "another run", "")
+    with pytest.raises(PromotionRejectedError):
+        towline.promote(f"{MODEL}@3", reason="I want it")
+
+
+def test_show_returns_manifest_history_and_card(store: Shelf) -> None:
+    """A notebook shows the model card in a sandboxed frame."""
+    details = towline.show(f"{MODEL}@1")
+    assert details.manifest.version == 1
+    assert {row.event for row in details.history} >= {"registered", "promoted"}
+    assert details.card.lstrip().lower().startswith("<!doctype html>")
+    assert details._repr_html_().startswith('<iframe sandbox srcdoc="')
+
+
+def test_score_writes_predictions(store: Shelf, tmp_path: Path) -> None:
+    """The output file has the rows of the input and their predictions."""
+    rows = pd.read_parquet(next(store.settings.store.glob("datasets/*.parquet"), None) or _table(tmp_path))
+    rows.head(10).to_csv(tmp_path / "rows.csv", index=False)
+    scored = towline.score(tmp_path / "rows.csv", tmp_path / "scored.csv", prefix="scored_")
+    assert (scored.rows, scored.model, scored.version) == (10, MODEL, 1)
+    assert len(pd.read_csv(tmp_path / "scored.csv")["scored_prediction"].dropna()) == 10
+    assert "scored_prediction" in scored._repr_html_()
+
+
+def _table(folder: Path) -> Path:
+    from tests.unit.release.conftest import table
+
+    table(200).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def test_equal_tables_are_one_source(tmp_path: Path) -> None:
+    """A table given in Python is stored under the digest of its content; equal tables give equal configs."""
+    settings = Settings(project=tmp_path, store=tmp_path / "store", tracking_uri="", ledger_url="")
+    raw = {"name": "bikes", "data": {"target": "rentals"}}
+    frame = pd.DataFrame({"hour": [1, 2], "rentals": [3.0, 4.0]})
+    first, again, other = (
+        api._pipeline(raw, (), table, settings) for table in (frame, frame.copy(), frame.assign(hour=[1, 3]))
+    )
+    assert first.digest == again.digest != other.digest
+    assert pd.read_parquet(tmp_path / str(first.data.source)).equals(frame)
+    with pytest.raises(DataError, match="a list is not a table"):
+        api._pipeline(raw, (), [1, 2], settings)
+
+
+def test_configs_in_three_forms_are_equal() -> None:
+    """A path, a mapping and a PipelineConfig name the same pipeline."""
+    path = REPOSITORY / "configs" / "bike_demand.yaml"
+    settings = Settings.from_environment({}, cwd=REPOSITORY)
+    config = api._pipeline(path, (), None, settings)
+    mapping = config.model_dump(mode="json")
+    assert api._pipeline(mapping, (), None, settings) == config == api._pipeline(config, (), None, settings)
+    assert api._pipeline(str(path), ("seed=7",), None, settings).seed == 7
+    with pytest.raises(ConfigError, match="overrides change a YAML file"):
+        api._pipeline(config, ("seed=7",), None, settings)
+
+
+def test_outcome_in_a_notebook_is_escaped() -> None:
+    """Metrics and checks are tables; text of the user is never markup; nothing is loaded from a network."""
+    checks = (Check(name="baseline", outcome="fail", detail="mae <script>alert(1)</script> too high"),)
+    outcome = Outcome(
+        model="bikes",
+        version=2,
+        event="refused",
+        reason="fail: <b>baseline</b>",
+        run_key="",
+        release="",
+        metrics={"mae": Interval(value=3.14159, low=3.0, high=3.2)},
+        verdict=Verdict(outcome="fail", checks=checks, primary="mae"),
+    )
+    html = outcome._repr_html_()
+    assert "3.142" in html
+    assert "&lt;b&gt;baseline&lt;/b&gt;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; too high" in html
+    assert "<script" not in html
+    assert "http" not in html
+
+
+def test_documents_cannot_leave_their_frame() -> None:
+    """A model card is quoted whole into the frame's attribute."""
+    html = notebook.render_document('<p class="x">"quoted"</p>')
+    assert html.count('"') == 8
+    assert "&lt;p class=&quot;x&quot;&gt;" in html

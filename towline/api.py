@@ -1,0 +1,533 @@
+"""The Python API: one function for each command of the CLI that trains, promotes, scores or monitors a model.
+
+Example:
+    >>> import towline
+    >>> outcome = towline.run("configs/bike_demand.yaml")  # doctest: +SKIP
+    >>> towline.load("bike-demand").predict(rows)  # doctest: +SKIP
+
+All functions work on the store of the project in the working folder; ``TOWLINE_PROJECT`` and ``TOWLINE_STORE`` name
+another one. Steps of a run are logged to the standard logger ``towline.steps``.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from towline.config import Frozen, PipelineConfig, Settings, build_config, read_config
+from towline.errors import ConfigError, DataError
+from towline.notebook import render_document, render_fields
+
+if TYPE_CHECKING:
+    from towline.backtesting.results import BacktestResult, PolicyName
+    from towline.inference.batch import Scored
+    from towline.inference.predictor import Model
+    from towline.manifest import Manifest
+    from towline.monitoring.policy import MonitoringRun
+    from towline.orchestration.flow_runner import FlowName, FlowResult
+    from towline.preflight import PreflightResult
+    from towline.promotion.outcome import Outcome
+    from towline.registry.ledger import Entry, Ledger
+    from towline.registry.listing import ModelList
+
+#: a config: the path of its YAML, a mapping with the same keys, or the object itself
+Config = str | os.PathLike[str] | Mapping[str, Any] | PipelineConfig
+
+
+class ChampionChange(Frozen):
+    """The result of a promotion or a rollback.
+
+    Attributes:
+        model: its name.
+        version: the champion now.
+        previous: the champion before.
+        changed: False if this version was the champion already.
+        event: promoted or rolled_back.
+        time: of the ledger's row (UTC, ISO 8601).
+        reason: as it stands in the ledger.
+        note: a message if MLflow does not show the change yet.
+        row: the whole row of the ledger.
+    """
+
+    model: str
+    version: int
+    previous: int | None
+    changed: bool
+    event: str
+    time: str
+    reason: str
+    note: str = ""
+    row: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        return render_fields(self.model_dump(exclude={"row"}))
+
+
+class VersionDetails:
+    """A version: its manifest, its rows in the ledger and its model card.
+
+    Attributes:
+        manifest: data, hyperparameters, metrics, versions of the libraries.
+        history: rows of the ledger, newest first.
+        directory: the release.
+    """
+
+    def __init__(self, manifest: "Manifest", history: "Sequence[Entry]", directory: Path) -> None:
+        self.manifest = manifest
+        self.history = tuple(history)
+        self.directory = directory
+
+    @property
+    def card(self) -> str:
+        """The model card as one HTML document, plots included."""
+        return (self.directory / "card.html").read_text(encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"VersionDetails({self.manifest.name}@{self.manifest.version})"
+
+    def _repr_html_(self) -> str:
+        return render_document(self.card)
+
+
+def run(
+    config: Config,
+    *,
+    data: Any = None,
+    as_of: datetime | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    profile: str | None = None,
+) -> "Outcome":
+    """Trains, evaluates and, if the gate passes, promotes a model.
+
+    If a run is interrupted, call it again: it resumes from the last completed step. A run that is already finished
+    returns its outcome again.
+
+    Args:
+        config: path of a YAML file, mapping or PipelineConfig.
+        data: a pandas, polars or Arrow table in place of ``data.source``; it is stored under the digest of its content.
+        as_of: leave out rows after this time (UTC if it has no zone).
+        overrides: ``key=value`` texts for keys of the YAML file, for example ``gate.max.mae=50``.
+        force: run again although an identical run is finished.
+        profile: name of a profile: a worker runs the flow there. Default: this process.
+
+    Returns:
+        The outcome: version, metrics, verdict, promoted or refused. A notebook shows it as tables.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        DataError: the table cannot be read.
+        DataValidationError: the table violates its contract or an expectation.
+        FitError: an estimator cannot be built or fitted.
+        TransientError: a store or a server is down; call again.
+
+    Example:
+        >>> outcome = towline.run("configs/bike_demand.yaml", overrides=["gate.max.mae=50"])  # doctest: +SKIP
+        >>> outcome.event  # doctest: +SKIP
+        'promoted'
+    """
+    settings = Settings.from_environment()
+    pipeline = _pipeline(config, overrides, data, settings)
+    parameters = {"config": pipeline, "as_of": as_of, "force": force}
+    return cast("Outcome", run_flow(settings, "training", parameters, profile).value)
+
+
+def validate(
+    config: Config, *, data: Any = None, as_of: datetime | None = None, overrides: Sequence[str] = ()
+) -> "PreflightResult":
+    """Checks a config and its table; trains nothing.
+
+    Args:
+        config: path of a YAML file, mapping or PipelineConfig.
+        data: a table in place of ``data.source``, as in ``run``.
+        as_of: leave out rows after this time.
+        overrides: ``key=value`` texts for keys of the YAML file.
+
+    Returns:
+        The rules with their results, the contract (kind and role of each column) and the path of the report.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        DataError: the table cannot be read.
+        DataValidationError: the table violates its contract or an expectation.
+    """
+    from towline import extras
+
+    extras.require("towline validate", "pipeline")
+    from towline.preflight import run_preflight
+
+    settings = Settings.from_environment()
+    with _private_files(settings):
+        return run_preflight(settings, _pipeline(config, overrides, data, settings), as_of)
+
+
+def models(name: str | None = None) -> "ModelList":
+    """Lists the models of the store, or the versions of one model.
+
+    Args:
+        name: a model; None: one row a model, its champion or its newest version.
+
+    Raises:
+        ConfigError: there is no such model.
+        ReleaseError: the ledger was changed or lost.
+    """
+    from towline.registry.listing import list_models
+
+    return list_models(*_stores(), name)
+
+
+def show(version: str) -> VersionDetails:
+    """Returns a version with its manifest, ledger rows and model card, after checking every digest of its release.
+
+    Args:
+        version: ``NAME`` (the champion), ``NAME@3`` or, in a store with one model, ``3``.
+
+    Raises:
+        ConfigError: there is no such version, or its run is not finished.
+        ReleaseError: the release differs from its manifest.
+    """
+    from towline.manifest import verify_release
+    from towline.registry.selection import require_release, select_version
+
+    settings, ledger = _stores()
+    entry = require_release(select_version(settings, ledger, version))
+    directory = settings.layout.release(entry.release)
+    history = [row for row in ledger.history(entry.model) if row.version == entry.version]
+    return VersionDetails(verify_release(directory), history, directory)
+
+
+def promote(version: str, *, reason: str) -> ChampionChange:
+    """Makes a version that passed its gate the champion.
+
+    Args:
+        version: ``NAME@3``.
+        reason: stored in the ledger.
+
+    Raises:
+        ConfigError: there is no such version.
+        PromotionRejectedError: it did not pass its gate, or another promotion came first.
+        ReleaseError: its release differs from the one that was judged.
+    """
+    from towline.registry.ledger import actor
+    from towline.registry.selection import check_judged_release, select_version
+
+    settings, ledger = _stores()
+    with _private_files(settings):
+        judged = select_version(settings, ledger, version, numbered=True)
+        champion = ledger.champion(judged.model)
+        if champion is None or champion.version != judged.version:
+            check_judged_release(settings, judged)
+        expected = champion.version if champion else None
+        entry = ledger.promote_again(judged.model, judged.version, expected, actor(), reason)
+        return _champion_change(settings, entry, changed=champion is None or entry.seq != champion.seq)
+
+
+def rollback(name: str | None = None, *, reason: str = "rolled back by hand") -> ChampionChange:
+    """Makes the previous champion the champion again.
+
+    Args:
+        name: a model; None: the only one.
+        reason: stored in the ledger.
+
+    Raises:
+        ConfigError: there is no such model.
+        PromotionRejectedError: there is no previous champion.
+        ReleaseError: its release differs from the one that was judged.
+    """
+    from towline.registry.ledger import actor
+    from towline.registry.selection import check_judged_release, only_model, require_model
+
+    settings, ledger = _stores()
+    with _private_files(settings):
+        model = require_model(settings, ledger, name) if name else only_model(settings, ledger)
+        check_judged_release(settings, ledger.rollback_target(model))
+        return _champion_change(settings, ledger.rollback(model, actor(), reason), changed=True)
+
+
+def score(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    separator: str = ",",
+    prefix: str = "",
+    safe_csv: bool = False,
+    trusted: Sequence[str] = (),
+) -> "Scored":
+    """Writes the rows of a file with their predictions to another file.
+
+    Args:
+        source: CSV, CSV.gz or Parquet.
+        output: of the same kinds; replaced as a whole.
+        model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
+        separator: of a CSV.
+        prefix: of the names of the added columns.
+        safe_csv: put ' before text that a spreadsheet would run as a formula.
+        trusted: packages whose types may be in a release that is given by its directory.
+
+    Returns:
+        The number of rows, the added columns, the model and its version.
+
+    Raises:
+        ConfigError: there is no such model, or the output format is unknown.
+        DataError: the file cannot be read or does not fit the model's contract.
+        ReleaseError: the release differs from its manifest.
+    """
+    from towline.inference.batch import score as score_file
+    from towline.registry.selection import only_model
+
+    loaded = load(os.fspath(model) if model else only_model(*_stores()), trusted=trusted)
+    return score_file(loaded, Path(source), Path(output), separator, prefix=prefix, safe_csv=safe_csv)
+
+
+def drift(
+    config: Config,
+    *,
+    current: str | os.PathLike[str] | None = None,
+    report: bool = False,
+    as_of: datetime | None = None,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+) -> "MonitoringRun":
+    """Compares production data with the champion's training data.
+
+    Without ``current`` this is the scheduled drift flow: it reads the prediction log, reports an alarm and applies the
+    policy of the config (nothing, warn, retrain, roll back or block). With ``current`` it only compares.
+
+    Args:
+        config: path of a YAML file, mapping or PipelineConfig.
+        current: a CSV or Parquet file in place of the prediction log.
+        report: with ``current``: write an Evidently report even without an alarm.
+        as_of: ignore predictions from this time on.
+        overrides: ``key=value`` texts for keys of the YAML file.
+        profile: name of a profile: a worker runs the flow there.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        DataError: the table or a part of the log cannot be read.
+        PromotionRejectedError: the model has no champion.
+    """
+    settings = Settings.from_environment()
+    pipeline = _pipeline(config, overrides, None, settings)
+    if current is None:
+        if report:
+            raise ConfigError("a report needs a table to compare", where="drift", remedy="give `current` as well")
+        return _run_monitoring(settings, "drift", pipeline, as_of, profile)
+    from towline.monitoring import monitoring_run
+    from towline.monitoring.policy import MonitoringRun
+
+    table = Path(current)
+    with _private_files(settings):
+        now = monitoring_run.moment(as_of)
+        champion = monitoring_run.champion(settings, pipeline.name, now)
+        result = monitoring_run.drift_of(settings, pipeline, champion, table)
+        page = ""
+        if report or result.state in ("drift", "invalid_schema"):
+            from towline.monitoring.reporting.evidently_report import write
+            from towline.monitoring.reporting.samples import sampled
+
+            rows = sampled(monitoring_run.rows_of(settings, pipeline, champion, table))
+            page = str(write(settings, pipeline, champion, result, now, rows))
+    return MonitoringRun(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
+
+
+def quality(
+    config: Config, *, as_of: datetime | None = None, overrides: Sequence[str] = (), profile: str | None = None
+) -> "MonitoringRun":
+    """Measures logged predictions against ground-truth labels, and applies the policy of the config.
+
+    Args:
+        config: path of a YAML file, mapping or PipelineConfig.
+        as_of: ignore predictions and labels from this time on.
+        overrides: ``key=value`` texts for keys of the YAML file.
+        profile: name of a profile: a worker runs the flow there.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        DataError: a part of the log cannot be read.
+        PromotionRejectedError: the model has no champion.
+    """
+    settings = Settings.from_environment()
+    return _run_monitoring(settings, "quality", _pipeline(config, overrides, None, settings), as_of, profile)
+
+
+def backtest(
+    config: Config,
+    start: datetime,
+    end: datetime,
+    *,
+    step: str = "1mo",
+    policies: "Sequence[PolicyName] | None" = None,
+    label_delay: timedelta | None = None,
+    overrides: Sequence[str] = (),
+) -> "BacktestResult":
+    """Compares retraining policies on the history of your own table.
+
+    Args:
+        config: path of a YAML file, mapping or PipelineConfig.
+        start: the first day that is simulated.
+        end: the day after the last one.
+        step: time between two monitoring runs: ``1mo``, ``2w``, ``1d``, ``12h``.
+        policies: of never, schedule, drift, quality, both; default: all.
+        label_delay: time until a label is known; default: ``quality.delay``.
+        overrides: ``key=value`` texts for keys of the YAML file.
+
+    Returns:
+        The metric, the trainings and the cost of each policy, step by step.
+
+    Raises:
+        ConfigError: the config cannot be used, or there is no history to simulate.
+        DataError: the table cannot be read.
+    """
+    from towline import extras
+
+    extras.require("towline backtest", "pipeline")
+    from towline.backtesting.results import POLICIES
+    from towline.backtesting.simulation import replay
+
+    settings = Settings.from_environment()
+    with _private_files(settings):
+        pipeline = _pipeline(config, overrides, None, settings)
+        return replay(pipeline, settings.project, start, end, step, tuple(policies or POLICIES), label_delay)
+
+
+def load(release: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> "Model":
+    """Opens a model. Needs only the base installation: no server, no MLflow.
+
+    Args:
+        release: ``bike-demand`` (the champion), ``bike-demand@3`` (that version), or the directory of a release.
+        trusted: packages whose estimators may be in a release that is given by its directory; for a release in the
+            ledger the types are recorded.
+
+    Raises:
+        ReleaseError: there is no such release, or it differs from its manifest.
+
+    Example:
+        >>> towline.load("bike-demand").predict({"hour": 8, "weather": "clear"})  # doctest: +SKIP
+    """
+    from towline.inference.predictor import open_release
+    from towline.registry.resolution import find
+
+    recorded = find(release if isinstance(release, str) else Path(release))
+    return open_release(recorded.directory, trusted, recorded.digest)
+
+
+def run_flow(
+    settings: Settings, name: "FlowName", parameters: Mapping[str, Any], profile: str | None = None
+) -> "FlowResult":
+    """Runs a flow of the project and returns its FlowResult; see ``orchestration.flow_runner``."""
+    from towline.orchestration import flow_runner, profiles
+
+    target = profiles.read(profile, settings) if profile else None
+    with _private_files(settings):
+        return flow_runner.run_flow(settings, name, parameters, target, _print_to_stderr)
+
+
+def _run_monitoring(
+    settings: Settings, name: "FlowName", config: PipelineConfig, as_of: datetime | None, profile: str | None
+) -> "MonitoringRun":
+    return cast("MonitoringRun", run_flow(settings, name, {"config": config, "as_of": as_of}, profile).value)
+
+
+def _print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def _private_files(settings: Settings) -> Iterator[None]:
+    """Makes new files readable by their user alone, and modules of the project importable."""
+    from towline.processes import private
+
+    if str(settings.project) not in sys.path:
+        sys.path.append(str(settings.project))
+    with private():
+        yield
+
+
+def _stores() -> "tuple[Settings, Ledger]":
+    from towline.registry.ledger import open_ledger
+
+    settings = Settings.from_environment()
+    return settings, open_ledger(settings)
+
+
+def _pipeline(config: Config, overrides: Sequence[str], data: Any, settings: Settings) -> PipelineConfig:
+    if isinstance(config, str | os.PathLike):
+        pipeline = read_config(Path(config), overrides)
+    elif overrides:
+        raise ConfigError("overrides change a YAML file", where="overrides", remedy="change the mapping itself")
+    elif isinstance(config, PipelineConfig):
+        pipeline = config
+    else:
+        raw = dict(config)
+        if data is not None:
+            raw["data"] = {"source": "data.parquet", **raw.get("data", {})}
+        pipeline = build_config(raw, "config")
+    if data is None:
+        return pipeline
+    if not pipeline.data.keep_snapshot:
+        raise ConfigError(
+            "data.keep_snapshot is false, but a table given in Python is copied to the store",
+            where="data",
+            remedy="write the table to a file and name it in data.source",
+        )
+    source = _store_table(data, settings)
+    return pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"source": str(source)})})
+
+
+def _store_table(data: Any, settings: Settings) -> Path:
+    """Writes a table below the store, named by the digest of its content, so that equal tables are one source."""
+    import hashlib
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from towline.files import replacing
+
+    if not hasattr(data, "__arrow_c_stream__"):
+        raise DataError(
+            f"a {type(data).__name__} is not a table", where="data", remedy="give a pandas, polars or Arrow table"
+        )
+    table = pa.table(data)
+    if "__index_level_0__" in table.column_names:
+        table = table.drop_columns(["__index_level_0__"])
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None).combine_chunks(), content, compression="zstd")
+    path = settings.layout.table(hashlib.sha256(content.getbuffer()).hexdigest())
+    if not path.exists():
+        with replacing(path) as file:
+            file.write(content.getbuffer())
+    return path.relative_to(settings.project) if path.is_relative_to(settings.project) else path
+
+
+def update_mlflow(settings: Settings, model: str) -> str:
+    """Copies the state of the ledger to MLflow; returns a message if that fails, else an empty text."""
+    from towline.errors import TransientError
+    from towline.registry.mlflow.synchronization import mend, note
+
+    try:
+        mend(settings, model)
+    except TransientError as error:
+        return note(error)
+    except ImportError as error:
+        return f"MLflow was not updated, it is not installed here: {error}"
+    return ""
+
+
+def _champion_change(settings: Settings, entry: "Entry", *, changed: bool) -> ChampionChange:
+    """The change, once MLflow shows it; the champion serves without waiting for that."""
+    return ChampionChange(
+        model=entry.model,
+        version=entry.version,
+        previous=entry.previous,
+        changed=changed,
+        event=entry.event,
+        time=entry.time,
+        reason=entry.reason,
+        note=update_mlflow(settings, entry.model),
+        row=entry.model_dump(),
+    )

@@ -1,0 +1,120 @@
+"""Runs a flow of the project: in this process, or on a worker of a remote Prefect server."""
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+from towline import extras, files, sidecar
+from towline.config import PipelineConfig, Settings
+from towline.errors import ConfigError, TransientError
+from towline.operations import servers
+from towline.orchestration.profiles import Profile
+
+FlowName = Literal["training", "drift", "quality"]
+
+
+class FlowResult(NamedTuple):
+    """The return value of a flow, and the page of its run in Prefect (empty for a run in this process)."""
+
+    value: Any
+    page: str = ""
+
+
+def run_flow(
+    settings: Settings,
+    name: FlowName,
+    parameters: Mapping[str, Any],
+    profile: Profile | None = None,
+    notify: Callable[[str], object] = print,
+) -> FlowResult:
+    """Runs ``flows.<name>`` and waits for it.
+
+    Args:
+        settings: the project and its store.
+        name: of the flow.
+        parameters: of the flow; ``config`` is a PipelineConfig.
+        profile: the Prefect server and work pool that run it; None: this process.
+        notify: receives progress messages of a remote run.
+
+    Raises:
+        ConfigError: the project has no flows, or a package is missing.
+        TransientError: the same training runs in another process, or a server is down.
+        TowlineError: any error of the flow.
+    """
+    os.environ.update(servers.QUIET)
+    extras.require(f"towline {'run' if name == 'training' else name}", "pipeline")
+    if not (settings.project / "flows" / "training.py").is_file():
+        raise ConfigError(
+            "no flows here",
+            where=str(settings.project),
+            remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to one",
+        )
+    if str(settings.project) not in sys.path:
+        sys.path.insert(0, str(settings.project))
+    if profile:
+        return _run_on_worker(settings, profile, name, parameters, notify)
+    if name != "training":
+        return FlowResult(_run_in_process(settings, name, parameters))
+    with _exclusive_run(settings, parameters["config"], parameters["as_of"]):
+        return FlowResult(_run_in_process(settings, name, parameters))
+
+
+@contextmanager
+def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) -> Iterator[None]:
+    """Rejects a second training of the same config before it starts a server or imports large packages.
+
+    The data is not loaded yet, so this check is only an early answer: the lock of the workspace is the safe one.
+
+    Raises:
+        TransientError: another process trains the same config.
+    """
+    key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
+    lock = settings.layout.run_lock(key)
+    with files.locked(lock, wait=False) as mine:
+        if not mine:
+            raise TransientError(
+                "a run of this config is under way in another process",
+                where=str(settings.store),
+                remedy="wait until it ends, then run the same command again: it reports the result",
+            )
+        lock.touch()
+        files.sweep(lock.parent)
+        yield
+
+
+def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
+    """Imports the flow, starts the helper process and the Prefect server in parallel: each takes seconds."""
+    sidecar.start(settings.layout.log())
+    if name == "training":
+        sidecar.begin(importlib.import_module, "great_expectations")
+    server = None
+    if "PREFECT_API_URL" not in os.environ:
+        server = servers.start(settings, "prefect")
+        os.environ.update(servers.prefect_environment(settings), PREFECT_API_URL=f"{server.url}/api")
+    try:
+        flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
+        if name == "training":  # an invalid config leaves no failed run
+            importlib.import_module("towline.training.config_checks").check_config(parameters["config"])
+        if server:
+            servers.wait(settings, server)
+        return importlib.import_module("towline.orchestration.local_run").run_here(flow, parameters)
+    finally:
+        sidecar.stop()
+
+
+def _run_on_worker(
+    settings: Settings, profile: Profile, name: str, parameters: Mapping[str, Any], notify: Callable[[str], object]
+) -> FlowResult:
+    os.environ.update(servers.prefect_environment(settings))
+    remote_run = importlib.import_module("towline.orchestration.remote_run")
+    target = remote_run.There(profile.url, profile.auth, profile.pool)
+
+    def deployments() -> Any:  # imported only for a model without a deployment: it takes a second or two
+        return importlib.import_module("flows.deployments").deployments(parameters["config"], pool=profile.pool)
+
+    ended = remote_run.run_there(name, target, parameters, deployments, notify)
+    return FlowResult(ended.value, ended.page)
