@@ -26,8 +26,8 @@ def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> Monitorin
         DataError: a part of the log cannot be read.
         TransientError: a store stayed away through the retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    serving = monitoring_run.champion_at(settings, config.name, now)
     found = detect(config, settings, serving, now)
     page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "invalid_schema") else ""
     seen = MonitoringRun(model=config.name, version=serving.version, at=now, drift=found, report=page)

@@ -26,8 +26,8 @@ def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> Monitor
         DataError: a part of the log cannot be read.
         TransientError: a store stayed away through the retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    serving = monitoring_run.champion_at(settings, config.name, now)
     found = measure(config, settings, serving, now)
     seen = MonitoringRun(model=config.name, version=serving.version, at=now, quality=found)
     return react(config, settings, serving, seen)

@@ -23,8 +23,8 @@ def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None
         PromotionRejectedError: no version serves.
         TransientError: a store stayed away through the retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    serving = monitoring_run.champion_at(settings, config.name, now)
     return react(config, settings, serving, MonitoringRun(model=config.name, version=serving.version, at=now), breach)
 
 

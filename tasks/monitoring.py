@@ -28,7 +28,7 @@ from towline.steps import step
 @patient("detect drift")
 def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> DriftResult:
     with step("detect drift") as told:
-        found = monitoring_run.drift(settings, config, serving, now)
+        found = monitoring_run.detect_drift(settings, config, serving, now)
         Journal.of(settings, config.name).add(found, now)
         told.note = f"{found.state}, {found.rows:,} rows: {found.reason}"
     rows = [check.model_dump() for check in found.checks[:200]]
@@ -56,7 +56,7 @@ def report_drift(
 @patient("measure quality")
 def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> QualityResult:
     with step("measure quality") as told:
-        found = monitoring_run.quality(settings, config, serving, now)
+        found = monitoring_run.measure_window(settings, config, serving, now)
         Journal.of(settings, config.name).add(found, now)
         told.note = f"{found.state}: {found.reason}"
     rows = [one.model_dump() for one in found.slices]
@@ -67,9 +67,9 @@ def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.
 @patient("decide")
 def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime, breach: str = "") -> Decision:
     with step("decide") as told:
-        seen = monitoring_run.evidence(settings, config, serving, now, breach)
-        seen = seen.model_copy(update={"triage": monitoring_run.triage(settings, config, serving, seen)})
-        decision = monitoring_run.conclude(settings, config, serving, seen)
+        seen = monitoring_run.gather_evidence(settings, config, serving, now, breach)
+        seen = seen.model_copy(update={"triage": monitoring_run.compare_champions(settings, config, serving, seen)})
+        decision = monitoring_run.record_decision(settings, config, serving, seen)
         told.note = f"{decision.action}: {decision.reason}"
     artifacts.markdown(
         f"**{decision.action}**: {escape(decision.reason)}", key=f"{config.name}-decision", description=told.note

@@ -58,7 +58,7 @@ class DriftConfig(Frozen):
     min_effect: float = Field(
         0.1,
         ge=0,
-        description="smaller distances are no drift, however significant (standard deviations; Jensen-Shannon distance)",
+        description="distances below it are no drift (standard deviations; Jensen-Shannon distance)",
     )
     ignore: tuple[str, ...] = Field((), description="columns that may change, such as a counter")
 

@@ -1,4 +1,4 @@
-"""Rounds over a real store: which rows they look at, and what they decide with what they find."""
+"""Monitoring runs over a real store: the windows they select, and the decisions."""
 
 import datetime as dt
 from pathlib import Path
@@ -22,8 +22,8 @@ from towline.prediction_log.writer import PredictionLog
 DAY = dt.timedelta(days=1)
 
 
-class Life:
-    """A store in which a version serves, is asked, and is told what was true."""
+class MonitoredStore:
+    """A store with a champion, logged predictions and labels."""
 
     def __init__(self, shelf: Shelf, folder: Path) -> None:
         self.shelf, self.folder = shelf, folder
@@ -44,7 +44,7 @@ class Life:
         return dt.datetime.fromisoformat(self.serving.time)
 
     def ask(self, rows: pd.DataFrame, at: dt.datetime, truth: float | None = None) -> None:
-        """Each row a request; with ``truth``, labels that are off by so much from the first version's answers."""
+        """Logs each row as a request; ``truth`` adds labels with that difference to the first version's predictions."""
         serving = self.serving
         model, first = open_release(self.settings.store / serving.release), open_release(self.shelf.release(1))
         log = PredictionLog(self.settings.store / "predictions" / MODEL, f"w{self.asked}", convert=False)
@@ -65,105 +65,106 @@ class Life:
             labels.add(place, contract, file, at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
-        found = monitoring_run.drift(self.settings, self.config, self.serving, now)
-        Journal.of(self.settings, MODEL).add(found, now)
-        return found
+        result = monitoring_run.detect_drift(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(result, now)
+        return result
 
     def quality(self, now: dt.datetime) -> Any:
-        found = monitoring_run.quality(self.settings, self.config, self.serving, now)
-        Journal.of(self.settings, MODEL).add(found, now)
-        return found
+        result = monitoring_run.measure_window(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(result, now)
+        return result
 
     def decide(self, now: dt.datetime) -> Any:
-        seen = monitoring_run.evidence(self.settings, self.config, self.serving, now)
-        seen = seen.model_copy(update={"triage": monitoring_run.triage(self.settings, self.config, self.serving, seen)})
-        return monitoring_run.conclude(self.settings, self.config, self.serving, seen)
+        evidence = monitoring_run.gather_evidence(self.settings, self.config, self.serving, now)
+        comparison = monitoring_run.compare_champions(self.settings, self.config, self.serving, evidence)
+        evidence = evidence.model_copy(update={"comparison": comparison})
+        return monitoring_run.record_decision(self.settings, self.config, self.serving, evidence)
 
 
 @pytest.fixture
-def life(shelf: Shelf, tmp_path: Path) -> Life:
-    return Life(shelf, tmp_path)
+def store(shelf: Shelf, tmp_path: Path) -> MonitoredStore:
+    return MonitoredStore(shelf, tmp_path)
 
 
 def rows(count: int) -> pd.DataFrame:
-    """Like those of training, but from another year: who has learnt from a row is not asked about it."""
+    """Rows like the training rows, but of another year."""
     drawn = table(200).drop(columns=["sold", "value"]).sample(count, random_state=count)
     return drawn.assign(at=drawn["at"] + pd.Timedelta(days=365))
 
 
-def test_a_night_that_says_nothing_is_looked_at_again_with_the_next(life: Life) -> None:
-    """Rows are neither lost nor looked at twice; the same night again is the same night."""
-    first = life.since
-    life.ask(rows(30), first + DAY / 2)
-    night = life.drift(first + DAY)
-    assert (night.state, night.rows, night.start) == ("unknown", 30, first)
-    life.ask(rows(60), first + 1.5 * DAY)
-    night = life.drift(first + 2 * DAY)
-    assert (night.state, night.rows, night.start) == ("ok", 90, first)
-    assert life.drift(first + 2 * DAY).rows == 90
-    life.ask(rows(70), first + 2.5 * DAY)
-    night = life.drift(first + 3 * DAY)
-    assert (night.rows, night.start) == (70, first + 2 * DAY)
-    assert life.decide(first + 3 * DAY).action == "nothing"
+def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
+    """Rows are neither lost nor looked at twice; the same night again is the same result."""
+    first = store.since
+    store.ask(rows(30), first + DAY / 2)
+    result = store.drift(first + DAY)
+    assert (result.state, result.rows, result.start) == ("unknown", 30, first)
+    store.ask(rows(60), first + 1.5 * DAY)
+    result = store.drift(first + 2 * DAY)
+    assert (result.state, result.rows, result.start) == ("ok", 90, first)
+    assert store.drift(first + 2 * DAY).rows == 90
+    store.ask(rows(70), first + 2.5 * DAY)
+    result = store.drift(first + 3 * DAY)
+    assert (result.rows, result.start) == (70, first + 2 * DAY)
+    assert store.decide(first + 3 * DAY).action == "nothing"
 
 
-def test_a_version_that_is_worse_than_the_one_before_is_rolled_back_from(life: Life) -> None:
-    """Labels show it, both answer the same rows, and the decision stands in the ledger with its evidence, once."""
-    life.shelf.promote(2)  # a thousand off
-    start = life.since
-    life.ask(rows(120), start + DAY / 2, truth=0.0)
-    found = life.quality(start + DAY)
-    assert (found.state, found.labelled) == ("degraded", 120)
-    decisions = [life.decide(start + DAY) for _ in range(2)]
+def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredStore) -> None:
+    """The ledger records the decision with its evidence, once."""
+    store.shelf.promote(2)  # a thousand off
+    start = store.since
+    store.ask(rows(120), start + DAY / 2, truth=0.0)
+    result = store.quality(start + DAY)
+    assert (result.state, result.labelled) == ("degraded", 120)
+    decisions = [store.decide(start + DAY) for _ in range(2)]
     assert [decision.action for decision in decisions] == ["roll back", "roll back"]
-    (row,) = life.shelf.ledger.decisions(MODEL)
-    assert (row.version, row.evidence["triage"]["better"], row.evidence["quality"][-1]["state"]) == (
+    (row,) = store.shelf.ledger.decisions(MODEL)
+    assert (row.version, row.evidence["comparison"]["previous_is_better"], row.evidence["quality"][-1]["state"]) == (
         2,
         True,
         "degraded",
     )
 
-    life.shelf.rollback()
-    seen = monitoring_run.evidence(life.settings, life.config, life.serving, life.since + DAY)
-    assert (seen.champion, seen.drift, seen.quality) == (1, (), ())
+    store.shelf.rollback()
+    evidence = monitoring_run.gather_evidence(store.settings, store.config, store.serving, store.since + DAY)
+    assert (evidence.champion, evidence.drift, evidence.quality) == (1, (), ())
 
 
-def test_both_versions_worse_on_sound_input_lead_to_training_if_there_are_new_rows(life: Life) -> None:
-    """The world has moved; without new rows in the source the decision is a warning that says so, then a training."""
-    start = life.since
-    life.ask(rows(120), start + DAY / 2, truth=80.0)
-    assert life.quality(start + DAY).state == "degraded"
-    source = life.settings.project / "table.parquet"
+def test_training_needs_new_rows(store: MonitoredStore) -> None:
+    """If both versions are worse, the decision is a warning without new rows in the source, and else a training."""
+    start = store.since
+    store.ask(rows(120), start + DAY / 2, truth=80.0)
+    assert store.quality(start + DAY).state == "degraded"
+    source = store.settings.project / "table.parquet"
     frame = table(200).drop(columns="sold")
     frame.to_parquet(source, index=False)
-    held = life.decide(start + DAY)
-    assert (held.action, "new rows" in held.reason) == ("warn", True)
+    warning = store.decide(start + DAY)
+    assert (warning.action, "new rows" in warning.reason) == ("warn", True)
     later = frame.assign(at=frame["at"] + pd.Timedelta(days=400))
     pd.concat([frame, later]).to_parquet(source, index=False)
-    assert life.decide(start + DAY + dt.timedelta(minutes=5)).action == "retrain"
-    (row,) = [row for row in life.shelf.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
+    assert store.decide(start + DAY + dt.timedelta(minutes=5)).action == "retrain"
+    (row,) = [row for row in store.shelf.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
     assert row.evidence["new_rows"] == 200
-    again = life.decide(start + DAY + dt.timedelta(minutes=9))
+    again = store.decide(start + DAY + dt.timedelta(minutes=9))
     assert (again.action, "cooldown" in again.reason) == ("warn", True)
 
 
-def test_labels_that_are_not_due_leave_quality_unknown(life: Life) -> None:
-    """A window is open until it is as long as the config says, whatever is known by then."""
-    config = life.config.model_copy(update={"quality": life.config.quality.model_copy(update={"window": 3 * DAY})})
-    life.config = config
-    start = life.since
-    life.ask(rows(120), start + DAY / 2, truth=0.0)
-    found = life.quality(start + DAY)
-    assert (found.state, "the window lasts until" in found.reason) == ("unknown", True)
-    assert life.quality(start + 3 * DAY).state == "ok"
+def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:
+    """A window stays open until it has the configured length."""
+    config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})
+    store.config = config
+    start = store.since
+    store.ask(rows(120), start + DAY / 2, truth=0.0)
+    result = store.quality(start + DAY)
+    assert (result.state, "the window ends at" in result.reason) == ("unknown", True)
+    assert store.quality(start + 3 * DAY).state == "ok"
 
 
-def test_a_champion_younger_than_the_delay_has_an_empty_window(life: Life) -> None:
-    """No label is due yet: the window begins where the champion does and does not end before it."""
-    late = life.config.quality.model_copy(update={"delay": 30 * DAY})
-    life.config = life.config.model_copy(update={"quality": late})
-    life.ask(table(60).drop(columns=["sold", "value"]), life.since + dt.timedelta(hours=1))
-    found = life.quality(life.since + DAY)
-    assert (found.state, found.rows) == ("unknown", 0)
-    assert found.start == found.end == life.since
-    assert found.estimate is not None, "what is asked meanwhile is estimated"
+def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredStore) -> None:
+    """No label is due yet: the window does not end before it starts."""
+    late = store.config.quality.model_copy(update={"delay": 30 * DAY})
+    store.config = store.config.model_copy(update={"quality": late})
+    store.ask(table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
+    result = store.quality(store.since + DAY)
+    assert (result.state, result.rows) == ("unknown", 0)
+    assert result.start == result.end == store.since
+    assert result.estimate is not None, "the predictions are estimated"

@@ -31,8 +31,7 @@ from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_r
 
 MAX_WRONG_TYPE = 0.05  # share of values of another type from which on a column is invalid
 MIN_UNSEEN = 0.02  # least share of unseen categories, or of numbers out of range, that raises an alarm
-# least effects of categories and shares as a part of drift.min_effect: if a category of half of the rows loses 10 points,
-# the Jensen-Shannon distance is .085
+# least effects as a part of drift.min_effect: if a category of half of the rows loses 10 points, the distance is .085
 CATEGORY_EFFECT, SHARE_EFFECT = 0.5, 0.5
 WINDOWS_PER_YEAR = 365
 MAX_UNKNOWN_COLUMNS = 20

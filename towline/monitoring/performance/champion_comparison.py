@@ -1,4 +1,4 @@
-"""Comparison of two champions on the same labelled rows: would a rollback help?"""
+"""Comparison of two champions on the same labelled rows: it shows whether a rollback would help."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -66,7 +66,7 @@ def compare(
 
     if previous is None:
         return result("there is no champion before this one")
-    contract = Contract.read_manifest(champion.directory)
+    contract = Contract.read(champion.directory)
     metric = primary_metric(config, contract.task)
     logged = select_predictions(rows, read_manifest(champion.directory).version, contract, metric)
     labels = select_labels(logged, contract)

@@ -1,8 +1,8 @@
 """Performance estimates for windows without labels, and whether they can be trusted.
 
-The estimator itself is ``towline.training.performance_estimation``. It uses the inputs and the model's predictions only.
-It cannot see concept drift, where the same inputs lead to other labels. That shows only when labels arrive and past
-estimates are compared with them.
+The estimator itself is ``towline.training.performance_estimation``. It uses the inputs and the model's predictions
+only. It cannot see concept drift, where the same inputs lead to other labels. That shows only when labels arrive and
+past estimates are compared with them.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def estimate_performance(
     """
     contract = Contract.read(release)
     bound = performance_bound(release, config, contract)
-    loaded = performance_estimation.load(release)
+    loaded = performance_estimation.load_estimator(release)
     if loaded is None:
         return _no_estimate("the release has no performance estimator; the next training creates one")
     state, loss_model = loaded
@@ -74,7 +74,7 @@ def estimate_performance(
             features = contract.features(logged_features(usable, names))
         except DataError as error:
             return _no_estimate(f"the logged rows cannot be read: {error.what}")
-    value = performance_estimation.estimate(state, loss_model, predictions, features, contract, config.seed)
+    value = performance_estimation.estimate_metric(state, loss_model, predictions, features, contract, config.seed)
     if value.value is None:
         return _no_estimate(f"{bound.metric} is undefined on these {len(usable):,} predictions")
     doubts = _doubts(state, bound, len(usable), config, drift, past)

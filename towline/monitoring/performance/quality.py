@@ -2,8 +2,8 @@
 
 Only predictions older than ``quality.delay`` are measured. The interval comes from a block bootstrap, as in training:
 blocks of about sqrt(n) consecutive predictions (or groups, if the log has them). It is widened by Student's t if there
-are few blocks, since percentiles of few draws are too narrow. Quality is degraded if the interval lies beyond the bound,
-ok if it lies within, and unknown if it contains the bound.
+are few blocks, since percentiles of few draws are too narrow. Quality is degraded if the interval lies beyond the
+bound, ok if it lies within, and unknown if it contains the bound.
 """
 
 import datetime as dt
@@ -205,7 +205,7 @@ class _MeasuredRows:
 
     def estimate(self, release: Path, contract: Contract) -> Interval | None:
         """The estimate for these rows without their labels; None if the release cannot estimate the metric."""
-        loaded = performance_estimation.load(release)
+        loaded = performance_estimation.load_estimator(release)
         if loaded is None or loaded[0].metric != self.metric or not len(self.truth):
             return None
         features: pd.DataFrame | None = None
@@ -214,7 +214,7 @@ class _MeasuredRows:
                 features = contract.features(logged_features(self.rows, sorted(unmodified_features(release, contract))))
             except DataError:  # a column is not logged unmodified
                 return None
-        return performance_estimation.estimate(*loaded, self.logged, features, contract, self.config.seed)
+        return performance_estimation.estimate_metric(*loaded, self.logged, features, contract, self.config.seed)
 
     def why_undefined(self) -> str:
         distinct = sorted({str(label) for label in self.truth}) if self.contract.classes else []

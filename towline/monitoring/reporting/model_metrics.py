@@ -94,8 +94,8 @@ def watched(settings: Settings, model: str, rows: Sequence[Entry], now: dt.datet
     ended = [summary.moment(row.time) for row in rows if row.event in ("promoted", "refused")]
     last = {
         "training": max(ended, default=None),
-        "drift": journal.last("drift"),
-        "quality": journal.last("quality"),
+        "drift": journal.last_run("drift"),
+        "quality": journal.last_run("quality"),
     }
     return ModelMetricsSnapshot(
         model=model,

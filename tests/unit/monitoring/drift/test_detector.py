@@ -311,7 +311,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | N
 
 
 def test_reading_the_log_of_one_version(tmp_path: Path) -> None:
-    """Unmodified columns, predictions and the positive class's probability, from segments and parts, within the window."""
+    """Unmodified columns, predictions and the positive class's probability, from segments and parts."""
     folder = tmp_path / "predictions"
     releases = [
         make_release(tmp_path / f"v{n}", {"pii": ["street"], "columns": {"zip": "hash"}}, ("no", "yes"), n)
@@ -333,11 +333,11 @@ def test_reading_the_log_of_one_version(tmp_path: Path) -> None:
     write(24, 1, 6.0)
     pieces = list(read_log(folder, 1, START, START + DAY, fields, 1))
     result = pa.Table.from_pylist([row for piece in pieces for row in piece.to_pylist()])
-    assert sorted(found["size"].to_pylist()) == [2.0, 4.0, 5.0]
+    assert sorted(result["size"].to_pylist()) == [2.0, 4.0, 5.0]
     assert set(result.column_names) == {
         "size", "age", "town", "member", "at", "born", "prediction", "probability"
     }  # fmt: skip
-    assert (found["prediction"].to_pylist(), found["probability"].to_pylist()) == (["yes"] * 3, [0.75] * 3)
+    assert (result["prediction"].to_pylist(), result["probability"].to_pylist()) == (["yes"] * 3, [0.75] * 3)
     assert list(read_log(tmp_path / "none", 1, START, None, fields)) == []
 
 

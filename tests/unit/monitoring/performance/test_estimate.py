@@ -15,14 +15,14 @@ from tests.conftest import REPOSITORY
 from tests.unit.monitoring.logs import START, keep_private, logged, night, released, shuffled, signed
 from tests.unit.release.conftest import Run, make_run
 from towline.config import Candidate, PipelineConfig, build_config
-from towline.monitoring.performance.estimate import estimate, reliable
-from towline.monitoring.performance.quality import measure
+from towline.monitoring.performance.estimate import compare_past_estimates, estimate_performance
+from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training.cross_validation import cross_validate
 from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
 from towline.training.evaluation.interval import Interval
 from towline.training.final_fit import fit
-from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrated, learn
+from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrate, fit_estimator
 
 Case = tuple[Run, Path]
 LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")
@@ -68,9 +68,9 @@ def config(case: Case, **changes: Any) -> PipelineConfig:
 def for_metric(case: Case, folder: Path, metric: str) -> Case:
     """The same model, released by a pipeline that decides by another metric."""
     changed = config(case, evaluation={"metric": metric, "resamples": 50})
-    basis, model = learn(case[0].work, changed, case[0].fitted.candidate)
+    state, model = fit_estimator(case[0].work, changed, case[0].fitted.candidate)
     release = Path(shutil.copytree(case[1], folder / metric))
-    (release / ESTIMATE).write_text(basis.model_dump_json())
+    (release / ESTIMATE).write_text(state.model_dump_json())
     if model is not None:
         import skops.io
 
@@ -81,12 +81,12 @@ def for_metric(case: Case, folder: Path, metric: str) -> Case:
 def guessed(
     case: Case, log: pa.Table, drift: DriftResult | None = None, past: tuple[QualityResult, ...] = ()
 ) -> PerformanceEstimate:
-    return estimate(log, case[1], case[0].config, drift, past)
+    return estimate_performance(log, case[1], case[0].config, drift, past)
 
 
 def measured(case: Case, log: pa.Table) -> QualityResult:
     end = START + dt.timedelta(days=365)
-    return measure(log, case[1], case[0].config, start=START, end=end, now=end)
+    return measure_quality(log, case[1], case[0].config, start=START, end=end, now=end)
 
 
 def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
@@ -94,7 +94,10 @@ def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
     found = measured(case, log)
     assert guess.value is not None
     assert found.value.value is not None
-    assert reliable([found.model_copy(update={"expected": None, "estimate": guess})])[0], (guess, found.value)
+    assert compare_past_estimates([found.model_copy(update={"expected": None, "estimate": guess})])[0], (
+        guess,
+        found.value,
+    )
     ideal = found.value.value if case[0].config.evaluation.metric in LOSSES else 1 - found.value.value
     assert guess.value == pytest.approx(found.value.value, abs=0.3 * ideal)
 
@@ -156,14 +159,14 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     fitted = fit(run.work, run.config, chosen)
     evaluate(run.work, run.config, fitted)
     cross_validate(run.work, run.config, candidate)
-    basis, _ = learn(run.work, run.config, "linear")
+    state, _ = fit_estimator(run.work, run.config, "linear")
     truth, answers, _ = load_evaluation_predictions(run.work)
     assert answers.probabilities is not None
     rate = float(np.mean(truth == "yes"))
     assert answers.probabilities[:, 1].mean() > 2 * rate
-    assert calibrated(basis, answers.probabilities)[:, 1].mean() == pytest.approx(rate, rel=0.1)
-    assert len(basis.model_dump_json()) < 20_000
-    for curve in basis.curves:
+    assert calibrate(state, answers.probabilities)[:, 1].mean() == pytest.approx(rate, rel=0.1)
+    assert len(state.model_dump_json()) < 20_000
+    for curve in state.curves:
         assert np.all(np.diff(curve.given) > 0)
         assert np.all(np.diff(curve.true) >= 0)
 
@@ -171,8 +174,8 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
 def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:
     """Nothing hangs on chance; the model of the losses is small."""
     for run, release in (regression, binary):
-        first, model = learn(run.work, run.config, run.fitted.candidate)
-        assert first == learn(run.work, run.config, run.fitted.candidate)[0]
+        first, model = fit_estimator(run.work, run.config, run.fitted.candidate)
+        assert first == fit_estimator(run.work, run.config, run.fitted.candidate)[0]
         assert first == EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
         assert (model is not None) == (release / LOSS).exists()
     assert (regression[1] / LOSS).stat().st_size < 300_000
@@ -195,8 +198,8 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
     assert (later.trusted, later.value) == (False, guess.value)
     assert "turned out" in later.why
     fine = measured(binary, logged(binary[1], rows, rows["bought"]))
-    assert reliable([truth, fine, fine, fine])[0]
-    assert not reliable([fine, truth, fine, fine])[0]
+    assert compare_past_estimates([truth, fine, fine, fine])[0]
+    assert not compare_past_estimates([fine, truth, fine, fine])[0]
     assert guessed(binary, unlabelled, past=(fine,)).trusted
 
 
@@ -207,9 +210,9 @@ def test_a_miss_that_does_not_matter() -> None:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))
         return QualityResult(state="ok", version=1, metric="roc_auc", value=around, holdout=0.8, bound=0.75, rows=9, labelled=9, due=9, expected=guess, reason="")  # fmt: skip # noqa: E501
 
-    assert reliable([window(0.79)])[0]
-    assert not reliable([window(0.77)])[0]
-    assert reliable([])[0]
+    assert compare_past_estimates([window(0.79)])[0]
+    assert not compare_past_estimates([window(0.77)])[0]
+    assert compare_past_estimates([])[0]
 
 
 def test_inputs_that_have_drifted(regression: Case) -> None:
@@ -260,7 +263,7 @@ def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path
     (older / ESTIMATE).unlink()
     assert "packaged without" in guessed((regression[0], older), log).why
     other = config(regression, evaluation={"metric": "rmse"})
-    assert "can estimate mae, not rmse" in estimate(log, regression[1], other, None, ()).why
+    assert "can estimate mae, not rmse" in estimate_performance(log, regression[1], other, None, ()).why
     assert "r2 cannot be estimated without labels" in guessed(for_metric(regression, tmp_path, "r2"), log).why
     log = logged(binary[1], bought(300, 4), [None] * 300)
     at = log.column_names.index("probabilities")
@@ -273,8 +276,8 @@ def test_a_past_that_could_not_be_foretold(tmp_path: Path) -> None:
     frame = noisy(2000, 1)
     frame["value"] += np.random.default_rng(0).normal(0, np.linspace(0, 60, 2000))
     run, release = released(tmp_path, frame, target="value", time="at")
-    basis = json.loads((release / ESTIMATE).read_text())
-    assert basis["error"] > 3
+    state = json.loads((release / ESTIMATE).read_text())
+    assert state["error"] > 3
     rows = noisy(500, 2)
     guess = guessed((run, release), logged(release, rows, [None] * 500))
     assert not guess.trusted

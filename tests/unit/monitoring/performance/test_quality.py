@@ -16,7 +16,7 @@ from tests.unit.release.conftest import Run, table
 from towline.config import PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
-from towline.monitoring.performance.quality import accepted, measure
+from towline.monitoring.performance.quality import measure_quality, performance_bound
 from towline.monitoring.results import QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.labels import Log
@@ -57,7 +57,9 @@ def fresh(rows: int = 400, seed: int = 9) -> pd.DataFrame:
 
 
 def found(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> QualityResult:
-    return measure(log, case[1], changed(case, **watch), start=START, end=START + dt.timedelta(days=days), now=now)
+    return measure_quality(
+        log, case[1], changed(case, **watch), start=START, end=START + dt.timedelta(days=days), now=now
+    )
 
 
 def changed(case: Case, **watch: Any) -> PipelineConfig:
@@ -308,12 +310,12 @@ def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows:
     (release / "metrics.json").write_text(json.dumps(facts))
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     config = changed(binary, evaluation={"metric": metric})
-    assert accepted(release, config, contract).bound == pytest.approx(bound)
+    assert performance_bound(release, config, contract).bound == pytest.approx(bound)
     facts["evaluation"]["metrics"][metric] = {"value": 0.5, "low": 0.1, "high": 0.9}
     (release / "metrics.json").write_text(json.dumps(facts))
-    assert accepted(release, config, contract).bound == (0.9 if metric in ("log_loss", "brier") else 0.1)
+    assert performance_bound(release, config, contract).bound == (0.9 if metric in ("log_loss", "brier") else 0.1)
     own = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
-    assert accepted(release, own, contract).bound == 0.123
+    assert performance_bound(release, own, contract).bound == 0.123
 
 
 def test_the_order_of_the_log_does_not_matter(regression: Case) -> None:
