@@ -1,6 +1,7 @@
-"""What is run of each config, and when: ``python -m flows.deployments CONFIG…`` is the scheduler of ``towline up``.
+"""Deployments: which flow of which config runs, and on which schedule.
 
-``python -m flows.deployments --pool NAME [CONFIG…]`` is a worker of a work pool, one of any number.
+``python -m flows.deployments CONFIG…`` is the scheduler of ``towline up``.
+``python -m flows.deployments --pool NAME [CONFIG…]`` is a worker of a work pool; a pool can have any number of them.
 """
 
 import argparse
@@ -24,42 +25,52 @@ from flows.scoring import scoring_flow
 from flows.training import training_flow
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
-from towline.operations.up_state import TAG
 from towline.orchestration import crash_detection, scheduler, worker
-from towline.processes import private
+from towline.orchestration.crash_detection import DEPLOYMENT_TAG
+from towline.processes import private_files
 from towline.registry.ledger import open_ledger
 
-_ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # no run is lost
+_ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # the others wait
 FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, scoring_flow)
 
 
-def deployments(config: PipelineConfig, mark: str = TAG, pool: str | None = None) -> list[RunnerDeployment]:
-    """``training/<name>``, and so for drift, quality, reaction and scoring; one without a line waits to be asked.
+def deployments(
+    config: PipelineConfig, store_tag: str = DEPLOYMENT_TAG, pool: str | None = None
+) -> list[RunnerDeployment]:
+    """The deployments of a config: ``training/<name>``, ``drift/<name>`` and one for each other flow.
+
+    Args:
+        config: of the model.
+        store_tag: a tag of all deployments of one store.
+        pool: the work pool, for workers; None for the scheduler of ``towline up``.
+
+    Returns:
+        One deployment a flow; a flow without a schedule runs when it is asked for.
 
     Raises:
-        ConfigError: a line of the schedule is none.
+        ConfigError: a cron line of the schedule is not valid.
     """
     schedule = config.schedule
-    lines = {"training": schedule.train, "drift": schedule.drift, "quality": schedule.quality}
-    found = []
+    cron_lines = {"training": schedule.train, "drift": schedule.drift, "quality": schedule.quality}
+    made = []
     for flow in FLOWS:
-        name, line = flow.name, lines.get(flow.name)
-        given = {"trigger": "schedule"} if name == "training" else {}
+        name, line = flow.name, cron_lines.get(flow.name)
+        parameters = {"trigger": "schedule"} if name == "training" else {}
         try:
-            cron = Cron(line, timezone=schedule.timezone, parameters=given) if line else None
+            cron = Cron(line, timezone=schedule.timezone, parameters=parameters) if line else None
         except ValueError as error:
             key = "train" if name == "training" else name
             raise ConfigError(
-                f"no cron line: {line!r}: {error}",
+                f"not a cron line: {line!r}: {error}",
                 where=f"{config.name}: schedule.{key}",
-                remedy='five fields, such as "0 2 * * *": every night at two',
+                remedy='write five fields, such as "0 2 * * *" for every night at two',
             ) from None
         deployment = flow.to_deployment(
             config.name,
             schedules=[cron] if cron else [],
             parameters={"config": config.model_dump(mode="json")},
-            concurrency_limit=_ONE,
-            tags=list(dict.fromkeys([TAG, mark])),
+            concurrency_limit=_ONE_AT_A_TIME,
+            tags=list(dict.fromkeys([DEPLOYMENT_TAG, store_tag])),
             paused=False,
             enforce_parameter_schema=False,
             work_pool_name=pool,
@@ -67,57 +78,57 @@ def deployments(config: PipelineConfig, mark: str = TAG, pool: str | None = None
         )
         if not isinstance(deployment, RunnerDeployment):
             raise TypeError("deployments is not for coroutines")
-        found.append(deployment)
-    return found
+        made.append(deployment)
+    return made
 
 
-def main(paths: Sequence[str]) -> None:
-    """Runs the flows of these configs until it is told to end; a model without a champion is trained at once."""
+def run_scheduler(paths: Sequence[str]) -> None:
+    """Runs the flows of these configs until a stop signal; a model without a champion is trained at once."""
     settings = Settings.from_environment()
-    mark = f"store:{hashlib.sha256(str(settings.store).encode()).hexdigest()[:12]}"
+    store_tag = f"store:{hashlib.sha256(str(settings.store).encode()).hexdigest()[:12]}"
 
-    def wanted() -> list[RunnerDeployment]:
-        return [one for path in paths for one in deployments(read_config(Path(path)), mark)]
+    def read_deployments() -> list[RunnerDeployment]:
+        return [item for path in paths for item in deployments(read_config(Path(path)), store_tag)]
 
-    found = wanted()
-    numbers = scheduler.deploy(found, mark)
+    present = read_deployments()
+    deployment_ids = scheduler.deploy(present, store_tag)
     with get_client(sync_client=True) as client:
-        for number in numbers:
-            scheduler.catch_up(client, number)
-        for name in dict.fromkeys(one.name for one in found):
+        for deployment_id in deployment_ids:
+            scheduler.catch_up(client, deployment_id)
+        for name in dict.fromkeys(item.name for item in present):
             if open_ledger(settings).champion(name) is None:
-                scheduler.begin(client, client.read_deployment_by_name(f"training/{name}"))
-    scheduler.serve(found, lambda: scheduler.deploy(wanted(), mark))
+                scheduler.start_run(client, client.read_deployment_by_name(f"training/{name}"))
+    scheduler.serve(present, lambda: scheduler.deploy(read_deployments(), store_tag))
 
 
-def work(name: str, paths: Sequence[str]) -> None:
-    """Is a worker of a pool until it is told to end: runs what is due, of these configs and of all else in the pool.
+def run_worker(pool: str, paths: Sequence[str]) -> None:
+    """Works for a pool until a stop signal: runs what is due there, of these configs and of all others.
 
-    The pool is made if it is missing, and with it what ends runs whose worker was lost. A model without a champion
-    waits for its schedule, or to be asked for.
+    The pool and the crash automations are created if they are missing. A model without a champion waits for its
+    schedule, or until a run is asked for.
     """
     settings = Settings.from_environment()
 
     def deploy() -> None:
         configs = [read_config(Path(path)) for path in paths]
-        scheduler.deploy([one for config in configs for one in deployments(config, pool=name)], None)
+        scheduler.deploy([item for config in configs for item in deployments(config, pool=pool)], None)
 
     with get_client(sync_client=True) as client:
-        worker.make(client, name)
-        crash_detection.watch(client)
+        worker.create_pool(client, pool)
+        crash_detection.create_crash_automations(client)
     deploy()
-    worker.serve(name, settings, deploy)
+    worker.serve(pool, settings, deploy)
 
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("towline").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__)
-    parser.add_argument("--pool", metavar="NAME", help="be a worker of this work pool of Prefect's")
+    parser.add_argument("--pool", metavar="NAME", help="work for this work pool of Prefect")
     parser.add_argument("configs", nargs="*", metavar="CONFIG")
-    given = parser.parse_args()
-    with private():
-        if given.pool:
-            work(given.pool, given.configs)
+    options = parser.parse_args()
+    with private_files():
+        if options.pool:
+            run_worker(options.pool, options.configs)
         else:
-            main(given.configs)
+            run_scheduler(options.configs)

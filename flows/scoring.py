@@ -9,11 +9,11 @@ from tasks.scoring import score
 from towline.config import ConfigOrPath, Settings
 from towline.inference.batch import Scored
 from towline.monitoring import monitoring_run
-from towline.orchestration.end_states import scored
+from towline.orchestration.end_states import scoring_end_state
 
 
 @flow(name="scoring", flow_run_name="{config.name}")
-@scored
+@scoring_end_state
 def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: datetime | None = None) -> Scored:
     """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
 

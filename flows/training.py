@@ -10,7 +10,7 @@ from tasks.registry import conclude, mirror, register
 from tasks.release import build_image, judge, package, smoke_test
 from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
 from towline.config import ConfigOrPath, Settings
-from towline.orchestration.end_states import ends
+from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, provenance
 from towline.release.smoke_test import start_tester
 from towline.training.config_checks import check_config
@@ -18,7 +18,7 @@ from towline.training.cross_validation import baseline_candidate, check_candidat
 
 
 @flow(name="training", flow_run_name="{config.name}")
-@ends
+@training_end_state
 def training_flow(
     config: ConfigOrPath,
     as_of: datetime | None = None,
@@ -41,7 +41,7 @@ def training_flow(
     settings = Settings.from_environment()
     check_config(config)
     work = load(config, settings, as_of, force)
-    with work.held():
+    with work.exclusive_lock():
         if done := find_finished(settings, config, work):
             return done
         facts = provenance(settings, work, config, as_of=as_of, trigger=trigger)

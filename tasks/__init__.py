@@ -1,4 +1,4 @@
-"""The steps of the flows: one Prefect task each, and one call into towline."""
+"""The steps of the flows: each is one Prefect task and one call into towline."""
 
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -14,33 +14,38 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Step(Protocol):
-    """Makes a task of a function."""
+class TaskDecorator(Protocol):
+    """Turns a function into a Prefect task."""
 
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
-def patient(name: str, **options: Any) -> Step:
-    """A task that is tried again where a store or a server was away, and for no other reason."""
+def retrying_task(name: str, **options: Any) -> TaskDecorator:
+    """A task that is run again, twice at most, after a ``TransientError``; other errors are final."""
     return task(
         name=name,
         retries=2,
         retry_delay_seconds=exponential_backoff(2),
         retry_jitter_factor=0.5,
-        retry_condition_fn=_may_pass,
+        retry_condition_fn=_is_transient,
         **options,
     )
 
 
-def remembered(name: str, *, without: str = "", **options: Any) -> Step:
-    """A patient task that, once done, is not done again for equal inputs (``without`` names one that does not count).
+def cached_task(name: str, *, ignored_input: str = "", **options: Any) -> TaskDecorator:
+    """A retrying task whose result is stored: with equal inputs, the stored result is used instead of running it again.
 
-    A workspace carries a token of its own among those inputs, so what is remembered of a folder that is gone is never
-    used again.
+    Among the inputs is the workspace, whose token is drawn when its folder is created: results of a workspace that was
+    removed are never used.
+
+    Args:
+        name: of the task.
+        ignored_input: name of a parameter that is left out of the comparison.
+        options: of Prefect's ``task``.
     """
-    policy = INPUTS - without if without else INPUTS
-    return patient(name, persist_result=True, result_serializer="json", cache_policy=policy, **options)
+    policy = INPUTS - ignored_input if ignored_input else INPUTS
+    return retrying_task(name, persist_result=True, result_serializer="json", cache_policy=policy, **options)
 
 
-def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)

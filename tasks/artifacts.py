@@ -1,4 +1,4 @@
-"""Artifacts of Prefect's, whose descriptions its interface renders as Markdown."""
+"""Artifacts on a run's page in Prefect; descriptions are escaped, since Prefect renders them as Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from towline.markdown import escape
 
 
 def markdown(text: str, key: str, description: str) -> None:
-    """A Markdown artifact; the caller has escaped what others wrote in ``text``."""
+    """A Markdown artifact; ``text`` must be escaped by the caller."""
     create_markdown_artifact(text, key=key, description=escape(description))
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from tasks import artifacts, patient, remembered
+from tasks import artifacts, cached_task, retrying_task
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits
@@ -17,9 +17,9 @@ from towline.registry.resolution import check_recorded
 from towline.steps import step
 
 
-@patient("load")
+@retrying_task("load")
 def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
-    """Never remembered: reading the source is how a change in it is seen."""
+    """Never cached: reading the source is how a change in it is seen."""
     with step("load") as told:
         ledger = open_ledger(settings)
         check_recorded(settings, ledger, config.name)
@@ -34,12 +34,12 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     return work
 
 
-@remembered("validate")
+@cached_task("validate")
 def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> suite.Validation:
     try:
         with step("validate", work.path) as told:
             previous, now = read_champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
-            checked, told.elsewhere_cpu_s = sidecar.call(suite.validate_table, work, config, previous, now)
+            checked, told.sidecar_cpu_s = sidecar.call(suite.validate_table, work, config, previous, now)
             sidecar.begin(tracking.prepare, settings)
             told.note = checked.text()
     except DataValidationError:
@@ -70,7 +70,7 @@ def _show(config: PipelineConfig, checked: suite.Validation) -> None:
         )
 
 
-@remembered("split")
+@cached_task("split")
 def split(work: Workspace, config: PipelineConfig) -> splits.SplitSummary:
     with step("split", work.path) as told:
         parts = splits.split_table(work, config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks import artifacts, patient
+from tasks import artifacts, retrying_task
 from towline import sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
@@ -19,7 +19,7 @@ from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
 
 
-@patient("register")
+@retrying_task("register")
 def register(
     work: Workspace,
     config: PipelineConfig,
@@ -31,21 +31,21 @@ def register(
     validation: Validation,
     facts: Mapping[str, str],
 ) -> tracking.Version:
-    """Never remembered: ledger and MLflow are asked again; they know a run by its key.
+    """Never cached: ledger and MLflow are asked again; they know a run by its key.
 
     What MLflow has lost is put back before, so that it counts on from there.
     """
     with steps.step("register", work.path) as told:
         number = outcome.register(settings, work, config.name, facts).version
-        sidecar.call(synchronization.mend, settings, config.name)
-        version, told.elsewhere_cpu_s = sidecar.call(
+        sidecar.call(synchronization.synchronize, settings, config.name)
+        version, told.sidecar_cpu_s = sidecar.call(
             tracking.register, settings, work, config, number, scores, chosen, fitted, evaluation, validation, facts
         )
         told.note = f"{version.name} version {version.version}"
     return version
 
 
-@patient("conclude")
+@retrying_task("conclude")
 def conclude(
     work: Workspace,
     config: PipelineConfig,
@@ -69,7 +69,7 @@ def conclude(
     return entry
 
 
-@patient("mirror")
+@retrying_task("mirror")
 def mirror(
     work: Workspace,
     settings: Settings,
@@ -85,9 +85,9 @@ def mirror(
         try:
             sidecar.call(tracking.close, settings, version, release, verdict.outcome, costs)
         except TransientError as error:  # the run may be gone from MLflow: what follows puts it back
-            note = synchronization.note(error)
+            note = synchronization.unsynchronized_note(error)
         try:
-            sidecar.call(synchronization.mend, settings, version.name)
+            sidecar.call(synchronization.synchronize, settings, version.name)
         except TransientError as error:
-            note = told.note = synchronization.note(error)
+            note = told.note = synchronization.unsynchronized_note(error)
     return note

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
-from tasks import artifacts, patient, remembered
+from tasks import artifacts, cached_task, retrying_task
 from towline.config import PipelineConfig, Settings
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
@@ -21,7 +21,7 @@ from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
 
 
-@remembered("package")
+@cached_task("package")
 def package(
     work: Workspace,
     config: PipelineConfig,
@@ -43,7 +43,7 @@ def package(
     return packed
 
 
-@remembered("smoke test", without="tester")
+@cached_task("smoke test", ignored_input="tester")
 def smoke_test(work: Workspace, packed: packaging.Release, tester: "Popen[str]") -> SmokeTestResult:
     """``tester`` was started earlier: it takes seconds to import what a release needs."""
     with step("smoke test", work.path) as told:
@@ -52,11 +52,11 @@ def smoke_test(work: Workspace, packed: packaging.Release, tester: "Popen[str]")
     return tried
 
 
-@patient("judge")
+@retrying_task("judge")
 def judge(
     work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: SmokeTestResult
 ) -> Verdict:
-    """Never remembered: the champion it compares with may have changed since."""
+    """Never cached: the champion it compares with may have changed since."""
     with step("judge", work.path) as told:
         ledger = open_ledger(settings)
         if ledger.finished(config.name, work.key):  # killed after it was decided: not to be judged against itself
@@ -73,7 +73,7 @@ def judge(
     return verdict
 
 
-@patient("image")
+@retrying_task("image")
 def build_image(
     work: Workspace,
     config: PipelineConfig,

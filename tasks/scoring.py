@@ -1,6 +1,6 @@
 """Score a file of rows."""
 
-from tasks import patient
+from tasks import retrying_task
 from towline.config import PipelineConfig, Settings
 from towline.inference import batch
 from towline.inference.predictor import open_release
@@ -8,7 +8,7 @@ from towline.registry.ledger import Entry, open_ledger
 from towline.steps import step
 
 
-@patient("score")
+@retrying_task("score")
 def score(config: PipelineConfig, settings: Settings, serving: Entry, source: str, output: str) -> batch.Scored:
     """Done again after a kill it writes the same file anew, whole."""
     with step("score") as told:

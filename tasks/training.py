@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks import artifacts, remembered
+from tasks import artifacts, cached_task
 from towline.config import Candidate, PipelineConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
@@ -11,7 +11,7 @@ from towline.training.evaluation import holdout
 from towline.training.evaluation.interval import Interval
 
 
-@remembered("cross-validate", task_run_name="cross-validate {candidate.name}")
+@cached_task("cross-validate", task_run_name="cross-validate {candidate.name}")
 def cross_validate(
     work: Workspace, config: PipelineConfig, candidate: Candidate
 ) -> cross_validation.CrossValidationResult:
@@ -32,7 +32,7 @@ def cross_validate(
     return scores
 
 
-@remembered("choose history")
+@cached_task("choose history")
 def choose_history(
     work: Workspace, config: PipelineConfig, chosen: cross_validation.CrossValidationResult
 ) -> history.History:
@@ -55,7 +55,7 @@ def choose_history(
     return found
 
 
-@remembered("fit")
+@cached_task("fit")
 def fit(
     work: Workspace,
     config: PipelineConfig,
@@ -68,7 +68,7 @@ def fit(
     return fitted
 
 
-@remembered("refit")
+@cached_task("refit")
 def refit(
     work: Workspace,
     config: PipelineConfig,
@@ -84,7 +84,7 @@ def refit(
     return fitted
 
 
-@remembered("evaluate")
+@cached_task("evaluate")
 def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.FittedModel) -> holdout.Evaluation:
     with step("evaluate", work.path) as told:
         evaluated = holdout.evaluate(work, config, fitted)
@@ -98,7 +98,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: final_fit.FittedMo
     return evaluated
 
 
-@remembered("draw")
+@cached_task("draw")
 def draw(
     work: Workspace,
     config: PipelineConfig,

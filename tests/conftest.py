@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 # before Prefect is imported by any test
-os.environ.update(servers.QUIET)
+os.environ.update(servers.TELEMETRY_OFF)
 for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
     del os.environ[name]
 
@@ -41,7 +41,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
     finally:
         servers.stop(settings)
-        for name in environment.keys() - servers.QUIET.keys():
+        for name in environment.keys() - servers.TELEMETRY_OFF.keys():
             os.environ.pop(name, None)
 
 

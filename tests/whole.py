@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from benchmarks.kill import MODEL, Line, write_config
 from towline.operations import servers
-from towline.processes import lives
+from towline.processes import is_running
 
 KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
@@ -79,7 +79,7 @@ class Whole:
             os.killpg(group, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        self.until(lambda: not any(lives(server.pid, server.born) for server in found), 30)
+        self.until(lambda: not any(is_running(server.pid, server.start_time) for server in found), 30)
 
     def left(self) -> list[str]:
         """Processes on the store, servers too."""

@@ -325,12 +325,12 @@ def drift(
         champion = monitoring_run.champion_at(settings, pipeline.name, now)
         result = monitoring_run.detect_drift_in_file(settings, pipeline, champion, table)
         page = ""
-        if report or result.state in ("drift", "invalid_schema"):
-            from towline.monitoring.reporting.evidently_report import write
-            from towline.monitoring.reporting.samples import sampled
+        if report or result.is_alarm:
+            from towline.monitoring.reporting.evidently_report import write_report
+            from towline.monitoring.reporting.samples import sample_rows
 
-            rows = sampled(monitoring_run.read_file(settings, pipeline, champion, table))
-            page = str(write(settings, pipeline, champion, result, now, rows))
+            rows = sample_rows(monitoring_run.read_file(settings, pipeline, champion, table))
+            page = str(write_report(settings, pipeline, champion, result, now, rows))
     return MonitoringRun(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
 
 
@@ -439,11 +439,11 @@ def _print_to_stderr(line: str) -> None:
 @contextmanager
 def _private_files(settings: Settings) -> Iterator[None]:
     """Makes new files readable by their user alone, and modules of the project importable."""
-    from towline.processes import private
+    from towline.processes import private_files
 
     if str(settings.project) not in sys.path:
         sys.path.append(str(settings.project))
-    with private():
+    with private_files():
         yield
 
 
@@ -507,12 +507,12 @@ def _store_table(data: Any, settings: Settings) -> Path:
 def update_mlflow(settings: Settings, model: str) -> str:
     """Copies the state of the ledger to MLflow; returns a message if that fails, else an empty text."""
     from towline.errors import TransientError
-    from towline.registry.mlflow.synchronization import mend, note
+    from towline.registry.mlflow.synchronization import synchronize, unsynchronized_note
 
     try:
-        mend(settings, model)
+        synchronize(settings, model)
     except TransientError as error:
-        return note(error)
+        return unsynchronized_note(error)
     except ImportError as error:
         return f"MLflow was not updated, it is not installed here: {error}"
     return ""

@@ -124,7 +124,7 @@ def disk(where: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Holds an advisory lock on ``path``, freed when its process dies; yields whether it was got."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)

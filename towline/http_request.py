@@ -1,7 +1,7 @@
 """An HTTP client for single requests, with limits on total time and size.
 
-It follows no redirects and uses no proxies. It is used instead of httpx because importing httpx takes 0.2 s (this module:
-0.06 s), httpx limits only each read rather than the whole request, and it is not part of the base installation.
+It follows no redirects and uses no proxies. It is used instead of httpx because importing httpx takes 0.2 s (this
+module: 0.06 s), httpx limits only each read rather than the whole request, and it is not part of the base installation.
 """
 
 import http.client

@@ -53,7 +53,10 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
             cross_validation.check_candidates(config, work.contract())
             told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
-        with contextlib.suppress(TransientError), work.held():  # a run of the same config may be at it, and ends alike
+        with (
+            contextlib.suppress(TransientError),
+            work.exclusive_lock(),
+        ):  # a run of the same config may be at it, and ends alike
             pass
     return PreflightResult(validation, work.contract(), work.file(validation.docs))
 

@@ -1,6 +1,7 @@
-"""What a run tells while it goes on: which step, how long, and what it cost.
+"""A step is a named, timed part of a run. Its begin and end are logged with its duration, note and cost.
 
-Steps are told through the standard logger ``towline.steps``; a terminal, a file or Prefect may listen.
+Records go to the logger ``towline.steps``, with the fields ``step``, ``status`` (begin, done or failed), ``seconds``
+and ``note`` as attributes; the terminal, the log file and Prefect read them there.
 """
 
 import logging
@@ -16,7 +17,7 @@ from towline.config import Frozen
 log = logging.getLogger("towline.steps")
 
 
-class Cost(Frozen):
+class StepCost(Frozen):
     """Wall and CPU seconds of a step, and the peak memory of its process so far in MiB."""
 
     step: str
@@ -26,41 +27,48 @@ class Cost(Frozen):
 
 
 @dataclass
-class Step:
-    """A step under way: ``note`` is the line shown when it ends, ``folder`` where its cost is kept."""
+class RunningStep:
+    """A step under way.
+
+    Attributes:
+        name: of the step.
+        note: the line that is logged when the step ends.
+        folder: of the workspace, where the step's cost is written.
+        sidecar_cpu_s: CPU seconds that the step used in the sidecar.
+    """
 
     name: str
     note: str = ""
     folder: Path | None = None
-    elsewhere_cpu_s: float = field(default=0.0)
+    sidecar_cpu_s: float = field(default=0.0)
 
 
 @contextmanager
-def step(name: str, folder: Path | None = None) -> Iterator[Step]:
-    """Times a block and tells its begin and its end; its cost goes to ``folder/costs-<name>.json``."""
-    current = Step(name, folder=folder)
+def step(name: str, folder: Path | None = None) -> Iterator[RunningStep]:
+    """Logs and times a block; writes its cost to ``folder/costs-<name>.json``."""
+    running = RunningStep(name, folder=folder)
     log.info("%s …", name, extra={"step": name, "status": "begin"})
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        yield current
+        yield running
     except BaseException as error:
-        told = getattr(error, "what", type(error).__name__)
-        log.info("%s failed: %s", name, told, extra={"step": name, "status": "failed", "note": told})
+        reason = getattr(error, "what", type(error).__name__)
+        log.info("%s failed: %s", name, reason, extra={"step": name, "status": "failed", "note": reason})
         raise
     seconds = time.perf_counter() - wall
-    cost = Cost(
+    cost = StepCost(
         step=name,
         wall_s=round(seconds, 3),
-        cpu_s=round(time.process_time() - cpu + current.elsewhere_cpu_s, 3),
+        cpu_s=round(time.process_time() - cpu + running.sidecar_cpu_s, 3),
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
-    if current.folder:
-        (current.folder / f"costs-{name.replace(' ', '-')}.json").write_text(cost.model_dump_json())
-    extra = {"step": name, "status": "done", "note": current.note, "seconds": seconds}
-    log.info("%s done in %.1f s%s", name, seconds, f": {current.note}" if current.note else "", extra=extra)
+    if running.folder:
+        (running.folder / f"costs-{name.replace(' ', '-')}.json").write_text(cost.model_dump_json())
+    extra = {"step": name, "status": "done", "note": running.note, "seconds": seconds}
+    log.info("%s done in %.1f s%s", name, seconds, f": {running.note}" if running.note else "", extra=extra)
 
 
 def costs(folder: Path) -> dict[str, dict[str, float]]:
-    """The costs of every step that has ended in a workspace, by step."""
-    kept = [Cost.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("costs-*.json"))]
-    return {cost.step: cost.model_dump(exclude={"step"}) for cost in kept}
+    """The costs of the completed steps of a workspace, by step."""
+    records = [StepCost.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("costs-*.json"))]
+    return {cost.step: cost.model_dump(exclude={"step"}) for cost in records}

@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
 from towline.data.schema.contract import Contract
-from towline.operations.servers import QUIET
+from towline.operations.servers import TELEMETRY_OFF
 from towline.training import model_io
 
 PROJECT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ class Sample:
 
 
 def environment(store: Path) -> dict[str, str]:
-    return {**os.environ, **QUIET, "TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(PROJECT)}
+    return {**os.environ, **TELEMETRY_OFF, "TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(PROJECT)}
 
 
 def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:

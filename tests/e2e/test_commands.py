@@ -199,7 +199,7 @@ def test_outside_a_project_a_run_says_where_it_looked(tmp_path: Path) -> None:
     del line.environment["TOWLINE_PROJECT"]
     code, _, err = line.run()
     assert code == 2
-    assert "no flows here" in err
+    assert "there are no flows in this folder" in err
     assert str(tmp_path) in err
     assert not (tmp_path / "store" / "servers").exists()
 

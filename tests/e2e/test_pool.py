@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.kill import write_config
 from tests.conftest import REPOSITORY
-from towline.processes import children
+from towline.processes import child_pids
 
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
@@ -60,7 +60,7 @@ class Team:
     def kill(self) -> None:
         """The worker and its runs, which nobody then tells anything of."""
         assert self.worker is not None
-        for pid in (self.worker.pid, *children(self.worker.pid)):
+        for pid in (self.worker.pid, *child_pids(self.worker.pid)):
             os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
@@ -146,8 +146,8 @@ def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     """Its run is ended by the server, whoever waits is told so, and another worker goes on where it stopped."""
     from towline.orchestration import crash_detection, worker
 
-    crash_detection.watch(team.client, silent=timedelta(seconds=20))
-    worker.make(team.client, POOL)
+    crash_detection.create_crash_automations(team.client, silence_limit=timedelta(seconds=20))
+    worker.create_pool(team.client, POOL)
     team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     deployed = team.deployed()
     assert {flow: one["lines"] for flow, one in deployed.items()} == {

@@ -103,7 +103,7 @@ def test_an_interrupt_is_one_line_and_the_run_goes_on_later(line: Line) -> None:
     assert process.returncode == 130
     assert out == ""
     assert [told for told in err.splitlines() if told[0] not in "✓✗"] == [
-        "interrupted; the same command goes on where it stopped"
+        "interrupted; run the same command again: it resumes from the last completed step"
     ]
     assert wait_for_orphans(line) == []
     assert line.run(*words)[0] == 0
@@ -143,7 +143,7 @@ def test_a_server_file_that_names_another_process_is_not_believed(line: Line) ->
     """After a reboot its pid may be anyone's: it is neither waited for nor ended."""
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     stale = line.settings.model_copy(update={"store": line.store / "stale"})
-    told = {"kind": "prefect", "pid": other.pid, "born": "1", "url": "http://127.0.0.1:1"}
+    told = {"kind": "prefect", "pid": other.pid, "start_time": "1", "url": "http://127.0.0.1:1"}
     Path(stale.store / "servers").mkdir(parents=True)
     (stale.store / "servers" / "prefect.json").write_text(json.dumps(told))
     try:

@@ -13,7 +13,7 @@ import yaml
 from benchmarks.kill import MODEL
 from tests.whole import KINDS, Whole
 from towline.operations import servers, up_state
-from towline.processes import lives
+from towline.processes import is_running
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_up_survives_what_may_come(whole: Whole) -> None:
     done = whole.until(lambda: len(found := whole.states("drift")) == 3 and "Running" not in found and found)
     assert done.count("Missed") == 2
 
-    up = up_state.find(whole.line.settings)
+    up = up_state.find_running(whole.line.settings)
     assert up is not None
     assert {part.name: part.state for part in up.parts} == {"schedules": "runs", f"service of {MODEL}": "runs"}
     code, _, err = whole.line.run(str(whole.line.config), "--port", str(whole.port), command="up")
@@ -68,10 +68,10 @@ def test_up_survives_what_may_come(whole: Whole) -> None:
     assert whole.process is not None
     whole.process.send_signal(signal.SIGTERM)
     assert whole.process.wait(timeout=90) == 0
-    assert up_state.left(whole.line.settings) is None
+    assert up_state.read(whole.line.settings) is None
     assert [kind for kind in KINDS if servers.find(whole.line.settings, kind)] == ["prefect"]  # it was there before
     assert [one for one in whole.left() if "prefect server" not in one] == []
-    assert not lives(up.pid, up.born)
+    assert not is_running(up.pid, up.start_time)
 
 
 def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(whole: Whol
     """Without its scheduler a training ends, and the next one runs it again; without `up` all it started ends."""
     whole.start()
     whole.until(lambda: "Running" in whole.states("training"))
-    up = up_state.find(whole.line.settings)
+    up = up_state.find_running(whole.line.settings)
     assert up is not None
     os.kill(next(part.pid for part in up.parts if part.name == "schedules"), signal.SIGKILL)
     whole.until(whole.answers)

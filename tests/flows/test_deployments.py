@@ -15,6 +15,7 @@ from towline.config import PipelineConfig, build_config
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+    from prefect.automations import Automation
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
@@ -155,14 +156,14 @@ def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClien
     from prefect.states import Running
 
     from towline.orchestration import scheduler
-    from towline.orchestration.process_setup import whose
+    from towline.orchestration.crash_detection import process_tags
 
     training = deploy(config(f"lost-{told}".lower()))[0]
     cut = client.create_flow_run_from_deployment(
         training, parameters={"trigger": "drift"}, idempotency_key=f"cause-{told}"
     )
     if told:
-        client.update_flow_run(cut.id, tags=[whose(1)[0], "process:1:0"])
+        client.update_flow_run(cut.id, tags=[process_tags(1)[0], "process:1:0"])
     client.set_flow_run_state(cut.id, Running(), force=True)
     for _ in range(2):
         scheduler.catch_up(client, training)
@@ -179,11 +180,11 @@ def test_a_run_whose_process_lives_is_let_be(client: "SyncPrefectClient") -> Non
     from prefect.states import Running
 
     from towline.orchestration import scheduler
-    from towline.orchestration.process_setup import whose
+    from towline.orchestration.crash_detection import process_tags
 
     training = deploy(config("alive"))[0]
     run = client.create_flow_run_from_deployment(training)
-    client.update_flow_run(run.id, tags=whose(os.getpid()))
+    client.update_flow_run(run.id, tags=process_tags(os.getpid()))
     client.set_flow_run_state(run.id, Running(), force=True)
     scheduler.catch_up(client, training)
     assert states(client, training) == ["Running"]
@@ -234,18 +235,23 @@ def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPref
     assert again.parameters["config"]["seed"] == 7
 
 
-def test_what_ends_silent_runs_is_made_once(client: "SyncPrefectClient") -> None:
-    """Each worker that starts asks for it; times that somebody changed stay."""
+def test_crash_automations_are_created_once(client: "SyncPrefectClient") -> None:
+    """Each worker that starts creates them if they are missing; an edited time limit stays."""
     from towline.orchestration import crash_detection
 
-    crash_detection.watch(client, silent=dt.timedelta(seconds=400))
-    crash_detection.watch(client)
-    found = [one for one in client.read_automations() if one.name.startswith("towline: ")]
+    def automations() -> "list[Automation]":
+        return [item for item in client.read_automations() if item.name.startswith("towline: ")]
+
+    for left_by_another_test in automations():
+        client.delete_automation(left_by_another_test.id)
+    crash_detection.create_crash_automations(client, silence_limit=dt.timedelta(seconds=400))
+    crash_detection.create_crash_automations(client)
+    created = automations()
     try:
-        assert sorted(one.trigger.within.total_seconds() for one in found) == [400, 480]
+        assert sorted(item.trigger.within.total_seconds() for item in created) == [400, 480]
     finally:
-        for one in found:
-            client.delete_automation(one.id)
+        for item in created:
+            client.delete_automation(item.id)
 
 
 def test_no_second_first_training(client: "SyncPrefectClient") -> None:
@@ -254,7 +260,7 @@ def test_no_second_first_training(client: "SyncPrefectClient") -> None:
 
     training = client.read_deployment(deploy(config("first"))[0])
     for _ in range(2):
-        scheduler.begin(client, training)
+        scheduler.start_run(client, training)
     assert states(client, training.id) == ["Scheduled"]
 
 
@@ -262,7 +268,7 @@ def test_a_line_that_is_none_is_named() -> None:
     """The error says which key of which config."""
     from flows.deployments import deployments
 
-    with pytest.raises(ConfigError, match="no cron line: '0 25") as caught:
+    with pytest.raises(ConfigError, match="not a cron line: '0 25") as caught:
         deployments(config("wrong", quality="0 25 * * *"))
     assert caught.value.where == "wrong: schedule.quality"
 

@@ -33,20 +33,20 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from towline.orchestration.end_states import value_of, watched
-    from towline.orchestration.local_run import run_here
+    from towline.orchestration.end_states import monitoring_end_state, state_value
+    from towline.orchestration.local_run import run_local
 
     @flow(name="ending-inner", flow_run_name=f"inner-{action}")
-    @watched
+    @monitoring_end_state
     def inner() -> MonitoringRun:
         return seen(action)
 
     @flow(name="ending-outer")
-    @watched
+    @monitoring_end_state
     def outer() -> MonitoringRun:
-        return MonitoringRun.model_validate(value_of(inner(return_state=True)))
+        return MonitoringRun.model_validate(state_value(inner(return_state=True)))
 
-    assert run_here(outer, {}) == seen(action)
+    assert run_local(outer, {}) == seen(action)
     with get_client(sync_client=True) as client:
         named = FlowRunFilter(name=FlowRunFilterName(any_=[f"inner-{action}"]))
         runs = client.read_flow_runs(flow_run_filter=named)
@@ -58,13 +58,13 @@ def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
     """Refused data is an error to the command, with its exit code."""
     from prefect import flow
 
-    from towline.orchestration.end_states import watched
-    from towline.orchestration.local_run import run_here
+    from towline.orchestration.end_states import monitoring_end_state
+    from towline.orchestration.local_run import run_local
 
     @flow(name="ending-refused")
-    @watched
+    @monitoring_end_state
     def refused() -> MonitoringRun:
         raise DataValidationError("the table breaks 1 rule", where="a.csv")
 
     with pytest.raises(DataValidationError, match="breaks 1 rule"):
-        run_here(refused, {})
+        run_local(refused, {})

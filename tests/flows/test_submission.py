@@ -38,20 +38,21 @@ def ended(client: "SyncPrefectClient", name: str, kind: str, message: str = "") 
 
 def test_the_error_of_a_run_elsewhere_is_raised_here(client: "SyncPrefectClient") -> None:
     """With its text and its exit code, as if the flow had run in this process."""
-    import json
-
     from prefect.client.schemas.actions import ArtifactCreate
 
     from towline.orchestration import end_states, remote_run
 
     run = ended(client, "Data refused", "FAILED")
-    text = json.dumps(DataValidationError("the table breaks 1 rule", where="a.csv", details=("hour: 25",)).as_dict())
+    document = DataValidationError("the table breaks 1 rule", where="a.csv", details=("hour: 25",)).as_dict()
     left = ArtifactCreate(
-        key=end_states.end("training"), type="markdown", data=text.join(end_states.FENCE), flow_run_id=run.id
+        key=end_states.result_artifact_key("training"),
+        type="markdown",
+        data=end_states.encode_result(document),
+        flow_run_id=run.id,
     )
     client.create_artifact(left)
     with pytest.raises(DataValidationError, match="the table breaks 1 rule") as caught:
-        remote_run._result(client, "training", run, "http://page")
+        remote_run._read_result(client, "training", run, "http://page")
     assert (caught.value.exit_code, caught.value.details) == (3, ("hour: 25",))
 
 
@@ -71,27 +72,42 @@ def test_an_end_without_a_result_is_told(
 
     run = ended(client, name, kind, "gone")
     with pytest.raises(error) as caught:
-        remote_run._result(client, "training", run, "http://page")
+        remote_run._read_result(client, "training", run, "http://page")
     assert (caught.value.what, caught.value.where) == (what, "http://page")
 
 
-def test_steps_told_elsewhere_are_steps_here(prefect: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever towline.steps writes is read back as it was meant, notes and all; other lines are none."""
-    from towline.orchestration import remote_run
+@pytest.mark.parametrize("polls", ["after each record", "at the end"])
+def test_steps_of_a_remote_run_are_logged_here(
+    client: "SyncPrefectClient", caplog: pytest.LogCaptureFixture, polls: str
+) -> None:
+    """Begin and end of each step with duration and note, each once, however often the run is polled."""
+    from flows.training import training_flow
+    from towline.orchestration.step_table import StepTableReader, publish_steps
     from towline.steps import step
 
-    with caplog.at_level(logging.INFO, "towline.steps"):
-        with step("cross-validate linear") as told:
-            told.note = "mae 22.46 ± 0.32: done in 3.2 s, failed: none …"
+    run = client.create_flow_run(training_flow)
+    reader = StepTableReader(client, "training", run.id)
+    caplog.set_level(logging.INFO, "towline.steps")
+
+    def run_steps() -> None:
+        with step("cross-validate linear") as running:
+            running.note = "mae 22.46 ± 0.32: done in 3.2 s, failed: none …"
         with pytest.raises(TransientError), step("register"):
             raise TransientError("the server went away")
-        meant = [(r.__dict__["step"], r.__dict__["status"], r.__dict__.get("note")) for r in caplog.records]
-        lines = [record.message for record in caplog.records]
-        caplog.clear()
-        for line in [*lines, "Beginning flow run"]:
-            remote_run._tell(line)
-    read = [(r.__dict__["step"], r.__dict__["status"], r.__dict__.get("note")) for r in caplog.records]
-    assert read == meant
+
+    with publish_steps("training", run.id):
+        run_steps()
+    written = _steps(caplog)
+    assert [status for _, status, _, _ in written] == ["begin", "done", "begin", "failed"]
+    caplog.clear()
+    for _ in range(2 if polls == "after each record" else 1):
+        reader.log_new_steps()
+    assert _steps(caplog) == written
+
+
+def _steps(caplog: pytest.LogCaptureFixture) -> list[tuple[object, ...]]:
+    names = ("step", "status", "note", "seconds")
+    return [tuple(record.__dict__.get(name) for name in names) for record in caplog.records]
 
 
 def test_a_pool_whose_worker_still_starts_is_waited_for(
@@ -105,8 +121,8 @@ def test_a_pool_whose_worker_still_starts_is_waited_for(
     told: list[str] = []
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
-            remote_run._find_pool(client, remote_run.There(prefect, "", "starting"), told.append)
-            assert remote_run._is_attended(client, "starting")
+            remote_run._wait_for_pool(client, remote_run.RemoteTarget(prefect, "", "starting"), told.append)
+            assert remote_run._pool_has_worker(client, "starting")
         finally:
             worker.terminate()
     assert ["no work pool 'starting' yet" in line for line in told] == [True]
@@ -119,9 +135,9 @@ def test_a_pool_that_nobody_makes_is_a_wrong_name(client: "SyncPrefectClient", m
     from towline.orchestration import remote_run
 
     client.create_work_pool(WorkPoolCreate(name="night", type="process"))
-    monkeypatch.setattr(remote_run, "_NEW", 1.0)
+    monkeypatch.setattr(remote_run, "_POOL_TIMEOUT_S", 1.0)
     told: list[str] = []
     with pytest.raises(ConfigError, match="no work pool 'nihgt'") as caught:
-        remote_run._find_pool(client, remote_run.There("http://there", "", "nihgt"), told.append)
+        remote_run._wait_for_pool(client, remote_run.RemoteTarget("http://there", "", "nihgt"), told.append)
     assert "only night" in told[0]
     assert "start a worker" in str(caught.value.remedy)

@@ -13,7 +13,7 @@ from towline.config import PipelineConfig
 from towline.operations import supervisor
 from towline.operations.supervisor import Supervisor
 from towline.registry.mlflow import mirror
-from towline.registry.mlflow.synchronization import missing
+from towline.registry.mlflow.synchronization import find_differences
 
 CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv", "target": "value"}})
 
@@ -51,10 +51,10 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
         "import sys; from mlflow import MlflowClient as C; C(*sys.argv[1:2] * 2).delete_model_version(sys.argv[2], '1')"
     )
     subprocess.run([sys.executable, "-c", delete, settings.tracking_uri, MODEL], check=True, capture_output=True)
-    assert missing(settings, MODEL) == ("version 1, which serves, is missing",)
+    assert find_differences(settings, MODEL) == ("version 1, which serves, is missing",)
     look()
     assert len(told) == 2
-    assert missing(settings, MODEL) == ()
+    assert find_differences(settings, MODEL) == ()
     present = mirror.read(settings, MODEL)
     champion = next(one for one in present.versions.values() if one.number == present.aliases["champion"])
     assert (champion.tags[mirror.VERSION], champion.tags["verdict"]) == ("1", "pass")
@@ -62,13 +62,13 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
 
 def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> None:
     """What can be mirrored is; what is not whole is named again."""
-    from towline.registry.mlflow.synchronization import mend
+    from towline.registry.mlflow.synchronization import synchronize
 
     (mirrored.release(2) / "contract.json").write_text("{}")
-    assert mend(mirrored.settings, MODEL)[:2] == (
+    assert synchronize(mirrored.settings, MODEL)[:2] == (
         "version 1, which serves, is missing: put back", "version 2 is missing: its release is damaged"
     )  # fmt: skip
-    assert missing(mirrored.settings, MODEL) == ("version 2 is missing",)
+    assert find_differences(mirrored.settings, MODEL) == ("version 2 is missing",)
     assert mirror.read(mirrored.settings, MODEL).aliases == {"champion": "1"}
 
 

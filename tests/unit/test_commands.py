@@ -153,8 +153,8 @@ def test_slo_looks_at_the_service_that_towline_started(
     none = command("slo", "taxis.yaml", "--json")
     assert (none.code, "towline serve taxis" in none.json["remedy"]) == (2, True)
     started = Started(address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1)
-    with services.noted(settings) as note:
-        note(started)
+    with services.record_service(settings) as record:
+        record(started)
         assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]
         assert services.find(settings, "other") == []
         done = command("slo", "taxis.yaml", "--quiet", "--json")

@@ -30,7 +30,7 @@ def test_disk_trouble_tells_the_remedy(tmp_path: Path, number: int) -> None:
 
 
 def _try(path: Path, answer: "multiprocessing.SimpleQueue[bool]") -> None:
-    with files.locked(path, wait=False) as got:
+    with files.exclusive_lock(path, wait=False) as got:
         answer.put(got)
 
 
@@ -42,7 +42,7 @@ def test_a_lock_holds_between_processes(tmp_path: Path) -> None:
         queue = context.SimpleQueue()
         process = context.Process(target=_try, args=(tmp_path / "lock", queue))
         if held:
-            with files.locked(tmp_path / "lock"):
+            with files.exclusive_lock(tmp_path / "lock"):
                 process.start()
                 process.join()
         else:

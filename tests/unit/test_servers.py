@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from towline.config import Settings
 from towline.operations import servers
-from towline.processes import lives
+from towline.processes import is_running
 
 
 def test_stores_started_together_have_ports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_stores_started_together_have_ports_of_their_own(tmp_path: Path, monkeyp
         assert started[1].url != started[0].url
         for store, server in zip(stores, started, strict=True):
             assert servers.wait(store, server) == server
-            assert lives(server.pid, server.born)
+            assert is_running(server.pid, server.start_time)
     finally:
         for store in stores:
             servers.stop(store)

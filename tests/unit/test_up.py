@@ -16,8 +16,8 @@ from tests.conftest import Done
 from towline import files
 from towline.config import Settings
 from towline.operations import up_state
-from towline.operations.supervisor import _Child
-from towline.processes import born, children, lives
+from towline.operations.supervisor import ManagedProcess
+from towline.processes import child_pids, is_running, process_start_time
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_two_configs_of_one_model_are_refused(command: Callable[..., Done], conf
 
 def test_a_second_one_on_a_store_is_refused(command: Callable[..., Done], store: Path, config: Path) -> None:
     """It says which process holds the store, and starts nothing."""
-    with files.locked(store / "watch" / "up.lock"):
+    with files.exclusive_lock(store / "watch" / "up.lock"):
         done = command("up", config)
     assert done.code == 2
     assert "towline up runs already on this store" in done.err
@@ -55,7 +55,7 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(
     assert done.code == 2
     assert f"port {port} is taken" in done.err
     assert not (store / "servers").exists()
-    assert up_state.left(Settings.from_environment()) is None
+    assert up_state.read(Settings.from_environment()) is None
 
 
 def test_the_unit_file_runs_the_same_command(command: Callable[..., Done], store: Path, config: Path) -> None:
@@ -68,11 +68,11 @@ def test_the_unit_file_runs_the_same_command(command: Callable[..., Done], store
 def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:
     """After a kill the file is there, and its process is not."""
     settings = Settings.from_environment()
-    up = up_state.Up(pid=os.getpid(), born="1", since="2026-01-01T00:00:00Z", configs=(), models=("bikes",))
+    up = up_state.UpState(pid=os.getpid(), start_time="1", since="2026-01-01T00:00:00Z", configs=(), models=("bikes",))
     up_state.write(settings, up)
-    assert up_state.find(settings) is None
-    up_state.write(settings, up.model_copy(update={"born": born(os.getpid())}))
-    found = up_state.find(settings)
+    assert up_state.find_running(settings) is None
+    up_state.write(settings, up.model_copy(update={"start_time": process_start_time(os.getpid())}))
+    found = up_state.find_running(settings)
     assert found is not None
     assert found.models == ("bikes",)
 
@@ -80,23 +80,23 @@ def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:
 def test_a_process_that_cannot_go_on_is_started_less_and_less_often(store: Path, tmp_path: Path) -> None:
     """It is tried again after 1, 2, 4 seconds; what it said last is kept for who asks."""
     store.mkdir()
-    child = _Child("broken", ["no_such_module"], tmp_path / "broken.log")
+    child = ManagedProcess("broken", ["no_such_module"], tmp_path / "broken.log")
     waits = []
     for _ in range(3):
         child.start(Settings.from_environment(), dict(os.environ))
         assert child.process is not None
         child.process.wait(timeout=60)
-        assert child.ended() == 1
-        assert child.ended() is None
-        assert not child.due()
+        assert child.poll() == 1
+        assert child.poll() is None
+        assert not child.is_due()
         moment = child.started
-        while not child.due():
+        while not child.is_due():
             child.started -= 0.125
         waits.append(round(moment - child.started))
     assert waits == [1, 2, 4]
-    part = child.part()
-    assert (part.state, part.failures, part.pid) == ("restarts", 3, 0)
-    assert "no_such_module" in part.why
+    part = child.record()
+    assert (part.status, part.failures, part.pid) == ("restarts", 3, 0)
+    assert "no_such_module" in part.error
 
 
 def test_a_tied_process_ends_with_its_parent() -> None:
@@ -109,14 +109,14 @@ input()
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     until = time.monotonic() + 30
-    while not (found := [pid for pid in children(parent.pid) if b"timeit" in _words(pid)]):
+    while not (found := [pid for pid in child_pids(parent.pid) if b"timeit" in _words(pid)]):
         assert time.monotonic() < until
         time.sleep(0.05)
-    birth = born(found[0])
+    birth = process_start_time(found[0])
     time.sleep(0.5)  # it imports what ties it
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    while lives(found[0], birth):
+    while is_running(found[0], birth):
         assert time.monotonic() < until, "it outlived its parent"
         time.sleep(0.05)
 

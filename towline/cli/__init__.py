@@ -46,11 +46,11 @@ class Commands(click.Group):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
-        from towline.processes import private
+        from towline.processes import private_files
 
         words = list(sys.argv[1:] if args is None else args)
         try:
-            with private():
+            with private_files():
                 sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
             wrong = error
@@ -65,7 +65,7 @@ class Commands(click.Group):
             command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
             wrong = extras.not_installed(error, command) or _fault(error)
         except click.Abort:
-            click.echo("interrupted; the same command goes on where it stopped", err=True)
+            click.echo("interrupted; run the same command again: it resumes from the last completed step", err=True)
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             wrong = _fault(error)

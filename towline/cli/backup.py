@@ -1,4 +1,4 @@
-"""towline backup, restore: a whole store in one file, and back."""
+"""towline backup and towline restore."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _databases = click.option(
     "--database", "urls", multiple=True, metavar="NAME=URL", envvar="TOWLINE_BACKUP_DATABASES", show_envvar=True,
-    help="A database besides the ledger's and MLflow's, e.g. of a Prefect server. Can be repeated.",
+    help="A database besides the ledger and MLflow's, e.g. of a Prefect server. Can be repeated.",
 )  # fmt: skip
 _folders = click.option(
     "--folder", "folders", multiple=True, metavar="NAME=PATH", envvar="TOWLINE_BACKUP_FOLDERS", show_envvar=True,
@@ -29,7 +29,7 @@ _folders = click.option(
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @_databases
 @_folders
-@click.option("--no-hash-keys", is_flag=True, help="Without the keys of hashed columns of the prediction log.")
+@click.option("--no-hash-keys", is_flag=True, help="Leave out the keys of hashed columns of prediction logs.")
 @json_option
 def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_hash_keys: bool, as_json: bool) -> None:
     """Writes the whole store into FILE (.tar.zst or .tar.gz), while it is in use.
@@ -39,27 +39,35 @@ def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_has
       towline backup /backups/towline.tar.zst
       towline backup /backups/towline-$(date +%F).tar.zst --folder artifacts=/mlflow/artifacts
     """
-    from towline.operations.backup.create import backup as take
+    from towline.operations.backup import create
 
-    settings, named, places = _given(None, urls, folders)
-    with _told():
-        taken = take(settings, target, named, places, hash_keys=not no_hash_keys)
+    settings, databases, paths = _targets(None, urls, folders)
+    with _show_steps():
+        result = create.backup(settings, target, databases, paths, hash_keys=not no_hash_keys)
 
     def text() -> str:
-        lines = [f"{taken.file}: {taken.bytes / 1e6:,.1f} MB, {taken.files:,} files of {taken.unpacked / 1e6:,.1f} MB"]
-        lines += [f"  {name}: version {one.version} serves" for name, one in taken.models.items()]
-        lines += [f"databases  {', '.join(taken.databases) or 'none'}", f"sha256     {taken.sha256}"]
-        return "\n".join([*lines, *(f"note       {note}" for note in taken.notes)])
+        size = f"{result.bytes / 1e6:,.1f} MB, {result.files:,} files of {result.unpacked / 1e6:,.1f} MB"
+        lines = [f"{result.file}: {size}"]
+        lines += [f"  {name}: version {served.version} serves" for name, served in result.models.items()]
+        lines += [f"databases  {', '.join(result.databases) or 'none'}", f"sha256     {result.sha256}"]
+        return "\n".join([*lines, *(f"note       {note}" for note in result.notes)])
 
-    emit(taken.model_dump(), as_json, text)
+    emit(result.model_dump(), as_json, text)
 
 
 @click.command()
 @click.argument("archive", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--into", metavar="STORE", type=click.Path(path_type=Path, file_okay=False), help="Another store.")
-@click.option("--verify-only", is_flag=True, help="Read it, compare every digest, write nothing.")
-@click.option("--force", is_flag=True, help="Put what is there aside, replace tables that are there.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types to read.")
+@click.option(
+    "--into",
+    metavar="STORE",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Restore into this store instead of TOWLINE_STORE.",
+)
+@click.option("--verify-only", is_flag=True, help="Compare every digest; write nothing.")
+@click.option("--force", is_flag=True, help="Move existing files aside, replace existing tables.")
+@click.option(
+    "--trust", multiple=True, metavar="PACKAGE", help="A package of yours whose estimators a release may hold."
+)
 @_databases
 @_folders
 @json_option
@@ -73,10 +81,10 @@ def restore(
     folders: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Brings a store back from FILE, checked by digest and by predictions.
+    """Restores a store from FILE, after checking digests and predictions.
 
-    The store, and each database, must be empty. Nothing is put in place before every file has the digest of the
-    manifest, the ledger's chain holds, and what serves answers its own probe rows as it did.
+    The store and each database must be empty. Files are moved into place only after every digest matches the manifest,
+    the ledger's chain is verified, and each release that serves predicts its probe rows as recorded.
 
     \b
     Examples:
@@ -89,50 +97,57 @@ def restore(
     if verify_only:
         manifest = restore.verify(archive)
         document = manifest.model_dump(include={"created", "towline", "store", "models", "databases", "folders"})
-        document |= {"files": len(manifest.members), "bytes": manifest.size}
-        whole = f"{archive}: {len(manifest.members):,} files, {manifest.size / 1e6:,.1f} MB, as they were written"
-        emit(document, as_json, lambda: f"{whole} on {manifest.created[:16].replace('T', ' ')} UTC")
+        document |= {"files": manifest.files, "bytes": manifest.size}
+        summary = f"{archive}: {manifest.files:,} files, {manifest.size / 1e6:,.1f} MB, all digests match; written"
+        emit(document, as_json, lambda: f"{summary} on {manifest.created[:16].replace('T', ' ')} UTC")
         return
-    settings, named, places = _given(into, urls, folders)
-    with _told():
-        done = restore.restore(settings, archive, named, places, force=force, trusted=trust)
+    settings, databases, paths = _targets(into, urls, folders)
+    with _show_steps():
+        result = restore.restore(settings, archive, databases, paths, force=force, trusted=trust)
 
     def text() -> str:
-        lines = [f"{settings.store}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB, of {done.created[:16]} UTC"]
-        lines += [f"  {name}: version {one.version} serves, and answers {one.rows} rows as it did"
-                  for name, one in done.models.items()]  # fmt: skip
-        lines += [f"ledger     {done.ledger_rows:,} rows, their chain is whole"]
-        lines += [f"aside      {path}: what was there; remove it when you are sure" for path in done.aside]
-        return "\n".join([*lines, *(f"note       {note}" for note in done.notes)])
+        lines = [
+            f"{settings.store}: {result.files:,} files, {result.bytes / 1e6:,.1f} MB, of {result.created[:16]} UTC"
+        ]
+        lines += [f"  {name}: version {model.version} serves; it predicts {model.rows} probe rows as recorded"
+                  for name, model in result.models.items()]  # fmt: skip
+        lines += [f"ledger     {result.ledger_rows:,} rows, the chain is verified"]
+        lines += [
+            f"aside      {path}: replaced files; remove them when they are no longer needed" for path in result.aside
+        ]
+        return "\n".join([*lines, *(f"note       {note}" for note in result.notes)])
 
-    emit(done.model_dump(), as_json, text)
+    emit(result.model_dump(), as_json, text)
 
 
-def _given(
+def _targets(
     into: Path | None, urls: tuple[str, ...], folders: tuple[str, ...]
 ) -> "tuple[Settings, dict[str, Database], dict[str, Path]]":
     import os
 
     from towline.config import Settings
-    from towline.operations.backup.databases import named, pairs, secret
+    from towline.operations.backup.databases import holds_password, select_databases, split_pairs
 
-    on_the_line = click.get_current_context().get_parameter_source("urls") == ParameterSource.COMMANDLINE
-    if on_the_line and secret(urls):
+    on_command_line = click.get_current_context().get_parameter_source("urls") == ParameterSource.COMMANDLINE
+    if on_command_line and holds_password(urls):
         raise ConfigError(
             "a password on a command line can be read by everybody on this machine",
             where="--database",
-            remedy="set TOWLINE_BACKUP_DATABASES to NAME=URL instead, or keep the password in ~/.pgpass",
+            remedy="set TOWLINE_BACKUP_DATABASES to NAME=URL instead, or put the password into ~/.pgpass",
         )
     settings = Settings.from_environment({**os.environ, **({"TOWLINE_STORE": str(into.absolute())} if into else {})})
-    places = {name: Path(path).absolute() for name, path in pairs(folders, "--folder", "--folder artifacts=/artifacts")}
-    if len(places) < len(folders) or "store" in places:
-        raise ConfigError("two folders have one name", where="--folder", remedy="give each its own; store is taken")
-    return settings, named(settings, urls), places
+    pairs = split_pairs(folders, "--folder", "--folder artifacts=/artifacts")
+    paths = {name: Path(path).absolute() for name, path in pairs}
+    if len(paths) < len(folders) or "store" in paths:
+        raise ConfigError(
+            "two folders have one name", where="--folder", remedy="give each its own name, other than store"
+        )
+    return settings, select_databases(settings, urls), paths
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Shows the steps; nothing is written into a store that is not there."""
+def _show_steps() -> Iterator[None]:
+    """Shows the steps; the log file is temporary, since the store may not exist yet."""
     import tempfile
 
     from towline.cli import screen

@@ -29,8 +29,8 @@ config_argument = click.argument("config", type=click.Path(path_type=Path))
 def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Trains, judges and promotes a model.
 
-    The whole line is one Prefect flow. An interrupted or killed run goes on where it stopped when the same command is
-    given again; a run that has finished is not done twice.
+    The run is one Prefect flow. If a run is interrupted, run the same command again: it resumes from the last completed
+    step. A run that has completed is not repeated.
 
     \b
     Examples:

@@ -66,15 +66,15 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
     from towline.config import Settings
 
     extras.require("towline serve", "serve")
-    from towline.operations.services import noted
+    from towline.operations.services import record_service
     from towline.serving.options import Options
     from towline.serving.process.server import run
 
     settings = Settings.from_environment()
-    with noted(settings) as note:
+    with record_service(settings) as record:
 
         def started(service: "Started") -> None:
-            note(service)
+            record(service)
             emit(asdict(service), as_json, service.text)
             sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""towline up: the whole watch on one machine, until it is told to end."""
+"""towline up: servers, schedules and services on one machine, until a stop signal."""
 
 import contextlib
 import shlex
@@ -15,7 +15,7 @@ from towline.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
-    from towline.operations.up_state import Up
+    from towline.operations.up_state import UpState
 
 _UNIT = """\
 [Unit]
@@ -44,18 +44,18 @@ WantedBy=default.target
     default=8080,
     show_default=True,
     type=click.IntRange(1, 65535),
-    help="Of the first model's service; the next models' follow.",
+    help="Port of the first model's service; further models get the ports after it.",
 )
-@click.option("--no-service", is_flag=True, help="Serve nothing here.")
+@click.option("--no-service", is_flag=True, help="Start no service.")
 @click.option("--open", "browse", is_flag=True, help="Open the web interface in a browser.")
-@click.option("--systemd", is_flag=True, help="Print a unit file that runs this command, and end.")
+@click.option("--systemd", is_flag=True, help="Print a systemd unit that runs this command, and exit.")
 @json_option
 def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, systemd: bool, as_json: bool) -> None:
-    """Starts everything, and keeps it going.
+    """Runs web interfaces, schedules and services, and restarts what fails.
 
-    The web interfaces, the flows at the times of each config's schedule, and a service for each model, which begins
-    with the model's first version. A model without a version is trained at once. Ends in order on SIGTERM and Ctrl-C;
-    started again, also after a kill, it makes up once for what it missed.
+    Each config's flows run by its schedule; a model without a version is trained at once. A model's service starts with
+    the first version. SIGTERM and Ctrl-C stop everything in order. After a restart, also after a crash, one run makes
+    up for the scheduled runs that were missed.
 
     \b
     Examples:
@@ -81,21 +81,21 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     ports = [] if no_service else [port + number for number in range(len(pipelines))]
     supervisor = Supervisor(settings, configs, pipelines, ports, lambda line: click.echo(line, err=True))
 
-    def ready(state: "Up") -> None:
-        emit(state.model_dump(mode="json"), as_json, lambda: _told(state, pipelines, settings))
+    def ready(state: "UpState") -> None:
+        emit(state.model_dump(mode="json"), as_json, lambda: _describe(state, pipelines, settings))
         sys.stdout.flush()
         if browse and state.pages:
             click.launch(state.pages.get("status") or next(iter(state.pages.values())))
 
     click.echo("starting …", err=True)
-    with files.locked(up_state.path(settings).with_suffix(".lock"), wait=False) as got:
-        if not got:
-            other = up_state.find(settings)
+    with files.exclusive_lock(up_state.path(settings).with_suffix(".lock"), wait=False) as acquired:
+        if not acquired:
+            other = up_state.find_running(settings)
             since = f", process {other.pid}, since {other.since:%Y-%m-%d %H:%M} UTC" if other else ""
             raise ConfigError(
                 f"towline up runs already on this store{since}",
                 where=str(settings.store),
-                remedy="end that one first; one takes several configs: towline up a.yaml b.yaml",
+                remedy="stop it first; one command takes several configs: towline up a.yaml b.yaml",
             )
         supervisor.run(ready)
 
@@ -106,35 +106,35 @@ def _read(settings: "Settings", configs: Sequence[Path], *, serving: bool) -> "l
     extras.require("towline up", "pipeline", *(["serve"] if serving else []))
     if not (settings.project / "flows" / "deployments.py").is_file():
         raise ConfigError(
-            "no flows here",
+            "there are no flows in this folder",
             where=str(settings.project),
-            remedy="stand in a towline project, or set TOWLINE_PROJECT to one",
+            remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to it",
         )
-    found = [read_config(path) for path in configs]
-    names = [config.name for config in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    pipelines = [read_config(path) for path in configs]
+    names = [config.name for config in pipelines]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
-            f"two configs are called {twice[0]!r}", where="command line", remedy="give each model a name of its own"
+            f"two configs are called {duplicates[0]!r}", where="command line", remedy="give each model its own name"
         )
-    return found
+    return pipelines
 
 
-def _told(state: "Up", configs: "Sequence[PipelineConfig]", settings: "Settings") -> str:
-    named = {"prefect": "/runs", "mlflow": "/#/models"}
-    lines = [f"{kind:<10}{url}{named.get(kind, '')}" for kind, url in state.pages.items()]
-    parts = {part.name: part for part in state.parts}
+def _describe(state: "UpState", configs: "Sequence[PipelineConfig]", settings: "Settings") -> str:
+    paths = {"prefect": "/runs", "mlflow": "/#/models"}
+    lines = [f"{kind:<10}{url}{paths.get(kind, '')}" for kind, url in state.pages.items()]
+    processes = {process.name: process for process in state.processes}
     for config in configs:
-        part, at = parts.get(f"service of {config.name}"), config.schedule
+        service, schedule = processes.get(f"service of {config.name}"), config.schedule
         lines.append(f"{config.name}")
-        if part:
-            waits = "" if part.state == "runs" else "   begins with the first version"
-            lines.append(f"  service {part.url}{waits}")
+        if service:
+            note = "" if service.status == "runs" else "   starts with the first version"
+            lines.append(f"  service {service.url}{note}")
         when = ", ".join(
             f"{flow} {line or 'never'}"
-            for flow, line in (("training", at.train), ("drift", at.drift), ("quality", at.quality))
+            for flow, line in (("training", schedule.train), ("drift", schedule.drift), ("quality", schedule.quality))
         )
-        lines.append(f"  flows   {when}   ({at.timezone})")
-    return "\n".join([*lines, f"{'logs':<10}{settings.layout.logs}", f"{'end':<10}Ctrl-C"])
+        lines.append(f"  flows   {when}   ({schedule.timezone})")
+    return "\n".join([*lines, f"{'logs':<10}{settings.layout.logs}", f"{'stop':<10}Ctrl-C"])
 
 
 def _unit(settings: "Settings", configs: "Sequence[PipelineConfig]") -> str:

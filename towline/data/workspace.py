@@ -44,13 +44,13 @@ class Workspace(Frozen):
         return StoreLayout(self.store).workspace(self.key)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Keeps another process from doing the same run at the same time; at its end, a snapshot of its own is removed.
 
         Raises:
             TransientError: one is at it, or has ended it since this workspace was opened.
         """
-        with files.locked(self.file("lock"), wait=False) as mine:
+        with files.exclusive_lock(self.file("lock"), wait=False) as mine:
             if not mine:
                 raise TransientError(
                     "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
@@ -86,7 +86,10 @@ class Workspace(Frozen):
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
                 # of another user's folder this one may not be able to dispose
-                with contextlib.suppress(OSError, TransientError), files.locked(other / "lock", wait=False) as ours:
+                with (
+                    contextlib.suppress(OSError, TransientError),
+                    files.exclusive_lock(other / "lock", wait=False) as ours,
+                ):
                     if ours:
                         _move_aside(other)
         for gone in self.path.parent.glob(".gone-*"):

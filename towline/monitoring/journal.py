@@ -42,7 +42,7 @@ class Journal:
             result = result.model_copy(update={"checks": (*important, *passed[:MAX_PASSED_CHECKS])})
         path = self._path("drift" if isinstance(result, DriftResult) else "quality")
         line = orjson.dumps({"at": at, "record": result.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
-        with files.locked(path.with_suffix(".lock")):
+        with files.exclusive_lock(path.with_suffix(".lock")):
             files.append(path, line)
 
     def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[DriftResult]:

@@ -1,4 +1,8 @@
-"""The servers of the embedded default, in the background on loopback: started when needed, reused while they live."""
+"""Background servers of a store, on loopback: Prefect, MLflow, Evidently and the status page.
+
+A server is started when a command needs it and is used by later commands as long as it runs. Prefect 3.8.8 can start
+its own server in the background too, but on one port for all stores of a machine.
+"""
 
 import contextlib
 import os
@@ -7,72 +11,70 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
 
 from towline import files
-from towline.config import Frozen, Settings
+from towline.config import Settings
 from towline.errors import TransientError
-from towline.processes import born, lives
+from towline.http_request import HttpRequestError, send_request
+from towline.processes import ProcessRecord, process_start_time
 
 Kind = Literal["prefect", "mlflow", "evidently", "status"]
 
 PORTS: dict[Kind, int] = {"prefect": 4200, "mlflow": 5000, "evidently": 5100, "status": 5200}  # if they are free
 
-QUIET = {
+TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 
-# becomes the server once it is told to: one whose starter is killed before it is written down never begins
-_WHEN_TOLD = ("sh", "-c", 'read -r _ && exec "$@" </dev/null', "towline")
+# starts the server after a line on stdin: if its starter is killed before it has recorded the process, none is started
+_START_ON_LINE = ("sh", "-c", 'read -r _ && exec "$@" </dev/null', "towline")
 
 
-class Server(Frozen):
-    """A server under way: ``url`` is what a browser opens."""
+class Server(ProcessRecord):
+    """A server that was started; ``url`` is its address in a browser."""
 
     kind: Kind
-    pid: int
-    born: str
     url: str
 
     @property
-    def health(self) -> str:
+    def health_url(self) -> str:
         return self.url + {"prefect": "/api/health", "evidently": "/api/version"}.get(self.kind, "/health")
 
 
 def find(settings: Settings, kind: Kind) -> Server | None:
-    """The store's server of this kind, if its process lives."""
+    """The store's server of this kind, if it runs."""
     try:
-        server = Server.model_validate_json(_state(settings, kind).read_bytes())
+        server = Server.model_validate_json(_record_path(settings, kind).read_bytes())
     except (OSError, ValueError):
         return None
-    return server if lives(server.pid, server.born) else None
+    return server if server.is_running else None
 
 
 def start(settings: Settings, kind: Kind) -> Server:
-    """Starts it unless it runs; does not wait until it answers (see ``wait``).
+    """Starts a server unless it runs; does not wait until it answers (see ``wait``).
 
     Raises:
         TransientError: the store cannot be written.
     """
-    state = _state(settings, kind)
-    with files.locked(state.with_suffix(".lock")):
+    record = _record_path(settings, kind)
+    with files.exclusive_lock(record.with_suffix(".lock")):
         if running := find(settings, kind):
             return running
         port, claim = _port(PORTS[kind])
-        command, environ = _command(settings, kind, port)
+        command, environment = _command(settings, kind, port)
         log = settings.layout.log(kind)
         with claim, files.disk(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    [*_WHEN_TOLD, sys.executable, "-m", *command],
-                    env={**os.environ, **QUIET, **environ},
+                    [*_START_ON_LINE, sys.executable, "-m", *command],
+                    env={**os.environ, **TELEMETRY_OFF, **environment},
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
@@ -80,9 +82,11 @@ def start(settings: Settings, kind: Kind) -> Server:
                     pass_fds=[claim.fileno()],
                     cwd=settings.store,
                 )
-        server = Server(kind=kind, pid=process.pid, born=born(process.pid), url=f"http://127.0.0.1:{port}")
+        server = Server(
+            kind=kind, pid=process.pid, start_time=process_start_time(process.pid), url=f"http://127.0.0.1:{port}"
+        )
         with cast("IO[bytes]", process.stdin) as gate:
-            files.write(state, server.model_dump_json())
+            files.write(record, server.model_dump_json())
             gate.write(b"go\n")
         return server
 
@@ -94,23 +98,22 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
         TransientError: it ended or did not answer within ``timeout`` seconds; names its log.
     """
     deadline = time.monotonic() + timeout
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
-        if not lives(server.pid, server.born):
+        if not server.is_running:
             break
-        with contextlib.suppress(OSError), opener.open(server.health, timeout=2) as answer:
-            if answer.status == 200:
+        with contextlib.suppress(HttpRequestError):
+            if send_request(server.health_url, 2).status == 200:
                 return server
         time.sleep(0.1)
     raise TransientError(
         f"the {server.kind} server does not answer",
         where=str(settings.layout.log(server.kind)),
-        remedy="read the end of that log; `towline ui --stop` clears what is left of it",
+        remedy="read the end of that log; then `towline ui --stop`, and run the same command again",
     )
 
 
 def stop(settings: Settings, kinds: Iterable[Kind] = get_args(Kind)) -> list[Server]:
-    """Ends the store's servers of these kinds and everything they started; returns those that ran."""
+    """Stops the store's servers of these kinds with their child processes; returns those that ran."""
     stopped = []
     for kind in kinds:
         if server := find(settings, kind):
@@ -124,14 +127,14 @@ def stop(settings: Settings, kinds: Iterable[Kind] = get_args(Kind)) -> list[Ser
                 with contextlib.suppress(OSError):
                     os.killpg(server.pid, signal.SIGKILL)
             stopped.append(server)
-        _state(settings, kind).unlink(missing_ok=True)
+        _record_path(settings, kind).unlink(missing_ok=True)
     return stopped
 
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
-    """What Prefect's client needs to know before it is imported."""
+    """The environment variables that Prefect's client reads when it is imported."""
     return {
-        **QUIET,
+        **TELEMETRY_OFF,
         "PREFECT_HOME": str(settings.layout.prefect),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "towline",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -145,7 +148,7 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             **prefect_environment(settings),
             "PREFECT_UI_API_URL": "/api",
             "PREFECT_SERVER_API_PORT": str(port),
-            # who holds a deployment's one place is known after a restart too
+            # a restarted server still knows which run holds a deployment's concurrency slot
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # bursts of task runs otherwise lock SQLite for seconds
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
@@ -165,15 +168,15 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
     }
 
 
-def _state(settings: Settings, kind: Kind) -> Path:
+def _record_path(settings: Settings, kind: Kind) -> Path:
     return settings.layout.servers / f"{kind}.json"
 
 
 def _port(preferred: int) -> tuple[int, socket.socket]:
-    """A free port, and its claim: a name that nobody else gets while a server that inherited it lives.
+    """A free port and its claim: a socket name that is taken while the server that inherits the socket runs.
 
-    A server takes seconds until it listens. Were its port free for so long, two stores started together would get the
-    same, and one of them the other's server.
+    A server needs seconds until it listens. Without the claim, two stores that start at the same time could get the
+    same port, and one of them the server of the other.
     """
     for port in (preferred, *[0] * 10):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -187,4 +190,4 @@ def _port(preferred: int) -> tuple[int, socket.socket]:
             claim.close()
         else:
             return free, claim
-    raise TransientError("no free port on 127.0.0.1", remedy="end some program that listens")
+    raise TransientError("no free port on 127.0.0.1", remedy="stop a program that listens on one")

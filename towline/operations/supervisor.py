@@ -1,4 +1,8 @@
-"""Keeps the processes behind ``towline up`` going: servers, scheduler, one service a model."""
+"""The supervisor behind ``towline up``: starts servers, scheduler and services of a store, and restarts those that end.
+
+The servers (``servers.py``) run on their own and may be shared with other commands. The scheduler and the services are
+child processes: they end with the supervisor, however it ends. One that fails is restarted after 1, 2, 4 … seconds.
+"""
 
 import contextlib
 import os
@@ -18,97 +22,101 @@ from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError, TowlineError
 from towline.monitoring import service_check
 from towline.operations import servers, up_state
-from towline.operations.up_state import Part, Up
-from towline.processes import born, lives
+from towline.operations.up_state import SupervisedProcess, UpState
+from towline.processes import ProcessRecord, process_start_time
 
 SCHEDULES = "schedules"
-_LOOK = 0.5  # seconds between two looks at everything
-_WELL = 60.0  # seconds after which a process has started well
-_LONGEST = 60.0  # seconds until one that ended is started again, at most
-_TRIES = 3  # for a server to start
-_MIRROR = 30.0  # seconds between two looks at MLflow
-_DRAIN = 40.0  # seconds that processes get to end
+_POLL_S = 0.5
+_STABLE_AFTER_S = 60.0  # a process that runs for so long has no failures any more
+_MAX_BACKOFF_S = 60.0
+_SERVER_ATTEMPTS = 3
+_MLFLOW_CHECK_S = 30.0
+_STOP_TIMEOUT_S = 40.0
 
 
-class _Told(Exception):
-    """It is to end."""
+class _StopRequested(Exception):
+    """SIGTERM or SIGINT has arrived."""
 
 
 @dataclass
-class _Child:
-    """One process and its history; ``command`` is a module and its arguments."""
+class ManagedProcess:
+    """A child process that is restarted when it ends.
+
+    Attributes:
+        name: as ``towline up`` and ``towline status`` show it.
+        command: a module and its arguments.
+        log: the file that gets its output.
+        url: where it answers, if it does.
+        enabled: whether it is to run; a service waits for the first version of its model.
+        process: it, while it runs.
+        started: when it was last started, or has last ended, on the monotonic clock.
+        failures: how often in a row it has ended.
+        error: the last line that it logged when it ended.
+    """
 
     name: str
     command: Sequence[str]
     log: Path
     url: str = ""
+    enabled: bool = True
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     failures: int = 0
-    why: str = ""
-    wanted: bool = True
-    offset: int = field(default=0, repr=False)
+    error: str = ""
+    _log_offset: int = field(default=0, repr=False)
 
-    def due(self) -> bool:
-        wait = min(_LONGEST, 2.0 ** (self.failures - 1)) if self.failures else 0.0
-        return self.wanted and self.process is None and time.monotonic() >= self.started + wait
+    def is_due(self) -> bool:
+        backoff = min(_MAX_BACKOFF_S, 2.0 ** (self.failures - 1)) if self.failures else 0.0
+        return self.enabled and self.process is None and time.monotonic() >= self.started + backoff
 
     def start(self, settings: Settings, environment: dict[str, str]) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as output:
-            self.offset = output.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "towline.processes", str(os.getpid()), *self.command],
-                env=environment,
-                cwd=settings.project,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        self._log_offset = self.log.stat().st_size if self.log.exists() else 0
+        self.process = _start_child(self.command, self.log, settings, environment)
         self.started = time.monotonic()
 
-    def ended(self) -> int | None:
-        """Its exit code, once, if it has ended by itself; where it had run well, its failures are forgotten."""
+    def poll(self) -> int | None:
+        """The exit code, once, if the process has ended; resets the failures of one that runs stably."""
         if self.process is None or (code := self.process.poll()) is None:
-            if self.failures and self.process and time.monotonic() - self.started > _WELL:
-                self.failures, self.why = 0, ""
+            if self.failures and self.process and time.monotonic() - self.started > _STABLE_AFTER_S:
+                self.failures, self.error = 0, ""
             return None
         self.process, self.failures, self.started = None, self.failures + 1, time.monotonic()
-        self.why = self._last_words() if code > 0 else ""  # one that was killed says nothing of it
+        self.error = self._last_line() if code > 0 else ""  # a killed process logs no reason
         return code
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         try:
             with self.log.open("rb") as log:
-                log.seek(self.offset)
+                log.seek(self._log_offset)
                 lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         except OSError:
             return ""
         return ([line for line in lines if line.startswith("error ")] or lines or [""])[-1][:300]
 
-    def part(self) -> Part:
+    def record(self) -> SupervisedProcess:
         pid = self.process.pid if self.process else 0
-        state: up_state.State = "runs" if pid else "restarts" if self.wanted else "waits"
-        return Part(
+        status: up_state.ProcessStatus = "runs" if pid else "restarts" if self.enabled else "waits"
+        return SupervisedProcess(
             name=self.name,
-            state=state,
+            status=status,
             pid=pid,
-            born=born(pid) if pid else "",
+            start_time=process_start_time(pid) if pid else "",
             url=self.url,
             failures=self.failures,
-            why=self.why,
+            error=self.error,
         )
 
 
 class Supervisor:
-    """Everything that ``towline up`` runs on one store, until it is told to end.
+    """Runs everything of a store until a stop signal.
 
     Args:
         settings: where the store and the project are.
         paths: of the configs.
-        configs: what they say now.
+        configs: their present content.
         ports: of each model's service; empty for none.
-        tell: is given each line that people are to read.
+        notify: receives each line for the user.
     """
 
     def __init__(
@@ -117,270 +125,297 @@ class Supervisor:
         paths: Sequence[Path],
         configs: Sequence[PipelineConfig],
         ports: Sequence[int],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
-        self._settings, self._paths, self._tell = settings, paths, tell
+        self._settings, self._paths, self._notify = settings, paths, notify
         self._configs = {config.name: config for config in configs}
-        self._looked: dict[str, float] = {}
-        self._said: dict[str, str] = {}
-        self._mirrored: dict[str, float] = {}
-        self._lacking: dict[str, tuple[str, ...]] = {}
-        self._mending: dict[str, subprocess.Popen[bytes]] = {}
-        self._foreign = os.environ.get("PREFECT_API_URL", "")
-        self._patience = 0.0
-        logs = settings.layout.logs
-        self._scheduler = _Child(
-            SCHEDULES, ["flows.deployments", *(str(path.resolve()) for path in paths)], logs / "schedules.log"
-        )
+        config_files = tuple(str(path.resolve()) for path in paths)
+        layout = settings.layout
+        self._scheduler = ManagedProcess(SCHEDULES, ["flows.deployments", *config_files], layout.log(SCHEDULES))
         self._services = {
-            config.name: _Child(
+            config.name: ManagedProcess(
                 f"service of {config.name}",
                 ["towline.cli", "serve", config.name, "--port", str(port)],
-                logs / f"serve-{config.name}.log",
+                layout.log(f"serve-{config.name}"),
                 f"http://127.0.0.1:{port}",
-                wanted=False,
+                enabled=False,
             )
             for config, port in zip(configs, ports, strict=False)
         }
-        self._up = Up(
+        self._state = UpState(
             pid=os.getpid(),
-            born=born(os.getpid()),
+            start_time=process_start_time(os.getpid()),
             since=datetime.now(UTC).replace(microsecond=0),
-            configs=tuple(str(path.resolve()) for path in paths),
+            configs=config_files,
             models=tuple(self._configs),
         )
-        self._stamps = self._stamp()
+        self._external_api = os.environ.get("PREFECT_API_URL", "")
+        self._next_server_check = 0.0
+        self._slo_checks = {name: _SloCheck() for name in self._services}
+        self._mlflow_checks = {name: _MlflowCheck() for name in self._configs}
+        self._config_stamps = self._read_config_stamps()
 
-    def run(self, ready: Callable[[Up], None]) -> None:
-        """Starts everything, tells ``ready`` once the servers answer, and returns when all has ended on a signal.
+    def run(self, ready: Callable[[UpState], None]) -> None:
+        """Starts everything, calls ``ready`` once the servers answer, and returns when all has ended after a signal.
 
         Raises:
             ConfigError: a port of a service is taken.
             TransientError: a server does not start; the store cannot be written.
         """
-        before = {name: signal.signal(name, _end) for name in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {name: signal.signal(name, _request_stop) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._clear()
-            self._serve_pages(first=True)
-            self._look()
-            ready(self._up)
+            self._take_over()
+            self._keep_servers(first=True)
+            self._keep_processes()
+            ready(self._state)
             while True:
-                time.sleep(_LOOK)
-                self._serve_pages()
-                self._look()
-                self._pulse()
-                self._mirror()
-                self._read_again()
-        except _Told:
-            self._tell("ending …")
+                time.sleep(_POLL_S)
+                self._keep_servers()
+                self._keep_processes()
+                self._check_slos()
+                self._check_mlflow()
+                self._reload_configs()
+        except _StopRequested:
+            self._notify("ending …")
         finally:
-            for name in before:
-                signal.signal(name, signal.SIG_IGN)  # it ends already
+            for name in handlers:
+                signal.signal(name, signal.SIG_IGN)  # it is ending already
             self._stop()
-            for name, handler in before.items():
+            for name, handler in handlers.items():
                 signal.signal(name, handler)
 
-    def _clear(self) -> None:
-        """Ends what a ``towline up`` that was killed has left, and takes over the servers that it started."""
-        before = up_state.left(self._settings)
-        if before is not None:
-            self._up = self._up.model_copy(update={"owned": before.owned})
-            _await_end([(part.pid, part.born) for part in before.parts])
-        up_state.write(self._settings, self._up)
-        for child in self._services.values():
-            _free(int(child.url.rpartition(":")[2]))
+    def _save(self, **changes: object) -> None:
+        self._state = self._state.model_copy(update=changes)
+        up_state.write(self._settings, self._state)
 
-    def _serve_pages(self, *, first: bool = False) -> None:
-        """Starts the servers that do not run; those that did before are left to whoever started them."""
-        kinds = self._kinds()
+    def _take_over(self) -> None:
+        """Ends the processes of a ``towline up`` that was killed, and takes over the servers that it started."""
+        previous = up_state.read(self._settings)
+        if previous is not None:
+            _wait_for_end(previous.processes)
+        self._save(owned=previous.owned if previous else {})
+        for service in self._services.values():
+            _check_port_is_free(int(service.url.rpartition(":")[2]))
+
+    def _keep_servers(self, *, first: bool = False) -> None:
+        """Starts the servers that do not run; those that others have started are used as they are."""
+        kinds = self._server_kinds()
         missing = [kind for kind in kinds if servers.find(self._settings, kind) is None]
-        if not first and (not missing or time.monotonic() < self._patience):
+        if not first and (not missing or time.monotonic() < self._next_server_check):
             return
         for kind in missing:
-            if kind in self._up.pages:
-                self._tell(f"{kind}: ended; it is started again")
-        for left in reversed(range(_TRIES)):
+            if kind in self._state.pages:
+                self._notify(f"{kind}: ended; it is started again")
+        for attempts_left in reversed(range(_SERVER_ATTEMPTS)):
             started = [servers.start(self._settings, kind) for kind in kinds]
-            mine: dict[str, int] = {server.kind: server.pid for server in started if server.kind in missing}
-            self._up = self._up.model_copy(update={"owned": {**self._up.owned, **mine}})
-            up_state.write(self._settings, self._up)
+            owned: dict[str, int] = {server.kind: server.pid for server in started if server.kind in missing}
+            self._save(owned={**self._state.owned, **owned})
             try:
                 for server in started:
                     servers.wait(self._settings, server, 180 if first else 30)
                 break
-            except TowlineError as error:  # another program may have taken its port meanwhile
-                if left:
+            except TowlineError as error:  # another program may have taken the port meanwhile
+                if attempts_left:
                     missing = [kind for kind in kinds if servers.find(self._settings, kind) is None or kind in missing]
                 elif first:
                     raise
                 else:
-                    self._tell(str(error))
-                    self._patience = time.monotonic() + _LONGEST
+                    self._notify(str(error))
+                    self._next_server_check = time.monotonic() + _MAX_BACKOFF_S
         pages = {server.kind: server.url for server in started}
-        api = self._foreign or f"{pages['prefect']}/api"
-        if self._up.api not in ("", api):
-            self._restart_scheduler()
-        self._up = self._up.model_copy(update={"pages": pages, "api": api})
-        up_state.write(self._settings, self._up)
+        api = self._external_api or f"{pages['prefect']}/api"
+        if self._state.api not in ("", api):
+            self._stop_scheduler()
+        self._save(pages=pages, api=api)
 
-    def _kinds(self) -> list[servers.Kind]:
-        """Evidently's page begins with the first night it can show; a Prefect server elsewhere is not ours to start."""
-        without = {"prefect"} if self._foreign else set()
-        without |= set() if self._settings.layout.evidently.is_dir() else {"evidently"}
-        return [kind for kind in get_args(servers.Kind) if kind not in without]
+    def _server_kinds(self) -> list[servers.Kind]:
+        """Without Prefect where its server is elsewhere; without Evidently until there is a drift check to show."""
+        excluded = {"prefect"} if self._external_api else set()
+        excluded |= set() if self._settings.layout.evidently.is_dir() else {"evidently"}
+        return [kind for kind in get_args(servers.Kind) if kind not in excluded]
 
-    def _look(self) -> None:
-        """Starts what is due, and tells what ended."""
-        from towline.registry.champion_watcher import Watch
+    def _keep_processes(self) -> None:
+        """Reports processes that ended and starts those that are due."""
+        from towline.registry.champion_watcher import ChampionWatcher
 
-        for name, child in self._services.items():
-            if not child.wanted:
+        for name, service in self._services.items():
+            if not service.enabled:
                 with contextlib.suppress(TowlineError):
-                    child.wanted = Watch(self._settings.ledger_url, name).champion() is not None
-        for child in (self._scheduler, *self._services.values()):
-            code = child.ended()
+                    service.enabled = ChampionWatcher(self._settings.ledger_url, name).champion() is not None
+        for process in (self._scheduler, *self._services.values()):
+            code = process.poll()
             if code is not None:
-                told = f": {child.why}" if child.why else ""
-                self._tell(f"{child.name}: ended (exit code {code}, {child.failures} in a row){told}; see {child.log}")
-            if child.due():
-                child.start(self._settings, self._environment())
-                self._tell(f"{child.name}: {child.url or 'started'}")
-        parts = tuple(child.part() for child in (self._scheduler, *self._services.values()))
-        if parts != self._up.parts:
-            self._up = self._up.model_copy(update={"parts": parts})
-            up_state.write(self._settings, self._up)
+                reason = f": {process.error}" if process.error else ""
+                count = f"exit code {code}, {process.failures} in a row"
+                self._notify(f"{process.name}: ended ({count}){reason}; see {process.log}")
+            if process.is_due():
+                process.start(self._settings, self._child_environment())
+                self._notify(f"{process.name}: {process.url or 'started'}")
+        processes = tuple(process.record() for process in (self._scheduler, *self._services.values()))
+        if processes != self._state.processes:
+            self._save(processes=processes)
 
-    def _pulse(self) -> None:
-        """Once a minute looks whether each service that has begun keeps what is promised."""
-        for name, child in self._services.items():
-            now = time.monotonic()
-            if not child.wanted or now < self._looked.setdefault(name, now) + service_check.EVERY:
+    def _check_slos(self) -> None:
+        """Checks the SLOs of each service once a minute, and reports changes."""
+        for name, check in self._slo_checks.items():
+            if not self._services[name].enabled or not check.is_due():
                 continue
-            self._looked[name] = now
             try:
-                said = service_check.look(self._settings, self._configs[name], child.url, self._up.api)
+                url = self._services[name].url
+                report = service_check.check_service_slo(self._settings, self._configs[name], url, self._state.api)
             except TowlineError as error:
-                said = f"not looked at: {error}"
-            if said != self._said.get(name, ""):
-                self._tell(f"{name}: {said or 'what is promised is kept'}")
-            self._said[name] = said
+                report = f"SLOs not checked: {error}"
+            if report != check.report:
+                self._notify(f"{name}: {report or 'the SLOs are met'}")
+            check.report = report
 
-    def _mirror(self) -> None:
-        """Looks now and then whether MLflow shows what the ledger says; what it lacks, another process puts back.
+    def _check_mlflow(self) -> None:
+        """Compares MLflow with the ledger now and then; a child process adds what MLflow lacks."""
+        from towline.registry.mlflow.mirror import is_quick_to_read
+        from towline.registry.mlflow.synchronization import find_differences
 
-        It must be lacking in two looks: a run that ends just now tells MLflow itself.
-        """
-        from towline.registry.mlflow.mirror import quick
-        from towline.registry.mlflow.synchronization import missing
-
-        every = _MIRROR if quick(self._settings) else 10 * _MIRROR
-        for name in self._configs:
-            now = time.monotonic()
-            mending = self._mending.get(name)
-            if now < self._mirrored.get(name, 0.0) + every or (mending and mending.poll() is None):
+        quick = is_quick_to_read(self._settings)
+        interval = _MLFLOW_CHECK_S if quick else 10 * _MLFLOW_CHECK_S
+        for name, check in self._mlflow_checks.items():
+            if not check.is_due(interval):
                 continue
-            self._mirrored[name] = now
-            if quick(self._settings):
-                lacking: tuple[str, ...] = ()
-                with contextlib.suppress(TowlineError):  # away, or not to be believed: others tell
-                    lacking = missing(self._settings, name)
-                before, self._lacking[name] = self._lacking.get(name), lacking
-                if not lacking or before != lacking:
+            if quick:
+                differences: tuple[str, ...] = ()
+                with contextlib.suppress(TowlineError):  # other commands report it
+                    differences = find_differences(self._settings, name)
+                if not check.confirms(differences):
                     continue
-                self._tell(f"{name}: put back into MLflow: {'; '.join(lacking)}")
-                self._mirrored[name] = now + 9 * every  # what cannot be put back is not tried all the time
-            with (self._settings.layout.log("mirror")).open("ab") as log:
-                self._mending[name] = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "towline.processes",
-                        str(os.getpid()),
-                        "towline.registry.mlflow.synchronization",
-                        name,
-                    ],
-                    env=self._environment(),
-                    cwd=self._settings.project,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+                self._notify(f"{name}: added to MLflow: {'; '.join(differences)}")
+                check.next_time += 9 * interval  # do not retry all the time
+            command = ["towline.registry.mlflow.synchronization", name]
+            log = self._settings.layout.log("mirror")
+            check.process = _start_child(command, log, self._settings, self._child_environment())
 
-    def _environment(self) -> dict[str, str]:
+    def _child_environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(self._settings.project), os.environ.get("PYTHONPATH", ""))))
-        mine = {"PYTHONPATH": path, "PREFECT_API_URL": self._up.api, **self._settings.environment()}
-        prefect = servers.QUIET if self._foreign else servers.prefect_environment(self._settings)
-        return {**os.environ, **prefect, **mine}
+        prefect = servers.TELEMETRY_OFF if self._external_api else servers.prefect_environment(self._settings)
+        changes = {"PYTHONPATH": path, "PREFECT_API_URL": self._state.api, **self._settings.environment()}
+        return {**os.environ, **prefect, **changes}
 
-    def _read_again(self) -> None:
-        """A config that was edited is taken over, unless it is none any more."""
-        if (stamps := self._stamp()) == self._stamps:
+    def _reload_configs(self) -> None:
+        """Applies edited configs, if they are valid."""
+        if (stamps := self._read_config_stamps()) == self._config_stamps:
             return
-        self._stamps = stamps
+        self._config_stamps = stamps
         try:
             configs = {config.name: config for config in map(read_config, self._paths)}
         except ConfigError as error:
-            self._tell(f"the configs go on as they were: {error}")
+            self._notify(f"the edited configs are not used: {error}")
             return
         if list(configs) != list(self._configs):
-            self._tell("the configs go on as they were: a model has another name; start `towline up` again for that")
+            self._notify("the edited configs are not used: a model was renamed; restart `towline up` to apply that")
             return
         self._configs = configs
         if self._scheduler.process is not None:
             self._scheduler.process.send_signal(signal.SIGHUP)
-        self._tell("the configs have changed; runs from now on go by them")
+        self._notify("the configs have changed; new runs use them")
 
-    def _restart_scheduler(self) -> None:
+    def _read_config_stamps(self) -> list[tuple[int, int]]:
+        stamps = []
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                stamps.append((status.st_mtime_ns, status.st_size))
+        return stamps
+
+    def _stop_scheduler(self) -> None:
         if self._scheduler.process is not None:
             self._scheduler.process.terminate()
             self._scheduler.process.wait()
             self._scheduler.process = None
 
-    def _stamp(self) -> list[tuple[int, int]]:
-        found = []
-        for path in self._paths:
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size))
-        return found
-
     def _stop(self) -> None:
-        """Services drain and runs are ended at the same time; the servers last, since runs tell them how they ended."""
-        going = [child.process for child in (self._scheduler, *self._services.values()) if child.process]
-        for process in going:
+        """Stops services and scheduler at the same time, and the servers after them, since runs report to Prefect."""
+        running = [managed.process for managed in (self._scheduler, *self._services.values()) if managed.process]
+        for process in running:
             process.terminate()
-        deadline = time.monotonic() + _DRAIN
-        for process in going:
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for process in running:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        there = {kind: server.pid for kind in self._kinds() if (server := servers.find(self._settings, kind))}
-        servers.stop(self._settings, [kind for kind in there if self._up.owned.get(kind) == there[kind]])
+        pids = {kind: server.pid for kind in self._server_kinds() if (server := servers.find(self._settings, kind))}
+        servers.stop(self._settings, [kind for kind in pids if self._state.owned.get(kind) == pids[kind]])
         up_state.path(self._settings).unlink(missing_ok=True)
 
 
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Told
+@dataclass
+class _SloCheck:
+    """When the SLOs of a service are checked next, and the last report."""
+
+    report: str = ""
+    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.INTERVAL)
+
+    def is_due(self) -> bool:
+        if time.monotonic() < self.next_time:
+            return False
+        self.next_time = time.monotonic() + service_check.INTERVAL
+        return True
 
 
-def _await_end(left: Sequence[tuple[int, str]]) -> None:
-    """They were tied to a process that is gone, and end; one that does not in time is killed."""
-    deadline = time.monotonic() + _DRAIN
-    for pid, birth in left:
-        while lives(pid, birth) and time.monotonic() < deadline:
+@dataclass
+class _MlflowCheck:
+    """When a model's versions in MLflow are checked next, the last differences, and the process that removes them."""
+
+    next_time: float = 0.0
+    differences: tuple[str, ...] = ()
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def is_due(self, interval: float) -> bool:
+        now = time.monotonic()
+        if now < self.next_time or (self.process and self.process.poll() is None):
+            return False
+        self.next_time = now + interval
+        return True
+
+    def confirms(self, differences: tuple[str, ...]) -> bool:
+        """Whether the same differences were there at the last check: a run that is ending updates MLflow itself."""
+        previous, self.differences = self.differences, differences
+        return bool(differences) and differences == previous
+
+
+def _start_child(
+    command: Sequence[str], log: Path, settings: Settings, environment: dict[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Starts a module as a process that ends with this one."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "towline.processes", str(os.getpid()), *command],
+            env=environment,
+            cwd=settings.project,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def _request_stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _StopRequested
+
+
+def _wait_for_end(processes: Sequence[ProcessRecord]) -> None:
+    """Waits for processes whose parent is gone, which end on their own; kills those that do not end in time."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    for process in processes:
+        while process.is_running and time.monotonic() < deadline:
             time.sleep(0.1)
-        if lives(pid, birth):
-            os.kill(pid, signal.SIGKILL)
+        if process.is_running:
+            os.kill(process.pid, signal.SIGKILL)
 
 
-def _free(port: int) -> None:
+def _check_port_is_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} is taken: {error.strerror}", where="--port", remedy="give another, or --no-service"
+                f"port {port} is taken: {error.strerror}", where="--port", remedy="choose another, or use --no-service"
             ) from None

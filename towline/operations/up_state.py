@@ -1,4 +1,4 @@
-"""Whether ``towline up`` runs on a store, and what it keeps going."""
+"""The state of ``towline up`` on a store: its process, the processes that it supervises, and the pages they serve."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -6,81 +6,73 @@ from pathlib import Path
 from typing import Literal
 
 from towline import files
-from towline.config import Frozen, Settings
-from towline.processes import lives
+from towline.config import Settings
+from towline.processes import ProcessRecord
 
-TAG = "towline"  # of every deployment of ours in Prefect
-
-State = Literal["runs", "waits", "restarts"]
+ProcessStatus = Literal["runs", "waits", "restarts"]
 
 
-class Part(Frozen):
-    """One process that ``towline up`` keeps going.
+class SupervisedProcess(ProcessRecord):
+    """One process that ``towline up`` keeps running; ``pid`` is 0 while it does not run.
 
     Attributes:
         name: ``schedules``, or ``service of <model>``.
-        state: runs; waits for a first version; restarts after it ended unasked.
-        pid, born: of the process; 0 and empty where there is none.
+        status: runs; waits for the first version; restarts after it ended unexpectedly.
         url: where it answers, if it does.
-        failures: how many times it has ended unasked since it last ran well.
-        why: what it said last when it ended.
+        failures: how often in a row it has ended unexpectedly.
+        error: the last line that it logged when it ended.
     """
 
     name: str
-    state: State
-    pid: int = 0
-    born: str = ""
+    status: ProcessStatus
     url: str = ""
     failures: int = 0
-    why: str = ""
+    error: str = ""
 
 
-class Up(Frozen):
-    """``watch/up.json``: a ``towline up``.
+class UpState(ProcessRecord):
+    """The process of a ``towline up``, as ``StoreLayout.up_state`` holds it.
 
     Attributes:
-        pid, born: of its process.
         since: when it was started.
-        configs: the files it was given.
+        configs: the files that it was given.
         models: their names, in the same order.
-        api: of the Prefect server it works with.
-        pages: where the web interfaces are, by kind.
-        owned: servers that it started, and ends: their process by kind.
-        parts: its processes.
+        api: URL of the API of its Prefect server.
+        pages: URLs of the web interfaces, by kind.
+        owned: pids, by kind, of the servers that it started and will stop.
+        processes: that it supervises.
     """
 
-    pid: int
-    born: str
     since: dt.datetime
     configs: tuple[str, ...]
     models: tuple[str, ...]
     api: str = ""
     pages: Mapping[str, str] = {}
     owned: Mapping[str, int] = {}
-    parts: tuple[Part, ...] = ()
+    processes: tuple[SupervisedProcess, ...] = ()
 
 
-def left(settings: Settings) -> Up | None:
-    """What the last ``towline up`` wrote down, whether or not it still runs."""
+def read(settings: Settings) -> UpState | None:
+    """The state that the last ``towline up`` wrote, whether or not it still runs."""
     try:
-        return Up.model_validate_json(path(settings).read_bytes())
+        return UpState.model_validate_json(path(settings).read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def find(settings: Settings) -> Up | None:
+def find_running(settings: Settings) -> UpState | None:
     """The ``towline up`` of this store, if it runs."""
-    up = left(settings)
-    return up if up is not None and lives(up.pid, up.born) else None
+    state = read(settings)
+    return state if state is not None and state.is_running else None
 
 
-def write(settings: Settings, up: Up) -> None:
-    """Writes it down.
+def write(settings: Settings, state: UpState) -> None:
+    """Writes the state.
 
     Raises:
         TransientError: the store cannot be written.
     """
-    files.write(path(settings), up.model_dump_json(indent=1))
+    files.write(path(settings), state.model_dump_json(indent=1))
 
 
 def path(settings: Settings) -> Path:

@@ -1,1 +1,1 @@
-"""Runs of flows with Prefect: local, remote, scheduled; their end states and crash detection."""
+"""Flow runs with Prefect: in this process, scheduled on this machine, or on the workers of a work pool."""

@@ -1,4 +1,9 @@
-"""How a flow run ends, so that its end is read off the list of runs in Prefect, and by whoever waits for it."""
+"""The end state of a flow run: its name and colour in Prefect's list of runs, its verdict, its result.
+
+Prefect colours a state by its type. A run that ended as intended, but that somebody should look at (Refused, Warn), is
+therefore of type Failed; its result is carried in ``FailedStateValue``, which ``state_value`` unpacks. A run of a
+deployment also leaves its result, or its error, in an artifact for whoever waits on another machine.
+"""
 
 import functools
 import json
@@ -18,122 +23,121 @@ from pydantic import BaseModel
 from towline.errors import DataValidationError, TowlineError
 from towline.inference.batch import Scored
 from towline.monitoring.policy import MonitoringRun
-from towline.orchestration.process_setup import attended
+from towline.orchestration.process_setup import supervised
 from towline.promotion.outcome import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
-FENCE = ("```json\n", "\n```")
+_JSON_FENCE = ("```json\n", "\n```")  # the artifact is Markdown
 _ALARMS = ("warn", "roll back", "block")  # decisions that somebody should look at
-_TAG = 100  # characters of the tag that says how a run ended
+_MAX_TAG = 100  # characters
 
 
-class _End(NamedTuple):
-    """How a run ended: the name of its state, its message, and whether it counts as well."""
-
+class _EndState(NamedTuple):
     name: str
     message: str
-    well: bool = True
+    failed: bool = False
 
 
-class EndedBadly(Exception):
-    """The value of a run that did what it is for and whose state is of type Failed: Refused, Warn and others.
-
-    Prefect takes no other value along with such a state; ``value_of`` and ``run_here`` unpack it.
-    """
+class FailedStateValue(Exception):
+    """Carries the result of a run whose state is of type Failed; Prefect accepts only exceptions there."""
 
     def __init__(self, value: BaseModel) -> None:
         super().__init__(type(value).__name__)
         self.value = value
 
 
-def value_of(state: State[Any]) -> Any:
-    """What a flow returned, whatever the type of the state it ended in; raises what it raised."""
+def state_value(state: State[Any]) -> Any:
+    """The result of a run, whatever the type of its end state; raises the error of a run that raised one."""
     value = state.result(raise_on_failure=False)
-    if isinstance(value, EndedBadly):
+    if isinstance(value, FailedStateValue):
         return value.value
     if isinstance(value, BaseException):
         raise value
     return value
 
 
-def ends(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
-    """Names the state a flow ends in: Completed, Refused (by the gate), Unchanged (done before) or Data refused.
+def training_end_state(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
+    """Decorates the training flow: it ends Completed, Refused (by the gate), Unchanged (run before) or Data refused.
 
-    The type of the state gives its colour in Prefect: where the exit code is not 0 it is Failed. Whoever runs the flow
-    gets the outcome, or the error, as if it had returned or raised it itself.
+    The state is of type Failed where the exit code of ``towline run`` is not 0.
     """
 
-    def tell(outcome: Outcome) -> _End:
+    def describe(outcome: Outcome) -> _EndState:
         name = "Unchanged" if outcome.repeated else "Refused" if outcome.event == "refused" else "Completed"
         message = f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
-        return _End(name, message, well=outcome.event == "promoted")
+        return _EndState(name, message, failed=outcome.event != "promoted")
 
-    return _named(function, tell)
+    return _with_end_state(function, describe)
 
 
-def watched(function: Callable[P, MonitoringRun]) -> Callable[P, State[Any]]:
-    """Names the state a round of the watch ends in by what was decided.
+def monitoring_end_state(function: Callable[P, MonitoringRun]) -> Callable[P, State[Any]]:
+    """Decorates a monitoring flow: it ends with the name of its decision; warn, roll back and block are Failed."""
 
-    A warning, a rollback and a block are of type Failed, so that their colour is that of an alarm.
-    """
-
-    def tell(seen: MonitoringRun) -> _End:
-        action = seen.decision.action if seen.decision else "nothing"
-        message = f"{seen.decision.reason} {seen.done}".strip() if seen.decision else ""
+    def describe(run: MonitoringRun) -> _EndState:
+        action = run.decision.action if run.decision else "nothing"
+        message = f"{run.decision.reason} {run.done}".strip() if run.decision else ""
         name = "Completed" if action == "nothing" else action.capitalize()
-        return _End(name, message, well=action not in _ALARMS)
+        return _EndState(name, message, failed=action in _ALARMS)
 
-    return _named(function, tell)
-
-
-def scored(function: Callable[P, Scored]) -> Callable[P, State[Any]]:
-    """Tells how many rows were scored, by what, and where they are."""
-
-    def tell(done: Scored) -> _End:
-        return _End("Completed", f"{done.rows:,} rows scored by version {done.version} of {done.model}: {done.output}")
-
-    return _named(function, tell)
+    return _with_end_state(function, describe)
 
 
-def _named(function: Callable[P, R], tell: Callable[[R], _End]) -> Callable[P, State[Any]]:
+def scoring_end_state(function: Callable[P, Scored]) -> Callable[P, State[Any]]:
+    """Decorates the scoring flow: the message of its state says how many rows were scored, and where they are."""
+
+    def describe(scored: Scored) -> _EndState:
+        rows = f"{scored.rows:,} rows scored by version {scored.version} of {scored.model}: {scored.output}"
+        return _EndState("Completed", rows)
+
+    return _with_end_state(function, describe)
+
+
+def _with_end_state(function: Callable[P, R], describe: Callable[[R], _EndState]) -> Callable[P, State[Any]]:
     @functools.wraps(function)
-    def named(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+    def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         task_log = logging.getLogger("prefect.task_runs")
-        task_log.addFilter(_says_more)  # the same filter is added once
+        task_log.addFilter(_is_not_completion)  # adding the same filter twice has no effect
         try:
-            with attended():
+            with supervised():
                 value = function(*args, **kwargs)
         except DataValidationError as error:
-            _leave(error.as_dict(), f"data refused: {error.what}")
+            _publish_result(error.as_dict(), f"data refused: {error.what}")
             return Failed(name="Data refused", message=str(error), data=error)
         except TowlineError as error:
-            _leave(error.as_dict(), error.what)
+            _publish_result(error.as_dict(), error.what)
             raise
-        ended = tell(value)
-        _leave(value.model_dump(mode="json"), ended.message)
-        if ended.well:
-            return Completed(name=ended.name, message=ended.message, data=value)
-        return Failed(name=ended.name, message=ended.message, data=EndedBadly(value))
+        end_state = describe(value)
+        _publish_result(value.model_dump(mode="json"), end_state.message)
+        if end_state.failed:
+            return Failed(name=end_state.name, message=end_state.message, data=FailedStateValue(value))
+        return Completed(name=end_state.name, message=end_state.message, data=value)
 
-    return named
+    return run
 
 
-def _says_more(record: logging.LogRecord) -> bool:
-    """Leaves out Prefect's line about a task that went well: the step has said so itself."""
+def _is_not_completion(record: logging.LogRecord) -> bool:
+    """Filters Prefect's line about a completed task: the step has logged its own."""
     return not record.getMessage().startswith("Finished in state Completed(")
 
 
-def end(flow: str) -> str:
-    """The key of the artifact in which a flow's run of a deployment leaves its result or its error."""
-    return f"{flow}-end"
+def result_artifact_key(flow_name: str) -> str:
+    """The key of the artifact with the result, or the error, of a run of a deployment."""
+    return f"{flow_name}-end"
 
 
-def _leave(document: object, verdict: str) -> None:
-    """The verdict as a tag, which stands at the top of the run's page and in the list of runs.
+def encode_result(document: object) -> str:
+    """The content of that artifact."""
+    return json.dumps(document, ensure_ascii=False, default=str).join(_JSON_FENCE)
 
-    A run of a deployment also leaves its result: whoever waits for it may be on another machine.
-    """
+
+def decode_result(content: str) -> Any:
+    """The document in the content of that artifact."""
+    return json.loads(content.removeprefix(_JSON_FENCE[0]).removesuffix(_JSON_FENCE[1]))
+
+
+def _publish_result(document: object, verdict: str) -> None:
+    """Adds the verdict to the run's tags, which its page and the list of runs show; writes the result artifact."""
     context = FlowRunContext.get()
     if context is None or context.flow is None or context.flow_run is None:
         return
@@ -142,9 +146,9 @@ def _leave(document: object, verdict: str) -> None:
         if tag:
             with get_client(sync_client=True) as client:
                 tags = client.read_flow_run(run.id).tags
-                client.update_flow_run(run.id, tags=[tag if len(tag) <= _TAG else f"{tag[: _TAG - 1]}…", *tags])
+                client.update_flow_run(run.id, tags=[tag if len(tag) <= _MAX_TAG else f"{tag[: _MAX_TAG - 1]}…", *tags])
         if run.deployment_id is not None:
-            text = json.dumps(document, ensure_ascii=False, default=str)
-            create_markdown_artifact(text.join(FENCE), key=end(context.flow.name), description="how the run ended")
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:  # what was done is done all the same
-        logging.getLogger("towline").warning("how the run ended cannot be left on the server: %s", error)
+            key = result_artifact_key(context.flow.name)
+            create_markdown_artifact(encode_result(document), key=key, description="how the run ended")
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:  # the run itself has succeeded
+        logging.getLogger("towline").warning("the result of the run is not on the Prefect server: %s", error)

@@ -45,11 +45,11 @@ def run_flow(
         TransientError: the same training runs in another process, or a server is down.
         TowlineError: any error of the flow.
     """
-    os.environ.update(servers.QUIET)
+    os.environ.update(servers.TELEMETRY_OFF)
     extras.require(f"towline {'run' if name == 'training' else name}", "pipeline")
     if not (settings.project / "flows" / "training.py").is_file():
         raise ConfigError(
-            "no flows here",
+            "there are no flows in this folder",
             where=str(settings.project),
             remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to one",
         )
@@ -74,8 +74,8 @@ def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) ->
     """
     key = hashlib.sha256(f"{config.digest} {as_of}".encode()).hexdigest()[:16]
     lock = settings.layout.run_lock(key)
-    with files.locked(lock, wait=False) as mine:
-        if not mine:
+    with files.exclusive_lock(lock, wait=False) as acquired:
+        if not acquired:
             raise TransientError(
                 "a run of this config is under way in another process",
                 where=str(settings.store),
@@ -101,7 +101,7 @@ def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]
             importlib.import_module("towline.training.config_checks").check_config(parameters["config"])
         if server:
             servers.wait(settings, server)
-        return importlib.import_module("towline.orchestration.local_run").run_here(flow, parameters)
+        return importlib.import_module("towline.orchestration.local_run").run_local(flow, parameters)
     finally:
         sidecar.stop()
 
@@ -111,10 +111,9 @@ def _run_on_worker(
 ) -> FlowResult:
     os.environ.update(servers.prefect_environment(settings))
     remote_run = importlib.import_module("towline.orchestration.remote_run")
-    target = remote_run.There(profile.url, profile.auth, profile.pool)
+    target = remote_run.RemoteTarget(profile.url, profile.auth, profile.pool)
 
     def deployments() -> Any:  # imported only for a model without a deployment: it takes a second or two
         return importlib.import_module("flows.deployments").deployments(parameters["config"], pool=profile.pool)
 
-    ended = remote_run.run_there(name, target, parameters, deployments, notify)
-    return FlowResult(ended.value, ended.page)
+    return FlowResult(*remote_run.run_remote(name, target, parameters, deployments, notify))

@@ -1,48 +1,45 @@
-"""What a flow run needs that a scheduler started in a process of its own, and one from the command line has already."""
+"""What a flow run of a deployment sets up in its process before the first step.
+
+A run from the command line shares the process of ``towline run``, which has set all this up. A run that a scheduler or
+a worker started has a process of its own: it gets the sidecar, the tags that name the process, and ends with its
+scheduler. A run of a deployment also publishes its steps.
+"""
 
 import importlib
-import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from towline import sidecar
 from towline.config import Settings
-from towline.processes import born, tie
+from towline.orchestration.crash_detection import process_tags
+from towline.orchestration.step_table import publish_steps
+from towline.processes import set_parent_death_signal
 
-SCHEDULER = "_TOWLINE_SCHEDULER"  # its pid, for the runs that it starts
-
-
-def whose(pid: int) -> tuple[str, str]:
-    """Tags of a flow run that say which process does it, and on which machine."""
-    return f"host:{socket.gethostname()}", f"process:{pid}:{born(pid)}"
+SCHEDULER_PID = "_TOWLINE_SCHEDULER"  # environment variable of the runs that a scheduler or worker starts
 
 
 @contextmanager
-def attended() -> Iterator[None]:
-    """The second process for slow imports, a process that is known and that ends with its scheduler.
-
-    A flow within this one, and one from the command line, is left as it is.
-    """
-    scheduler, context = os.environ.pop(SCHEDULER, ""), FlowRunContext.get()
-    if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
-        logging.getLogger("towline").setLevel(logging.INFO)  # who waits for the run sees its steps
-    if not scheduler or context is None or context.flow_run is None:
+def supervised() -> Iterator[None]:
+    """Sets up the process of a run of a deployment; changes nothing for other runs."""
+    scheduler_pid, context = os.environ.pop(SCHEDULER_PID, ""), FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow is None:
         yield
         return
-    tie(int(scheduler), signal.SIGKILL)
     run = context.flow_run
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(run.id, tags=[*run.tags, *whose(os.getpid())])
-    sidecar.start(Settings.from_environment().layout.log())
-    if context.flow is not None and context.flow.name == "training":
-        sidecar.begin(importlib.import_module, "great_expectations")
-    try:
+    with ExitStack() as stack:
+        if run.deployment_id is not None:
+            stack.enter_context(publish_steps(context.flow.name, run.id))
+        if scheduler_pid:
+            set_parent_death_signal(int(scheduler_pid), signal.SIGKILL)
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(run.id, tags=[*run.tags, *process_tags(os.getpid())])
+            sidecar.start(Settings.from_environment().layout.log())
+            stack.callback(sidecar.stop)
+            if context.flow.name == "training":
+                sidecar.begin(importlib.import_module, "great_expectations")
         yield
-    finally:
-        sidecar.stop()

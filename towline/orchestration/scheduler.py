@@ -1,4 +1,13 @@
-"""Runs deployments when they are due, in processes of their own, and makes up for the time in which nobody did."""
+"""The scheduler starts deployments when they are due, each run in a process of its own, and makes up for missed time.
+
+Scheduling, processes and concurrency limits are those of Prefect's runner (``prefect.serve``). Prefect 3.8.8 lacks what
+this module adds; tests/flows/test_deployments.py shows each:
+
+- ``cancel_missed_runs``: after a downtime Prefect starts every run that it missed. Here only the newest is started.
+- ``catch_up``: a run that lost its process is run again, once.
+- A stop signal ends the runs under way as Crashed, so that they are run again; Prefect would set them to Cancelled.
+- SIGHUP deploys edited configs without a restart.
+"""
 
 import asyncio
 import contextlib
@@ -6,9 +15,9 @@ import datetime as dt
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -20,188 +29,211 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.states import Cancelled, Scheduled
 
-from towline.orchestration.local_run import close, crash, orphaned
-from towline.orchestration.process_setup import SCHEDULER
-from towline.processes import children
+from towline.orchestration.crash_detection import crash_children, crash_run, has_process, is_on_this_host, is_orphaned
+from towline.orchestration.process_setup import SCHEDULER_PID
+from towline.processes import child_pids
 
-AGAIN = "again"  # tag of a run that takes the place of one whose process was lost
-_LOG = logging.getLogger("towline.schedules")
-POLL = 5.0  # seconds between two looks for runs that are due
-SWEEP = 60.0  # seconds between two looks for runs that have piled up
-OPEN = ("PENDING", "RUNNING", "CANCELLING")
+RETRY_TAG = "again"  # of a run that replaces one whose process was lost
+POLL_S = 5.0  # between two queries for runs that are due
+_SWEEP_S = 60.0  # between two calls of the sweep
+_KILL_GRACE_S = 5.0
+_UNDER_WAY = ("PENDING", "RUNNING", "CANCELLING")
 _PAGE = 200
+_LOG = logging.getLogger("towline.schedules")
 
 
-def deploy(deployments: Sequence[RunnerDeployment], mark: str | None) -> list[UUID]:
-    """Makes or changes the deployments; others with the tag ``mark``, if one is given, are paused: nobody runs them."""
-    found = []
+def deploy(deployments: Sequence[RunnerDeployment], store_tag: str | None) -> list[UUID]:
+    """Creates or updates deployments; returns their ids.
+
+    Other deployments with ``store_tag``, if it is given, are paused: this store no longer runs them.
+    """
+    deployment_ids = []
     with get_client(sync_client=True) as client:
         for deployment in deployments:
-            number = deployment.apply()
-            if not isinstance(number, UUID):
+            deployment_id = deployment.apply()
+            if not isinstance(deployment_id, UUID):
                 raise TypeError("deploy is not for coroutines")
-            found.append(number)
-            if not deployment.schedules:  # apply leaves the old ones where there are no new ones
-                for schedule in client.read_deployment_schedules(number):
-                    client.delete_deployment_schedule(number, schedule.id)
-        if mark is None:
-            return found
-        marked = DeploymentFilter.model_validate({"tags": {"all_": [mark]}})
-        for other in client.read_deployments(deployment_filter=marked, limit=_PAGE):
-            if other.id not in found and not other.paused:
+            deployment_ids.append(deployment_id)
+            if not deployment.schedules:  # apply keeps the old schedules where there are no new ones
+                for schedule in client.read_deployment_schedules(deployment_id):
+                    client.delete_deployment_schedule(deployment_id, schedule.id)
+        if store_tag is None:
+            return deployment_ids
+        of_this_store = DeploymentFilter.model_validate({"tags": {"all_": [store_tag]}})
+        for other in client.read_deployments(deployment_filter=of_this_store, limit=_PAGE):
+            if other.id not in deployment_ids and not other.paused:
                 client.pause_deployment(other.id)
-    return found
+    return deployment_ids
 
 
-def catch_up(client: SyncPrefectClient, number: UUID, *, shared: bool = False) -> None:
-    """Before anything of a deployment is run: what is left of the time before is closed, and made up for once.
+def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = False) -> None:
+    """Closes what a downtime left of a deployment, and makes up for it with one run.
 
-    A run whose process is gone is told so, and is run again, unless it was such a run itself. Of the slots that passed
-    without a run the newest is run, with the config of today.
+    Runs whose process is gone are set to Crashed. The last run is run again if it crashed, unless it replaced a crashed
+    run itself. Of the scheduled runs that were missed, the newest is started, with the deployment's present config.
 
     Args:
         client: of the server.
-        number: the deployment's.
-        shared: others run it too, so a run that names no process of this machine may be one of theirs, and one that
-            was asked for has a config of its own.
+        deployment_id: of the deployment.
+        shared: other machines run the deployment too. A run that names no process may then be theirs, and a run that
+            somebody asked for keeps its own config.
     """
-    deployment = client.read_deployment(number)
-    for run in _runs(client, number, OPEN):
-        nameless = not any(tag.startswith("process:") for tag in run.tags)
-        if _ours(run) and (orphaned(run) or (nameless and not shared)):
-            crash(client, run)
-    kept = thin_out(client, number)
-    if kept is not None:
-        client.update_flow_run(kept.id, parameters={**kept.parameters, **deployment.parameters})
-    last = _last(client, number)
+    deployment = client.read_deployment(deployment_id)
+    for run in _read_runs(client, deployment_id, _UNDER_WAY):
+        abandoned = is_orphaned(run) or not (has_process(run) or shared)
+        if abandoned and is_on_this_host(run):
+            crash_run(client, run)
+    missed = cancel_missed_runs(client, deployment_id)
+    if missed is not None:
+        client.update_flow_run(missed.id, parameters={**missed.parameters, **deployment.parameters})
+    last = _last_run(client, deployment_id)
     if last is None or last.state_type != StateType.CRASHED:
         return
-    if shared:  # the server, when it missed the run's heartbeat, said so of the run alone
-        close(client, last)
-    if AGAIN not in last.tags and (kept is None or not last.auto_scheduled):
-        own = shared and not last.auto_scheduled
+    if shared:  # an automation of the server has crashed the flow run alone
+        crash_children(client, last)
+    if RETRY_TAG not in last.tags and (missed is None or not last.auto_scheduled):
+        keeps_config = shared and not last.auto_scheduled
         client.create_flow_run_from_deployment(
-            number,
-            parameters={**last.parameters, **({} if own else deployment.parameters)},
-            tags=[AGAIN],
-            idempotency_key=f"{AGAIN}-{last.id}",
+            deployment_id,
+            parameters={**last.parameters, **({} if keeps_config else deployment.parameters)},
+            tags=[RETRY_TAG],
+            idempotency_key=f"{RETRY_TAG}-{last.id}",
             parent_task_run_id=last.parent_task_run_id,
         )
         _LOG.info("%s: its last run lost its process; it is run again", deployment.name)
 
 
-def thin_out(client: SyncPrefectClient, number: UUID) -> FlowRun | None:
-    """Of a deployment's slots that have passed and wait, the newest; the others are called off."""
+def cancel_missed_runs(client: SyncPrefectClient, deployment_id: UUID) -> FlowRun | None:
+    """Cancels a deployment's overdue scheduled runs but the newest, which is returned."""
     now = dt.datetime.now(dt.UTC)
-    waiting = [run for run in _runs(client, number, ("SCHEDULED",)) if run.auto_scheduled and _slot(run) < now]
-    waiting.sort(key=_slot)
-    for run in waiting[:-1]:
-        why = f"its time passed while nothing ran; the slot of {_slot(waiting[-1]):%Y-%m-%d %H:%M} UTC is run"
-        client.set_flow_run_state(run.id, Cancelled(name="Missed", message=why), force=True)
-    return waiting[-1] if waiting else None
+    waiting = _read_runs(client, deployment_id, ("SCHEDULED",))
+    overdue = sorted((run for run in waiting if run.auto_scheduled and _due_time(run) < now), key=_due_time)
+    for run in overdue[:-1]:
+        message = f"missed while nothing ran; the run of {_due_time(overdue[-1]):%Y-%m-%d %H:%M} UTC makes up for it"
+        client.set_flow_run_state(run.id, Cancelled(name="Missed", message=message), force=True)
+    return overdue[-1] if overdue else None
 
 
-def begin(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
-    """A run now, unless one is under way or waits."""
+def start_run(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Starts a run now, unless one is under way or due."""
     now = dt.datetime.now(dt.UTC)
-    if not any(_slot(run) <= now for run in _runs(client, deployment.id, (*OPEN, "SCHEDULED"))):
+    if not any(_due_time(run) <= now for run in _read_runs(client, deployment.id, (*_UNDER_WAY, "SCHEDULED"))):
         client.create_flow_run_from_deployment(deployment.id, state=Scheduled())
 
 
-def serve(deployments: Sequence[RunnerDeployment], again: Callable[[], object]) -> None:
-    """Runs what is due until SIGTERM or SIGINT; runs under way then are ended, and told so.
+def serve(deployments: Sequence[RunnerDeployment], redeploy: Callable[[], object]) -> None:
+    """Starts runs when they are due, until SIGTERM or SIGINT; runs under way are then ended as Crashed.
 
     Args:
-        deployments: those that are run.
-        again: called on SIGHUP, in a thread: reads the configs and deploys anew.
+        deployments: to run.
+        redeploy: reads the configs and deploys them again; called in a thread on SIGHUP.
     """
-    os.environ[SCHEDULER] = str(os.getpid())
-    asyncio.run(_serve(deployments, again))
+    os.environ[SCHEDULER_PID] = str(os.getpid())
+    asyncio.run(_serve(deployments, redeploy))
 
 
-async def _serve(deployments: Sequence[RunnerDeployment], again: Callable[[], object]) -> None:
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    runner = Runner(name="towline", query_seconds=POLL, pause_on_shutdown=False, limit=None)
-    numbers = [await runner.aadd_deployment(deployment) for deployment in deployments]
-    going = asyncio.create_task(runner.start())
-    while not runner.started and not going.done():
+async def _serve(deployments: Sequence[RunnerDeployment], redeploy: Callable[[], object]) -> None:
+    runner = Runner(name="towline", query_seconds=POLL_S, pause_on_shutdown=False, limit=None)
+    deployment_ids = [await runner.aadd_deployment(deployment) for deployment in deployments]
+
+    def cancel_all_missed_runs() -> None:  # after the machine slept, or a run that took longer than its interval
+        with get_client(sync_client=True) as client:
+            for deployment_id in deployment_ids:
+                cancel_missed_runs(client, deployment_id)
+
+    def end_runs() -> None:
+        kill_children()
+        with get_client(sync_client=True) as client:
+            for deployment_id in deployment_ids:
+                for run in _read_runs(client, deployment_id, _UNDER_WAY):
+                    if is_on_this_host(run):
+                        crash_run(client, run)
+
+    await serve_until_signal(
+        runner.start(), lambda: runner.started, sweep=cancel_all_missed_runs, redeploy=redeploy, end_runs=end_runs
+    )
+
+
+async def serve_until_signal(
+    serving: Awaitable[Any],
+    is_ready: Callable[[], bool],
+    *,
+    sweep: Callable[[], object],
+    redeploy: Callable[[], object],
+    end_runs: Callable[[], object],
+) -> None:
+    """Runs a runner or worker of Prefect's until SIGTERM or SIGINT.
+
+    Args:
+        serving: its ``start``.
+        is_ready: whether it has started. Signal handlers are set after that, in place of Prefect's.
+        sweep: called every minute.
+        redeploy: called on SIGHUP.
+        end_runs: called after the signal, before Prefect's runner or worker is stopped.
+    """
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    server = asyncio.ensure_future(serving)
+    while not is_ready() and not server.done():
         await asyncio.sleep(0.05)
-    for name in (signal.SIGTERM, signal.SIGINT):  # Prefect's own handler would say Cancelled of what runs
-        loop.add_signal_handler(name, ended.set)
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop_signal, stopped.set)
     jobs: set[asyncio.Task[None]] = set()
 
-    def anew() -> None:
-        job = asyncio.create_task(told(asyncio.to_thread(again)))
+    def start_redeploy() -> None:
+        job = asyncio.create_task(_try_in_thread(redeploy))
         jobs.add(job)
         job.add_done_callback(jobs.discard)
 
-    loop.add_signal_handler(signal.SIGHUP, anew)
-    sweeping, ending = asyncio.create_task(_sweep(numbers)), asyncio.create_task(ended.wait())
-    await asyncio.wait({going, sweeping, ending}, return_when=asyncio.FIRST_COMPLETED)
-    sweeping.cancel()
-    if not ended.is_set():
-        await going  # raises what ended it
+    async def sweep_forever() -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            await _try_in_thread(sweep)
+
+    loop.add_signal_handler(signal.SIGHUP, start_redeploy)
+    sweeper, stop = asyncio.create_task(sweep_forever()), asyncio.create_task(stopped.wait())
+    await asyncio.wait({server, sweeper, stop}, return_when=asyncio.FIRST_COMPLETED)
+    sweeper.cancel()
+    if not stopped.is_set():
+        await server  # raises the error that ended it
         return
-    await asyncio.to_thread(_end_runs, numbers)
-    going.cancel()
+    await asyncio.to_thread(end_runs)
+    server.cancel()
     with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-        await asyncio.wait_for(going, 10)
+        await asyncio.wait_for(server, 10)
 
 
-async def _sweep(numbers: Sequence[UUID]) -> None:
-    """A machine that slept, or a run that takes longer than its interval, piles slots up."""
-    while True:
-        await asyncio.sleep(SWEEP)
-        await told(asyncio.to_thread(_thin_all, numbers))
-
-
-def _thin_all(numbers: Sequence[UUID]) -> None:
-    with get_client(sync_client=True) as client:
-        for number in numbers:
-            thin_out(client, number)
-
-
-async def told(job: Awaitable[object]) -> None:
+async def _try_in_thread(function: Callable[[], object]) -> None:
+    """Logs an error: the server may be away, or a config be wrong; the next call may succeed."""
     try:
-        await job
-    except Exception:  # noqa: BLE001 - a server away, a config that is none: what went before goes on
-        _LOG.exception("it is tried again later")
+        await asyncio.to_thread(function)
+    except Exception:  # noqa: BLE001 - as above
+        _LOG.exception("failed; the next attempt follows")
 
 
-def _end_runs(numbers: Sequence[UUID]) -> None:
-    for pid in children(os.getpid()):
+def kill_children() -> None:
+    """Kills the processes of the runs under way, and waits until they have ended."""
+    for pid in child_pids(os.getpid()):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while children(os.getpid()) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _KILL_GRACE_S
+    while child_pids(os.getpid()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    with get_client(sync_client=True) as client:
-        for number in numbers:
-            for run in _runs(client, number, OPEN):
-                if _ours(run):
-                    crash(client, run)
 
 
-def _runs(client: SyncPrefectClient, number: UUID, states: Sequence[str]) -> list[FlowRun]:
-    """All runs of a deployment in these states, but for slots that are further away than a page."""
-    wanted = {"deployment_id": {"any_": [number]}, "state": {"type": {"any_": list(states)}}}
-    chosen = FlowRunFilter.model_validate(wanted)
-    return client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE)
+def _read_runs(client: SyncPrefectClient, deployment_id: UUID, states: Sequence[str]) -> list[FlowRun]:
+    """The runs of a deployment in these states, the earliest first, one page."""
+    wanted = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": list(states)}}}
+    run_filter = FlowRunFilter.model_validate(wanted)
+    return client.read_flow_runs(flow_run_filter=run_filter, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE)
 
 
-def _last(client: SyncPrefectClient, number: UUID) -> FlowRun | None:
-    begun = {"deployment_id": {"any_": [number]}, "state": {"type": {"not_any_": ["SCHEDULED", "CANCELLED"]}}}
-    chosen = FlowRunFilter.model_validate(begun)
-    found = client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
-    return found[0] if found else None
+def _last_run(client: SyncPrefectClient, deployment_id: UUID) -> FlowRun | None:
+    started = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"not_any_": ["SCHEDULED", "CANCELLED"]}}}
+    run_filter = FlowRunFilter.model_validate(started)
+    runs = client.read_flow_runs(flow_run_filter=run_filter, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    return runs[0] if runs else None
 
 
-def _slot(run: FlowRun) -> dt.datetime:
-    """When its time came: the slot itself where it waits for its turn, or a moment that was asked for since."""
+def _due_time(run: FlowRun) -> dt.datetime:
     times = [time.timestamp() for time in (run.expected_start_time, run.next_scheduled_start_time) if time]
     return dt.datetime.fromtimestamp(min(times), dt.UTC) if times else dt.datetime.now(dt.UTC)
-
-
-def _ours(run: FlowRun) -> bool:
-    hosts = [tag for tag in run.tags if tag.startswith("host:")]
-    return not hosts or f"host:{socket.gethostname()}" in hosts

@@ -1,13 +1,16 @@
-"""A worker of a work pool: one of several, on one machine or many, each of which may be lost at any time."""
+"""A worker runs the flows of a work pool, on one machine or on several; each worker may be lost at any time.
+
+It is Prefect's process worker. Prefect 3.8.8 lacks what this module adds (tests/e2e/test_pool.py): a run that lost its
+worker is run again, once, by whichever worker of the pool sees it first; and a stop signal ends the runs under way as
+Crashed, so that another worker runs them again.
+"""
 
 import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -21,58 +24,52 @@ from prefect.utilities.processutils import command_to_string, get_sys_executable
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from towline.config import Settings
-from towline.operations.up_state import TAG
 from towline.orchestration import scheduler
-from towline.orchestration.crash_detection import HEARTBEAT
-from towline.orchestration.local_run import crash
-from towline.orchestration.process_setup import SCHEDULER
-from towline.processes import children
+from towline.orchestration.crash_detection import DEPLOYMENT_TAG, HEARTBEAT_S, crash_run
+from towline.orchestration.process_setup import SCHEDULER_PID
 
 _LOG = logging.getLogger("towline.pool")
-_GRACE = 5.0  # seconds for runs to end once they are killed
 
 
-def make(client: SyncPrefectClient, name: str) -> None:
-    """A pool of processes of this name; one that is there, of whatever kind, is left as it is."""
+def create_pool(client: SyncPrefectClient, name: str) -> None:
+    """Creates a work pool of processes; one with the name, of whatever type, is left as it is."""
     try:
         client.read_work_pool(name)
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template()
-        with contextlib.suppress(ObjectAlreadyExists):  # another worker was quicker
+        with contextlib.suppress(ObjectAlreadyExists):  # another worker was faster
             client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
 
 
-def serve(name: str, settings: Settings, again: Callable[[], object]) -> None:
-    """Runs what is due in the pool until SIGTERM or SIGINT; runs under way then are ended, and told so.
-
-    A run that lost its worker is run again, once, by whichever worker of the pool sees it first.
+def serve(pool: str, settings: Settings, redeploy: Callable[[], object]) -> None:
+    """Runs what is due in a pool, until SIGTERM or SIGINT; runs under way are then ended as Crashed.
 
     Args:
-        name: the pool's.
-        settings: of the runs, whatever machine asked for them.
-        again: called on SIGHUP, in a thread: reads the configs and deploys anew.
+        pool: name of the pool.
+        settings: of the runs.
+        redeploy: reads the configs and deploys them again; called in a thread on SIGHUP.
     """
-    os.environ.update(_environment(settings))
-    os.environ[SCHEDULER] = str(os.getpid())
-    with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: scheduler.POLL, PREFECT_WORKER_ENABLE_CANCELLATION: True}):
-        asyncio.run(_serve(name, again))
+    os.environ.update(_run_environment(settings))
+    os.environ[SCHEDULER_PID] = str(os.getpid())
+    with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: scheduler.POLL_S, PREFECT_WORKER_ENABLE_CANCELLATION: True}):
+        asyncio.run(_serve(pool, redeploy))
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """What runs are to find: the project, and Prefect's memory of finished steps where a later run finds it too."""
+def _run_environment(settings: Settings) -> dict[str, str]:
+    """The environment of runs: the project, the settings, and a place for task results that later runs find too."""
     path = [str(settings.project), *filter(None, [os.environ.get("PYTHONPATH")])]
-    given = {
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+    defaults = {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_LOCAL_STORAGE_PATH": str(settings.layout.prefect_results),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "towline",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
-    unset = {key: value for key, value in given.items() if key not in os.environ}
+    unset = {name: value for name, value in defaults.items() if name not in os.environ}
     return {**unset, **settings.environment(), "PYTHONPATH": os.pathsep.join(path)}
 
 
-class _Direct(ProcessJobConfiguration):
-    """The run is a child of the worker itself, which is what it ties its life to."""
+class _ChildProcessConfiguration(ProcessJobConfiguration):
+    """Starts a run as a direct child of the worker, so that it can end with the worker."""
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
         self.command = self.command or command_to_string([get_sys_executable(), "-m", "prefect.engine"])
@@ -80,9 +77,9 @@ class _Direct(ProcessJobConfiguration):
 
 
 class _Worker(ProcessWorker):
-    """Knows which runs are under way in it."""
+    """A process worker that knows which runs are under way in it."""
 
-    job_configuration = _Direct
+    job_configuration = _ChildProcessConfiguration
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,7 +87,7 @@ class _Worker(ProcessWorker):
 
     @classmethod
     def __dispatch_key__(cls) -> str:
-        """Prefect's own stays the worker of its type."""
+        """Leaves Prefect's own class the worker of the type ``process``."""
         return "towline"
 
     async def run(self, flow_run: FlowRun, *args: Any, **kwargs: Any) -> ProcessWorkerResult:
@@ -101,59 +98,32 @@ class _Worker(ProcessWorker):
             self.under_way.discard(flow_run.id)
 
 
-async def _serve(name: str, again: Callable[[], object]) -> None:
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    await asyncio.to_thread(_catch_up, name)
-    worker = _Worker(work_pool_name=name, name=f"{socket.gethostname()}-{os.getpid()}", prefetch_seconds=0)
-    going = asyncio.create_task(worker.start(printer=_LOG.info))
-    while not worker.is_setup and not going.done():
-        await asyncio.sleep(0.05)
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, ended.set)
-    jobs: set[asyncio.Task[None]] = set()
+async def _serve(pool: str, redeploy: Callable[[], object]) -> None:
+    await asyncio.to_thread(_catch_up, pool)
+    worker = _Worker(work_pool_name=pool, name=f"{socket.gethostname()}-{os.getpid()}", prefetch_seconds=0)
 
-    def anew() -> None:
-        job = asyncio.create_task(scheduler.told(asyncio.to_thread(again)))
-        jobs.add(job)
-        job.add_done_callback(jobs.discard)
+    def end_runs() -> None:
+        flow_run_ids = frozenset(worker.under_way)
+        scheduler.kill_children()
+        with get_client(sync_client=True) as client:
+            for flow_run_id in flow_run_ids:
+                run = client.read_flow_run(flow_run_id)
+                if run.state is None or not run.state.is_final() or run.state.is_crashed():
+                    crash_run(client, run)
 
-    loop.add_signal_handler(signal.SIGHUP, anew)
-    sweeping, ending = asyncio.create_task(_sweep(name)), asyncio.create_task(ended.wait())
-    await asyncio.wait({going, sweeping, ending}, return_when=asyncio.FIRST_COMPLETED)
-    sweeping.cancel()
-    if not ended.is_set():
-        await going  # raises what ended it
-        return
-    await asyncio.to_thread(_end_runs, frozenset(worker.under_way))
-    going.cancel()
-    with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-        await asyncio.wait_for(going, 10)
+    await scheduler.serve_until_signal(
+        worker.start(printer=_LOG.info),
+        lambda: worker.is_setup,
+        sweep=lambda: _catch_up(pool),
+        redeploy=redeploy,
+        end_runs=end_runs,
+    )
 
 
-async def _sweep(name: str) -> None:
-    while True:
-        await asyncio.sleep(scheduler.SWEEP)
-        await scheduler.told(asyncio.to_thread(_catch_up, name))
-
-
-def _catch_up(name: str) -> None:
-    """Of all that the pool runs for us, whoever deployed it."""
-    pools = WorkPoolFilter.model_validate({"name": {"any_": [name]}})
-    ours = DeploymentFilter.model_validate({"tags": {"all_": [TAG]}})
+def _catch_up(pool: str) -> None:
+    """Catches up on every deployment of towline in the pool, whoever deployed it."""
+    in_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
+    of_towline = DeploymentFilter.model_validate({"tags": {"all_": [DEPLOYMENT_TAG]}})
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments(deployment_filter=ours, work_pool_filter=pools, limit=200):
+        for deployment in client.read_deployments(deployment_filter=of_towline, work_pool_filter=in_pool, limit=200):
             scheduler.catch_up(client, deployment.id, shared=True)
-
-
-def _end_runs(numbers: Iterable[UUID]) -> None:
-    for pid in children(os.getpid()):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + _GRACE
-    while children(os.getpid()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    with get_client(sync_client=True) as client:
-        for number in numbers:
-            run = client.read_flow_run(number)
-            if run.state is None or not run.state.is_final() or run.state.is_crashed():
-                crash(client, run)

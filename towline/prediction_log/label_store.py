@@ -40,7 +40,7 @@ class LabelStore:
         """
         with files.disk(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with files.locked(self.folder / ".lock"), files.disk(self.folder):
+        with files.exclusive_lock(self.folder / ".lock"), files.disk(self.folder):
             for draft in self.folder.glob(".part-*"):
                 draft.unlink()
             yield

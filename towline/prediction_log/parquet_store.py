@@ -180,7 +180,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     with files.disk(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with files.locked(folder / ".lock"), files.disk(folder):
+    with files.exclusive_lock(folder / ".lock"), files.disk(folder):
         for draft in folder.glob("day=*/.part-*"):
             draft.unlink()
         for path in folder.glob(f"day=*/part-{MERGED}*.parquet"):

@@ -26,7 +26,7 @@ class Release(NamedTuple):
     digest: str
 
 
-class Watch:
+class ChampionWatcher:
     """One model's rows in the ledger at a URL.
 
     Every method raises TransientError when the ledger is away, locked or not a database, ConfigError when the URL

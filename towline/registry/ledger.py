@@ -382,7 +382,7 @@ def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
     raise PromotionRejectedError(
         f"version {version} has no verdict: its run has not ended",
         where=model,
-        remedy="give the command of its run again: it goes on where it stopped",
+        remedy="run its command again: it resumes from the last completed step",
     )
 
 

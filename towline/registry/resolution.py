@@ -37,7 +37,7 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
         raise ReleaseError(
             f"{release} has no release yet: its run has not ended",
             where=str(settings.store),
-            remedy="wait for the run to end, or give its command again: it goes on where it stopped",
+            remedy="wait for the run to end, or run its command again: it resumes from the last completed step",
         )
     return ReleaseLocation(settings.layout.release(entry.release), ledger.digest(entry))
 

@@ -86,7 +86,7 @@ def package_release(
     """
     home = settings.layout.releases / version.name
     manifest = _manifest(work, config, version, fitted, evaluation, scores, facts)
-    with files.disk(home), files.locked(home / ".lock"):
+    with files.disk(home), files.exclusive_lock(home / ".lock"):
         for stale in home.glob(".draft-*"):  # of a killed run: the lock says that nobody writes there now
             shutil.rmtree(stale)
         draft = home / f".draft-{work.key[:16]}"

@@ -80,7 +80,7 @@ def create(
         TransientError: the store cannot be written.
     """
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    with files.locked(_path(store).with_suffix(".lock")):
+    with files.exclusive_lock(_path(store).with_suffix(".lock")):
         ring = read(store)
         number = next(one for one in iter(lambda: secrets.token_hex(4), "") if one not in {key.id for key in ring.keys})
         text = f"tl_{number}_{secrets.token_urlsafe(_BYTES)}"
@@ -113,7 +113,7 @@ def revoke(store: Path, number: str) -> Key:
         ConfigError: there is no such key.
         TransientError: the store cannot be written.
     """
-    with files.locked(_path(store).with_suffix(".lock")):
+    with files.exclusive_lock(_path(store).with_suffix(".lock")):
         ring = read(store)
         key = next((key for key in ring.keys if key.id == number), None)
         if key is None:

@@ -16,7 +16,7 @@ from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
-from towline.registry.champion_watcher import Release, Watch
+from towline.registry.champion_watcher import ChampionWatcher, Release
 from towline.serving.options import Options
 from towline.store import StoreLayout
 
@@ -53,7 +53,7 @@ class Live:
         self._options = options
         self._store = options.settings.store
         self._directory, self._name, self._version = _which(options.name)
-        self._watch = Watch(options.settings.ledger_url, self._name)
+        self._watch = ChampionWatcher(options.settings.ledger_url, self._name)
         self._serves: Release | None = None
         self._bad: str | None = None
         self._again = 0.0

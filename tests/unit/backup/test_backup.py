@@ -44,7 +44,7 @@ def home(shelf: Shelf, command: Command, monkeypatch: pytest.MonkeyPatch) -> She
     artifacts.mkdir(parents=True)
     (artifacts / "model.bin").write_bytes(os.urandom(100_000))
     (store / "servers").mkdir()
-    (store / "servers" / "prefect.json").write_text('{"pid": 1, "born": "never"}')
+    (store / "servers" / "prefect.json").write_text('{"pid": 1, "start_time": "never"}')
     (store / "work" / "run").mkdir(parents=True)
     (store / "work" / "run" / "half.parquet").write_bytes(b"half")
     with sqlite3.connect(store / "mlflow.db") as database:
@@ -324,12 +324,12 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: Shelf, command: Co
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     kept, before = archive.read_bytes(), tree(store)
-    killed("create._files", "backup", archive)
+    killed("create.is_sqlite", "backup", archive)
     assert archive.read_bytes() == kept
-    killed("restore._answers", "restore", archive, "--force")
+    killed("restore._try_release", "restore", archive, "--force")
     assert tree(store) == before
     other = tmp_path / "other"
-    killed("restore._answers", "restore", archive, "--into", other)
+    killed("restore._try_release", "restore", archive, "--into", other)
     assert tree(other) == {}
     assert list(other.glob(".restore-*"))
     assert command("restore", archive, "--into", other).code == 0

@@ -187,7 +187,7 @@ def test_a_snapshot_that_is_not_to_be_kept_goes_with_its_run(tmp_path: Path) -> 
     for fails in (False, True):
         dataset = sources.load_dataset(gone.data, tmp_path, store, None)
         work = open_workspace(gone, dataset, tmp_path, store, None)
-        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.held():
+        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), work.exclusive_lock():
             assert len(work.table()) == 200
             assert list(store.rglob("*.parquet")) == [work.file("snapshot.parquet")]
             if fails:

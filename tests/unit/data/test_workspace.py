@@ -37,14 +37,18 @@ def test_a_run_that_another_process_has_ended_is_not_gone_on_with(tmp_path: Path
     """Its files are gone: the caller is told to run again, and nothing is left behind."""
     work = opened(tmp_path)
     work.remove()
-    with pytest.raises(TransientError, match="another process"), work.held():
+    with pytest.raises(TransientError, match="another process"), work.exclusive_lock():
         pass
     assert not any((tmp_path / "work").iterdir())
 
 
 def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
     """The second is told that the run is under way."""
-    with opened(tmp_path).held(), pytest.raises(TransientError, match="under way"), opened(tmp_path).held():
+    with (
+        opened(tmp_path).exclusive_lock(),
+        pytest.raises(TransientError, match="under way"),
+        opened(tmp_path).exclusive_lock(),
+    ):
         pass
 
 
@@ -91,7 +95,7 @@ def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -
     (written / "costs-fit.json").write_text("{}")
     judged = aged(other(tmp_path, "judged", "verdict.json"), 400)
     held = aged(other(tmp_path, "held", "lock"), 400)
-    with files.locked(held / "lock"):
+    with files.exclusive_lock(held / "lock"):
         opened(tmp_path).remove()
     assert set((tmp_path / "work").iterdir()) == {young, written, judged, held}
     opened(tmp_path).remove()

@@ -123,7 +123,7 @@ def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
             act(*given, "ann", "", PASS, "key2", "releases/v1-other")  # type: ignore[operator]
     with pytest.raises(PromotionRejectedError, match="its run has not ended") as caught:
         ledger.promote_again("bikes", 1, None, "ann", "please")
-    assert "goes on where it stopped" in caught.value.remedy
+    assert "resumes from the last completed step" in caught.value.remedy
     with pytest.raises(PromotionRejectedError, match="not the number of this run"):
         ledger.promote("bikes", 3, None, "ann", "", PASS, "key3", "releases/v3")
     assert ledger.champion("bikes") is None

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.registry.test_ledger import execute
 from towline.errors import ConfigError, ReleaseError, TransientError
-from towline.registry.champion_watcher import Release, Watch
+from towline.registry.champion_watcher import ChampionWatcher, Release
 from towline.registry.ledger import Ledger
 
 PASS = {"verdict": "pass"}
@@ -31,7 +31,7 @@ def promote(
 
 def test_it_names_the_champion_as_it_changes(url: str) -> None:
     """What the ledger says at each moment, with the digest that was registered; another model's rows do not matter."""
-    ledger, watch = Ledger(url), Watch(url, "bikes")
+    ledger, watch = Ledger(url), ChampionWatcher(url, "bikes")
     assert watch.champion() is None
     train(ledger, 1)
     assert watch.champion() is None
@@ -47,7 +47,7 @@ def test_it_names_the_champion_as_it_changes(url: str) -> None:
     assert watch.version(3) is None
     ledger.rollback("bikes", "ann", "")
     assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
-    assert Watch(url, "bikes").champion() == watch.champion()
+    assert ChampionWatcher(url, "bikes").champion() == watch.champion()
 
 
 def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> None:
@@ -55,7 +55,7 @@ def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> N
     ledger = Ledger(url)
     train(ledger, 1)
     promote(ledger, 1, None, evidence=PASS)
-    assert Watch(url, "bikes").champion() == Release(1, "releases/bikes/v1", "")
+    assert ChampionWatcher(url, "bikes").champion() == Release(1, "releases/bikes/v1", "")
 
 
 def test_rows_that_were_changed_are_not_believed(url: str) -> None:
@@ -65,13 +65,13 @@ def test_rows_that_were_changed_are_not_believed(url: str) -> None:
     promote(ledger, 1, None)
     execute(ledger, "UPDATE ledger SET release = 'releases/bikes/v9' WHERE seq = 2")
     with pytest.raises(ReleaseError, match="row 2 of bikes"):
-        Watch(url, "bikes").champion()
+        ChampionWatcher(url, "bikes").champion()
 
 
 def test_it_makes_no_file(tmp_path: Path) -> None:
     """Watching a ledger that does not exist yet leaves nothing behind, and finds it once it does."""
     url = f"sqlite:///{tmp_path}/ledger.db"
-    watch = Watch(url, "bikes")
+    watch = ChampionWatcher(url, "bikes")
     assert watch.champion() is None
     assert list(tmp_path.iterdir()) == []
     train(Ledger(url), 1)
@@ -81,7 +81,10 @@ def test_it_makes_no_file(tmp_path: Path) -> None:
 
 def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
     """There a commit changes another file than the database's own."""
-    ledger, watch = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Watch(f"sqlite:///{tmp_path}/ledger.db", "bikes")
+    ledger, watch = (
+        Ledger(f"sqlite:///{tmp_path}/ledger.db"),
+        ChampionWatcher(f"sqlite:///{tmp_path}/ledger.db", "bikes"),
+    )
     train(ledger, 1)
     promote(ledger, 1, None)
     holder = sqlite3.connect(tmp_path / "ledger.db")
@@ -105,5 +108,5 @@ def test_what_is_wrong_with_the_ledger_is_told(tmp_path: Path) -> None:
         ("nonsense", ConfigError),
     ):
         with pytest.raises(kind) as caught:
-            Watch(url, "bikes").champion()
+            ChampionWatcher(url, "bikes").champion()
         assert "s3cret" not in str(caught.value)

@@ -162,7 +162,7 @@ class AlertStore:
         return self._change(at, change)
 
     def _change(self, now: dt.datetime, change: Callable[[Sequence[AlertState]], list[AlertState]]) -> DeliveryReport:
-        with files.locked(self.path.with_suffix(".lock")):
+        with files.exclusive_lock(self.path.with_suffix(".lock")):
             before = _read(self.path)
             statuses = {state.id: state.status for state in before}
             after = change(before)
@@ -181,13 +181,13 @@ class AlertStore:
         """Sends all pending states in order until one fails; one process at a time."""
         if self.config.webhook is None:
             return _Delivery("none")
-        with files.locked(self.path.with_suffix(".webhook.lock")):
+        with files.exclusive_lock(self.path.with_suffix(".webhook.lock")):
             pending = [state for state in _read(self.path) if _is_pending(state, now)]
             for state in pending:
                 if why := post_webhook(self.config, state.document()):
                     LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
                     return _Delivery("failed", why)
-                with files.locked(self.path.with_suffix(".lock")):
+                with files.exclusive_lock(self.path.with_suffix(".lock")):
                     _write(self.path, [_mark_notified(each, state) for each in _read(self.path)])
             return _Delivery("sent" if pending else "none")
 
@@ -238,7 +238,10 @@ def notify_slos(
     """
     alerts, unknown = [], []
     for status in statuses:
-        breach, budget = status.name, f"{status.name} budget"  # two alerts: a breach ends long before its budget recovers
+        breach, budget = (
+            status.name,
+            f"{status.name} budget",
+        )  # two alerts: a breach ends long before its budget recovers
         if status.state == "unknown":
             unknown += [breach, budget]
         elif status.state == "burning":

@@ -1,7 +1,7 @@
 """Evidently reports of drift results: our exact checks as metrics, with Evidently's own plots of a sample beside them.
 
-Only windows with an alarm get a report at once: importing Evidently takes seconds. Other windows are added to Evidently's
-workspace with the next report, or by the web interface.
+Only windows with an alarm get a report at once: importing Evidently takes seconds. Other windows are added to
+Evidently's workspace with the next report, or by the web interface.
 """
 
 import datetime as dt
@@ -82,9 +82,7 @@ def write_report(
     return add_window(drift, pair, layout.evidently, config.name, now)
 
 
-def add_window(
-    drift: DriftResult, pair: SamplePair | None, workspace: Path, model: str, now: dt.datetime
-) -> Path:
+def add_window(drift: DriftResult, pair: SamplePair | None, workspace: Path, model: str, now: dt.datetime) -> Path:
     """Adds a window to the workspace and writes its page.
 
     Every check is a metric with a test that has the check's outcome, and so is the verdict on the window.
@@ -332,7 +330,7 @@ def _create_project(workspace: Path, model: str) -> None:
     project = evidently_project(model)
     with files.disk(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
-        with files.locked(workspace.with_name(f".{workspace.name}.lock")):
+        with files.exclusive_lock(workspace.with_name(f".{workspace.name}.lock")):
             opened = Workspace.create(str(workspace))
             if opened.get_project(project) is not None:
                 return

@@ -1,7 +1,7 @@
 """Evidently's web interface over the drift results of all models.
 
-``python -m towline.monitoring.reporting.evidently_server PORT`` serves it on loopback until the process ends. New windows
-are added to Evidently's workspace while it runs.
+``python -m towline.monitoring.reporting.evidently_server PORT`` serves it on loopback until the process ends. New
+windows are added to Evidently's workspace while it runs.
 """
 
 import datetime as dt

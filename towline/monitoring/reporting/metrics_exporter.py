@@ -119,9 +119,7 @@ class MetricsExporter:
             return ModelMetricsSnapshot(model=model, readable=False)
 
 
-def take_snapshot(
-    settings: Settings, model: str, entries: Sequence[Entry], now: dt.datetime
-) -> ModelMetricsSnapshot:
+def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now: dt.datetime) -> ModelMetricsSnapshot:
     """Reads the state of one model.
 
     Args:
@@ -174,7 +172,9 @@ def _read_history(ledger: Ledger, model: str) -> list[Entry] | None:
 
 def _training_time(settings: Settings, champion: Entry | None) -> dt.datetime | None:
     try:
-        return summary.parse_time(read_manifest(settings.layout.release(champion.release)).created) if champion else None
+        return (
+            summary.parse_time(read_manifest(settings.layout.release(champion.release)).created) if champion else None
+        )
     except ReleaseError:
         return None
 

@@ -49,8 +49,8 @@ def sample_profile(profile: Mapping[str, Any], rows: int = MAX_ROWS, seed: int =
         seed: seed of the order of the values; their frequencies are not random.
 
     Returns:
-        (rows, columns) of float64 and strings, with the profile's share of nulls. Datetimes, numbers without a grid, and
-        personal data are left out.
+        (rows, columns) of float64 and strings, with the profile's share of nulls. Datetimes, numbers without a grid,
+        and personal data are left out.
     """
     generator = np.random.default_rng(seed)
     columns = {}
@@ -254,7 +254,7 @@ def _limit_categories(reference: pd.Series, current: pd.Series) -> _ColumnPair:
     """The most frequent categories keep their names."""
     shares = reference.value_counts(normalize=True).add(current.value_counts(normalize=True), fill_value=0.0)
     named = {None, OTHER, *shares.sort_values(ascending=False, kind="stable").index[:MAX_CATEGORIES]}
-    limited = (
+    limited = [
         pd.Series([text if text in named else OTHER for text in side], dtype=object) for side in (reference, current)
-    )
-    return _ColumnPair(*limited, numeric=False)
+    ]
+    return _ColumnPair(limited[0], limited[1], numeric=False)

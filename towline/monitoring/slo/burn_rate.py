@@ -1,12 +1,12 @@
 """Service level objectives (SLOs): error budgets and burn rates.
 
-An SLO is a share of good events, such as 99.9 % of requests. The other 0.1 % over a period are its error budget. The burn
-rate is the speed at which the budget is used: at 1 it lasts for the period. An alert needs a high burn rate in a long
-window, so that it is significant, and in a short one, so that it ends soon after the problem.
+An SLO is a share of good events, such as 99.9 % of requests. The other 0.1 % over a period are its error budget. The
+burn rate is the speed at which the budget is used: at 1 it lasts for the period. An alert needs a high burn rate in a
+long window, so that it is significant, and in a short one, so that it ends soon after the problem.
 
 Windows and rates are those of "The Site Reliability Workbook" (Beyer et al., O'Reilly 2018), chapter 5, "Alerting on
-SLOs": for a period of 30 days, 2 % of the budget in an hour, 5 % in six hours, 10 % in three days. The Prometheus rules in
-deployments/prometheus use the same table, ``BURN_RATE_ALERTS``.
+SLOs": for a period of 30 days, 2 % of the budget in an hour, 5 % in six hours, 10 % in three days. The Prometheus
+rules in deployments/prometheus use the same table, ``BURN_RATE_ALERTS``.
 """
 
 import bisect
@@ -109,7 +109,7 @@ class _Slo(NamedTuple):
     target: float
     events: str
     failure: str
-    count: Callable[[dt.datetime, dt.datetime], _Events]
+    count_events: Callable[[dt.datetime, dt.datetime], _Events]
 
 
 def evaluate_slos(
@@ -205,9 +205,11 @@ def _evaluate(slo: _Slo, history: Sequence[CounterTotals], config: SloConfig, no
         return status.model_copy(update={"reason": f"{slo.name}: no service was scraped yet"})
     if (last := history[-1].at) < now - MAX_AGE:
         return status.model_copy(update={"reason": f"{slo.name}: the last scrape was {last:%Y-%m-%d %H:%M} UTC"})
-    allowed, days, whole = 1 - slo.target, config.period.days, slo.count(now - config.period, now)
-    windows = {name: slo.count(now - length, now) for name, length in WINDOWS.items()}
-    rates = {name: events.bad / events.total / allowed if events.total > 0 else None for name, events in windows.items()}
+    allowed, days, whole = 1 - slo.target, config.period.days, slo.count_events(now - config.period, now)
+    windows = {name: slo.count_events(now - length, now) for name, length in WINDOWS.items()}
+    rates = {
+        name: events.bad / events.total / allowed if events.total > 0 else None for name, events in windows.items()
+    }
     good, known = whole.good_share, min(1.0, (now - history[0].at) / config.period)
     budget = None if good is None else 1 - (1 - good) / allowed * known
     last_hour = windows["1h"].good_share
@@ -318,9 +320,7 @@ def _count_scrapes(history: Sequence[CounterTotals], start: dt.datetime, end: dt
     return _Events(*_increase(history, start, end, lambda totals: (totals.scrapes, totals.missed)))
 
 
-def _count_slow(
-    seconds: float, history: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime
-) -> _Events:
+def _count_slow(seconds: float, history: Sequence[CounterTotals], start: dt.datetime, end: dt.datetime) -> _Events:
     edges, within = _histogram_increase(history, start, end)
     if not edges:
         return _Events(0.0, 0.0)

@@ -23,8 +23,8 @@ class CounterTotals(Frozen):
     Attributes:
         scrapes: number of scrapes since the first.
         missed: number of these that found the service down.
-        counters: sums of increases. A restart begins at 0 again; what was counted between the last scrape and the end of
-            the process is lost, as in Prometheus.
+        counters: sums of increases. A restart begins at 0 again; what was counted between the last scrape and the end
+            of the process is lost, as in Prometheus.
         last: the last scrape that reached it; stored with the newest totals only.
     """
 
@@ -68,7 +68,7 @@ def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> 
         TransientError: the store cannot be written.
     """
     path = folder / FILE
-    with files.locked(path.with_suffix(".lock")):
+    with files.exclusive_lock(path.with_suffix(".lock")):
         history = list(read_history(folder))
         newest = next((totals for totals in reversed(history) if totals.service == sample.service), None)
         if newest and newest.at - _CLOCK_TOLERANCE < sample.at <= newest.at:

@@ -111,8 +111,8 @@ def _quality_marks(window: QualityResult, x: float, y: Callable[[float], float])
     """The interval, value and estimate of a window."""
     value, state, marks = window.value, _quality_class(window), []
     tooltip = (
-        f"until {_day(window.end)}: {window.metric} {value.text()}, bound {window.bound:.4g}, {window.labelled:,} labels "
-        f"of {window.rows:,}, version {window.version}, {window.state}"
+        f"until {_day(window.end)}: {window.metric} {value.text()}, bound {window.bound:.4g}, {window.labelled:,} "
+        f"labels of {window.rows:,}, version {window.version}, {window.state}"
     )
     if value.low is not None and value.high is not None:
         marks.append(_line(x, y(value.low), x, y(value.high), f"whisker {state}"))

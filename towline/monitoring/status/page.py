@@ -34,7 +34,9 @@ def render_status(status: ModelStatus, links: Links | None = None) -> str:
         links: addresses of the other interfaces if the page is served; None for a file, which has no links.
     """
     last = status.drift[-1] if status.drift else None
-    checks = [check for check in last.checks if check.threshold is not None or check.alarm or check.invalid] if last else []
+    checks = (
+        [check for check in last.checks if check.threshold is not None or check.alarm or check.invalid] if last else []
+    )
     return _render(
         "status.html.jinja",
         links,

@@ -306,9 +306,7 @@ def _find_alarms(status: ModelStatus, decision: Entry | None, config: PipelineCo
     ]
     blocked = decision and decision.evidence.get("action") == "block" and decision.version == version
     if decision and blocked and not (drift and drift.state == "invalid_schema"):
-        alarms.append(
-            StatusAlarm(title="blocked", reason=_event(decision).reason, since=parse_time(decision.time))
-        )
+        alarms.append(StatusAlarm(title="blocked", reason=_event(decision).reason, since=parse_time(decision.time)))
     last = max((window.end for window in status.drift if window.end), default=None)
     scheduled = config is not None and config.schedule.drift is not None
     if last and scheduled and status.at - last > MAX_DRIFT_AGE:

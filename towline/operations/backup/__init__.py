@@ -1,1 +1,1 @@
-"""Backups of a whole store in one file, and their restoration."""
+"""Backup and restore of a store with its databases, in one verified archive."""

@@ -1,7 +1,7 @@
-"""The file: a compressed tar of ordinary files, with a manifest of every one's digest as its last member.
+"""A backup archive is a compressed tar of files and folders; its last member is a manifest with the digest of each.
 
-``tar`` opens it. Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. Nothing else is written or
-taken, no link and no device.
+Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. An archive may come from anywhere: links, devices and
+names that lead elsewhere are refused. ``tar`` and ``zstd`` open it too.
 """
 
 import hashlib
@@ -22,25 +22,23 @@ from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TransientError
 
 MANIFEST = "MANIFEST.json"
-ROOMS = ("store", "folders", "databases")
-_CODECS = {".tar.zst": "zstd", ".tar.gz": "gzip"}
-_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
+_ROOTS = ("store", "folders", "databases")
+_CODECS = {".tar.zst": ("zstd", b"\x28\xb5\x2f\xfd"), ".tar.gz": ("gzip", b"\x1f\x8b")}
 _BLOCK = 2**20
-_SMALL = 2**24  # bytes up to which a file is read before its length is written down
-_MOST = 2**29  # bytes of a manifest
-REMEDY = "take another copy of the backup, or an earlier one"
+_SMALL_FILE = 2**24  # read at once: such a file may be rewritten while it is read
+_MAX_MANIFEST = 2**29
 
 
 class Member(Frozen):
-    """What one file must be: its digest, its size in bytes, its permissions."""
+    """What a file must be: sha256, size in bytes, permissions. The sha256 of a folder is empty."""
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
     size: int = Field(ge=0)
     mode: int = Field(ge=0, le=0o777)
 
 
-class Champion(Frozen):
-    """The version of a model that served; ``release`` is its folder within the store."""
+class ServedRelease(Frozen):
+    """The version of a model that serves, its release and its manifest's digest; empty if the release is damaged."""
 
     version: int
     release: str
@@ -48,24 +46,27 @@ class Champion(Frozen):
 
 
 class Dump(Frozen):
-    """A database: what kind, and which member holds it."""
+    """A database: its kind, and the member that holds it."""
 
     kind: Literal["sqlite", "postgresql"]
     member: str
 
 
 class Manifest(Frozen):
-    """What a backup is of, and every file in it; ``store`` is where that lay, ``folders`` are those besides it."""
+    """What a backup holds; ``store`` is the path of the store that it is of."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     towline: str
     created: str
     store: str
-    models: dict[str, Champion]
+    models: dict[str, ServedRelease]
     databases: dict[str, Dump]
     folders: tuple[str, ...]
-    directories: dict[str, int]
     members: dict[str, Member]
+
+    @property
+    def files(self) -> int:
+        return sum(bool(member.sha256) for member in self.members.values())
 
     @property
     def size(self) -> int:
@@ -73,181 +74,140 @@ class Manifest(Frozen):
         return sum(member.size for member in self.members.values())
 
 
-class Writer:
-    """Adds files one after the other; what was added stands in ``members``."""
+class ArchiveWriter:
+    """Adds files and folders to an archive; ``members`` holds what was added."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self.members: dict[str, Member] = {}
-        self.directories: dict[str, int] = {}
         self._tar = tar
 
-    def folder(self, name: str, mode: int) -> None:
+    def add_folder(self, name: str, mode: int) -> None:
         info = tarfile.TarInfo(name)
-        info.type, info.mode = tarfile.DIRTYPE, stat.S_IMODE(mode) & 0o777
+        info.type, info.mode = tarfile.DIRTYPE, mode & 0o777
         self._tar.addfile(info)
-        self.directories[name] = info.mode
+        self.members[name] = Member(sha256="", size=0, mode=info.mode)
 
-    def file(self, name: str, path: Path) -> bool:
-        """Adds a file as long as it is now, though it may grow meanwhile; False where it is gone.
+    def add_file(self, name: str, path: Path) -> None:
+        """Adds a file with its present length, though it may grow meanwhile; skips a file that is gone.
 
         Raises:
             TransientError: it became shorter while it was read, or cannot be read.
         """
         try:
-            source = path.open("rb")
+            with path.open("rb") as source:
+                status = os.fstat(source.fileno())
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o777
+                data = source.read(info.size) if info.size <= _SMALL_FILE else None
+                info.size = info.size if data is None else len(data)
+                content = _HashingReader(source if data is None else io.BytesIO(data))
+                self._tar.addfile(info, content)
         except FileNotFoundError:
-            return False
+            return
         except OSError as error:
-            raise _unread(path, os.strerror(error.errno or 0)) from None
-        with source:
-            status = os.fstat(source.fileno())
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o777
-            content: IO[bytes] = source
-            if info.size <= _SMALL:
-                content = io.BytesIO(source.read(info.size))
-                info.size = len(content.getbuffer())
-            hashed = _Hashed(content)
-            self._tar.addfile(info, hashed)
-            if hashed.size != info.size:
-                raise _unread(path, "it became shorter while it was read")
-        self.members[name] = Member(sha256=hashed.hexdigest(), size=info.size, mode=info.mode)
-        return True
+            what = f"cannot be backed up: {error.strerror or error}"
+            raise TransientError(
+                what, where=str(path), remedy="run it again, as a user who may read the file"
+            ) from None
+        self.members[name] = Member(sha256=content.digest.hexdigest(), size=info.size, mode=info.mode)
 
-    def close(self, manifest: Manifest) -> None:
-        """Writes the last member."""
+    def add_manifest(self, manifest: Manifest) -> None:
         text = manifest.model_dump_json(indent=1).encode()
         info = tarfile.TarInfo(MANIFEST)
         info.size, info.mode = len(text), 0o600
         self._tar.addfile(info, io.BytesIO(text))
 
 
-class _Hashed(io.RawIOBase):
-    """A file that is hashed as it is read; ends in zeros where it falls short, so that the tar stays one."""
+class _HashingReader(io.RawIOBase):
+    """Hashes a file as the tar reads it; tarfile raises OSError where the file ends too early."""
 
     def __init__(self, source: IO[bytes]) -> None:
-        self.size = 0
-        self._source, self._digest = source, hashlib.sha256()
+        self.source, self.digest = source, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        block = self._source.read(size)
-        self.size += len(block)
-        self._digest.update(block)
-        return block if len(block) == size else block.ljust(size, b"\0")
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+        block = self.source.read(size)
+        self.digest.update(block)
+        return block
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Writer]:
-    """A new archive, which takes ``path``'s place when the block ends well; only its owner can read it.
+def open_writer(path: Path) -> Iterator[ArchiveWriter]:
+    """A new archive, which replaces ``path`` when the block succeeds; only its owner can read it.
 
     Raises:
         ConfigError: the name ends neither in .tar.zst nor in .tar.gz.
         TransientError: the disk is full or the folder cannot be written.
     """
-    codec = next((codec for end, codec in _CODECS.items() if path.name.endswith(end)), None)
+    codec = next((codec for suffix, (codec, _) in _CODECS.items() if path.name.endswith(suffix)), None)
     if codec is None:
-        raise ConfigError(
-            f"not a name of a backup: {path.name}", where=str(path), remedy=f"let it end in {' or '.join(_CODECS)}"
-        )
+        remedy = f"let it end in {' or '.join(_CODECS)}"
+        raise ConfigError(f"not a name of a backup: {path.name}", where=str(path), remedy=remedy)
     with files.replacing(path, 0o600) as file:
-        sink = os.fdopen(os.dup(file.fileno()), "wb", _BLOCK)  # which the compressor closes
+        sink = os.fdopen(os.dup(file.fileno()), "wb", _BLOCK)  # the compressor closes it
         with (
             pa.CompressedOutputStream(pa.PythonFile(sink, "w"), codec) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as tar,
         ):
-            yield Writer(tar)
+            yield ArchiveWriter(tar)
     files.sync(path.parent)
 
 
-def unpack(path: Path, place: Callable[[str], Path] | None = None) -> Manifest:
+def unpack(path: Path, target: Callable[[str], Path] | None = None) -> Manifest:
     """Reads an archive to its end and compares every member with the manifest.
 
     Args:
         path: the archive.
-        place: where a member's file goes; without it nothing is written. What was written before something turns out
-            to be wrong is the caller's to remove.
+        target: where a member is written; None writes nothing. The caller removes what was written if an error follows.
 
     Raises:
         ReleaseError: names the member that is not what the manifest says, or that no backup may hold.
         TransientError: the disk is full or cannot be written.
         ConfigError: there is no such file.
     """
-    reading = _Reading(path, place)
-    with _legible(reading), _opened(path) as tar:
-        for info in tar:
-            reading.member(tar, info)
-        _ended(path, tar)
-    if reading.manifest is None:
-        last = reading.last or path.name
-        raise _refused(path, last, "is the last one: the manifest is missing, the archive is cut short")
-    _compare(path, reading.manifest, reading.found, reading.folders)
-    if place:
-        with files.disk(path):
-            for name, member in reading.manifest.members.items():
-                place(name).chmod(member.mode)
-            for name, mode in reading.manifest.directories.items():
-                place(name).chmod(mode | stat.S_IRWXU)
-    return reading.manifest
-
-
-class _Reading:
-    """What was found so far: of each file digest and size."""
-
-    def __init__(self, path: Path, place: Callable[[str], Path] | None) -> None:
-        self.path, self.place = path, place
-        self.found: dict[str, tuple[str, int]] = {}
-        self.folders: set[str] = set()
-        self.manifest: Manifest | None = None
-        self.last = ""
-
-    def member(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        if self.manifest is not None:
-            raise _refused(self.path, info.name, "comes after the manifest")
-        _check(self.path, info)
-        self.last = name = info.name
-        if name in self.found or name in self.folders:
-            raise _refused(self.path, name, "stands there twice")
-        target = self.place(name) if self.place else None
-        if name == MANIFEST:
-            self.manifest = _manifest(self.path, tar, info)
-        elif not info.isdir():
-            self.found[name] = _take(tar, info, target)
-        else:
-            self.folders.add(name)
-            if target:
-                with files.disk(target):
-                    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-@contextmanager
-def _legible(reading: _Reading) -> Iterator[None]:
-    """Tells damage of the tar, or of its compression, as what it is."""
+    members: dict[str, Member] = {}
+    manifest: Manifest | None = None
+    name = path.name
     try:
-        yield
+        with _open_reader(path) as tar:
+            for info in tar:
+                name = info.name
+                problem = "comes after the manifest" if manifest else _member_problem(info, members)
+                if problem:
+                    raise _damaged(path, name, problem)
+                if name == MANIFEST:
+                    manifest = _read_manifest(path, tar, info)
+                else:
+                    members[name] = _unpack_member(tar, info, target(name) if target else None)
+            while tar.fileobj is not None and (block := tar.fileobj.read(_BLOCK)):  # a tar ends at an empty block
+                if block.strip(b"\0"):
+                    raise _damaged(path, path.name, "has content after its last member: something was appended")
     except (tarfile.TarError, pa.ArrowException, EOFError, UnicodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's; that of a codec has no number
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; a codec's error has no number
             raise
-        last = reading.last or reading.path.name
-        raise _refused(reading.path, last, f"is followed by what cannot be read ({error})") from None
+        raise _damaged(path, name, f"is followed by what cannot be read ({error})") from None
+    if manifest is None:
+        raise _damaged(path, name, "is the last one: the manifest is missing, the archive is cut short")
+    _compare(path, manifest, members)
+    for name, member in manifest.members.items() if target else ():
+        with files.disk(path):
+            target(name).chmod(member.mode if member.sha256 else member.mode | stat.S_IRWXU)  # type: ignore[misc]
+    return manifest
 
 
-def present(path: Path) -> None:
+def check_exists(path: Path) -> None:
     """Raises ConfigError where there is no such file."""
     if not path.is_file():
         raise ConfigError("no such file", where=str(path), remedy="name a file that towline backup has written")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    present(path)
+def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
+    check_exists(path)
     with path.open("rb") as file:
         start = file.read(4)
-        codec = next((codec for magic, codec in _MAGIC.items() if start.startswith(magic)), None)
+        codec = next((codec for codec, magic in _CODECS.values() if start.startswith(magic)), None)
         if codec is None:
-            raise _refused(path, path.name, "is neither zstd nor gzip")
+            raise _damaged(path, path.name, "is neither zstd nor gzip")
         file.seek(0)
         with (
             pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) as stream,
@@ -256,87 +216,69 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             yield tar
 
 
-def _ended(path: Path, tar: tarfile.TarFile) -> None:
-    """Reads the file to its end: a tar ends at its first empty block, whatever was appended to it."""
-    stream = tar.fileobj
-    while stream is not None and (block := stream.read(_BLOCK)):
-        if block.strip(b"\0"):
-            raise _refused(path, path.name, "has content after its last member: something was appended")
-
-
-def _check(path: Path, info: tarfile.TarInfo) -> None:
-    """An archive may come from anywhere: nothing in it may lead out of the folder it is unpacked to."""
-    name = info.name
+def _member_problem(info: tarfile.TarInfo, members: dict[str, Member]) -> str:
+    parts = info.name.split("/")
     if not (info.isreg() or info.isdir()) or info.issparse():
-        raise _refused(path, name, "is neither a file nor a folder")
-    words = name.split("/")
-    if name != MANIFEST and (words[0] not in ROOMS or not {"", ".", ".."}.isdisjoint(words) or "\0" in name):
-        raise _refused(path, name, "has a name that no backup holds")
+        return "is neither a file nor a folder"
+    if info.name != MANIFEST and (parts[0] not in _ROOTS or not {"", ".", ".."}.isdisjoint(parts) or "\0" in info.name):
+        return "has a name that no backup holds"
+    return "is in the archive twice" if info.name in members else ""
 
 
-def _take(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | None) -> tuple[str, int]:
+def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | None) -> Member:
+    if info.isdir():
+        if target:
+            with files.disk(target):
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Member(sha256="", size=0, mode=info.mode & 0o777)
     source = tar.extractfile(info)
     if source is None:
         raise tarfile.ReadError(f"no content: {info.name}")
-    digest, size = hashlib.sha256(), 0
-    if target is None:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-        return digest.hexdigest(), size
-    with files.disk(target):
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    with file:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
+    digest, size, out = hashlib.sha256(), 0, None
+    try:
+        if target:
             with files.disk(target):
-                file.write(block)
-        with files.disk(target):
-            file.flush()
-    os.utime(target, (info.mtime, info.mtime))
-    return digest.hexdigest(), size
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                out = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            if out and target:
+                with files.disk(target):
+                    out.write(block)
+    finally:
+        if out and target:
+            with files.disk(target):
+                out.close()
+            os.utime(target, (info.mtime, info.mtime))
+    return Member(sha256=digest.hexdigest(), size=size, mode=info.mode & 0o777)
 
 
-def _manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Manifest:
+def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Manifest:
     source = tar.extractfile(info)
-    if source is None or info.size > _MOST:
-        raise _refused(path, MANIFEST, f"has {info.size:,} bytes, which is no manifest's size")
+    if source is None or info.size > _MAX_MANIFEST:
+        raise _damaged(path, MANIFEST, f"has {info.size:,} bytes, which is no manifest's size")
     try:
         return Manifest.model_validate_json(source.read())
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False)[0]
-        raise _refused(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _damaged(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _compare(path: Path, manifest: Manifest, found: dict[str, tuple[str, int]], folders: set[str]) -> None:
-    for name in sorted(manifest.members.keys() | found.keys()):
-        member = manifest.members.get(name)
-        if member is None:
-            raise _refused(path, name, "is not in the manifest")
-        if name not in found:
-            raise _refused(path, name, "is missing")
-        digest, size = found[name]
-        if size != member.size:
-            raise _refused(path, name, f"has {size:,} bytes, the manifest says {member.size:,}")
-        if digest != member.sha256:
-            raise _refused(path, name, f"has the sha256 {digest[:12]}…, the manifest says {member.sha256[:12]}…")
-    for name in sorted(manifest.directories.keys() ^ folders):
-        raise _refused(path, name, "is a folder of either the manifest or the archive alone")
+def _compare(path: Path, manifest: Manifest, members: dict[str, Member]) -> None:
+    for name in sorted(manifest.members.keys() | members.keys()):
+        expected, present = manifest.members.get(name), members.get(name)
+        if expected is None or present is None:
+            raise _damaged(path, name, "is not in the manifest" if expected is None else "is missing")
+        if present.size != expected.size:
+            raise _damaged(path, name, f"has {present.size:,} bytes, the manifest says {expected.size:,}")
+        if present.sha256 != expected.sha256:
+            raise _damaged(path, name, f"has the sha256 {present.sha256[:12]}…, not {expected.sha256[:12]}…")
     for name, dump in manifest.databases.items():
-        if dump.member not in found:
-            raise _refused(path, dump.member, f"is missing: it is the database {name}")
+        if dump.member not in members:
+            raise _damaged(path, dump.member, f"is missing: it is the database {name}")
 
 
-def _refused(path: Path, member: str, finding: str) -> ReleaseError:
-    what = f"the backup is not what its manifest says: {member} {finding}"
-    return ReleaseError(what, where=str(path), remedy=REMEDY)
-
-
-def _unread(path: Path, finding: str) -> TransientError:
-    return TransientError(
-        f"cannot be backed up: {finding}",
-        where=str(path),
-        remedy="run the same command again, as a user who may read it",
-    )
+def _damaged(path: Path, member: str, problem: str) -> ReleaseError:
+    what = f"the backup is not what its manifest says: {member} {problem}"
+    return ReleaseError(what, where=str(path), remedy="take another copy of the backup, or an earlier one")

@@ -1,114 +1,95 @@
-"""What of a store is kept, and what is not: locks, logs, servers under way, runs under way, what a kill left."""
+"""The contents of a store that a backup holds.
 
-import os
+Left out are locks, logs, servers and runs of the moment, unfinished files, links and special files.
+"""
+
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from towline import files
 from towline.prediction_log.privacy import HASH_KEYS
+from towline.store import StoreLayout
 
 STORE = "store"
-ASIDE = ".before-restore-"  # what a restore found in the place it needed
-_NOT = {"locks", "logs", "servers", "work", "lost+found"}
-_RUNNING = Path("watch/up.json")
-_PREFECT = Path("prefect/prefect.db")  # results of steps hold only while the workspace of their run does
-_AS_THEY_ARE = "artifacts"  # what a run has logged, whatever its name
-_BESIDE = ("-wal", "-shm", "-journal")
+ASIDE = ".before-restore-"  # prefix of the folder for what a restore has replaced
+_EXCLUDED = {"locks", "logs", "servers", "work", "lost+found"}
+_SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
-class Found(NamedTuple):
-    """A file or a folder, and its name within the store."""
+class Entry(NamedTuple):
+    """A file, folder, or something else that is left out; ``name`` is its path within the store."""
 
     path: Path
     name: str
-    folder: bool
+    kind: str  # file, folder or other
 
 
-def rooms(root: Path) -> list[str]:
-    """The entries of a store that hold something to keep, in order: each is taken under its own lock."""
-    try:
-        names = sorted(path.name for path in root.iterdir())
-    except FileNotFoundError:
-        return []
-    return [name for name in names if name not in _NOT and not _passing(name)]
+def sections(root: Path) -> list[str]:
+    """The names of what lies directly in a store and is backed up, sorted."""
+    names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    return [name for name in names if name not in _EXCLUDED and not _is_transient(name)]
 
 
-def room(root: Path, name: str, *, hash_keys: bool = True) -> Iterator[Found]:
-    """What is in one of them, sorted; a model's prediction log while nobody turns its segments into tables.
+def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iterator[Entry]:
+    """The entries of one section, sorted; a prediction log is locked against conversion while it is read.
 
     Raises:
         TransientError: the store cannot be written, which a lock needs.
     """
-    top = root / name
-    if not top.is_dir():
-        if top.is_file():
-            yield Found(top, name, folder=False)
+    top, layout = root / section, StoreLayout(root)
+    yield Entry(top, section, "folder" if top.is_dir() else _kind(top))
+    for child in sorted(top.iterdir()) if top.is_dir() else ():
+        is_log = top == layout.prediction_logs and child.is_dir()
+        with files.exclusive_lock(child / ".lock") if is_log else nullcontext():
+            for entry in _walk(child, child.relative_to(root), layout):
+                if hash_keys or HASH_KEYS not in Path(entry.name).parts:
+                    yield entry
+
+
+def folder_entries(root: Path) -> Iterator[Entry]:
+    """All entries of a folder that is not a store."""
+    for child in sorted(root.iterdir()) if root.is_dir() else ():
+        if child.name != "lost+found" and not child.name.startswith((ASIDE, ".restore")):
+            yield from _walk(child, child.relative_to(root))
+
+
+def _walk(path: Path, name: Path, layout: StoreLayout | None = None) -> Iterator[Entry]:
+    kind = _kind(path)
+    if not kind or (kind != "other" and layout is not None and _is_excluded(path, name, layout)):
         return
-    yield Found(top, name, folder=True)
-    for child in sorted(path.name for path in top.iterdir()):
-        logged = name == "predictions" and (top / child).is_dir()
-        lock: AbstractContextManager[object] = files.locked(top / child / ".lock") if logged else nullcontext()
-        with lock:
-            for found in _beneath(top / child, Path(name) / child):
-                if hash_keys or HASH_KEYS not in Path(found.name).parts:
-                    yield found
+    yield Entry(path, name.as_posix(), kind)
+    if kind == "folder":
+        try:
+            children = sorted(path.iterdir())
+        except FileNotFoundError:
+            return
+        for child in children:
+            yield from _walk(child, name / child.name, layout)
 
 
-def everything(root: Path) -> Iterator[Found]:
-    """All that is in a folder which is not a store."""
-    for child in sorted(path.name for path in root.iterdir()) if root.is_dir() else ():
-        if child != "lost+found" and not child.startswith((ASIDE, ".restore")):
-            yield from _beneath(root / child, Path(_AS_THEY_ARE) / child, depth=1)
-
-
-def odd(root: Path) -> list[Path]:
-    """Links and special files in the rooms of a store: they are left out."""
-    found = []
-    for name in rooms(root):
-        for folder, folders, names in os.walk(root / name):
-            paths = [Path(folder, one) for one in (*folders, *names)]
-            found += [path for path in paths if not _ordinary(path)]
-    return found
-
-
-def _beneath(path: Path, name: Path, depth: int = 0) -> Iterator[Found]:
-    if _skipped(path, name):
-        return
-    told = Path(*name.parts[depth:]).as_posix()
-    if not path.is_dir():
-        yield Found(path, told, folder=False)
-        return
-    yield Found(path, told, folder=True)
-    try:
-        children = sorted(child.name for child in path.iterdir())
-    except FileNotFoundError:
-        return
-    for child in children:
-        yield from _beneath(path / child, name / child, depth)
-
-
-def _skipped(path: Path, name: Path) -> bool:
-    if not _ordinary(path):
-        return True
-    if name.parts[0] == _AS_THEY_ARE:
+def _is_excluded(path: Path, name: Path, layout: StoreLayout) -> bool:
+    top = layout.root / name.parts[0]
+    if top == layout.mlflow_artifacts:  # whatever a run has logged, under any name
         return False
-    if name.parts[0] == _PREFECT.parts[0]:
-        return name != _PREFECT
-    if name.parts[0] == "releases":
+    if top == layout.prefect:  # task results are valid only with the workspace of their run
+        return path != layout.prefect / "prefect.db"
+    if top == layout.releases:
         return path.name.startswith(".")
-    return name == _RUNNING or _passing(path.name) or (name.parts[0] == "predictions" and name.parts[2:] == ("roll",))
+    rolled_over = top == layout.prediction_logs and name.parts[2:] == ("roll",)
+    return path == layout.up_state or _is_transient(path.name) or rolled_over
 
 
-def _passing(name: str) -> bool:
-    return name.startswith(".") or name.endswith(".lock") or name.endswith(_BESIDE)
+def _is_transient(name: str) -> bool:
+    return name.startswith(".") or name.endswith((".lock", *_SQLITE_SUFFIXES))
 
 
-def _ordinary(path: Path) -> bool:
+def _kind(path: Path) -> str:
+    """Empty where there is nothing any more."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return False
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        return ""
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"

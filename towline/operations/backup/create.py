@@ -1,15 +1,14 @@
-"""Taking a backup: the databases first, then what they speak of.
+"""Writes a backup: first the ledger, then MLflow's database, then files.
 
-A row of the ledger that names a release is written after it, and that after its version in MLflow; so the ledger is
-copied first, MLflow's database next, files last. What came meanwhile is more than the ledger names, never less. Each is
-read once, in blocks.
+A ledger row that names a release is written after the release, and after its version in MLflow. In this order the
+backup may hold more than its ledger names, never less. Each file is read once, in blocks.
 """
 
 import contextlib
 import datetime as dt
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -19,26 +18,26 @@ from towline.config import Frozen, Settings
 from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.manifest import MANIFEST, REMEDY, read_manifest
-from towline.operations.backup import contents
-from towline.operations.backup.archive import Champion, Dump, Manifest, Writer, writing
-from towline.operations.backup.contents import STORE, Found
-from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy, is_sqlite
-from towline.registry.ledger import Entry, champion_of, open_ledger
+from towline.operations.backup.archive import ArchiveWriter, Dump, Manifest, ServedRelease, open_writer
+from towline.operations.backup.contents import STORE, Entry, folder_entries, section_entries, sections
+from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
+from towline.registry.ledger import Entry as LedgerRow
+from towline.registry.ledger import champion_of, open_ledger
 from towline.registry.resolution import check_recorded
 from towline.steps import step
 
-_TRIES = 5
+_LEDGER_ATTEMPTS = 5
 
 
-class Taken(Frozen):
-    """A backup that was written; ``notes`` say what is not in it though one might think so."""
+class BackupResult(Frozen):
+    """A backup that was written; ``notes`` name what one might expect in it and is not."""
 
     file: str
     bytes: int
     sha256: str
     files: int
     unpacked: int
-    models: dict[str, Champion]
+    models: dict[str, ServedRelease]
     databases: tuple[str, ...]
     folders: tuple[str, ...]
     notes: tuple[str, ...]
@@ -51,183 +50,184 @@ def backup(
     folders: Mapping[str, Path],
     *,
     hash_keys: bool = True,
-) -> Taken:
+) -> BackupResult:
     """Writes a store, its databases and further folders into one file, while they are in use.
 
     Args:
-        settings: where the store is.
-        target: the file; what was there is replaced when the new one is whole.
+        settings: of the store.
+        target: the file; a present one is replaced when the new one is complete.
         databases: by name, ``ledger`` among them.
-        folders: by name: artifacts, say, where an MLflow server keeps them elsewhere.
-        hash_keys: whether the keys that hashed columns of the prediction logs were hashed with are taken too.
+        folders: by name, e.g. MLflow's artifacts where its server keeps them elsewhere.
+        hash_keys: whether to include the keys of the hashed columns of prediction logs.
 
     Raises:
-        ConfigError: the file would lie in what it is a backup of, or has another ending.
-        ReleaseError: the ledger is not what was written; or it was lost, or a release that serves is not in the backup
-            as its manifest says: in these cases the backup is written all the same.
+        ConfigError: the file would lie inside what it backs up, or has another suffix.
+        ReleaseError: the ledger was changed. Or the ledger was lost, or a release that serves is damaged: the backup is
+            written in these cases.
         TransientError: the disk is full; a database is away; a file cannot be read.
     """
     target = target.absolute()
-    roots = {STORE: settings.store, **folders}
-    for root in roots.values():
+    for root in (settings.store, *folders.values()):
         if target.resolve().is_relative_to(root.resolve()):
             raise ConfigError("the backup would lie in what it is of", where=str(target), remedy="name another folder")
     for name, folder in folders.items():
         if not folder.is_dir():
-            raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name one that there is")
-    with _scratch(target) as scratch, writing(target) as writer:
-        dumps: dict[str, Dump] = {}
-        serving = _ledger(settings, databases[LEDGER], scratch, writer, dumps)
-        order = sorted(databases.keys() - {LEDGER}, key=lambda name: (name != TRACKING, name))
-        for name in order:
-            with step(f"database {name}") as told:
-                told.note = _database(databases[name], scratch, writer, dumps)
-        own = {database.file for database in databases.values() if database.file is not None}
-        for name in contents.rooms(settings.store):
-            found = contents.room(settings.store, name, hash_keys=hash_keys)
-            if (settings.store / name).is_dir():
-                with step(name) as told:
-                    told.note = _files(found, STORE, scratch, writer, own)
-            else:
-                _files(found, STORE, scratch, writer, own)
+            raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name a folder that exists")
+    with _scratch_folder(target) as scratch, open_writer(target) as writer:
+        source = _Source(databases, scratch, writer)
+        champions = source.add_ledger(settings)
+        for name in sorted(databases.keys() - {LEDGER}, key=lambda name: (name != TRACKING, name)):
+            with step(f"database {name}") as running:
+                running.note = source.add_database(name)
+        for section in sections(settings.store):
+            with step(section) as running:
+                running.note = source.add_files(section_entries(settings.store, section, hash_keys=hash_keys), STORE)
         for name, folder in folders.items():
-            with step(f"folder {name}") as told:
-                told.note = _files(contents.everything(folder), f"folders/{name}", scratch, writer, own)
-        models = {model: _champion(settings, row, writer) for model, row in serving.items()}
+            with step(f"folder {name}") as running:
+                running.note = source.add_files(folder_entries(folder), f"folders/{name}")
         manifest = Manifest(
             towline=__version__,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             store=str(settings.store),
-            models=models,
-            databases=dumps,
+            models={model: _served_release(settings, row, writer) for model, row in champions.items()},
+            databases=source.dumps,
             folders=tuple(folders),
-            directories=writer.directories,
             members=writer.members,
         )
-        writer.close(manifest)
-    if lost := [f"version {one.version} of {model}" for model, one in models.items() if not one.digest]:
+        writer.add_manifest(manifest)
+    if damaged := [
+        f"version {served.version} of {model}" for model, served in manifest.models.items() if not served.digest
+    ]:
         raise ReleaseError(
-            f"the backup is written, but what serves is not whole in it: {', '.join(lost)}",
+            f"the backup is written, but a release that serves is damaged in it: {', '.join(damaged)}",
             where=str(settings.store),
-            remedy=f"{REMEDY}; `towline show NAME` says what is wrong. All else is in {target.name}",
+            remedy=f"{REMEDY}; `towline show NAME` names the damage. Everything else is in {target.name}",
         )
     check_recorded(settings, open_ledger(settings))
-    return Taken(
+    return BackupResult(
         file=str(target),
         bytes=target.stat().st_size,
         sha256=files.sha256(target),
-        files=len(writer.members),
+        files=manifest.files,
         unpacked=manifest.size,
-        models=models,
-        databases=tuple(dumps),
+        models=manifest.models,
+        databases=tuple(source.dumps),
         folders=tuple(folders),
-        notes=tuple(_notes(settings, databases, dumps, writer)),
+        notes=(*_missing_releases(settings, manifest), *source.notes(settings)),
     )
 
 
-def _ledger(
-    settings: Settings, database: Database, scratch: Path, writer: Writer, dumps: dict[str, Dump]
-) -> dict[str, Entry]:
-    """Dumps the ledger; returns the champions that the dump names, by model."""
-    ledger = open_ledger(settings)
-    with step("ledger") as told:
-        for _ in range(_TRIES):
-            ledger.verify()
-            before = ledger.history()
-            told.note = _database(database, scratch, writer, dumps, add=False)
-            if ledger.history() == before:
-                break
-        else:
-            raise TransientError("the ledger changes all the time", where=str(database), remedy="run the command again")
-        if LEDGER in dumps:
-            _add(writer, dumps[LEDGER].member, scratch / LEDGER)
-        told.note = f"{len(before):,} rows, {told.note}"
-    rows = sorted(before, key=lambda row: (row.model, row.seq))
-    champions = {model: champion_of(list(own)) for model, own in groupby(rows, key=lambda row: row.model)}
-    return {model: row for model, row in champions.items() if row is not None}
+class _Source:
+    """Adds databases and files to an archive; ``dumps`` holds the databases that were added."""
 
+    def __init__(self, databases: Mapping[str, Database], scratch: Path, writer: ArchiveWriter) -> None:
+        self.dumps: dict[str, Dump] = {}
+        self._databases, self._scratch, self._writer = databases, scratch, writer
+        self._dumped_files = {database.file for database in databases.values()}
+        self._left_out: list[Path] = []
 
-def _database(database: Database, scratch: Path, writer: Writer, dumps: dict[str, Dump], *, add: bool = True) -> str:
-    dump = scratch / database.name
-    with files.disk(scratch):
-        dump.unlink(missing_ok=True)
-        if not database.dump(dump):
+    def add_ledger(self, settings: Settings) -> dict[str, LedgerRow]:
+        """Adds the ledger; returns the rows of the champions that it names, by model."""
+        ledger = open_ledger(settings)
+        with step("ledger") as running:
+            for _ in range(_LEDGER_ATTEMPTS):
+                ledger.verify()
+                rows = ledger.history()
+                dump = self._dump(LEDGER)
+                if ledger.history() == rows:
+                    break
+            else:
+                where = str(self._databases[LEDGER])
+                raise TransientError("the ledger changes all the time", where=where, remedy="run the command again")
+            running.note = f"{len(rows):,} rows, {self._add_dump(LEDGER, dump)}"
+        rows = sorted(rows, key=lambda row: (row.model, row.seq))
+        champions = {model: champion_of(list(of_model)) for model, of_model in groupby(rows, key=lambda row: row.model)}
+        return {model: row for model, row in champions.items() if row is not None}
+
+    def add_database(self, name: str) -> str:
+        return self._add_dump(name, self._dump(name))
+
+    def _dump(self, name: str) -> Path | None:
+        dump = self._scratch / name
+        with files.disk(self._scratch):
+            dump.unlink(missing_ok=True)
+            return dump if self._databases[name].dump(dump) else None
+
+    def _add_dump(self, name: str, dump: Path | None) -> str:
+        database = self._databases[name]
+        if dump is None:
             return f"none yet: {database}"
-    kind = "sqlite" if database.file is not None else "postgresql"
-    member = f"databases/{database.name}.{'sqlite' if kind == 'sqlite' else 'dump'}"
-    dumps[database.name] = Dump(kind=kind, member=member)
-    size = dump.stat().st_size
-    if add:
-        _add(writer, member, dump)
-    return f"{size / 1e6:,.1f} MB"
+        kind, suffix = ("sqlite", "sqlite") if database.file is not None else ("postgresql", "dump")
+        self.dumps[name] = Dump.model_validate({"kind": kind, "member": f"databases/{name}.{suffix}"})
+        return self._add_and_remove(self.dumps[name].member, dump)
+
+    def _add_and_remove(self, member: str, file: Path) -> str:
+        self._writer.add_file(member, file)
+        file.unlink()
+        return f"{self._writer.members[member].size / 1e6:,.1f} MB"
+
+    def add_files(self, entries: Iterable[Entry], root: str) -> str:
+        """Adds files and folders; an SQLite database among them is copied between two transactions."""
+        before = set(self._writer.members)
+        for entry in entries:
+            name = f"{root}/{entry.name}"
+            if entry.kind == "other":
+                self._left_out.append(entry.path)
+            elif entry.kind == "folder":
+                with contextlib.suppress(FileNotFoundError):
+                    self._writer.add_folder(name, entry.path.stat().st_mode)
+            elif entry.path.absolute() in self._dumped_files:
+                continue
+            elif is_sqlite(entry.path):
+                copied = self._scratch / "copied"
+                if copy_sqlite(entry.path, copied):
+                    copied.chmod(entry.path.stat().st_mode & 0o777)
+                    self._add_and_remove(name, copied)
+            else:
+                self._writer.add_file(name, entry.path)
+        added = [member for name, member in self._writer.members.items() if name not in before and member.sha256]
+        return f"{len(added):,} files, {sum(member.size for member in added) / 1e6:,.1f} MB"
+
+    def notes(self, settings: Settings) -> Iterator[str]:
+        if TRACKING not in self._databases:
+            where = mask_passwords(settings.tracking_uri) or "no address"
+            yield f"MLflow is at {where}: its database and artifacts are backed up only if the command names them"
+        for path in self._left_out:
+            yield f"a link or a special file is left out: {path}"
+        for name in self._databases.keys() - self.dumps.keys():
+            yield f"there is no database {name} yet: {self._databases[name]}"
 
 
-def _add(writer: Writer, member: str, dump: Path) -> None:
-    writer.file(member, dump)
-    dump.unlink()
-
-
-def _files(found: Iterator[Found], room: str, scratch: Path, writer: Writer, own: set[Path]) -> str:
-    """Adds files and folders; a database among them as it is between two transactions."""
-    before = len(writer.members)
-    size = 0
-    for one in found:
-        name = f"{room}/{one.name}"
-        if one.folder:
-            with contextlib.suppress(FileNotFoundError):
-                writer.folder(name, one.path.stat().st_mode)
-        elif one.path.absolute() in own:
-            continue
-        elif is_sqlite(one.path):
-            copied = scratch / "copied"
-            if copy(one.path, copied):
-                copied.chmod(one.path.stat().st_mode & 0o777)
-                _add(writer, name, copied)
-        else:
-            writer.file(name, one.path)
-        size += writer.members[name].size if name in writer.members else 0
-    return f"{len(writer.members) - before:,} files, {size / 1e6:,.1f} MB"
-
-
-def _champion(settings: Settings, row: Entry, writer: Writer) -> Champion:
-    """What serves; without a digest where the files that were taken are not those that its manifest names."""
+def _served_release(settings: Settings, row: LedgerRow, writer: ArchiveWriter) -> ServedRelease:
+    """The digest is empty where the files in the archive are not those of the release's manifest."""
     digest = ""
     with contextlib.suppress(ReleaseError):
         manifest = read_manifest(settings.layout.release(row.release))
-        taken = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
-        if all(one and one.sha256 == manifest.files[name].sha256 for name, one in taken.items()):
+        added = {name: writer.members.get(f"{STORE}/{row.release}/{name}") for name in manifest.files}
+        if all(member and member.sha256 == manifest.files[name].sha256 for name, member in added.items()):
             digest = manifest.digest
-    return Champion(version=row.version, release=row.release, digest=digest)
+    return ServedRelease(version=row.version, release=row.release, digest=digest)
 
 
-def _notes(
-    settings: Settings, databases: Mapping[str, Database], dumps: Mapping[str, Dump], writer: Writer
-) -> Iterator[str]:
+def _missing_releases(settings: Settings, manifest: Manifest) -> Iterator[str]:
     ledger = open_ledger(settings)
     for model in ledger.models():
         for row in ledger.versions(model):
-            if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in writer.members:
+            if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in manifest.members:
                 yield f"the release of version {row.version} of {model} is not there: {row.release}"
-    if TRACKING not in databases:
-        where = mask_passwords(settings.tracking_uri) or "no address"
-        yield f"MLflow is at {where}: its database and artifacts are in a backup only if they are named"
-    for path in contents.odd(settings.store):
-        yield f"a link or a special file is left out: {path}"
-    for name in databases.keys() - dumps.keys():
-        yield f"there is no database {name} yet: {databases[name]}"
 
 
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the archive for databases; those that a kill left a day ago go."""
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the archive for dumps; those that killed backups left a day ago are removed."""
     prefix = f".{target.name}."
     with files.disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{prefix}*"):
-            if files.age(left) > dt.timedelta(days=1):
-                shutil.rmtree(left, ignore_errors=True)
+        for leftover in target.parent.glob(f"{prefix}*"):
+            if files.age(leftover) > dt.timedelta(days=1):
+                shutil.rmtree(leftover, ignore_errors=True)
                 with contextlib.suppress(OSError):
-                    left.unlink(missing_ok=True)
+                    leftover.unlink(missing_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield folder

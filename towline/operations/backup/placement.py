@@ -1,99 +1,93 @@
-"""Moving what was unpacked to its place, by renames, and back again if something fails."""
+"""Placement moves restored files into their places by renames that can be undone until it is committed."""
 
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from towline import files
 from towline.errors import TransientError
-from towline.operations.backup import contents
-from towline.operations.backup.contents import STORE
-from towline.operations.backup.databases import place, siblings
+from towline.operations.backup.contents import STORE, folder_entries, section_entries, sections
+from towline.operations.backup.databases import place_sqlite, sqlite_siblings
 
 _STAGING = ".restore-"
 
 
 def occupied(name: str, root: Path) -> set[str]:
-    """The entries of a folder that a backup would take."""
+    """The names in a folder that hold something which a backup would take."""
     if name != STORE:
-        return {found.name.split("/")[0] for found in contents.everything(root)}
-    return {
-        room
-        for room in contents.rooms(root)
-        if room != "README.md" and any(not f.folder for f in contents.room(root, room))
-    }
+        return {entry.name.split("/")[0] for entry in folder_entries(root)}
+    held = (section for section in sections(root) if section != "README.md")
+    return {section for section in held if any(entry.kind == "file" for entry in section_entries(root, section))}
 
 
 def is_mount(path: Path) -> bool:
-    """Whether a folder is mounted, also from the disk that its parent is on, which ``Path.is_mount`` does not see."""
+    """Whether a folder is a mount, including bind mounts from the same disk, which ``Path.is_mount`` does not see."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return path.is_mount()
     return path.is_mount() or str(path.resolve()) in {line.split()[4].replace("\\040", " ") for line in lines}
 
 
 @contextmanager
-def staging(root: Path, token: str) -> Iterator[Path]:
-    """A folder within a place, so that all in it moves by renames; what killed restores left goes first."""
-    made = next((one for one in reversed([root, *root.parents]) if not one.exists()), None)
+def staging_folder(root: Path, token: str) -> Iterator[Path]:
+    """A folder inside a target, so that its content moves by renames; those of killed restores are removed."""
+    created = next((path for path in reversed([root, *root.parents]) if not path.exists()), None)
+    lock, folder = root / ".restore.lock", root / f"{_STAGING}{token}"
     with files.disk(root):
         root.mkdir(parents=True, exist_ok=True)
     try:
-        with files.locked(root / ".restore.lock", wait=False) as mine:
-            if not mine:
+        with files.exclusive_lock(lock, wait=False) as acquired:
+            if not acquired:
                 raise TransientError("another restore is under way", where=str(root), remedy="wait for it to end")  # noqa: TRY301
-            for left in root.glob(f"{_STAGING}*"):
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-            folder = root / f"{_STAGING}{token}"
+            for leftover in root.glob(f"{_STAGING}*/"):
+                shutil.rmtree(leftover, ignore_errors=True)
             with files.disk(root):
                 folder.mkdir(mode=0o700)
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                (root / ".restore.lock").unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
     except BaseException:
-        if made is not None and not any(path.is_file() for path in made.rglob("*")):
-            shutil.rmtree(made, ignore_errors=True)
+        if created is not None and not any(path.is_file() for path in created.rglob("*")):
+            shutil.rmtree(created, ignore_errors=True)
         raise
 
 
-class Moved:
-    """Renames that can be taken back as long as they are not kept."""
+class Placement(AbstractContextManager["Placement"]):
+    """Moves files into place; at the end of its block everything is moved back, unless it was committed.
 
-    def __init__(self) -> None:
+    Args:
+        aside: name of the folders that take what is replaced.
+    """
+
+    def __init__(self, aside: str) -> None:
+        self._aside_name = aside
         self._undo: list[Callable[[], object]] = []
         self._aside: list[Path] = []
-        self._within: list[Path] = []
-        self.kept = False
+        self._committed = False
 
-    def folder(self, source: Path, root: Path, aside: Path, name: str) -> None:
-        """Moves all that is in ``source`` into ``root``, what stands there under the same name or is kept aside."""
-        mounted = {path.name for path in root.iterdir() if is_mount(path)}
-        for one in sorted(mounted):
-            self._mounted(source / one, root / one, aside.name)
-        coming = [path.name for path in source.iterdir() if path.name not in mounted] if source.is_dir() else []
-        there = {path.name for path in root.iterdir()} - mounted
-        beside = {file.name for one in coming for file in siblings(root / one)}
-        for one in sorted((occupied(name, root) | set(coming) | beside) & there):
-            with files.disk(aside):
-                aside.mkdir(mode=0o700, exist_ok=True)
-            self._rename(root / one, aside / one)
-        if aside.is_dir():
-            self._aside.append(aside)
-        # the database comes last: what a ledger names is there when it does
-        for one in sorted(coming, key=lambda one: (one.endswith(".db"), one == "ledger.db", one)):
-            self._rename(source / one, root / one)
+    def move_into(self, source: Path, root: Path, name: str) -> None:
+        """Moves the content of ``source`` into ``root``; what is there under the same name, or in use, goes aside."""
+        mounts = {path.name for path in root.iterdir() if is_mount(path)}
+        for mount in sorted(mounts):
+            self._fill_mount(source / mount, root / mount)
+        incoming = {path.name for path in source.iterdir()} - mounts if source.is_dir() else set()
+        present = {path.name for path in root.iterdir()} - mounts
+        siblings = {file.name for entry in incoming for file in sqlite_siblings(root / entry)}
+        self._set_aside(root, (occupied(name, root) | incoming | siblings) & present)
+        # databases come last: the releases that a ledger names are there before it is
+        for entry in sorted(incoming, key=lambda entry: (entry.endswith(".db"), entry == "ledger.db", entry)):
+            self._rename(source / entry, root / entry)
         with files.disk(root):
             files.sync(root)
 
-    def _mounted(self, source: Path, root: Path, aside: str) -> None:
-        """A room that is a disk of its own takes no renames from elsewhere: what comes is copied beside it first."""
-        draft, before = root / f"{_STAGING}draft", root / aside
+    def _fill_mount(self, source: Path, root: Path) -> None:
+        """A mount takes no renames from another disk: the content is copied into it first."""
+        draft = root / f"{_STAGING}draft"
         self._undo.append(lambda: shutil.rmtree(draft, ignore_errors=True))
         with files.disk(root):
             shutil.rmtree(draft, ignore_errors=True)
@@ -101,26 +95,29 @@ class Moved:
                 shutil.copytree(source, draft)
             else:
                 draft.mkdir()
-        there = [path for path in sorted(root.iterdir()) if path not in (draft, before)]
-        if there:
-            with files.disk(before):
-                before.mkdir(mode=0o700, exist_ok=True)
-            self._within.append(before)
-        for path in there:
-            self._rename(path, before / path.name)
+        self._set_aside(root, {path.name for path in root.iterdir()} - {draft.name, self._aside_name})
         for path in sorted(draft.iterdir()):
             self._rename(path, root / path.name)
         draft.rmdir()
         with files.disk(root):
             files.sync(root)
 
-    def file(self, source: Path, target: Path, end: str) -> None:
-        """Puts a file in its place on whatever disk that is; what is there, and belongs to it, is kept aside."""
-        for old in (target, *siblings(target)):
+    def _set_aside(self, root: Path, names: set[str]) -> None:
+        aside = root / self._aside_name
+        if names:
+            with files.disk(aside):
+                aside.mkdir(mode=0o700, exist_ok=True)
+            self._aside.append(aside)
+        for name in sorted(names):
+            self._rename(root / name, aside / name)
+
+    def place_database(self, dump: Path, target: Path) -> None:
+        """Puts an SQLite file in its place on any disk; the file that is there, with its logs, gets another name."""
+        for old in (target, *sqlite_siblings(target)):
             if old.exists():
-                self._rename(old, old.with_name(f"{old.name}{end}"))
-                self._aside.append(old.with_name(f"{old.name}{end}"))
-        place(source, target)
+                self._aside.append(old.with_name(f"{old.name}{self._aside_name}"))
+                self._rename(old, self._aside[-1])
+        place_sqlite(dump, target)
         self._undo.append(target.unlink)
 
     def _rename(self, old: Path, new: Path) -> None:
@@ -128,32 +125,22 @@ class Moved:
             old.rename(new)
         self._undo.append(lambda: new.rename(old))
 
-    def back(self) -> None:
-        for undo in reversed(self._undo):
-            undo()
-        for folder in (*self._aside, *self._within):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    def commit(self) -> None:
+        self._committed = True
 
-    def keep(self) -> None:
-        self.kept = True
+    def __exit__(self, *_: object) -> None:
+        if not self._committed:
+            for undo in reversed(self._undo):
+                undo()
+            for folder in self._aside:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
-    def aside(self) -> list[Path]:
-        """Where there is something that was there before; what holds nothing but locks goes."""
-        kept = [path for path in self._within if any(one.is_file() for one in path.rglob("*"))]
+    def remaining_aside(self) -> list[Path]:
+        """The folders and files with what was replaced; folders without files are removed."""
         for path in self._aside:
-            if path.is_dir() and not any(occupied(STORE, path)):
+            if path.is_dir() and not any(
+                file.is_file() and not file.name.endswith(".lock") for file in path.rglob("*")
+            ):
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                kept.append(path)
-        return kept
-
-
-@contextmanager
-def undone() -> Iterator[Moved]:
-    moved = Moved()
-    try:
-        yield moved
-    finally:
-        if not moved.kept:
-            moved.back()
+        return [path for path in self._aside if path.exists()]

@@ -64,7 +64,7 @@ class Mirror(NamedTuple):
     aliases: dict[str, str]
 
 
-def quick(settings: Settings) -> bool:
+def is_quick_to_read(settings: Settings) -> bool:
     """Whether MLflow's list can be read without importing MLflow: it is a file or behind a server."""
     return settings.tracking_uri.startswith(("sqlite:", "http://", "https://"))
 

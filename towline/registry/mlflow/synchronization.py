@@ -18,10 +18,10 @@ from towline.registry.mlflow import mirror
 from towline.registry.mlflow.mirror import VERSION, Mirror, Shown
 
 
-def missing(settings: Settings, model: str) -> tuple[str, ...]:
+def find_differences(settings: Settings, model: str) -> tuple[str, ...]:
     """What MLflow does not show as the ledger has it, one sentence each; nothing where no MLflow is set.
 
-    It is cheap where ``mirror.quick`` says so.
+    It is cheap where ``mirror.is_quick_to_read`` says so.
 
     Raises:
         ReleaseError: the ledger is not what was written.
@@ -34,28 +34,28 @@ def missing(settings: Settings, model: str) -> tuple[str, ...]:
     return _differences(shown, aliases, mirror.read(settings, model)) if shown else ()
 
 
-def mend(settings: Settings, model: str) -> tuple[str, ...]:
+def synchronize(settings: Settings, model: str) -> tuple[str, ...]:
     """Puts back what MLflow does not show as the ledger has it; returns what that was and what came of it.
 
     Raises:
         ReleaseError: the ledger is not what was written.
         TransientError: the ledger or MLflow is away, locked or full.
     """
-    if not missing(settings, model):
+    if not find_differences(settings, model):
         return ()
-    with files.locked(settings.layout.synchronization_lock):
-        lacking = missing(settings, model)
+    with files.exclusive_lock(settings.layout.synchronization_lock):
+        lacking = find_differences(settings, model)
         if lacking:
             ledger = open_ledger(settings)
             shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
             present = mirror.read(settings, model).versions
             versions = [one if one.run_key in present else _described(one) for one in shown]
             mirror.write(settings, model, _description(shown), [one for one in versions if one], aliases)
-        left = missing(settings, model) if lacking else ()
+        left = find_differences(settings, model) if lacking else ()
     return tuple(f"{one}: {'its release is damaged' if one in left else 'put back'}" for one in lacking)
 
 
-def note(error: TransientError) -> str:
+def unsynchronized_note(error: TransientError) -> str:
     """What a run, or a command, says where MLflow could not be told: what was decided stands all the same."""
     return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` puts it there"
 
@@ -138,4 +138,4 @@ def _description(shown: Sequence[Shown]) -> str | None:
 
 if __name__ == "__main__":  # a process of its own: its caller is not to carry MLflow
     for name in sys.argv[1:]:
-        mend(Settings.from_environment(), name)
+        synchronize(Settings.from_environment(), name)

@@ -90,7 +90,7 @@ def register(
     Raises:
         TransientError: the store is locked, away, full or cannot be written.
     """
-    with connect(settings) as client, files.locked(work.file("register.lock")):
+    with connect(settings) as client, files.exclusive_lock(work.file("register.lock")):
         experiment_id = home(client, settings, config.name, config.description)
         present = client.get_experiment(experiment_id).tags.items()
         for key, value in run_record.experiment_tags(evaluation).items() - present:
@@ -186,7 +186,7 @@ def home(client: "MlflowClient", settings: Settings, name: str, description: str
 
     A description of None leaves the model's as it is.
     """
-    with files.locked(settings.layout.mlflow_lock):
+    with files.exclusive_lock(settings.layout.mlflow_lock):
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=description)
         elif description is not None and client.get_registered_model(name).description != description:
@@ -322,7 +322,7 @@ def connect(settings: Settings) -> Iterator["MlflowClient"]:
             warnings.simplefilter("ignore")
             set_tracking_uri(settings.tracking_uri)  # a version's model is looked up there, not in the client's store
             if file and not file.exists():
-                with files.locked(settings.layout.mlflow_lock):
+                with files.exclusive_lock(settings.layout.mlflow_lock):
                     _make(file)
             client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
             yield client

@@ -47,7 +47,7 @@ def supervise(service: Service, started: Callable[[Started], None]) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # before prometheus_client is imported
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with files.locked(folder / _LOCK):  # workers hold it too
+        with files.exclusive_lock(folder / _LOCK):  # workers hold it too
             _warm()
             _Supervisor(service, started, folder).run()
     finally:
@@ -62,7 +62,7 @@ def _sweep() -> None:
             status = folder.lstat()
             if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _NEW:
                 continue
-            with files.locked(folder / _LOCK, wait=False) as ours:
+            with files.exclusive_lock(folder / _LOCK, wait=False) as ours:
                 if ours:
                     shutil.rmtree(folder)
 

@@ -22,12 +22,25 @@ from towline.config import DataConfig, PipelineConfig, build_config
 from towline.data.profile import profile_features
 from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.evidently_report import catch_up, report, write
-from towline.monitoring.reporting.samples import OTHER, ROWS, drawn, logged, sides
+from towline.monitoring.reporting.evidently_report import add_missing_windows, write_report
+from towline.monitoring.reporting.samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult, DriftState
 from towline.prediction_log import parquet_store
 
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
+
+
+def add_report(
+    drift: DriftResult,
+    reference: pd.DataFrame | None,
+    current: pd.DataFrame | None,
+    workspace: Path,
+    model: str,
+    now: dt.datetime,
+) -> Path:
+    names = [check.column for check in drift.checks]
+    pair = None if reference is None or current is None else pair_samples(reference, current, names)
+    return add_window(drift, pair, workspace, model, now)
 
 
 def night(day: int = 28, state: DriftState = "drift", **more: Any) -> DriftResult:
@@ -68,7 +81,7 @@ def statuses(run: Any) -> dict[str, str]:
 def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str, tmp_path: Path) -> None:
     """Evidently's own test statuses carry the verdict on the night and on each column; values and times are ours."""
     drift = night(state=state)
-    report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
+    add_report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     [(project, run)] = stored(tmp_path / "evidently")
     assert project == "bikes"
     assert run.timestamp.isoformat() == "2026-02-28T00:00:00"
@@ -86,7 +99,7 @@ def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
         column="temp", name="missing", value=1.0, threshold=None, alarm=True, invalid=True, detail="gone"
     )
     drift = night(state="invalid_schema", checks=(gone,))
-    page = report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
+    page = add_report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run) == {"verdict on the night": "FAIL", "temp: missing": "FAIL"}
     assert "Not drawn: temp (missing)" in page.read_text()
@@ -123,7 +136,7 @@ def test_rows_that_crash_evidently_still_give_the_scores(
     current: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever production sends, there is a page, and a run that Evidently reads, with our verdict; no view fails."""
-    page = report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
+    page = add_report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run)["temp: distribution"] == "FAIL"
     assert "Exact scores" in page.read_text()
@@ -138,7 +151,7 @@ def test_views_that_fail_leave_the_scores(tmp_path: Path, monkeypatch: pytest.Mo
         raise ZeroDivisionError("a <b>fault</b> in a view")
 
     monkeypatch.setattr(ValueDriftCalculation, "calculate", fail)
-    page = report(night(), rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
+    page = add_report(night(), rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     assert statuses(stored(tmp_path / "evidently")[0][1])["temp: distribution"] == "FAIL"
     assert "Not drawn: all columns (a \\u2039b\\u203afault" in page.read_text()
 
@@ -151,7 +164,7 @@ def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> N
     )
     current = rows().assign(weather=script, **{script: script})
     drift = night(checks=(found,), reason=script)
-    page = report(drift, current, current, tmp_path / "evidently", "bikes", NOW).read_text()
+    page = add_report(drift, current, current, tmp_path / "evidently", "bikes", NOW).read_text()
     assert "<script>alert" not in page
     assert "<\\/script><script>alert" not in page
     assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=", page.split("<body>")[0]) == []
@@ -163,11 +176,11 @@ def test_a_night_is_kept_once(tmp_path: Path) -> None:
     """Catching up adds what is missing, in order; a night reported again replaces its run, and no other."""
     workspace = tmp_path / "evidently"
     quiet = [night(day, "ok") for day in range(1, 28)]
-    assert catch_up(quiet, workspace, "bikes", NOW) == 27
-    assert catch_up(quiet, workspace, "bikes", NOW) == 0
-    first = report(night(), rows(), rows(seed=1), workspace, "bikes", NOW)
-    again = report(night(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
-    report(night(), None, None, workspace, "trees", NOW)
+    assert add_missing_windows(quiet, workspace, "bikes", NOW) == 27
+    assert add_missing_windows(quiet, workspace, "bikes", NOW) == 0
+    first = add_report(night(), rows(), rows(seed=1), workspace, "bikes", NOW)
+    again = add_report(night(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
+    add_report(night(), None, None, workspace, "trees", NOW)
     assert first == again == tmp_path / "watch" / "bikes" / "drift-2026-02-28.html"
     runs = stored(workspace)
     assert sorted(name for name, _ in runs) == ["bikes"] * 28 + ["trees"]
@@ -180,7 +193,7 @@ def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
     from evidently.ui.workspace import Workspace
 
     workspace = tmp_path / "evidently"
-    catch_up([night(1, "ok"), night(2)], workspace, "bikes", NOW)
+    add_missing_windows([night(1, "ok"), night(2)], workspace, "bikes", NOW)
     points = {
         json.dumps(result.metric_value_location.metric.params, sort_keys=True)
         for _, run in stored(workspace)
@@ -208,15 +221,15 @@ def log(folder: Path, version: int, source: str, count: int) -> None:
 
 def test_the_log_is_sampled(tmp_path: Path) -> None:
     """Of one version and window at most 5,000 rows, of all files alike; nothing that was hashed."""
-    assert logged(tmp_path / "none", 1, None, None).empty
+    assert sample_log(tmp_path / "none", 1, None, None).empty
     for source, version, count in (("a", 1, 9_000), ("b", 1, 3_000), ("c", 2, 50)):
         log(tmp_path, version, source, count)
-    found = logged(tmp_path, 1, dt.datetime(2026, 2, 27, tzinfo=dt.UTC), dt.datetime(2026, 2, 28, tzinfo=dt.UTC))
+    found = sample_log(tmp_path, 1, dt.datetime(2026, 2, 27, tzinfo=dt.UTC), dt.datetime(2026, 2, 28, tzinfo=dt.UTC))
     assert list(found.columns) == ["size", "prediction"]
-    assert len(found) == ROWS
+    assert len(found) == MAX_ROWS
     assert set(found["size"]) == {1000.0}
-    assert len(logged(tmp_path, 2, None, None)) == 50
-    assert logged(tmp_path, 2, dt.datetime(2026, 2, 28, tzinfo=dt.UTC), None).empty
+    assert len(sample_log(tmp_path, 2, None, None)) == 50
+    assert sample_log(tmp_path, 2, dt.datetime(2026, 2, 28, tzinfo=dt.UTC), None).empty
 
 
 def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
@@ -233,14 +246,14 @@ def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
     drift = night(version=1, checks=(found,))
     for one in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
         Journal.of(settings, MODEL).add(one, NOW)
-    page = write(settings, config, serving, drift, NOW)
+    page = write_report(settings, config, serving, drift, NOW)
     runs = stored(settings.layout.evidently)
     assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "ok", "ok"]
     assert page.name == "drift-2026-02-28.html"
     text = page.read_text()
     assert "Drift in column 'size'" in text
     assert "secret" not in text
-    table = write(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
+    table = write_report(settings, config, serving, drift.model_copy(update={"start": None, "end": None}), NOW, rows())
     assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
@@ -272,23 +285,23 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
     table.loc[table.index % 4 == 0, "tail"] = np.nan
     contract = infer_contract(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(table)
-    found = drawn(profile_features(features, contract))
-    assert len(found) == ROWS
+    found = sample_profile(profile_features(features, contract))
+    assert len(found) == MAX_ROWS
     assert "when" not in found
     assert wasserstein_distance(found["tail"].dropna(), table["tail"].dropna()) < 0.05 * table["tail"].std()
     assert found["tail"].isna().mean() == pytest.approx(0.25, abs=0.001)
     assert set(found["hour"]) == set(range(24))
     assert found["flag"].mean() == pytest.approx(table["flag"].mean(), abs=0.001)
     assert (found["level"] == "a").mean() == pytest.approx((table["level"] == "a").mean(), abs=0.001)
-    pd.testing.assert_frame_equal(found, drawn(profile_features(features, contract)))
+    pd.testing.assert_frame_equal(found, sample_profile(profile_features(features, contract)))
 
 
 def test_sides_are_bounded() -> None:
     """Of many rows and columns a sample is taken, of many levels the frequent ones; those that alarm come first."""
     wide = pd.DataFrame({f"c{i}": np.arange(6_000.0) for i in range(60)} | {"l": [f"v{i % 100}" for i in range(6_000)]})
-    made = sides(wide, wide, ["c59", "l"])
-    assert made.current.shape == made.reference.shape == (ROWS, 50)
+    made = pair_samples(wide, wide, ["c59", "l"])
+    assert made.current.shape == made.reference.shape == (MAX_ROWS, 50)
     assert list(made.current.columns[:2]) == ["c59", "l"]
     assert made.current["l"].nunique() == 31
     assert OTHER in set(made.current["l"])
-    assert made.left_out["c58"] == "only 50 columns are drawn"
+    assert made.excluded["c58"] == "only 50 columns are drawn"

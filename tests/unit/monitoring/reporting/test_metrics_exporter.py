@@ -1,4 +1,4 @@
-"""What the watch knows, as Prometheus asks for it over HTTP."""
+"""What the exporter knows, as Prometheus asks for it over HTTP."""
 
 import datetime as dt
 import shutil
@@ -13,10 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.shelf import MODEL, Shelf
 from tests.unit.monitoring.status.test_status import DAY, NOW, get, night, window
-from towline.cli.status_server import Pages
+from towline.cli.status_server import StatusServer
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
-from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
+from towline.monitoring.reporting.metrics_exporter import (
+    CACHE_TIME,
+    MetricsExporter,
+    ModelMetricsSnapshot,
+    format_metrics,
+    next_run,
+)
 from towline.monitoring.results import QualityResult
 from towline.training.evaluation.interval import Interval
 
@@ -33,7 +38,7 @@ def gauges(text: str) -> dict[tuple[str, ...], float]:
 
 
 def told(shelf: Shelf, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
-    return gauges(Watch(shelf.settings).text(now))
+    return gauges(MetricsExporter(shelf.settings).text(now))
 
 
 def promise(shelf: Shelf, **parts: object) -> None:
@@ -44,7 +49,7 @@ def promise(shelf: Shelf, **parts: object) -> None:
 
 @contextmanager
 def serving(shelf: Shelf, host: str = "127.0.0.1") -> Iterator[str]:
-    with Pages(0, shelf.settings, host) as server:
+    with StatusServer(0, shelf.settings, host) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -59,7 +64,7 @@ def test_a_new_model_says_what_serves(shelf: Shelf) -> None:
     found = told(shelf)
     assert found["ledger_up",] == 1
     assert found["champion_version",] == 1
-    assert 0 < found["model_trained_timestamp_seconds",] <= found["last_round_timestamp_seconds", "training"]
+    assert 0 < found["model_trained_timestamp_seconds",] <= found["last_run_timestamp_seconds", "training"]
     assert not [name for name, *_ in found if name.startswith(("drift", "quality", "input"))]
 
 
@@ -70,9 +75,9 @@ def test_the_last_windows_of_the_version_that_serves_count(shelf: Shelf) -> None
         journal.add(record, NOW)
     journal.add(night(0, version=2), NOW)
     found = told(shelf)
-    assert (found["drift_alarm", "rooms"], found["drift_ratio", "rooms"], found["input_broken",]) == (1, 2, 0)
+    assert (found["drift_alarm", "rooms"], found["drift_ratio", "rooms"], found["input_invalid",]) == (1, 2, 0)
     assert (found["quality", "mae"], found["quality_bound", "mae"], found["quality_headroom", "mae"]) == (30, 25, -5)
-    assert (found["quality_bad",], found["quality_estimate", "mae", "no"]) == (1, 23.75)
+    assert (found["quality_degraded",], found["quality_estimate", "mae", "no"]) == (1, 23.75)
     assert found["quality_coverage",] == pytest.approx(300 / 350)
 
 
@@ -83,7 +88,7 @@ def test_headroom_has_the_same_sign_where_more_is_better() -> None:
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
             labelled=0, due=0, reason="",
         )  # fmt: skip
-        found = gauges(exposition([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
+        found = gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
         assert found["quality_headroom", metric] * sign == pytest.approx(0.1)
         assert ("quality_coverage",) not in found
 
@@ -92,14 +97,14 @@ def test_rounds_are_due_by_their_schedule(shelf: Shelf) -> None:
     """After the last round, or since the version serves where there was none; a flow without a line is never due."""
     promise(shelf, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
     found = told(shelf)
-    assert found["round_due_timestamp_seconds", "drift"] > NOW.timestamp()
+    assert found["run_due_timestamp_seconds", "drift"] > NOW.timestamp()
     monday = dt.datetime(2026, 3, 2, 1, 30, tzinfo=dt.UTC)  # half past two in Berlin
     Journal.of(shelf.settings, MODEL).add(night(0), monday)
     found = told(shelf)
-    assert found["last_round_timestamp_seconds", "drift"] == monday.timestamp()
-    assert found["round_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
-    assert ("round_due_timestamp_seconds", "quality") not in found
-    assert due("no line", "UTC", NOW) is None
+    assert found["last_run_timestamp_seconds", "drift"] == monday.timestamp()
+    assert found["run_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
+    assert ("run_due_timestamp_seconds", "quality") not in found
+    assert next_run("no line", "UTC", NOW) is None
 
 
 def test_promises_come_from_the_release(shelf: Shelf) -> None:
@@ -121,9 +126,9 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     path = damaged.folder / "drift.jsonl"
     path.write_text(path.read_text().replace('"state":"ok"', '"state":7'))
     found = told(shelf)
-    assert found["watch_readable",] == 0
+    assert found["monitoring_readable",] == 0
     assert ("champion_version",) not in found
-    assert found["watch_readable", MODEL + "-2"] == 1
+    assert found["monitoring_readable", MODEL + "-2"] == 1
 
 
 def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
@@ -134,7 +139,7 @@ def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
     with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
         database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
     found = told(shelf)
-    assert (found["watch_readable",], found["watch_readable", other]) == (0, 1)
+    assert (found["monitoring_readable",], found["monitoring_readable", other]) == (0, 1)
     assert ("champion_version",) not in found
     assert found["champion_version", other] == 1
 
@@ -142,10 +147,10 @@ def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
 def test_a_ledger_that_is_away_leaves_what_was_known(shelf: Shelf) -> None:
     """Alarms stay as they are; only the ledger's own gauge changes."""
     Journal.of(shelf.settings, MODEL).add(night(0, "drift"), NOW)
-    watch = Watch(shelf.settings)
-    before = gauges(watch.text(NOW))
+    exporter = MetricsExporter(shelf.settings)
+    before = gauges(exporter.text(NOW))
     shelf.ledger_file.write_text("no database")
-    after = gauges(watch.text(NOW + FRESH))
+    after = gauges(exporter.text(NOW + CACHE_TIME))
     assert after.pop(("ledger_up",)) == 0
     assert before.pop(("ledger_up",)) == 1
     assert {name: value for name, value in after.items() if name[0] != "model_age_seconds"} == {
@@ -155,11 +160,11 @@ def test_a_ledger_that_is_away_leaves_what_was_known(shelf: Shelf) -> None:
 
 def test_it_is_read_once_for_all_who_ask(shelf: Shelf) -> None:
     """Within ten seconds the same text is told; then what is there now."""
-    watch = Watch(shelf.settings)
-    watch.text(NOW)
+    exporter = MetricsExporter(shelf.settings)
+    exporter.text(NOW)
     Journal.of(shelf.settings, MODEL).add(night(0, "drift"), NOW)
-    assert ("input_broken",) not in gauges(watch.text(NOW + FRESH / 2))
-    assert ("input_broken",) in gauges(watch.text(NOW + FRESH))
+    assert ("input_invalid",) not in gauges(exporter.text(NOW + CACHE_TIME / 2))
+    assert ("input_invalid",) in gauges(exporter.text(NOW + CACHE_TIME))
 
 
 def test_metrics_are_served_whatever_the_store_is(shelf: Shelf) -> None:

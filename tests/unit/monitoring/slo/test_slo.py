@@ -20,9 +20,15 @@ from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ConfigError
 from towline.monitoring.results import QualityResult
 from towline.monitoring.slo import burn_rate, slo_history
-from towline.monitoring.slo.burn_rate import Objective, breach, evaluate
-from towline.monitoring.slo.metrics_scraper import PREDICTING, RequestCounters, ServiceSample, read, scrape
-from towline.monitoring.slo.slo_history import keep, thin, totals
+from towline.monitoring.slo.burn_rate import SloStatus, describe_breaches, evaluate_slos
+from towline.monitoring.slo.metrics_scraper import (
+    PREDICTION_ROUTES,
+    RequestCounters,
+    ServiceSample,
+    parse_metrics,
+    scrape_metrics,
+)
+from towline.monitoring.slo.slo_history import accumulate, append_sample, thin_out
 from towline.serving import auth
 from towline.training.evaluation.interval import Interval
 
@@ -43,7 +49,7 @@ def sample(
     edges: tuple[float | None, ...] = EDGES,
 ) -> ServiceSample:
     counts = RequestCounters(requests=requests, errors=errors, edges=edges if within else (), within=tuple(within))
-    return ServiceSample(at=at, service=service, up=True, started=started, model="demo", version=1, counts=counts)
+    return ServiceSample(at=at, service=service, up=True, started=started, model="demo", version=1, counters=counts)
 
 
 def away(at: dt.datetime) -> ServiceSample:
@@ -63,21 +69,21 @@ def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Se
 
 def one(
     samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
-) -> Objective:
-    found = evaluate(totals(samples), SloConfig(**config), now)
+) -> SloStatus:
+    found = evaluate_slos(accumulate(samples), SloConfig(**config), now)
     return next(objective for objective in found if objective.name == name)
 
 
 def test_burn_rates_and_the_budget() -> None:
     """1 % of requests failed in the last two hours at 99.9 %: ten times too fast, less over longer windows."""
     found = one(minutely(lambda ago: (100, 1 if ago < 120 else 0), 72 * 60))
-    assert found.burn("1h") == pytest.approx(10)
-    assert found.burn("5m") == pytest.approx(10)
-    assert found.burn("6h") == pytest.approx(10 / 3)
-    assert found.burn("3d") == pytest.approx(10 * 2 / 72)
+    assert found.burn_rate("1h") == pytest.approx(10)
+    assert found.burn_rate("5m") == pytest.approx(10)
+    assert found.burn_rate("6h") == pytest.approx(10 / 3)
+    assert found.burn_rate("3d") == pytest.approx(10 * 2 / 72)
     assert (found.total, found.bad) == (pytest.approx(432_000), pytest.approx(120))
     assert found.budget == pytest.approx(1 - 120 / 4320)  # of the requests of thirty such days
-    assert (found.state, found.shown) == ("met", "99 %")
+    assert (found.state, found.current) == ("met", "99 %")
 
 
 @pytest.mark.parametrize(
@@ -90,13 +96,13 @@ def test_a_breach_needs_the_rate_of_its_pair(share: float, minutes: int, severit
     assert found.severity == severity
     assert found.state == ("burning" if severity else "met")
     assert (f"in the last {window}, " in found.reason) == bool(severity)
-    assert (breach([found]) == found.reason) == bool(severity)
+    assert (describe_breaches([found]) == found.reason) == bool(severity)
 
 
 def test_trouble_that_is_over_wakes_nobody() -> None:
     """The last hour burns at 33, the last five minutes and half hour do not: what is gone is a ticket."""
     found = one(minutely(lambda ago: (100, 10 if 40 <= ago < 60 else 0), 600))
-    assert [found.burn(window) for window in ("5m", "30m", "1h")] == [0, 0, pytest.approx(100 / 3)]
+    assert [found.burn_rate(window) for window in ("5m", "30m", "1h")] == [0, 0, pytest.approx(100 / 3)]
     assert found.severity == "ticket"
 
 
@@ -105,15 +111,15 @@ def test_a_budget_that_is_gone_is_told_without_a_breach() -> None:
     found = one(minutely(lambda ago: (100, 100 if 2000 <= ago < 2060 else 0), 4000))
     assert found.budget is not None
     assert found.budget < 0
-    assert found.state == "spent"
-    assert breach([found]) == ""
+    assert found.state == "exhausted"
+    assert describe_breaches([found]) == ""
 
 
 def test_the_first_failures_do_not_spend_the_month() -> None:
     """Three minutes away are 7 % of the 43 that 99.9 % of thirty days allow, however short the watch is."""
     found = one(
         [*minutely(lambda _: (100, 0), 7), *(away(NOW + at * MINUTE) for at in (1, 2, 3))],
-        "answering",
+        "reachability",
         NOW + 3 * MINUTE,
     )
     assert found.budget == pytest.approx(1 - 3 / 43.2)
@@ -163,16 +169,16 @@ def test_instances_are_added_up() -> None:
 def test_no_traffic_is_unknown() -> None:
     """Neither met nor broken, and no division by nothing."""
     found = one(minutely(lambda _: (0, 0), 60))
-    assert (found.state, found.good, found.budget, found.burn("1h")) == ("unknown", None, None, None)
+    assert (found.state, found.good, found.budget, found.burn_rate("1h")) == ("unknown", None, None, None)
     assert "0 requests" in found.reason
 
 
 def test_before_any_look_everything_is_unknown() -> None:
     """An empty history, or one of a service that was never there."""
     for samples in ([], [away(NOW - MINUTE), away(NOW)]):
-        found = evaluate(totals(samples), SloConfig(p95_ms=50, metric=60), NOW)
+        found = evaluate_slos(accumulate(samples), SloConfig(p95_ms=50, metric=60), NOW)
         assert [objective.state for objective in found] == ["unknown"] * 4
-        assert breach(found) == ""
+        assert describe_breaches(found) == ""
 
 
 def test_few_failures_wake_nobody() -> None:
@@ -193,17 +199,17 @@ def test_a_service_that_is_away_burns_its_own_budget() -> None:
     here = minutely(lambda ago: (100, 0), 600)
     gone = [away(NOW + at * MINUTE) for at in range(1, 6)]
     now = NOW + 5 * MINUTE
-    found = evaluate(totals([*here, *gone]), SloConfig(), now)
+    found = evaluate_slos(accumulate([*here, *gone]), SloConfig(), now)
     states = {objective.name: objective.state for objective in found}
-    assert states == {"availability": "met", "answering": "burning"}
+    assert states == {"availability": "met", "reachability": "burning"}
     assert found[1].severity == "page"
     assert found[1].bad == 5
-    assert breach(found) == ""
+    assert describe_breaches(found) == ""
 
 
 def test_one_missed_look_is_no_page() -> None:
     """A restart that a look happens to meet."""
-    found = one([*minutely(lambda _: (100, 0), 600), away(NOW + MINUTE)], "answering", NOW + MINUTE)
+    found = one([*minutely(lambda _: (100, 0), 600), away(NOW + MINUTE)], "reachability", NOW + MINUTE)
     assert found.state == "met"
     assert found.bad == 1
 
@@ -212,14 +218,14 @@ def test_after_an_absence_counting_goes_on() -> None:
     """Requests answered between two looks that failed are counted when it is found again."""
     samples = [sample(NOW - 3 * MINUTE, 100), away(NOW - 2 * MINUTE), away(NOW - MINUTE), sample(NOW, 180)]
     assert one(samples).total == 80
-    assert one(samples, "answering").bad == 2
+    assert one(samples, "reachability").bad == 2
 
 
 def test_a_gap_is_filled_evenly() -> None:
     """Looks six hours apart: a window of one hour holds a sixth."""
     found = one([sample(NOW - 6 * HOUR), sample(NOW, 6000, 6)])
-    assert found.burn("1h") == pytest.approx(1)
-    assert found.burn("6h") == pytest.approx(1)
+    assert found.burn_rate("1h") == pytest.approx(1)
+    assert found.burn_rate("6h") == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +243,13 @@ def test_slow_requests_are_told_from_the_histogram(p95_ms: float, slow: float) -
 
 def test_p95_is_that_of_the_last_hour() -> None:
     """95 of 100: halfway between the edges where half the rest lies; none beyond the last finite edge."""
-    history = totals([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
-    assert burn_rate.quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
-    late = totals([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
-    assert burn_rate.quantile(late, NOW - HOUR, NOW, 0.95) == pytest.approx(0.1)
-    assert burn_rate.quantile(history, NOW, NOW + HOUR, 0.95) is None
+    history = accumulate([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
+    assert burn_rate.latency_quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
+    late = accumulate([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
+    assert burn_rate.latency_quantile(late, NOW - HOUR, NOW, 0.95) == pytest.approx(0.1)
+    assert burn_rate.latency_quantile(history, NOW, NOW + HOUR, 0.95) is None
     assert (
-        one([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))], "latency", p95_ms=9).shown
+        one([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))], "latency", p95_ms=9).current
         == "p95 55 ms"
     )
 
@@ -256,7 +262,7 @@ def test_latency_that_everyone_feels_is_a_breach() -> None:
     ]
     found = one(samples, "latency", p95_ms=100)
     assert (found.state, found.severity) == ("burning", "page")
-    assert found.burn("1h") == pytest.approx(15)
+    assert found.burn_rate("1h") == pytest.approx(15)
     assert "75 % of requests were too slow" in found.reason
 
 
@@ -281,9 +287,9 @@ def test_a_low_target_can_still_be_breached() -> None:
 
 def test_since_forgets_what_another_champion_did() -> None:
     """After a rollback the errors of the version before lead to no second one."""
-    history = totals(minutely(lambda ago: (100, 50 if ago >= 3 else 0), 120))
-    assert breach(evaluate(history, SloConfig(), NOW))
-    assert breach(evaluate(history, SloConfig(), NOW, since=NOW - 3 * MINUTE)) == ""
+    history = accumulate(minutely(lambda ago: (100, 50 if ago >= 3 else 0), 120))
+    assert describe_breaches(evaluate_slos(history, SloConfig(), NOW))
+    assert describe_breaches(evaluate_slos(history, SloConfig(), NOW, since=NOW - 3 * MINUTE)) == ""
 
 
 def window(
@@ -296,8 +302,8 @@ def window(
     )  # fmt: skip
 
 
-def metric(windows: Sequence[QualityResult], bound: float = 60) -> Objective:
-    return evaluate((), SloConfig(availability=None, metric=bound), NOW, quality=windows)[0]
+def metric(windows: Sequence[QualityResult], bound: float = 60) -> SloStatus:
+    return evaluate_slos((), SloConfig(availability=None, metric=bound), NOW, quality=windows)[0]
 
 
 def test_the_metric_has_a_budget_of_windows() -> None:
@@ -307,10 +313,10 @@ def test_the_metric_has_a_budget_of_windows() -> None:
     found = metric(nine)
     assert (found.state, found.severity, found.bad, found.total) == ("burning", "ticket", 3, 9)
     assert found.budget == pytest.approx(1 - 3 / 9 / 0.1)
-    assert "mae 90 [80, 99]" in found.shown
-    assert "3 of 9 windows" in breach([found])
+    assert "mae 90 [80, 99]" in found.current
+    assert "3 of 9 windows" in describe_breaches([found])
     over = metric([window(50, 0, 48, 52), *(window(90, ago, 80, 99) for ago in (1, 2, 3))])
-    assert over.state == "spent"
+    assert over.state == "exhausted"
     assert metric(nine[2:]).state == "met"  # one bad window wakes nobody
 
 
@@ -339,10 +345,12 @@ def test_totals_outlast_the_file(tmp_path: Path) -> None:
         sample(NOW, 60, 3, (20, 40, 60), started=2.0),
     ]
     for each in samples:
-        keep(each, tmp_path, PERIOD)
+        append_sample(each, tmp_path, PERIOD)
     config = SloConfig(p95_ms=100)
-    assert evaluate(slo_history.read(tmp_path), config, NOW) == evaluate(totals(samples), config, NOW)
-    assert evaluate(totals(samples), config, NOW)[0].total == 100
+    assert evaluate_slos(slo_history.read_history(tmp_path), config, NOW) == evaluate_slos(
+        accumulate(samples), config, NOW
+    )
+    assert evaluate_slos(accumulate(samples), config, NOW)[0].total == 100
 
 
 def test_the_file_stays_small_and_says_the_same(tmp_path: Path) -> None:
@@ -351,11 +359,11 @@ def test_the_file_stays_small_and_says_the_same(tmp_path: Path) -> None:
     for number in range(count):
         at = NOW - (count - 1 - number) * 10 * MINUTE
         requests = (requests if number % 100 else 0) + 10
-        keep(sample(at, requests, requests / 100, started=float(number // 100)), tmp_path, period)
-    kept = slo_history.read(tmp_path)
+        append_sample(sample(at, requests, requests / 100, started=float(number // 100)), tmp_path, period)
+    kept = slo_history.read_history(tmp_path)
     assert len(kept) < 3 * 24 + 144 + 110
     assert NOW - period - DAY < kept[0].at <= NOW - period
-    found = evaluate(kept, SloConfig(period=period), NOW)[0]
+    found = evaluate_slos(kept, SloConfig(period=period), NOW)[0]
     assert found.total == pytest.approx(4 * 144 * 10)
     assert found.bad == pytest.approx(4 * 144 / 10)
 
@@ -365,8 +373,8 @@ def test_thinning_changes_no_count_of_a_whole_window() -> None:
     samples = [
         sample(NOW - at * MINUTE, 10 * (5 - at % 5), 0, started=float(-(at // 5))) for at in range(5 * 24 * 60, -1, -1)
     ]
-    whole = totals(samples)
-    thinned = thin(whole, NOW, PERIOD)
+    whole = accumulate(samples)
+    thinned = thin_out(whole, NOW, PERIOD)
     assert len(thinned) < len(whole) / 3
     for hours in (1, 6, 72):
         now, before = (burn_rate._requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
@@ -375,23 +383,23 @@ def test_thinning_changes_no_count_of_a_whole_window() -> None:
 
 def test_a_line_that_a_killed_writer_left_is_passed_over(tmp_path: Path) -> None:
     """Half a line at the end is neither an error nor does it spoil the next."""
-    keep(sample(NOW - 2 * MINUTE, 10), tmp_path, PERIOD)
-    keep(sample(NOW - MINUTE, 30), tmp_path, PERIOD)
+    append_sample(sample(NOW - 2 * MINUTE, 10), tmp_path, PERIOD)
+    append_sample(sample(NOW - MINUTE, 30), tmp_path, PERIOD)
     path = tmp_path / slo_history.FILE
     path.write_bytes(path.read_bytes()[:-20])
-    keep(sample(NOW, 60), tmp_path, PERIOD)
-    assert slo_history.read(tmp_path)[-1].counts.requests == 50
+    append_sample(sample(NOW, 60), tmp_path, PERIOD)
+    assert slo_history.read_history(tmp_path)[-1].counters.requests == 50
 
 
 def test_a_clock_that_was_set_back_loses_no_counts(tmp_path: Path) -> None:
     """Lines from the future go, the totals go on; a look at the same moment by another process is not counted twice."""
     for at, requests in ((0, 10), (60, 70)):
-        keep(sample(NOW + at * MINUTE, requests), tmp_path, PERIOD)
-    keep(sample(NOW + 60 * MINUTE - dt.timedelta(seconds=1), 65), tmp_path, PERIOD)
-    assert [total.counts.requests for total in slo_history.read(tmp_path)] == [0, 60]
-    keep(sample(NOW + 5 * MINUTE, 90), tmp_path, PERIOD)
-    assert [total.at for total in slo_history.read(tmp_path)] == [NOW, NOW + 5 * MINUTE]
-    assert slo_history.read(tmp_path)[-1].counts.requests == 80
+        append_sample(sample(NOW + at * MINUTE, requests), tmp_path, PERIOD)
+    append_sample(sample(NOW + 60 * MINUTE - dt.timedelta(seconds=1), 65), tmp_path, PERIOD)
+    assert [total.counters.requests for total in slo_history.read_history(tmp_path)] == [0, 60]
+    append_sample(sample(NOW + 5 * MINUTE, 90), tmp_path, PERIOD)
+    assert [total.at for total in slo_history.read_history(tmp_path)] == [NOW, NOW + 5 * MINUTE]
+    assert slo_history.read_history(tmp_path)[-1].counters.requests == 80
 
 
 def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
@@ -409,13 +417,13 @@ def test_the_real_metrics_are_understood(tmp_path: Path) -> None:
         service.client.post("/predict", {"rows": [ROW]})  # 503
         service.client.get("/readyz")
         service.live.model = model
-        found = read(service.client.get("/metrics").text, "http://x", NOW)
-        predicting = {endpoint.path for endpoint in service.app.endpoints if endpoint.path.endswith(PREDICTING)}
+        found = parse_metrics(service.client.get("/metrics").text, "http://x", NOW)
+        predicting = {endpoint.path for endpoint in service.app.endpoints if endpoint.path.endswith(PREDICTION_ROUTES)}
         assert predicting == {endpoint.path for endpoint in service.app.endpoints if endpoint.method == "POST"}
-    assert found.counts is not None
-    assert (found.counts.requests, found.counts.errors, found.counts.dropped) == (6, 1, 4)
-    assert found.counts.edges == (*LATENCY_BUCKETS_S, None)
-    assert found.counts.within[-1] == 5
+    assert found.counters is not None
+    assert (found.counters.requests, found.counters.errors, found.counters.dropped) == (6, 1, 4)
+    assert found.counters.edges == (*LATENCY_BUCKETS_S, None)
+    assert found.counters.within[-1] == 5
     assert (found.model, found.version) == ("house-price", 3)
     assert found.started is not None
     assert 0 <= dt.datetime.now(dt.UTC).timestamp() - found.started < 60
@@ -428,12 +436,12 @@ def test_a_running_service_is_looked_at(shelf: Shelf, workers: str) -> None:
     looks = []
     with Serving(shelf.settings, MODEL, "--workers", workers) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        looks.append(scrape(url))
+        looks.append(scrape_metrics(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
         looks.append(settled(url, 20))
         serving.end()
-        looks.append(scrape(url))
+        looks.append(scrape_metrics(url))
         port = str(serving.port)
     with Serving(shelf.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
@@ -442,17 +450,17 @@ def test_a_running_service_is_looked_at(shelf: Shelf, workers: str) -> None:
     assert [one.up for one in looks] == [True, True, False, True]
     assert looks[2].why == "Connection refused"
     assert {one.version for one in looks if one.up} == {1}
-    history = totals(looks)
-    assert history[-1].counts.requests == 50
-    assert history[-1].counts.errors == 0
-    assert history[-1].counts.within[-1] == 50
-    assert (history[-1].looks, history[-1].missed) == (3, 1)
+    history = accumulate(looks)
+    assert history[-1].counters.requests == 50
+    assert history[-1].counters.errors == 0
+    assert history[-1].counters.within[-1] == 50
+    assert (history[-1].scrapes, history[-1].missed) == (3, 1)
 
 
 def settled(url: str, requests: int) -> ServiceSample:
     """A look after all workers have told the others what they did, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
-    while (found := scrape(url)).counts is None or found.counts.requests < requests:
+    while (found := scrape_metrics(url)).counters is None or found.counters.requests < requests:
         assert dt.datetime.now(dt.UTC) < end, found
     return found
 
@@ -473,10 +481,10 @@ def test_a_service_with_keys_wants_one_of_scope_admin(shelf: Shelf) -> None:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
             with pytest.raises(ConfigError, match="key") as refused:
-                scrape(url, wrong)
+                scrape_metrics(url, wrong)
             assert "--scope admin" in refused.value.remedy
             assert str(wrong) not in str(refused.value)
-        assert scrape(url, admin).up
+        assert scrape_metrics(url, admin).up
 
 
 @pytest.mark.parametrize(
@@ -486,7 +494,7 @@ def test_a_service_with_keys_wants_one_of_scope_admin(shelf: Shelf) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     """Before anything is asked, and without repeating what may be a password."""
     with pytest.raises(ConfigError) as refused:
-        scrape(url)
+        scrape_metrics(url)
     assert "secret" not in str(refused.value)
 
 
@@ -514,10 +522,10 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
         url = f"http://127.0.0.1:{server.server_port}"
         if why is None:
             with pytest.raises(ConfigError):
-                scrape(url, "key")
+                scrape_metrics(url, "key")
         else:
-            found = scrape(url, "key")
-            assert (found.up, found.why, found.counts) == (False, why, None)
+            found = scrape_metrics(url, "key")
+            assert (found.up, found.why, found.counters) == (False, why, None)
     finally:
         server.shutdown()
         server.server_close()
@@ -528,7 +536,7 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
 def test_metrics_of_others_are_refused(text: str) -> None:
     """Any exporter has /metrics."""
     with pytest.raises(ConfigError, match="not a service of towline"):
-        read(text, "http://x", NOW)
+        parse_metrics(text, "http://x", NOW)
 
 
 def test_the_command_tells_how_promises_stand(
@@ -552,7 +560,7 @@ def test_the_command_tells_how_promises_stand(
         text = command("slo", config, "--service", url)
         refused = command("slo", other, "--service", url)
     assert told.code == 0
-    availability, answering, latency = told.json["objectives"]
+    availability, answering, latency = told.json["slos"]
     assert (availability["state"], availability["total"], availability["budget"]) == ("met", 20, 1)
     assert (latency["state"], latency["total"]) == ("met", 20)
     assert answering["state"] == "unknown"
@@ -564,7 +572,7 @@ def test_the_command_tells_how_promises_stand(
         gone = command("slo", config, "--service", url, "--json")
     assert gone.code == 0
     assert [one["up"] for one in gone.json["services"]] == [False]
-    assert gone.json["objectives"][1]["state"] == "burning"
+    assert gone.json["slos"][1]["state"] == "burning"
     assert gone.json["alerts"]["opened"] == 1
     assert command("slo", config, "--service", url, "--json").json["alerts"]["opened"] == 0
     assert "away: Connection refused" in command("slo", config, "--service", url).out

@@ -16,18 +16,18 @@ import pytest
 
 from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
-from towline.cli.status_server import Pages
+from towline.cli.status_server import StatusServer
 from towline.config import PipelineConfig, build_config
-from towline.monitoring.alerts.notifications import tell
+from towline.monitoring.alerts.notifications import notify_decision
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
 from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
-from towline.monitoring.slo.burn_rate import evaluate
+from towline.monitoring.slo.burn_rate import evaluate_slos
 from towline.monitoring.slo.metrics_scraper import RequestCounters
 from towline.monitoring.slo.slo_history import FILE, CounterTotals
 from towline.monitoring.status.links import Links, evidently_project
-from towline.monitoring.status.page import index, render
-from towline.monitoring.status.summary import Day, Goal, Run, Status, gather, traffic
+from towline.monitoring.status.page import render_index, render_status
+from towline.monitoring.status.summary import DailyCount, FlowStatus, ModelStatus, count_predictions, read_status
 from towline.prediction_log import parquet_store
 from towline.training.evaluation.interval import Interval
 
@@ -60,8 +60,8 @@ def config(**slo: Any) -> PipelineConfig:
     return build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "slo": slo}, "")
 
 
-def look(shelf: Shelf, **more: Any) -> Status:
-    return gather(shelf.settings, MODEL, NOW, more.pop("config", config()), **more)
+def look(shelf: Shelf, **more: Any) -> ModelStatus:
+    return read_status(shelf.settings, MODEL, NOW, more.pop("config", config()), **more)
 
 
 def journal(shelf: Shelf, *records: DriftResult | QualityResult) -> None:
@@ -82,9 +82,9 @@ def test_a_new_model_has_a_status(shelf: Shelf) -> None:
     assert (found.champion.version, found.champion.rows, found.champion.previous) == (1, 200, None)
     assert found.champion.holdout
     assert found.champion.trained <= found.champion.since <= dt.datetime.now(dt.UTC)  # type: ignore[operator]
-    assert (found.traffic.rows, found.goals, found.drift, found.quality, found.alarms) == (0, (), (), (), ())
+    assert (found.traffic.rows, found.slos, found.drift, found.quality, found.alarms) == (0, (), (), (), ())
     assert found.health == "unknown"
-    page = render(found)
+    page = render_status(found)
     assert "No prediction is logged yet" in page
     assert "No night was looked at yet" in page
 
@@ -92,22 +92,22 @@ def test_a_new_model_has_a_status(shelf: Shelf) -> None:
 def test_a_release_that_is_gone_leaves_a_status(shelf: Shelf) -> None:
     """What the ledger knows of the champion is told without its release."""
     shelf.release(1).rename(shelf.settings.store / "away")
-    found = gather(shelf.settings, MODEL, NOW)
+    found = read_status(shelf.settings, MODEL, NOW)
     assert found.champion
     assert (found.champion.version, found.champion.trained) == (1, None)
-    assert "version</span> <b>1" in render(found)
+    assert "version</span> <b>1" in render_status(found)
 
 
 def test_what_is_wrong_is_an_alarm(shelf: Shelf) -> None:
     """Drift, broken input and bad quality of the version that serves are alarms until a window is well again."""
     journal(shelf, night(2), night(1, "drift"), window(2))
-    assert [(one.what, one.reason) for one in look(shelf).alarms] == [("drift", "drift it is")]
-    assert look(shelf).health == "bad"
+    assert [(one.title, one.reason) for one in look(shelf).alarms] == [("drift", "drift it is")]
+    assert look(shelf).health == "alarm"
     journal(shelf, night(0.5, "invalid_schema"), window(1, "degraded"))
-    assert [one.what for one in look(shelf).alarms] == ["input is broken", "quality is bad"]
+    assert [one.title for one in look(shelf).alarms] == ["invalid input", "degraded quality"]
     journal(shelf, night(0), window(0))
     assert look(shelf).alarms == ()
-    assert look(shelf).health == "good"
+    assert look(shelf).health == "ok"
     journal(shelf, night(0, "drift", version=7))
     assert look(shelf).alarms == (), "of a version that does not serve"
 
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_an_alarm(shelf: Shelf) -> None:
 def test_a_watch_that_stands_still_is_told(shelf: Shelf) -> None:
     """Two days without a night are no all-clear, where nights are scheduled."""
     journal(shelf, night(2))
-    assert [(one.what, one.bad) for one in look(shelf).alarms] == [("no watch", False)]
+    assert [(one.title, one.severe) for one in look(shelf).alarms] == [("no monitoring", False)]
     assert look(shelf).health == "warn"
     never = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "schedule": {"drift": None}}, "")
     assert look(shelf, config=never).alarms == ()
@@ -123,28 +123,28 @@ def test_a_watch_that_stands_still_is_told(shelf: Shelf) -> None:
 
 def test_promises_are_told_with_their_budget(shelf: Shelf) -> None:
     """A service that was looked at has its objectives; one that failed too often is an alarm."""
-    assert look(shelf).goals == ()
+    assert look(shelf).slos == ()
     path = Journal.of(shelf.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
     def looked(errors: int) -> tuple[CounterTotals, ...]:
-        begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", looks=1, counts=RequestCounters())
+        begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", scrapes=1, counters=RequestCounters())
         ended = CounterTotals(
-            at=NOW, service="http://s", looks=2000, counts=RequestCounters(requests=10_000, errors=errors)
+            at=NOW, service="http://s", scrapes=2000, counters=RequestCounters(requests=10_000, errors=errors)
         )
         path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
         return begun, ended
 
     promised = config(availability=0.99)
-    expected = {one.name: one for one in evaluate(looked(40), promised.slo, NOW, metric="mae")}
+    expected = {one.name: one for one in evaluate_slos(looked(40), promised.slo, NOW, metric="mae")}
     found = look(shelf, config=promised)
-    assert {goal.name: goal.budget for goal in found.goals} == {name: one.budget for name, one in expected.items()}
-    assert {goal.state for goal in found.goals} == {"met"}
-    assert f"{expected['availability'].budget:.0%}</td>" in render(found)
+    assert {goal.name: goal.budget for goal in found.slos} == {name: one.budget for name, one in expected.items()}
+    assert {goal.state for goal in found.slos} == {"met"}
+    assert f"{expected['availability'].budget:.0%}</td>" in render_status(found)
     looked(9000)
     spent = look(shelf, config=promised)
-    assert {goal.name: goal.state for goal in spent.goals}["availability"] in ("burning", "spent")
-    assert any(alarm.what.startswith("availability") for alarm in spent.alarms)
+    assert {slo.name: slo.state for slo in spent.slos}["availability"] in ("burning", "exhausted")
+    assert any(alarm.title.startswith("availability") for alarm in spent.alarms)
 
 
 def test_open_alerts_are_told(shelf: Shelf) -> None:
@@ -152,10 +152,10 @@ def test_open_alerts_are_told(shelf: Shelf) -> None:
     journal(shelf, night(0))
     pipeline = config()
     decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
-    tell(shelf.settings, pipeline, None, decision)
-    assert [(one.what, one.reason) for one in look(shelf).alarms] == [("it is trained again", "two bad nights")]
+    notify_decision(shelf.settings, pipeline, None, decision)
+    assert [(one.title, one.reason) for one in look(shelf).alarms] == [("a training was started", "two bad nights")]
     assert look(shelf).health == "warn"
-    tell(shelf.settings, pipeline, None, Decision(action="nothing", trigger=None, reason="calm", cause="d"))
+    notify_decision(shelf.settings, pipeline, None, Decision(action="nothing", trigger=None, reason="calm", cause="d"))
     assert look(shelf).alarms == ()
 
 
@@ -166,13 +166,13 @@ def test_decisions_stand_between_promotions(shelf: Shelf) -> None:
     ):
         shelf.ledger.decide(MODEL, "watch", f"{action}: {reason}", {"action": action}, f"cause {number}")
     found = look(shelf)
-    assert (found.steps[0].what, found.steps[0].reason) == ("block", "labels are broken")
-    assert "nothing" not in [step.what for step in found.steps]
-    assert found.calm == 2
-    assert [alarm.what for alarm in found.alarms] == ["blocked"]
+    assert (found.events[0].what, found.events[0].reason) == ("block", "labels are broken")
+    assert "nothing" not in [step.what for step in found.events]
+    assert found.idle_decisions == 2
+    assert [alarm.title for alarm in found.alarms] == ["blocked"]
     shelf.promote(2)
     assert look(shelf).alarms == ()
-    assert [step.what for step in look(shelf).steps][:2] == ["promoted", "block"]
+    assert [step.what for step in look(shelf).events][:2] == ["promoted", "block"]
 
 
 def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
@@ -192,31 +192,31 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     under_way = '\nno line\n{"of": 1, "at": 0, "rows'
     (tmp_path / "segments" / "w0.jsonl").write_text("\n".join(map(json.dumps, lines)) + under_way)
     (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t is made of it
-    found = traffic(tmp_path, today)
-    assert found.days == (Day(day=today - 29 * DAY, rows=7 + 3), Day(day=today, rows=11 + 3))
+    found = count_predictions(tmp_path, today)
+    assert found.days == (DailyCount(day=today - 29 * DAY, rows=7 + 3), DailyCount(day=today, rows=11 + 3))
     assert found.rows == 24
     assert not (tmp_path / ".lock").exists()
-    assert traffic(tmp_path / "none", today).rows == 0
+    assert count_predictions(tmp_path / "none", today).rows == 0
 
 
 def test_a_decision_is_shown_once(shelf: Shelf) -> None:
     """Two flows of a night that warn of the same are one line, and so are a rollback and the decision for it."""
     for number in range(2):
         shelf.ledger.decide(MODEL, "watch", "warn: rooms moved", {"action": "warn"}, f"night {number}")
-    assert [(step.what, step.times) for step in look(shelf).steps][:1] == [("warn", 2)]
-    assert "warn</b> 2×" in render(look(shelf))
+    assert [(step.what, step.times) for step in look(shelf).events][:1] == [("warn", 2)]
+    assert "warn</b> 2×" in render_status(look(shelf))
     shelf.promote(2)
     shelf.ledger.decide(MODEL, "watch", "roll back: 1 does better", {"action": "roll back"}, "worse")
     shelf.ledger.rollback(MODEL, "watch", "1 does better")
-    assert [step.what for step in look(shelf).steps][:3] == ["rolled back", "promoted", "warn"]
+    assert [step.what for step in look(shelf).events][:3] == ["rolled back", "promoted", "warn"]
 
 
 def test_the_last_runs_are_told_by_whoever_knows(shelf: Shelf) -> None:
     """What Prefect says of a flow comes before what the store knows of it."""
     journal(shelf, night(0), window(1))
-    told = Run(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
-    assert look(shelf, runs=[told]).runs[0] == told
-    assert {run.flow: run.state for run in look(shelf).runs} == {
+    told = FlowStatus(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
+    assert look(shelf, runs=[told]).flows[0] == told
+    assert {run.flow: run.state for run in look(shelf).flows} == {
         "training": "promoted",
         "drift": "ok",
         "quality": "ok",
@@ -230,8 +230,8 @@ def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
     """The other interfaces, the run, the version, its card, the report of the night, each where it is."""
     journal(shelf, night(0, "drift"))
     (shelf.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
-    found = look(shelf, runs=[Run(flow="training", number="r1", started=NOW, state="Completed")])
-    page = render(found, LINKS)
+    found = look(shelf, runs=[FlowStatus(flow="training", number="r1", started=NOW, state="Completed")])
+    page = render_status(found, LINKS)
     classic = "workflowType=machine_learning"
     for address in (
         "/_all",
@@ -246,16 +246,16 @@ def test_a_served_page_leads_to_everything(shelf: Shelf) -> None:
         "http://p/runs/flow-run/r1",
     ):
         assert f'href="{address}"' in page
-    assert f'href="/{MODEL}"' in index([found], NOW, LINKS)
-    away = render(found, Links())
+    assert f'href="/{MODEL}"' in render_index([found], NOW, LINKS)
+    away = render_status(found, Links())
     assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
 
 
 def test_headers_stand_above_their_columns(shelf: Shelf) -> None:
     """A column of numbers is to the right in its head and in each of its rows; text is to the left in both."""
     journal(shelf, night(1), night(0, "drift"), window(0))
-    found = look(shelf, runs=[Run(flow="training", started=NOW, state="Completed")])
-    tables = re.findall(r"<table>.*?</table>", render(found) + index([found], NOW), re.DOTALL)
+    found = look(shelf, runs=[FlowStatus(flow="training", started=NOW, state="Completed")])
+    tables = re.findall(r"<table>.*?</table>", render_status(found) + render_index([found], NOW), re.DOTALL)
     assert len(tables) == 4
     for table in tables:
         head, *rows = [re.findall(r"<t[hd]( class=.number.)?>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
@@ -264,11 +264,11 @@ def test_headers_stand_above_their_columns(shelf: Shelf) -> None:
 
 def test_words_can_be_read_on_their_ground() -> None:
     """Text on a pill, and coloured words on the page, have a contrast of 4.5 to 1 at least, by day and by night."""
-    style = re.search("<style>(.*?)</style>", render(full()), re.DOTALL)[1]  # type: ignore[index]
+    style = re.search("<style>(.*?)</style>", render_status(full()), re.DOTALL)[1]  # type: ignore[index]
     assert not re.search(r"td \.(good|warn|bad)", style), "a pill in a table would be written in its own colour"
     for scheme in re.findall(r":root \{(.*?)\}", style, re.DOTALL):
         colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
-        for name in ("good", "warn", "bad", "soft", "ink", "mark"):
+        for name in ("ok", "warning", "alarm", "soft", "ink", "mark"):
             assert contrast(colours[name], colours["paper"]) >= 4.5, (name, scheme)
 
 
@@ -285,20 +285,21 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def full(**more: Any) -> Status:
+def full(**more: Any) -> ModelStatus:
     nights = [night(2, column=SCRIPT, reason=SCRIPT), night(1, "drift", SCRIPT), night(0, version=2)]
     facts: dict[str, Any] = {
         "model": SCRIPT, "at": NOW, "drift": tuple(nights), "quality": (window(1, "degraded"), window(0, "unknown")),
-        "goals": (Goal(name="availability", target=SCRIPT, now=SCRIPT, budget=-0.5, state="spent", reason=SCRIPT),),
-        "runs": (Run(flow=SCRIPT, state=SCRIPT),),
+        "slos": (SloStatus(name="availability", goal=SCRIPT, target=0.999, period=dt.timedelta(days=30), current=SCRIPT,
+            budget=-0.5, state="exhausted", reason=SCRIPT),),
+        "flows": (FlowStatus(flow=SCRIPT, state=SCRIPT),),
     }  # fmt: skip
-    return Status(**{**facts, **more})
+    return ModelStatus(**{**facts, **more})
 
 
 def test_the_page_is_text_that_loads_nothing() -> None:
     """No script, no address, whatever a column or a reason is called; one style, which the policy names."""
-    page = render(full())
-    assert "<script" not in page + index([full()], NOW)
+    page = render_status(full())
+    assert "<script" not in page + render_index([full()], NOW)
     assert re.findall(r"(?:src|href|action)=", page) == []
     assert re.findall(r" (?:on\w+|style)=", page) == []
     assert "default-src 'none'" in page
@@ -307,10 +308,10 @@ def test_the_page_is_text_that_loads_nothing() -> None:
 def test_the_page_shows_what_was_found() -> None:
     """Each night and column has its cell, alarms are marked; each window has interval, bound, estimate, labels."""
     nights = [night(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
-    page = render(full(drift=tuple(nights)))
+    page = render_status(full(drift=tuple(nights)))
     drift = page[page.index("<h2>Drift") :]
     assert len(re.findall(r'<rect[^>]*class="heat"', drift)) == 2
-    assert len(re.findall(r'<rect[^>]*class="bad"', drift)) == 1
+    assert len(re.findall(r'<rect[^>]*class="alarm"', drift)) == 1
     quality = page[page.index("<h2>Quality") : page.index("<h2>Drift")]
     for text in ("21.5 [20.5, 22.5]", "estimate 23.75", "not to be trusted", "75% have a label", "350 are due"):
         assert text in quality
@@ -330,7 +331,7 @@ def test_odd_records_have_a_page() -> None:
         full(quality=(window(0, bound=0.0, value=Interval(value=0.0, low=0.0, high=0.0), estimate=None),)),
         full(drift=tuple(night(ago) for ago in range(400))),
     ):
-        assert render(status).endswith("</html>\n")
+        assert render_status(status).endswith("</html>\n")
 
 
 @pytest.fixture
@@ -352,7 +353,7 @@ def test_the_screen_tells_it_at_a_glance(shelf: Shelf, shown: Callable[..., Done
     assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", done.out, re.MULTILINE)
     assert "<h2>Drift" in (tmp_path / "page.html").read_text()
     document = shown("status", MODEL, "--json").json
-    assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "bad", 1)
+    assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "alarm", 1)
     assert [one["model"] for one in shown("status", "--json").json] == [MODEL]
 
 
@@ -364,8 +365,8 @@ def test_a_config_says_which_model_and_what_is_promised(
     (tmp_path / "house.yaml").write_text(text)
     journal(shelf, window(1))
     document = shown("status", tmp_path / "house.yaml", "--json").json
-    assert [goal["name"] for goal in document["goals"]] == ["metric"]
-    assert shown("status", MODEL, "--json").json["goals"] == []
+    assert [goal["name"] for goal in document["slos"]] == ["metric"]
+    assert shown("status", MODEL, "--json").json["slos"] == []
     wrong = shown("status", "nothing")
     assert (wrong.code, MODEL in wrong.err) == (2, True)
 
@@ -380,7 +381,7 @@ def test_an_empty_store_has_a_status(command: Callable[..., Done], store: Path) 
 @pytest.fixture
 def address(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with Pages(0, shelf.settings) as server:
+    with StatusServer(0, shelf.settings) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
