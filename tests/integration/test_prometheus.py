@@ -25,7 +25,7 @@ from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, runnin
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import Answer
-from towline.monitoring.alerts.notifications import Alert
+from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.monitoring.journal import Journal
 
 KEY = "key-of-prometheus"

@@ -62,7 +62,7 @@ class MonitoredStore:
             predictions = self.settings.store / "predictions" / MODEL
             fields = read_policy(self.shelf.release(1), contract, HashKeys(predictions / HASH_KEYS)).fields
             place = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
-            labels.add(place, contract, file, at + dt.timedelta(minutes=1))
+            labels.add_labels(place, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
         result = monitoring_run.detect_drift(self.settings, self.config, self.serving, now)

@@ -18,6 +18,8 @@ from towline.errors import ConfigError
 from towline.monitoring.alerts import notifications, webhook
 from towline.monitoring.alerts.notifications import (
     Alert,
+    AlertStore,
+    DeliveryReport,
     notify_decision,
     notify_slos,
     read_alerts,

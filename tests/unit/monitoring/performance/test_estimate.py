@@ -103,7 +103,7 @@ def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse", "mape"])
-def test_losses_are_foretold(regression: Case, tmp_path: Path, metric: str) -> None:
+def test_losses_are_estimated(regression: Case, tmp_path: Path, metric: str) -> None:
     """More of the uncertain rows are asked: the estimate rises as the true loss does, without a label."""
     case = for_metric(regression, tmp_path, metric)
     guesses = list[float]()
@@ -196,7 +196,7 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
     assert truth.value.high < guess.low
     later = guessed(binary, unlabelled, past=(truth,))
     assert (later.trusted, later.value) == (False, guess.value)
-    assert "turned out" in later.why
+    assert "measured as" in later.why
     fine = measured(binary, logged(binary[1], rows, rows["bought"]))
     assert compare_past_estimates([truth, fine, fine, fine])[0]
     assert not compare_past_estimates([fine, truth, fine, fine])[0]
@@ -204,7 +204,7 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
 
 
 def test_a_miss_that_does_not_matter() -> None:
-    """Many rows make a small difference sure; only beyond half of what is accepted does it count."""
+    """Many rows make a small difference sure; only beyond half of the acceptable loss does it count."""
 
     def window(value: float) -> QualityResult:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))
@@ -216,7 +216,7 @@ def test_a_miss_that_does_not_matter() -> None:
 
 
 def test_inputs_that_have_drifted(regression: Case) -> None:
-    """What was learnt on other inputs is not trusted, and the columns are named. Where all is quiet it is."""
+    """An estimate on drifted inputs is not trusted, and the columns are named."""
     rows = noisy(300, 5)
     log = logged(regression[1], rows, [None] * 300)
     drifted = guessed(regression, log, night("drift", "size", "kind"))
@@ -239,7 +239,7 @@ def test_few_predictions(regression: Case) -> None:
     assert "no predictions" in none.why
 
 
-def test_what_the_log_does_not_keep(regression: Case, binary: Case, tmp_path: Path) -> None:
+def test_columns_that_are_not_logged(regression: Case, binary: Case, tmp_path: Path) -> None:
     """Losses need every column as it was; a classifier's probabilities are enough."""
     rows = noisy(300, 5)
     release = keep_private(Path(shutil.copytree(regression[1], tmp_path / "a" / "release")), size="bucket")
@@ -247,7 +247,7 @@ def test_what_the_log_does_not_keep(regression: Case, binary: Case, tmp_path: Pa
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 300))
     guess = guessed((regression[0], release), log)
     assert guess.value is None
-    assert "the log does not keep size" in guess.why
+    assert "the log does not have size unmodified" in guess.why
     quality = measured((regression[0], release), log)
     assert (quality.expected, quality.value.value is None) == (None, False)
     release = keep_private(Path(shutil.copytree(binary[1], tmp_path / "b" / "release")), score="drop")
@@ -261,9 +261,9 @@ def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path
     log = logged(regression[1], rows, [None] * 300)
     older = Path(shutil.copytree(regression[1], tmp_path / "older"))
     (older / ESTIMATE).unlink()
-    assert "packaged without" in guessed((regression[0], older), log).why
+    assert "no performance estimator" in guessed((regression[0], older), log).why
     other = config(regression, evaluation={"metric": "rmse"})
-    assert "can estimate mae, not rmse" in estimate_performance(log, regression[1], other, None, ()).why
+    assert "estimates mae, not rmse" in estimate_performance(log, regression[1], other, None, ()).why
     assert "r2 cannot be estimated without labels" in guessed(for_metric(regression, tmp_path, "r2"), log).why
     log = logged(binary[1], bought(300, 4), [None] * 300)
     at = log.column_names.index("probabilities")
@@ -271,7 +271,7 @@ def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path
     assert guessed(binary, log).value is None
 
 
-def test_a_past_that_could_not_be_foretold(tmp_path: Path) -> None:
+def test_an_unpredictable_past(tmp_path: Path) -> None:
     """A model whose errors have grown from fold to fold says at once that its estimates are worth little."""
     frame = noisy(2000, 1)
     frame["value"] += np.random.default_rng(0).normal(0, np.linspace(0, 60, 2000))
@@ -281,7 +281,7 @@ def test_a_past_that_could_not_be_foretold(tmp_path: Path) -> None:
     rows = noisy(500, 2)
     guess = guessed((run, release), logged(release, rows, [None] * 500))
     assert not guess.trusted
-    assert "training rows' own past" in guess.why
+    assert "model's own past" in guess.why
 
 
 def test_rows_too_few_to_learn_from(tmp_path: Path) -> None:

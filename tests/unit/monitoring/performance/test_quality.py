@@ -90,12 +90,12 @@ def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
     assert QualityResult.model_validate_json(quality.model_dump_json()) == quality
 
 
-def test_what_is_worse_than_accepted_is_bad(regression: Case) -> None:
+def test_a_metric_beyond_its_bound_is_degraded(regression: Case) -> None:
     """Where the whole interval lies beyond the bound; and the reason says both."""
     rows = fresh()
     quality = found(regression, logged(regression[1], rows, rows["value"] + 20))
     assert quality.state == "degraded"
-    assert f"at most {quality.bound:.4g} is accepted" in quality.reason
+    assert f"bound: at most {quality.bound:.4g}" in quality.reason
 
 
 def test_an_interval_that_holds_the_bound_says_nothing(regression: Case) -> None:
@@ -148,7 +148,7 @@ def test_slices(regression: Case) -> None:
         (0, 0, NOW, "there are no predictions in this window"),
         (1, 1, NOW, "1 of 1 predictions that are due have a label, 50 are needed"),
         (100, 20, NOW, "20 of 100 predictions that are due have a label, 50 are needed"),
-        (400, 60, NOW, "only 60 of 400 predictions that are due have a label: they may be an early part"),
+        (400, 60, NOW, "only 60 of 400 predictions that are due have a label, 50% are needed"),
         (100, 100, START + 12 * HOUR, "none of 100 predictions is old enough to have a label"),
     ],
 )
@@ -192,7 +192,7 @@ def test_other_versions_and_doubles_are_left_out(regression: Case) -> None:
     both = found(regression, pa.concat_tables([log, other, log.slice(0, 30)]))
     assert both.value == alone.value
     assert (both.rows, both.state) == (200, alone.state)
-    assert "30 rows of requests stand twice" in both.reason
+    assert "30 rows of requests are logged twice" in both.reason
 
 
 def test_a_prediction_that_is_null(regression: Case) -> None:
@@ -232,14 +232,14 @@ def test_one_class_only(binary: Case) -> None:
     assert found(binary, log, evaluation={"metric": "accuracy"}).value.value is not None
 
 
-def test_a_class_the_model_never_saw(binary: Case, multiclass: Case) -> None:
+def test_labels_of_an_unknown_class(binary: Case, multiclass: Case) -> None:
     """A few such labels are told; many are bad by themselves. Of several classes the model is wrong about each."""
     rows = fresh(400)
     log = logged(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
-    assert "2 labels are of a class that the model never saw ('perhaps')" in found(binary, log).reason
+    assert "2 labels are of a class that the model does not know ('perhaps')" in found(binary, log).reason
     quality = found(binary, logged(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
     assert quality.state == "degraded"
-    assert "10% of 400 labels are of a class that the model never saw" in quality.reason
+    assert "10% of 400 labels are of a class that the model does not know" in quality.reason
 
     truth = classes(rows)["size class"].to_numpy()
     for metric in ("f1", "accuracy", "log_loss", "roc_auc"):
@@ -250,7 +250,7 @@ def test_a_class_the_model_never_saw(binary: Case, multiclass: Case) -> None:
         assert after.value.value is not None
         sign = -1 if metric == "log_loss" else 1
         assert sign * after.value.value < sign * before.value.value, metric
-        assert "10 labels are of a class that the model never saw ('huge')" in after.reason
+        assert "10 labels are of a class that the model does not know ('huge')" in after.reason
 
 
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
@@ -271,7 +271,7 @@ def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureR
     writer.close()
     late = pd.DataFrame({"request_id": [f"r{number}" for number in range(120)], "y": rows[model.contract.target]})
     late.to_csv(tmp_path / "late.csv", index=False)
-    labels.add(log, model.contract, tmp_path / "late.csv", NOW - HOUR, column="y")
+    labels.add_labels(log, model.contract, labels.LabelFile(tmp_path / "late.csv", column="y"), NOW - HOUR)
     quality = found(case, labels.read(log, START, NOW))
     by_hand = logged(case[1], rows, rows[model.contract.target])
     assert quality.labelled == 120

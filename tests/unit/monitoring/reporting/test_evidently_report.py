@@ -22,7 +22,7 @@ from towline.config import DataConfig, PipelineConfig, build_config
 from towline.data.profile import profile_features
 from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.evidently_report import add_missing_windows, write_report
+from towline.monitoring.reporting.evidently_report import add_missing_windows, add_window, write_report
 from towline.monitoring.reporting.samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult, DriftState
 from towline.prediction_log import parquet_store

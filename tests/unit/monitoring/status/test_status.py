@@ -22,7 +22,7 @@ from towline.monitoring.alerts.notifications import notify_decision
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
 from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
-from towline.monitoring.slo.burn_rate import evaluate_slos
+from towline.monitoring.slo.burn_rate import SloStatus, evaluate_slos
 from towline.monitoring.slo.metrics_scraper import RequestCounters
 from towline.monitoring.slo.slo_history import FILE, CounterTotals
 from towline.monitoring.status.links import Links, evidently_project

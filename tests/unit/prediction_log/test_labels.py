@@ -18,7 +18,7 @@ from tests.unit.serving.conftest import ROW, Release, make_release, visible
 from towline.errors import ConfigError, DataError
 from towline.inference.scorer import Answer
 from towline.prediction_log import labels, parquet_store
-from towline.prediction_log.labels import Added, Log
+from towline.prediction_log.labels import AddedLabels, LabelFile, Log
 from towline.prediction_log.privacy import HashKeys, read_policy
 from towline.prediction_log.writer import PredictionLog
 
@@ -55,9 +55,10 @@ class Desk:
         path.write_text(text)
         return path
 
-    def add(self, text: str | Path, **how: Any) -> Added:
+    def add(self, text: str | Path, **how: Any) -> AddedLabels:
         path = text if isinstance(text, Path) else self.file(text)
-        return labels.add(self.log, self.release.contract, path, how.pop("now", NOW), **how)
+        replace, now = how.pop("replace", False), how.pop("now", NOW)
+        return labels.add_labels(self.log, self.release.contract, LabelFile(path, **how), now, replace=replace)
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)
@@ -84,7 +85,7 @@ def desks(tmp_path: Path) -> Callable[[tuple[Any, ...]], Desk]:
 def test_by_request(desk: Desk) -> None:
     """Each label meets its prediction; a prediction without one has null."""
     desk.predict("a", "b", "c")
-    assert desk.add("request_id,y\na,yes\nb,no\n") == Added(2, 2, 0, 0, 0)
+    assert desk.add("request_id,y\na,yes\nb,no\n") == AddedLabels(2, 2, 0, 0, 0)
     assert desk.read() == {"a": "yes", "b": "no", "c": None}
     table = labels.read(desk.log, columns=["request_id", "prediction"])
     assert table.column_names == ["request_id", "prediction", "label", "labelled_at"]
@@ -95,13 +96,13 @@ def test_the_same_file_changes_nothing(desk: Desk) -> None:
     """Byte for byte, however often it comes, in another order or format, or as part of a longer file."""
     desk.predict("a", "b", "c")
     path = desk.file("request_id,y\na,yes\nb,no\na,yes\n")
-    assert desk.add(path) == Added(3, 2, 0, 0, 0)
+    assert desk.add(path) == AddedLabels(3, 2, 0, 0, 0)
     before = desk.content()
-    assert desk.add(path) == Added(3, 0, 2, 0, 0)
+    assert desk.add(path) == AddedLabels(3, 0, 2, 0, 0)
     pd.DataFrame({"y": ["no", "yes"], "request_id": ["b", "a"]}).to_parquet(desk.folder / "again.parquet")
-    assert desk.add(desk.folder / "again.parquet") == Added(2, 0, 2, 0, 0)
+    assert desk.add(desk.folder / "again.parquet") == AddedLabels(2, 0, 2, 0, 0)
     assert desk.content() == before
-    assert desk.add("request_id,y\na,yes\nb,no\nc,no\n") == Added(3, 1, 2, 0, 0)
+    assert desk.add("request_id,y\na,yes\nb,no\nc,no\n") == AddedLabels(3, 1, 2, 0, 0)
 
 
 @pytest.mark.parametrize("by", ["customer", "order"])
@@ -110,7 +111,7 @@ def test_by_a_business_key(desk: Desk, by: str) -> None:
     desk.predict("a", customer=7, order="007")
     desk.predict("b", customer=7, order="007", at=AT - dt.timedelta(days=60))
     desk.predict("c", customer=8, order="8")
-    assert desk.add(f"{by},y\n{7 if by == 'customer' else '007'},yes\n", by=by) == Added(1, 1, 0, 0, 0)
+    assert desk.add(f"{by},y\n{7 if by == 'customer' else '007'},yes\n", by=by) == AddedLabels(1, 1, 0, 0, 0)
     assert desk.read() == {"a": "yes", "b": "yes", "c": None}
     if by == "customer":
         kept = labels.LabelStore(desk.log.labels).table().to_pylist()[0]["keys"]
@@ -119,13 +120,13 @@ def test_by_a_business_key(desk: Desk, by: str) -> None:
 
 def test_labels_wait_for_their_prediction(desk: Desk) -> None:
     """They are counted, and joined as soon as it is in the log; no second command is needed."""
-    assert desk.add("request_id,y\na,yes\n") == Added(1, 1, 0, 0, 1)
-    assert desk.add("customer,y\n7,no\n", by="customer") == Added(1, 1, 0, 0, 1)
-    assert desk.add("request_id,y\na,yes\n") == Added(1, 0, 1, 0, 1)
+    assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 1, 0, 0, 1)
+    assert desk.add("customer,y\n7,no\n", by="customer") == AddedLabels(1, 1, 0, 0, 1)
+    assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 0, 1, 0, 1)
     desk.predict("a")
     desk.predict("b", customer=7, at=NOW + dt.timedelta(hours=1))
     assert desk.read() == {"a": "yes", "b": "no"}
-    assert desk.add("request_id,y\na,yes\n") == Added(1, 0, 1, 0, 0)
+    assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 0, 1, 0, 0)
 
 
 def test_a_request_goes_before_another_key(desk: Desk) -> None:
@@ -143,7 +144,7 @@ def test_another_value_is_refused_or_replaces(desk: Desk) -> None:
     with pytest.raises(DataError, match=r"(?s)1 labels contradict.*row 2: 'yes' is known, 'no' is given.*--replace"):
         desk.add("request_id,y\nc,no\na,no\n")
     assert desk.read() == {"a": "yes", "b": "no", "c": None}
-    assert desk.add("request_id,y\nc,no\na,no\n", replace=True) == Added(2, 1, 0, 1, 0)
+    assert desk.add("request_id,y\nc,no\na,no\n", replace=True) == AddedLabels(2, 1, 0, 1, 0)
     assert desk.read() == {"a": "no", "b": "no", "c": "no"}
     assert labels.LabelStore(desk.log.labels).table()["label"].to_pylist() == ["yes", "no", "no", "no"]
     history = [json.loads(line) for line in (desk.log.labels / "history.jsonl").read_text().splitlines()]
@@ -178,7 +179,7 @@ def test_rows_of_a_request(desk: Desk) -> None:
     desk.predict("a", rows=3)
     with pytest.raises(DataError, match=r"(?s)more than one row.*row 1: request 'a'.*'row'"):
         desk.add("request_id,y\na,yes\n")
-    assert desk.add("request_id,row,y\na,1,yes\na,7,no\n") == Added(2, 2, 0, 0, 1)
+    assert desk.add("request_id,row,y\na,1,yes\na,7,no\n") == AddedLabels(2, 2, 0, 0, 1)
     assert desk.read() == {"a": None, "a.1": "yes", "a.2": None}
 
 
@@ -256,7 +257,7 @@ def test_old_labels_are_purged(desk: Desk) -> None:
 
 ADDER = """
 import datetime as dt, pathlib, sys
-from tests.unit.monitoring.test_labels import CLASSES, Desk
+from tests.unit.prediction_log.test_labels import CLASSES, Desk
 desk = Desk(pathlib.Path(sys.argv[1]), CLASSES)
 print("ready", flush=True)
 print(desk.add(pathlib.Path(sys.argv[2]), now=dt.datetime(2026, 11, 20, tzinfo=dt.UTC)))
@@ -287,7 +288,7 @@ def test_flags_may_be_spelled_in_any_way(desks: Callable[[tuple[Any, ...]], Desk
     """Labels of a boolean target."""
     desk = desks((False, True))
     desk.predict("a", "b")
-    assert desk.add(f"request_id,y\na,{spellings[0]}\nb,{spellings[1]}\n") == Added(2, 2, 0, 0, 0)
+    assert desk.add(f"request_id,y\na,{spellings[0]}\nb,{spellings[1]}\n") == AddedLabels(2, 2, 0, 0, 0)
     assert desk.read() == {"a": True, "b": False}
 
 
@@ -309,5 +310,5 @@ def test_labels_of_an_unseen_class_are_added(
     """They are known, and text where they are of no class of the model; the others keep their meaning."""
     desk = desks(classes)
     desk.predict("a", "b")
-    assert desk.add(f"request_id,y\na,{classes[1]}\nb,new\n") == Added(2, 2, 0, 0, 0)
+    assert desk.add(f"request_id,y\na,{classes[1]}\nb,new\n") == AddedLabels(2, 2, 0, 0, 0)
     assert desk.read() == {"a": classes[1] if isinstance(classes[1], str) else str(classes[1]), "b": "new"}
