@@ -46,6 +46,7 @@ def environment(folder: Path, **options: Any) -> "Environment":
         "undefined": StrictUndefined,
         "trim_blocks": True,
         "lstrip_blocks": True,
+        "keep_trailing_newline": True,
     }
     # a <meta> element cannot hold frame-ancestors
     meta_policy = content_security_policy().replace("; frame-ancestors 'none'", "")

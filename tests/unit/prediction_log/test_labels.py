@@ -141,7 +141,7 @@ def test_another_value_is_refused_or_replaces(desk: Desk) -> None:
     """Refused with its row, nothing of the file being taken; with replace the new one counts. Both are noted."""
     desk.predict("a", "b", "c")
     desk.add("request_id,y\na,yes\nb,no\n")
-    with pytest.raises(DataError, match=r"(?s)1 labels contradict.*row 2: 'yes' is known, 'no' is given.*--replace"):
+    with pytest.raises(DataError, match=r"(?s)1 labels contradict.*row 2: 'no', known as 'yes'.*--replace"):
         desk.add("request_id,y\nc,no\na,no\n")
     assert desk.read() == {"a": "yes", "b": "no", "c": None}
     assert desk.add("request_id,y\nc,no\na,no\n", replace=True) == AddedLabels(2, 1, 0, 1, 0)
@@ -207,7 +207,7 @@ def test_columns_of_the_file(desk: Desk) -> None:
     assert desk.add("request_id,bought\na,yes\n").added == 1
     assert desk.add("request_id,clerk,y\na,Eva,yes\n").known == 1
     for text, how, said in (
-        ("request_id,x,z\na,yes,1\n", {}, "--column; there are: x, z"),
+        ("request_id,x,z\na,yes,1\n", {}, "--column; columns: x, z"),
         ("request_id,x,z\na,yes,1\n", {"column": "y"}, "no column 'y'"),
         ("id,y\na,yes\n", {}, r"no column 'request_id'"),
         ("street,y\nGasse,yes\n", {"by": "street"}, r"(?s)not logged with 'street'.*customer, order"),

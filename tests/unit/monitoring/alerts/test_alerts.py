@@ -101,7 +101,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
 
 def alert(title: str = "demo: trouble", **given: Any) -> Alert:
     plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
-    return Alert(**{**plain, "title": title, "facts": {"share": 0.85}, **given})
+    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **given})
 
 
 def everything(store: Path) -> str:
@@ -110,7 +110,7 @@ def everything(store: Path) -> str:
 
 def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the log and the webhook; a night that sees the same again is silent; a new one after the end is new."""
-    with caplog.at_level(logging.INFO, "towline.watch"):
+    with caplog.at_level(logging.INFO, "towline.monitoring"):
         assert open_alert(alert(), hook.config, tmp_path).opened == 1
         again = open_alert(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
         assert (again.opened, again.webhook) == (0, "none")
@@ -122,7 +122,7 @@ def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, capl
     ]  # fmt: skip
     assert hook.got[0]["id"] == hook.got[1]["id"] != hook.got[2]["id"]
     assert hook.got[0]["text"] == "[ticket] demo: trouble\n17 of 20 failed"
-    assert hook.got[0]["facts"] == {"share": 0.85}
+    assert hook.got[0]["data"] == {"share": 0.85}
     assert hook.got[1]["resolved"] == "2026-03-10T14:00:00+00:00"
     assert hook.paths[0] == f"/services/{SECRET}?room=1"
     assert [record.getMessage() for record in caplog.records] == [
@@ -170,16 +170,16 @@ def test_a_webhook_that_stumbles_is_asked_again(hook: Hook, tmp_path: Path, stat
     assert len(hook.got) == 1
 
 
-def test_what_did_not_arrive_is_sent_with_the_next_round(
+def test_failed_messages_are_sent_with_the_next_run(
     hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even where that has nothing new to tell; in order, each once."""
     hook.statuses = [500] * 6
     first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
-    assert (first.opened, first.webhook, first.why) == (1, "failed", "it answers 500")
+    assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "failed"
     assert hook.got == []
-    assert "it answers 500; it is tried again with the next round" in caplog.text
+    assert "it returns 500; it is repeated with the next monitoring run" in caplog.text
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
     assert [one["title"] for one in hook.got] == ["first", "second"]
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
@@ -209,12 +209,12 @@ def test_a_webhook_that_never_answers_holds_nobody_up(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its seconds it is given up, and the alert is kept."""
-    monkeypatch.setattr(webhook, "SECONDS", 0.2)
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
     monkeypatch.setattr(webhook, "PAUSES", ())
     hook.hold = threading.Event()
     done = open_alert(alert(), hook.config, tmp_path)
     assert (done.opened, done.webhook) == (1, "failed")
-    assert "no answer" in done.why
+    assert "no response" in done.why
     assert [one.notified for one in read_alerts(tmp_path, MODEL)] == [""]
 
 
@@ -389,10 +389,10 @@ def test_objectives_that_burn_are_told(settings: Settings) -> None:
         found = [objective("availability", state, **given), objective("latency", "met")]
         return notify_slos(settings, config(), found, NOW).text()
 
-    assert look("met") == "nothing new"
+    assert look("met") == "no change"
     assert look("burning", severity="page") == "1 opened"
     assert states() == {("availability", "page")}
-    assert look("unknown") == "nothing new"
+    assert look("unknown") == "no change"
     assert look("exhausted") == "1 opened, 1 resolved"
     assert states() == {("availability budget", "ticket")}
     assert look("burning", severity="ticket") == "1 opened"
@@ -411,13 +411,13 @@ def test_decisions_are_told(settings: Settings) -> None:
     def told(*steps: Decision) -> list[str]:
         return [notify_decision(settings, config(), None, step) for step in steps]
 
-    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "nothing new"]
+    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "no change"]
     assert told(decision("retrain", "e" * 64), decision("retrain", "f" * 64)) == ["1 opened, 1 resolved"] * 2
     told(decision("block"))
     (page,) = read_open_alerts(settings.store, MODEL)
     assert (page.severity, page.detail) == ("page", "mae 90 against 60")
     assert told(decision("nothing", trigger=None)) == ["1 resolved"]
-    assert told(decision("warn", trigger="slo")) == ["nothing new"]  # its objective has an alert of its own
+    assert told(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
 
 
 def test_prometheus_is_told_what_is_known() -> None:
@@ -445,8 +445,8 @@ def test_prometheus_is_told_what_is_known() -> None:
         for sample in family.samples
     }
     assert found == {
-        ("watch_readable", "demo"): 1,
-        ("watch_readable", "new"): 1,
+        ("monitoring_readable", "demo"): 1,
+        ("monitoring_readable", "new"): 1,
         ("champion_version", "demo"): 3,
         ("input_invalid", "demo"): 0,
         ("drift_rows", "demo"): 90,

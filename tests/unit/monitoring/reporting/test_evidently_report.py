@@ -257,13 +257,14 @@ def test_a_round_is_reported_from_the_store(shelf: Shelf) -> None:
     assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
-def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
+def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
     """The modules that watch, and catching up on nothing, leave it out."""
     code = (
         "import sys, pathlib, datetime; from towline.monitoring import journal;"
         "from towline.monitoring.reporting import evidently_report, samples;"
         "from towline.monitoring.status import summary;"
-        f"evidently_report.catch_up([], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
+        f"evidently_report.add_missing_windows("
+        f"[], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
         "print('evidently' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

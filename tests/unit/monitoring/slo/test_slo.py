@@ -187,11 +187,11 @@ def test_few_failures_wake_nobody() -> None:
     assert one(minutely(lambda _: (1, 1), 12)).state == "burning"
 
 
-def test_a_watch_that_stopped_knows_nothing() -> None:
+def test_old_scrapes_make_the_state_unknown() -> None:
     """A state of yesterday is not shown as that of now."""
     found = one(minutely(lambda _: (100, 0), 60), now=NOW + DAY)
     assert found.state == "unknown"
-    assert "nobody has looked since 2026-03-10 12:00" in found.reason
+    assert "the last scrape was 2026-03-10 12:00" in found.reason
 
 
 def test_a_service_that_is_away_burns_its_own_budget() -> None:
@@ -377,7 +377,7 @@ def test_thinning_changes_no_count_of_a_whole_window() -> None:
     thinned = thin_out(whole, NOW, PERIOD)
     assert len(thinned) < len(whole) / 3
     for hours in (1, 6, 72):
-        now, before = (burn_rate._requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
+        now, before = (burn_rate._count_requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
         assert now == pytest.approx(before, rel=0.002)
 
 
@@ -500,7 +500,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "why"),
-    [(503, "/metrics answers 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
+    [(503, "/metrics returns 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
 )
 def test_what_answers_otherwise(status: int, why: str | None) -> None:
     """Overload is an absence; a redirect is followed by nobody, least of all with the key."""
@@ -535,11 +535,11 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
 @pytest.mark.parametrize("text", ["", "hello", "node_cpu_seconds_total 5\n", "<html>{", "towline_x{le=} 1"])
 def test_metrics_of_others_are_refused(text: str) -> None:
     """Any exporter has /metrics."""
-    with pytest.raises(ConfigError, match="not a service of towline"):
+    with pytest.raises(ConfigError, match="not that of a towline service"):
         parse_metrics(text, "http://x", NOW)
 
 
-def test_the_command_tells_how_promises_stand(
+def test_the_slo_command(
     shelf: Shelf, command: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For people and for scripts; an absence is told and opens an alert once; another model's service is refused."""
@@ -560,10 +560,10 @@ def test_the_command_tells_how_promises_stand(
         text = command("slo", config, "--service", url)
         refused = command("slo", other, "--service", url)
     assert told.code == 0
-    availability, answering, latency = told.json["slos"]
+    availability, reachability, latency = told.json["slos"]
     assert (availability["state"], availability["total"], availability["budget"]) == ("met", 20, 1)
     assert (latency["state"], latency["total"]) == ("met", 20)
-    assert answering["state"] == "unknown"
+    assert reachability["state"] == "unknown"
     assert "99.9 % of requests without a 5xx" in text.out
     assert "serves version 1" in text.out
     assert refused.code == 2
@@ -575,10 +575,10 @@ def test_the_command_tells_how_promises_stand(
     assert gone.json["slos"][1]["state"] == "burning"
     assert gone.json["alerts"]["opened"] == 1
     assert command("slo", config, "--service", url, "--json").json["alerts"]["opened"] == 0
-    assert "away: Connection refused" in command("slo", config, "--service", url).out
+    assert "down: Connection refused" in command("slo", config, "--service", url).out
 
 
 def test_shares_are_shown_with_the_digits_that_matter() -> None:
     """What is not whole does not look whole."""
-    shown = [burn_rate._percent(share) for share in (1.0, 0.9999, 0.99952, 0.5, 0.0, 0.031)]
+    shown = [burn_rate._format_share(share) for share in (1.0, 0.9999, 0.99952, 0.5, 0.0, 0.031)]
     assert shown == ["100 %", "99.99 %", "99.952 %", "50 %", "0 %", "3.1 %"]
