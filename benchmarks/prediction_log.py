@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE.parent))
 from towline.config import PipelineConfig, read_config  # noqa: E402
 from towline.data.profile import profile_features  # noqa: E402
 from towline.data.schema.inference import infer_contract  # noqa: E402
-from towline.inference.scorer import Answer  # noqa: E402
+from towline.inference.scorer import RowPredictions  # noqa: E402
 from towline.prediction_log import segments  # noqa: E402
 from towline.prediction_log.writer import PredictionLog  # noqa: E402
 
@@ -69,7 +69,7 @@ def cpu() -> float:
 @contextmanager
 def ours(folder: Path, model: Any, rows: list[dict[str, Any]]) -> Iterator[tuple[Write, Callable[[], bool]]]:
     log = PredictionLog(folder, "bench", capacity=2 * CHUNK, convert=False)
-    answer = Answer([120.5], None)
+    answer = RowPredictions([120.5], None)
 
     def write(number: int) -> None:
         log.write("0123456789abcdef", 1.79e9, model, [rows[number % len(rows)]], answer)
@@ -168,9 +168,11 @@ def main() -> None:
                     )
             waited["no log"] += latency(lambda _: None, asked.rate, 4)
             log = PredictionLog(folder / f"l{number}", "bench", convert=False)
-            answer, model = Answer([120.5], None), models["all kept"]
+            answer, model = RowPredictions([120.5], None), models["all kept"]
 
-            def write(number: int, log: PredictionLog = log, model: Any = model, answer: Answer = answer) -> None:
+            def write(
+                number: int, log: PredictionLog = log, model: Any = model, answer: RowPredictions = answer
+            ) -> None:
                 log.write("0123456789abcdef", 1.79e9, model, [rows[number % len(rows)]], answer)
 
             waited["log"] += latency(write, asked.rate, 4)

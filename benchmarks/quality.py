@@ -97,7 +97,7 @@ def released(config: PipelineConfig, folder: Path) -> Path:
 
 def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
     """As `labels.read` gives it, all labels known."""
-    found, count = model.predictions(model.features(rows)), len(rows)
+    found, count = model.predict_frame(model.to_features(rows)), len(rows)
     given = found.probabilities
     names = [column.name for column in model.contract.feature_columns]
     return pa.table(

@@ -31,7 +31,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled.compiler import compile_plan
-from towline.inference.scorer import Compiled
+from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build_model
 
 PROJECT = Path(__file__).parents[1]
@@ -106,10 +106,10 @@ def sklearn(fitted: Fitted, rows: list[dict[str, Any]]) -> tuple[Result, np.ndar
 def towline(fitted: Fitted, rows: list[dict[str, Any]], truth: np.ndarray) -> Result:
     model, contract, _ = fitted
     reader = RowReader(contract)
-    compiled = Compiled(compile_plan(model, contract), contract, reader)
+    compiled = CompiledScorer(compile_plan(model, contract), contract, reader)
 
     def ask(some: list[dict[str, Any]]) -> Any:
-        answer = compiled.rows(reader.read(some))
+        answer = compiled.predict_rows(reader.read(some))
         return answer.predictions if answer.probabilities is None else answer.probabilities
 
     each = np.array([ask([row])[0] for row in rows])

@@ -156,7 +156,7 @@ def settle(store: Path) -> None:
     way of the next."""
     for _ in range(120):
         words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
-        if not any("towline.prediction_log.parquet_store" in line and str(store) in " ".join(line) for line in words):
+        if not any("towline.prediction_log.maintenance" in line and str(store) in " ".join(line) for line in words):
             break
         time.sleep(0.5)
     shutil.rmtree(store / "predictions", ignore_errors=True)
@@ -216,7 +216,7 @@ def wrong_embedded(sample: Sample, count: int) -> str:
     estimator, contract = prepare.load(sample.release), prepare.contract_of(sample.release)
     rows = generate(pd.read_parquet(prepare.TABLE), contract, estimator, count)
     features = contract.features(pd.DataFrame(rows))
-    answer = open_release(sample.release).answer(rows)
+    answer = open_release(sample.release).predict_rows(rows)
     wrong = int((np.array(answer.predictions, dtype=object) != estimator.predict(features)).sum())
     gap = np.abs(np.array(answer.probabilities) - estimator.predict_proba(features)).max()
     return (

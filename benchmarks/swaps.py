@@ -166,7 +166,7 @@ class Load:
         """Answers that are not exactly what the version they name gives to their rows."""
         own = {}
         for version in {answer.version for answer in self.answers}:
-            own[version] = open_release(releases[version]).answer(self.pool).predictions
+            own[version] = open_release(releases[version]).predict_rows(self.pool).predictions
         return [
             answer.request_id
             for answer in self.answers

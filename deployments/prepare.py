@@ -15,8 +15,8 @@ STORE = Path("/store")
 KEY = Path("/keys/metrics_key")
 ALERTING = Path("/alerting/alertmanager.yml")
 
-if not (KEY.exists() and "admin" in (auth.Keys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
-    text, _ = auth.create(STORE, "prometheus", ("admin",))
+if not (KEY.exists() and "admin" in (auth.ApiKeys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
+    text, _ = auth.create_key(STORE, "prometheus", ("admin",))
     draft = KEY.with_suffix(".new")
     draft.write_text(text, encoding="ascii")
     draft.chmod(0o400)

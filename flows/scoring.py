@@ -7,14 +7,14 @@ from prefect import flow
 
 from tasks.scoring import score
 from towline.config import ConfigOrPath, Settings
-from towline.inference.batch import Scored
+from towline.inference.batch import BatchResult
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scoring_end_state
 
 
 @flow(name="scoring", flow_run_name="{config.name}")
 @scoring_end_state
-def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: datetime | None = None) -> Scored:
+def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: datetime | None = None) -> BatchResult:
     """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
 
     Args:

@@ -23,7 +23,7 @@ from towline.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName
-    from towline.inference.batch import Scored
+    from towline.inference.batch import BatchResult
     from towline.inference.predictor import Model
     from towline.manifest import Manifest
     from towline.monitoring.policy import MonitoringRun
@@ -256,7 +256,7 @@ def score(
     prefix: str = "",
     safe_csv: bool = False,
     trusted: Sequence[str] = (),
-) -> "Scored":
+) -> "BatchResult":
     """Writes the rows of a file with their predictions to another file.
 
     Args:
@@ -276,7 +276,7 @@ def score(
         DataError: the file cannot be read or does not fit the model's contract.
         ReleaseError: the release differs from its manifest.
     """
-    from towline.inference.batch import score as score_file
+    from towline.inference.batch import score_file
     from towline.registry.selection import only_model
 
     loaded = load(os.fspath(model) if model else only_model(*_stores()), trusted=trusted)
@@ -419,11 +419,23 @@ def run_flow(
     settings: Settings, name: "FlowName", parameters: Mapping[str, Any], profile: str | None = None
 ) -> "FlowResult":
     """Runs a flow of the project and returns its FlowResult; see ``orchestration.flow_runner``."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     from towline.orchestration import flow_runner, profiles
 
     target = profiles.read(profile, settings) if profile else None
-    with _private_files(settings):
+
+    def run_in_this_thread() -> "FlowResult":
         return flow_runner.run_flow(settings, name, parameters, target, _print_to_stderr)
+
+    with _private_files(settings):
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return run_in_this_thread()
+        with ThreadPoolExecutor(1) as pool:  # Prefect returns coroutines where a loop runs, as in a notebook
+            return pool.submit(run_in_this_thread).result()
 
 
 def _run_monitoring(

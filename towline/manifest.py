@@ -16,8 +16,8 @@ from towline.training.evaluation.interval import Interval
 
 MANIFEST = "manifest.json"
 HOLDOUT = "holdout.npz"
-MAX_MANIFEST = 2**20
-MAX_FILE = 2**31  # bytes; a release is read whole by every replica
+MAX_MANIFEST_BYTES = 2**20
+MAX_FILE_BYTES = 2**31  # bytes; a release is read whole by every replica
 REMEDY = "fetch the release again from the registry's artifacts, or roll back to the previous version"
 
 # every part of a name begins with a letter or digit: no "..", no hidden file, no absolute path
@@ -28,7 +28,7 @@ class FileEntry(Frozen):
     """What one file of a release must be: its digest and its size in bytes."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, le=MAX_FILE)
+    size: int = Field(ge=0, le=MAX_FILE_BYTES)
 
 
 class ReleaseLocation(NamedTuple):
@@ -95,10 +95,10 @@ def verify_release(directory: Path) -> Manifest:
         raise ReleaseError("there is no release here", where=str(directory), remedy=REMEDY)
     try:
         found = _regular_files(directory)
-        manifest = _read(directory, found.pop(MANIFEST, None))
-        _compare(directory, found, manifest)
+        manifest = _read_checked(directory, found.pop(MANIFEST, None))
+        _compare_files(directory, found, manifest)
     except OSError as error:
-        raise _refused(Path(error.filename or directory), f"cannot be read: {error.strerror}") from error
+        raise _release_error(Path(error.filename or directory), f"cannot be read: {error.strerror}") from error
     return manifest
 
 
@@ -110,9 +110,9 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        return _read(directory.resolve(), path.lstat().st_size)
+        return _read_checked(directory.resolve(), path.lstat().st_size)
     except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror}") from error
+        raise _release_error(path, f"cannot be read: {error.strerror}") from error
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
@@ -131,7 +131,7 @@ def _regular_files(directory: Path) -> dict[str, int]:
         folder = pending.pop()
         paths = list(folder.iterdir())
         if not paths and folder != directory:
-            raise _refused(folder, "is an empty folder the manifest does not know")
+            raise _release_error(folder, "is an empty folder the manifest does not know")
         for path in paths:
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
@@ -139,48 +139,50 @@ def _regular_files(directory: Path) -> dict[str, int]:
             elif stat.S_ISREG(status.st_mode):
                 found[path.relative_to(directory).as_posix()] = status.st_size
             else:
-                raise _refused(path, "is a link or a special file")
+                raise _release_error(path, "is a link or a special file")
     return found
 
 
-def _read(directory: Path, size: int | None) -> Manifest:
+def _read_checked(directory: Path, size: int | None) -> Manifest:
     path = directory / MANIFEST
     if size is None:
-        raise _refused(path, "is missing")
-    if size > MAX_MANIFEST:
-        raise _refused(path, f"has {size:,} bytes, more than the {MAX_MANIFEST:,} a manifest may have")
+        raise _release_error(path, "is missing")
+    if size > MAX_MANIFEST_BYTES:
+        raise _release_error(path, f"has {size:,} bytes, more than the {MAX_MANIFEST_BYTES:,} a manifest may have")
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
     named = re.fullmatch(r"v(\d+)-([0-9a-f]{12})", directory.name)
     if named and named[2] != digest[:12]:
-        raise _refused(path, f"has the digest {digest[:12]}, the folder's name says {named[2]}")
+        raise _release_error(path, f"has the digest {digest[:12]}, the folder's name says {named[2]}")
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise _refused(path, f"is not a manifest: {key + ': ' if key else ''}{first['msg']}") from None
+        raise _release_error(path, f"is not a manifest: {key + ': ' if key else ''}{first['msg']}") from None
     if manifest.digest != digest:
-        raise _refused(path, "is not in the form it was written in")
+        raise _release_error(path, "is not in the form it was written in")
     if named and int(named[1]) != manifest.version:
-        raise _refused(path, f"is of version {manifest.version}, the folder's name says {named[1]}")
+        raise _release_error(path, f"is of version {manifest.version}, the folder's name says {named[1]}")
     return manifest
 
 
-def _compare(directory: Path, found: dict[str, int], manifest: Manifest) -> None:
+def _compare_files(directory: Path, found: dict[str, int], manifest: Manifest) -> None:
     for name in sorted(manifest.files.keys() | found.keys()):
         path, entry = directory / name, manifest.files.get(name)
         if entry is None:
-            raise _refused(path, "is not in the manifest")
+            raise _release_error(path, "is not in the manifest")
         if name not in found:
-            raise _refused(path, "is missing")
+            raise _release_error(path, "is missing")
         if found[name] != entry.size:
-            raise _refused(path, f"has {found[name]:,} bytes, the manifest says {entry.size:,}")
+            raise _release_error(path, f"has {found[name]:,} bytes, the manifest says {entry.size:,}")
     for name, entry in manifest.files.items():
         if (digest := files.sha256(directory / name)) != entry.sha256:
-            raise _refused(directory / name, f"has the sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…")
+            raise _release_error(
+                directory / name, f"has the sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…"
+            )
 
 
-def _refused(path: Path, finding: str) -> ReleaseError:
+def _release_error(path: Path, finding: str) -> ReleaseError:
     what = f"the release is not what its manifest says: {path.name} {finding}"
     return ReleaseError(what, where=str(path), remedy=REMEDY)

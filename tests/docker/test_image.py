@@ -18,7 +18,7 @@ from docker.errors import ImageNotFound
 from tests.conftest import Done
 from tests.unit.release.conftest import Run, make_run, table
 from towline.errors import ReleaseError, TransientError
-from towline.inference.compiled.codec import PLAN
+from towline.inference.compiled.codec import PLAN_FILE
 from towline.manifest import read_manifest
 from towline.release import image
 
@@ -50,8 +50,8 @@ def release(run: Run) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(engine: "DockerClient", compiled: Run) -> Iterator[image.Image]:
-    built = image.make(release(compiled))
+def made(engine: "DockerClient", compiled: Run) -> Iterator[image.ReleaseImage]:
+    built = image.build_release_image(release(compiled))
     yield built
     with contextlib.suppress(ImageNotFound):  # another test of the same release was quicker
         engine.images.remove(built.tag, force=True)
@@ -71,7 +71,7 @@ def digests(engine: "DockerClient", name: str) -> dict[str, str]:
     return found
 
 
-def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Run) -> None:
+def test_a_compiled_release_takes_little_room(made: image.ReleaseImage, compiled: Run) -> None:
     """Over its base it is at most 200 MB, and its tag says which release it holds."""
     manifest = read_manifest(release(compiled))
     assert made.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
@@ -82,8 +82,8 @@ def test_a_compiled_release_takes_little_room(made: image.Image, compiled: Run) 
 def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fallback: Run) -> None:
     """At most 350 MB over its base; a container of it has answered as the release does."""
     directory = release(fallback)
-    assert not (directory / PLAN).exists()
-    built = image.make(directory, digest=read_manifest(directory).digest)
+    assert not (directory / PLAN_FILE).exists()
+    built = image.build_release_image(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
         assert built.bytes - built.base < 350 * MB
@@ -98,7 +98,7 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
     """A container of it answers as the release does, without an option and without the ledger."""
     run = make_run(tmp_path, table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
-    built = image.make(directory, digest=read_manifest(directory).digest)
+    built = image.build_release_image(directory, digest=read_manifest(directory).digest)
     try:
         assert built.rows >= 10
     finally:
@@ -106,13 +106,13 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
 
 
 def test_the_same_release_gives_the_same_files(
-    engine: "DockerClient", made: image.Image, compiled: Run, monkeypatch: pytest.MonkeyPatch
+    engine: "DockerClient", made: image.ReleaseImage, compiled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built anew without a cache, every file of the image has the digest that it had."""
     from docker.api.build import BuildApiMixin
 
     monkeypatch.setattr(BuildApiMixin, "build", functools.partialmethod(BuildApiMixin.build, nocache=True))
-    again = image.make(release(compiled), f"again-{time.time_ns()}")
+    again = image.build_release_image(release(compiled), f"again-{time.time_ns()}")
     try:
         assert again.id != made.id
         before, after = digests(engine, made.id), digests(engine, again.id)
@@ -124,13 +124,13 @@ def test_the_same_release_gives_the_same_files(
 
 def test_a_tag_is_never_moved(engine: "DockerClient", compiled: Run) -> None:
     """Given again the image is the same one; a tag that another image has is refused and stays with it."""
-    first = image.make(release(compiled))
-    assert image.make(release(compiled)).id == first.id
+    first = image.build_release_image(release(compiled))
+    assert image.build_release_image(release(compiled)).id == first.id
     other = f"other-{time.time_ns()}:{first.tag.partition(':')[2]}"
     base = engine.images.get("python:3.11-slim-bookworm")
     base.tag(*other.split(":"))
     with pytest.raises(ReleaseError, match="another image's"):
-        image.make(release(compiled), other.partition(":")[0])
+        image.build_release_image(release(compiled), other.partition(":")[0])
     assert engine.images.get(other).id == base.id
     engine.images.remove(other)
 
@@ -138,7 +138,7 @@ def test_a_tag_is_never_moved(engine: "DockerClient", compiled: Run) -> None:
 @pytest.fixture
 def started(engine: "DockerClient", compiled: Run) -> "Iterator[Callable[..., Container]]":
     """Starts containers of the image as a user might, and removes them."""
-    made = image.make(release(compiled))
+    made = image.build_release_image(release(compiled))
     containers = []
 
     def start(*words: str, **options: Any) -> "Container":
@@ -179,7 +179,7 @@ def test_it_lets_nobody_in_without_keys(started: "Callable[..., Container]") -> 
     assert b"towline keys create" in container.logs()
 
 
-def test_it_says_what_it_is(engine: "DockerClient", made: image.Image, compiled: Run) -> None:
+def test_it_says_what_it_is(engine: "DockerClient", made: image.ReleaseImage, compiled: Run) -> None:
     """Labels by the names that registries show, and a bill of materials that is CycloneDX, in image and release."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -216,7 +216,7 @@ def test_no_image_of_what_does_not_answer_alike(
     before = {one.id for one in engine.images.list()}
     name = f"other-{time.time_ns()}"
     with pytest.raises(ReleaseError, match="gives other predictions"):
-        image.make(release(compiled), name)
+        image.build_release_image(release(compiled), name)
     assert {one.id for one in engine.images.list()} <= before
     assert not engine.containers.list(all=True, filters={"label": "io.towline.trial"})
 
@@ -227,7 +227,7 @@ class _Other:
     predictions = (0.0,)
     probabilities = None
 
-    def answer(self, rows: object) -> "_Other":
+    def predict_rows(self, rows: object) -> "_Other":
         return self
 
 
@@ -236,14 +236,14 @@ def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: Run) -> None:
     spoilt = shutil.copytree(release(compiled), tmp_path / release(compiled).name)
     (spoilt / "contract.json").write_text("{}")
     with pytest.raises(ReleaseError, match="contract"):
-        image.make(spoilt)
+        image.build_release_image(spoilt)
 
 
 def test_without_an_engine_the_release_is_there_all_the_same(compiled: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says that no engine answers, and where the release is."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(TransientError, match="no Docker engine answers") as told:
-        image.make(release(compiled))
+        image.build_release_image(release(compiled))
     assert told.value.where == str(release(compiled))
     assert read_manifest(release(compiled)).name
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.shelf import Shelf
 from tests.unit.deployments.manifests import of, pod, render
-from towline.release.image import make
+from towline.release.image import build_release_image
 from towline.serving import auth
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ sys.exit(not any(sys.argv[1] in file.read_text() for file in files))
 
 @pytest.fixture
 def image(engine: "DockerClient", shelf: Shelf) -> Iterator[str]:
-    built = make(shelf.release(1), "towline-test/pod").tag
+    built = build_release_image(shelf.release(1), "towline-test/pod").tag
     yield built
     engine.images.remove(built)
 
@@ -94,7 +94,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
     for name in ("tmp", "store"):
         folders[name].chmod(0o2777)  # as an emptyDir is
     maker = tmp_path / "maker"
-    caller, _ = auth.create(maker, "shop")
+    caller, _ = auth.create_key(maker, "shop")
     file = maker / "serving" / "keys.json"
     mount(folders["keys"], file, "..one")
     (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
@@ -111,7 +111,7 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
         assert status == 200, text
         assert len(json.loads(text)["predictions"]) == 2
 
-        operator, _ = auth.create(maker, "operator", ["admin"])
+        operator, _ = auth.create_key(maker, "operator", ["admin"])
         assert ask(container, "/metrics", operator)[0] == 401
         mount(folders["keys"], file, "..two")
         end = time.monotonic() + 30

@@ -97,7 +97,7 @@ def test_the_service_answers_as_the_release_does(
     rows = json.loads((folder / "probe.json").read_bytes())["rows"]
     status, answer = stack.ask("SERVICE", "/predict", {"rows": rows}, key=key)
     assert status == 200
-    assert answer["predictions"] == open_release(folder).answer(rows).predictions
+    assert answer["predictions"] == open_release(folder).predict_rows(rows).predictions
 
 
 def test_every_part_says_that_it_is_well(stack: Stack, key: str) -> None:

@@ -17,7 +17,7 @@ from tests.unit.release.conftest import make_run, table
 from tests.unit.serving.service import FakeKeys, FakeLog
 from tests.unit.serving.test_strict_json import HOSTILE
 from towline.inference.predictor import Model, open_release
-from towline.serving.app import Service, create
+from towline.serving.app import ServingApp, create_app
 
 GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models
 MUTATED = 5_000  # for each of two models
@@ -36,7 +36,7 @@ class Asked:
             host="127.0.0.1", port=8080,
         )  # fmt: skip
         live = SimpleNamespace(model=model, ready=True, reason="")
-        self.app: Service = create(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
+        self.app: ServingApp = create_app(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
         self.model = model
         self.statuses: Counter[int] = Counter()
         self.runner = asyncio.Runner()

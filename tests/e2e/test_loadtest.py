@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks.swaps import Serving
 from tests.shelf import MODEL, Shelf
-from towline.serving.auth import create
+from towline.serving.auth import create_key
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])
 def test_the_real_service_bears_load(shelf: Shelf, kind: list[str]) -> None:
     """Two workers with keys: no request fails, and cores and memory of both are told."""
-    key, _ = create(shelf.settings.store, "load", ("admin",), None)
+    key, _ = create_key(shelf.settings.store, "load", ("admin",), None)
     with Serving(shelf.settings, MODEL, "--workers", "2") as serving:
         command = [Path(sys.executable).with_name("towline"), "loadtest", serving.told["address"], "--duration", "2s"]
         done = subprocess.run(

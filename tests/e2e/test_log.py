@@ -50,7 +50,7 @@ def test_a_log_from_its_first_answer_to_its_last(line: Line, model: Model, tmp_p
         for number, row in enumerate(rows):
             sent = [row | {"customer": f"customer-{number}"}]
             at = now - dt.timedelta(days=age, hours=1)
-            log.write(f"r{age}-{number}", at.timestamp(), model, sent, model.answer(sent))
+            log.write(f"r{age}-{number}", at.timestamp(), model, sent, model.predict_rows(sent))
     log.close()
 
     shown = command(line, "log", "show", MODEL, "--tail", "3")
@@ -58,7 +58,7 @@ def test_a_log_from_its_first_answer_to_its_last(line: Line, model: Model, tmp_p
     kept = {field["name"]: field["kept"] for field in shown["fields"]}
     assert [kept.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
     number = int(shown["tail"][-1]["request_id"].removeprefix("r0-"))
-    assert shown["tail"][-1]["prediction"] == model.answer([rows[number]]).predictions[0]
+    assert shown["tail"][-1]["prediction"] == model.predict_rows([rows[number]]).predictions[0]
     assert command(line, "log", "compact", MODEL) == {
         "model": MODEL, "segments": 1, "parts_before": 2, "parts": 2,
     }  # fmt: skip
@@ -87,7 +87,7 @@ def test_what_cannot_be_done_is_told(line: Line, model: Model, tmp_path: Path) -
     """The nearest name, the columns there are, the form that is meant."""
     log = PredictionLog(line.settings.store / "predictions" / MODEL, "w1", convert=False)
     row = json.loads((model.directory / "probe.json").read_bytes())["rows"][0]
-    log.write("one", dt.datetime.now(dt.UTC).timestamp(), model, [row], model.answer([row]))
+    log.write("one", dt.datetime.now(dt.UTC).timestamp(), model, [row], model.predict_rows([row]))
     log.close()
     labels = tmp_path / "labels.csv"
     labels.write_text("request_id,rentals\none,many\n")

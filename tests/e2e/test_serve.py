@@ -23,7 +23,7 @@ import pytest
 from benchmarks.swaps import Load, Serving, swap
 from tests.shelf import MODEL, Shelf
 from towline.inference.predictor import open_release
-from towline.serving.auth import create, revoke
+from towline.serving.auth import create_key, revoke_key
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_without_its_ledger_it_answers_and_starts(shelf: Shelf, serve: Callable[
     if holder:
         holder.close()
     else:
-        until(lambda: "cannot follow the ledger" in first.log.read_text())
+        until(lambda: "cannot read the ledger" in first.log.read_text())
         shelf.ledger_file.write_bytes(kept)
     shelf.rollback()
     for serving in (first, second):
@@ -187,7 +187,7 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(shelf: Shelf, se
 
     def damage() -> None:
         shelf.promote(2)
-        until(lambda: "version 2 is refused" in serving.log.read_text())
+        until(lambda: "version 2 is rejected" in serving.log.read_text())
         asked = len(load.answers)
         until(lambda: len(load.answers) > asked + 100)
 
@@ -269,13 +269,13 @@ def test_other_machines_are_served_with_keys_alone(shelf: Shelf, serve: Callable
     assert "towline keys create" in told
     open_to_all = serve("--host", "0.0.0.0", "--insecure")
     assert predict(open_to_all, shelf) == (200, 1)
-    first, key = create(shelf.settings.store, "shop")
+    first, key = create_key(shelf.settings.store, "shop")
     until(lambda: predict(open_to_all, shelf)[0] == 401)
     guarded = serve("--host", "0.0.0.0", "--workers", "2")
     assert predict(guarded, shelf)[0] == 401
     assert predict(guarded, shelf, key=first) == (200, 1)
-    second, _ = create(shelf.settings.store, "bank")
-    revoke(shelf.settings.store, key.id)
+    second, _ = create_key(shelf.settings.store, "bank")
+    revoke_key(shelf.settings.store, key.id)
     for serving in (open_to_all, guarded):
         until(lambda serving=serving: all(predict(serving, shelf, key=first)[0] == 401 for _ in range(20)))
         assert predict(serving, shelf, key=second) == (200, 1)
@@ -368,7 +368,7 @@ def test_a_release_is_served_from_its_folder(shelf: Shelf, serve: Callable[..., 
     shelf.ledger_file.unlink()
     serving = serve(name=str(shelf.release(2)))
     assert predict(serving, shelf) == (200, 2)
-    own = open_release(shelf.release(2)).answer(pool(shelf)).predictions
+    own = open_release(shelf.release(2)).predict_rows(pool(shelf)).predictions
     assert ask(serving, "/predict", {"rows": pool(shelf)})[1]["predictions"] == own
 
 

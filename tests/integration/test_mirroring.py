@@ -12,7 +12,7 @@ from tests.shelf import MODEL, Shelf
 from towline.config import PipelineConfig
 from towline.operations import supervisor
 from towline.operations.supervisor import Supervisor
-from towline.registry.mlflow import mirror
+from towline.registry.mlflow import client, mirror
 from towline.registry.mlflow.synchronization import find_differences
 
 CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv", "target": "value"}})
@@ -42,7 +42,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
     assert "version 1, which serves, is missing" in told[0]
     assert "version 2 is missing" in told[0]
     present = mirror.read(settings, MODEL)
-    assert {one.tags[mirror.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
+    assert {one.tags[client.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
     assert present.aliases == {"champion": "1"}
     look()
     assert len(told) == 1
@@ -57,7 +57,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
     assert find_differences(settings, MODEL) == ()
     present = mirror.read(settings, MODEL)
     champion = next(one for one in present.versions.values() if one.number == present.aliases["champion"])
-    assert (champion.tags[mirror.VERSION], champion.tags["verdict"]) == ("1", "pass")
+    assert (champion.tags[client.VERSION], champion.tags["verdict"]) == ("1", "pass")
 
 
 def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> None:

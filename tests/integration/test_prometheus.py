@@ -24,7 +24,6 @@ from tests.unit.monitoring.status.test_status import DAY, NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
-from towline.inference.scorer import Answer
 from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.monitoring.journal import Journal
 
@@ -36,10 +35,10 @@ WAIT = 60.0
 class Failing(Fake):
     """Fails on what is larger than 900."""
 
-    def score(self, canonical: Any) -> Answer:
+    def predict_canonical(self, canonical: Any) -> RowPredictions:
         if any(row[0] > 900 for row in canonical):
             raise RuntimeError
-        return super().score(canonical)
+        return super().predict_canonical(canonical)
 
 
 class Scraped(HTTPServer):
@@ -62,7 +61,7 @@ class _Scrape(BaseHTTPRequestHandler):
             for size in (5, 60, 150, None, 950):
                 service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=given)
             service.log.drops += 3
-            service.live.refused = 1
+            service.live.rejections = 1
         answer = service.client.get(self.path, Authorization=given)
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers["content-type"])

@@ -17,7 +17,7 @@ from uvicorn import Config, Server
 
 from tests.unit.serving.service import ROW, Fake, application, make_contract
 from towline.serving.process import connection
-from towline.serving.process.connection import Connection
+from towline.serving.process.connection import HttpConnection
 
 BODY = json.dumps({"rows": [ROW]}).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -29,7 +29,9 @@ TINY = b"1\r\n \r\n" * 40_000  # chunks of one byte
 def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Iterator[int]:
     app, _, _ = application(Fake(make_contract(), folder), keys, max_body=100_000)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = Server(Config(app, loop="uvloop", http=Connection, interface="asgi3", log_config=None, access_log=False))
+    server = Server(
+        Config(app, loop="uvloop", http=HttpConnection, interface="asgi3", log_config=None, access_log=False)
+    )
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:

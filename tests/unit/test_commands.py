@@ -136,7 +136,7 @@ def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None
     """Each once, in the order of a model's life."""
     text = command("--help").out
     heads = re.findall(r"^(\w+):$", text, re.MULTILINE)
-    assert heads == ["Options", "Train", "Decide", "Serve", "Watch", "Operate"]
+    assert heads == ["Options", "Train", "Decide", "Serve", "Monitor", "Operate"]
     assert sorted(name for names in main.purposes.values() for name in names) == sorted(main.commands)
     listed = re.findall(r"^  ([a-z]+)  +[A-Z]", text[text.index("Train:") :], re.MULTILINE)
     assert listed == [name for names in main.purposes.values() for name in names]
@@ -146,13 +146,15 @@ def test_slo_looks_at_the_service_that_towline_started(
     command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
-    from towline.serving.process.server import Started
+    from towline.serving.process.worker import ServiceInfo
 
     settings = Settings.from_environment()
     store.mkdir()
     none = command("slo", "taxis.yaml", "--json")
     assert (none.code, "towline serve taxis" in none.json["remedy"]) == (2, True)
-    started = Started(address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1)
+    started = ServiceInfo(
+        address="http://0.0.0.0:9", docs="", model="taxis", version=1, compiled=True, workers=1, pid=1
+    )
     with services.record_service(settings) as record:
         record(started)
         assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]

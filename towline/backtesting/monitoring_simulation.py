@@ -12,7 +12,7 @@ from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.manifest import ReleaseLocation
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.training.evaluation.predictions import Predictions
 
@@ -60,7 +60,7 @@ class PredictedRows:
             "time": _to_utc_array(self.times),
             "version": pa.array([version] * count, pa.int32()),
             "model": pa.array(["backtest"] * count, pa.string()),
-            **{INPUT + name: features[name] for name in features.column_names},
+            **{INPUT_PREFIX + name: features[name] for name in features.column_names},
             "prediction": pa.array(self.predictions.labels.tolist(), None if contract.classes else pa.float64()),
         }
         if probabilities is not None:

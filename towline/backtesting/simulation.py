@@ -304,7 +304,7 @@ class BacktestContext:
     def _predict(self, trained: TrainedModel) -> PredictedRows:
         """A version's predictions for all rows of the period, computed once."""
         if trained.version not in self._predicted:
-            predictions = trained.model.predictions(trained.model.features(self._rows))
+            predictions = trained.model.predict_frame(trained.model.to_features(self._rows))
             self._predicted[trained.version] = PredictedRows(self._rows, self._times, self._truth, predictions)
         return self._predicted[trained.version]
 

@@ -9,7 +9,7 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.serving.auth import Key, Scope
+    from towline.serving.auth import ApiKey, Scope
 
 
 @click.group()
@@ -39,9 +39,9 @@ def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json:
       towline keys create operator --scope admin
     """
     from towline.config import Settings
-    from towline.serving.auth import create
+    from towline.serving.auth import create_key
 
-    text, key = create(Settings.from_environment().store, name, scopes, _lifetime(expires))
+    text, key = create_key(Settings.from_environment().store, name, scopes, _lifetime(expires))
 
     def told() -> str:
         until = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
@@ -61,9 +61,9 @@ def list_keys(as_json: bool) -> None:
       towline keys list
     """
     from towline.config import Settings
-    from towline.serving.auth import read
+    from towline.serving.auth import read_keys
 
-    shown = [_shown(key) for key in read(Settings.from_environment().store).keys]
+    shown = [_shown(key) for key in read_keys(Settings.from_environment().store).keys]
 
     def text() -> str:
         from towline.cli.screen import table
@@ -97,13 +97,13 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
       towline keys revoke 1f0c9a3e
     """
     from towline.config import Settings
-    from towline.serving.auth import revoke
+    from towline.serving.auth import revoke_key
 
-    key = revoke(Settings.from_environment().store, id)
+    key = revoke_key(Settings.from_environment().store, id)
     emit(_shown(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")
 
 
-def _shown(key: "Key") -> dict[str, Any]:
+def _shown(key: "ApiKey") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
     return {**key.model_dump(mode="json", exclude={"sha256"}), "state": key.state(now)}
 

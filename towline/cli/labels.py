@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.tables import given_file
+from towline.cli.tables import check_file
 from towline.errors import ConfigError
 
 
@@ -44,18 +44,18 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     from towline.data.schema.contract import Contract
     from towline.manifest import verify_release
     from towline.prediction_log import labels
-    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+    from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
     from towline.registry.resolution import find
 
     settings = Settings.from_environment()
     if len(separator) != 1:
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
-    given_file(file, "FILE")
+    check_file(file, "FILE")
     directory = find(name, settings).directory
     model = verify_release(directory).name
     contract = Contract.read(directory)
     predictions = settings.layout.predictions(model)
-    policy = read_policy(directory, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(directory, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.Log(predictions, settings.layout.labels(model), policy.fields)
     now = dt.datetime.now(dt.UTC)
     label_file = labels.LabelFile(file, by, column, separator)

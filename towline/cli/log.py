@@ -43,8 +43,8 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
     from towline.prediction_log import maintenance
 
     folder = _folder(name)[1]
-    found = maintenance.summary(folder)
-    last = maintenance.tail(folder, tail) if tail else None
+    found = maintenance.summarize(folder)
+    last = maintenance.read_latest(folder, tail) if tail else None
     document: dict[str, Any] = {"model": name, "folder": str(folder), **found._asdict()}
     document["fields"] = [field._asdict() for field in found.fields]
 
@@ -124,7 +124,7 @@ def erase(name: str, key: str, as_json: bool) -> None:
     column, equals, value = key.partition("=")
     if not (column and equals and value):
         raise ConfigError("not COLUMN=VALUE", where="--key", remedy="write --key customer_id=4711")
-    where = Log(folder, settings.layout.labels(name), maintenance.summary(folder).fields if folder.is_dir() else ())
+    where = Log(folder, settings.layout.labels(name), maintenance.summarize(folder).fields if folder.is_dir() else ())
     forgotten = 0
 
     def first(found: "pa.Table") -> None:
@@ -135,11 +135,13 @@ def erase(name: str, key: str, as_json: bool) -> None:
     forgotten += labels.erase(where, column, value)
     document = {
         "model": name, "column": column, "predictions": gone.rows, "labels": forgotten, "parts": gone.files,
-        "not_searched": gone.blind,
+        "not_searched": gone.not_searched,
     }  # fmt: skip
 
     def text() -> str:
-        blind = f"; {gone.blind:,} predictions of other versions do not hold {column!r}" if gone.blind else ""
+        blind = (
+            f"; {gone.not_searched:,} predictions of other versions do not hold {column!r}" if gone.not_searched else ""
+        )
         return f"{name}: {gone.rows:,} predictions and {forgotten:,} labels erased, {gone.files} parts rewritten{blind}"
 
     emit(document, as_json, text)
@@ -194,12 +196,12 @@ def _duration(text: str) -> dt.timedelta:
 
 def _tail(rows: "pa.Table") -> str:
     from towline.cli.screen import table
-    from towline.prediction_log.parquet_store import INPUT
+    from towline.prediction_log.parquet_store import INPUT_PREFIX
 
-    inputs = [name for name in rows.column_names if name.startswith(INPUT)]
+    inputs = [name for name in rows.column_names if name.startswith(INPUT_PREFIX)]
     lines = []
     for row in rows.to_pylist():
-        told = ", ".join(f"{name.removeprefix(INPUT)}={row[name]}" for name in inputs if row[name] is not None)
+        told = ", ".join(f"{name.removeprefix(INPUT_PREFIX)}={row[name]}" for name in inputs if row[name] is not None)
         place = f"{row['request_id']}[{row['row']}]"
         lines.append([f"{row['time']:%Y-%m-%d %H:%M:%S}", place, row["version"], row["prediction"], told[:60]])
     return table(["time (UTC)", "request", "version", "prediction", "inputs"], lines)

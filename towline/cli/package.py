@@ -9,7 +9,7 @@ from towline.cli import emit, json_option
 if TYPE_CHECKING:
     from towline.config import Settings
     from towline.registry.ledger import Entry, Ledger
-    from towline.release.image import Image
+    from towline.release.image import ReleaseImage
 
 
 @click.command()
@@ -45,7 +45,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
         "release_digest": manifest.digest,
         "release_bytes": size,
     }
-    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all as their digests say"
+    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all digests match"
     lines = [screen.head("release") + f"{directory}: {whole}"]
     if image or repository:
         with screen.progress(settings.layout.log()):
@@ -55,18 +55,18 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     emit(told, as_json, lambda: "\n".join(lines))
 
 
-def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "Image":
+def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
     from towline import api
     from towline.config import read_config
     from towline.promotion import outcome
     from towline.registry.ledger import actor
-    from towline.release.image import make
+    from towline.release.image import build_release_image
     from towline.steps import step
 
     directory = settings.layout.release(entry.release)
     config = read_config(directory / "config.yaml")
     with step("image") as told:
-        built = make(directory, repository or config.package.repository, ledger.digest(entry))
+        built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     outcome.record_image(ledger, entry.model, entry.version, built, actor(), entry.release)
     if note := api.update_mlflow(settings, entry.model):

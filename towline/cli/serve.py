@@ -11,7 +11,7 @@ from towline import extras
 from towline.cli import emit, json_option
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import Started
+    from towline.serving.process.worker import ServiceInfo
 
 
 @click.command()
@@ -67,19 +67,19 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
 
     extras.require("towline serve", "serve")
     from towline.operations.services import record_service
-    from towline.serving.options import Options
-    from towline.serving.process.server import run
+    from towline.serving.options import ServeOptions
+    from towline.serving.process.server import run_service
 
     settings = Settings.from_environment()
     with record_service(settings) as record:
 
-        def started(service: "Started") -> None:
+        def started(service: "ServiceInfo") -> None:
             record(service)
             emit(asdict(service), as_json, service.text)
             sys.stdout.flush()
 
         given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
-        run(Options(settings=settings, log=not no_log, **given), started)
+        run_service(ServeOptions(settings=settings, log=not no_log, **given), started)
 
 
 def _listed(given: str | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
-class Scored(Frozen):
+class BatchResult(Frozen):
     """What was written: rows, the columns added, and which model they come from."""
 
     rows: int
@@ -36,9 +36,9 @@ class Scored(Frozen):
         return render_fields({**self.model_dump(), "columns": ", ".join(self.columns)})
 
 
-def score(
+def score_file(
     model: Model, source: Path, output: Path, separator: str = ",", *, prefix: str = "", safe_csv: bool = False
-) -> Scored:
+) -> BatchResult:
     """Writes the rows of a file with ``prediction``, ``probability_<class>``, ``model`` and ``version`` added.
 
     The columns of the file are written as they were read: the text of a CSV is not changed.
@@ -63,14 +63,14 @@ def score(
     if output.exists() and output.samefile(source):
         raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
     table = formats.read_file(source, separator)
-    names = _added(model, prefix)
+    names = _added_columns(model, prefix)
     if taken := [name for name in names if name in table.column_names]:
         raise DataError(
             f"the input has a column {taken[0]!r}, the name of a column that is added",
             where=str(source),
             remedy="add --prefix, e.g. --prefix scored_",
         )
-    predictions = model.predictions(model.features(to_frame(table)))
+    predictions = model.predict_frame(model.to_features(to_frame(table)))
     values: list[Any] = [predictions.labels.tolist()]
     if predictions.probabilities is not None:
         values += list(predictions.probabilities.T)
@@ -84,10 +84,10 @@ def score(
                 pq.write_table(table, file)
             else:
                 # integers and flags with nulls stay what they are
-                frame = (_safe(table) if safe_csv else table).to_pandas(types_mapper=_NULLABLE.get)
+                frame = (_escape_formulas(table) if safe_csv else table).to_pandas(types_mapper=_NULLABLE.get)
                 compression: Any = {"method": "gzip", "mtime": 0} if output.suffix == ".gz" else None
                 frame.to_csv(file, index=False, sep=separator, compression=compression)
-    return Scored(rows=len(table), output=str(output), columns=names, model=model.name, version=model.version)
+    return BatchResult(rows=len(table), output=str(output), columns=names, model=model.name, version=model.version)
 
 
 _NULLABLE: dict[pa.DataType, Any] = {
@@ -97,12 +97,12 @@ _NULLABLE: dict[pa.DataType, Any] = {
 }  # fmt: skip
 
 
-def _added(model: Model, prefix: str) -> tuple[str, ...]:
+def _added_columns(model: Model, prefix: str) -> tuple[str, ...]:
     probabilities: Sequence[str] = [f"probability_{name}" for name in model.contract.classes]
     return tuple(prefix + name for name in ("prediction", *probabilities, "model", "version"))
 
 
-def _safe(table: pa.Table) -> pa.Table:
+def _escape_formulas(table: pa.Table) -> pa.Table:
     """The table with ' before each text, name or cell, that begins like a formula and is no number."""
     for index, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         if text_columns.is_text(column.type):

@@ -10,8 +10,9 @@ from towline.data.schema.rows import Row, RowReader
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec
-from towline.inference.compiled.codec import PLAN
-from towline.inference.scorer import Answer, Compiled, Scorer, Sklearn
+from towline.inference.compiled.codec import PLAN_FILE
+from towline.inference.compiled.scorer import CompiledScorer
+from towline.inference.scorer import RowPredictions, Scorer, SklearnScorer
 from towline.manifest import REMEDY, Manifest, verify_release
 from towline.training.evaluation.predictions import Predictions
 
@@ -58,12 +59,12 @@ class Model:
         """
         import numpy as np
 
-        if (listed := _listed(rows)) is not None:
-            found = self.answer(listed).predictions
+        if (listed := _as_dicts(rows)) is not None:
+            found = self.predict_rows(listed).predictions
             labels = np.empty(len(found), dtype=object if self.contract.classes else np.float64)
             labels[:] = found
             return labels
-        labels = self.predictions(self.features(rows)).labels
+        labels = self.predict_frame(self.to_features(rows)).labels
         return labels.astype(object) if self.contract.classes else labels  # numpy's own flags and numbers → Python's
 
     def predict_proba(self, rows: Rows) -> "np.ndarray":
@@ -74,11 +75,11 @@ class Model:
         """
         import numpy as np
 
-        if (listed := _listed(rows)) is not None:
-            given = self.answer(listed).probabilities
+        if (listed := _as_dicts(rows)) is not None:
+            given = self.predict_rows(listed).probabilities
             probabilities = None if given is None else np.array(given).reshape(len(given), len(self.contract.classes))
         else:
-            probabilities = self.predictions(self.features(rows)).probabilities
+            probabilities = self.predict_frame(self.to_features(rows)).probabilities
         if probabilities is None:
             raise DataError(
                 f"{self.name} version {self.version} gives no probabilities",
@@ -87,27 +88,27 @@ class Model:
             )
         return probabilities
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
+    def predict_rows(self, rows: Sequence[Mapping[str, Any]]) -> RowPredictions:
         """Predictions and probabilities as lists of Python's own values.
 
         Raises:
             InputValidationError: a field is missing or does not fit its kind; names each row and field.
         """
-        return self.score(self.reader.read(rows))
+        return self.predict_canonical(self.reader.read(rows))
 
-    def score(self, canonical: Sequence[Row]) -> Answer:
+    def predict_canonical(self, canonical: Sequence[Row]) -> RowPredictions:
         """The same of rows that ``reader.read`` gave."""
         if not canonical:
-            return Answer([], [] if self.contract.classes else None)
-        return self.scorer.rows(canonical)
+            return RowPredictions([], [] if self.contract.classes else None)
+        return self.scorer.predict_rows(canonical)
 
-    def features(self, rows: Rows) -> "pd.DataFrame":
+    def to_features(self, rows: Rows) -> "pd.DataFrame":
         """The canonical frame of a table of rows.
 
         Raises:
             DataError: as ``contract.features``; and a number is too large, which the training table could not hold.
         """
-        features = self.contract.features(_table(rows))
+        features = self.contract.features(_to_frame(rows))
         for column in self.contract.feature_columns:
             if column.kind == "numeric" and (features[column.name].abs() > LARGEST).any():
                 raise DataError(
@@ -115,7 +116,7 @@ class Model:
                 )
         return features
 
-    def predictions(self, features: "pd.DataFrame") -> Predictions:
+    def predict_frame(self, features: "pd.DataFrame") -> Predictions:
         """Labels and, for a classification, probabilities; ``features`` are the contract's."""
         import numpy as np
 
@@ -123,7 +124,7 @@ class Model:
             classes = self.contract.classes
             labels = np.array([], dtype=object if classes else np.float64)
             return Predictions(labels=labels, probabilities=np.empty((0, len(classes))) if classes else None)
-        return self.scorer.frame(features)
+        return self.scorer.predict_frame(features)
 
 
 def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "") -> Model:
@@ -145,17 +146,17 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     contract = Contract.read(directory)
     reader = RowReader(contract)
     scorer: Scorer
-    if PLAN in manifest.files:
-        scorer = Compiled(codec.read(directory / PLAN), contract, reader)
+    if PLAN_FILE in manifest.files:
+        scorer = CompiledScorer(codec.read_plan(directory / PLAN_FILE), contract, reader)
     else:
         from towline.training import model_io
 
         recorded = manifest.trusted if digest else ()
-        scorer = Sklearn(model_io.load_model(directory / "model.skops", trusted, recorded), contract, reader)
+        scorer = SklearnScorer(model_io.load_model(directory / "model.skops", trusted, recorded), contract, reader)
     return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
 
 
-def _listed(rows: Rows) -> Sequence[Mapping[str, Any]] | None:
+def _as_dicts(rows: Rows) -> Sequence[Mapping[str, Any]] | None:
     """The rows, if they are dicts."""
     if isinstance(rows, Mapping):
         return [rows]
@@ -164,12 +165,12 @@ def _listed(rows: Rows) -> Sequence[Mapping[str, Any]] | None:
     return None
 
 
-def _table(rows: Rows) -> "pd.DataFrame":
+def _to_frame(rows: Rows) -> "pd.DataFrame":
     import pandas as pd
 
     if isinstance(rows, pd.DataFrame):
         return rows
-    if (listed := _listed(rows)) is not None:
+    if (listed := _as_dicts(rows)) is not None:
         return pd.DataFrame(list(listed), dtype=object)
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
         import pyarrow as pa

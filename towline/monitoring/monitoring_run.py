@@ -30,7 +30,7 @@ from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
-from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
 Result = TypeVar("Result", DriftResult, QualityResult)
@@ -80,7 +80,7 @@ def detect_drift(settings: Settings, config: PipelineConfig, champion: Entry, no
     contract = Contract.read(release)
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
     batches = read_log(log.predictions, champion.version, start, now, log.fields, positive, clock)
-    columns = [field.name for field in log.fields if field.kept == "keep"]
+    columns = [field.name for field in log.fields if field.policy == "keep"]
     return detect(release, batches, config.drift, start=start, end=now, columns=columns, clock=clock)
 
 
@@ -250,5 +250,5 @@ def _window_start(closed: Sequence[Result], champion: Entry, end: dt.datetime, l
 
 def _prediction_log(settings: Settings, model: str, release: Path) -> labels.Log:
     predictions = settings.layout.predictions(model)
-    policy = read_policy(release, Contract.read(release), HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(release, Contract.read(release), HashKeys(predictions / HASH_KEYS))
     return labels.Log(predictions, settings.layout.labels(model), policy.fields)

@@ -15,7 +15,7 @@ from towline.errors import TowlineError
 from towline.processes import ProcessRecord, process_start_time
 
 if TYPE_CHECKING:
-    from towline.serving.process.server import Started
+    from towline.serving.process.worker import ServiceInfo
 
 
 class Service(ProcessRecord):
@@ -27,14 +27,14 @@ class Service(ProcessRecord):
 
 
 @contextmanager
-def record_service(settings: Settings) -> "Iterator[Callable[[Started], None]]":
+def record_service(settings: Settings) -> "Iterator[Callable[[ServiceInfo], None]]":
     """Yields a function that records a service which has started; removes the record at the end of the block.
 
     Without a store that can be written there is no record: a service does not need one.
     """
     records: list[Path] = []
 
-    def record(started: "Started") -> None:
+    def record(started: "ServiceInfo") -> None:
         parts = urlsplit(started.address)
         address = started.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         pid, path = os.getpid(), settings.layout.servers / f"service-{started.model}-{parts.port}.json"

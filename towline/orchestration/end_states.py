@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
 from towline.errors import DataValidationError, TowlineError
-from towline.inference.batch import Scored
+from towline.inference.batch import BatchResult
 from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.process_setup import supervised
 from towline.promotion.outcome import Outcome
@@ -83,10 +83,10 @@ def monitoring_end_state(function: Callable[P, MonitoringRun]) -> Callable[P, St
     return _with_end_state(function, describe)
 
 
-def scoring_end_state(function: Callable[P, Scored]) -> Callable[P, State[Any]]:
+def scoring_end_state(function: Callable[P, BatchResult]) -> Callable[P, State[Any]]:
     """Decorates the scoring flow: the message of its state says how many rows were scored, and where they are."""
 
-    def describe(scored: Scored) -> _EndState:
+    def describe(scored: BatchResult) -> _EndState:
         rows = f"{scored.rows:,} rows scored by version {scored.version} of {scored.model}: {scored.output}"
         return _EndState("Completed", rows)
 

@@ -14,15 +14,15 @@ import orjson
 from towline import files
 from towline.config import Frozen
 
-AFTER = "after"  # the only key of a line that says what a segment's clock had been at before it began
+PREVIOUS_CLOCK = "after"  # the only key of a line that says what a segment's clock had been at before it began
 TOLERANCE = dt.timedelta(minutes=5)  # of several requests one may be answered, or written, long after it came
 FILE = "clock.jsonl"
 _MARK = ".opened"  # its time is that at which a segment was last begun or ended
-_MOST = 20  # of one segment
+_MAX_SKEWS = 20  # of one segment
 _SLACK = TOLERANCE // dt.timedelta(microseconds=1)
 
 
-class SetBack(Frozen):
+class ClockSkew(Frozen):
     """A clock that went from ``before`` to ``after``, as one segment shows it.
 
     Attributes:
@@ -42,7 +42,7 @@ class SetBack(Frozen):
         return self.source.rsplit("-", 2)[0]
 
 
-class Order:
+class ClockSkewDetector:
     """The times of one segment as they were written; ``found`` is what is odd about them."""
 
     def __init__(self, source: str) -> None:
@@ -50,7 +50,7 @@ class Order:
         self._newest = 0
         self._found: dict[int, list[int]] = {}  # newest before → first after, rows, furthest
 
-    def see(self, at: int, rows: int) -> None:
+    def observe(self, at: int, rows: int) -> None:
         """Rows that were dated ``at``, in microseconds; none where a clock is only known to have been there."""
         if at >= self._newest:
             self._newest = at
@@ -59,44 +59,48 @@ class Order:
             if known is not None:
                 known[1] += rows
                 known[2] = max(known[2], self._newest - at)
-            elif len(self._found) < _MOST:
+            elif len(self._found) < _MAX_SKEWS:
                 self._found[self._newest] = [at, rows, self._newest - at]
 
     @property
-    def found(self) -> list[SetBack]:
+    def skews(self) -> list[ClockSkew]:
         return [
-            SetBack(source=self._source, before=_moment(before), after=_moment(after), rows=rows, back=far / 1e6)
+            ClockSkew(
+                source=self._source, before=_to_datetime(before), after=_to_datetime(after), rows=rows, back=far / 1e6
+            )
             for before, (after, rows, far) in self._found.items()
         ]
 
 
-def begin(folder: Path, now: float) -> bytes:
+def segment_start_line(folder: Path, now: float) -> bytes:
     """Notes that a segment begins; a line to begin it with where the clock was ahead of now before."""
     mark = folder / _MARK
     try:
         before = mark.stat().st_mtime
     except OSError:
         before = 0.0
-    note(folder)
-    return orjson.dumps({AFTER: int(before * 1e6)}) + b"\n" if now < before - TOLERANCE.total_seconds() else b""
+    record_clock(folder)
+    return (
+        orjson.dumps({PREVIOUS_CLOCK: int(before * 1e6)}) + b"\n" if now < before - TOLERANCE.total_seconds() else b""
+    )
 
 
-def note(folder: Path) -> None:
+def record_clock(folder: Path) -> None:
     """Notes what the clock says."""
     os.close(os.open(folder / _MARK, os.O_WRONLY | os.O_CREAT, 0o600))
     os.utime(folder / _MARK)
 
 
-def keep(folder: Path, found: Iterable[SetBack]) -> None:
+def write_skews(folder: Path, found: Iterable[ClockSkew]) -> None:
     """Writes down what a segment showed; for callers that hold the folder. Twice does no harm."""
     for one in found:
         files.append(folder / FILE, orjson.dumps(one.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
 
 
-def kept(folder: Path) -> list[SetBack]:
+def read_skews(folder: Path) -> list[ClockSkew]:
     """What was written down, each once."""
-    return list({(one.source, one.before): one for one in files.records(folder / FILE, SetBack)}.values())
+    return list({(one.source, one.before): one for one in files.records(folder / FILE, ClockSkew)}.values())
 
 
-def _moment(microseconds: int) -> dt.datetime:
+def _to_datetime(microseconds: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=microseconds)

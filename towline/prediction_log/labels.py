@@ -23,8 +23,8 @@ from towline.data.schema.values import ValueReader, category_name, parse_boolean
 from towline.errors import ConfigError, DataError
 from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import HASH_KEYS, Field, HashKeys
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
 
 MAX_DETAILS = 5  # lines of an error
 _Key = tuple[str, int | None]  # the key's text; for request ids also the row
@@ -35,7 +35,7 @@ class Log(NamedTuple):
 
     predictions: Path
     labels: Path
-    fields: Sequence[Field]
+    fields: Sequence[LoggedColumn]
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def add_labels(
     table = formats.read_file(file.path, file.separator)
     hash_keys = HashKeys(log.predictions / HASH_KEYS)
     with files.disk(log.predictions):
-        if field.kept == "hash":
-            hash_keys.of(f"{now:%Y-%m}")  # creates the key of this month, so that later predictions match
+        if field.policy == "hash":
+            hash_keys.month_key(f"{now:%Y-%m}")  # creates the key of this month, so that later predictions match
         labels = _read_labels(table, file.target_contract(table, contract), field, hash_keys, file)
     store = LabelStore(log.labels)
     with store.lock():
@@ -170,29 +170,34 @@ def read(
 
     Args:
         log: the model's log.
-        start: earliest time of the predictions, as in ``parquet_store.read``.
+        start: earliest time of the predictions, as in ``parquet_store.read_predictions``.
         end: latest time, not included.
         columns: columns of the predictions; default: all.
 
     Returns:
-        The table of ``parquet_store.read`` with ``label`` (of the prediction's type, or text if one is of an unknown
-        class; null without a label) and ``labelled_at`` (timestamp[us, UTC]). A label by request id takes precedence.
+        The table of ``parquet_store.read_predictions`` with ``label`` (of the prediction's type, or text if one is of
+        an unknown class; null without a label) and ``labelled_at`` (timestamp[us, UTC]). A label by request id takes
+        precedence.
 
     Raises:
-        DataError, TransientError: as ``parquet_store.read``.
+        DataError, TransientError: as ``parquet_store.read_predictions``.
     """
     labels = LabelStore(log.labels).table().to_pandas().explode("keys")
     key_columns = [by for by in labels["by"].unique() if by != REQUEST]
-    needed = None if columns is None else [*columns, REQUEST, "row", "prediction", *(INPUT + by for by in key_columns)]
-    table = parquet_store.read(log.predictions, start, end, needed)
+    needed = (
+        None
+        if columns is None
+        else [*columns, REQUEST, "row", "prediction", *(INPUT_PREFIX + by for by in key_columns)]
+    )
+    table = parquet_store.read_predictions(log.predictions, start, end, needed)
     by_request = labels[labels["by"] == REQUEST].drop_duplicates(["keys", "row"], keep="last")
     requests = table.select([REQUEST, "row"]).to_pandas()
     joined = requests.merge(by_request, how="left", left_on=[REQUEST, "row"], right_on=["keys", "row"])
     joined = joined[["label", "added"]]
     for by in key_columns:
-        if INPUT + by in table.column_names:
+        if INPUT_PREFIX + by in table.column_names:
             by_key = labels[labels["by"] == by].drop_duplicates("keys", keep="last").set_index("keys")
-            texts = pd.Series(_to_texts(table[INPUT + by], _value_reader(log.fields, by)), dtype=object)
+            texts = pd.Series(_to_texts(table[INPUT_PREFIX + by], _value_reader(log.fields, by)), dtype=object)
             for name in ("label", "added"):
                 joined[name] = joined[name].where(joined[name].notna(), texts.map(by_key[name]))
     selected = table if columns is None else table.select([name for name in table.column_names if name in columns])
@@ -218,8 +223,8 @@ def erase(log: Log, column: str, value: str, predictions: pa.Table | None = None
     request_rows = set()
     if predictions is not None:
         request_rows = set(zip(predictions[REQUEST].to_pylist(), predictions["row"].to_pylist(), strict=True))
-        for name in (name for name in predictions.column_names if name.startswith(INPUT)):
-            by = name.removeprefix(INPUT)
+        for name in (name for name in predictions.column_names if name.startswith(INPUT_PREFIX)):
+            by = name.removeprefix(INPUT_PREFIX)
             texts = _to_texts(predictions[name], _value_reader(log.fields, by))
             keys |= {(by, key) for key in texts if key is not None}
 
@@ -240,11 +245,11 @@ def purge(folder: Path, before: dt.date) -> int:
     return LabelStore(folder).remove(lambda label: label["added"].date() < before)
 
 
-def _key_field(fields: Sequence[Field], by: str) -> Field:
+def _key_field(fields: Sequence[LoggedColumn], by: str) -> LoggedColumn:
     """The logged column that labels are joined by."""
     if by == REQUEST:
-        return Field(REQUEST, "category", "keep", "string")
-    usable = [field for field in fields if field.kept in ("keep", "hash")]
+        return LoggedColumn(REQUEST, "category", "keep", "string")
+    usable = [field for field in fields if field.policy in ("keep", "hash")]
     for field in usable:
         if field.name == by:
             return field
@@ -252,13 +257,13 @@ def _key_field(fields: Sequence[Field], by: str) -> Field:
     raise ConfigError(f"predictions are not logged with {by!r}", where="--by", remedy=f"use one of: {available}")
 
 
-def _value_reader(fields: Iterable[Field], by: str) -> ValueReader:
-    readers = (field.reader for field in fields if field.name == by and field.kept == "keep")
+def _value_reader(fields: Iterable[LoggedColumn], by: str) -> ValueReader:
+    readers = (field.reader for field in fields if field.name == by and field.policy == "keep")
     return next(readers, ValueReader("category"))
 
 
 def _read_labels(
-    table: pa.Table, contract: Contract, by: Field, hash_keys: HashKeys, file: LabelFile
+    table: pa.Table, contract: Contract, by: LoggedColumn, hash_keys: HashKeys, file: LabelFile
 ) -> dict[_Key, _FileLabel]:
     """The labels of the file by their key."""
     frame = table.to_pandas()
@@ -281,7 +286,7 @@ def _read_labels(
     for line, (text, row, label) in enumerate(zip(texts, rows, labels, strict=True)):
         key = str(text), int(row) if by.name == REQUEST else None
         if key not in by_key:
-            log_keys = hash_keys.hashes(by.name, key[0]) if by.kept == "hash" else [key[0]]
+            log_keys = hash_keys.hashes(by.name, key[0]) if by.policy == "hash" else [key[0]]
             by_key[key] = _FileLabel(label, line, log_keys)
         elif by_key[key].label != label:
             first = by_key[key]
@@ -308,14 +313,14 @@ def _canonical_labels(frame: pd.DataFrame, contract: Contract, file: LabelFile) 
     return [str(name) for name in names]
 
 
-def _find_logged_keys(folder: Path, by: Field, names: Sequence[str]) -> set[_Key]:
+def _find_logged_keys(folder: Path, by: LoggedColumn, names: Sequence[str]) -> set[_Key]:
     """The keys that are in the log; request ids with each of their rows."""
     if not folder.is_dir():
         return set()
-    column = REQUEST if by.name == REQUEST else INPUT + by.name
+    column = REQUEST if by.name == REQUEST else INPUT_PREFIX + by.name
     wanted, logged = pa.array(names, pa.string()), set[_Key]()
-    with parquet_store.held(folder):
-        for _, table in parquet_store.tables(folder, columns=[column, "row"]):
+    with parquet_store.exclusive_lock(folder):
+        for _, table in parquet_store.iter_tables(folder, columns=[column, "row"]):
             if column not in table.column_names:
                 continue
             texts = pa.array(_to_texts(table[column], by.reader), pa.string())

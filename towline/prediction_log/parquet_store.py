@@ -1,16 +1,13 @@
-"""The log as tables: segments become daily Parquet parts, and both are read as one.
+"""The Parquet store of the prediction log: daily Parquet files ("parts") converted from segments.
 
-``python -m towline.prediction_log.parquet_store FOLDER`` converts segments in its own process, so the service never
-loads pyarrow.
-A part is named after its segment, so doing it again after a kill makes the same part; the segment goes last.
+Readers get parts and unconverted segments as one table. A part is named after its segment and the segment is removed
+last, so an interrupted conversion can be repeated: it writes the same part.
 """
 
 import datetime as dt
 import json
 import logging
-import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,27 +21,27 @@ import pyarrow.parquet as pq
 
 from towline import files
 from towline.data.schema.values import category_name
-from towline.errors import DataError, TowlineError
+from towline.errors import DataError
 from towline.prediction_log import clock_skew, segments
-from towline.prediction_log.column_storage import TYPES, arrow_field, input_array, prediction_array
-from towline.prediction_log.privacy import Field
+from towline.prediction_log.column_storage import ARROW_TYPES, input_array, prediction_array, to_arrow_field
+from towline.prediction_log.privacy import LoggedColumn
 
-INPUT = "input."  # before the name of a logged column
-REPLACES = b"replaces"  # the names of the parts that a merged one stands for
-MERGED = "merged-"
-_CHUNK = 20_000  # rows in memory at once
+INPUT_PREFIX = "input."  # before the name of a logged column
+REPLACED_PARTS = b"replaces"  # the names of the parts that a merged one stands for
+MERGED_PREFIX = "merged-"
+_CHUNK_ROWS = 20_000  # rows in memory at once
 _DAY = 86_400_000_000  # microseconds
-_NAME = re.compile(r"part-(.+)-v(\d+)\.parquet")
+_PART_NAME = re.compile(r"part-(.+)-v(\d+)\.parquet")
 _UTC = pa.timestamp("us", "UTC")
-_FIRST = [
+_LEADING_FIELDS = [
     pa.field("request_id", pa.string()), pa.field("row", pa.int32()), pa.field("time", _UTC),
     pa.field("version", pa.int32()), pa.field("model", pa.string()),
 ]  # fmt: skip
-_LAST = [pa.field("prediction", pa.float64()), pa.field("probabilities", pa.list_(pa.float64()))]
+_TRAILING_FIELDS = [pa.field("prediction", pa.float64()), pa.field("probabilities", pa.list_(pa.float64()))]
 _logger = logging.getLogger(__name__)
 
 
-class Part(NamedTuple):
+class LogPart(NamedTuple):
     """A Parquet file: predictions of one version on one day, out of one segment or merged from several parts."""
 
     path: Path
@@ -53,7 +50,7 @@ class Part(NamedTuple):
     source: str
 
 
-def read(
+def read_predictions(
     folder: Path,
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
@@ -76,14 +73,14 @@ def read(
         DataError: a part cannot be read.
         TransientError: the folder cannot be written, which its lock needs.
     """
-    start, end = utc(start), utc(end)
+    start, end = to_utc(start), to_utc(end)
     if not folder.is_dir():
-        return joined([], columns)
-    with held(folder):
-        return joined([table for _, table in tables(folder, start, end, columns)], columns)
+        return concat_tables([], columns)
+    with exclusive_lock(folder):
+        return concat_tables([table for _, table in iter_tables(folder, start, end, columns)], columns)
 
 
-def tables(
+def iter_tables(
     folder: Path,
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
@@ -91,16 +88,16 @@ def tables(
 ) -> Iterator[tuple[Path, pa.Table]]:
     """The same file by file, each with its path; for callers that hold the folder."""
     wanted = None if columns is None else [*dict.fromkeys([*columns, "time"])]
-    for part in parts(folder, start and start.date(), end and end.date()):
-        file = opened(part.path)
+    for part in list_parts(folder, start and start.date(), end and end.date()):
+        file = open_part(part.path)
         have = None if wanted is None else [name for name in file.schema_arrow.names if name in wanted]
-        yield part.path, between(file.read(columns=have), start, end)
-    for path, _, table in unconverted(folder):
-        yield path, between(table if wanted is None else _only(table, wanted), start, end)
+        yield part.path, filter_time(file.read(columns=have), start, end)
+    for path, _, table in iter_unconverted(folder):
+        yield path, filter_time(table if wanted is None else _select_columns(table, wanted), start, end)
 
 
-def unconverted(
-    folder: Path, odd: list[clock_skew.SetBack] | None = None
+def iter_unconverted(
+    folder: Path, odd: list[clock_skew.ClockSkew] | None = None
 ) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
     """What is in segments alone: the segment, day and version, and a table; for callers that hold the folder.
 
@@ -108,19 +105,19 @@ def unconverted(
         folder: ``predictions/<name>`` of the store.
         odd: takes what segments show of a clock that was set back.
     """
-    for path in segments.paths(folder):
-        order = clock_skew.Order(path.stem)
-        for (day, version), table in _pieces(path, order):
+    for path in segments.list_segments(folder):
+        order = clock_skew.ClockSkewDetector(path.stem)
+        for (day, version), table in _segment_tables(path, order):
             if not part_path(folder, day, path.stem, version).exists():  # else a kill came before the segment went
                 yield path, (day, version), table
         if odd is not None:
-            odd += order.found
+            odd += order.skews
 
 
 def count_unconverted(folder: Path) -> Counter[dt.date]:
     """Rows by day of what is in segments alone; for callers that do not hold the folder."""
     count: Counter[dt.date] = Counter()
-    for path in segments.paths(folder):
+    for path in segments.list_segments(folder):
         rows: Counter[tuple[dt.date, int]] = Counter()
         try:
             content = path.read_bytes()
@@ -130,7 +127,7 @@ def count_unconverted(folder: Path) -> Counter[dt.date]:
             try:
                 record = orjson.loads(line) if line.endswith(b"\n") else {}
                 if "of" in record:
-                    rows[_key((record["at"] // _DAY, record["of"]))] += len(record["rows"])
+                    rows[_day_and_version((record["at"] // _DAY, record["of"]))] += len(record["rows"])
             except (ValueError, KeyError, TypeError):  # the disk's doing
                 continue
         for (day, version), written in rows.items():
@@ -139,15 +136,15 @@ def count_unconverted(folder: Path) -> Counter[dt.date]:
     return count
 
 
-def parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[Part]:
+def list_parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[LogPart]:
     """The parts of the days from ``start`` to ``end``, both included, in order."""
     found = []
     for path in sorted(folder.glob("day=*/part-*.parquet")):
-        named = _NAME.fullmatch(path.name)
+        named = _PART_NAME.fullmatch(path.name)
         if named:
             day = dt.date.fromisoformat(path.parent.name.removeprefix("day="))
             if (start is None or day >= start) and (end is None or day <= end):
-                found.append(Part(path, day, int(named[2]), named[1]))
+                found.append(LogPart(path, day, int(named[2]), named[1]))
     return found
 
 
@@ -155,7 +152,7 @@ def part_path(folder: Path, day: dt.date, source: str, version: int) -> Path:
     return folder / f"day={day.isoformat()}" / f"part-{source}-v{version}.parquet"
 
 
-def opened(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
+def open_part(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
     """A part to read from, columns of text as dictionaries where they are named in ``levels``.
 
     Raises:
@@ -172,7 +169,7 @@ def opened(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keeps every other process from changing the parts; first clears what a killed one left.
 
     Raises:
@@ -183,50 +180,50 @@ def held(folder: Path) -> Iterator[None]:
     with files.exclusive_lock(folder / ".lock"), files.disk(folder):
         for draft in folder.glob("day=*/.part-*"):
             draft.unlink()
-        for path in folder.glob(f"day=*/part-{MERGED}*.parquet"):
-            for name in json.loads((opened(path).schema_arrow.metadata or {}).get(REPLACES, b"[]")):
+        for path in folder.glob(f"day=*/part-{MERGED_PREFIX}*.parquet"):
+            for name in json.loads((open_part(path).schema_arrow.metadata or {}).get(REPLACED_PARTS, b"[]")):
                 path.with_name(name).unlink(missing_ok=True)
         yield
 
 
-def convert(folder: Path) -> int:
+def convert_segments(folder: Path) -> int:
     """Turns the finished segments into parts, for callers that hold the folder; returns how many segments.
 
     Raises:
         TransientError: the disk is full or cannot be written. What is not converted stays as it is.
     """
     count = 0
-    for path in segments.finished(folder):
+    for path in segments.finished_segments(folder):
         with ExitStack() as stack, files.disk(folder):
             writers: dict[tuple[dt.date, int], pq.ParquetWriter] = {}
-            order = clock_skew.Order(path.stem)
-            for key, table in _pieces(path, order):
+            order = clock_skew.ClockSkewDetector(path.stem)
+            for key, table in _segment_tables(path, order):
                 if key not in writers:
                     file = stack.enter_context(files.replacing(part_path(folder, key[0], path.stem, key[1])))
                     writers[key] = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writers[key].write_table(table)
         for day, _ in writers:
             files.sync(folder / f"day={day.isoformat()}")
-        clock_skew.keep(folder, order.found)
+        clock_skew.write_skews(folder, order.skews)
         files.sync(folder)
         path.unlink()
         count += 1
     return count
 
 
-def joined(found: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
+def concat_tables(found: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
     """Tables of several versions as one: a column whose types differ becomes string."""
     types: dict[str, pa.DataType] = {}
-    names = [name for table in found for name in table.column_names if name.startswith(INPUT)]
-    for field in (*_FIRST, *(pa.field(name, pa.null()) for name in dict.fromkeys(names)), *_LAST):
+    names = [name for table in found for name in table.column_names if name.startswith(INPUT_PREFIX)]
+    for field in (*_LEADING_FIELDS, *(pa.field(name, pa.null()) for name in dict.fromkeys(names)), *_TRAILING_FIELDS):
         kinds = {table.schema.field(field.name).type for table in found if field.name in table.column_names}
         types[field.name] = kinds.pop() if len(kinds) == 1 else pa.string() if kinds else field.type
     wanted = [name for name in types if columns is None or name in columns]
     schema = pa.schema([(name, types[name]) for name in wanted])
-    return pa.concat_tables([schema.empty_table(), *(_as(table, schema) for table in found)]).combine_chunks()
+    return pa.concat_tables([schema.empty_table(), *(_cast_table(table, schema) for table in found)]).combine_chunks()
 
 
-def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _cast_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
     arrays = []
     for field in schema:
         if field.name not in table.column_names:
@@ -238,11 +235,11 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _only(table: pa.Table, names: Sequence[str]) -> pa.Table:
+def _select_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return table.select([name for name in table.column_names if name in names])
 
 
-def between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None) -> pa.Table:
+def filter_time(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None) -> pa.Table:
     if start:
         table = table.filter(pc.greater_equal(table["time"], pa.scalar(start, _UTC)))
     if end:
@@ -250,17 +247,17 @@ def between(table: pa.Table, start: dt.datetime | None, end: dt.datetime | None)
     return table
 
 
-def utc(moment: dt.datetime | None) -> dt.datetime | None:
+def to_utc(moment: dt.datetime | None) -> dt.datetime | None:
     if moment is None:
         return None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
-class _Collected:
+class _RowBuffer:
     """Rows of one version and day, on their way to a table."""
 
     def __init__(self, head: dict[str, Any]) -> None:
-        self.fields = [Field(*field) for field in head["fields"]]
+        self.fields = [LoggedColumn(*field) for field in head["fields"]]
         self.width = len(self.fields)
         self.model, self.version = head["model"], head["version"]
         self.prediction = head["prediction"]
@@ -289,7 +286,7 @@ class _Collected:
     def table(self) -> pa.Table:
         count = len(self.ids)
         columns = list(zip(*self.rows, strict=True)) if self.fields else []
-        inputs = [arrow_field(INPUT + field.name, field) for field in self.fields]
+        inputs = [to_arrow_field(INPUT_PREFIX + field.name, field) for field in self.fields]
         arrays = [
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
@@ -297,15 +294,17 @@ class _Collected:
             prediction_array(self.predictions, self.prediction),
             pa.array(self.probabilities, pa.list_(pa.float64())),
         ]  # fmt: skip
-        schema = pa.schema([*_FIRST, *inputs, pa.field("prediction", TYPES[self.prediction]), _LAST[1]])
+        schema = pa.schema(
+            [*_LEADING_FIELDS, *inputs, pa.field("prediction", ARROW_TYPES[self.prediction]), _TRAILING_FIELDS[1]]
+        )
         self.clear()
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _pieces(path: Path, order: clock_skew.Order) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
+def _segment_tables(path: Path, order: clock_skew.ClockSkewDetector) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
     """A segment's rows by day and version, in tables of a limited size; ``order`` sees them as they were written."""
     heads: dict[int | None, dict[str, Any]] = {}
-    collected: dict[tuple[int, int], _Collected] = {}
+    collected: dict[tuple[int, int], _RowBuffer] = {}
     unread = 0
     with path.open("rb") as file:
         for line in file:
@@ -314,45 +313,25 @@ def _pieces(path: Path, order: clock_skew.Order) -> Iterator[tuple[tuple[dt.date
             try:
                 record = orjson.loads(line)
                 if "of" not in record:
-                    order.see(record.get(clock_skew.AFTER, 0), 0)
+                    order.observe(record.get(clock_skew.PREVIOUS_CLOCK, 0), 0)
                     heads[record.get("version")] = record
                     continue
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
-                    collected[key] = _Collected(heads[record["of"]])
+                    collected[key] = _RowBuffer(heads[record["of"]])
                 collected[key].add(record)
-                order.see(record["at"], len(record["rows"]))
+                order.observe(record["at"], len(record["rows"]))
             except (ValueError, KeyError, TypeError):
                 unread += 1  # the disk's doing
                 continue
-            if len(collected[key].ids) >= _CHUNK:
-                yield _key(key), collected[key].table()
+            if len(collected[key].ids) >= _CHUNK_ROWS:
+                yield _day_and_version(key), collected[key].table()
     if unread:
         _logger.warning("%s: %d lines cannot be read and are left out", path, unread)
     for key, rows in collected.items():
         if rows.ids:
-            yield _key(key), rows.table()
+            yield _day_and_version(key), rows.table()
 
 
-def _key(key: tuple[int, int]) -> tuple[dt.date, int]:
+def _day_and_version(key: tuple[int, int]) -> tuple[dt.date, int]:
     return dt.date(1970, 1, 1) + dt.timedelta(days=key[0]), key[1]
-
-
-def main(words: Sequence[str]) -> int:
-    """Converts a folder's finished segments and merges the parts of days that are over."""
-    from towline.prediction_log import maintenance
-
-    os.nice(10)
-    folder = Path(words[0])
-    try:
-        with held(folder):
-            convert(folder)
-            maintenance.merge(folder, before=dt.datetime.now(dt.UTC).date())
-    except TowlineError as error:
-        print(f"the prediction log stays as it is: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -22,13 +22,13 @@ from towline.config import Kind, LoggingPolicy, PrivacyConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import ValueFormat, ValueReader, category_name
 
-Stored = Literal["float64", "bool", "string", "timestamp"]
+StoredType = Literal["float64", "bool", "string", "timestamp"]
 HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
 BUCKETS = 10
-_STORED: Mapping[Kind, Stored] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
+_STORED_TYPES: Mapping[Kind, StoredType] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
 
 
-class Field(NamedTuple):
+class LoggedColumn(NamedTuple):
     """One logged column: its kind in the contract (a key has the kind category), how it is kept, the type stored.
 
     ``format`` says how its values are written where they are text, as JSON.
@@ -36,8 +36,8 @@ class Field(NamedTuple):
 
     name: str
     kind: Kind
-    kept: LoggingPolicy
-    stored: Stored
+    policy: LoggingPolicy
+    stored: StoredType
     format: Mapping[str, Any] = {}
 
     @property
@@ -53,7 +53,7 @@ class HashKeys:
         self.folder = folder
         self._known: dict[str, bytes] = {}
 
-    def of(self, month: str) -> bytes:
+    def month_key(self, month: str) -> bytes:
         """The key of a month (``2026-11``).
 
         Raises:
@@ -66,12 +66,12 @@ class HashKeys:
             self._known[month] = path.read_bytes()
         return self._known[month]
 
-    def known(self, month: str) -> bool:
+    def is_cached(self, month: str) -> bool:
         return month in self._known
 
     def hashes(self, column: str, text: str) -> list[str]:
         """What a value is called under every key that is kept."""
-        return [hashed(month, self.of(month), column, text) for month in self.months()]
+        return [hash_value(month, self.month_key(month), column, text) for month in self.months()]
 
     def months(self) -> list[str]:
         return sorted(path.name for path in self.folder.glob("????-??"))
@@ -101,13 +101,13 @@ class HashKeys:
             draft.unlink(missing_ok=True)
 
 
-def hashed(month: str, key: bytes, column: str, text: str) -> str:
+def hash_value(month: str, key: bytes, column: str, text: str) -> str:
     """A value's name in the log, which tells the key but neither the value nor that another column holds it."""
     message = f"{column}\0{text}".encode("utf-8", "surrogatepass")
     return f"{month}:{hmac.digest(key, message, 'sha256')[:16].hex()}"
 
 
-class Policy:
+class PrivacyFilter:
     """How the rows of one release are logged; ``fields`` are the columns that are, in their order."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Policy:
         self._keys = keys
         self._hashed: list[tuple[int, str, ValueReader]] = []
         self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
-        fields: list[Field] = []
+        fields: list[LoggedColumn] = []
         names = [name for name in columns if privacy.of(name) != "drop"]
         for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in columns)]):
             column, kept = columns.get(name), privacy.of(name)
@@ -129,18 +129,18 @@ class Policy:
             if kept == "hash":
                 self._hashed.append((place, name, reader))
             elif kept == "bucket":
-                self._buckets.append((place, _bucket(reader, facts.get(name, {}), *ranges[name])))
-            stored = _STORED.get(kind, "string") if kept == "keep" else "string"
-            fields.append(Field(name, kind, kept, stored, reader.format.model_dump(exclude_defaults=True)))
+                self._buckets.append((place, _bucket_function(reader, facts.get(name, {}), *ranges[name])))
+            stored = _STORED_TYPES.get(kind, "string") if kept == "keep" else "string"
+            fields.append(LoggedColumn(name, kind, kept, stored, reader.format.model_dump(exclude_defaults=True)))
         self.fields = tuple(fields)
-        self._features = _getter(names)
+        self._features = _row_getter(names)
         self._extra = [field.name for field in fields[len(names) :]]
 
-    def ready(self, at: float) -> bool:
+    def needs_no_file(self, at: float) -> bool:
         """Whether ``apply`` needs no file for rows of this time."""
-        return not self._hashed or self._keys.known(_month(dt.datetime.fromtimestamp(at, dt.UTC)))
+        return not self._hashed or self._keys.is_cached(_month(dt.datetime.fromtimestamp(at, dt.UTC)))
 
-    def apply(self, rows: Iterable[Mapping[str, Any]], at: float) -> list[list[Any]]:
+    def filter_rows(self, rows: Iterable[Mapping[str, Any]], at: float) -> list[list[Any]]:
         """What may be written of rows that the release has answered; ``at`` is the time of it, in seconds since 1970.
 
         Kept values are as they came: the log's reader makes them canonical.
@@ -149,7 +149,7 @@ class Policy:
             OSError: a column is to be hashed and there is no key.
         """
         month = _month(dt.datetime.fromtimestamp(at, dt.UTC)) if self._hashed else ""
-        key = self._keys.of(month) if month else b""
+        key = self._keys.month_key(month) if month else b""
         found = []
         for row in rows:
             values = [
@@ -158,14 +158,14 @@ class Policy:
             ]  # a key may be anything
             for place, name, reader in self._hashed:
                 text = reader.spell(values[place])
-                values[place] = None if text is None else hashed(month, key, name, text)
+                values[place] = None if text is None else hash_value(month, key, name, text)
             for place, bucket in self._buckets:
                 values[place] = bucket(values[place])
             found.append(values)
         return found
 
 
-def read_policy(directory: Path, contract: Contract, keys: HashKeys) -> Policy:
+def read_privacy_filter(directory: Path, contract: Contract, keys: HashKeys) -> PrivacyFilter:
     """The policy of a release, from its own config.
 
     Raises:
@@ -174,16 +174,18 @@ def read_policy(directory: Path, contract: Contract, keys: HashKeys) -> Policy:
     path = directory / "config.yaml"
     privacy = build_config(yaml.safe_load(path.read_bytes()), str(path)).privacy
     coarse = "bucket" in privacy.columns.values()
-    return Policy(contract, privacy, json.loads((directory / "profile.json").read_bytes()) if coarse else None, keys)
+    return PrivacyFilter(
+        contract, privacy, json.loads((directory / "profile.json").read_bytes()) if coarse else None, keys
+    )
 
 
-def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+def _row_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     if len(names) > 1:
         return itemgetter(*names)
     return lambda row: tuple(row[name] for name in names)
 
 
-def _bucket(
+def _bucket_function(
     reader: ValueReader, facts: Mapping[str, Any], low: float | None, high: float | None
 ) -> Callable[[Any], str | None]:
     """A column's coarse value: a tenth of the training rows, a month, or one of the ten commonest levels."""
@@ -191,7 +193,7 @@ def _bucket(
         return lambda value: _month(moment) if (moment := reader.read(value)) else None
     if reader.kind != "numeric":
         common = frozenset(list(facts.get("counts", {}))[:BUCKETS])
-        return lambda value: _common(reader.read(value), common)
+        return lambda value: _common_or_other(reader.read(value), common)
     quantiles = facts.get("quantiles")
     if quantiles:
         edges = sorted(set(quantiles[10:100:10]))
@@ -213,5 +215,5 @@ def _month(moment: dt.date) -> str:
     return f"{moment.year:04}-{moment.month:02}"  # a tenth of the time of %Y-%m
 
 
-def _common(text: str | None, common: frozenset[str]) -> str | None:
+def _common_or_other(text: str | None, common: frozenset[str]) -> str | None:
     return text if text is None or text in common else "other"

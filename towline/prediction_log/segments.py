@@ -20,7 +20,7 @@ _RETRY = 1.0  # seconds
 _BLOCK = 500  # lines that are written at once
 
 
-class Segments:
+class SegmentWriter:
     """Collects lines and appends them to the open segment.
 
     Args:
@@ -83,7 +83,7 @@ class Segments:
             self.failure, self._retry = error, now + _RETRY
         return before - self.waiting
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the open segment is large or old enough, was asked for, or is no longer there."""
         if self._file < 0:
             return False
@@ -102,13 +102,13 @@ class Segments:
             if self._torn:
                 os.ftruncate(self._file, self._size)
             os.fsync(self._file)
-            clock_skew.note(self.folder)
+            clock_skew.record_clock(self.folder)
         os.close(self._file)
         self._file, self._headed, self._torn = -1, set(), False
 
-    def orphans(self) -> bool:
+    def has_finished(self) -> bool:
         """Whether there are finished segments, of this process or of one that has died."""
-        return next(finished(self.folder), None) is not None
+        return next(finished_segments(self.folder), None) is not None
 
     def _append(self, data: bytes) -> None:
         if self._torn:
@@ -136,7 +136,7 @@ class Segments:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rolled = self._asked()
-            self._first = clock_skew.begin(self.folder, time.time())
+            self._first = clock_skew.segment_start_line(self.folder, time.time())
             draft.rename(home / f"{name}.jsonl")
         except BaseException:
             os.close(file)
@@ -151,14 +151,14 @@ class Segments:
             return 0
 
 
-def paths(folder: Path) -> list[Path]:
+def list_segments(folder: Path) -> list[Path]:
     """Every segment, open or finished."""
     return sorted((folder / FOLDER).glob("*.jsonl"))
 
 
-def finished(folder: Path) -> Iterator[Path]:
+def finished_segments(folder: Path) -> Iterator[Path]:
     """The segments that no living process writes to."""
-    for path in paths(folder):
+    for path in list_segments(folder):
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -172,6 +172,6 @@ def finished(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def ask(folder: Path) -> None:
+def request_roll(folder: Path) -> None:
     """Asks the living writers to close their segments: they do within about a second."""
     (folder / ROLL).touch()

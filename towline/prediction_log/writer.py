@@ -16,30 +16,30 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from towline.data.schema.values import category_name, is_blank
-from towline.prediction_log.privacy import HASH_KEYS, HashKeys, Policy, read_policy
-from towline.prediction_log.segments import Segments
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, PrivacyFilter, read_privacy_filter
+from towline.prediction_log.segments import SegmentWriter
 
 if TYPE_CHECKING:
     from towline.data.schema.contract import Label
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
 
-_POLL = 0.05  # seconds between two looks at the queue
-_TEND = 1.0
-_SETTLED = 30.0  # a service that starts has better things to do than to tidy up
-_SLICE = 64  # rows in a line, at most
+_POLL_S = 0.05  # seconds between two looks at the queue
+_MAINTENANCE_S = 1.0
+_CONVERT_DELAY_S = 30.0  # a service that starts has better things to do than to tidy up
+_MAX_LINE_ROWS = 64  # rows in a line, at most
 # seconds of work before other threads get their turn, by how full the queue is: the interpreter is the service's, too
-_TURNS = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
-_REST = 0.0002
-_FLUSH = 256_000  # bytes of lines that are written without waiting for the rest of the queue
-_PENDING = 2_000_000  # bytes of lines that wait while the disk takes none
+_TIME_SLICES = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
+_PAUSE_S = 0.0002
+_FLUSH_BYTES = 256_000  # bytes of lines that are written without waiting for the rest of the queue
+_MAX_PENDING_BYTES = 2_000_000  # bytes of lines that wait while the disk takes none
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
 
-_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "Answer"]
+_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPredictions"]
 
 
-class _Made:
+class _EncodedLines:
     """Lines of one version that are ready to be written."""
 
     def __init__(self, head: bytes) -> None:
@@ -80,15 +80,15 @@ class PredictionLog:
         self._taken = self._lost = 0  # by the thread
         self._callers = threading.Lock()
         self._queue: deque[_Record] = deque()
-        self._made: dict[int, _Made] = {}
+        self._made: dict[int, _EncodedLines] = {}
         self._closing = threading.Event()
         self._deadline = 0.0
         self._encoder = _Encoder(HashKeys(folder / HASH_KEYS))
-        self._segments = Segments(folder, worker, segment_bytes, segment_seconds)
+        self._segments = SegmentWriter(folder, worker, segment_bytes, segment_seconds)
         self._converts = convert
         self._converter: subprocess.Popen[bytes] | None = None
-        self._convert_at = time.monotonic() + _SETTLED
-        self._began, self._turn_length = 0.0, _TURNS[0][1]
+        self._convert_at = time.monotonic() + _CONVERT_DELAY_S
+        self._began, self._turn_length = 0.0, _TIME_SLICES[0][1]
         self._tended = self._complained = self._keyless = -60.0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
@@ -104,11 +104,11 @@ class PredictionLog:
         return self._refused + self._lost
 
     def write(
-        self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "Answer"
+        self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "RowPredictions"
     ) -> None:
         """Returns soon; what the references lead to must not be changed. Never waits for the disk, never raises."""
         count, record, line = len(rows), (request_id, at, model, rows, answer), None
-        if count <= _SLICE and self._encoder.ready(model, at):
+        if count <= _MAX_LINE_ROWS and self._encoder.ready(model, at):
             with contextlib.suppress(Exception):  # the thread will meet it again, and say so
                 line = self._encoder.line(record, 0, rows)
         with self._callers:
@@ -122,7 +122,7 @@ class PredictionLog:
                 self._queue.append(record)
             else:
                 version, head, text = line
-                made = self._made.get(version) or self._made.setdefault(version, _Made(head))
+                made = self._made.get(version) or self._made.setdefault(version, _EncodedLines(head))
                 made.lines.append(text)
                 made.rows += count
 
@@ -133,11 +133,11 @@ class PredictionLog:
         self._thread.join(timeout + 1.0)
 
     def _run(self) -> None:
-        while not self._closing.wait(_POLL):
+        while not self._closing.wait(_POLL_S):
             self._turn()
         self._turn()
         while self.depth and time.monotonic() < self._deadline:
-            time.sleep(_POLL)
+            time.sleep(_POLL_S)
             self._turn()
         self._lost += self.depth
         self._taken, self._segments.waiting = self._sent, 0
@@ -148,8 +148,8 @@ class PredictionLog:
     def _turn(self) -> None:
         try:
             now = time.monotonic()
-            tend = now - self._tended >= _TEND
-            due = tend and self._segments.due()  # asked first: what was sent before is in the segment that is closed
+            tend = now - self._tended >= _MAINTENANCE_S
+            due = tend and self._segments.is_due()  # asked first: what was sent before is in the segment that is closed
             self._drain()
             if self._segments.failure:
                 self._complain(self._segments.failure)
@@ -169,17 +169,17 @@ class PredictionLog:
             ready, self._made = self._made, {}
         for _ in range(len(self._queue)):
             record = self._queue.popleft()
-            if self._segments.bytes > _PENDING or time.monotonic() < self._keyless:
+            if self._segments.bytes > _MAX_PENDING_BYTES or time.monotonic() < self._keyless:
                 # not left in the queue: Python's collector would go through it again and again
                 self._taken += len(record[3])
                 self._lost += len(record[3])
                 continue
             self._take(record)
-            if self._segments.bytes > _FLUSH:
+            if self._segments.bytes > _FLUSH_BYTES:
                 self.written += self._segments.flush()
         for version, made in ready.items():
             self._taken += made.rows
-            if self._segments.bytes > _PENDING:
+            if self._segments.bytes > _MAX_PENDING_BYTES:
                 self._lost += made.rows
             else:
                 self._segments.add(version, made.head, b"".join(made.lines), made.rows)
@@ -187,38 +187,38 @@ class PredictionLog:
 
     def _take(self, record: _Record) -> None:
         rows = record[3]
-        for first in range(0, len(rows), _SLICE):
-            part = rows[first : first + _SLICE]
+        for first in range(0, len(rows), _MAX_LINE_ROWS):
+            part = rows[first : first + _MAX_LINE_ROWS]
             self._taken += len(part)
             try:
                 self._segments.add(*self._encoder.line(record, first, part), len(part))
             except Exception as error:  # noqa: BLE001 - no policy, no log: counted
                 self._lost += len(part)
                 if isinstance(error, OSError):  # no key to hash with: not tried again for each row
-                    self._keyless = time.monotonic() + _TEND
+                    self._keyless = time.monotonic() + _MAINTENANCE_S
                 self._complain(error)
             if time.perf_counter() - self._began > self._turn_length:
                 self._rest()
 
     def _rest(self) -> None:
         share = (self._sent - self._taken) / self.capacity
-        self._turn_length = next((seconds for most, seconds in _TURNS if share < most), _TURNS[-1][1])
-        time.sleep(_REST if share < _TURNS[0][0] else 0)  # 0: whoever waits for the interpreter goes first
+        self._turn_length = next((seconds for most, seconds in _TIME_SLICES if share < most), _TIME_SLICES[-1][1])
+        time.sleep(_PAUSE_S if share < _TIME_SLICES[0][0] else 0)  # 0: whoever waits for the interpreter goes first
         self._began = time.perf_counter()
 
     def _convert(self) -> None:
-        if not self._converts or not self._segments.orphans():
+        if not self._converts or not self._segments.has_finished():
             self._convert_at = float("inf")
             return
         if self._converter is not None and self._converter.poll() is None and not self._closing.is_set():
             return  # tried again a second later
-        command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(self.folder)]
+        command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(self.folder)]
         quiet = subprocess.DEVNULL
         try:
             self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
         except OSError as error:  # no room for another process: the segments stay, and are converted later
             self._complain(error)
-            self._convert_at = time.monotonic() + _SETTLED
+            self._convert_at = time.monotonic() + _CONVERT_DELAY_S
             return
         self._convert_at = float("inf")
 
@@ -239,12 +239,12 @@ class _Encoder:
 
     def __init__(self, keys: HashKeys) -> None:
         self._keys = keys
-        self._known: dict[Path, tuple[Policy, bytes]] = {}
+        self._known: dict[Path, tuple[PrivacyFilter, bytes]] = {}
 
     def ready(self, model: "Model", at: float) -> bool:
         """Whether a line of this model can be made without a look at any file."""
         known = self._known.get(model.directory)
-        return known is not None and known[0].ready(at)
+        return known is not None and known[0].needs_no_file(at)
 
     def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
         """The version, its head, and a line: ``rows`` are those of the record from ``first`` on."""
@@ -256,44 +256,44 @@ class _Encoder:
             "id": request_id,
             "at": round(at * 1e6),
             "first": first,
-            "rows": policy.apply(rows, at),
+            "rows": policy.filter_rows(rows, at),
             "predictions": answer.predictions[first:end],
             "probabilities": None if answer.probabilities is None else answer.probabilities[first:end],
         }
         try:
-            return model.version, head, orjson.dumps(content, _plain, _OPTIONS)
+            return model.version, head, orjson.dumps(content, _json_default, _OPTIONS)
         except orjson.JSONEncodeError:
-            return model.version, head, orjson.dumps(_tame(content), _plain, _OPTIONS)
+            return model.version, head, orjson.dumps(_replace_unencodable(content), _json_default, _OPTIONS)
 
-    def _read(self, model: "Model") -> tuple[Policy, bytes]:
-        policy = read_policy(model.directory, model.contract, self._keys)
+    def _read(self, model: "Model") -> tuple[PrivacyFilter, bytes]:
+        policy = read_privacy_filter(model.directory, model.contract, self._keys)
         fields = [list(field) for field in policy.fields]
-        prediction = _prediction(model.contract.classes)
+        prediction = _prediction_type(model.contract.classes)
         head = {"version": model.version, "model": model.name, "prediction": prediction, "fields": fields}
         self._known[model.directory] = policy, orjson.dumps(head, option=_OPTIONS)
         return self._known[model.directory]
 
 
-def _prediction(classes: "Sequence[Label]") -> str:
+def _prediction_type(classes: "Sequence[Label]") -> str:
     kinds = {type(label) for label in classes}
     if kinds <= {int, float} and kinds != {int}:
         return "float64"
     return {int: "int64", bool: "bool"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
 
 
-def _plain(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
     """What JSON has no word for, as a text of the same meaning."""
     if isinstance(value, dt.datetime):  # pandas' own
         return None if is_blank(value) else str(value)
     return category_name(value) if not isinstance(value, Decimal) else str(value)
 
 
-def _tame(value: Any) -> Any:
+def _replace_unencodable(value: Any) -> Any:
     """The same record without integers beyond 64 bits and halves of surrogate pairs."""
     if isinstance(value, dict):
-        return {key: _tame(part) for key, part in value.items()}
+        return {key: _replace_unencodable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_tame(part) for part in value]
+        return [_replace_unencodable(part) for part in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

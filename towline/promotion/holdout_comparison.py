@@ -78,7 +78,7 @@ def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame)
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is wanted",
         )
-    found, unseen = model.predictions(model.features(rows)), _find_unseen_rows(model, rows)
+    found, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
     if int(unseen.sum()) < MIN_UNSEEN:
         found, kept = _use_saved_predictions(model, rows, found, unseen)
         unseen = unseen | kept

@@ -18,9 +18,9 @@ from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check, Verdict
 from towline.provenance import code_digest, find_commit
-from towline.registry.ledger import Entry, Ledger, actor, open_ledger
+from towline.registry.ledger import Entry, JudgedVersion, Ledger, actor, open_ledger
 from towline.registry.resolution import highest
-from towline.release.image import Image, make
+from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Release
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
@@ -161,7 +161,7 @@ def build_image(
     package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
-) -> tuple[Verdict, Image | None]:
+) -> tuple[Verdict, ReleaseImage | None]:
     """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
 
     Raises:
@@ -169,9 +169,9 @@ def build_image(
     """
     if any(check.name == "image" for check in verdict.checks):  # killed after it was concluded
         return verdict, None
-    built: Image | None = None
+    built: ReleaseImage | None = None
     try:
-        built = make(settings.layout.release(package.path), config.package.repository, package.digest)
+        built = build_release_image(settings.layout.release(package.path), config.package.repository, package.digest)
     except ReleaseError as error:
         check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
     else:
@@ -183,7 +183,7 @@ def build_image(
     return verdict, built
 
 
-def record_image(ledger: Ledger, model: str, version: int, built: Image, actor: str, release: str) -> Entry:
+def record_image(ledger: Ledger, model: str, version: int, built: ReleaseImage, actor: str, release: str) -> Entry:
     """Records an image of a version's release."""
     evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
     return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)
@@ -210,13 +210,13 @@ def conclude(
         "verdict": verdict.outcome,
         "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
     }
-    names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
+    judged = JudgedVersion(version, work.key, package.path, evidence)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
+        return ledger.promote(model, judged, verdict.champion, facts["actor"], reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
-    return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+    return ledger.refuse(model, judged, facts["actor"], f"{verdict.outcome}: {', '.join(failed)}")
 
 
 def provenance(

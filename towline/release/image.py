@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from towline.config import Frozen
 from towline.errors import ReleaseError, TransientError
-from towline.inference.compiled.codec import PLAN
+from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.predictor import open_release
 from towline.manifest import Manifest, verify_release
 from towline.release import runtime
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("towline.steps")
 _LABEL = "io.towline"
-_START = 60  # seconds until a container must be ready
-_STALE = 900  # seconds after which a container that tries an image belongs to a run that was killed
+_START_TIMEOUT_S = 60  # seconds until a container must be ready
+_STALE_S = 900  # seconds after which a container that tries an image belongs to a run that was killed
 _MEMORY = "1g"
 _REMEDY = "read the lines above; the release itself is whole, so the same command may be given again"
 
 
-class Image(Frozen):
+class ReleaseImage(Frozen):
     """An image of a release. ``id`` is the digest of its configuration, which names every layer by its own.
 
     Attributes:
@@ -57,7 +57,7 @@ class Image(Frozen):
         return f"{self.tag}, {own}, answers {self.rows} rows identically, ready in {self.seconds} s"
 
 
-def make(directory: Path, repository: str = "", digest: str = "") -> Image:
+def build_release_image(directory: Path, repository: str = "", digest: str = "") -> ReleaseImage:
     """Builds the image of a release unless it is there, starts a container of it and holds its answers to the release.
 
     It is given its tag, ``<repository or model>:v7-<12 digits of the release>``, when it has answered. A tag that is
@@ -75,12 +75,12 @@ def make(directory: Path, repository: str = "", digest: str = "") -> Image:
     """
     manifest = verify_release(directory)
     tag = f"{repository or manifest.name}:{manifest.folder}"
-    with _engine(directory) as client:
-        found = _tagged(client, tag, manifest)
-        number = found or _build(client, directory, manifest)
+    with _docker_client(directory) as client:
+        found = _tagged_image(client, tag, manifest)
+        number = found or _build_image(client, directory, manifest)
         try:
-            rows, seconds = _try(client, number, directory, manifest, digest)
-            if not found and not _tagged(client, tag, manifest):
+            rows, seconds = _smoke_test(client, number, directory, manifest, digest)
+            if not found and not _tagged_image(client, tag, manifest):
                 client.images.get(number).tag(*tag.rsplit(":", 1))
         except BaseException:
             if not found:
@@ -90,7 +90,7 @@ def make(directory: Path, repository: str = "", digest: str = "") -> Image:
         image = client.images.get(tag)
         base = client.images.get(f"python:{_python(manifest)}-slim-bookworm")
         pushed = [name.partition("@")[2] for name in image.attrs.get("RepoDigests") or ()]
-        return Image(
+        return ReleaseImage(
             tag=tag,
             id=str(image.id),
             release=manifest.digest,
@@ -103,7 +103,7 @@ def make(directory: Path, repository: str = "", digest: str = "") -> Image:
 
 
 @contextmanager
-def _engine(directory: Path) -> Iterator["DockerClient"]:
+def _docker_client(directory: Path) -> Iterator["DockerClient"]:
     import docker
     from docker.errors import DockerException
     from requests.exceptions import RequestException
@@ -126,7 +126,7 @@ def _engine(directory: Path) -> Iterator["DockerClient"]:
             client.close()
 
 
-def _tagged(client: "DockerClient", tag: str, manifest: Manifest) -> str:
+def _tagged_image(client: "DockerClient", tag: str, manifest: Manifest) -> str:
     """The id of the image that has this tag; empty where none has."""
     from docker.errors import ImageNotFound
 
@@ -143,9 +143,9 @@ def _tagged(client: "DockerClient", tag: str, manifest: Manifest) -> str:
     return str(image.id)
 
 
-def _build(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
-    compiled = (directory / PLAN).is_file()
-    if not compiled and (foreign := _foreign(manifest)):
+def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
+    compiled = (directory / PLAN_FILE).is_file()
+    if not compiled and (foreign := _unlocked_packages(manifest)):
         raise ReleaseError(
             f"its estimator comes from {', '.join(foreign)}, which the image would not hold",
             where=str(directory),
@@ -157,7 +157,7 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
     lines: list[str] = []
     number = ""
     with tempfile.TemporaryFile() as context:
-        _write(context, directory, requirements, _command(manifest))
+        _write_context(context, directory, requirements, _container_command(manifest))
         context.seek(0)
         for told in client.api.build(
             fileobj=context,
@@ -185,19 +185,19 @@ def _build(client: "DockerClient", directory: Path, manifest: Manifest) -> str:
     return number
 
 
-def _foreign(manifest: Manifest) -> list[str]:
+def _unlocked_packages(manifest: Manifest) -> list[str]:
     """Packages that the model needs and no lock file of ours names."""
     paths = [*manifest.trusted, *([manifest.estimator] if "." in manifest.estimator else [])]
     return sorted({path.partition(".")[0] for path in paths} - {"sklearn", *runtime.LIBRARIES})
 
 
-def _command(manifest: Manifest) -> list[str]:
+def _container_command(manifest: Manifest) -> list[str]:
     """What a container of the image does; it has no ledger that vouches for the types in its release."""
     trust = [word for name in manifest.trusted for word in ("--trust", name)]
     return ["serve", "/release", "--host", "0.0.0.0", *trust]  # noqa: S104 - the container's own network
 
 
-def _write(file: IO[bytes], directory: Path, requirements: str, command: list[str]) -> None:
+def _write_context(file: IO[bytes], directory: Path, requirements: str, command: list[str]) -> None:
     """The build's context: the Dockerfile, the lock file, towline itself and the release, always the same bytes."""
     package = Path(__file__).parents[1]
     with (
@@ -239,12 +239,14 @@ def _python(manifest: Manifest) -> str:
     return ".".join(manifest.python.split(".")[:2])
 
 
-def _try(client: "DockerClient", number: str, directory: Path, manifest: Manifest, digest: str) -> tuple[int, float]:
+def _smoke_test(
+    client: "DockerClient", number: str, directory: Path, manifest: Manifest, digest: str
+) -> tuple[int, float]:
     """Starts a container without network, rights or a writable root; returns how many rows it answered as we do."""
-    _sweep(client)
+    _remove_stale_containers(client)
     container = client.containers.run(
         number,
-        [*_command(manifest), "--insecure"],  # it has no network
+        [*_container_command(manifest), "--insecure"],  # it has no network
         detach=True,
         network_mode="none",
         read_only=True,
@@ -256,13 +258,13 @@ def _try(client: "DockerClient", number: str, directory: Path, manifest: Manifes
     )
     try:
         began = time.perf_counter()
-        _ask(container, directory, "--wait", str(_START))
+        _run_health_check(container, directory, "--wait", str(_START_TIMEOUT_S))
         seconds = round(time.perf_counter() - began, 1)
-        given = json.loads(_ask(container, directory, "--rows", "/release/probe.json"))
+        given = json.loads(_run_health_check(container, directory, "--rows", "/release/probe.json"))
     finally:
         container.remove(force=True, v=True)
     asked = json.loads((directory / "probe.json").read_bytes())["rows"]
-    ours = open_release(directory, digest=digest).answer(asked)
+    ours = open_release(directory, digest=digest).predict_rows(asked)
     for what, theirs, own in (
         ("predictions", given.get("predictions"), ours.predictions),
         ("probabilities", given.get("probabilities"), ours.probabilities),
@@ -276,7 +278,7 @@ def _try(client: "DockerClient", number: str, directory: Path, manifest: Manifes
     return len(asked), seconds
 
 
-def _ask(container: "Container", directory: Path, *words: str) -> str:
+def _run_health_check(container: "Container", directory: Path, *words: str) -> str:
     code, output = container.exec_run(["python", "-m", "towline.serving.process.health", *words], demux=True)
     if code == 0:
         return str((output[0] or b"").decode())
@@ -290,11 +292,11 @@ def _ask(container: "Container", directory: Path, *words: str) -> str:
     )
 
 
-def _sweep(client: "DockerClient") -> None:
+def _remove_stale_containers(client: "DockerClient") -> None:
     """Removes containers of runs that were killed while they tried an image."""
     from docker.errors import DockerException
 
     for left in client.containers.list(all=True, filters={"label": f"{_LABEL}.trial"}):
-        if time.time() - int(left.labels[f"{_LABEL}.trial"]) > _STALE:
+        if time.time() - int(left.labels[f"{_LABEL}.trial"]) > _STALE_S:
             with suppress(DockerException):
                 left.remove(force=True, v=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Column, Contract
 from towline.data.validation.suite import Validation
-from towline.inference.compiled.parity import Certificate
+from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
 from towline.markdown import escape
 from towline.training.cross_validation import CrossValidationResult
@@ -38,7 +38,7 @@ def render_card(
     scores: Sequence[CrossValidationResult],
     validation: Validation,
     plots: Mapping[str, bytes],
-    certificate: Certificate,
+    certificate: ParityCertificate,
     fitted: FittedModel,
 ) -> ModelCard:
     """Renders the card of a release; whatever the user or the table wrote is escaped.

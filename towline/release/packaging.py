@@ -20,8 +20,8 @@ from towline.data.schema.example import example_value
 from towline.data.splits import hash_rows
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.inference.compiled.codec import PLAN
-from towline.inference.compiled.parity import Certificate, certify
+from towline.inference.compiled.codec import PLAN_FILE
+from towline.inference.compiled.parity import ParityCertificate, certify
 from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
 from towline.release import model_card, reference, runtime, sbom
 from towline.training import model_io, performance_estimation
@@ -220,7 +220,7 @@ def _write(
     with work.file(fitted.file).open("rb") as model, files.replacing(draft / "model.skops") as copy:
         shutil.copyfileobj(model, copy)
     if plan:
-        files.write(draft / PLAN, plan)
+        files.write(draft / PLAN_FILE, plan)
 
 
 def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
@@ -239,7 +239,7 @@ def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
 
 def _compiled(
     work: Workspace, config: PipelineConfig, contract: Contract, model: Any, seen: pd.DataFrame
-) -> tuple[Certificate, bytes]:
+) -> tuple[ParityCertificate, bytes]:
     """The compiled scorer, if it answers every row as the model does, and the proof."""
     tables = {"train": seen, "holdout": work.part("holdout")[0]}
     with ThreadpoolController().limit(limits=1):

@@ -138,7 +138,7 @@ def _run_job() -> None:
     job = json.loads(line)
     begin = time.perf_counter()
     model = open_release(Path(job["release"]), digest=job["digest"])
-    answers = model.predictions(model.features(pd.read_parquet(job["rows"])))
+    answers = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - begin
     latency, differences = _predict_single_rows(model)
     tolerance = TOLERANCE if model.compiled else 0.0

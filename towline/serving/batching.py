@@ -1,4 +1,8 @@
-"""Requests joined into one call: those of one turn of the event loop, or, behind sklearn, while it is busy."""
+"""Micro-batching: scores the rows of several requests in one call of the model, so that they share its fixed cost.
+
+A compiled model scores on the event loop: ``MicroBatcher`` joins the requests of consecutive loop iterations. A
+scikit-learn pipeline scores on a thread: ``ThreadBatcher`` joins the requests that arrive while the thread is busy.
+"""
 
 import asyncio
 from collections import deque
@@ -7,46 +11,46 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.serving.problems import Problem
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
-QUEUED = 20_000  # rows that may wait
-JOBS = 64  # requests that are joined on the event loop
-JOINED = 1_000  # rows of one call, if it joins requests
+MAX_QUEUED_ROWS = 20_000  # rows that may wait for the thread
+MAX_BATCH_REQUESTS = 64  # requests of one batch on the event loop
+MAX_BATCH_ROWS = 1_000  # rows of one call, if it joins several requests
 
 
 class _Job(NamedTuple):
     model: "Model"
     rows: list[list[Any]]
-    done: "asyncio.Future[Answer]"
+    done: "asyncio.Future[RowPredictions]"
 
 
-class Batcher:
-    """For models that sklearn answers: one thread scores, in the order of arrival, the rows of one model in each call.
+class ThreadBatcher:
+    """Scores on one thread, in the order of arrival; each call scores rows of one model.
 
     Args:
-        queued: how many rows may wait before more are refused.
-        joined: up to how many rows requests are joined.
+        max_queued: rows that may wait before further requests are refused.
+        max_batch: rows up to which waiting requests are joined.
     """
 
-    def __init__(self, queued: int = QUEUED, joined: int = JOINED) -> None:
-        self._queued, self._joined = queued, joined
+    def __init__(self, max_queued: int = MAX_QUEUED_ROWS, max_batch: int = MAX_BATCH_ROWS) -> None:
+        self._max_queued, self._max_batch = max_queued, max_batch
         self._jobs: deque[_Job] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="towline-score")
         self._runner: asyncio.Task[None] | None = None
         self.depth = 0  # rows waiting
 
-    async def score(self, model: "Model", rows: list[list[Any]]) -> Answer:
-        """What ``model.score(rows)`` gives.
+    async def score(self, model: "Model", rows: list[list[Any]]) -> RowPredictions:
+        """The predictions of canonical rows.
 
         Raises:
             Problem: too many rows wait.
         """
-        if self.depth and self.depth + len(rows) > self._queued:
-            raise Problem("busy", f"{self.depth:,} rows wait for an answer", headers=((b"retry-after", b"1"),))
+        if self.depth and self.depth + len(rows) > self._max_queued:
+            raise Problem("busy", f"{self.depth:,} rows wait to be scored", headers=((b"retry-after", b"1"),))
         loop = asyncio.get_running_loop()
         job = _Job(model, rows, loop.create_future())
         self._jobs.append(job)
@@ -61,33 +65,33 @@ class Batcher:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._jobs:
-            jobs = self._take()
+            jobs = self._next_batch()
             try:
-                answers = await loop.run_in_executor(self._thread, _score, jobs)
-            except Exception as error:  # noqa: BLE001 - told to each that waits; the thread is gone
+                answers = await loop.run_in_executor(self._thread, _score_jobs, jobs)
+            except Exception as error:  # noqa: BLE001 - each waiting request gets it; the thread has ended
                 answers = [error] * len(jobs)
-            _tell(jobs, answers)
+            _set_results(jobs, answers)
 
-    def _take(self) -> list[_Job]:
-        """The oldest job, and those behind it that are of the same model and still fit in."""
+    def _next_batch(self) -> list[_Job]:
+        """The oldest job, and the next ones of the same model that fit into the batch."""
         jobs = [self._jobs.popleft()]
         rows = len(jobs[0].rows)
-        while self._jobs and self._jobs[0].model is jobs[0].model and rows + len(self._jobs[0].rows) <= self._joined:
+        while self._jobs and self._jobs[0].model is jobs[0].model and rows + len(self._jobs[0].rows) <= self._max_batch:
             jobs.append(self._jobs.popleft())
             rows += len(jobs[-1].rows)
         self.depth -= rows
         return jobs
 
 
-class Turn:
-    """Joins requests of turns of the event loop that follow each other: they share what any call costs."""
+class MicroBatcher:
+    """Scores on the event loop; joins the requests of consecutive loop iterations into one call."""
 
     def __init__(self) -> None:
         self._jobs: list[_Job] = []
-        self._seen = 0
+        self._previous_count = 0
 
-    def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[Answer]":
-        """What ``model.score(rows)`` gives, after the first turn that brings no more, or when there are enough."""
+    def score(self, model: "Model", rows: list[list[Any]]) -> "asyncio.Future[RowPredictions]":
+        """The predictions of canonical rows; scored after the first iteration without a new request, or when full."""
         loop = asyncio.get_running_loop()
         if not self._jobs:
             loop.call_soon(self._run, loop)
@@ -96,17 +100,17 @@ class Turn:
         return job.done
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._seen < len(self._jobs) < JOBS:
-            self._seen = len(self._jobs)
+        if self._previous_count < len(self._jobs) < MAX_BATCH_REQUESTS:
+            self._previous_count = len(self._jobs)
             loop.call_soon(self._run, loop)
             return
-        jobs, self._jobs, self._seen = self._jobs, [], 0
-        for _, group in groupby(jobs, lambda job: id(job.model)):  # two, while one takes the other's place
-            together = list(group)
-            _tell(together, _score(together))
+        jobs, self._jobs, self._previous_count = self._jobs, [], 0
+        for _, group in groupby(jobs, lambda job: id(job.model)):  # two models while one replaces the other
+            batch = list(group)
+            _set_results(batch, _score_jobs(batch))
 
 
-def _tell(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
+def _set_results(jobs: list[_Job], answers: Sequence[RowPredictions | Exception]) -> None:
     for job, answer in zip(jobs, answers, strict=True):
         if job.done.cancelled():
             continue
@@ -116,17 +120,17 @@ def _tell(jobs: list[_Job], answers: Sequence[Answer | Exception]) -> None:
             job.done.set_result(answer)
 
 
-def _score(jobs: list[_Job]) -> list[Answer | Exception]:
-    """One answer or error for each job; rows that cannot be answered spoil nobody else's."""
+def _score_jobs(jobs: list[_Job]) -> list[RowPredictions | Exception]:
+    """One result or error per job; an error in one request does not fail the others."""
     try:
-        answer = jobs[0].model.score([row for job in jobs for row in job.rows])
-    except Exception as error:  # noqa: BLE001 - goes to whom it concerns
-        return [error] if len(jobs) == 1 else [_score([job])[0] for job in jobs]
-    parts: list[Answer | Exception] = []
+        answer = jobs[0].model.predict_canonical([row for job in jobs for row in job.rows])
+    except Exception as error:  # noqa: BLE001 - becomes the result of the job that caused it
+        return [error] if len(jobs) == 1 else [_score_jobs([job])[0] for job in jobs]
+    results: list[RowPredictions | Exception] = []
     start = 0
     for job in jobs:
         end = start + len(job.rows)
-        shares = None if answer.probabilities is None else answer.probabilities[start:end]
-        parts.append(Answer(answer.predictions[start:end], shares))
+        probabilities = None if answer.probabilities is None else answer.probabilities[start:end]
+        results.append(RowPredictions(answer.predictions[start:end], probabilities))
         start = end
-    return parts
+    return results

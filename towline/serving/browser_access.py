@@ -1,4 +1,4 @@
-"""What a page in somebody's browser may ask: by which names a service is addressed, and from which origins."""
+"""Requests from browsers: the allowed Host headers, and the allowed origins of pages (CORS)."""
 
 import ipaddress
 import re
@@ -9,21 +9,23 @@ from towline.serving.problems import Header, Problem
 
 _HOST = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
-_PAGES = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # at least one comes with what a page sends
-_ASKED = b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
-_TOLD = b"retry-after, x-request-id"
+_BROWSER_HEADERS = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # a page's request has at least one
+_REQUEST_HEADERS = (
+    b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+)
+_RESPONSE_HEADERS = b"retry-after, x-request-id"
 _VARY = (b"vary", b"Origin")
 
 
-class Hosts:
-    """The names under which a service may be addressed.
+class AllowedHosts:
+    """The host names that requests may address: protection against DNS rebinding.
 
-    A page on a foreign site can have its own name point to 127.0.0.1, and its browser then takes a service there for a
-    part of that site. The name stands in the Host header all the same.
+    A page can point its own host name to 127.0.0.1; its browser then treats a service there as a part of that site. The
+    Host header still holds the page's host name.
 
     Args:
-        allowed: names without port; ``*.example.com`` is each name below it, ``*`` is any.
-        own: what the service was told to listen on.
+        allowed: names without port; ``*.example.com`` matches all subdomains, ``*`` any name.
+        own: the address that the service listens on.
     """
 
     def __init__(self, allowed: Sequence[str], own: str) -> None:
@@ -33,50 +35,54 @@ class Hosts:
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Lets a request pass that names one of them, or none, as no browser does.
+        """Checks the Host header; a request without one passes, as browsers always send it.
 
         Raises:
-            Problem: it is meant for another host.
+            Problem: the host is not allowed.
         """
         host = headers.get(b"host")
         if host is None or self._any:
             return
         name = _without_port(host.decode("latin-1").lower()).rstrip(".")
         if name not in self._exact and not name.endswith(self._below) and not _is_loopback(name):
-            raise Problem("foreign-host", "the Host header names a host that this service does not answer for")
+            raise Problem("foreign-host", "the Host header names a host that is not allowed")
 
 
-class Origins:
-    """The sites whose pages may ask from a browser (CORS). A page cannot read an answer without.
+class CorsOrigins:
+    """The sites whose pages may send requests from a browser (CORS).
 
     Args:
-        allowed: as ``https://app.example.com``; ``*`` is any.
+        allowed: e.g. ``https://app.example.com``; ``*`` allows any.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._any = "*" in allowed
         self._allowed = frozenset(origin.lower().encode() for origin in allowed)
 
-    def headers(self, asked: Mapping[bytes, bytes]) -> tuple[Header, ...]:
-        """What an answer says besides."""
-        origin = asked.get(b"origin")
+    def headers(self, request_headers: Mapping[bytes, bytes]) -> tuple[Header, ...]:
+        """The CORS headers of a response."""
+        origin = request_headers.get(b"origin")
         if origin is None or not (self._any or origin.lower() in self._allowed):
             return (_VARY,)
-        shown = b"*" if self._any else origin
-        return _VARY, (b"access-control-allow-origin", shown), (b"access-control-expose-headers", _TOLD)
+        allowed_origin = b"*" if self._any else origin
+        return (
+            _VARY,
+            (b"access-control-allow-origin", allowed_origin),
+            (b"access-control-expose-headers", _RESPONSE_HEADERS),
+        )
 
     def preflight(self, methods: Sequence[str]) -> tuple[Header, ...]:
-        """What the answer to a browser says that asks whether it may ask."""
+        """The headers of the response to a preflight request."""
         return (
             (b"access-control-allow-methods", ", ".join(methods).encode()),
-            (b"access-control-allow-headers", _ASKED),
+            (b"access-control-allow-headers", _REQUEST_HEADERS),
             (b"access-control-max-age", b"600"),
         )
 
 
-def from_page(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a page may have sent this request."""
-    return any(name in headers for name in _PAGES)
+def is_from_browser(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page in a browser may have sent this request."""
+    return any(name in headers for name in _BROWSER_HEADERS)
 
 
 def check_hosts(names: Sequence[str]) -> None:
@@ -87,13 +93,13 @@ def check_hosts(names: Sequence[str]) -> None:
 def check_origins(origins: Sequence[str]) -> None:
     """Raises ConfigError if one of those for ``Origins`` is no origin."""
     remedy = "give scheme, host and perhaps port, without a path: https://app.example.com"
-    _check([one for one in origins if one != "*"], _ORIGIN, "--cors-origins", "an origin", remedy)
+    _check([origin for origin in origins if origin != "*"], _ORIGIN, "--cors-origins", "an origin", remedy)
 
 
-def _check(given: Sequence[str], pattern: re.Pattern[str], option: str, what: str, remedy: str) -> None:
-    for one in given:
-        if not pattern.fullmatch(one):
-            raise ConfigError(f"{one!r} is not {what}", where=option, remedy=remedy)
+def _check(values: Sequence[str], pattern: re.Pattern[str], option: str, what: str, remedy: str) -> None:
+    for value in values:
+        if not pattern.fullmatch(value):
+            raise ConfigError(f"{value!r} is not {what}", where=option, remedy=remedy)
 
 
 def _without_port(host: str) -> str:

@@ -1,4 +1,9 @@
-"""The model that answers now: exchanged when the ledger names another champion, kept when anything fails."""
+"""The model reloader: holds the model that answers requests and replaces it when the ledger names another champion.
+
+A thread polls the ledger. A new release is verified, opened and tested on its probe rows before it replaces the current
+model. If any step fails, the current model stays. The last good release is written to a file, so that the service can
+start while the ledger is unavailable.
+"""
 
 import json
 import logging
@@ -17,17 +22,18 @@ from towline.errors import ConfigError, ReleaseError, TowlineError, TransientErr
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
 from towline.registry.champion_watcher import ChampionWatcher, Release
-from towline.serving.options import Options
+from towline.serving.options import ServeOptions
 from towline.store import StoreLayout
 
-_LOG = logging.getLogger("towline.serving")
-_EVERY = 0.25  # seconds between two looks at the ledger
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_AGAIN = 30.0  # seconds until a refused release is looked at again: it may have been restored
+_LOG = logging.getLogger("towline.serving")
+_POLL_INTERVAL_S = 0.25
+_RETRY_INTERVAL_S = 30.0  # after which a rejected release is tried again: it may have been restored
+_NO_CHAMPION = TowlineError("it names no champion", where="TOWLINE_LEDGER_URL")
 
 
-class Good(Frozen):
-    """``serving/<name>.json``: the release that was served last, opened at a start without the ledger."""
+class LastKnownGood(Frozen):
+    """The release that was served last, as stored in ``serving/<name>.json``."""
 
     name: str
     version: int
@@ -35,63 +41,66 @@ class Good(Frozen):
     digest: str
 
 
-class Live:
-    """What a service serves. Only ``follow``'s thread and the opening write; readers take ``model`` once a request.
+class ModelReloader:
+    """Holds the model of a service. Requests read ``model`` once; only ``open`` and the polling thread replace it.
+
+    Args:
+        options: which model, and where its store and ledger are.
 
     Attributes:
-        model: the release that answers; None before it is opened.
-        ready: whether new requests should be sent here.
-        reason: why not; empty when ready.
-        refused: releases that were to serve and were not let.
+        model: the model that answers; None before ``open``.
+        ready: whether load balancers should send requests to this process.
+        reason: why it is not ready; empty when it is.
+        rejections: how many releases were rejected because a check failed.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ServeOptions) -> None:
         self.model: Model | None = None
         self.ready = False
         self.reason = "starting"
-        self.refused = 0
+        self.rejections = 0
         self._options = options
         self._store = options.settings.store
-        self._directory, self._name, self._version = _which(options.name)
+        self._directory, self._name, self._version = _parse_target(options.name)
         self._watch = ChampionWatcher(options.settings.ledger_url, self._name)
-        self._serves: Release | None = None
-        self._bad: str | None = None
-        self._again = 0.0
-        self._away = False
-        self._end = threading.Event()
+        self._current: Release | None = None
+        self._rejected_path: str | None = None
+        self._retry_at = 0.0
+        self._ledger_unavailable = False
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def follows(self) -> bool:
-        """Whether the ledger may name another release: not for a fixed version or a directory."""
+        """Whether the model follows the champion in the ledger: not for a fixed version or a directory."""
         return self._directory is None and self._version is None
 
     def open(self) -> None:
-        """Opens what is to serve: the ledger's word, else what was served last.
+        """Opens the release that the ledger names, or else the last known good one.
 
         Raises:
             ConfigError: there is no such model, or it has no champion.
-            ReleaseError: the release is not what its manifest says, and none was served before.
-            TransientError: the ledger is away, and nothing was served before.
+            ReleaseError: the release does not match its manifest, and none was served before.
+            TransientError: the ledger is unavailable, and no release was served before.
         """
-        wanted = self._wanted()
+        release = self._initial_release()
         try:
-            model = self._load(wanted)
+            model = self._load(release)
         except ReleaseError as error:
-            good = self._good()
-            if good is None or good.path == wanted.path:
+            last_good = self._last_known_good()
+            if last_good is None or last_good.path == release.path:
                 raise
-            self._refuse(wanted, error)
-            wanted, model = good, self._load(good)
-        self._take(wanted, model)
+            self._reject(release, error)
+            release, model = last_good, self._load(last_good)
+        self._set_model(release, model)
 
-    def missing(self) -> str:
-        """Why there is nothing to serve yet, in words; empty once there is.
+    def unavailable_reason(self) -> str:
+        """Why there is no version to serve yet; empty when there is one.
 
         Raises:
-            ConfigError: it is not for waiting: the name is none, or the ledger's address.
+            ConfigError: the name of the model or the ledger's address is invalid.
         """
-        if not self.follows or self._good() is not None:
+        if not self.follows or self._last_known_good() is not None:
             return ""
         try:
             return "" if self._watch.champion() else "it has no champion yet"
@@ -99,143 +108,163 @@ class Live:
             return error.what
 
     def follow(self) -> None:
-        """Starts the thread that asks the ledger, and counts as ready from here on."""
+        """Marks the service as ready, and starts the thread that polls the ledger."""
         self.ready, self.reason = True, ""
         if self.follows:
-            self._thread = threading.Thread(target=self._run, name="towline-live", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="towline-reload", daemon=True)
             self._thread.start()
 
-    def look(self) -> None:
-        """Asks the ledger once; exchanges the model if it names another release that opens. Never raises."""
+    def check_ledger(self) -> None:
+        """Reads the champion once, and replaces the model if it is another release that opens. Never raises."""
         try:
-            wanted = self._watch.champion()
+            champion = self._watch.champion()
         except TowlineError as error:
-            self._outage(error)
+            self._log_outage(error)
             return
-        if wanted is None:
-            self._outage(_NO_CHAMPION)
+        if champion is None:
+            self._log_outage(_NO_CHAMPION)
             return
-        if self._away:
-            self._away = False
-            _LOG.info("the ledger answers again")
-        if self._serves is not None and wanted.path == self._serves.path:
-            self._bad = None
+        if self._ledger_unavailable:
+            self._ledger_unavailable = False
+            _LOG.info("the ledger is available again")
+        if self._current is not None and champion.path == self._current.path:
+            self._rejected_path = None
             return
-        if wanted.path == self._bad and time.monotonic() < self._again:
+        if champion.path == self._rejected_path and time.monotonic() < self._retry_at:
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
-            model = self._load(wanted)
+            model = self._load(champion)
         except (TowlineError, OSError) as error:
-            self._refuse(wanted, error)
+            self._reject(champion, error)
             return
-        self._take(wanted, model)
-        self._bad = None
-        _LOG.info("version %d serves now, opened in %.0f ms", model.version, (time.perf_counter() - began) * 1e3)
+        self._set_model(champion, model)
+        self._rejected_path = None
+        _LOG.info("now serving version %d, opened in %.0f ms", model.version, (time.perf_counter() - started) * 1e3)
 
     def drain(self) -> None:
-        """From here on new requests should go elsewhere; the model still answers those that come."""
+        """Marks the service as not ready; the model still answers requests that arrive."""
         self.ready, self.reason = False, "draining"
 
     def close(self) -> None:
-        """Ends the thread."""
-        self._end.set()
+        """Stops the polling thread."""
+        self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        while not self._end.wait(_EVERY):
+        while not self._stop.wait(_POLL_INTERVAL_S):
             try:
-                self.look()
-            except Exception:  # noqa: BLE001 - the service outlives whatever a database or a release may raise
-                _LOG.exception("following the ledger failed; what serves goes on serving")
+                self.check_ledger()
+            except Exception:  # noqa: BLE001 - the service survives whatever a database or a release raises
+                _LOG.exception("checking the ledger failed; the current model stays")
 
-    def _wanted(self) -> Release:
+    def _initial_release(self) -> Release:
         if self._directory is not None:
             return Release(0, str(self._directory), "")
         if self._version is not None:
-            return self._pinned(self._version)
+            return self._fixed_version(self._version)
         try:
-            wanted = self._watch.champion()
+            champion = self._watch.champion()
         except (TransientError, ReleaseError) as error:
-            good = self._good()
-            if good is None:
+            last_good = self._last_known_good()
+            if last_good is None:
                 raise
-            self._outage(error)
-            return good
-        if wanted is None:
-            wanted = self._good()
-            if wanted is None:
-                raise _unknown(self._options, self._name)
-            self._outage(_NO_CHAMPION)
-        return wanted
+            self._log_outage(error)
+            return last_good
+        if champion is not None:
+            return champion
+        last_good = self._last_known_good()
+        if last_good is None:
+            raise _unknown_model_error(self._options, self._name)
+        self._log_outage(_NO_CHAMPION)
+        return last_good
 
-    def _pinned(self, version: int) -> Release:
+    def _fixed_version(self, version: int) -> Release:
         try:
-            known = self._watch.version(version)
+            release = self._watch.version(version)
         except TransientError:
-            found = sorted((StoreLayout(self._store).releases / self._name).glob(f"v{version}-*"))
-            if len(found) != 1:
+            folders = sorted((StoreLayout(self._store).releases / self._name).glob(f"v{version}-*"))
+            if len(folders) != 1:
                 raise
-            known = Release(version, found[0].relative_to(self._store).as_posix(), "")
-        if known is None:
-            raise _unknown(self._options, self._name, version)
-        return known
+            release = Release(version, folders[0].relative_to(self._store).as_posix(), "")
+        if release is None:
+            raise _unknown_model_error(self._options, self._name, version)
+        return release
 
-    def _load(self, wanted: Release) -> Model:
-        model = open_release(self._store / wanted.path, self._options.trusted, wanted.digest)
-        found = model.metadata
-        if self._directory is None and (found.name, found.version) != (self._name, wanted.version):
-            raise _refused(model, f"is {found.name} version {found.version}, not {self._name} {wanted.version}")
-        probe(model)
+    def _load(self, release: Release) -> Model:
+        model = open_release(self._store / release.path, self._options.trusted, release.digest)
+        manifest = model.metadata
+        if self._directory is None and (manifest.name, manifest.version) != (self._name, release.version):
+            expected = f"{self._name} {release.version}"
+            raise _release_error(model, f"is {manifest.name} version {manifest.version}, not {expected}")
+        check_probe_rows(model)
         return model
 
-    def _take(self, release: Release, model: Model) -> None:
-        self.model, self._serves = model, release
+    def _set_model(self, release: Release, model: Model) -> None:
+        self.model, self._current = model, release
         if self.follows:
-            self._remember(Good(
+            self._write_last_known_good(LastKnownGood(
                 name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
             ))  # fmt: skip
 
-    def _remember(self, good: Good) -> None:
+    def _write_last_known_good(self, last_good: LastKnownGood) -> None:
         path = self._path()
-        text = good.model_dump_json(indent=1) + "\n"
+        text = last_good.model_dump_json(indent=1) + "\n"
         try:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 files.write(path, text)
         except (TowlineError, OSError, ValueError) as error:
-            _LOG.warning("cannot note what serves, so a start without the ledger will not find it: %s", error)
+            _LOG.warning("cannot store the served version, so the service cannot start without the ledger: %s", error)
 
-    def _good(self) -> Release | None:
+    def _last_known_good(self) -> Release | None:
         if not self.follows:
             return None
         try:
-            good = Good.model_validate_json(self._path().read_bytes())
+            stored = LastKnownGood.model_validate_json(self._path().read_bytes())
         except (OSError, ValidationError):
             return None
-        return Release(good.version, good.release, good.digest) if good.name == self._name else None
+        return Release(stored.version, stored.release, stored.digest) if stored.name == self._name else None
 
     def _path(self) -> Path:
         return self._options.state / f"{self._name}.json"
 
-    def _refuse(self, release: Release, error: Exception) -> None:
-        if release.path != self._bad:
-            self.refused += 1
-            told = f"{error.what} ({error.where})" if isinstance(error, TowlineError) else str(error)
-            _LOG.error("version %d is refused, what serves goes on serving: %s", release.version, told)
-        self._bad, self._again = release.path, time.monotonic() + _AGAIN
+    def _reject(self, release: Release, error: Exception) -> None:
+        if release.path != self._rejected_path:
+            self.rejections += 1
+            reason = f"{error.what} ({error.where})" if isinstance(error, TowlineError) else str(error)
+            _LOG.error("version %d is rejected, the current model stays: %s", release.version, reason)
+        self._rejected_path, self._retry_at = release.path, time.monotonic() + _RETRY_INTERVAL_S
 
-    def _outage(self, error: TowlineError) -> None:
-        if not self._away:
-            _LOG.warning("cannot follow the ledger, what serves goes on serving: %s (%s)", error.what, error.where)
-        self._away = True
-
-
-_NO_CHAMPION = TowlineError("it names no champion", where="TOWLINE_LEDGER_URL")
+    def _log_outage(self, error: TowlineError) -> None:
+        if not self._ledger_unavailable:
+            _LOG.warning("cannot read the ledger, the current model stays: %s (%s)", error.what, error.where)
+        self._ledger_unavailable = True
 
 
-def _which(name: str) -> tuple[Path | None, str, int | None]:
-    """The directory, the model's name and the version that are meant."""
+def check_probe_rows(model: Model) -> int:
+    """Scores the probe rows of a release on this machine and compares the labels with the stored ones.
+
+    Returns:
+        How many rows were compared.
+
+    Raises:
+        ReleaseError: a row cannot be scored, or has another label.
+    """
+    try:
+        stored = json.loads((model.directory / "probe.json").read_bytes())
+        labels, expected_labels = model.predict_rows(stored["rows"]).predictions, stored["labels"]
+    except Exception as error:
+        raise _release_error(model, f"cannot answer its own probe rows: {type(error).__name__}: {error}") from error
+    for row, (label, expected) in enumerate(zip(labels, expected_labels, strict=True)):
+        close = isinstance(expected, float) and math.isclose(label, expected, rel_tol=1e-9, abs_tol=1e-12)
+        if type(label) is not type(expected) or not (close or label == expected):  # in Python 1 == True
+            raise _release_error(model, f"answers probe row {row} with {label!r} instead of {expected!r}")
+    return len(expected_labels)
+
+
+def _parse_target(name: str) -> tuple[Path | None, str, int | None]:
+    """The release directory, the name of the model and the version that ``NAME[@VERSION]|PATH`` means."""
     path = Path(name)
     if os.sep in name or (path / MANIFEST).is_file():
         return path.absolute(), path.name, None
@@ -247,8 +276,8 @@ def _which(name: str) -> tuple[Path | None, str, int | None]:
     return None, model, int(version) if at else None
 
 
-def _unknown(options: Options, name: str, version: int | None = None) -> ConfigError:
-    """The error for a model, or a version, that is not there; raises ReleaseError where the ledger was lost."""
+def _unknown_model_error(options: ServeOptions, name: str, version: int | None = None) -> ConfigError:
+    """The error for an unknown model or version; raises ReleaseError if the ledger was lost."""
     from difflib import get_close_matches
 
     from towline.registry.ledger import open_ledger
@@ -256,36 +285,18 @@ def _unknown(options: Options, name: str, version: int | None = None) -> ConfigE
 
     ledger = open_ledger(options.settings)
     check_recorded(options.settings, ledger, name)
-    known = ledger.models()
+    models = ledger.models()
     versions = [f"{name}@{row.version}" for row in ledger.versions(name)]
     if version is not None and versions:
-        what, remedy = f"{name} has no version {version}", f"there are: {', '.join(versions)}"
+        what, remedy = f"{name} has no version {version}", f"versions: {', '.join(versions)}"
     elif versions:
-        what, remedy = f"{name} has no champion yet", f"serve one of its versions by number: {', '.join(versions)}"
+        what, remedy = f"{name} has no champion yet", f"serve a version by its number: {', '.join(versions)}"
     else:
-        near = get_close_matches(name, known, 1)
-        some = f"there are: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
-        what, remedy = f"no model called {name!r}", f"did you mean {near[0]}?" if near else some
+        similar = get_close_matches(name, models, 1)
+        known = f"models: {', '.join(models)}" if models else "there is no model yet: towline run CONFIG trains one"
+        what, remedy = f"no model called {name!r}", f"did you mean {similar[0]}?" if similar else known
     return ConfigError(what, where=str(options.settings.store), remedy=remedy)
 
 
-def probe(model: Model) -> int:
-    """How many rows a release answers as it did when it was made: the last word on whether it works on this machine.
-
-    Raises:
-        ReleaseError: it answers one of them in another way, or not at all.
-    """
-    try:
-        kept = json.loads((model.directory / "probe.json").read_bytes())
-        given, expected = model.answer(kept["rows"]).predictions, kept["labels"]
-    except Exception as error:
-        raise _refused(model, f"cannot answer its own probe: {type(error).__name__}: {error}") from error
-    for position, (now, then) in enumerate(zip(given, expected, strict=True)):
-        near = isinstance(then, float) and math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-12)
-        if type(now) is not type(then) or not (near or now == then):  # to Python 1 is equal to True
-            raise _refused(model, f"answers row {position} of its own probe with {now!r}, it was {then!r}")
-    return len(expected)
-
-
-def _refused(model: Model, finding: str) -> ReleaseError:
+def _release_error(model: Model, finding: str) -> ReleaseError:
     return ReleaseError(f"the release {finding}", where=str(model.directory), remedy=REMEDY)

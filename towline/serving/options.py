@@ -1,4 +1,4 @@
-"""What one service is told when it starts."""
+"""The options of ``towline serve``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,29 +7,29 @@ from towline.config import Settings
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to serve one model. It can be pickled.
+class ServeOptions:
+    """Options of a service.
 
     Args:
         name: ``NAME`` (its champion, followed as it changes), ``NAME@VERSION``, or a directory of a release.
         settings: where the store and the ledger are.
-        host: the address to bind, or a name for it.
-        port: 0 takes a free one.
-        workers: processes that answer.
-        insecure: serve other machines although there is no key.
-        certificate: PEM file with the chain; TLS is used when it is given.
-        private_key: PEM file; None when the certificate's file holds it.
-        max_body: bytes a request may have.
-        max_rows: rows a request may have.
-        rate: requests a second for each key, or each address where there are no keys; counted by each worker.
-        allowed_hosts: names in the Host header that are answered, besides those of loopback. When none is given, a
-            service on loopback answers these alone while it has no keys, and any other service answers to all.
-        cors_origins: sites whose pages may ask from a browser.
-        trusted: packages of your own whose estimators may be in the release.
+        host: address to listen on, or a name for it.
+        port: 0 picks a free port.
+        workers: number of worker processes.
+        insecure: whether to listen for other machines although no key exists.
+        certificate: PEM file with the chain; enables TLS.
+        private_key: PEM file; None if the certificate's file holds it.
+        max_body: maximum bytes of a request body.
+        max_rows: maximum rows of a request.
+        rate: requests per second for each key, or each address without keys; counted by each worker.
+        allowed_hosts: allowed names in the Host header, besides loopback. If empty, a service on loopback without keys
+            allows loopback only, and any other service allows all names.
+        cors_origins: sites whose pages may send requests from a browser.
+        trusted: your own packages whose estimators the release may contain.
         log: whether predictions are logged.
-        grace: seconds after the order to end in which requests are still taken, so that load balancers notice.
-        drain: seconds from the order to end to the end, at most.
-        wait: whether to wait for the model's first version, and for a ledger that is away, instead of ending.
+        grace: seconds after SIGTERM in which requests are still accepted, so that load balancers notice.
+        drain: maximum seconds from SIGTERM to the end.
+        wait: whether to wait for the model's first version, or for an unavailable ledger, instead of exiting.
     """
 
     name: str
@@ -53,5 +53,5 @@ class Options:
 
     @property
     def state(self) -> Path:
-        """Where the service keeps its keys and what it served last."""
+        """The folder of the keys and of the last known good version."""
         return self.settings.layout.serving

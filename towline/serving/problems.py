@@ -1,4 +1,4 @@
-"""What went wrong with a request, as RFC 9457 tells it: one table from code to HTTP status."""
+"""Error responses of the service: problem documents (RFC 9457), and the table from error code to HTTP status."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,57 +7,65 @@ import orjson
 
 from towline.errors import Fault, InputValidationError, TowlineError
 
-LISTED = 20  # faults told in one answer
+MAX_LISTED_FAULTS = 20  # faults listed in one response
 Header = tuple[bytes, bytes]
 
 
-class Kind(NamedTuple):
-    """What all problems of a code have in common."""
+class ProblemType(NamedTuple):
+    """HTTP status, title and remedy of an error code."""
 
     status: int
     title: str
     remedy: str = ""
 
 
-FAULT = "fault"
-KINDS: Mapping[str, Kind] = {
-    "malformed-json": Kind(400, "The body is not strict JSON", "send one UTF-8 JSON document"),
-    "bad-request": Kind(400, "The request cannot be read"),
-    "no-key": Kind(401, "A key is needed", "send it as Authorization: Bearer KEY or as X-API-Key: KEY"),
-    "missing-scope": Kind(403, "The key does not open this", "ask for a key with the scope that is named"),
-    "foreign-host": Kind(
-        403, "Not by this name", "ask by http://127.0.0.1 or http://localhost, or start it with --allowed-hosts NAME"
+INTERNAL_ERROR = "fault"
+PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "malformed-json": ProblemType(400, "The body is not strict JSON", "send one UTF-8 JSON document"),
+    "bad-request": ProblemType(400, "The request cannot be read"),
+    "no-key": ProblemType(401, "A key is needed", "send it as Authorization: Bearer KEY or as X-API-Key: KEY"),
+    "missing-scope": ProblemType(403, "The key lacks a scope", "use a key with the scope named in the detail"),
+    "foreign-host": ProblemType(
+        403,
+        "The Host header is not allowed",
+        "use http://127.0.0.1 or http://localhost, or start the service with --allowed-hosts NAME",
     ),
-    "not-found": Kind(404, "There is nothing here", "/openapi.json lists every path"),
-    "method-not-allowed": Kind(405, "Not by this method", "use one that the Allow header names"),
-    "too-large": Kind(413, "The body is too large", "send it in parts, or score a file with `towline score`"),
-    "not-json": Kind(415, "The body is of another media type", "send Content-Type: application/json"),
-    "unknown-encoding": Kind(415, "The body is compressed in another way", "compress it with gzip, or not at all"),
-    "wrong-shape": Kind(422, "The document is not of the shape this path takes", "/docs shows an example"),
-    "unanswerable": Kind(422, "The model has no finite answer for these rows", "mend the values that are far out"),
-    "too-many-requests": Kind(429, "Too many requests", "wait as long as Retry-After says"),
-    FAULT: Kind(500, "A fault in the service", "give the request id to those who run it"),
-    "busy": Kind(503, "Too many requests wait already", "wait as long as Retry-After says"),
-    "not-ready": Kind(503, "No model is loaded", "ask /readyz until it answers 200"),
-    # errors of the library, by their code; what is not here is a fault
-    "T200": Kind(422, "The rows cannot be read"),
-    "T210": Kind(422, "The rows do not fit the contract of the model", "/docs shows every field and an example"),
-    "T300": Kind(422, "The rows break the contract of the model"),
-    "T600": Kind(503, "The release cannot be used"),
-    "T900": Kind(503, "A store or a server is away", "try again"),
+    "not-found": ProblemType(404, "Not found", "/openapi.json lists every path"),
+    "method-not-allowed": ProblemType(405, "Method not allowed", "use a method of the Allow header"),
+    "too-large": ProblemType(
+        413, "The body is too large", "send several smaller requests, or score a file with `towline score`"
+    ),
+    "not-json": ProblemType(415, "The media type is not supported", "send Content-Type: application/json"),
+    "unknown-encoding": ProblemType(
+        415, "The compression is not supported", "compress the body with gzip, or not at all"
+    ),
+    "wrong-shape": ProblemType(422, "The document has the wrong shape", "/docs shows an example"),
+    "unanswerable": ProblemType(422, "The model has no finite prediction for these rows", "correct extreme values"),
+    "too-many-requests": ProblemType(429, "Too many requests", "retry after the seconds in Retry-After"),
+    INTERNAL_ERROR: ProblemType(500, "Internal error", "report the request id to the operator of the service"),
+    "busy": ProblemType(503, "Too many requests are waiting", "retry after the seconds in Retry-After"),
+    "not-ready": ProblemType(503, "No model is loaded", "retry when /readyz answers 200"),
+    # error codes of the library; any other code is an internal error
+    "T200": ProblemType(422, "The rows cannot be read"),
+    "T210": ProblemType(
+        422, "The rows do not match the contract of the model", "/docs shows every field and an example"
+    ),
+    "T300": ProblemType(422, "The rows break the contract of the model"),
+    "T600": ProblemType(503, "The release cannot be used"),
+    "T900": ProblemType(503, "A store or a server is unavailable", "try again"),
 }
 
 
 class Problem(Exception):
-    """A request that is refused. Its texts never hold a value of the input.
+    """A refused request. Its texts never contain an input value.
 
     Args:
-        code: of the table.
-        detail: what is the matter with this request, one sentence.
-        faults: fields and rows, at most 20 of them told.
-        count: how many faults there are in all.
-        headers: further headers of the answer.
-        delay: seconds until it is answered.
+        code: a key of ``PROBLEM_TYPES``.
+        detail: one sentence on this request.
+        faults: invalid rows and fields, of which at most 20 are listed.
+        count: number of faults in all.
+        headers: additional response headers.
+        delay: seconds by which the response is delayed.
     """
 
     def __init__(
@@ -73,56 +81,56 @@ class Problem(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
-        self.faults = faults[:LISTED]
+        self.faults = faults[:MAX_LISTED_FAULTS]
         self.count = len(faults) if count is None else count
         self.headers = headers
         self.delay = delay
 
     @property
-    def kind(self) -> Kind:
-        return KINDS[self.code]
+    def type(self) -> ProblemType:
+        return PROBLEM_TYPES[self.code]
 
     def document(self, request_id: str) -> dict[str, Any]:
-        """The members of RFC 9457, and ours: ``code``, ``remedy``, ``request_id``, ``errors``, ``error_count``."""
-        kind = self.kind
-        told: dict[str, Any] = {
-            "type": f"/docs#{self.code}", "title": kind.title, "status": kind.status, "detail": self.detail,
-            "code": self.code, "request_id": request_id,
+        """The members of RFC 9457, and ``code``, ``remedy``, ``request_id``, ``errors`` and ``error_count``."""
+        problem_type = self.type
+        document: dict[str, Any] = {
+            "type": f"/docs#{self.code}", "title": problem_type.title, "status": problem_type.status,
+            "detail": self.detail, "code": self.code, "request_id": request_id,
         }  # fmt: skip
-        if kind.remedy:
-            told["remedy"] = kind.remedy
+        if problem_type.remedy:
+            document["remedy"] = problem_type.remedy
         if self.faults:
-            told["errors"] = [
-                {"row": fault.row, "field": fault.field, "detail": f"{_named(fault.field)}{fault.message}"}
+            document["errors"] = [
+                {"row": fault.row, "field": fault.field, "detail": f"{_field_prefix(fault.field)}{fault.message}"}
                 for fault in self.faults
             ]
-            told["error_count"] = self.count
-        return told
+            document["error_count"] = self.count
+        return document
 
     def body(self, request_id: str, *, error_member: bool = False) -> bytes:
-        """The document as JSON; ``error_member``: with the one member clients of the v2 protocol read."""
-        told = self.document(request_id)
+        """The document as JSON; ``error_member`` adds the member ``error`` for clients of the v2 protocol."""
+        document = self.document(request_id)
         if error_member:
-            lines = [f"row {fault['row']}: {fault['detail']}" for fault in told.get("errors", ())]
-            told["error"] = "; ".join([self.detail, *lines[:5], *(["…"] if self.count > 5 else [])])
-        return orjson.dumps(told)
+            lines = [f"row {fault['row']}: {fault['detail']}" for fault in document.get("errors", ())]
+            document["error"] = "; ".join([self.detail, *lines[:5], *(["…"] if self.count > 5 else [])])
+        return orjson.dumps(document)
 
 
-def of(error: TowlineError) -> Problem:
-    """The problem an error of the library is, told without where on this machine it happened."""
+def problem_from_error(error: TowlineError) -> Problem:
+    """The problem for an error of the library, without paths of this machine."""
     if isinstance(error, InputValidationError):
-        told = "1 value does" if error.count == 1 else f"{error.count:,} values do"
-        return Problem(error.code, f"{told} not fit the contract", faults=error.faults, count=error.count)
-    code = error.code if error.code in KINDS else FAULT
-    if KINDS[code].status >= 500:
-        return Problem(code, "the service could not answer; its log tells why")
+        subject = "1 value does" if error.count == 1 else f"{error.count:,} values do"
+        return Problem(error.code, f"{subject} not match the contract", faults=error.faults, count=error.count)
+    code = error.code if error.code in PROBLEM_TYPES else INTERNAL_ERROR
+    if PROBLEM_TYPES[code].status >= 500:
+        return Problem(code, "the service failed; see its log")
     return Problem(code, error.what)
 
 
-def wrong(detail: str, *faults: Fault) -> Problem:
-    """A document that is JSON but not of the shape its path takes."""
+def wrong_shape(detail: str, *faults: Fault) -> Problem:
+    """The problem of a JSON document with the wrong shape."""
     return Problem("wrong-shape", detail, faults=faults)
 
 
-def _named(field: str) -> str:
+def _field_prefix(field: str) -> str:
     return f"{field!r} " if field else ""

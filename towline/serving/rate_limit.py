@@ -1,72 +1,22 @@
-"""How much a request may bring, and how often one may ask."""
+"""Rate limiting: at most so many requests per second from one caller (a token bucket)."""
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
 from towline.serving.problems import Problem
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-TRACKED = 10_000  # callers remembered
+MAX_CALLERS = 10_000  # callers with a bucket; the longest idle one is dropped first
 
 
-class Gone(Exception):
-    """The client has left: nobody waits for an answer."""
-
-
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
-    """The whole body of a request, also one sent in chunks.
-
-    Raises:
-        Problem: it is longer than ``most`` bytes, or its length is no number.
-        Gone: the client left before it was complete.
-    """
-    length = headers.get(b"content-length")
-    if length is not None:
-        if not length.isdigit():
-            raise Problem("bad-request", "Content-Length is not a number", headers=((b"connection", b"close"),))
-        if len(length) > 18 or int(length) > most:
-            raise too_large(most)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise Gone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > most:
-            raise too_large(most)
-        return body
-    return await _rest(receive, body, most)
-
-
-async def _rest(receive: Receive, first: bytes, most: int) -> bytes:
-    body = bytearray(first)  # a list of parts would take forty bytes for each of one
-    more = True
-    while len(body) <= most:
-        if not more:
-            return bytes(body)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    raise too_large(most)
-
-
-def too_large(most: int) -> Problem:
-    """The refusal of a longer body."""
-    # what is still under way is discarded: the connection ends with the answer
-    return Problem("too-large", f"the body has more than {most:,} bytes", headers=((b"connection", b"close"),))
-
-
-class Rate:
-    """So many requests a second for each caller, with room for a burst of one second.
+class RateLimiter:
+    """A token bucket for each caller, with a burst of one second.
 
     Args:
-        rate: requests per second; None lets everything pass.
-        clock: seconds, only ever going on.
-        what: is counted.
-        delay: seconds until a refusal is answered.
+        rate: requests per second; None disables the limit.
+        clock: monotonic seconds.
+        what: the counted events, as named in the error.
+        delay: seconds by which a refusal is delayed.
     """
 
     def __init__(
@@ -80,13 +30,13 @@ class Rate:
         self._what, self._delay = what, delay
         self._burst = max(1.0, rate or 0.0)
         self._clock = clock
-        self._full_at: OrderedDict[str, float] = OrderedDict()  # when a caller's bucket is full again
+        self._full_at: OrderedDict[str, float] = OrderedDict()  # by caller: when its bucket is full again
 
     def take(self, caller: str) -> None:
-        """Counts one request.
+        """Counts one request of a caller.
 
         Raises:
-            Problem: this caller has none left.
+            Problem: the caller is over the limit.
         """
         if self.rate is None:
             return
@@ -102,5 +52,5 @@ class Rate:
             )
         self._full_at[caller] = full_at
         self._full_at.move_to_end(caller)
-        if len(self._full_at) > TRACKED:
+        if len(self._full_at) > MAX_CALLERS:
             self._full_at.popitem(last=False)

@@ -8,7 +8,7 @@ import sys
 
 import uvicorn
 
-from towline.serving.process.connection import Connection
+from towline.serving.process.connection import HttpConnection
 
 BODY = b'{"predictions":["no"],"probabilities":[[0.9,0.1]],"model":{"name":"no-op","version":1},"request_id":"0"}'
 START = {
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
 
 
 if __name__ == "__main__":
-    http = "httptools" if sys.argv[2:] else Connection
+    http = "httptools" if sys.argv[2:] else HttpConnection
     uvicorn.run(
         app, port=int(sys.argv[1]), loop="uvloop", http=http, ws="none", lifespan="off", interface="asgi3",
         log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=2048,

@@ -26,7 +26,7 @@ from towline.operations.backup import placement
 from towline.prediction_log import parquet_store
 from towline.prediction_log.writer import PredictionLog
 from towline.registry.ledger import Ledger
-from towline.serving.auth import create
+from towline.serving.auth import create_key
 
 Command = Callable[..., Done]
 
@@ -36,10 +36,10 @@ def home(shelf: Shelf, command: Command, monkeypatch: pytest.MonkeyPatch) -> She
     """The shelf as the store that commands work on, with a log, a key, a database of MLflow's kind, and leftovers."""
     store = shelf.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
-    create(store, "shop", ["predict"], None)
+    create_key(store, "shop", ["predict"], None)
     answer(shelf, range(20))
-    with parquet_store.held(store / "predictions" / MODEL):
-        parquet_store.convert(store / "predictions" / MODEL)
+    with parquet_store.exclusive_lock(store / "predictions" / MODEL):
+        parquet_store.convert_segments(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
     artifacts.mkdir(parents=True)
     (artifacts / "model.bin").write_bytes(os.urandom(100_000))
@@ -59,7 +59,7 @@ def answer(shelf: Shelf, ids: range, log: PredictionLog | None = None) -> None:
     row = sample(shelf)
     own = log or PredictionLog(shelf.settings.store / "predictions" / MODEL, "w0", convert=False)
     for number in ids:
-        own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.answer([row]))
+        own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.predict_rows([row]))
     if log is None:
         own.close()
 
@@ -70,7 +70,7 @@ def sample(shelf: Shelf) -> dict[str, object]:
 
 
 def logged(store: Path) -> list[str]:
-    return sorted(parquet_store.read(store / "predictions" / MODEL)["request_id"].to_pylist())
+    return sorted(parquet_store.read_predictions(store / "predictions" / MODEL)["request_id"].to_pylist())
 
 
 def tree(store: Path) -> dict[str, bytes]:

@@ -21,10 +21,10 @@ from towline.data import formats, sources
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.inference.predictor import _table
+from towline.inference.predictor import _to_frame
 from towline.monitoring.drift import detector
-from towline.prediction_log.parquet_store import _Collected
-from towline.prediction_log.privacy import HashKeys, Policy
+from towline.prediction_log.parquet_store import _RowBuffer
+from towline.prediction_log.privacy import HashKeys, PrivacyFilter
 
 ROWS = 300
 CODES = [
@@ -132,10 +132,10 @@ def by_reader(contract: Contract, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def by_log(contract: Contract, rows: list[dict[str, Any]], folder: Path) -> pd.DataFrame:
     """As the prediction log stores what a request held."""
-    policy = Policy(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
+    policy = PrivacyFilter(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
     head = {"version": 1, "model": "m", "prediction": "float64", "fields": [list(field) for field in policy.fields]}
-    collected = _Collected(json.loads(json.dumps(head)))
-    logged = json.loads(json.dumps(policy.apply(rows, 0.0)))
+    collected = _RowBuffer(json.loads(json.dumps(head)))
+    logged = json.loads(json.dumps(policy.filter_rows(rows, 0.0)))
     record = {"id": "r", "first": 0, "at": 0, "rows": logged, "predictions": [0.0] * len(rows), "probabilities": None}
     collected.add(record)
     table = collected.table()
@@ -186,7 +186,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
         "guessed_count": "numeric", "guessed_big": "category", "guessed_word": "category",
     }  # fmt: skip
     assert set(expected["code"].dropna()) == set(CODES)
-    features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_table(table))  # noqa: E731
+    features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_to_frame(table))  # noqa: E731
     exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
     batches = [*detector.table(file, contract)]
     entrances = {

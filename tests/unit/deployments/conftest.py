@@ -7,22 +7,24 @@ import pytest
 
 from tests.unit.serving.service import Client, Fake, FakeKeys, make_contract
 from towline.config import Settings
-from towline.serving.app import create
-from towline.serving.model_reloader import Live
-from towline.serving.options import Options
+from towline.serving.app import create_app
+from towline.serving.model_reloader import ModelReloader
+from towline.serving.options import ServeOptions
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Live:
+def live(tmp_path: Path) -> ModelReloader:
     (tmp_path / "manifest.json").touch()
-    live = Live(Options(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)})))
+    live = ModelReloader(
+        ServeOptions(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)}))
+    )
     live.model, live.ready = Fake(make_contract(), tmp_path), True
     return live
 
 
 @pytest.fixture
-def client(live: Live) -> Iterator[Client]:
-    options = Options(name="", settings=Settings.from_environment({}))
-    client = Client(create(options, live, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
+def client(live: ModelReloader) -> Iterator[Client]:
+    options = ServeOptions(name="", settings=Settings.from_environment({}))
+    client = Client(create_app(options, live, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
     yield client
     client.close()

@@ -30,8 +30,8 @@ from towline.cli import main
 from towline.config import Settings
 from towline.errors import ConfigError
 from towline.serving import auth
-from towline.serving.model_reloader import Live
-from towline.serving.options import Options
+from towline.serving.model_reloader import ModelReloader
+from towline.serving.options import ServeOptions
 
 OVERLAYS = ("overlays/staging", "overlays/production", "overlays/blue-green")
 SERVICES = ("base", *OVERLAYS, "overlays/blue-green/blue", "overlays/blue-green/green")
@@ -218,7 +218,7 @@ def test_the_workers_variables_are_settings() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_probes_ask_what_the_service_answers(client: Client, live: Live, probe: str) -> None:
+def test_probes_ask_what_the_service_answers(client: Client, live: ModelReloader, probe: str) -> None:
     """Each probe gets 200 of the real application without a key; a pod that drains is not ready, but alive."""
     (deployment,) = of(render("base"), "Deployment")
     (container,) = pod(deployment)["containers"]
@@ -231,7 +231,7 @@ def test_probes_ask_what_the_service_answers(client: Client, live: Live, probe: 
 
 def test_a_pod_has_the_time_it_needs_to_end() -> None:
     """The pause before the signal, the longest drain and the end of the log fit into the grace period."""
-    drain = {field.name: field.default for field in fields(Options)}["drain"]
+    drain = {field.name: field.default for field in fields(ServeOptions)}["drain"]
     for folder in SERVICES:
         for deployment in of(render(folder), "Deployment"):
             (container,) = pod(deployment)["containers"]
@@ -271,14 +271,14 @@ def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, mon
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
-    first, _ = auth.create(maker, "first")
+    first, _ = auth.create_key(maker, "first")
     (made,) = maker.rglob("*.json")
     mounted = store / Path(mounts["keys"]["mountPath"]).relative_to("/store")
     _mount(mounted, made, "..one")
     (mounted / made.name).symlink_to(f"..data/{made.name}")
-    known = auth.Keys(store)
+    known = auth.ApiKeys(store)
     assert known.scopes(first) == {"predict"}
-    second, _ = auth.create(maker, "second")
+    second, _ = auth.create_key(maker, "second")
     _mount(mounted, made, "..two")
     monkeypatch.setattr(auth.time, "monotonic", lambda: float("inf"))
     assert known.scopes(second) == {"predict"}

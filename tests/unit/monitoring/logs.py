@@ -39,7 +39,7 @@ def logged(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.
     """
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     model = open_release(release)
-    answers = model.predictions(model.features(rows))
+    answers = model.predict_frame(model.to_features(rows))
     n = len(rows)
     columns: dict[str, Any] = {
         "request_id": [f"r{row}" for row in range(n)],

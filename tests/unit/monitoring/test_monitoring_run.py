@@ -16,7 +16,7 @@ from towline.inference.predictor import open_release
 from towline.monitoring import monitoring_run
 from towline.monitoring.journal import Journal
 from towline.prediction_log import labels
-from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_policy
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 
 DAY = dt.timedelta(days=1)
@@ -51,8 +51,8 @@ class MonitoredStore:
         known = []
         for row in rows.to_dict("records"):
             sent = {key: None if value != value else value for key, value in row.items()}
-            log.write(f"r{self.asked}", at.timestamp(), model, [sent], model.answer([sent]))
-            known.append((f"r{self.asked}", first.answer([sent]).predictions[0] + (truth or 0.0)))
+            log.write(f"r{self.asked}", at.timestamp(), model, [sent], model.predict_rows([sent]))
+            known.append((f"r{self.asked}", first.predict_rows([sent]).predictions[0] + (truth or 0.0)))
             self.asked += 1
         log.close()
         if truth is not None:
@@ -60,7 +60,7 @@ class MonitoredStore:
             pd.DataFrame(known, columns=["request_id", "value"]).to_csv(file, index=False)
             contract = Contract.model_validate_json((self.shelf.release(1) / "contract.json").read_bytes())
             predictions = self.settings.store / "predictions" / MODEL
-            fields = read_policy(self.shelf.release(1), contract, HashKeys(predictions / HASH_KEYS)).fields
+            fields = read_privacy_filter(self.shelf.release(1), contract, HashKeys(predictions / HASH_KEYS)).fields
             place = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
             labels.add_labels(place, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
 

@@ -16,10 +16,10 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.unit.serving.conftest import ROW, Release, make_release, visible
 from towline.errors import ConfigError, DataError
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.prediction_log import labels, parquet_store
 from towline.prediction_log.labels import AddedLabels, LabelFile, Log
-from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 
 AT = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
@@ -36,7 +36,9 @@ class Desk:
         self.release: Release = make_release(folder / "release", PRIVACY, classes)
         self.log = Log(folder / "predictions", folder / "labels", ())
         keys = HashKeys(folder / "predictions" / "hash-keys")
-        self.log = self.log._replace(fields=read_policy(self.release.directory, self.release.contract, keys).fields)
+        self.log = self.log._replace(
+            fields=read_privacy_filter(self.release.directory, self.release.contract, keys).fields
+        )
 
     def predict(self, *ids: str, rows: int = 1, at: dt.datetime = AT, **row: Any) -> None:
         log = PredictionLog(self.log.predictions, "w0", convert=False)
@@ -44,7 +46,7 @@ class Desk:
         for number, request in enumerate(ids):
             log.write(
                 request, at.timestamp() + number, self.release, [{**ROW, "order": f"A-{request}", **row}] * rows,
-                Answer([answer] * rows, None),
+                RowPredictions([answer] * rows, None),
             )  # fmt: skip
         log.close()
         assert log.written == len(ids) * rows
@@ -62,7 +64,7 @@ class Desk:
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)
-        assert len(table) == len(parquet_store.read(self.log.predictions))
+        assert len(table) == len(parquet_store.read_predictions(self.log.predictions))
         names = (
             f"{i}.{r}" if r else i for i, r in zip(*(table[n].to_pylist() for n in ("request_id", "row")), strict=True)
         )
@@ -225,7 +227,7 @@ def test_labels_are_erased_with_their_predictions(desk: Desk) -> None:
     desk.add("request_id,y\naaaa1,yes\nbbbb2,no\n")
     desk.add("order,y\nB-470012,yes\nB-8,no\n", by="order")
     desk.add("customer,y\n470011,yes\n8,no\n", by="customer")
-    table = parquet_store.read(desk.log.predictions)
+    table = parquet_store.read_predictions(desk.log.predictions)
     found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
     content = visible(desk.log.labels)

@@ -16,8 +16,8 @@ from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec, parity
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.parity import certify
-from towline.inference.compiled.plan import Bits, Linear, Plan, Walk
-from towline.inference.scorer import Compiled
+from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, TraversedForest
+from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 
@@ -67,20 +67,20 @@ def fitted(
 
 
 CASES = [
-    ("value", "linear", None, {}, Linear),
-    ("value", "boosting", None, {"max_iter": 40}, Bits),
-    ("value", "boosting", None, {"max_iter": 15, "max_leaf_nodes": 200, "min_samples_leaf": 2}, Walk),
-    ("value", "forest", None, {"n_estimators": 20}, Walk),
-    ("value", "sklearn.ensemble.ExtraTreesRegressor", None, {"n_estimators": 10}, Walk),
-    ("value", "sklearn.linear_model.Lasso", None, {"alpha": 0.01}, Linear),
-    ("sold", "linear", 0.37, {}, Linear),
-    ("sold", "linear", None, {}, Linear),
-    ("sold", "boosting", 0.61, {"max_iter": 40}, Bits),
-    ("sold", "boosting", None, {"max_iter": 10, "early_stopping": False}, Bits),
-    ("sold", "forest", 0.5, {"n_estimators": 20}, Walk),
-    ("grade", "linear", None, {}, Linear),
-    ("grade", "boosting", None, {"max_iter": 12}, Bits),
-    ("grade", "forest", None, {"n_estimators": 20}, Walk),
+    ("value", "linear", None, {}, LinearSum),
+    ("value", "boosting", None, {"max_iter": 40}, BitmaskForest),
+    ("value", "boosting", None, {"max_iter": 15, "max_leaf_nodes": 200, "min_samples_leaf": 2}, TraversedForest),
+    ("value", "forest", None, {"n_estimators": 20}, TraversedForest),
+    ("value", "sklearn.ensemble.ExtraTreesRegressor", None, {"n_estimators": 10}, TraversedForest),
+    ("value", "sklearn.linear_model.Lasso", None, {"alpha": 0.01}, LinearSum),
+    ("sold", "linear", 0.37, {}, LinearSum),
+    ("sold", "linear", None, {}, LinearSum),
+    ("sold", "boosting", 0.61, {"max_iter": 40}, BitmaskForest),
+    ("sold", "boosting", None, {"max_iter": 10, "early_stopping": False}, BitmaskForest),
+    ("sold", "forest", 0.5, {"n_estimators": 20}, TraversedForest),
+    ("grade", "linear", None, {}, LinearSum),
+    ("grade", "boosting", None, {"max_iter": 12}, BitmaskForest),
+    ("grade", "forest", None, {"n_estimators": 20}, TraversedForest),
 ]
 
 
@@ -98,10 +98,10 @@ def test_it_agrees_with_scikit_learn(
     assert found.compiled, found.reason
     assert file
     assert found.rows == {"train": ROWS, "generated": 5000}
-    assert found.scorer == head.__name__.lower()
+    assert found.scorer == codec.KINDS[head]
     assert found.wrong_labels == 0
     assert found.largest_difference <= 1e-12
-    if head is not Linear and target == "value":
+    if head is not LinearSum and target == "value":
         assert found.identical == 1.0
 
 
@@ -113,19 +113,19 @@ def test_one_row_is_answered_as_many_are(
     model, contract, features = fitted(target, estimator, threshold, **params)
     written = io.BytesIO()
     plan = compile_plan(model, contract)
-    assert isinstance(plan.head, head)
-    codec.write(plan, written)
+    assert isinstance(plan.scorer, head)
+    codec.write_plan(plan, written)
     (tmp_path / "plan.npz").write_bytes(written.getvalue())
-    read = codec.read(tmp_path / "plan.npz")
+    read = codec.read_plan(tmp_path / "plan.npz")
     again = io.BytesIO()
-    codec.write(read, again)
+    codec.write_plan(read, again)
     assert again.getvalue() == written.getvalue()
     reader = RowReader(contract)
     rows = reader.read(odd_table().head(60).astype(object).to_dict("records"))
-    scorer = Compiled(read, contract, reader)
-    together = scorer.rows(rows)
-    single = [scorer.rows([row]) for row in rows]
-    frame = scorer.frame(features.head(60))
+    scorer = CompiledScorer(read, contract, reader)
+    together = scorer.predict_rows(rows)
+    single = [scorer.predict_rows([row]) for row in rows]
+    frame = scorer.predict_frame(features.head(60))
     assert together.predictions == [one.predictions[0] for one in single] == frame.labels.tolist()
     if together.probabilities is not None:
         assert frame.probabilities is not None
@@ -167,10 +167,10 @@ def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatc
 
     def spoilt(*given: Any) -> Plan:
         plan = compile_plan(*given)
-        assert isinstance(plan.head, Bits)
-        leaves = plan.head.leaves.copy()
+        assert isinstance(plan.scorer, BitmaskForest)
+        leaves = plan.scorer.leaves.copy()
         leaves[3, 0] += 1e-6
-        return Plan(Bits(plan.head.start, plan.head.masks, leaves), plan.output)
+        return Plan(BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves), plan.output)
 
     monkeypatch.setattr(parity, "compile_plan", spoilt)
     found, file = certify(model, contract, {"train": features}, 1)
@@ -183,12 +183,12 @@ def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatc
 def test_a_number_scikit_learn_refuses_is_refused() -> None:
     """A forest rounds to float32: what does not fit there is an error in both."""
     model, contract, features = fitted("value", "forest", n_estimators=5)
-    scorer = Compiled(compile_plan(model, contract), contract, RowReader(contract))
+    scorer = CompiledScorer(compile_plan(model, contract), contract, RowReader(contract))
     features.loc[3, "huge"] = 1e60
     with pytest.raises(ValueError, match="float32"):
         predict(model, features, contract)
     with pytest.raises(DataError, match="too large"):
-        scorer.frame(features)
+        scorer.predict_frame(features)
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
@@ -196,5 +196,5 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"PK\x03\x04nonsense"):
         (tmp_path / "plan.npz").write_bytes(content)
         with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as told:
-            codec.read(tmp_path / "plan.npz")
+            codec.read_plan(tmp_path / "plan.npz")
         assert "plan.npz" in told.value.where

@@ -14,7 +14,7 @@ import pytest
 from towline.config import build_config
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
-from towline.inference.batch import score
+from towline.inference.batch import score_file
 from towline.training.evaluation.predictions import Predictions
 
 HEADER = "zip,country,flag,price,model\n"
@@ -27,11 +27,13 @@ def model() -> Any:
     table = pd.DataFrame({"zip": ["00501", "501"] * 10, "model": ["T", "-5"] * 10, "y": ["no", "yes"] * 10})
     contract = infer_contract(table, build_config({"name": "m", "data": {"source": "x", "target": "y"}}, "t"))
 
-    def predictions(features: pd.DataFrame) -> Predictions:
+    def predict_frame(features: pd.DataFrame) -> Predictions:
         yes = (features["zip"] == "00501").to_numpy(float)
         return Predictions(np.where(yes > 0, "yes", "no").astype(object), np.column_stack([1 - yes, yes]))
 
-    return SimpleNamespace(name="m", version=3, contract=contract, features=contract.features, predictions=predictions)
+    return SimpleNamespace(
+        name="m", version=3, contract=contract, to_features=contract.features, predict_frame=predict_frame
+    )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
@@ -40,7 +42,7 @@ def test_columns_of_the_file_pass_untouched(tmp_path: Path, model: Any, suffix: 
     source, output = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
     opened = gzip.compress if suffix == "csv.gz" else bytes
     source.write_bytes(opened((HEADER + LINES).encode()))
-    done = score(model, source, output, prefix="p_")
+    done = score_file(model, source, output, prefix="p_")
     content = output.read_bytes()
     text = (gzip.decompress(content) if suffix == "csv.gz" else content).decode()
     assert text == (
@@ -61,9 +63,9 @@ def test_types_of_parquet_pass_untouched(tmp_path: Path, model: Any) -> None:
         }
     )  # fmt: skip
     pq.write_table(table, tmp_path / "in.parquet")
-    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet", prefix="p_")
+    score_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet", prefix="p_")
     assert pq.read_table(tmp_path / "out.parquet").select(table.column_names).equals(table)
-    score(model, tmp_path / "in.parquet", tmp_path / "out.csv", prefix="p_")
+    score_file(model, tmp_path / "in.parquet", tmp_path / "out.csv", prefix="p_")
     lines = [line.split(",")[:5] for line in (tmp_path / "out.csv").read_text().splitlines()]
     assert lines[1:] == [["00501", "T", str(2**60 + 1), "True", "1"], ["501", "", "", "", ""]]
 
@@ -74,7 +76,7 @@ def test_names_are_checked_before_anything_is_scored(tmp_path: Path, model: Any)
     source.write_text(HEADER + LINES)
     model.predictions = lambda features: pytest.fail("rows were scored")
     with pytest.raises(DataError, match="column 'model'") as refused:
-        score(model, source, tmp_path / "out.csv")
+        score_file(model, source, tmp_path / "out.csv")
     assert "--prefix" in refused.value.remedy
     assert not (tmp_path / "out.csv").exists()
 
@@ -87,7 +89,7 @@ def test_the_input_is_never_replaced(tmp_path: Path, model: Any, way: str) -> No
     (tmp_path / "link.csv").symlink_to(source)
     output = {"same": source, "link": tmp_path / "link.csv", "dots": tmp_path / ".." / tmp_path.name / "in.csv"}[way]
     with pytest.raises(ConfigError, match="would replace the input"):
-        score(model, source, output, prefix="p_")
+        score_file(model, source, output, prefix="p_")
     assert source.read_text() == HEADER + LINES
 
 
@@ -95,8 +97,8 @@ def test_formulas_are_quoted_on_demand(tmp_path: Path, model: Any) -> None:
     """A spreadsheet runs no cell of the file; numbers stay numbers. By default the file's text is not changed."""
     source = tmp_path / "in.csv"
     source.write_text("zip,model,=cmd\n=1+1,@x,+z\n-5,-5,+5.5\n")
-    score(model, source, tmp_path / "plain.csv", prefix="p_")
+    score_file(model, source, tmp_path / "plain.csv", prefix="p_")
     assert (tmp_path / "plain.csv").read_text().startswith("zip,model,=cmd,")
-    score(model, source, tmp_path / "safe.csv", prefix="p_", safe_csv=True)
+    score_file(model, source, tmp_path / "safe.csv", prefix="p_", safe_csv=True)
     lines = [line.split(",")[:3] for line in (tmp_path / "safe.csv").read_text().splitlines()]
     assert lines == [["zip", "model", "'=cmd"], ["'=1+1", "'@x", "'+z"], ["-5", "-5", "+5.5"]]

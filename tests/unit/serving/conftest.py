@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from towline.data.schema.contract import Column, Contract
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.prediction_log.writer import PredictionLog
 
 PRIVACY = {
@@ -62,8 +62,8 @@ def make_release(folder: Path, privacy: dict[str, Any], classes: tuple[Any, ...]
     return Release(folder, contract, version=version)
 
 
-def answer(count: int = 1, first: int = 0) -> Answer:
-    return Answer([float(first + n) for n in range(count)], None)
+def answer(count: int = 1, first: int = 0) -> RowPredictions:
+    return RowPredictions([float(first + n) for n in range(count)], None)
 
 
 def wait(until: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -13,9 +13,9 @@ import httpx
 
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.manifest import Manifest
-from towline.serving.app import Service, create
+from towline.serving.app import ServingApp, create_app
 
 COLUMNS = (
     ("size", "numeric", {"min": 0.0, "max": 100.0}),
@@ -64,19 +64,19 @@ class Fake:
         row = {name: ROW.get(name, 1.5) for name in self.reader.fields}
         (self.directory / "probe.json").write_text(json.dumps({"rows": [row]}))
 
-    def answer(self, rows: Sequence[dict[str, Any]]) -> Answer:
-        return self.score(self.reader.read(rows))
+    def predict_rows(self, rows: Sequence[dict[str, Any]]) -> RowPredictions:
+        return self.predict_canonical(self.reader.read(rows))
 
-    def score(self, canonical: Sequence[Sequence[Any]]) -> Answer:
+    def predict_canonical(self, canonical: Sequence[Sequence[Any]]) -> RowPredictions:
         self.calls.append(len(canonical))
         values = [(0.0 if row[0] != row[0] else row[0] * 2) + self.offset for row in canonical]
         classes = self.contract.classes
         if not classes:
-            return Answer(values, None)
+            return RowPredictions(values, None)
         sure = [
             [0.0] * (len(classes) - 1) + [1.0] if value > 50 else [1.0] + [0.0] * (len(classes) - 1) for value in values
         ]
-        return Answer([classes[share.index(1.0)] for share in sure], sure)
+        return RowPredictions([classes[share.index(1.0)] for share in sure], sure)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class FakeLog:
 class Client:
     """httpx, in an event loop of its own that goes on only during requests."""
 
-    def __init__(self, app: Service, base_url: str) -> None:
+    def __init__(self, app: ServingApp, base_url: str) -> None:
         self._runner = asyncio.Runner()
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 
@@ -144,7 +144,7 @@ class Running:
     client: Client
     live: SimpleNamespace
     log: FakeLog
-    app: Service
+    app: ServingApp
 
 
 def options(**given: Any) -> Any:
@@ -164,10 +164,10 @@ def options(**given: Any) -> Any:
 
 def application(
     model: Fake | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
-) -> tuple[Service, SimpleNamespace, FakeLog]:
-    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", refused=0)
+) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
+    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", rejections=0)
     log = FakeLog()
-    app = create(options(**given), live, FakeKeys(keys or {}), log)
+    app = create_app(options(**given), live, FakeKeys(keys or {}), log)
     return app, live, log
 
 
@@ -187,7 +187,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 async def call(
-    app: Service,
+    app: ServingApp,
     body: Sequence[bytes | None] = (b"",),
     path: str = "/predict",
     method: str = "POST",

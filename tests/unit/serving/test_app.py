@@ -29,10 +29,10 @@ from tests.unit.serving.service import (
 )  # fmt: skip
 from tests.unit.serving.test_strict_json import HOSTILE
 from towline.errors import DataError, ReleaseError, TransientError
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.serving import endpoint
-from towline.serving.app import create
-from towline.serving.problems import KINDS
+from towline.serving.app import create_app
+from towline.serving.problems import PROBLEM_TYPES
 
 KEYS = {"pkey": frozenset({"predict"}), "akey": frozenset({"predict", "admin"})}
 BODY = b'{"rows":[{"size":20.5,"kind":"house","sunny":true,"at":null}]}'
@@ -336,8 +336,12 @@ def test_any_host_with_keys(locked: Running) -> None:
 
 def test_any_host_where_others_may_ask(model: Fake) -> None:
     """A service for other machines has names that it does not know."""
-    app = create(
-        options(), SimpleNamespace(model=model, ready=True, refused=0, reason=""), FakeKeys(), FakeLog(), loopback=False
+    app = create_app(
+        options(),
+        SimpleNamespace(model=model, ready=True, rejections=0, reason=""),
+        FakeKeys(),
+        FakeLog(),
+        loopback=False,
     )
     assert asyncio.run(call(app, [BODY], host="model.internal"))[0] == 200
 
@@ -559,7 +563,9 @@ def test_a_prediction_that_is_not_finite(service: Running, model: Fake) -> None:
 def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a classification."""
     model = Fake(make_contract(CLASSES), tmp_path)
-    monkeypatch.setattr(Fake, "score", lambda *_: Answer(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]]))
+    monkeypatch.setattr(
+        Fake, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]])
+    )
     with running(model) as service:
         answer = service.client.post("/predict", {"rows": [ROW, ROW]})
     assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)
@@ -586,7 +592,7 @@ def test_a_model_that_fails(
     def fail(_: Any) -> Any:
         raise error
 
-    model.compiled, model.score = compiled, fail  # type: ignore[method-assign]
+    model.compiled, model.predict_canonical = compiled, fail  # type: ignore[method-assign]
     with caplog.at_level(logging.ERROR):
         answer = service.client.send(BODY, x_request_id="find-me")
     assert answer.status_code == status
@@ -664,8 +670,8 @@ def test_rates_are_held_for_each_key(model: Fake) -> None:
 
 def test_bad_keys_are_limited(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one address, whatever they show; valid keys from there are answered, and other addresses."""
-    monkeypatch.setattr(endpoint, "BAD_KEYS", 5.0)
-    monkeypatch.setattr(endpoint, "LATE", 0.001)
+    monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 5.0)
+    monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 0.001)
     with running(model, KEYS) as service:
         codes = [service.client.send(BODY, x_api_key=f"bad{number}").status_code for number in range(50)]
         assert codes[:5] == [401] * 5
@@ -681,9 +687,9 @@ def test_bad_keys_are_limited(model: Fake, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_who_asks_too_often_waits(model: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals without a valid key are answered late, others in the meantime, and only so many wait at once."""
-    monkeypatch.setattr(endpoint, "BAD_KEYS", 1.0)
-    monkeypatch.setattr(endpoint, "LATE", 3600.0)
-    monkeypatch.setattr(endpoint, "LATE_AT_ONCE", 2)
+    monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 1.0)
+    monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 3600.0)
+    monkeypatch.setattr(endpoint, "MAX_DELAYED", 2)
 
     async def ask() -> list[int]:
         app, _, _ = application(model, KEYS)
@@ -736,10 +742,10 @@ def test_the_page_is_where_a_browser_begins(service: Running) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "docs")
 
 
-@pytest.mark.parametrize("code", KINDS)
+@pytest.mark.parametrize("code", PROBLEM_TYPES)
 def test_codes_have_a_status_and_a_title(code: str) -> None:
     """The one table from code to status holds HTTP errors only, each with words."""
-    kind = KINDS[code]
+    kind = PROBLEM_TYPES[code]
     assert 400 <= kind.status < 600
     assert kind.title
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
-from towline.inference.scorer import Answer
-from towline.serving.batching import Batcher, Turn
+from towline.inference.scorer import RowPredictions
+from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.problems import Problem
 
 
@@ -21,11 +21,11 @@ class Slow(Fake):
         super().__post_init__()
         self.go = threading.Event()
 
-    def score(self, canonical: Any) -> Answer:
+    def predict_canonical(self, canonical: Any) -> RowPredictions:
         self.go.wait(10)
         if any(row[0] == 13 for row in canonical):
             raise ValueError("an unlucky number")
-        return super().score(canonical)
+        return super().predict_canonical(canonical)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-async def queued(requests: Iterable[Coroutine[Any, Any, Answer]]) -> list["asyncio.Task[Answer]"]:
+async def queued(requests: Iterable[Coroutine[Any, Any, RowPredictions]]) -> list["asyncio.Task[RowPredictions]"]:
     """Sends the first, and the others once it is with the model."""
     tasks = []
     for request in requests:
@@ -53,8 +53,8 @@ async def queued(requests: Iterable[Coroutine[Any, Any, Answer]]) -> list["async
 def test_what_comes_while_it_is_busy_is_joined(slow: Slow) -> None:
     """One call for the first, one for all that came meanwhile; each gets its own rows' answers."""
 
-    async def ask() -> list[Answer]:
-        batcher = Batcher()
+    async def ask() -> list[RowPredictions]:
+        batcher = ThreadBatcher()
         tasks = await queued(batcher.score(slow, rows(n, n + 30)) for n in range(10))
         assert batcher.depth == 18
         slow.go.set()
@@ -62,7 +62,7 @@ def test_what_comes_while_it_is_busy_is_joined(slow: Slow) -> None:
 
     answers = run(ask())
     assert slow.calls == [2, 18]
-    alone = [slow.score(rows(n, n + 30)) for n in range(10)]
+    alone = [slow.predict_canonical(rows(n, n + 30)) for n in range(10)]
     assert answers == alone
 
 
@@ -70,7 +70,7 @@ def test_a_call_holds_no_more_rows_than_allowed(slow: Slow) -> None:
     """Joined up to a limit; one large request goes alone, and none is overtaken."""
 
     async def ask() -> None:
-        batcher = Batcher(joined=10)
+        batcher = ThreadBatcher(max_batch=10)
         tasks = await queued(batcher.score(slow, rows(*range(n))) for n in (1, 4, 5, 6, 12, 1))
         slow.go.set()
         await asyncio.gather(*tasks)
@@ -85,8 +85,8 @@ def test_two_models_are_never_mixed(slow: Slow, tmp_path: Path) -> None:
     folder.mkdir()
     newer = Slow(make_contract(CLASSES), folder, compiled=False, version=4, offset=1000)
 
-    async def ask() -> list[Answer]:
-        batcher = Batcher()
+    async def ask() -> list[RowPredictions]:
+        batcher = ThreadBatcher()
         models = [slow, slow, newer, newer, slow]
         tasks = await queued(batcher.score(model, rows(1)) for model in models)
         slow.go.set()
@@ -102,24 +102,24 @@ def test_one_that_cannot_be_answered_spoils_no_other(slow: Slow) -> None:
     """The rows that fail are found by asking for each request alone."""
 
     async def ask() -> list[Any]:
-        batcher = Batcher()
+        batcher = ThreadBatcher()
         tasks = await queued(batcher.score(slow, rows(n)) for n in (1, 2, 13, 4))
         slow.go.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     answers = run(ask())
-    assert [type(answer) for answer in answers] == [Answer, Answer, ValueError, Answer]
+    assert [type(answer) for answer in answers] == [RowPredictions, RowPredictions, ValueError, RowPredictions]
 
 
 def test_a_full_queue_refuses(slow: Slow) -> None:
     """503 and when to come again, and only what is too much; a request of more rows than fit is taken alone."""
 
     async def ask() -> None:
-        batcher = Batcher(queued=5)
+        batcher = ThreadBatcher(max_queued=5)
         first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
         with pytest.raises(Problem) as caught:
             await batcher.score(slow, rows(1, 2, 3))
-        assert (caught.value.code, caught.value.kind.status) == ("busy", 503)
+        assert (caught.value.code, caught.value.type.status) == ("busy", 503)
         assert (b"retry-after", b"1") in caught.value.headers
         fits = asyncio.ensure_future(batcher.score(slow, rows(1, 2)))
         await asyncio.sleep(0)
@@ -152,8 +152,8 @@ def test_many_requests_at_once(slow: Slow) -> None:
 def test_an_answer_nobody_waits_for(slow: Slow) -> None:
     """A request that is given up does not stop those behind it."""
 
-    async def ask() -> Answer:
-        batcher = Batcher()
+    async def ask() -> RowPredictions:
+        batcher = ThreadBatcher()
         given_up, behind = await queued(batcher.score(slow, rows(n)) for n in (1, 2))
         given_up.cancel()
         slow.go.set()
@@ -169,7 +169,7 @@ def test_requests_of_one_turn(tmp_path: Path) -> None:
     new.go.set()
 
     async def ask() -> list[Any]:
-        turn = Turn()
+        turn = MicroBatcher()
         asked = [turn.score(old, rows(n)) for n in (1, 2)]
         asked += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
         nobody = turn.score(new, rows(5))
@@ -178,8 +178,8 @@ def test_requests_of_one_turn(tmp_path: Path) -> None:
 
     *answered, unlucky = run(ask())
     assert [answer.predictions for answer in answered] == [
-        old.score(rows(1)).predictions, old.score(rows(2)).predictions,
-        new.score(rows(3, 33)).predictions, new.score(rows(12, 42)).predictions,
+        old.predict_canonical(rows(1)).predictions, old.predict_canonical(rows(2)).predictions,
+        new.predict_canonical(rows(3, 33)).predictions, new.predict_canonical(rows(12, 42)).predictions,
     ]  # fmt: skip
     assert isinstance(unlucky, ValueError)
     assert old.calls[0] == 2

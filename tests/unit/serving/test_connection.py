@@ -9,7 +9,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from towline.serving.process import connection
-from towline.serving.process.connection import Connection
+from towline.serving.process.connection import HttpConnection
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -60,10 +60,10 @@ async def echo(_: Any, receive: Any, send: Any) -> None:
     await answer(send, body)
 
 
-def connect(app: App) -> tuple[Connection, Transport]:
+def connect(app: App) -> tuple[HttpConnection, Transport]:
     config = Config(app, ws="none", interface="asgi3", log_config=None, access_log=False, proxy_headers=False)  # type: ignore[arg-type]
     config.load()
-    made, transport = Connection(config, ServerState(), {}), Transport()
+    made, transport = HttpConnection(config, ServerState(), {}), Transport()
     made.connection_made(transport)
     return made, transport
 
@@ -81,7 +81,7 @@ async def turns_until(holds: Callable[[], bool]) -> int:
 @pytest.fixture(autouse=True)
 def slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine so slow that a turn is over after one slice."""
-    for name in ("SHARE", "TURN", "REST"):
+    for name in ("CONNECTION_TURN_S", "PARSE_TURN_S", "PARSE_PAUSE_S"):
         monkeypatch.setattr(connection, name, 0.0)
 
 
@@ -131,7 +131,7 @@ def test_requests_that_come_together_are_not_all_parsed_at_once() -> None:
         made.data_received(GET * 5_000)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert len(made.pipeline) <= connection.SLICE / len(GET)
+        assert len(made.pipeline) <= connection.PARSE_SLICE / len(GET)
         may_answer.set()
         await turns_until(lambda: transport.written.count(b"HTTP/1.1 200") == 5_000)
         assert transport.written.index(b"<4999>") < transport.written.index(b"<5000>")
@@ -167,13 +167,13 @@ def test_a_request_that_does_not_come_whole(sent: bytes) -> None:
         made.data_received(sent)
         await asyncio.sleep(0)
         now = made.loop.time()
-        made.end_if_stale(now + connection.PATIENCE - 1)
+        made.end_if_stale(now + connection.REQUEST_TIMEOUT_S - 1)
         assert not transport.written
-        made.end_if_stale(now + connection.PATIENCE + 1)
+        made.end_if_stale(now + connection.REQUEST_TIMEOUT_S + 1)
         await asyncio.sleep(0)
         assert transport.written.startswith(b"HTTP/1.1 408 ")
         assert b"application/problem+json" in transport.written
-        made.end_if_stale(now + connection.PATIENCE + 1)
+        made.end_if_stale(now + connection.REQUEST_TIMEOUT_S + 1)
         assert transport.written.count(b"HTTP/1.1") == 1
 
     asyncio.run(send())

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Done
 from towline.errors import ConfigError
 from towline.serving import auth
-from towline.serving.auth import Keys, create, revoke
+from towline.serving.auth import ApiKeys, create_key, revoke_key
 
 
 class Clock:
@@ -41,9 +41,9 @@ def file(store: Path) -> Path:
 
 def test_a_key_opens_what_its_scope_allows(tmp_path: Path) -> None:
     """predict is predict alone, admin is both, and any other text is nobody."""
-    caller, _ = create(tmp_path, "shop")
-    operator, _ = create(tmp_path, "operator", ["admin"])
-    known = Keys(tmp_path)
+    caller, _ = create_key(tmp_path, "shop")
+    operator, _ = create_key(tmp_path, "operator", ["admin"])
+    known = ApiKeys(tmp_path)
     assert known.scopes(caller) == {"predict"}
     assert known.scopes(operator) == {"predict", "admin"}
     for wrong in ("", "tl_", "tl__", caller[:-1], caller + "x", caller.upper(), caller.replace("_", "-"), "\udc80é"):
@@ -53,14 +53,14 @@ def test_a_key_opens_what_its_scope_allows(tmp_path: Path) -> None:
 
 def test_the_right_secret_under_another_id_is_refused(tmp_path: Path) -> None:
     """The two halves of a key belong together."""
-    first, _ = create(tmp_path, "a")
-    _, second = create(tmp_path, "b")
-    assert Keys(tmp_path).scopes(f"tl_{second.id}_{first.split('_', 2)[2]}") is None
+    first, _ = create_key(tmp_path, "a")
+    _, second = create_key(tmp_path, "b")
+    assert ApiKeys(tmp_path).scopes(f"tl_{second.id}_{first.split('_', 2)[2]}") is None
 
 
 def test_a_key_holds_256_bits_and_is_kept_nowhere(tmp_path: Path) -> None:
     """What is stored is a digest, in a file its owner alone can read."""
-    text, key = create(tmp_path, "shop")
+    text, key = create_key(tmp_path, "shop")
     secret = text.split("_", 2)[2]
     assert len(secret) >= 43  # 6 bits a character
     for path in file(tmp_path).parent.iterdir():
@@ -71,8 +71,8 @@ def test_a_key_holds_256_bits_and_is_kept_nowhere(tmp_path: Path) -> None:
 
 def test_the_public_part_is_told_only_of_keys_that_exist(tmp_path: Path) -> None:
     """A caller cannot write a text of his own into the log."""
-    text, key = create(tmp_path, "shop")
-    known = Keys(tmp_path)
+    text, key = create_key(tmp_path, "shop")
+    known = ApiKeys(tmp_path)
     assert known.identity(text) == key.id
     assert known.identity(f"tl_{'f' * 8}_x") == "unknown"
     assert known.identity("tl_\nERROR_x") == "unknown"
@@ -80,11 +80,11 @@ def test_the_public_part_is_told_only_of_keys_that_exist(tmp_path: Path) -> None
 
 def test_a_revoked_key_is_refused_within_two_seconds(tmp_path: Path, clock: Clock) -> None:
     """A running service reads the file again, as it does for a new key; one that was there keeps working."""
-    text, key = create(tmp_path, "shop")
-    known = Keys(tmp_path)
+    text, key = create_key(tmp_path, "shop")
+    known = ApiKeys(tmp_path)
     assert known.scopes(text)
-    revoke(tmp_path, key.id)
-    other, _ = create(tmp_path, "other")
+    revoke_key(tmp_path, key.id)
+    other, _ = create_key(tmp_path, "other")
     clock.passed += 1.9
     assert known.scopes(text) is None
     assert known.scopes(other) == {"predict"}
@@ -95,8 +95,8 @@ def test_the_file_is_looked_at_twice_a_second_at_most(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests do not pay for the file system."""
-    text, _ = create(tmp_path, "shop")
-    known = Keys(tmp_path)
+    text, _ = create_key(tmp_path, "shop")
+    known = ApiKeys(tmp_path)
     looks: list[int] = []
     look = known._stamp
     monkeypatch.setattr(known, "_stamp", lambda: looks.append(1) or look())
@@ -108,8 +108,8 @@ def test_the_file_is_looked_at_twice_a_second_at_most(
 
 def test_a_key_expires(tmp_path: Path, clock: Clock) -> None:
     """At its time, without anything being written."""
-    text, key = create(tmp_path, "shop", lifetime=dt.timedelta(hours=1))
-    known = Keys(tmp_path)
+    text, key = create_key(tmp_path, "shop", lifetime=dt.timedelta(hours=1))
+    known = ApiKeys(tmp_path)
     clock.passed = 3590
     assert known.scopes(text) == {"predict"}
     clock.passed = 3601
@@ -119,12 +119,12 @@ def test_a_key_expires(tmp_path: Path, clock: Clock) -> None:
 
 def test_without_keys_none_is_required_until_one_is_made(tmp_path: Path, clock: Clock) -> None:
     """From then on one is, even when all are revoked: a service never opens by a revocation."""
-    known = Keys(tmp_path)
+    known = ApiKeys(tmp_path)
     assert not known.required
-    _, key = create(tmp_path, "shop")
+    _, key = create_key(tmp_path, "shop")
     clock.passed += 1
     assert known.required
-    revoke(tmp_path, key.id)
+    revoke_key(tmp_path, key.id)
     clock.passed += 1
     assert known.required
 
@@ -134,16 +134,16 @@ def test_an_emptied_file_lets_nobody_in(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     """Neither while the service runs nor when it starts again; the log says so and what to do, and that helps."""
-    text, _ = create(tmp_path, "shop")
-    known = Keys(tmp_path)
+    text, _ = create_key(tmp_path, "shop")
+    known = ApiKeys(tmp_path)
     file(tmp_path).write_text(content)
     clock.passed += 1
     with caplog.at_level(logging.ERROR, "towline.serving"):
         assert known.required
         assert known.scopes(text) is None
     assert "towline keys create" in caplog.text
-    assert Keys(tmp_path).required
-    other, _ = create(tmp_path, "other")
+    assert ApiKeys(tmp_path).required
+    other, _ = create_key(tmp_path, "other")
     clock.passed += 1
     assert known.scopes(other) == {"predict"}
     assert known.required
@@ -151,7 +151,7 @@ def test_an_emptied_file_lets_nobody_in(
 
 def test_a_file_of_no_keys_does_not_open_what_was_open(tmp_path: Path, clock: Clock) -> None:
     """A service that never had keys takes an empty file for what it is: somebody wants keys."""
-    known = Keys(tmp_path)
+    known = ApiKeys(tmp_path)
     assert not known.required
     file(tmp_path).parent.mkdir(parents=True)
     file(tmp_path).write_text('{"format": 1, "keys": []}')
@@ -164,8 +164,8 @@ def test_damaged_keys_leave_the_last_good_ones_in_force(
     tmp_path: Path, clock: Clock, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether the file is cut, of another form or gone; the log says so once, and a mended file counts again."""
-    text, _ = create(tmp_path, "shop")
-    known = Keys(tmp_path)
+    text, _ = create_key(tmp_path, "shop")
+    known = ApiKeys(tmp_path)
     good = file(tmp_path).read_bytes()
     file(tmp_path).unlink() if content is None else file(tmp_path).write_text(content)
     with caplog.at_level(logging.INFO, "towline.serving"):
@@ -176,16 +176,16 @@ def test_damaged_keys_leave_the_last_good_ones_in_force(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "stay in force" in caplog.text
     file(tmp_path).write_bytes(good)
-    other, _ = create(tmp_path, "other")
+    other, _ = create_key(tmp_path, "other")
     clock.passed += 1
     assert known.scopes(other) == {"predict"}
 
 
 def test_a_service_does_not_start_with_damaged_keys(tmp_path: Path) -> None:
     """It would otherwise have none, and be open; nor is a new key written over them."""
-    create(tmp_path, "shop")
+    create_key(tmp_path, "shop")
     file(tmp_path).write_text("{")
-    for use in (lambda: Keys(tmp_path), lambda: create(tmp_path, "other"), lambda: revoke(tmp_path, "0")):
+    for use in (lambda: ApiKeys(tmp_path), lambda: create_key(tmp_path, "other"), lambda: revoke_key(tmp_path, "0")):
         with pytest.raises(ConfigError, match="damaged") as caught:
             use()
         assert caught.value.where == str(file(tmp_path))
@@ -195,8 +195,8 @@ def test_a_service_does_not_start_with_damaged_keys(tmp_path: Path) -> None:
 def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
     """Two administrators do not overwrite each other's."""
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda number: create(tmp_path, f"caller {number}"), range(16)))
-    known = Keys(tmp_path)
+        made = list(pool.map(lambda number: create_key(tmp_path, f"caller {number}"), range(16)))
+    known = ApiKeys(tmp_path)
     assert all(known.scopes(text) for text, _ in made)
     assert len({key.id for _, key in made}) == 16
 
@@ -206,7 +206,7 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Do
     made = command("keys", "create", "shop", "--scope", "predict", "--expires", "90d")
     assert made.code == 0
     text = made.out.strip()
-    assert Keys(store).scopes(text) == {"predict"}
+    assert ApiKeys(store).scopes(text) == {"predict"}
     assert text not in made.err
     rows = command("keys", "list", "--json").json
     assert [(row["name"], row["scopes"], row["state"]) for row in rows] == [("shop", ["predict"], "valid")]
@@ -219,7 +219,7 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Do
     assert command("keys", "revoke", rows[0]["id"]).code == 0
     assert command("keys", "revoke", rows[0]["id"], "--json").json["state"] == "revoked"
     assert command("keys", "list", "--json").json[0]["state"] == "revoked"
-    assert Keys(store).scopes(text) is None
+    assert ApiKeys(store).scopes(text) is None
 
 
 @pytest.mark.parametrize(

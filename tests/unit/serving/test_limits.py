@@ -4,7 +4,7 @@ import pytest
 
 from towline.serving import rate_limit
 from towline.serving.problems import Problem
-from towline.serving.rate_limit import Rate
+from towline.serving.rate_limit import RateLimiter
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def passes(rate: Rate, caller: str, asked: int) -> int:
+def passes(rate: RateLimiter, caller: str, asked: int) -> int:
     count = 0
     for _ in range(asked):
         try:
@@ -30,7 +30,7 @@ def passes(rate: Rate, caller: str, asked: int) -> int:
 def test_a_steady_rate(rate: float) -> None:
     """A burst of one second at most, then as many as the rate says, however many are asked for."""
     clock = Clock()
-    limiter = Rate(rate, clock)
+    limiter = RateLimiter(rate, clock)
     assert passes(limiter, "a", 500) == max(1, rate)
     clock.now += 10
     total = passes(limiter, "a", 500)
@@ -43,14 +43,14 @@ def test_a_steady_rate(rate: float) -> None:
 def test_callers_do_not_share() -> None:
     """One caller's haste is not another's."""
     clock = Clock()
-    limiter = Rate(2.0, clock)
+    limiter = RateLimiter(2.0, clock)
     assert (passes(limiter, "a", 9), passes(limiter, "b", 9)) == (2, 2)
 
 
 def test_when_to_come_again() -> None:
     """Whole seconds, enough to pass then."""
     clock = Clock()
-    limiter = Rate(0.1, clock)
+    limiter = RateLimiter(0.1, clock)
     limiter.take("a")
     with pytest.raises(Problem) as caught:
         limiter.take("a")
@@ -62,12 +62,12 @@ def test_when_to_come_again() -> None:
 
 def test_no_rate_no_limit() -> None:
     """None lets everything pass."""
-    assert passes(Rate(None), "a", 10_000) == 10_000
+    assert passes(RateLimiter(None), "a", 10_000) == 10_000
 
 
 def test_callers_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million addresses fill no memory."""
-    monkeypatch.setattr(rate_limit, "TRACKED", 100)
-    limiter = Rate(1.0, Clock())
+    monkeypatch.setattr(rate_limit, "MAX_CALLERS", 100)
+    limiter = RateLimiter(1.0, Clock())
     assert sum(passes(limiter, str(n), 1) for n in range(1_000)) == 1_000
     assert len(limiter._full_at) == 100

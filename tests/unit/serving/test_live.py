@@ -15,17 +15,17 @@ from towline.errors import ConfigError, ReleaseError, TowlineError, TransientErr
 from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.registry.champion_watcher import Release
 from towline.serving import model_reloader
-from towline.serving.model_reloader import Live
-from towline.serving.options import Options
+from towline.serving.model_reloader import ModelReloader
+from towline.serving.options import ServeOptions
 
 
-def opened(shelf: Shelf, name: str = MODEL) -> Live:
-    served = Live(Options(name, shelf.settings))
+def opened(shelf: Shelf, name: str = MODEL) -> ModelReloader:
+    served = ModelReloader(ServeOptions(name, shelf.settings))
     served.open()
     return served
 
 
-def version(served: Live) -> int:
+def version(served: ModelReloader) -> int:
     assert served.model is not None
     return served.model.version
 
@@ -51,12 +51,12 @@ def break_ledger(shelf: Shelf) -> None:
 def test_what_is_missing_is_told_until_it_is_there(shelf: Shelf, tmp_path: Path) -> None:
     """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
     name, settings = "other-model", shelf.settings
-    assert Live(Options(name, settings)).missing() == "it has no champion yet"
-    assert Live(Options(MODEL, settings)).missing() == ""
+    assert ModelReloader(ServeOptions(name, settings)).unavailable_reason() == "it has no champion yet"
+    assert ModelReloader(ServeOptions(MODEL, settings)).unavailable_reason() == ""
     away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
-    assert "ledger" in Live(Options(name, away)).missing()
+    assert "ledger" in ModelReloader(ServeOptions(name, away)).unavailable_reason()
     opened(shelf)
-    assert Live(Options(MODEL, away)).missing() == ""
+    assert ModelReloader(ServeOptions(MODEL, away)).unavailable_reason() == ""
 
 
 def test_the_champion_is_opened_and_followed(shelf: Shelf) -> None:
@@ -64,12 +64,12 @@ def test_the_champion_is_opened_and_followed(shelf: Shelf) -> None:
     served = opened(shelf)
     assert version(served) == 1
     shelf.promote(2)
-    served.look()
+    served.check_ledger()
     assert version(served) == 2
     shelf.rollback()
-    served.look()
+    served.check_ledger()
     assert version(served) == 1
-    assert served.refused == 0
+    assert served.rejections == 0
 
 
 def test_following_needs_no_call(shelf: Shelf) -> None:
@@ -100,11 +100,11 @@ def test_an_unchanged_ledger_is_not_read_again(shelf: Shelf, monkeypatch: pytest
     read = served._watch._sqlite
     monkeypatch.setattr(served._watch, "_sqlite", lambda file: reads.append(file) or read(file))
     for _ in range(50):
-        served.look()
+        served.check_ledger()
     assert reads == []
     shelf.promote(2)
     for _ in range(50):
-        served.look()
+        served.check_ledger()
     assert len(reads) == 1
 
 
@@ -114,12 +114,12 @@ def test_a_request_keeps_the_model_it_began_with(shelf: Shelf) -> None:
     taken = served.model
     assert taken is not None
     rows = json.loads((taken.directory / "probe.json").read_bytes())["rows"][:3]
-    before = taken.answer(rows).predictions
+    before = taken.predict_rows(rows).predictions
     shelf.promote(2)
-    served.look()
-    assert taken.answer(rows).predictions == before
+    served.check_ledger()
+    assert taken.predict_rows(rows).predictions == before
     assert served.model is not None
-    assert all(now > then + 500 for now, then in zip(served.model.answer(rows).predictions, before, strict=True))
+    assert all(now > then + 500 for now, then in zip(served.model.predict_rows(rows).predictions, before, strict=True))
     reference = weakref.ref(taken)
     del taken
     assert reference() is None  # at once: nothing in it refers back, so it needs no collector
@@ -146,15 +146,15 @@ def test_a_damaged_release_is_refused_once(shelf: Shelf, file: str, caplog: pyte
     shelf.promote(2)
     with caplog.at_level(logging.ERROR, "towline.serving"):
         for _ in range(5):
-            served.look()
-    assert (version(served), served.refused, len(caplog.records)) == (1, 1, 1)
-    assert "version 2 is refused" in caplog.text
+            served.check_ledger()
+    assert (version(served), served.rejections, len(caplog.records)) == (1, 1, 1)
+    assert "version 2 is rejected" in caplog.text
     shelf.rollback()
-    served.look()
+    served.check_ledger()
     (release / file).write_bytes(content)
     shelf.promote(2)
-    served.look()
-    assert (version(served), served.refused) == (2, 1)
+    served.check_ledger()
+    assert (version(served), served.rejections) == (2, 1)
 
 
 def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,13 +163,13 @@ def test_a_restored_release_is_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPat
     content = (shelf.release(2) / "contract.json").read_bytes()
     spoil(shelf.release(2))
     shelf.promote(2)
-    served.look()
+    served.check_ledger()
     (shelf.release(2) / "contract.json").write_bytes(content)
-    served.look()
+    served.check_ledger()
     assert version(served) == 1
-    monkeypatch.setattr(model_reloader, "_AGAIN", 0)
-    served._again = 0.0
-    served.look()
+    monkeypatch.setattr(model_reloader, "_RETRY_INTERVAL_S", 0)
+    served._retry_at = 0.0
+    served.check_ledger()
     assert version(served) == 2
 
 
@@ -184,9 +184,9 @@ def test_a_release_that_is_not_the_ledgers_is_refused(shelf: Shelf, monkeypatch:
         Release(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
-        served._serves = None
-        served.look()
-    assert (version(served), served.refused) == (1, 3)  # the first two share a folder: told once
+        served._current = None
+        served.check_ledger()
+    assert (version(served), served.rejections) == (1, 3)  # the first two share a folder: told once
 
 
 def test_a_release_that_answers_otherwise_than_it_did_is_refused(shelf: Shelf) -> None:
@@ -196,7 +196,7 @@ def test_a_release_that_answers_otherwise_than_it_did_is_refused(shelf: Shelf) -
     probe["labels"][7] += 0.001
     (directory / "probe.json").write_text(json.dumps(probe))
     path = reseal(directory)
-    with pytest.raises(ReleaseError, match="row 7 of its own probe"):
+    with pytest.raises(ReleaseError, match="probe row 7"):
         opened(shelf, str(path))
 
 
@@ -221,7 +221,7 @@ def test_without_the_ledger_the_last_release_serves(
         shelf.ledger_file.write_bytes(b"")
     caplog.set_level(logging.INFO, "towline.serving")
     for _ in range(3):
-        running.look()
+        running.check_ledger()
     assert version(running) == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     restarted = opened(shelf)
@@ -232,9 +232,9 @@ def test_without_the_ledger_the_last_release_serves(
         shelf.ledger_file.write_bytes(kept)
     shelf.rollback()
     for served in (running, restarted):
-        served.look()
+        served.check_ledger()
         assert version(served) == 1
-    assert "answers again" in caplog.text
+    assert "available again" in caplog.text
 
 
 def test_without_ledger_and_note_there_is_nothing_to_serve(shelf: Shelf) -> None:
@@ -256,8 +256,8 @@ def test_a_start_with_a_damaged_champion_serves_the_one_before(shelf: Shelf) -> 
     shelf.promote(2)
     spoil(shelf.release(2))
     served = opened(shelf)
-    served.look()
-    assert (version(served), served.refused) == (1, 1)
+    served.check_ledger()
+    assert (version(served), served.rejections) == (1, 1)
     spoil(shelf.release(1))
     with pytest.raises(ReleaseError):
         opened(shelf)
@@ -267,7 +267,7 @@ def test_what_serves_is_noted(shelf: Shelf) -> None:
     """Name, version, release and digest, in one whole file at each change."""
     served = opened(shelf)
     shelf.promote(2)
-    served.look()
+    served.check_ledger()
     release = shelf.release(2)
     assert json.loads(shelf.state_file.read_text()) == {
         "name": MODEL,
@@ -295,7 +295,7 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
     ("name", "told"),
     [
         ("house-valu", "did you mean house-value?"),
-        ("bikes", "there are: house-value"),
+        ("bikes", "models: house-value"),
         (f"{MODEL}@9", "house-value@1, house-value@2"),
         (f"{MODEL}@x", "NAME@3"),
         ("../house-value", "no release"),
@@ -323,9 +323,10 @@ def test_serving_a_compiled_model_imports_no_heavy_library(shelf: Shelf) -> None
     """Start and memory of a service rest on it."""
     code = (
         "import sys;"
-        "from towline.serving.model_reloader import Live; from towline.serving.options import Options;"
+        "from towline.serving.model_reloader import ModelReloader; from towline.serving.options import ServeOptions;"
         "from towline.config import Settings;"
-        "served = Live(Options(sys.argv[1], Settings.from_environment())); served.open(); served.look();"
+        "served = ModelReloader(ServeOptions(sys.argv[1], Settings.from_environment()));"
+        "served.open(); served.check_ledger();"
         "print(served.model.compiled, *sys.modules)"
     )
     done = subprocess.run(

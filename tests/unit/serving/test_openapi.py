@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from tests.unit.serving.service import CLASSES, ROW, Fake, Running, make_contract, running
-from towline.serving.problems import KINDS
+from towline.serving.problems import PROBLEM_TYPES
 
 
 @pytest.fixture(params=[(), CLASSES, ("a", "b", "c")], ids=["regression", "binary", "multiclass"])
@@ -154,7 +154,7 @@ def test_every_code_has_its_place_on_the_page(service: Running) -> None:
     """Where a problem's type leads, the code is explained."""
     page = parsed(service.client.get("/docs").text)
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    assert places == KINDS.keys()
+    assert places == PROBLEM_TYPES.keys()
     assert service.client.post("/predict", {}).json()["type"] == "/docs#wrong-shape"
 
 

@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, visible, wait
 from towline import files
 from towline.errors import ConfigError, DataError, TransientError
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.prediction_log import maintenance, parquet_store, segments
 from towline.prediction_log.writer import PredictionLog
 
@@ -29,7 +29,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "_GRACE", 0.5)
+    monkeypatch.setattr(maintenance, "_GRACE_S", 0.5)
 
 
 def fill(
@@ -50,12 +50,12 @@ def moment(day: int, hour: int) -> dt.datetime:
 
 
 def convert(folder: Path) -> int:
-    with parquet_store.held(folder):
-        return parquet_store.convert(folder)
+    with parquet_store.exclusive_lock(folder):
+        return parquet_store.convert_segments(folder)
 
 
 def ids(folder: Path) -> list[str]:
-    return sorted(parquet_store.read(folder).column("request_id").to_pylist())
+    return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
 def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Release]) -> None:
@@ -63,11 +63,11 @@ def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., Relea
     release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
     log = PredictionLog(folder, "w0", convert=False)
     odd = {"size": "12.50", "age": None, "zip": 803317715.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
-    log.write("a", FIRST.timestamp(), release, [ROW, ROW | odd], Answer([1, 0], [[0.25, 0.75], [0.5, 0.5]]))
+    log.write("a", FIRST.timestamp(), release, [ROW, ROW | odd], RowPredictions([1, 0], [[0.25, 0.75], [0.5, 0.5]]))
     log.close()
-    before = parquet_store.read(folder)
+    before = parquet_store.read_predictions(folder)
     assert convert(folder) == 1
-    table = parquet_store.read(folder)
+    table = parquet_store.read_predictions(folder)
     assert table.equals(before)
     assert table.schema.types == [
         pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.int32(), pa.string(),
@@ -91,24 +91,27 @@ def test_days_and_spans(folder: Path, release: Release) -> None:
     """Parts go by day in UTC; a span takes its start and leaves its end, in parts and in open segments alike."""
     fill(folder, release, range(30))
     for _ in range(2):
-        table = parquet_store.read(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
+        table = parquet_store.read_predictions(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
         assert sorted(table.column("request_id").to_pylist()) == sorted(f"r{n}" for n in range(1, 11))
         convert(folder)
     assert sorted(path.name for path in folder.glob("day=*")) == ["day=2026-09-30", "day=2026-10-01", "day=2026-10-02"]
-    assert parquet_store.read(folder, columns=["input.town", "prediction"]).column_names == ["input.town", "prediction"]
+    assert parquet_store.read_predictions(folder, columns=["input.town", "prediction"]).column_names == [
+        "input.town",
+        "prediction",
+    ]
 
 
 def test_no_log_is_an_empty_table(folder: Path) -> None:
     """Reading makes nothing."""
-    assert parquet_store.read(folder).num_rows == 0
-    assert "prediction" in parquet_store.read(folder).column_names
+    assert parquet_store.read_predictions(folder).num_rows == 0
+    assert "prediction" in parquet_store.read_predictions(folder).column_names
     assert not folder.exists()
 
 
 def test_open_and_torn_segments(folder: Path, release: Release) -> None:
     """What a living service writes is read and left alone; a line cut short by a kill is none."""
     fill(folder, release, range(5))
-    (path,) = segments.paths(folder)
+    (path,) = segments.list_segments(folder)
     with path.open("ab") as file:
         file.write(path.read_bytes().splitlines()[1][:40])
     log = PredictionLog(folder, "w1", convert=False)
@@ -118,7 +121,7 @@ def test_open_and_torn_segments(folder: Path, release: Release) -> None:
     assert ids(folder) == expected
     assert convert(folder) == 1
     assert ids(folder) == expected
-    assert len(segments.paths(folder)) == 1
+    assert len(segments.list_segments(folder)) == 1
     log.close()
 
 
@@ -127,7 +130,7 @@ def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..
     fill(folder, releases(version=1), range(2))
     fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
     for _ in range(2):
-        table = parquet_store.read(folder).sort_by("request_id")
+        table = parquet_store.read_predictions(folder).sort_by("request_id")
         assert table.column("version").to_pylist() == [1, 1, 2, 2]
         assert table.column("input.town").to_pylist() == ["Ulm", "Ulm", None, None]
         sizes = table.column("input.size").to_pylist()
@@ -167,20 +170,20 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: Release, monkey
             try:
                 convert(home)
             except Stop:
-                assert len(segments.paths(home)) == 1
+                assert len(segments.list_segments(home)) == 1
             else:
                 break
         assert ids(home) == expected
         convert(home)
         assert ids(home) == expected
-        assert segments.paths(home) == []
+        assert segments.list_segments(home) == []
         assert not list(home.glob("day=*/.*"))
     assert steps == 4 + 4 + 5 + 1  # four days
 
 
 def test_converters_killed_at_random(folder: Path, release: Release) -> None:
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
-    command = [sys.executable, "-m", "towline.prediction_log.parquet_store", str(folder)]
+    command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(folder)]
     for start in range(0, 1_200, 100):
         fill(folder, release, range(start, start + 100), rows=2)
     began = time.monotonic()
@@ -196,7 +199,7 @@ def test_converters_killed_at_random(folder: Path, release: Release) -> None:
         assert set(Counter(ids(folder)).values()) == {2}
     subprocess.run(command, cwd=REPOSITORY, check=True)
     assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
-    assert segments.paths(folder) == []
+    assert segments.list_segments(folder) == []
 
 
 def test_a_full_disk_keeps_the_segment(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +213,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: Release, monkeypat
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(TransientError, match="No space left"):
             convert(folder)
-    assert parquet_store.parts(folder) == []
+    assert parquet_store.list_parts(folder) == []
     assert len(ids(folder)) == 30
     assert convert(folder) == 1
 
@@ -222,14 +225,14 @@ def test_merging(folder: Path, releases: Callable[..., Release]) -> None:
         fill(folder, one, range(start, start + 20), HOUR / 2)
         fill(folder, two, range(start + 60, start + 80), HOUR / 100)
     convert(folder)
-    before = parquet_store.read(folder).sort_by("request_id")
-    with parquet_store.held(folder):
-        maintenance.merge(folder, before=dt.date(2026, 10, 1))
-    assert Counter((part.day.day, part.version) for part in parquet_store.parts(folder)) == {
+    before = parquet_store.read_predictions(folder).sort_by("request_id")
+    with parquet_store.exclusive_lock(folder):
+        maintenance.merge_parts(folder, before=dt.date(2026, 10, 1))
+    assert Counter((part.day.day, part.version) for part in parquet_store.list_parts(folder)) == {
         (30, 1): 1, (30, 2): 1, (1, 1): 3, (1, 2): 1, (2, 1): 1,
     }  # fmt: skip
     assert maintenance.compact(folder) == (0, 7, 5)
-    assert parquet_store.read(folder).sort_by("request_id").equals(before)
+    assert parquet_store.read_predictions(folder).sort_by("request_id").equals(before)
     assert maintenance.compact(folder) == (0, 5, 5)
 
 
@@ -249,9 +252,9 @@ def test_a_kill_while_merging(folder: Path, release: Release, monkeypatch: pytes
         patch.setattr(Path, "unlink", stop)
         with pytest.raises(Stop):
             maintenance.compact(folder)
-    assert len(parquet_store.parts(folder)) == 4
+    assert len(parquet_store.list_parts(folder)) == 4
     assert len(ids(folder)) == len(set(ids(folder))) == 30
-    assert len(parquet_store.parts(folder)) == 1
+    assert len(parquet_store.list_parts(folder)) == 1
 
 
 def test_purging(folder: Path, release: Release) -> None:
@@ -273,7 +276,7 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) 
     kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
     fill(folder, kept, range(700_040, 700_045))
     convert(folder)
-    untouched = {part.path: part.path.stat() for part in parquet_store.parts(folder)}
+    untouched = {part.path: part.path.stat() for part in parquet_store.list_parts(folder)}
     fill(folder, kept, range(700_045, 700_050))
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
     keys = maintenance.HashKeys(folder / "hash-keys")
@@ -281,7 +284,7 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) 
     assert sum(secret.encode() in visible(folder) for secret in secrets) == 3
     found: list[pa.Table] = []
     gone = maintenance.erase(folder, "customer", "700047", found.append)
-    assert (gone.rows, gone.files, gone.blind) == (2, 2, 0)
+    assert (gone.rows, gone.files, gone.not_searched) == (2, 2, 0)
     assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
         assert secret.encode() not in visible(folder)
@@ -293,7 +296,7 @@ def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., Release]) 
 
 def test_erasing_while_a_service_writes(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service is asked to close its segment, and goes on in another; nothing sent meanwhile is lost."""
-    monkeypatch.setattr("towline.prediction_log.writer._TEND", 0.1)
+    monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
         log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], answer())
@@ -309,8 +312,8 @@ def test_a_service_that_hangs_is_named(folder: Path, release: Release, monkeypat
     log = PredictionLog(folder, "w0", convert=False)
     log.write("r", FIRST.timestamp(), release, [ROW], answer())
     wait(lambda: log.written == 1)
-    monkeypatch.setattr(maintenance, "_PATIENCE", 0.3)
-    monkeypatch.setattr(segments, "ask", lambda _: None)
+    monkeypatch.setattr(maintenance, "_CLOSE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(segments, "request_roll", lambda _: None)
     with pytest.raises(TransientError, match=r"(?s)still writes.*w0-"):
         maintenance.erase(folder, "customer", "1", lambda _: None)
     log.close()
@@ -342,7 +345,7 @@ def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., Rel
         with pytest.raises(ConfigError, match=said):
             maintenance.erase(folder, column, "1", lambda _: None)
     fill(folder, releases({}, version=2), range(3, 8))
-    assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.Forgotten(1, 1, (), 5)
+    assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.DeletionResult(1, 1, (), 5)
     assert maintenance.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
 
 
@@ -359,10 +362,10 @@ def test_a_spoilt_part_is_named(folder: Path, release: Release) -> None:
     """Reading says which file, rather than leaving it out."""
     fill(folder, release, range(3))
     convert(folder)
-    part = parquet_store.parts(folder)[0]
+    part = parquet_store.list_parts(folder)[0]
     part.path.write_bytes(part.path.read_bytes()[:-10])
     with pytest.raises(DataError, match=part.path.name):
-        parquet_store.read(folder)
+        parquet_store.read_predictions(folder)
 
 
 def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
@@ -372,6 +375,6 @@ def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) ->
     log = PredictionLog(folder, "w1")
     log.write("last", FIRST.timestamp(), release, [ROW], answer())
     log.close()
-    wait(lambda: not segments.paths(folder), 60)
+    wait(lambda: not segments.list_segments(folder), 60)
     assert len(ids(folder)) == 6
-    assert not math.isnan(parquet_store.read(folder).column("prediction")[0].as_py())
+    assert not math.isnan(parquet_store.read_predictions(folder).column("prediction")[0].as_py())

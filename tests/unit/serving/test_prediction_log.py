@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.unit.serving.conftest import ROW, Release, answer, lines, visible, wait
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.prediction_log import segments
 from towline.prediction_log.writer import PredictionLog
 
@@ -48,7 +48,7 @@ def test_what_was_answered_is_in_the_segment(
 ) -> None:
     """Id, time, version, inputs, prediction and probabilities, after a line that says what the columns are."""
     release = releases(classes=("no", "yes"))
-    log.write("a1", OCTOBER, release, [ROW], Answer(["yes"], [[0.25, 0.75]]))
+    log.write("a1", OCTOBER, release, [ROW], RowPredictions(["yes"], [[0.25, 0.75]]))
     wait(lambda: log.written == 1)
     (path,) = (folder / "segments").glob("w0-*.jsonl")
     head, line = map(json.loads, path.read_text().splitlines())
@@ -109,7 +109,7 @@ def test_a_request_of_many_rows(folder: Path, release: Release) -> None:
     """It is taken whole when nothing else waits, even beyond the capacity; each row keeps its place in the request."""
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     rows = [ROW | {"size": float(place)} for place in range(1_000)]
-    log.write("big", OCTOBER, release, rows, Answer([float(n) for n in range(1_000)], None))
+    log.write("big", OCTOBER, release, rows, RowPredictions([float(n) for n in range(1_000)], None))
     log.close()
     assert log.written == 1_000
     found = lines(folder)
@@ -200,7 +200,7 @@ def test_while_the_disk_is_full_memory_is_bounded(
 ) -> None:
     """A limited number of lines waits, the rest is dropped; the reason is logged, a value never; closing ends."""
     monkeypatch.setattr(segments.os, "write", Disk(0))
-    monkeypatch.setattr("towline.prediction_log.writer._PENDING", 20_000)
+    monkeypatch.setattr("towline.prediction_log.writer._MAX_PENDING_BYTES", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     for _ in range(3_000):
         log.write("r", OCTOBER, release, [ROW], answer())
@@ -271,7 +271,7 @@ def test_values_that_json_has_no_word_for(log: PredictionLog, folder: Path, rele
         "size": 10**30, "age": Decimal("41.5"), "zip": "\ud800x", "at": pd.Timestamp("2026-10-05 08:00"),
         "born": pd.NaT, "member": float("nan"), "town": 7.0,
     }  # fmt: skip
-    log.write("\udfffid", OCTOBER, releases(), [odd], Answer([float("inf")], None))
+    log.write("\udfffid", OCTOBER, releases(), [odd], RowPredictions([float("inf")], None))
     log.close()
     (line,) = lines(folder)
     size, age, zip_, town, _, member, at, born = line["rows"][0]
@@ -317,22 +317,22 @@ def test_a_key_that_cannot_be_made_is_made_later(
 @pytest.mark.parametrize("reason", ["size", "age", "asked", "removed"])
 def test_segments_are_closed(folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     """When they are large, old, asked for, or taken away; the next record opens another."""
-    monkeypatch.setattr("towline.prediction_log.writer._TEND", 0.1)
+    monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)
     log.write("a", OCTOBER, release, [ROW], answer())
     wait(lambda: log.written == 1)
-    (first,) = segments.paths(folder)
+    (first,) = segments.list_segments(folder)
     if reason == "asked":
-        assert list(segments.finished(folder)) == []
-        segments.ask(folder)
+        assert list(segments.finished_segments(folder)) == []
+        segments.request_roll(folder)
     if reason == "removed":
         first.unlink()
-    wait(lambda: list(segments.finished(folder)) == [first] or log._segments._file < 0)
+    wait(lambda: list(segments.finished_segments(folder)) == [first] or log._segments._file < 0)
     log.write("b", OCTOBER, release, [ROW], answer())
     wait(lambda: log.written == 2)
     assert "b" in [line["id"] for line in lines(folder)]
-    assert first not in (set(segments.paths(folder)) - set(segments.finished(folder)))
+    assert first not in (set(segments.list_segments(folder)) - set(segments.finished_segments(folder)))
     log.close()
 
 

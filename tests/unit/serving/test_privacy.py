@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.serving.conftest import ROW, Release
 from towline.data.schema.values import ValueReader
-from towline.prediction_log.privacy import HashKeys, Policy, hashed, read_policy
+from towline.prediction_log.privacy import HashKeys, PrivacyFilter, hash_value, read_privacy_filter
 
 OCTOBER = dt.datetime(2026, 10, 5, tzinfo=dt.UTC).timestamp()
 
@@ -21,26 +21,26 @@ def keys(tmp_path: Path) -> HashKeys:
     return HashKeys(tmp_path / "demo" / "hash-keys")
 
 
-def applied(policy: Policy, row: dict[str, object], at: float = OCTOBER) -> dict[str, object]:
-    (values,) = policy.apply([row], at)
+def applied(policy: PrivacyFilter, row: dict[str, object], at: float = OCTOBER) -> dict[str, object]:
+    (values,) = policy.filter_rows([row], at)
     return dict(zip([field.name for field in policy.fields], values, strict=True))
 
 
 def test_each_column_as_the_release_says(release: Release, keys: HashKeys) -> None:
     """Kept as it came, hashed, coarse, or absent; extra fields of a request only where they are keys."""
-    policy = read_policy(release.directory, release.contract, keys)
+    policy = read_privacy_filter(release.directory, release.contract, keys)
     found = applied(policy, ROW | {"colour": "red"})
-    key = keys.of("2026-10")
+    key = keys.month_key("2026-10")
     assert found == {
         "size": 12.5,
         "age": "40..50",
-        "zip": hashed("2026-10", key, "zip", "803317715"),
+        "zip": hash_value("2026-10", key, "zip", "803317715"),
         "town": "Ulm",
         "member": True,
         "at": "2026-10-05T08:00:00",
         "born": "1985-02",
-        "customer": hashed("2026-10", key, "customer", "4711508"),
-        "order": hashed("2026-10", key, "order", "A-100-Z7"),
+        "customer": hash_value("2026-10", key, "customer", "4711508"),
+        "order": hash_value("2026-10", key, "order", "A-100-Z7"),
     }
     assert [field.stored for field in policy.fields] == [
         "float64", "string", "string", "string", "bool", "timestamp", "string", "string", "string",
@@ -50,7 +50,7 @@ def test_each_column_as_the_release_says(release: Release, keys: HashKeys) -> No
 def test_without_a_policy_every_feature_is_kept(releases: Callable[..., Release], keys: HashKeys) -> None:
     """And nothing else: a field that is no feature is not logged. No key is made that nobody needs."""
     release = releases()
-    assert list(applied(read_policy(release.directory, release.contract, keys), ROW)) == [
+    assert list(applied(read_privacy_filter(release.directory, release.contract, keys), ROW)) == [
         "size", "age", "zip", "town", "street", "member", "at", "born",
     ]  # fmt: skip
     assert not keys.folder.exists()
@@ -59,7 +59,7 @@ def test_without_a_policy_every_feature_is_kept(releases: Callable[..., Release]
 def test_everything_may_be_dropped(releases: Callable[..., Release], keys: HashKeys) -> None:
     """A release whose every feature is personal is logged by its answers alone."""
     release = releases({"pii": list(ROW)})
-    assert read_policy(release.directory, release.contract, keys).apply([ROW, ROW], OCTOBER) == [[], []]
+    assert read_privacy_filter(release.directory, release.contract, keys).filter_rows([ROW, ROW], OCTOBER) == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_everything_may_be_dropped(releases: Callable[..., Release], keys: HashK
 def test_buckets(releases: Callable[..., Release], keys: HashKeys, column: str, value: object, bucket: object) -> None:
     """Tenths of the training rows, else of the range; months; the ten commonest levels; null stays null."""
     release = releases({"columns": dict.fromkeys(("age", "size", "town", "born", "member"), "bucket")})
-    policy = read_policy(release.directory, release.contract, keys)
+    policy = read_privacy_filter(release.directory, release.contract, keys)
     assert applied(policy, ROW | {column: value})[column] == bucket
 
 
 def test_one_value_has_one_hash(release: Release, keys: HashKeys) -> None:
     """However it is spelt, within a month; in another month, and in another column, it has another."""
-    policy = read_policy(release.directory, release.contract, keys)
+    policy = read_privacy_filter(release.directory, release.contract, keys)
     same = {str(applied(policy, ROW | {"customer": value})["customer"]) for value in (4711508, 4711508.0, "4711508")}
     assert len(same) == 1
     later = applied(policy, ROW | {"zip": "4711508"}, OCTOBER + 31 * 86400)
@@ -92,7 +92,7 @@ def test_one_value_has_one_hash(release: Release, keys: HashKeys) -> None:
 @pytest.mark.parametrize("value", [None, "", [1, 2], {"a": 1}, float("nan")])
 def test_what_is_no_value_has_no_hash(release: Release, keys: HashKeys, value: object) -> None:
     """A key may be absent, or hold anything: then it is null."""
-    policy = read_policy(release.directory, release.contract, keys)
+    policy = read_privacy_filter(release.directory, release.contract, keys)
     assert applied(policy, ROW | {"customer": value})["customer"] is None
     row = {name: each for name, each in ROW.items() if name != "customer"}
     assert applied(policy, row)["customer"] is None
@@ -113,8 +113,8 @@ def test_a_value_is_spelt_one_way(kind: str, value: object, text: str | None) ->
 
 def test_keys_are_nobody_elses(keys: HashKeys) -> None:
     """A key is 32 random bytes in a file that its owner alone reads, in a folder that is closed to others."""
-    assert keys.of("2026-10") != keys.of("2026-11")
-    assert len(keys.of("2026-10")) == 32
+    assert keys.month_key("2026-10") != keys.month_key("2026-11")
+    assert len(keys.month_key("2026-10")) == 32
     assert stat.S_IMODE((keys.folder / "2026-10").stat().st_mode) == 0o600
     assert stat.S_IMODE(keys.folder.stat().st_mode) == stat.S_IMODE(keys.folder.parent.stat().st_mode) == 0o700
     assert keys.months() == ["2026-10", "2026-11"]
@@ -123,7 +123,7 @@ def test_keys_are_nobody_elses(keys: HashKeys) -> None:
 def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
     """Only months that are over before the day."""
     for month in ("2026-08", "2026-09", "2026-10"):
-        keys.of(month)
+        keys.month_key(month)
     assert keys.remove(dt.date(2026, 9, 30)) == ["2026-08"]
     assert keys.remove(dt.date(2026, 10, 1)) == ["2026-09"]
     assert [path.name for path in keys.folder.iterdir()] == ["2026-10"]
@@ -133,7 +133,7 @@ def test_processes_agree_on_a_key(tmp_path: Path) -> None:
     """Of several that need a new key at once, all use the one that was made first."""
     code = (
         "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
-        "print(HashKeys(pathlib.Path(sys.argv[1])).of('2026-10').hex())"
+        "print(HashKeys(pathlib.Path(sys.argv[1])).month_key('2026-10').hex())"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)
@@ -145,4 +145,4 @@ def test_processes_agree_on_a_key(tmp_path: Path) -> None:
 def test_the_releases_own_config_counts(release: Release, keys: HashKeys) -> None:
     """Whatever the project's config says by now."""
     (release.directory / "config.yaml").write_text("name: demo\ndata: {source: t, target: y}\n")
-    assert len(read_policy(release.directory, release.contract, keys).fields) == 8
+    assert len(read_privacy_filter(release.directory, release.contract, keys).fields) == 8

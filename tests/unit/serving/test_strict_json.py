@@ -7,14 +7,14 @@ import orjson
 import pytest
 
 from towline.serving.problems import Problem
-from towline.serving.protocols.strict_json import DEPTH, KEYS, loads
+from towline.serving.protocols.strict_json import MAX_DEPTH, MAX_KEYS, parse_json
 
 MIB5 = 5_000_000
 
 
 def refused(body: bytes) -> str:
     with pytest.raises(Problem) as caught:
-        loads(body)
+        parse_json(body)
     return caught.value.code
 
 
@@ -62,7 +62,7 @@ HOSTILE = {
     "UTF-16": '{"a": 1}'.encode("utf-16"),
     "deep lists": b"[" * 2000 + b"]" * 2000,
     "deep objects": b'{"a":' * 2000 + b"1" + b"}" * 2000,
-    "a little too deep": b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1),
+    "a little too deep": b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
     "deep and not closed": b"[" * 100_000,
 }
 HOSTILE_AND_LARGE = {
@@ -110,11 +110,15 @@ def wide(keys: int, value: bytes = b"1") -> bytes:
 @pytest.mark.parametrize(
     "body",
     [
-        wide(KEYS + 1),
+        wide(MAX_KEYS + 1),
         wide(300_000),
         b'{"rows":[' + b"{}," * 5_000 + wide(300_000) + b"]}",
-        b'[{"a":1,"b":' + wide(KEYS - 1, b'{"c":[1,{"d":2}]}') + b'},{"a":' + wide(KEYS + 1, b'["}{:,"]') + b"}]",
-        wide(KEYS, b'{"c":":"}').replace(b"}", b"} ", 1)[:-1] + b',"\\"{":1}',
+        b'[{"a":1,"b":'
+        + wide(MAX_KEYS - 1, b'{"c":[1,{"d":2}]}')
+        + b'},{"a":'
+        + wide(MAX_KEYS + 1, b'["}{:,"]')
+        + b"}]",
+        wide(MAX_KEYS, b'{"c":":"}').replace(b"}", b"} ", 1)[:-1] + b',"\\"{":1}',
         wide(300_000)[:-1],
     ],
     ids=["one too many", "many", "behind empty ones", "among others", "quoted braces", "not closed"],
@@ -127,21 +131,21 @@ def test_an_object_with_too_many_keys_is_refused_before_it_is_built(body: bytes)
 @pytest.mark.parametrize(
     "body",
     [
-        wide(KEYS),
+        wide(MAX_KEYS),
         b"[" + b",".join([wide(50)] * 2_000) + b"]",
-        b'{"a":' + wide(KEYS, b'{"b":{"c":"{:}"}}') + b',"\\"":' + wide(KEYS) + b"}",
+        b'{"a":' + wide(MAX_KEYS, b'{"b":{"c":"{:}"}}') + b',"\\"":' + wide(MAX_KEYS) + b"}",
         b'{"text":"' + b":{" * 100_000 + b'"}',
     ],
     ids=["as many as allowed", "many small ones", "nested", "in a text"],
 )
 def test_as_many_keys_as_allowed(body: bytes) -> None:
     """What counts are the keys of one object, not of all together."""
-    assert loads(body, widest=KEYS) == json.loads(body)
+    assert parse_json(body, widest=MAX_KEYS) == json.loads(body)
 
 
 def test_a_wide_table_may_have_more_keys() -> None:
     """The caller says how many its model needs."""
-    assert len(loads(wide(KEYS + 1), widest=2 * KEYS)) == KEYS + 1
+    assert len(parse_json(wide(MAX_KEYS + 1), widest=2 * MAX_KEYS)) == MAX_KEYS + 1
 
 
 @pytest.mark.parametrize(
@@ -168,30 +172,30 @@ def test_what_is_in_order_is_read_exactly(document: object, style: str) -> None:
     """The same values as Python's own reader gives, however the document is laid out."""
     options = {"compact": {"separators": (",", ":")}, "indented": {"indent": 2}, "ascii": {"ensure_ascii": True}}
     text = json.dumps(document, **({"ensure_ascii": False} | options.get(style, {})))
-    found = loads(text.encode())
+    found = parse_json(text.encode())
     assert found == json.loads(text)
     assert repr(found) == repr(json.loads(text))  # 1 and 1.0 are equal, and not the same
 
 
 def test_spaces_before_colons_are_no_reason_to_refuse() -> None:
     """JSON allows them."""
-    assert loads(b'{"a" : 1, "b"\t:\r\n{"a" :"x :"}}') == {"a": 1, "b": {"a": "x :"}}
+    assert parse_json(b'{"a" : 1, "b"\t:\r\n{"a" :"x :"}}') == {"a": 1, "b": {"a": "x :"}}
 
 
 def test_numbers_are_the_nearest_floats() -> None:
     """Of long fractions too."""
     text = "0." + "1234567890" * 40
-    assert loads(text.encode()) == float(text)
-    assert not math.isinf(loads(b"1.7976931348623157e308"))
+    assert parse_json(text.encode()) == float(text)
+    assert not math.isinf(parse_json(b"1.7976931348623157e308"))
 
 
 def test_the_reason_holds_no_value() -> None:
     """A refusal says where, and never repeats what was sent."""
     with pytest.raises(Problem) as caught:
-        loads(b'{"name": "Eva Muster", "name": 1}')
+        parse_json(b'{"name": "Eva Muster", "name": 1}')
     assert "Eva" not in str(caught.value.document("id"))
     with pytest.raises(Problem) as caught:
-        loads(b'{"name": "Eva Muster" oops}')
+        parse_json(b'{"name": "Eva Muster" oops}')
     told = caught.value.detail
     assert "Eva" not in told
     assert "column" in told
@@ -201,7 +205,7 @@ def test_the_collector_is_left_as_it_was() -> None:
     """Garbage collection goes on after a large body, also a refused one."""
     import gc
 
-    loads(orjson.dumps(["x" * 100_000]))
+    parse_json(orjson.dumps(["x" * 100_000]))
     assert gc.isenabled()
     refused(b"[" + b"1," * 100_000)
     assert gc.isenabled()
@@ -210,14 +214,14 @@ def test_the_collector_is_left_as_it_was() -> None:
 def test_nan_where_it_is_allowed() -> None:
     """The word becomes null outside of texts, and nothing else is let through with it."""
     body = b'{"a": [NaN, 1, NaN], "b": "NaN, \\"NaN", "c": NaN}'
-    assert loads(body, nan=True) == {"a": [None, 1, None], "b": 'NaN, "NaN', "c": None}
+    assert parse_json(body, nan=True) == {"a": [None, 1, None], "b": 'NaN, "NaN', "c": None}
     for bad in (b"[NaN, Infinity]", b"[-NaN]", b"[NaN", b'[NaN, {"a": 1, "a": 2}]', b"[NaN, 1e400]", b'[NaN "a]'):
         with pytest.raises(Problem):
-            loads(bad, nan=True)
+            parse_json(bad, nan=True)
 
 
 def test_quotes_without_end_are_read_once() -> None:
     """Millions of quotes behind a NaN end in a refusal, not in a search that begins anew from each."""
     for tail in (b'\\"' * 1_000_000, b'"' * 999_999, b"\\" * 999_999):
         with pytest.raises(Problem):
-            loads(b'[NaN, "' + tail, nan=True)
+            parse_json(b'[NaN, "' + tail, nan=True)

@@ -11,54 +11,56 @@ import numpy as np
 
 from towline.errors import ReleaseError
 from towline.inference.compiled.plan import (
-    Bits,
-    Head,
-    Level,
-    Linear,
-    Nodes,
-    Number,
-    Output,
-    Part,
+    BitmaskForest,
+    CalendarLookup,
+    CategoryLookup,
+    DesignColumns,
+    FeatureLookup,
+    LinearSum,
+    LinearTerm,
+    NumericLookup,
+    OutputTransform,
     Plan,
-    Slot,
-    Sum,
-    Vector,
-    Walk,
+    RawScorer,
+    TraversedForest,
+    TreeNodes,
 )
 
-PLAN = "plan.npz"
-FORMAT = 1
+PLAN_FILE = "plan.npz"
+FORMAT = 2
+#: the scorers of a plan by the name that the file, the certificate and the model card give them
+KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
 
 
-def write(plan: Plan, file: IO[bytes]) -> None:
+def write_plan(plan: Plan, file: IO[bytes]) -> None:
     """Writes a plan; equal plans give equal bytes."""
     arrays: dict[str, np.ndarray] = {}
     slots: list[dict[str, Any]] = []
 
-    def keep(slot: Slot, **tables: np.ndarray | None) -> None:
+    def keep(slot: FeatureLookup, **tables: np.ndarray | None) -> None:
         at = len(slots)
-        slots.append(_described(slot))
-        if isinstance(slot, Number):
+        slots.append(_lookup_document(slot))
+        if isinstance(slot, NumericLookup):
             tables["cuts"] = np.array(slot.cuts, dtype=np.float64)
         arrays.update({f"{name}.{at}": table for name, table in tables.items() if table is not None})
 
-    head, extra = plan.head, {}
-    if isinstance(head, Linear):
-        for share in head.shares:
+    scorer, extra = plan.scorer, {}
+    if isinstance(scorer, LinearSum):
+        for share in scorer.shares:
             keep(share.slot, rows=share.rows, slope=share.slope)
-    elif isinstance(head, Bits):
-        arrays["leaves"] = head.leaves
-        for slot, masks in head.masks:
+    elif isinstance(scorer, BitmaskForest):
+        arrays["leaves"] = scorer.leaves
+        for slot, masks in scorer.masks:
             keep(slot, masks=masks)
-    elif isinstance(head, Walk):
-        arrays |= head.nodes._asdict()
-        extra = {"width": head.width, "depth": head.depth, "single": head.single}
-        for vector in head.vectors:
+    elif isinstance(scorer, TraversedForest):
+        arrays |= scorer.nodes._asdict()
+        extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
+        for vector in scorer.vectors:
             keep(vector.slot, at=vector.at, rows=vector.rows)
-    arrays["start"] = head.start  # type: ignore[attr-defined]
+    arrays["start"] = scorer.start  # type: ignore[attr-defined]
     described = {
         "format": FORMAT,
-        "head": type(head).__name__,
+        "scorer": KINDS[type(scorer)],
         "output": dataclasses.asdict(plan.output),
         "slots": slots,
         **extra,
@@ -67,7 +69,7 @@ def write(plan: Plan, file: IO[bytes]) -> None:
     np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def read(path: Path) -> Plan:
+def read_plan(path: Path) -> Plan:
     """Reads a plan whose digest has been checked.
 
     Raises:
@@ -78,7 +80,7 @@ def read(path: Path) -> Plan:
             arrays = dict(file)
         raw = json.loads(arrays["plan"].tobytes())
         output = raw["output"] | {"order": tuple(raw["output"]["order"])}
-        return Plan(_head(raw, arrays), Output(**output))
+        return Plan(_read_scorer(raw, arrays), OutputTransform(**output))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
@@ -87,37 +89,37 @@ def read(path: Path) -> Plan:
         ) from error
 
 
-def _head(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> Head:
+def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScorer:
     if raw["format"] != FORMAT:
         raise ValueError(f"format {raw['format']}, not {FORMAT}")
-    slots = [_slot(one, arrays.get(f"cuts.{at}")) for at, one in enumerate(raw["slots"])]
+    slots = [_read_lookup(one, arrays.get(f"cuts.{at}")) for at, one in enumerate(raw["slots"])]
     start = arrays["start"]
-    if raw["head"] == "Linear":
-        shares = [Sum(slot, arrays[f"rows.{at}"], arrays.get(f"slope.{at}")) for at, slot in enumerate(slots)]
-        return Linear(start, shares)
-    if raw["head"] == "Bits":
-        return Bits(start, [(slot, arrays[f"masks.{at}"]) for at, slot in enumerate(slots)], arrays["leaves"])
-    if raw["head"] != "Walk":
-        raise ValueError(f"unknown head {raw['head']!r}")
+    if raw["scorer"] == "linear":
+        shares = [LinearTerm(slot, arrays[f"rows.{at}"], arrays.get(f"slope.{at}")) for at, slot in enumerate(slots)]
+        return LinearSum(start, shares)
+    if raw["scorer"] == "bitmask forest":
+        return BitmaskForest(start, [(slot, arrays[f"masks.{at}"]) for at, slot in enumerate(slots)], arrays["leaves"])
+    if raw["scorer"] != "traversed forest":
+        raise ValueError(f"unknown scorer {raw['scorer']!r}")
     vectors = [
-        Vector(slot, arrays[f"at.{at}"], arrays[f"rows.{at}"], isinstance(slot, Number))
+        DesignColumns(slot, arrays[f"at.{at}"], arrays[f"rows.{at}"], isinstance(slot, NumericLookup))
         for at, slot in enumerate(slots)
     ]
-    nodes = Nodes(**{name: arrays[name] for name in Nodes._fields})
-    return Walk(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
+    nodes = TreeNodes(**{name: arrays[name] for name in TreeNodes._fields})
+    return TraversedForest(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
 
 
-def _described(slot: Slot) -> dict[str, Any]:
-    if isinstance(slot, Number):
+def _lookup_document(slot: FeatureLookup) -> dict[str, Any]:
+    if isinstance(slot, NumericLookup):
         return {"kind": "number", "column": slot.column, "mean": slot.mean, "scale": slot.scale}
-    if isinstance(slot, Level):
+    if isinstance(slot, CategoryLookup):
         return {"kind": "level", "column": slot.column, "keys": [key for key in slot.keys if key is not None]}
-    return {"kind": "part", "column": slot.column, "part": cast("Part", slot).part}
+    return {"kind": "part", "column": slot.column, "part": cast("CalendarLookup", slot).part}
 
 
-def _slot(raw: dict[str, Any], cuts: np.ndarray | None) -> Slot:
+def _read_lookup(raw: dict[str, Any], cuts: np.ndarray | None) -> FeatureLookup:
     if raw["kind"] == "number":
-        return Number(raw["column"], raw["mean"], raw["scale"], () if cuts is None else tuple(cuts.tolist()))
+        return NumericLookup(raw["column"], raw["mean"], raw["scale"], () if cuts is None else tuple(cuts.tolist()))
     if raw["kind"] == "level":
-        return Level(raw["column"], {None: 0} | {key: row for row, key in enumerate(raw["keys"], 2)})
-    return Part(raw["column"], raw["part"])
+        return CategoryLookup(raw["column"], {None: 0} | {key: row for row, key in enumerate(raw["keys"], 2)})
+    return CalendarLookup(raw["column"], raw["part"])

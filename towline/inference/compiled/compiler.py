@@ -22,21 +22,21 @@ from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.schema.contract import Contract
 from towline.inference.compiled.plan import (
-    NARROW,
-    PART_VALUES,
-    Bits,
-    Level,
-    Linear,
-    Link,
-    Nodes,
-    Number,
-    Output,
-    Part,
+    CALENDAR_VALUES,
+    NARROW_LEAVES,
+    BitmaskForest,
+    CalendarLookup,
+    CategoryLookup,
+    DesignColumns,
+    FeatureLookup,
+    LinearSum,
+    LinearTerm,
+    LinkFunction,
+    NumericLookup,
+    OutputTransform,
     Plan,
-    Slot,
-    Sum,
-    Vector,
-    Walk,
+    TraversedForest,
+    TreeNodes,
 )  # fmt: skip
 from towline.training.classifier import Classifier
 from towline.training.features import CalendarParts
@@ -44,13 +44,13 @@ from towline.training.features import CalendarParts
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
 _BOOSTED = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
-_LINKS: dict[str, Link] = {
+_LINKS: dict[str, LinkFunction] = {
     "IdentityLink": "identity",
     "LogLink": "exp",
     "LogitLink": "expit",
     "MultinomialLogit": "softmax",
 }
-MASKS = 64 * 2**20  # bytes of masks; larger ensembles are walked
+MAX_MASK_BYTES = 64 * 2**20  # bytes of masks; larger ensembles are walked
 
 
 class NotCompiledError(Exception):
@@ -58,10 +58,10 @@ class NotCompiledError(Exception):
 
 
 @dataclass(frozen=True)
-class Block:
+class EncodedColumn:
     """A slot and the design columns ``at`` that its table fills; a number's first row is ``[0, indicator]``."""
 
-    slot: Slot
+    slot: FeatureLookup
     at: np.ndarray
     rows: np.ndarray
     number: bool = False
@@ -99,14 +99,17 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     estimator = pipeline.named_steps["estimate"]
     prepare = pipeline.named_steps["prepare"]
     names = [column.name for column in contract.feature_columns]
-    blocks = [block for group in prepare.transformers_ for block in _blocks(group, prepare, names)]
+    blocks = [block for group in prepare.transformers_ for block in _encoded_columns(group, prepare, names)]
     width = sum(len(block.at) for block in blocks)
     if type(estimator) in _LINEAR:
-        return Plan(_linear(estimator, blocks), _output(model, estimator, contract, "identity"))
+        return Plan(_compile_linear(estimator, blocks), _output_transform(model, estimator, contract, "identity"))
     if type(estimator) in _FORESTS:
         trees = [_sklearn_tree(one.tree_) for one in estimator.estimators_]
         start = np.zeros(trees[0].values.shape[1])
-        return Plan(_walk(start, blocks, width, trees, single=True), _output(model, estimator, contract, "mean"))
+        return Plan(
+            _compile_traversal(start, blocks, width, trees, single=True),
+            _output_transform(model, estimator, contract, "mean"),
+        )
     if type(estimator) in _BOOSTED:
         if estimator.is_categorical_ is not None and np.any(estimator.is_categorical_):
             raise NotCompiledError("its trees split on categories natively")
@@ -117,16 +120,20 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         start = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel()
         fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
         nodes = sum(len(tree.leaf) for tree in trees)
-        bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MASKS
-        head = _bits(start, blocks, trees) if bits else _walk(start, blocks, width, trees, single=False)
-        return Plan(head, _output(model, estimator, contract, link))
+        bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
+        head = (
+            _compile_bitmasks(start, blocks, trees)
+            if bits
+            else _compile_traversal(start, blocks, width, trees, single=False)
+        )
+        return Plan(head, _output_transform(model, estimator, contract, link))
     raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
 
 
-def _output(model: Any, estimator: Any, contract: Contract, link: Link) -> Output:
+def _output_transform(model: Any, estimator: Any, contract: Contract, link: LinkFunction) -> OutputTransform:
     trees = len(estimator.estimators_) if link == "mean" else 1
     if not contract.classes:
-        return Output(link=link, trees=trees)
+        return OutputTransform(link=link, trees=trees)
     linear = isinstance(estimator, LogisticRegression)
     if linear:
         link = "expit" if len(estimator.classes_) == 2 else "softmax"
@@ -134,10 +141,12 @@ def _output(model: Any, estimator: Any, contract: Contract, link: Link) -> Outpu
     order = tuple(model.places_.tolist())
     if model.threshold is not None:
         threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
-    return Output(link, order, len(contract.classes), threshold, positive, linear, trees)
+    return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees)
 
 
-def _blocks(group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]) -> Iterator[Block]:
+def _encoded_columns(
+    group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]
+) -> Iterator[EncodedColumn]:
     """What one transformer of the ColumnTransformer makes of each of its columns."""
     name, transformer, columns = group
     if name == "remainder" or not len(columns):
@@ -145,30 +154,34 @@ def _blocks(group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence
     begin = prepare.output_indices_[name].start
     at = [names.index(column) for column in columns]
     if name == "number":
-        yield from _numbers(transformer, columns, at, begin)
+        yield from _encode_numbers(transformer, columns, at, begin)
     elif name in ("category", "levels"):
-        yield from _levels(transformer, columns, at, begin)
+        yield from _encode_categories(transformer, columns, at, begin)
     elif name == "calendar" and isinstance(transformer[0], CalendarParts):
-        yield from _calendar(transformer, at, begin)
+        yield from _encode_calendar(transformer, at, begin)
     else:
         raise NotCompiledError(f"the preprocessing block {name!r}")
 
 
-def _numbers(transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int) -> Iterator[Block]:
+def _encode_numbers(
+    transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int
+) -> Iterator[EncodedColumn]:
     impute, *scale = transformer
     scaler = scale[0] if scale else None
     indicated = list(impute.indicator_.features_)
     cells = pd.DataFrame([[0.0] * len(columns), [np.nan] * len(columns)], columns=list(names))
     present, missing = transformer.transform(cells)
     for position, column in enumerate(columns):
-        slot = Number(column)
+        slot = NumericLookup(column)
         if scaler is not None:
-            slot = Number(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
+            slot = NumericLookup(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
         own = [position, *(len(columns) + indicated.index(position) for _ in range(position in indicated))]
-        yield Block(slot, begin + np.array(own), np.stack([present[own], missing[own]]), number=True)
+        yield EncodedColumn(slot, begin + np.array(own), np.stack([present[own], missing[own]]), number=True)
 
 
-def _levels(transformer: Any, names: Sequence[str], columns: Sequence[int], begin: int) -> Iterator[Block]:
+def _encode_categories(
+    transformer: Any, names: Sequence[str], columns: Sequence[int], begin: int
+) -> Iterator[EncodedColumn]:
     encoder = transformer[0] if isinstance(transformer, Pipeline) else transformer
     known = [[level for level in levels if isinstance(level, str)] for levels in encoder.categories_]
     widths = [len(levels) for levels in encoder.categories_]
@@ -185,16 +198,16 @@ def _levels(transformer: Any, names: Sequence[str], columns: Sequence[int], begi
             widths = [table.shape[1] // len(columns)] * len(columns)
         own = sum(widths[:position]) + np.arange(widths[position])
         lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
-        yield Block(Level(column, lookup), begin + own, table[:, own])
+        yield EncodedColumn(CategoryLookup(column, lookup), begin + own, table[:, own])
 
 
-def _calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[Block]:
+def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[EncodedColumn]:
     pairs = [(column, part) for column, parts in zip(columns, transformer[0].parts, strict=True) for part in parts]
     encoder = transformer[1]
     one_hot = isinstance(encoder, OneHotEncoder)
-    usual = [float(PART_VALUES[part][0]) for _, part in pairs]
+    usual = [float(CALENDAR_VALUES[part][0]) for _, part in pairs]
     for position, (column, part) in enumerate(pairs):
-        values = [np.nan, *map(float, PART_VALUES[part])]
+        values = [np.nan, *map(float, CALENDAR_VALUES[part])]
         cells = np.array([usual] * len(values))
         cells[:, position] = values
         table = np.asarray(encoder.transform(cells), dtype=np.float64)
@@ -204,10 +217,10 @@ def _calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iter
         else:
             indicated = list(encoder.indicator_.features_)
             own = np.array([position, *(len(pairs) + indicated.index(position) for _ in range(position in indicated))])
-        yield Block(Part(column, part), begin + own, table[:, own])
+        yield EncodedColumn(CalendarLookup(column, part), begin + own, table[:, own])
 
 
-def _linear(estimator: Any, blocks: Sequence[Block]) -> Linear:
+def _compile_linear(estimator: Any, blocks: Sequence[EncodedColumn]) -> LinearSum:
     weights = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64))  # (outputs, design columns)
     start = np.zeros(len(weights)) + np.asarray(estimator.intercept_, dtype=np.float64)
     shares = []
@@ -216,13 +229,15 @@ def _linear(estimator: Any, blocks: Sequence[Block]) -> Linear:
         if block.number:  # the value's own share is the slope; in row 0 its place is taken by nothing
             rest = block.rows.copy()
             rest[0, 0] = 0.0
-            shares.append(Sum(block.slot, rest @ of, of[0]))
+            shares.append(LinearTerm(block.slot, rest @ of, of[0]))
         else:
-            shares.append(Sum(block.slot, block.rows @ of, None))
-    return Linear(start, shares)
+            shares.append(LinearTerm(block.slot, block.rows @ of, None))
+    return LinearSum(start, shares)
 
 
-def _walk(start: np.ndarray, blocks: Sequence[Block], width: int, trees: Sequence[_Tree], *, single: bool) -> Walk:
+def _compile_traversal(
+    start: np.ndarray, blocks: Sequence[EncodedColumn], width: int, trees: Sequence[_Tree], *, single: bool
+) -> TraversedForest:
     sizes = [len(tree.leaf) for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
     self_ = np.arange(sum(sizes))
@@ -232,7 +247,7 @@ def _walk(start: np.ndarray, blocks: Sequence[Block], width: int, trees: Sequenc
         np.where(leaf, self_, np.concatenate([getattr(tree, side) for tree in trees]) + shift)
         for side in ("left", "right")
     )
-    nodes = Nodes(
+    nodes = TreeNodes(
         feature=np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.intp),
         threshold=np.concatenate([tree.threshold for tree in trees]),
         missing_left=np.concatenate([tree.missing_left for tree in trees]),
@@ -240,17 +255,17 @@ def _walk(start: np.ndarray, blocks: Sequence[Block], width: int, trees: Sequenc
         values=np.concatenate([tree.values for tree in trees]),
         roots=roots,
     )
-    vectors = [Vector(block.slot, block.at, block.rows, block.number) for block in blocks]
-    return Walk(start, vectors, width, nodes, max(map(_depth, trees)), single)
+    vectors = [DesignColumns(block.slot, block.at, block.rows, block.number) for block in blocks]
+    return TraversedForest(start, vectors, width, nodes, max(map(_tree_depth, trees)), single)
 
 
-def _bits(start: np.ndarray, blocks: Sequence[Block], trees: Sequence[_Tree]) -> Bits:
+def _compile_bitmasks(start: np.ndarray, blocks: Sequence[EncodedColumn], trees: Sequence[_Tree]) -> BitmaskForest:
     leaves = np.zeros((len(trees), 64))
     cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
     for number, tree in enumerate(trees):
         count = 0
         spans: dict[int, tuple[int, int]] = {}  # of each node, the leaves below it
-        for node in _left_to_right(tree):
+        for node in _postorder(tree):
             if tree.leaf[node]:
                 leaves[number, count] = tree.values[node, 0]
                 spans[node] = (count, count + 1)
@@ -261,18 +276,22 @@ def _bits(start: np.ndarray, blocks: Sequence[Block], trees: Sequence[_Tree]) ->
                 keep = np.uint64(~((1 << end) - (1 << begin)) & (2**64 - 1))
                 cut = (float(tree.threshold[node]), number, keep, bool(tree.missing_left[node]))
                 cuts.setdefault(int(tree.feature[node]), []).append(cut)
-    masks = [_masks(block, cuts, len(trees)) for block in blocks if any(int(column) in cuts for column in block.at)]
-    if max(int(tree.leaf.sum()) for tree in trees) <= NARROW:
-        return Bits(start, [(slot, table.astype(np.uint32)) for slot, table in masks], leaves[:, :NARROW])
-    return Bits(start, masks, leaves)
+    masks = [
+        _lookup_masks(block, cuts, len(trees)) for block in blocks if any(int(column) in cuts for column in block.at)
+    ]
+    if max(int(tree.leaf.sum()) for tree in trees) <= NARROW_LEAVES:
+        return BitmaskForest(
+            start, [(slot, table.astype(np.uint32)) for slot, table in masks], leaves[:, :NARROW_LEAVES]
+        )
+    return BitmaskForest(start, masks, leaves)
 
 
-def _masks(
-    block: Block, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
-) -> tuple[Slot, np.ndarray]:
+def _lookup_masks(
+    block: EncodedColumn, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
+) -> tuple[FeatureLookup, np.ndarray]:
     """The masks of one slot: what each of its places leaves open of each tree."""
     slot = block.slot
-    if isinstance(slot, Number):
+    if isinstance(slot, NumericLookup):
         own = cuts.get(int(block.at[0]), [])
         steps = sorted({threshold for threshold, *_ in own})
         slot = dataclasses.replace(slot, cuts=tuple(steps))
@@ -283,7 +302,7 @@ def _masks(
         design = np.stack([block.rows[0]] * (len(steps) + 1) + [block.rows[1]])
         given = [(column, position) for position, column in enumerate(block.at) if position]
         for threshold, tree, keep, missing_left in own:
-            if not _left(block.rows[1, 0], threshold, missing_left):
+            if not _goes_left(block.rows[1, 0], threshold, missing_left):
                 table[-1, tree] &= keep
     else:
         table = np.full((len(block.rows), trees), ~np.uint64(0))
@@ -291,16 +310,16 @@ def _masks(
         given = [(column, position) for position, column in enumerate(block.at)]
     for column, position in given:
         for threshold, tree, keep, missing_left in cuts.get(int(column), []):
-            right = np.array([not _left(value, threshold, missing_left) for value in design[:, position]])
+            right = np.array([not _goes_left(value, threshold, missing_left) for value in design[:, position]])
             table[right, tree] &= keep
     return slot, table
 
 
-def _left(value: float, threshold: float, missing_left: bool) -> bool:
+def _goes_left(value: float, threshold: float, missing_left: bool) -> bool:
     return missing_left if np.isnan(value) else bool(value <= threshold)
 
 
-def _left_to_right(tree: _Tree) -> Iterator[int]:
+def _postorder(tree: _Tree) -> Iterator[int]:
     """The nodes, children before their parent and left before right."""
     pending = [(0, False)]
     while pending:
@@ -311,7 +330,7 @@ def _left_to_right(tree: _Tree) -> Iterator[int]:
             pending += [(node, True), (int(tree.right[node]), False), (int(tree.left[node]), False)]
 
 
-def _depth(tree: _Tree) -> int:
+def _tree_depth(tree: _Tree) -> int:
     depth, level = 0, np.array([0])
     while len(level := level[~tree.leaf[level]]):
         level = np.concatenate([tree.left[level], tree.right[level]])

@@ -13,16 +13,17 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
-from towline.inference.compiled.plan import Bits, Number, Plan, Walk
-from towline.inference.scorer import TOLERANCE, Compiled
+from towline.inference.compiled.plan import BitmaskForest, NumericLookup, Plan, TraversedForest
+from towline.inference.compiled.scorer import CompiledScorer
+from towline.inference.scorer import TOLERANCE
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 
-GENERATED = 5_000
-SLICE = 20_000
+GENERATED_ROWS = 5_000
+CHUNK_ROWS = 20_000
 
 
-class Certificate(Frozen):
+class ParityCertificate(Frozen):
     """What came of compiling a model.
 
     Attributes:
@@ -52,7 +53,9 @@ class Certificate(Frozen):
         return f"compiled ({self.scorer}): {sum(self.rows.values()):,} rows answered as scikit-learn does, {apart}"
 
 
-def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], seed: int) -> tuple[Certificate, bytes]:
+def certify(
+    model: Any, contract: Contract, tables: dict[str, pd.DataFrame], seed: int
+) -> tuple[ParityCertificate, bytes]:
     """Compiles a model and compares it with itself.
 
     Args:
@@ -68,25 +71,25 @@ def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], see
     try:
         plan = compile_plan(model, contract)
     except NotCompiledError as unknown:
-        return Certificate(compiled=False, reason=f"cannot be compiled: {unknown}"), b""
+        return ParityCertificate(compiled=False, reason=f"cannot be compiled: {unknown}"), b""
     written = io.BytesIO()
-    codec.write(plan, written)
-    rows = {**tables, "generated": _generated(plan, contract, tables["train"], seed)}
-    scorer = Compiled(plan, contract, RowReader(contract))
+    codec.write_plan(plan, written)
+    rows = {**tables, "generated": _generate_rows(plan, contract, tables["train"], seed)}
+    scorer = CompiledScorer(plan, contract, RowReader(contract))
     wrong, largest, same, total = 0, 0.0, 0, 0
     for table in rows.values():
-        for begin in range(0, len(table), SLICE):
-            part = table.iloc[begin : begin + SLICE].reset_index(drop=True)
-            misses, distance = _distances(scorer.frame(part), predict(model, part, contract), contract)
+        for begin in range(0, len(table), CHUNK_ROWS):
+            part = table.iloc[begin : begin + CHUNK_ROWS].reset_index(drop=True)
+            misses, distance = _differences(scorer.predict_frame(part), predict(model, part, contract), contract)
             wrong += misses
             largest = max(largest, float(distance.max(initial=0.0)))
             same += int((distance == 0).sum())
             total += len(part)
     holds = wrong == 0 and largest <= TOLERANCE
-    found = Certificate(
+    found = ParityCertificate(
         compiled=holds,
         reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
-        scorer=type(plan.head).__name__.lower() if holds else "scikit-learn",
+        scorer=codec.KINDS[type(plan.scorer)] if holds else "scikit-learn",
         rows={name: len(table) for name, table in rows.items()},
         wrong_labels=wrong,
         largest_difference=largest,
@@ -95,37 +98,37 @@ def certify(model: Any, contract: Contract, tables: dict[str, pd.DataFrame], see
     return found, written.getvalue() if holds else b""
 
 
-def _distances(ours: Predictions, theirs: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
+def _differences(ours: Predictions, theirs: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
     """Rows with another class, and how far each row (n,) is off."""
     if not contract.classes:
         truth = theirs.labels.astype(np.float64)
         apart = np.abs(ours.labels - truth) / np.maximum(1.0, np.abs(truth))
-        return 0, np.where((ours.labels == truth) | (np.isnan(ours.labels) & np.isnan(truth)), 0.0, _finite(apart))
+        return 0, np.where((ours.labels == truth) | (np.isnan(ours.labels) & np.isnan(truth)), 0.0, _nan_as_inf(apart))
     wrong = int((ours.labels.astype(object) != theirs.labels.astype(object)).sum())
     if theirs.probabilities is None or ours.probabilities is None:
         return wrong, np.zeros(len(ours.labels))
-    return wrong, _finite(np.abs(ours.probabilities - theirs.probabilities)).max(axis=1)
+    return wrong, _nan_as_inf(np.abs(ours.probabilities - theirs.probabilities)).max(axis=1)
 
 
-def _finite(apart: np.ndarray) -> np.ndarray:
+def _nan_as_inf(apart: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(apart), np.inf, apart)
 
 
-def _generated(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Rows whose every cell is drawn by itself: a training value, null, unseen, extreme, or next to a cut."""
     rng = np.random.default_rng(seed)
-    cuts = dict(_cuts(plan))
+    cuts = dict(_thresholds(plan))
     columns = {}
     for at, column in enumerate(contract.feature_columns):
-        drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED)].copy()
-        pool = _pool(column, cuts.get(at, ()))
-        chosen = rng.random(GENERATED) < 0.5
+        drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED_ROWS)].copy()
+        pool = _edge_values(column, cuts.get(at, ()))
+        chosen = rng.random(GENERATED_ROWS) < 0.5
         drawn[chosen] = pool[rng.integers(0, len(pool), int(chosen.sum()))]
         columns[column.name] = pd.Series(drawn, dtype=object) if drawn.dtype == object else drawn
     return pd.DataFrame(columns)
 
 
-def _pool(column: Column, cuts: Sequence[float]) -> np.ndarray:
+def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
     if column.kind == "category":
         pool = np.empty(4, dtype=object)
         pool[:] = [np.nan, "never seen before", "?", column.categories[0] if column.categories else "?"]
@@ -140,16 +143,16 @@ def _pool(column: Column, cuts: Sequence[float]) -> np.ndarray:
     return np.concatenate([extremes, exact, np.nextafter(exact, np.inf), np.nextafter(exact, -np.inf)])
 
 
-def _cuts(plan: Plan) -> Iterator[tuple[int, list[float]]]:
+def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
     """The thresholds that lie on each numeric input column, in its own units."""
-    head = plan.head
-    if isinstance(head, Bits):
+    head = plan.scorer
+    if isinstance(head, BitmaskForest):
         for slot, _ in head.masks:
-            if isinstance(slot, Number):
+            if isinstance(slot, NumericLookup):
                 yield slot.column, [slot.unscaled(cut) for cut in slot.cuts]
-    elif isinstance(head, Walk):
+    elif isinstance(head, TraversedForest):
         inner = head.nodes.kids[::2] != np.arange(len(head.nodes.feature))
         for vector in head.vectors:
-            if isinstance(vector.slot, Number):
+            if isinstance(vector.slot, NumericLookup):
                 found = np.unique(head.nodes.threshold[inner & (head.nodes.feature == vector.at[0])])
                 yield vector.slot.column, vector.slot.unscaled(found).tolist()

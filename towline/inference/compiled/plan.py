@@ -20,33 +20,33 @@ import numpy as np
 
 from towline.errors import DataError
 
-Link = Literal["identity", "exp", "expit", "softmax", "mean"]
-NULL, UNSEEN = 0, 1  # rows of a level's table; of a part's, the first
-CHUNK = 64  # rows at once: their masks then stay in the cache
-NARROW = 32  # leaves of trees whose masks take half of the room
+LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
+NULL, UNKNOWN_LEVEL = 0, 1  # rows of a level's table; of a part's, the first
+CHUNK_ROWS = 64  # rows at once: their masks then stay in the cache
+NARROW_LEAVES = 32  # leaves of trees whose masks take half of the room
 
-_PARTS: Mapping[str, tuple[Callable[[datetime], int], int]] = {
+_CALENDAR_PARTS: Mapping[str, tuple[Callable[[datetime], int], int]] = {
     "month": (lambda moment: moment.month, 1),
     "weekday": (lambda moment: moment.weekday(), 0),
     "day": (lambda moment: moment.day, 1),
     "hour": (lambda moment: moment.hour, 0),
 }
-PART_VALUES: Mapping[str, range] = {
+CALENDAR_VALUES: Mapping[str, range] = {
     "month": range(1, 13), "weekday": range(7), "day": range(1, 32), "hour": range(24),
 }  # fmt: skip
 
 
-class Slot(Protocol):
+class FeatureLookup(Protocol):
     """Where a canonical value of column ``column`` stands in a table."""
 
     @property
     def column(self) -> int: ...
-    def place(self, value: Any) -> int: ...
-    def places(self, values: np.ndarray) -> np.ndarray: ...
+    def index(self, value: Any) -> int: ...
+    def indices(self, values: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
-class Number:
+class NumericLookup:
     """``cuts`` are ascending; place k means that k of them are below the value; null stands last."""
 
     column: int
@@ -61,44 +61,44 @@ class Number:
     def unscaled(self, value: Any) -> Any:
         return value if self.scale is None else value * self.scale + self.mean
 
-    def place(self, value: float) -> int:
+    def index(self, value: float) -> int:
         if value != value:  # noqa: PLR0124 - NaN
             return len(self.cuts) + 1
         return bisect_left(self.cuts, value if self.scale is None else self.scaled(value))
 
-    def places(self, values: np.ndarray) -> np.ndarray:
+    def indices(self, values: np.ndarray) -> np.ndarray:
         found: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")
         found[np.isnan(values)] = len(self.cuts) + 1
         return found
 
 
 @dataclass(frozen=True)
-class Level:
+class CategoryLookup:
     """A category: null, unseen, then the known levels."""
 
     column: int
     keys: Mapping[str | None, int]
 
-    def place(self, value: str | None) -> int:
-        return self.keys.get(value, UNSEEN)
+    def index(self, value: str | None) -> int:
+        return self.keys.get(value, UNKNOWN_LEVEL)
 
-    def places(self, values: np.ndarray) -> np.ndarray:
-        found = [self.keys.get(value, UNSEEN) if isinstance(value, str) else NULL for value in values]
+    def indices(self, values: np.ndarray) -> np.ndarray:
+        found = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in values]
         return np.array(found, dtype=np.intp)
 
 
 @dataclass(frozen=True)
-class Part:
+class CalendarLookup:
     """A calendar part: null, then its values in order."""
 
     column: int
     part: str
 
-    def place(self, value: datetime | None) -> int:
-        of, first = _PARTS[self.part]
+    def index(self, value: datetime | None) -> int:
+        of, first = _CALENDAR_PARTS[self.part]
         return NULL if value is None else of(value) - first + 1
 
-    def places(self, values: np.ndarray) -> np.ndarray:
+    def indices(self, values: np.ndarray) -> np.ndarray:
         missing = np.isnat(values)
         if self.part == "month":
             found = values.astype("datetime64[M]").astype(np.int64) % 12
@@ -111,25 +111,25 @@ class Part:
         return np.where(missing, NULL, found + 1)
 
 
-class Head(Protocol):
+class RawScorer(Protocol):
     """The estimator: raw scores, (n, outputs), of a few canonical rows or of canonical columns."""
 
-    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]: ...
-    def many(self, columns: Sequence[np.ndarray]) -> np.ndarray: ...
+    def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]: ...
+    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
-class Sum(NamedTuple):
+class LinearTerm(NamedTuple):
     """A slot's share of a sum: a row of the table; of a number ``slope × value + rows[0]``, or ``rows[1]`` if null."""
 
-    slot: Slot
+    slot: FeatureLookup
     rows: np.ndarray
     slope: np.ndarray | None
 
 
-class Linear:
+class LinearSum:
     """A weighted sum over the columns, term by term in their order."""
 
-    def __init__(self, start: np.ndarray, shares: Sequence[Sum]) -> None:
+    def __init__(self, start: np.ndarray, shares: Sequence[LinearTerm]) -> None:
         self.start, self.shares = start, tuple(shares)
         self._start = start.tolist()
         self._shares = [
@@ -137,7 +137,7 @@ class Linear:
         ]
         self._outputs = range(len(start))
 
-    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+    def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
         return [self._one(row) for row in rows]
 
     def _one(self, row: Sequence[Any]) -> list[float]:
@@ -145,7 +145,7 @@ class Linear:
         for slot, rows, slope in self._shares:
             value = row[slot.column]
             if slope is None:
-                share = rows[slot.place(value)]
+                share = rows[slot.index(value)]
             elif value != value:  # noqa: PLR0124 - NaN
                 share = rows[1]
             else:
@@ -155,12 +155,12 @@ class Linear:
                 total[k] += share[k]
         return total
 
-    def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.repeat(self.start[None, :], len(columns[0]), axis=0)
         for slot, rows, slope in self.shares:
             values = columns[slot.column]
             if slope is None:
-                total += rows[slot.places(values)]
+                total += rows[slot.indices(values)]
             else:
                 share = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
                 share[np.isnan(values)] = rows[1]
@@ -168,7 +168,7 @@ class Linear:
         return total
 
 
-class Bits:
+class BitmaskForest:
     """Trees of at most 32 or 64 leaves, numbered from the left.
 
     Args:
@@ -177,32 +177,35 @@ class Bits:
         leaves: (trees, 32 or 64) values; tree t adds to output t mod outputs.
     """
 
-    def __init__(self, start: np.ndarray, masks: Sequence[tuple[Slot, np.ndarray]], leaves: np.ndarray) -> None:
+    def __init__(
+        self, start: np.ndarray, masks: Sequence[tuple[FeatureLookup, np.ndarray]], leaves: np.ndarray
+    ) -> None:
         self.start, self.leaves = start, leaves
         outputs, width = len(start), leaves.shape[1]
-        kind = np.uint32 if width == NARROW else np.uint64
+        kind = np.uint32 if width == NARROW_LEAVES else np.uint64
         # the sums begin with trees of one leaf each, which is always open
         self._flat = np.concatenate([np.pad(start[:, None], ((0, 0), (0, width - 1))), leaves]).ravel()
         self._tree = np.arange(outputs + len(leaves)) * width
         begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
         self._rows = np.ones((begins[-1], len(self._tree)), dtype=kind)
-        self._slots = [(slot, slot.place, slot.column, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
+        self._slots = [(slot, slot.index, slot.column, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
         self.masks = [
             (slot, self._rows[at : at + len(table), outputs:])
             for (slot, table), at in zip(masks, begins[:-1], strict=True)
         ]
         self._rows[:, outputs:] = np.concatenate([self._rows[:0, outputs:], *(table for _, table in masks)])
 
-    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
-        at = np.array([[begin + place(row[of]) for _, place, of, begin in self._slots] for row in rows], np.intp)
-        raw: list[list[float]] = self._sum(np.bitwise_and.reduce(self._rows.take(at, axis=0), axis=1)).tolist()
+    def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+        at = [[begin + index(row[column]) for _, index, column, begin in self._slots] for row in rows]
+        masks = self._rows.take(np.array(at, np.intp), axis=0)
+        raw: list[list[float]] = self._sum(np.bitwise_and.reduce(masks, axis=1)).tolist()
         return raw
 
-    def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.empty((len(columns[0]), len(self.start)))
-        places = [begin + slot.places(columns[column]) for slot, _, column, begin in self._slots]
-        for begin in range(0, len(total), CHUNK):
-            rows = slice(begin, begin + CHUNK)
+        places = [begin + slot.indices(columns[column]) for slot, _, column, begin in self._slots]
+        for begin in range(0, len(total), CHUNK_ROWS):
+            rows = slice(begin, begin + CHUNK_ROWS)
             mask = np.full((len(total[rows]), len(self._tree)), ~self._rows.dtype.type(0))
             for at in places:
                 mask &= self._rows[at[rows]]
@@ -216,16 +219,16 @@ class Bits:
         return total
 
 
-class Vector(NamedTuple):
+class DesignColumns(NamedTuple):
     """A slot's columns ``at`` in the design matrix: the table's rows; a number stands in the first of them."""
 
-    slot: Slot
+    slot: FeatureLookup
     at: np.ndarray
     rows: np.ndarray
     number: bool
 
 
-class Nodes(NamedTuple):
+class TreeNodes(NamedTuple):
     """The nodes of all trees, one after the other; a leaf leads to itself.
 
     ``kids`` holds (right, left) of each node, ``values`` (nodes, width).
@@ -239,7 +242,7 @@ class Nodes(NamedTuple):
     roots: np.ndarray
 
 
-class Walk:
+class TraversedForest:
     """Trees of any size, all at once, a level at a time.
 
     Args:
@@ -252,18 +255,24 @@ class Walk:
     """
 
     def __init__(
-        self, start: np.ndarray, vectors: Sequence[Vector], width: int, nodes: Nodes, depth: int, single: bool
+        self,
+        start: np.ndarray,
+        vectors: Sequence[DesignColumns],
+        width: int,
+        nodes: TreeNodes,
+        depth: int,
+        single: bool,
     ) -> None:
         self.start, self.vectors, self.width = start, tuple(vectors), width
         self.nodes, self.depth, self.single = nodes, depth, single
 
-    def few(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+    def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
         design = np.zeros((len(rows), self.width))
         for line, row in zip(design, rows, strict=True):
             for slot, at, table, number in self.vectors:
                 value = row[slot.column]
                 if not number:
-                    line[at] = table[slot.place(value)]
+                    line[at] = table[slot.index(value)]
                 elif value != value:  # noqa: PLR0124 - NaN
                     line[at] = table[1]
                 else:
@@ -272,7 +281,7 @@ class Walk:
         raw: list[list[float]] = self._sum(design).tolist()
         return raw
 
-    def many(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         design = np.zeros((len(columns[0]), self.width))
         for slot, at, rows, number in self.vectors:
             values = columns[slot.column]
@@ -281,10 +290,10 @@ class Walk:
                 design[:, at] = rows[missing.astype(np.intp)]
                 design[~missing, at[0]] = slot.scaled(values[~missing])  # type: ignore[attr-defined]
             else:
-                design[:, at] = rows[slot.places(values)]
+                design[:, at] = rows[slot.indices(values)]
         total = np.empty((len(design), len(self.start)))
-        for begin in range(0, len(design), CHUNK):
-            total[begin : begin + CHUNK] = self._sum(design[begin : begin + CHUNK])
+        for begin in range(0, len(design), CHUNK_ROWS):
+            total[begin : begin + CHUNK_ROWS] = self._sum(design[begin : begin + CHUNK_ROWS])
         return total
 
     def _sum(self, design: np.ndarray) -> np.ndarray:
@@ -311,7 +320,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputTransform:
     """From raw scores to a value, or to a class and its probabilities.
 
     Attributes:
@@ -323,7 +332,7 @@ class Output:
         trees: of a forest.
     """
 
-    link: Link
+    link: LinkFunction
     order: tuple[int, ...] = ()
     classes: int = 0
     threshold: float | None = None
@@ -344,7 +353,7 @@ class Output:
         elif self.by_score and len(raw) == 1:
             best = int(raw[0] > 0)
         else:
-            best = _likeliest(raw if self.by_score else found)
+            best = _argmax(raw if self.by_score else found)
         total = sum(found)
         if self.classes == len(found):
             return self.order[best], [share / total for share in found]
@@ -369,19 +378,19 @@ class Output:
 class Plan:
     """A compiled model: canonical rows or columns in, values or class positions and probabilities out."""
 
-    head: Head
-    output: Output
+    scorer: RawScorer
+    output: OutputTransform
 
-    def few(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
+    def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
         """The value, or the class's position and the probabilities, of each canonical row."""
-        raw = self.head.few(rows)
+        raw = self.scorer.score_rows(rows)
         if not self.output.classes:
             return [(self.output.value(scores[0]), None) for scores in raw]
         return [self.output.label(scores) for scores in raw]
 
-    def many(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """The same of n rows: values (n,) float64, or positions (n,) int64 with probabilities (n, classes)."""
-        raw = self.head.many(columns).tolist()
+        raw = self.scorer.score_columns(columns).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
         found = [self.output.label(scores) for scores in raw]
@@ -396,5 +405,5 @@ def _exp(value: float) -> float:
         return math.inf
 
 
-def _likeliest(shares: Sequence[float]) -> int:
+def _argmax(shares: Sequence[float]) -> int:
     return max(range(len(shares)), key=shares.__getitem__)

@@ -14,9 +14,9 @@ from towline.errors import DataError
 from towline.monitoring.drift.histograms import CHUNK_ROWS
 from towline.monitoring.drift.row_checks import ClockCheck
 from towline.prediction_log import parquet_store
-from towline.prediction_log.clock_skew import SetBack
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import Field
+from towline.prediction_log.clock_skew import ClockSkew
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import LoggedColumn
 from towline.release.reference import PREDICTION, PROBABILITY
 
 BATCH_ROWS = 131_072
@@ -27,7 +27,7 @@ def read_log(
     version: int,
     start: dt.datetime | None,
     end: dt.datetime | None,
-    fields: Sequence[Field],
+    fields: Sequence[LoggedColumn],
     positive: int | None = None,
     clock: ClockCheck | None = None,
 ) -> Iterator[pa.Table]:
@@ -50,13 +50,13 @@ def read_log(
     """
     if not folder.is_dir():
         return
-    names = [field.name for field in fields if field.kept == "keep"]
-    columns = {*(INPUT + name for name in names), "time", "prediction", "probabilities"}
-    start, end = parquet_store.utc(start), parquet_store.utc(end)
-    with parquet_store.held(folder):
+    names = [field.name for field in fields if field.policy == "keep"]
+    columns = {*(INPUT_PREFIX + name for name in names), "time", "prediction", "probabilities"}
+    start, end = parquet_store.to_utc(start), parquet_store.to_utc(end)
+    with parquet_store.exclusive_lock(folder):
         for rows in _logged_rows(folder, version, start, end, columns, clock):
             available = rows.schema.names
-            renamed = {name: rows[INPUT + name] for name in names if INPUT + name in available}
+            renamed = {name: rows[INPUT_PREFIX + name] for name in names if INPUT_PREFIX + name in available}
             if PREDICTION in available:
                 renamed[PREDICTION] = rows[PREDICTION]
             if positive is not None and "probabilities" in available:
@@ -73,18 +73,18 @@ def _logged_rows(
     clock: ClockCheck | None,
 ) -> Iterator[pa.Table]:
     """Batches of rows: the file of a day may not fit into memory."""
-    for part in parquet_store.parts(folder, start and start.date(), end and end.date()):
+    for part in parquet_store.list_parts(folder, start and start.date(), end and end.date()):
         if part.version == version:
-            schema = parquet_store.opened(part.path).schema_arrow
-            file = parquet_store.opened(part.path, _text_columns(schema))
+            schema = parquet_store.open_part(part.path).schema_arrow
+            file = parquet_store.open_part(part.path, _text_columns(schema))
             for batch in file.iter_batches(BATCH_ROWS, columns=[name for name in schema.names if name in columns]):
-                yield parquet_store.between(pa.Table.from_batches([batch]), start, end)
-    skews = list[SetBack]()
-    for _, (_, segment_version), rows in parquet_store.unconverted(folder, skews):
+                yield parquet_store.filter_time(pa.Table.from_batches([batch]), start, end)
+    skews = list[ClockSkew]()
+    for _, (_, segment_version), rows in parquet_store.iter_unconverted(folder, skews):
         if clock:
             clock.add_times(rows["time"])
         if segment_version == version:
-            yield parquet_store.between(rows, start, end)
+            yield parquet_store.filter_time(rows, start, end)
     if clock:
         clock.add_skews(skews)
         clock.add_log(folder)

@@ -16,7 +16,7 @@ from towline.data.schema.contract import Column
 from towline.monitoring.drift.histograms import buffer_to_numpy
 from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.prediction_log import parquet_store
-from towline.prediction_log.clock_skew import TOLERANCE, SetBack, kept
+from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
 
 REPEATED_ROWS = "repeated rows"
 ROWS = "rows"  # stands for the column in the results of these checks
@@ -113,20 +113,20 @@ class ClockCheck:
     def __init__(self, start: dt.datetime, end: dt.datetime, now: dt.datetime) -> None:
         self.start, self.end = start, end
         self.latest_valid = max(end, now) + TOLERANCE
-        self._skews: dict[tuple[str, dt.datetime], SetBack] = {}
+        self._skews: dict[tuple[str, dt.datetime], ClockSkew] = {}
         self._future_rows = 0
         self._latest = self.latest_valid
         self._earlier_run: DriftCheckResult | None = None
 
     def add_log(self, folder: Path) -> None:
         """Reads what the log's metadata say, for callers that hold the lock of the log's folder."""
-        self.add_skews(kept(folder))
-        for part in parquet_store.parts(folder, self.latest_valid.date()):
-            file = parquet_store.opened(part.path)
+        self.add_skews(read_skews(folder))
+        for part in parquet_store.list_parts(folder, self.latest_valid.date()):
+            file = parquet_store.open_part(part.path)
             if part.day > self.latest_valid.date() or _latest_time(file.metadata) > self.latest_valid:
                 self.add_times(file.read(columns=["time"])["time"])
 
-    def add_skews(self, skews: Sequence[SetBack]) -> None:
+    def add_skews(self, skews: Sequence[ClockSkew]) -> None:
         self._skews.update({(skew.source, skew.before): skew for skew in skews})
 
     def add_times(self, times: pa.ChunkedArray) -> None:
@@ -170,7 +170,7 @@ class ClockCheck:
             results.append(_result(CLOCK, min(1.0, self._future_rows / max(rows, self._future_rows)), detail))
         return results
 
-    def _is_in_window(self, skew: SetBack) -> bool:
+    def _is_in_window(self, skew: ClockSkew) -> bool:
         return any(self.start <= moment < self.end for moment in (skew.before, skew.after))
 
 

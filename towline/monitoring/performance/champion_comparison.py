@@ -23,7 +23,7 @@ from towline.monitoring.performance.logged_predictions import (
 )
 from towline.monitoring.performance.quality import evenly_spaced, resampling_units, widen_interval
 from towline.monitoring.results import ChampionComparison, DriftResult
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.interval import Interval
@@ -110,7 +110,7 @@ def _newer_than_training(rows: pa.Table, splits: Sequence[dict[str, Any]], unmod
     newer = np.ones(len(rows), dtype=bool)
     for split in splits:
         if split["by"] == "time":
-            column = INPUT + split["time"]
+            column = INPUT_PREFIX + split["time"]
             logged = split["time"] in unmodified and column in rows.column_names
             times = read_times(rows[column if logged else "time"])
             newer &= times > pd.Timestamp(split["train_end"]).to_datetime64()
@@ -133,7 +133,7 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
     if missing := sorted(set(names) - unmodified):
         what = f"version {model.version} needs {', '.join(missing[:5])}, which the log does not have unmodified"
         raise DataError(what, where=where, remedy="log these columns unmodified, if privacy allows")
-    predictions = model.predictions(model.features(logged_features(rows, names)))
+    predictions = model.predict_frame(model.to_features(logged_features(rows, names)))
     if predictions.probabilities is None:
         return predictions
     aligned = np.zeros((len(rows), len(contract.classes)))

@@ -17,8 +17,8 @@ from towline.config import Metric
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
-from towline.prediction_log.parquet_store import INPUT
-from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.training.evaluation.predictions import Predictions
 
 #: metrics that need probabilities
@@ -152,15 +152,15 @@ def pad_probabilities(predictions: Predictions, contract: Contract) -> Predictio
 
 def unmodified_features(release: Path, contract: Contract) -> frozenset[str]:
     """The features that are logged as they are, neither hashed nor coarsened."""
-    fields = read_policy(release, contract, HashKeys(release)).fields  # no hash key is needed
+    fields = read_privacy_filter(release, contract, HashKeys(release)).fields  # no hash key is needed
     features = {column.name for column in contract.feature_columns}
-    return frozenset(field.name for field in fields if field.kept == "keep" and field.name in features)
+    return frozenset(field.name for field in fields if field.policy == "keep" and field.name in features)
 
 
 def logged_features(rows: pa.Table, names: Sequence[str]) -> pd.DataFrame:
     """The logged features under their own names; those that are not logged are left out."""
-    logged = [name for name in names if INPUT + name in rows.column_names]
-    frame: pd.DataFrame = rows.select([INPUT + name for name in logged]).rename_columns(logged).to_pandas()
+    logged = [name for name in names if INPUT_PREFIX + name in rows.column_names]
+    frame: pd.DataFrame = rows.select([INPUT_PREFIX + name for name in logged]).rename_columns(logged).to_pandas()
     return frame
 
 

@@ -36,7 +36,7 @@ from towline.monitoring.performance.logged_predictions import (
     unmodified_features,
 )
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
-from towline.prediction_log.parquet_store import INPUT
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
@@ -268,8 +268,8 @@ def _label_shortage(counts: _Counts, config: QualityConfig) -> str:
 
 def resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
     """(n,) the unit of each row: its group, or a block of about sqrt(n) consecutive rows."""
-    if config.data.group and INPUT + config.data.group in rows.column_names:
-        codes: np.ndarray = pd.factorize(rows[INPUT + config.data.group].to_pandas(), use_na_sentinel=False)[0]
+    if config.data.group and INPUT_PREFIX + config.data.group in rows.column_names:
+        codes: np.ndarray = pd.factorize(rows[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
         return codes
     return np.arange(len(rows)) // max(1, math.isqrt(len(rows)))
 

@@ -123,14 +123,14 @@ def sample_log(folder: Path, version: int, start: dt.datetime | None, end: dt.da
     from towline.prediction_log import parquet_store
 
     def selected() -> Iterator["pa.Table"]:
-        for _, rows in parquet_store.tables(folder, start, end):
+        for _, rows in parquet_store.iter_tables(folder, start, end):
             names = [field.name for field in rows.schema if _is_unmodified(field)]
             yield rows.filter(pc.equal(rows["version"], version)).select(names)
 
     if not folder.is_dir():
         return pd.DataFrame()
-    with parquet_store.held(folder):
-        return sample_rows(selected()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT))
+    with parquet_store.exclusive_lock(folder):
+        return sample_rows(selected()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
 
 
 def sample_rows(batches: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:

@@ -195,9 +195,9 @@ def count_predictions(folder: Path, today: dt.date) -> Traffic:
     counts = Counter(
         {day: count for day, count in parquet_store.count_unconverted(folder).items() if first <= day <= today}
     )
-    for part in parquet_store.parts(folder, first, today):
+    for part in parquet_store.list_parts(folder, first, today):
         try:
-            counts[part.day] += parquet_store.opened(part.path).metadata.num_rows
+            counts[part.day] += parquet_store.open_part(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
     return Traffic(days=tuple(DailyCount(day=day, rows=count) for day, count in sorted(counts.items())))

@@ -22,7 +22,7 @@ from towline.prediction_log import segments
 from towline.processes import ProcessRecord
 from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
-from towline.serving.model_reloader import probe
+from towline.serving.model_reloader import check_probe_rows
 from towline.steps import step
 from towline.store import StoreLayout
 
@@ -185,7 +185,7 @@ def _try_releases(layout: StoreLayout, manifest: Manifest, trusted: Sequence[str
 
 def _try_release(layout: StoreLayout, served: ServedRelease, trusted: Sequence[str]) -> RestoredModel:
     model = open_release(layout.release(served.release), trusted, served.digest)
-    return RestoredModel(version=served.version, release=served.release, rows=probe(model))
+    return RestoredModel(version=served.version, release=served.release, rows=check_probe_rows(model))
 
 
 def _move_dumps(dumps: Mapping[str, Path], databases: Mapping[str, Database], store: Path, staged_store: Path) -> None:
@@ -213,7 +213,10 @@ def _check_unused(layout: StoreLayout, databases: Mapping[str, Database]) -> Non
             process = ProcessRecord.model_validate_json(path.read_bytes())
             users |= {f"process {process.pid} ({path.stem})": path} if process.is_running else {}
     for log in sorted(layout.prediction_logs.glob("*")):
-        users |= {f"a service of {log.name}": path for path in set(segments.paths(log)) - set(segments.finished(log))}
+        users |= {
+            f"a service of {log.name}": path
+            for path in set(segments.list_segments(log)) - set(segments.finished_segments(log))
+        }
     for user, path in users.items():
         remedy = "stop it (servers: towline ui --stop), or restore --into another folder"
         raise ConfigError(f"{user} works on this store", where=str(path), remedy=remedy)

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Column
-from towline.serving.problems import KINDS
+from towline.serving.problems import PROBLEM_TYPES
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -65,7 +65,7 @@ def render(model: "Model", document: dict[str, Any], address: str, answer: bytes
     errors = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td class="number">{kind.status}</td>'
         f"<td>{escape(kind.title)}{f'. <span class=soft>{escape(kind.remedy)}</span>' if kind.remedy else ''}</td></tr>"
-        for code, kind in sorted(KINDS.items(), key=lambda one: one[1].status)
+        for code, kind in sorted(PROBLEM_TYPES.items(), key=lambda one: one[1].status)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

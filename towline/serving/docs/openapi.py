@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.example import example_row
-from towline.serving.problems import KINDS
-from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABILITIES, describe
+from towline.serving.problems import PROBLEM_TYPES
+from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABILITIES, describe_model
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -18,7 +18,7 @@ _KEYED: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 Json = dict[str, Any]
 
 
-def fields(contract: Contract) -> list[Json]:
+def describe_fields(contract: Contract) -> list[Json]:
     """What a row must hold: each feature with its kind and what the training table held of it."""
     return [
         {
@@ -34,7 +34,7 @@ def fields(contract: Contract) -> list[Json]:
     ]
 
 
-def document(model: "Model", most: int) -> Json:
+def openapi_document(model: "Model", most: int) -> Json:
     """The whole document.
 
     Args:
@@ -117,7 +117,7 @@ def _problem() -> Json:
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
-            "code": {"enum": list(KINDS)},
+            "code": {"enum": list(PROBLEM_TYPES)},
             "remedy": {"type": "string"},
             "request_id": {"type": "string"},
             "error_count": {"type": "integer"},
@@ -140,7 +140,7 @@ def _problem() -> Json:
 
 
 def _refusal(status: int) -> Json:
-    titles = [kind.title for kind in KINDS.values() if kind.status == status]
+    titles = [kind.title for kind in PROBLEM_TYPES.values() if kind.status == status]
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {"description": "; ".join(titles), "content": {"application/problem+json": schema}}
 
@@ -273,7 +273,7 @@ def _infer(model: "Model", row: Json, most: int) -> Json:
     asked: Json = {"schema": request}
     inputs = [
         {"name": told["name"], "shape": [1, 1], "datatype": told["datatype"], "data": [_tensor_value(told, row)]}
-        for told in describe(model)["inputs"]
+        for told in describe_model(model)["inputs"]
     ]
     asked["example"] = {"inputs": inputs}
     told = {

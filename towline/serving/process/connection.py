@@ -17,23 +17,26 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-HEADERS = 65_536  # bytes of a request that are not its body: line, headers, the framing of chunks
-FRAMING = 4  # bytes of a body for each further byte of framing
-PATIENCE = 60.0  # seconds in which a request must have come whole
-BUFFER = 262_144  # bytes of a body that wait for the application
-SLICE = 2_048  # bytes that are parsed at once
-SHARE = 0.0001  # seconds that one connection parses what is large before the next one has its turn
-TURN, REST = 0.0003, 0.001  # seconds that all of them together parse at once, and how long they pause then
-DISCARD = 65_536  # bytes that are discarded at once, before the next pause
+MAX_HEADER_BYTES = 65_536  # bytes of a request that are not its body: line, headers, the framing of chunks
+MAX_FRAMING_RATIO = 4  # bytes of a body for each further byte of framing
+REQUEST_TIMEOUT_S = 60.0  # seconds in which a request must have come whole
+MAX_BUFFERED_BODY = 262_144  # bytes of a body that wait for the application
+PARSE_SLICE = 2_048  # bytes that are parsed at once
+CONNECTION_TURN_S = 0.0001  # seconds that one connection parses what is large before the next one has its turn
+PARSE_TURN_S, PARSE_PAUSE_S = (
+    0.0003,
+    0.001,
+)  # seconds that all of them together parse at once, and how long they pause then
+DISCARD_BUFFER = 65_536  # bytes that are discarded at once, before the next pause
 LINGER_BYTES = 64_000_000  # read and discarded from the sender of a refused request, at most
 LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # how long it is read from, at most: in all, and without a byte
 LINGER_LOOK = 1.0  # seconds between two looks at that
 
 
-class Joined:
+class CoalescingTransport:
     """A transport; what is written in one turn of the event loop leaves in one call to the system."""
 
-    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+    def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         self.raw, self._connection = transport, connection
         self._call_soon = connection.loop.call_soon
         self._held: list[bytes] = []
@@ -64,10 +67,10 @@ class Joined:
             self.raw.writelines(held)
 
 
-class Flow(FlowControl):
+class BodyFlowControl(FlowControl):
     """Whether the connection is parsed. ``asked``: whether the application wants the body of its request."""
 
-    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+    def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         super().__init__(transport)
         self._connection = connection
         self.asked = False
@@ -84,7 +87,7 @@ class Flow(FlowControl):
             self._connection.resume()
 
 
-class Cycle(RequestResponseCycle):
+class RequestCycle(RequestResponseCycle):
     """uvicorn's request and its answer. Where the answer comes before the whole body, the connection ends with it."""
 
     @property
@@ -96,20 +99,20 @@ class Cycle(RequestResponseCycle):
         self._keep_alive = value
 
 
-class Pace:
+class ParseScheduler:
     """Parses large reads slice by slice, those of all connections in turn, so that small requests come in between."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[Connection] = deque()
+        self._waiting: deque[HttpConnection] = deque()
 
-    def add(self, connection: "Connection") -> None:
+    def add(self, connection: "HttpConnection") -> None:
         if not self._waiting:
             self._loop.call_soon(self._turn)
         self._waiting.append(connection)
 
     def _turn(self) -> None:
-        end = time.perf_counter() + TURN
+        end = time.perf_counter() + PARSE_TURN_S
         while self._waiting:
             connection = self._waiting[0]
             if connection.parse_waiting():
@@ -119,17 +122,17 @@ class Pace:
             if time.perf_counter() >= end:
                 break
         if self._waiting:
-            self._loop.call_later(REST, self._turn)  # a small request takes several turns of the loop
+            self._loop.call_later(PARSE_PAUSE_S, self._turn)  # a small request takes several turns of the loop
 
 
-_DISCARDED = bytearray(DISCARD)  # what any of them reads
-_PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pace]" = weakref.WeakKeyDictionary()
+_DISCARDED = bytearray(DISCARD_BUFFER)  # what any of them reads
+_PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ParseScheduler]" = weakref.WeakKeyDictionary()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """Answers 431 to headers that do not end, 400 to a body in tiny chunks and 408 to what does not come whole."""
 
-    flow: Flow
+    flow: BodyFlowControl
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -139,12 +142,12 @@ class Connection(HttpToolsProtocol):
         self._began = self.loop.time()  # when the present request did; 0 while none has
         self._unparsed: deque[memoryview] = deque()
         self._queued = False  # whether Pace has it
-        self._pace = _PACES.get(self.loop) or _PACES.setdefault(self.loop, Pace(self.loop))
+        self._pace = _PACES.get(self.loop) or _PACES.setdefault(self.loop, ParseScheduler(self.loop))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport: Joined = Joined(transport, self)  # type: ignore[assignment]
-        self.flow = Flow(transport, self)
+        self.transport: CoalescingTransport = CoalescingTransport(transport, self)  # type: ignore[assignment]
+        self.flow = BodyFlowControl(transport, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unparsed.clear()
@@ -158,7 +161,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._began:
             self._began = self.loop.time()
-        if len(data) > SLICE or self.flow.read_paused or self._unparsed:
+        if len(data) > PARSE_SLICE or self.flow.read_paused or self._unparsed:
             self._unparsed.append(memoryview(data))
             self.transport.raw.pause_reading()
             self._queue()
@@ -167,10 +170,10 @@ class Connection(HttpToolsProtocol):
 
     def parse_waiting(self) -> bool:
         """Parses what waits for it, for a short time; whether there is more that may be parsed."""
-        end = time.perf_counter() + SHARE
+        end = time.perf_counter() + CONNECTION_TURN_S
         while self._unparsed and not self.flow.read_paused:
             first = self._unparsed.popleft()
-            size = max(SLICE, self._announced())
+            size = max(PARSE_SLICE, self._announced())
             if len(first) > size:
                 self._unparsed.appendleft(first[size:])
             self._parse(first[:size])
@@ -210,7 +213,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         self.connection_lost(ConnectionAbortedError())  # for this protocol it ends here
         transport.pause_reading()  # so that the next read is into the other protocol's buffer
-        transport.set_protocol(Lingering(transport, self.loop, self.connections))
+        transport.set_protocol(LingeringClose(transport, self.loop, self.connections))
         transport.resume_reading()
 
     def on_headers_complete(self) -> None:
@@ -225,7 +228,7 @@ class Connection(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         before = self.cycle
-        self.cycle = Cycle(
+        self.cycle = RequestCycle(
             scope=scope,
             transport=self.transport,  # type: ignore[arg-type]
             flow=self.flow,
@@ -253,7 +256,7 @@ class Connection(HttpToolsProtocol):
         self._body += size
         self._beside -= size
         cycle.body += body
-        if len(cycle.body) > BUFFER:
+        if len(cycle.body) > MAX_BUFFERED_BODY:
             self.flow.pause_reading()
         cycle.message_event.set()
 
@@ -267,8 +270,8 @@ class Connection(HttpToolsProtocol):
 
     def end_if_stale(self, now: float) -> None:
         """Answers 408 to a request that began too long ago to be still coming."""
-        if self._began and now - self._began > PATIENCE and not self.transport.is_closing():
-            self.send_400_response(f"The request did not come whole within {PATIENCE:g} seconds.", 408)
+        if self._began and now - self._began > REQUEST_TIMEOUT_S and not self.transport.is_closing():
+            self.send_400_response(f"The request did not come whole within {REQUEST_TIMEOUT_S:g} seconds.", 408)
 
     def send_400_response(self, msg: str, status: int = 400) -> None:
         """Ends the connection with a problem, as the application's own errors are told."""
@@ -289,7 +292,7 @@ class Connection(HttpToolsProtocol):
         self._beside += len(data)
         super().data_received(data)  # type: ignore[arg-type]
         # small chunks have more framing than content: what may come beside a body grows with it
-        if self._beside > HEADERS + self._body // FRAMING:
+        if self._beside > MAX_HEADER_BYTES + self._body // MAX_FRAMING_RATIO:
             if self.transport.is_closing():
                 return
             if self._body:
@@ -302,7 +305,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()  # until the application knows who asks
 
 
-class Lingering(asyncio.BufferedProtocol):
+class LingeringClose(asyncio.BufferedProtocol):
     """The end of a connection whose sender was refused and is not done: what it sends is discarded.
 
     If it were closed at once, the system would answer the next bytes with a reset, and the sender would not see why it
@@ -328,9 +331,9 @@ class Lingering(asyncio.BufferedProtocol):
         self._left -= nbytes
         if self._left < 0:
             self._transport.abort()
-        elif nbytes == DISCARD:  # as fast as it can be sent it would take a core
+        elif nbytes == DISCARD_BUFFER:  # as fast as it can be sent it would take a core
             self._transport.pause_reading()
-            self._loop.call_later(REST, self._resume)
+            self._loop.call_later(PARSE_PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         if not self._transport.is_closing():

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from towline.errors import Fault
-from towline.serving.problems import Problem, wrong
+from towline.serving.problems import Problem, wrong_shape
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
 
 Rows = Sequence[Mapping[str, Any]]
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
-class Asked(NamedTuple):
+class PredictionRequest(NamedTuple):
     """The rows of a request, and how it wants its answer (Open Inference Protocol only)."""
 
     rows: Rows
@@ -24,7 +24,7 @@ class Asked(NamedTuple):
     outputs: tuple[str, ...] = ()
 
 
-class Protocol(NamedTuple):
+class WireProtocol(NamedTuple):
     """One way to ask.
 
     ``read`` takes the document, the model's feature names and the most rows allowed, and raises Problem. ``write``
@@ -33,24 +33,24 @@ class Protocol(NamedTuple):
     """
 
     name: str
-    read: "Callable[[Any, Model, int], Asked]"
-    write: "Callable[[Answer, Model, Asked, str], bytes]"
+    read: "Callable[[Any, Model, int], PredictionRequest]"
+    write: "Callable[[RowPredictions, Model, PredictionRequest, str], bytes]"
     bare: bool = False
     nan: bool = False
 
 
-def read_rows(document: Any, model: "Model", most: int) -> Asked:
+def read_rows(document: Any, model: "Model", most: int) -> PredictionRequest:
     """``{"rows": [{…}, …]}``, or one object as ``{"row": {…}}``."""
     del model
     if document.__class__ is dict and len(document) == 1:
         if "rows" in document:
-            return Asked(records(document["rows"], "rows", most))
+            return PredictionRequest(check_records(document["rows"], "rows", most))
         if "row" in document:
-            return Asked(records([document["row"]], "row", most))
-    raise wrong('give one object with one member, "rows" (a list of objects) or "row" (one object)')
+            return PredictionRequest(check_records([document["row"]], "row", most))
+    raise wrong_shape('give one object with one member, "rows" (a list of objects) or "row" (one object)')
 
 
-def write_rows(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> bytes:
+def write_rows(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     del asked
     told: dict[str, Any] = {"predictions": answer.predictions}
     if answer.probabilities is not None:
@@ -60,68 +60,70 @@ def write_rows(answer: "Answer", model: "Model", asked: Asked, request_id: str) 
     return orjson.dumps(told)
 
 
-def read_invocations(document: Any, model: "Model", most: int) -> Asked:
+def read_invocations(document: Any, model: "Model", most: int) -> PredictionRequest:
     """MLflow's four formats; ``params`` are of no use to these models and left out."""
     given = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
     if len(given) != 1:
-        raise wrong(f"give one object with exactly one of {', '.join(FORMATS)}")
+        raise wrong_shape(f"give one object with exactly one of {', '.join(FORMATS)}")
     name, table = given[0], document[given[0]]
     if name == "dataframe_split":
-        return Asked(_split(table, model, most))
+        return PredictionRequest(_split(table, model, most))
     if name == "dataframe_records":
-        return Asked(records(table, name, most))
+        return PredictionRequest(check_records(table, name, most))
     if isinstance(table, dict):
-        return Asked(_columns(table, name, most))
+        return PredictionRequest(_columns(table, name, most))
     if isinstance(table, list) and table and not isinstance(table[0], dict):
-        return Asked(_positional(table, model.reader.fields, name, most))
-    return Asked(records(table, name, most))
+        return PredictionRequest(_positional(table, model.reader.fields, name, most))
+    return PredictionRequest(check_records(table, name, most))
 
 
-def write_invocations(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> bytes:
+def write_invocations(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     del model, asked
     return orjson.dumps({"predictions": answer.predictions, "request_id": request_id})
 
 
-def records(rows: Any, name: str, most: int) -> Rows:
+def check_records(rows: Any, name: str, most: int) -> Rows:
     """A list of objects, no longer than allowed.
 
     Raises:
         Problem: it is none.
     """
     if rows.__class__ is not list:
-        raise wrong(f"{name} is not a list of objects")
-    limit(len(rows), most)
+        raise wrong_shape(f"{name} is not a list of objects")
+    check_row_limit(len(rows), most)
     for row in rows:
         if row.__class__ is not dict:
             odd = [place for place, row in enumerate(rows) if row.__class__ is not dict]
-            raise wrong(f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd))
+            raise wrong_shape(
+                f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd)
+            )
     found: Rows = rows
     return found
 
 
-def limit(count: int, most: int) -> None:
+def check_row_limit(count: int, most: int) -> None:
     if count > most:
         raise Problem("too-large", f"{count:,} rows: at most {most:,} are taken in one request")
 
 
 def _split(table: Any, model: "Model", most: int) -> Rows:
     if not isinstance(table, dict) or "data" not in table or not table.keys() <= {"columns", "data", "index"}:
-        raise wrong("dataframe_split is not an object with columns, data and perhaps index")
+        raise wrong_shape("dataframe_split is not an object with columns, data and perhaps index")
     columns = table.get("columns")
     if columns is None:
         return _positional(table["data"], model.reader.fields, "dataframe_split.data", most)
     if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-        raise wrong("dataframe_split.columns is not a list of names")
+        raise wrong_shape("dataframe_split.columns is not a list of names")
     if len(set(columns)) < len(columns):
-        raise wrong("dataframe_split.columns names a column twice")
+        raise wrong_shape("dataframe_split.columns names a column twice")
     return _positional(table["data"], columns, "dataframe_split.data", most)
 
 
 def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Rows:
     """Lists of values, one a row, in the order of the columns; a bare value where there is one column."""
     if not isinstance(table, list):
-        raise wrong(f"{name} is not a list of rows")
-    limit(len(table), most)
+        raise wrong_shape(f"{name} is not a list of rows")
+    check_row_limit(len(table), most)
     width = len(columns)
     rows = [row if isinstance(row, list) else [row] for row in table]
     faults = [
@@ -130,7 +132,7 @@ def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Row
         if len(row) != width
     ]
     if faults:
-        raise wrong(f"{name} holds rows that do not give each of the {width} columns one value", *faults)
+        raise wrong_shape(f"{name} holds rows that do not give each of the {width} columns one value", *faults)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -141,8 +143,8 @@ def _columns(table: Mapping[str, Any], name: str, most: int) -> Rows:
     ragged = [column for column, values in table.items() if not isinstance(values, list)]
     lengths = {len(values) for values in table.values() if isinstance(values, list)}
     if ragged or len(lengths) > 1:
-        raise wrong(f"the columns of {name} are not lists of one length")
-    limit(lengths.pop(), most)
+        raise wrong_shape(f"the columns of {name} are not lists of one length")
+    check_row_limit(lengths.pop(), most)
     lists = [[_unwrapped(value) for value in values] for values in table.values()]
     return [dict(zip(table, row, strict=True)) for row in zip(*lists, strict=True)]
 
@@ -152,5 +154,5 @@ def _unwrapped(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-ROWS = Protocol("rows", read_rows, write_rows)
-INVOCATIONS = Protocol("invocations", read_invocations, write_invocations, nan=True)
+ROWS = WireProtocol("rows", read_rows, write_rows)
+INVOCATIONS = WireProtocol("invocations", read_invocations, write_invocations, nan=True)

@@ -1,19 +1,21 @@
 """The Open Inference Protocol v2: one named tensor a column in, predictions and probabilities out."""
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from towline.errors import Fault
-from towline.serving.problems import Problem, wrong
-from towline.serving.protocols.json_rows import Asked, Protocol, limit
-from towline.serving.protocols.strict_json import loads
+from towline.serving.problems import Problem, wrong_shape
+from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol, check_row_limit
+from towline.serving.protocols.strict_json import parse_json
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.inference.scorer import Answer
+    from towline.inference.scorer import RowPredictions
 
 INTEGERS = {
     f"{sign}INT{bits}": ((0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
@@ -25,10 +27,15 @@ DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
 DIMENSIONS = 8  # the product of very many sizes would take minutes
 CONTENT_TYPES = ("str", "np", "pd", "datetime", "pd_json")
 LABELS, PROBABILITIES = "predict", "predict_proba"  # as MLServer's scikit-learn runtime names them
+BINARY_HEADER = b"inference-header-content-length"
+_NUMPY_TYPES = {
+    "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+    "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
 _KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "datetime": "BYTES"}
 
 
-def describe(model: "Model") -> dict[str, Any]:
+def describe_model(model: "Model") -> dict[str, Any]:
     """The answer to ``GET /v2/models/NAME``."""
     outputs = [{"name": LABELS, "datatype": _label_type(model), "shape": [-1, 1]}]
     if model.contract.classes:
@@ -45,37 +52,37 @@ def describe(model: "Model") -> dict[str, Any]:
     }
 
 
-def read(document: Any, model: "Model", most: int) -> Asked:
+def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
     """One tensor a column, of shape [n] or [n, 1]; or all columns in one of [n, columns] where all are numbers."""
     if not isinstance(document, dict) or not isinstance(inputs := document.get("inputs"), list) or not inputs:
-        raise wrong('give one object with "inputs", a list of tensors')
+        raise wrong_shape('give one object with "inputs", a list of tensors')
     identity = document.get("id")
     if identity is not None and not (isinstance(identity, str) and len(identity) <= 128):
-        raise wrong("id is not a text of at most 128 characters")
+        raise wrong_shape("id is not a text of at most 128 characters")
     tensors: dict[str, tuple[list[int], list[Any]]] = {}
     for place, tensor in enumerate(inputs):
         name, shape, values = _tensor(tensor, f"inputs[{place}]", most)
         if name in tensors:
-            raise wrong(f"inputs[{place}] has the name of an input before it")
+            raise wrong_shape(f"inputs[{place}] has the name of an input before it")
         tensors[name] = (shape, values)
     outputs = _outputs(document.get("outputs"), model)
     if len(tensors) == 1:
         ((name, (shape, values)),) = tensors.items()
         if len(shape) == 2 and (shape[1] > 1 or name not in model.reader.fields):
-            return Asked(_matrix(shape, values, model), identity, outputs)
+            return PredictionRequest(_matrix(shape, values, model), identity, outputs)
     counts = set()
     for name, (shape, values) in tensors.items():
         if len(shape) > 1 and math.prod(shape[1:]) != 1:
-            raise wrong(f"the shape of input {name!r} is not [n] or [n, 1]")
+            raise wrong_shape(f"the shape of input {name!r} is not [n] or [n, 1]")
         counts.add(len(values))
     if len(counts) != 1:
-        raise wrong("the inputs have not all the same number of rows")
+        raise wrong_shape("the inputs have not all the same number of rows")
     columns = [values for _, values in tensors.values()]
     rows = [dict(zip(tensors, row, strict=True)) for row in zip(*columns, strict=True)]
-    return Asked(rows, identity, outputs)
+    return PredictionRequest(rows, identity, outputs)
 
 
-def write(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> bytes:
+def write_tensors(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
     labels: list[Any] = answer.predictions
     datatype = _label_type(model)
     if datatype == "BYTES":
@@ -98,27 +105,27 @@ def write(answer: "Answer", model: "Model", asked: Asked, request_id: str) -> by
 def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[Any]]:
     """Name, shape and the values in a row, checked against shape and datatype."""
     if not isinstance(tensor, dict):
-        raise wrong(f"{place} is not an object")
+        raise wrong_shape(f"{place} is not an object")
     name, shape, datatype, data = (tensor.get(key) for key in ("name", "shape", "datatype", "data"))
     if not isinstance(name, str):
-        raise wrong(f"{place} has no name")
+        raise wrong_shape(f"{place} has no name")
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
-        raise wrong(f"{place}: the shape is not a list of sizes")
+        raise wrong_shape(f"{place}: the shape is not a list of sizes")
     if len(shape) > DIMENSIONS:
-        raise wrong(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are taken")
+        raise wrong_shape(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are taken")
     if datatype not in DATATYPES:
-        raise wrong(f"{place}: the datatype is not one of {', '.join(DATATYPES)}")
+        raise wrong_shape(f"{place}: the datatype is not one of {', '.join(DATATYPES)}")
     parameters = tensor.get("parameters") or {}
     content_type = parameters.get("content_type") if isinstance(parameters, dict) else None
     if content_type is not None and content_type not in CONTENT_TYPES:
-        raise wrong(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
-    limit(shape[0], most)
+        raise wrong_shape(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
+    check_row_limit(shape[0], most)
     if not isinstance(data, list):
-        raise wrong(f"{place}: data is not a list; tensors in shared memory are not read")
+        raise wrong_shape(f"{place}: data is not a list; tensors in shared memory are not read")
     values = _flat(data, shape, place)
     if content_type == "pd_json":  # each value is a document of its own: how MLServer writes columns of many types
-        limit(len(values), most)
-        values = [loads(value.encode()) if isinstance(value, str) else value for value in values]
+        check_row_limit(len(values), most)
+        values = [parse_json(value.encode()) if isinstance(value, str) else value for value in values]
     else:
         _check(values, datatype, name)
     return name, shape, values
@@ -131,10 +138,10 @@ def _flat(data: list[Any], shape: Sequence[int], place: str) -> list[Any]:
     values: list[Any] = data
     for inner in shape[1:]:
         if not all(isinstance(value, list) and len(value) == inner for value in values):
-            raise wrong(f"{place}: the data is not of its shape")
+            raise wrong_shape(f"{place}: the data is not of its shape")
         values = [value for part in values for value in part]
     if len(data) != shape[0] or any(isinstance(value, list) for value in values):
-        raise wrong(f"{place}: the data is not of its shape")
+        raise wrong_shape(f"{place}: the data is not of its shape")
     return values
 
 
@@ -161,9 +168,9 @@ def _check(values: list[Any], datatype: str, name: str) -> None:
 def _matrix(shape: Sequence[int], values: list[Any], model: "Model") -> list[Mapping[str, Any]]:
     columns = model.contract.feature_columns
     if any(column.kind not in ("numeric", "boolean") for column in columns):
-        raise wrong("columns that are not all numbers cannot come in one tensor: give one named input a column")
+        raise wrong_shape("columns that are not all numbers cannot come in one tensor: give one named input a column")
     if shape[1] != len(columns):
-        raise wrong(f"the one tensor has {shape[1]} columns, not {len(columns)}")
+        raise wrong_shape(f"the one tensor has {shape[1]} columns, not {len(columns)}")
     names, width = [column.name for column in columns], len(columns)
     return [dict(zip(names, values[at : at + width], strict=True)) for at in range(0, len(values), width)]
 
@@ -175,7 +182,7 @@ def _outputs(asked: Any, model: "Model") -> tuple[str, ...]:
     listed = asked if isinstance(asked, list) else [None]
     names = [output.get("name") if isinstance(output, dict) else None for output in listed]
     if not all(isinstance(name, str) and name in known for name in names):
-        raise wrong(f"outputs names what is not one of {', '.join(sorted(known))}")
+        raise wrong_shape(f"outputs names what is not one of {', '.join(sorted(known))}")
     return tuple(str(name) for name in names)
 
 
@@ -186,4 +193,68 @@ def _label_type(model: "Model") -> str:
     return "BOOL" if kinds == {bool} else "INT64" if kinds == {int} else "BYTES"
 
 
-TENSORS = Protocol("open-inference", read, write, bare=True)
+def json_length(headers: Mapping[bytes, bytes], length: int) -> int:
+    """Where in a body of this length its document ends.
+
+    Raises:
+        Problem: the header that says so is no such number.
+    """
+    given = headers[BINARY_HEADER]
+    if not given.isdigit() or len(given) > 18 or int(given) > length:
+        raise Problem("bad-request", "Inference-Header-Content-Length is no place in the body")
+    return int(given)
+
+
+def attach_binary_data(document: Any, tail: bytes) -> None:
+    """Gives each tensor of a request that came as bytes its data.
+
+    Raises:
+        Problem: sizes, datatypes or texts are not right.
+    """
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    at = 0
+    for place, tensor in enumerate(inputs if isinstance(inputs, list) else ()):
+        parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is None:
+            continue
+        if type(size) is not int or not 0 <= size <= len(tail) - at:
+            raise wrong_shape(f"inputs[{place}]: binary_data_size is beyond the end of the body")
+        tensor["data"] = _binary_values(tail[at : at + size], tensor.get("datatype"), f"inputs[{place}]")
+        at += size
+    if at != len(tail):
+        raise wrong_shape("there are bytes behind the last tensor")
+
+
+def _binary_values(part: bytes, datatype: Any, place: str) -> list[Any]:
+    if datatype == "BYTES":
+        return _texts(part, place)
+    if not isinstance(datatype, str) or datatype not in _NUMPY_TYPES:
+        raise wrong_shape(f"{place}: the datatype is not one of {', '.join(_NUMPY_TYPES)}, BYTES")
+    dtype = np.dtype(_NUMPY_TYPES[datatype])
+    if len(part) % dtype.itemsize:
+        raise wrong_shape(f"{place}: the bytes are no whole number of {datatype}")
+    values: list[Any] = np.frombuffer(part, dtype).tolist()
+    if dtype.kind == "f":
+        return [None if value != value else value for value in values]  # noqa: PLR0124 - NaN
+    return values
+
+
+def _texts(part: bytes, place: str) -> list[str]:
+    """Each is four bytes of length, the lowest first, and so much UTF-8."""
+    texts, at = [], 0
+    try:
+        while at < len(part):
+            (length,) = struct.unpack_from("<I", part, at)
+            at += 4 + length
+            if at > len(part):
+                raise wrong_shape(f"{place}: a text is longer than its tensor")
+            texts.append(part[at - length : at].decode())
+    except (struct.error, UnicodeDecodeError):
+        raise wrong_shape(f"{place}: the bytes are no texts in UTF-8") from None
+    if any("\0" in text for text in texts):
+        raise wrong_shape(f"{place}: a text holds a NUL character")
+    return texts
+
+
+TENSORS = WireProtocol("open-inference", read_tensors, write_tensors, bare=True)

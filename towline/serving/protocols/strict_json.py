@@ -11,10 +11,10 @@ import orjson
 
 from towline.serving.problems import Problem
 
-DEPTH = 32  # levels; no path takes more than six
-LARGE = 65_536  # bytes
-OBJECTS, LISTS = 10, 50  # at most, for each row that is allowed
-KEYS = 10_000  # of one object, at most
+MAX_DEPTH = 32  # levels; no path takes more than six
+LARGE_BODY = 65_536  # bytes
+MAX_OBJECTS_PER_ROW, LISTS = 10, 50  # at most, for each row that is allowed
+MAX_KEYS = 10_000  # of one object, at most
 BEGINNING = 262_144  # bytes that are looked at before all of a body is
 # a text without an end is taken to the end: else it would be looked for again from each quote in it
 _TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|\bNaN\b', re.DOTALL)
@@ -27,7 +27,7 @@ _OTHERS = bytes(byte for byte in range(256) if byte not in _MARKS)
 _STEPS = np.array([0, 0, 0, 1, -1, 1, -1], dtype=np.int8)  # what each does to the depth
 
 
-def loads(body: bytes, longest: int = 10_000, *, widest: int = KEYS, nan: bool = False) -> Any:
+def parse_json(body: bytes, longest: int = 10_000, *, widest: int = MAX_KEYS, nan: bool = False) -> Any:
     """One JSON document.
 
     Args:
@@ -41,7 +41,7 @@ def loads(body: bytes, longest: int = 10_000, *, widest: int = KEYS, nan: bool =
             surrogate pair, or more than 32 levels (``malformed-json``); or too long a list or too many keys
             (``too-large``).
     """
-    if len(body) < LARGE or not gc.isenabled():
+    if len(body) < LARGE_BODY or not gc.isenabled():
         return _loads(body, longest, widest, nan)
     gc.disable()  # else each of a million new lists would be looked through for cycles again and again
     try:
@@ -51,7 +51,11 @@ def loads(body: bytes, longest: int = 10_000, *, widest: int = KEYS, nan: bool =
 
 
 def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
-    if len(body) >= LARGE or body.count(b"{") > OBJECTS * longest or body.count(b"[") > LISTS * longest:
+    if (
+        len(body) >= LARGE_BODY
+        or body.count(b"{") > MAX_OBJECTS_PER_ROW * longest
+        or body.count(b"[") > LISTS * longest
+    ):
         if len(body) > 2 * BEGINNING:
             _check_size(body[:BEGINNING], longest, widest)  # tells of most that are refused, at a tenth of the cost
         _check_size(body, longest, widest)
@@ -63,10 +67,10 @@ def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
         body = _without_nan(body)
         return _loads(body, longest, widest, nan=False)
     try:
-        keys = _keys(document, longest, DEPTH)
+        keys = _keys(document, longest, MAX_DEPTH)
     except _Beyond64Bits:  # orjson rounds such integers
         document = json.loads(body)
-        keys = _keys(document, longest, DEPTH, rounded=False)
+        keys = _keys(document, longest, MAX_DEPTH, rounded=False)
     if body.count(b":") != keys and _colons(body, keys) != keys:
         raise Problem("malformed-json", "a key stands twice in one object")
     if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
@@ -81,10 +85,10 @@ def _check_size(body: bytes, longest: int, widest: int) -> None:
     """
     marks = _marks(body)
     depth = np.cumsum(_STEPS[marks], dtype=np.int32)
-    if depth.max(initial=0) > DEPTH:
+    if depth.max(initial=0) > MAX_DEPTH:
         raise _too_deep()
     counts = np.bincount(marks, minlength=len(_STEPS))
-    if counts[_BRACE] > OBJECTS * longest or counts[_BRACE] + counts[_BRACKET] > LISTS * longest:
+    if counts[_BRACE] > MAX_OBJECTS_PER_ROW * longest or counts[_BRACE] + counts[_BRACKET] > LISTS * longest:
         raise Problem("too-large", f"the body holds far more lists and objects than {longest:,} rows need")
     if counts[_COLON] > widest and (keys := _most_keys(marks, depth)) > widest:
         raise Problem("too-large", f"an object holds {keys:,} keys: at most {widest:,} are taken")
@@ -103,7 +107,7 @@ def _most_keys(marks: np.ndarray, depth: np.ndarray) -> int:
 
 
 def _too_deep() -> Problem:
-    return Problem("malformed-json", f"more than {DEPTH} levels of lists and objects")
+    return Problem("malformed-json", f"more than {MAX_DEPTH} levels of lists and objects")
 
 
 def _without_nan(body: bytes) -> bytes:

@@ -37,15 +37,15 @@ def write(store: MonitoredStore, folder: Path) -> Callable[[str, Sequence[dt.dat
         log = PredictionLog(folder, worker, convert=False)
         for number, at in enumerate(moments):
             sent = [SENT[number % len(SENT)]]
-            log.write(f"{worker}-{number}", at.timestamp(), model, sent, model.answer(sent))
+            log.write(f"{worker}-{number}", at.timestamp(), model, sent, model.predict_rows(sent))
         log.close()
 
     return to
 
 
 def convert(folder: Path) -> None:
-    with parquet_store.held(folder):
-        parquet_store.convert(folder)
+    with parquet_store.exclusive_lock(folder):
+        parquet_store.convert_segments(folder)
 
 
 def clock(result: DriftResult) -> list[DriftCheckResult]:
@@ -110,7 +110,7 @@ def test_workers_side_by_side_and_slow_requests_are_ordinary(
         write(worker, minutes(start, 100, 200))
     assert clock(store.drift(start + DAY)) == []
     maintenance.compact(folder)
-    assert len(parquet_store.parts(folder)) < 6
+    assert len(parquet_store.list_parts(folder)) < 6
     assert clock(store.drift(start + DAY)) == []
 
 

@@ -20,12 +20,12 @@ from tests.unit.serving.conftest import ROW, make_release
 from towline.config import DriftConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
-from towline.inference.scorer import Answer
+from towline.inference.scorer import RowPredictions
 from towline.monitoring.drift.current_rows import read_log, read_table
 from towline.monitoring.drift.detector import detect
 from towline.monitoring.results import DriftResult
 from towline.prediction_log import parquet_store
-from towline.prediction_log.privacy import HashKeys, read_policy
+from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 from towline.release.reference import read_reference
 
@@ -317,18 +317,18 @@ def test_reading_the_log_of_one_version(tmp_path: Path) -> None:
         make_release(tmp_path / f"v{n}", {"pii": ["street"], "columns": {"zip": "hash"}}, ("no", "yes"), n)
         for n in (1, 2)
     ]
-    fields = read_policy(releases[0].directory, releases[0].contract, HashKeys(folder / "hash-keys")).fields
+    fields = read_privacy_filter(releases[0].directory, releases[0].contract, HashKeys(folder / "hash-keys")).fields
 
     def write(hour: float, version: int, size: float) -> None:
         log = PredictionLog(folder, f"w{hour}", convert=False)
         at = (START + dt.timedelta(hours=hour)).timestamp()
-        log.write("r", at, releases[version - 1], [{**ROW, "size": size}], Answer(["yes"], [[0.25, 0.75]]))
+        log.write("r", at, releases[version - 1], [{**ROW, "size": size}], RowPredictions(["yes"], [[0.25, 0.75]]))
         log.close()
 
     for hour, version, size in ((-1, 1, 1.0), (0, 1, 2.0), (5, 2, 3.0), (23, 1, 4.0)):
         write(hour, version, size)
-    with parquet_store.held(folder):
-        parquet_store.convert(folder)
+    with parquet_store.exclusive_lock(folder):
+        parquet_store.convert_segments(folder)
     write(24 - 1e-3, 1, 5.0)
     write(24, 1, 6.0)
     pieces = list(read_log(folder, 1, START, START + DAY, fields, 1))

@@ -267,7 +267,7 @@ def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureR
     writer = PredictionLog(log.predictions, "w0", convert=False)
     for number, row in enumerate(sent.to_dict("records")):
         at = START.timestamp() + number * 3600
-        writer.write(f"r{number}", at, model, [row], model.answer([row]))
+        writer.write(f"r{number}", at, model, [row], model.predict_rows([row]))
     writer.close()
     late = pd.DataFrame({"request_id": [f"r{number}" for number in range(120)], "y": rows[model.contract.target]})
     late.to_csv(tmp_path / "late.csv", index=False)

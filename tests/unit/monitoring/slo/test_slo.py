@@ -475,8 +475,8 @@ def post(url: str, document: object) -> int:
 
 def test_a_service_with_keys_wants_one_of_scope_admin(shelf: Shelf) -> None:
     """Without one, or with one that may only predict, it is said what to do; the service is not called away."""
-    admin = auth.create(shelf.settings.store, "watch", ("admin",))[0]
-    caller = auth.create(shelf.settings.store, "shop", ("predict",))[0]
+    admin = auth.create_key(shelf.settings.store, "watch", ("admin",))[0]
+    caller = auth.create_key(shelf.settings.store, "shop", ("predict",))[0]
     with Serving(shelf.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.registry.test_ledger import execute
 from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.registry.champion_watcher import ChampionWatcher, Release
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 PASS = {"verdict": "pass"}
 
@@ -26,7 +26,9 @@ def promote(
     ledger: Ledger, version: int, expected: int | None, model: str = "bikes", evidence: dict[str, str] | None = None
 ) -> None:
     given = evidence or PASS | {"release": f"{version}" * 64}
-    ledger.promote(model, version, expected, "ann", "", given, f"key{version}", f"releases/{model}/v{version}")
+    ledger.promote(
+        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", given), expected, "ann", ""
+    )
 
 
 def test_it_names_the_champion_as_it_changes(url: str) -> None:
