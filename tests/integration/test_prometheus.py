@@ -24,6 +24,7 @@ from tests.unit.monitoring.status.test_status import DAY, NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
+from towline.inference.scorer import RowPredictions
 from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.monitoring.journal import Journal
 
