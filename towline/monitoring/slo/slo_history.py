@@ -76,11 +76,11 @@ def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> 
         totals = advance(newest, sample)
         if totals is None:
             return
-        kept = [each for each in history if each.service != sample.service or each.at < sample.at]
-        clock_set_back = len(kept) < len(history)
-        kept = thin_out([*kept, totals], sample.at, period)
-        if clock_set_back or len(kept) <= len(history) + 1 - _REWRITE_AFTER:
-            files.write(path, b"".join(map(_to_line, kept)))
+        thinned = [each for each in history if each.service != sample.service or each.at < sample.at]
+        clock_set_back = len(thinned) < len(history)
+        thinned = thin_out([*thinned, totals], sample.at, period)
+        if clock_set_back or len(thinned) <= len(history) + 1 - _REWRITE_AFTER:
+            files.write(path, b"".join(map(_to_line, thinned)))
         else:
             files.append(path, _to_line(totals))
 
@@ -121,18 +121,18 @@ def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotal
 
 def thin_out(history: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
     """The last totals of each minute of the last day, of each hour before, and those at the start of the period."""
-    kept: dict[tuple[str, str, int], CounterTotals] = {}
+    thinned: dict[tuple[str, str, int], CounterTotals] = {}
     newest = {totals.service: totals for totals in history}
     for totals in history:
         age, seconds = now - totals.at, int(totals.at.timestamp())
         slot = ("day", seconds // 60) if age <= _DAY else ("period", seconds // 3600) if age <= period else ("base", 0)
         if totals is newest[totals.service]:
             if age <= period:
-                kept[totals.service, *slot] = totals
+                thinned[totals.service, *slot] = totals
         else:
-            kept[totals.service, *slot] = totals.model_copy(update={"last": None})
+            thinned[totals.service, *slot] = totals.model_copy(update={"last": None})
     active = {service for service, totals in newest.items() if now - totals.at <= period}
-    return [totals for totals in kept.values() if totals.service in active]
+    return [totals for totals in thinned.values() if totals.service in active]
 
 
 def _restarted(last: ServiceSample, before: RequestCounters, sample: ServiceSample, counters: RequestCounters) -> bool:
