@@ -67,7 +67,7 @@ PHRASES = {
 }
 
 #: findings that were there when the list was made, by test; the numbers may only go down
-BACKLOG = {"phrases": 228, "former names": 65, "empty names": 508, "classes": 99, "modules": 99}
+BACKLOG = {"phrases": 69, "former names": 2, "empty names": 220, "classes": 1, "modules": 1}
 
 CODE = ("towline", "tasks", "flows")
 TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
