@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from towline.config import strict_yaml
 from towline.config.messages import describe_problems
 from towline.config.monitoring import (
-    WATCH,
+    MONITORING_SECTIONS,
     AlertConfig,
     DriftConfig,
     PackageConfig,
@@ -108,7 +108,9 @@ class TrainingConfig(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that a run depends on, so not of monitoring, nor of whether the snapshot is kept."""
-        fields = self.model_dump(mode="json", exclude={**dict.fromkeys(WATCH, True), "data": {"keep_snapshot"}})
+        fields = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}}
+        )
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

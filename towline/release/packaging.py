@@ -79,7 +79,7 @@ def package_release(
         draft = releases / f".draft-{provenance.run_key[:16]}"
         try:
             _write_files(draft, work, config, manifest, result)
-            for path in performance_estimation.save(work, config, result.model.candidate):
+            for path in performance_estimation.save_estimator(work, config, result.model.candidate):
                 files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe_files(draft)})
             files.write(draft / MANIFEST, manifest.text())
