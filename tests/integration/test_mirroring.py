@@ -27,16 +27,16 @@ def mirrored(shelf: Shelf) -> Shelf:
 
 def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
-    monkeypatch.setattr(supervisor, "_MIRROR", 0.0)
+    monkeypatch.setattr(supervisor, "_MLFLOW_CHECK_S", 0.0)
     settings, told = mirrored.settings, list[str]()
     watcher = Supervisor(settings, [], [CONFIG], [], told.append)
     (settings.store / "logs").mkdir()
 
     def look() -> None:
-        watcher._mirror()
-        watcher._mirror()
-        if MODEL in watcher._mending:
-            assert watcher._mending[MODEL].wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
+        watcher._check_mlflow()
+        watcher._check_mlflow()
+        if process := watcher._mlflow_checks[MODEL].process:
+            assert process.wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
 
     look()
     assert "version 1, which serves, is missing" in told[0]

@@ -121,7 +121,7 @@ def client(settings: Settings, empty: Path) -> Any:
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.Version:
+def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
     work, *rest = trained
     if key:
         other = work.model_copy(update={"key": key})
@@ -243,7 +243,7 @@ def test_closing_adds_release_costs_and_verdict(
     """What is known after the gate is added to the finished run; doing it again changes nothing."""
     version = registered(settings, trained)
     for _ in range(2):
-        tracking.close(settings, version, released(tmp_path), VERDICT, COSTS)
+        tracking.close(settings, version, released(tmp_path), VERDICT.outcome, COSTS)
     run = client.get_run(version.run_id)
     assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
     assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
@@ -373,7 +373,7 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
         mine = work.model_copy(update={"key": str(number) * 64})
         shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT, COSTS)
+        extra = (released(tmp_path), VERDICT.outcome, COSTS)
         file.write_bytes(pickle.dumps(((settings, mine, rest[0], number + 1, *rest[1:], FACTS), extra)))
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}

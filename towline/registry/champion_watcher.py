@@ -18,7 +18,7 @@ _BUSY_SECONDS = 1.0
 _CHANGE_COUNTER = 24  # offset of the transaction counter in an SQLite file, 4 bytes
 
 
-class Release(NamedTuple):
+class RecordedRelease(NamedTuple):
     """A version's release: its folder relative to the store, and its manifest's sha256 (empty if never recorded)."""
 
     version: int
@@ -40,20 +40,20 @@ class ChampionWatcher:
         self._last_stamp: object = None
         self._rows: list[Entry] = []
 
-    def champion(self) -> Release | None:
+    def champion(self) -> RecordedRelease | None:
         """The champion's release; None before the first promotion."""
         self._read()
         return self._release(champion_of(self._rows))
 
-    def version(self, version: int) -> Release | None:
+    def version(self, version: int) -> RecordedRelease | None:
         """The release of a version; None if it has none yet."""
         self._read()
         return self._release(next((row for row in self._rows[::-1] if row.version == version and row.release), None))
 
-    def _release(self, row: Entry | None) -> Release | None:
+    def _release(self, row: Entry | None) -> RecordedRelease | None:
         if row is None:
             return None
-        return Release(row.version, row.release, digest_of(self._rows, row.release))
+        return RecordedRelease(row.version, row.release, digest_of(self._rows, row.release))
 
     def _read(self) -> None:
         """Reads the rows if they have changed since the last read."""

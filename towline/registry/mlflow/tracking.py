@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-class Version(Frozen):
+class RegisteredVersion(Frozen):
     """A registered version, by the ledger's number; ``link`` is its page within the MLflow UI."""
 
     name: str
@@ -59,7 +59,7 @@ def register(
     evaluation: Evaluation,
     validation: Validation,
     facts: Mapping[str, str],
-) -> Version:
+) -> RegisteredVersion:
     """Records a run, a nested run for each candidate, the model, and a version of it; once for each ``work.key``.
 
     Runs have the status KILLED until they are complete, so that a killed run does not stay RUNNING. Its remains are
@@ -114,7 +114,7 @@ def register(
 
 def close(
     settings: Settings,
-    version: Version,
+    version: RegisteredVersion,
     release: Path,
     verdict: str,
     costs: Mapping[str, Mapping[str, float]],
@@ -148,9 +148,9 @@ def close(
         )
 
 
-def _version(name: str, version: int, mlflow_number: str | int, run_id: str, experiment_id: str) -> Version:
+def _version(name: str, version: int, mlflow_number: str | int, run_id: str, experiment_id: str) -> RegisteredVersion:
     link = links.version(name, int(mlflow_number))
-    return Version(name=name, version=version, run_id=run_id, experiment_id=experiment_id, link=link)
+    return RegisteredVersion(name=name, version=version, run_id=run_id, experiment_id=experiment_id, link=link)
 
 
 def _remove_unfinished(client: "MlflowClient", experiment_id: str, key: str) -> None:
