@@ -45,7 +45,7 @@ lint: dev ## style
 types: dev ## types, strict
 	@$(BIN)/mypy
 
-imports: dev ## which room may import which
+imports: dev ## which package may import which
 	@$(BIN)/lint-imports
 
 check: lint types imports ## lint, types and imports

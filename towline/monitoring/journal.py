@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import orjson
+from pydantic import ValidationError
 
 from towline import files
 from towline.config import Settings
@@ -60,7 +61,10 @@ class Journal:
     def _read(self, kind: Kind, record: type[Result], version: int | None, before: dt.datetime | None) -> list[Result]:
         results: dict[tuple[int, dt.datetime | None], Result] = {}
         for line in self._lines(kind):
-            result = record.model_validate(line["record"])
+            try:
+                result = record.model_validate(line["record"])
+            except ValidationError:  # written by another version of towline: docs/upgrading.md
+                continue
             if version in (None, result.version) and (before is None or (result.end and result.end < before)):
                 results[result.version, result.end] = result
         return sorted(results.values(), key=lambda result: result.end or dt.datetime.min.replace(tzinfo=dt.UTC))

@@ -45,3 +45,11 @@ def test_all_alarms_and_some_passed_checks_are_stored(tmp_path: Path) -> None:
     (stored,) = Journal(tmp_path).drift()
     assert sum(check.alarm for check in stored.checks) == 500
     assert len(stored.checks) == 500 + MAX_PASSED_CHECKS
+
+
+def test_results_of_another_version_are_skipped(tmp_path: Path) -> None:
+    """After an upgrade, windows in a former format are left out and the others are read."""
+    journal = Journal(tmp_path)
+    (tmp_path / "drift.jsonl").write_text('{"at": "2026-01-01T00:00:00+00:00", "record": {"state": "quiet"}}\n')
+    assert journal.drift() == []
+    assert journal.last_run("drift") is not None

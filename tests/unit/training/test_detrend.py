@@ -85,7 +85,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
         chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "regression")
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
-        features, truth, _ = work.part("holdout")
+        features, truth, _ = work.subset("holdout")
         answers = model_io.load_model(work.file("model.skops")).predict(features)
         errors[detrend is None] = np.abs(answers - truth).mean() / truth.mean()
         if detrend:

@@ -51,7 +51,7 @@ def detect_notation(values: pd.Series) -> Notation | None:
         values: text as it is written, nulls included.
 
     Example:
-        >>> detect(pd.Series(["1,5", "2,25", "3,0"])).remedy
+        >>> detect_notation(pd.Series(["1,5", "2,25", "3,0"])).remedy
         "data.decimal: ','"
     """
     counts = values.dropna().astype(str).value_counts().head(_SAMPLE)

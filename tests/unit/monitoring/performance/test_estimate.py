@@ -20,7 +20,7 @@ from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training.cross_validation import cross_validate
 from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 from towline.training.final_fit import fit
 from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrate, fit_estimator
 

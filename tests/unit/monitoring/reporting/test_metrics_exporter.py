@@ -24,7 +24,7 @@ from towline.monitoring.reporting.metrics_exporter import (
 )
 from towline.monitoring.results import QualityResult
 from towline.registry.ledger import JudgedVersion
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:
