@@ -30,8 +30,8 @@ from towline.data.validation.suite import Validation
 from towline.data.workspace import open_workspace
 from towline.inference.predictor import Model, open_release
 from towline.monitoring.drift.detector import detect
-from towline.monitoring.performance.estimate import estimate
-from towline.monitoring.performance.quality import measure
+from towline.monitoring.performance.estimate import estimate_performance
+from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import QualityResult
 from towline.provenance import Provenance
 from towline.release.packaging import package_release
@@ -127,8 +127,8 @@ def lived(told: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool
         asked = table.select([name for name in table.column_names if name.startswith("input.")])
         batch = asked.rename_columns([name.removeprefix("input.") for name in asked.column_names])
         seen = detect(release, [batch], config.drift)
-        guess = estimate(table, release, config, seen, past)
-        found = measure(
+        guess = estimate_performance(table, release, config, seen, past)
+        found = measure_quality(
             table, release, config, start=end - dt.timedelta(days=60), end=end, now=end + config.quality.delay
         )
         past.append(found)

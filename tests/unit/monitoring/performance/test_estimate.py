@@ -167,8 +167,8 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     assert calibrate(state, answers.probabilities)[:, 1].mean() == pytest.approx(rate, rel=0.1)
     assert len(state.model_dump_json()) < 20_000
     for curve in state.curves:
-        assert np.all(np.diff(curve.given) > 0)
-        assert np.all(np.diff(curve.true) >= 0)
+        assert np.all(np.diff(curve.predicted) > 0)
+        assert np.all(np.diff(curve.calibrated) >= 0)
 
 
 def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:

@@ -79,14 +79,14 @@ def statuses(run: Any) -> dict[str, str]:
     ("state", "verdict"), [("ok", "SUCCESS"), ("drift", "FAIL"), ("invalid_schema", "FAIL"), ("unknown", "WARNING")]
 )
 def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str, tmp_path: Path) -> None:
-    """Evidently's own test statuses carry the verdict on the night and on each column; values and times are ours."""
+    """Evidently's own test statuses carry the verdict on the window and on each column; values and times are ours."""
     drift = night(state=state)
     add_report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     [(project, run)] = stored(tmp_path / "evidently")
     assert project == "bikes"
     assert run.timestamp.isoformat() == "2026-02-28T00:00:00"
     assert statuses(run) == {
-        "verdict on the night": verdict,
+        "verdict on the window": verdict,
         **{f"{f.column}: {f.name}": "FAIL" if f.alarm else "SUCCESS" for f in drift.checks},
     }
     values = {result.display_name: result.value for result in run.metric_results.values()}
@@ -101,7 +101,7 @@ def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
     drift = night(state="invalid_schema", checks=(gone,))
     page = add_report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
-    assert statuses(run) == {"verdict on the night": "FAIL", "temp: missing": "FAIL"}
+    assert statuses(run) == {"verdict on the window": "FAIL", "temp: missing": "FAIL"}
     assert "Not drawn: temp (missing)" in page.read_text()
 
 
@@ -139,7 +139,7 @@ def test_rows_that_crash_evidently_still_give_the_scores(
     page = add_report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run)["temp: distribution"] == "FAIL"
-    assert "Exact scores" in page.read_text()
+    assert "Exact checks" in page.read_text()
     assert caplog.text == ""
 
 
