@@ -24,7 +24,7 @@ from towline.config import Candidate, Task
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.estimator_import import describe_error, import_estimator, nearest
-from towline.training.pipeline import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20

@@ -24,7 +24,7 @@ from towline.training.detrend import Trend, remove_trend
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.pipeline import Classifier
+from towline.training.pipeline_components import Classifier
 
 MIN_ROWS = 200
 MIN_CLASS_ROWS = 10

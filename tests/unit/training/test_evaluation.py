@@ -24,7 +24,7 @@ from towline.training.evaluation.bootstrap import draw_weights, percentile_inter
 from towline.training.evaluation.holdout import Evaluation, evaluate, find_slices, load_evaluation_predictions
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
-from towline.training.pipeline import Classifier
+from towline.training.pipeline_components import Classifier
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = np.array(["a", "b", "c", "d"], dtype=object)

@@ -38,7 +38,7 @@ from towline.inference.compiled.plan import (
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
-from towline.training.pipeline import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
