@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.training.test_fitting import _prepared
+from tests.unit.training.test_cross_validation import _prepared
 from towline.errors import ConfigError
 from towline.training import model_io
 from towline.training.cross_validation import check_candidates, choose_candidate, cross_validate
