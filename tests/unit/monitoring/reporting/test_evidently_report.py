@@ -23,7 +23,7 @@ from towline.data.profile import profile_features
 from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.evidently_report import add_missing_windows, add_window, write_report
-from towline.monitoring.reporting.samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
+from towline.monitoring.reporting.plot_samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult, DriftState
 from towline.prediction_log import parquet_store
 
@@ -261,7 +261,7 @@ def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
     """The modules that watch, and catching up on nothing, leave it out."""
     code = (
         "import sys, pathlib, datetime; from towline.monitoring import journal;"
-        "from towline.monitoring.reporting import evidently_report, samples;"
+        "from towline.monitoring.reporting import evidently_report, plot_samples;"
         "from towline.monitoring.status import summary;"
         f"evidently_report.add_missing_windows("
         f"[], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"

@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
-    path.write_text(path.read_text().replace('"state":"ok"', '"state":7'))
+    path.write_text(path.read_text().replace('"at":"', '"at":"x'))
     found = told(shelf)
     assert found["monitoring_readable",] == 0
     assert ("champion_version",) not in found
