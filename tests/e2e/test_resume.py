@@ -68,14 +68,14 @@ def test_a_run_killed_at_each_step_ends_as_one_that_was_not(commands: StoreComma
 def test_what_was_finished_is_skipped(commands: StoreCommands) -> None:
     """Killed alone, as a machine short of memory does, its helpers end by themselves; finished steps are Cached."""
     words = ("--set", "seed=2")
-    assert commands.kill_run_when(commands.log_gained("draw …"), *words, group=False)
+    assert commands.kill_run_when(commands.log_gained("plot …"), *words, group=False)
     assert wait_for_orphans(commands) == []
     code, _, err = commands.run(*words)
     assert code == 0, err
     assert "✓ load" in err
-    assert "✓ draw" in err
+    assert "✓ plot" in err
     assert "cross-validate" not in err
-    assert commands.count_task_states()["Cached"] == 9  # load is never, and draw was not done
+    assert commands.count_task_states()["Cached"] == 9  # load is never, and plot was not done
     assert commands.find_faults() == NOTHING
 
 

@@ -59,38 +59,6 @@ def test_an_embedded_model_is_light(tmp_path: Path) -> None:
     assert heavy & set(modules.split()) == set()
 
 
-def test_a_quiet_night_imports_nothing_slow(sample_store: SampleStore, tmp_path: Path) -> None:
-    """Neither Evidently nor pandas nor scikit-learn, from the file to the verdict."""
-    path = tmp_path / "rows.parquet"
-    make_house_table(200).drop(columns=["value", "sold"]).to_parquet(path)
-    code = (
-        "import sys; from pathlib import Path; from towline.config import DriftConfig\n"
-        "from towline.data.schema.contract import Contract\n"
-        "from towline.monitoring.drift.detector import detect, table\n"
-        "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
-        "print(detect(Path(sys.argv[1]), table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(sample_store.release(1)), str(path)],
-        capture_output=True, text=True, check=True, cwd=REPOSITORY,
-    )  # fmt: skip
-    state, *modules = done.stdout.split()
-    assert state == "ok"
-    assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()
-
-
-def test_quiet_nights_do_not_import_evidently(tmp_path: Path) -> None:
-    """The modules that watch, and catching up on nothing, leave it out."""
-    code = (
-        "import sys, pathlib, datetime; from towline.monitoring import journal;"
-        "from towline.monitoring.reporting import evidently_report, samples;"
-        "from towline.monitoring.status import summary;"
-        f"evidently_report.catch_up([], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
-        "print('evidently' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-
-
 def test_importing_the_ledger_is_light() -> None:
     """`towline models` pays for no library it does not use."""
     code = "import sys, json, towline.registry.ledger; print(json.dumps(sorted(sys.modules)))"
@@ -104,3 +72,38 @@ def test_importing_towline_is_light() -> None:
     code = "import sys, towline; towline.load; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert heavy & set(done.stdout.split()) == set()
+
+
+def test_detection_imports_no_slow_library(sample_store: SampleStore, tmp_path: Path) -> None:
+    """Neither Evidently nor pandas nor scikit-learn is imported."""
+    path = tmp_path / "rows.parquet"
+    make_house_table(200).drop(columns=["value", "sold"]).to_parquet(path)
+    code = (
+        "import sys; from pathlib import Path; from towline.config import DriftConfig\n"
+        "from towline.data.schema.contract import Contract\n"
+        "from towline.monitoring.drift.current_rows import read_table\n"
+        "from towline.monitoring.drift.detector import detect\n"
+        "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
+        "print(detect(Path(sys.argv[1]), read_table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sample_store.release(1)), str(path)],
+        capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    state, *modules = done.stdout.split()
+    assert state == "ok"
+    assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()
+
+
+def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
+    """The modules that watch, and catching up on nothing, leave it out."""
+    code = (
+        "import sys, pathlib, datetime; from towline.monitoring import journal;"
+        "from towline.monitoring.reporting import evidently_report, plot_samples;"
+        "from towline.monitoring.status import summary;"
+        f"evidently_report.add_missing_windows("
+        f"[], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"
+        "print('evidently' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

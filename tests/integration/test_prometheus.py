@@ -23,10 +23,10 @@ from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.prometheus import DASHBOARDS, PROMETHEUS, prometheus_command
 from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
-from towline.cli.status_server import Pages
+from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import RowPredictions
-from towline.monitoring.alerts.notifications import Alert, send
+from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.monitoring.journal import Journal
 
 KEY = "key-of-prometheus"
@@ -131,7 +131,7 @@ def watch(sample_store: SampleStore) -> None:
     journal.add(make_drift(3, "drift"), NOW - 3 * DAY)
     journal.add(make_quality(3, "degraded"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
-    send(alert, AlertConfig(), sample_store.settings.store)
+    AlertStore(sample_store.settings.store, alert.model, AlertConfig()).open(alert)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             server = Scraped(folder / name, classes)
             server.service = stack.enter_context(server.running)
             services[name] = stack.enter_context(listening(server))
-        status = stack.enter_context(listening(Pages(0, sample_store.settings)))
+        status = stack.enter_context(listening(StatusServer(0, sample_store.settings)))
         words = [
             f"--config.file={configured(folder, services, status, address)}",
             f"--storage.tsdb.path={folder}/data",
@@ -239,8 +239,8 @@ def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
     assert firing >= {
         ("AvailabilityBurns", "page"),
         ("LogDrops", "ticket"),
-        ("InputDrifts", "ticket"),
+        ("InputDrift", "ticket"),
         ("QualityBelowSlo", "ticket"),
-        ("RoundMissed", "ticket"),
+        ("RunMissed", "ticket"),
     }
-    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputBroken", "LedgerAway"}
+    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputInvalid", "LedgerAway"}

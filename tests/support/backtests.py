@@ -1,4 +1,4 @@
-"""A small world that turns, and a replay of it."""
+"""A table with concept drift, and a config for it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from towline.config import PipelineConfig, build_config
 
 
 def make_turning_table() -> pd.DataFrame:
-    """A row an hour for 160 days. From day 100 on ``a`` means the opposite; the inputs look the same all the time."""
+    """A row an hour for 160 days. From day 100 on the effect of ``a`` is reversed; the inputs do not change."""
     rng = np.random.default_rng(11)
     times = pd.date_range("2026-01-01", periods=24 * 160, freq="h")
     a, b = rng.normal(size=len(times)), rng.normal(size=len(times))
@@ -27,7 +27,7 @@ def make_config(folder: Path, frame: pd.DataFrame | None = None, **sections: Any
         "candidates": ["linear"],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
-        "retrain": {"need": 1, "of": 1, "min_rows": 40},
+        "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 40},
         **sections,
     }
     return build_config(raw, "test")

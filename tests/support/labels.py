@@ -7,7 +7,7 @@ from typing import Any
 from tests.support.prediction_log import ROW, FakeRelease, make_fake_release
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import labels, parquet_store
-from towline.prediction_log.labels import Added, Log
+from towline.prediction_log.labels import AddedLabels, LabelFile, Log
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 
@@ -46,9 +46,10 @@ class LabelledLog:
         path.write_text(text)
         return path
 
-    def add(self, text: str | Path, **how: Any) -> Added:
+    def add(self, text: str | Path, **how: Any) -> AddedLabels:
         path = text if isinstance(text, Path) else self.file(text)
-        return labels.add(self.log, self.release.contract, path, how.pop("now", NOW), **how)
+        replace, now = how.pop("replace", False), how.pop("now", NOW)
+        return labels.add_labels(self.log, self.release.contract, LabelFile(path, **how), now, replace=replace)
 
     def read(self, **how: Any) -> dict[str, Any]:
         table = labels.read(self.log, **how)

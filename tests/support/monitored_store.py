@@ -1,4 +1,4 @@
-"""A store in which a version serves, is asked, and gets labels."""
+"""A store with a champion, logged predictions and labels."""
 
 import datetime as dt
 from pathlib import Path
@@ -22,12 +22,15 @@ DAY = dt.timedelta(days=1)
 
 
 class MonitoredStore:
-    """A store in which a version serves, is asked, and is told what was true."""
+    """A store with a champion, logged predictions and labels."""
 
     def __init__(self, sample_store: SampleStore, folder: Path) -> None:
         self.sample_store, self.folder = sample_store, folder
         raw = yaml.safe_load((sample_store.release(1) / "config.yaml").read_text())
-        watch = {"quality": {"delay": "0h", "window": "1h"}, "retrain": {"need": 1, "of": 1, "min_rows": 2}}
+        watch = {
+            "quality": {"delay": "0h", "window": "1h"},
+            "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2},
+        }
         self.config: PipelineConfig = build_config({**raw, **watch}, "test")
         self.settings, self.asked = sample_store.settings, 0
 
@@ -40,7 +43,7 @@ class MonitoredStore:
         return dt.datetime.fromisoformat(self.serving.time)
 
     def ask(self, rows: pd.DataFrame, at: dt.datetime, truth: float | None = None) -> None:
-        """Each row a request; with ``truth``, labels that are off by so much from the first version's answers."""
+        """Logs each row as a request; ``truth`` adds labels with that difference to the first version's predictions."""
         serving = self.serving
         model, first = open_release(self.settings.store / serving.release), open_release(self.sample_store.release(1))
         log = PredictionLog(self.settings.store / "predictions" / MODEL, f"w{self.asked}", convert=False)
@@ -60,25 +63,26 @@ class MonitoredStore:
                 self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS)
             ).fields
             place = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
-            labels.add(place, contract, file, at + dt.timedelta(minutes=1))
+            labels.add_labels(place, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
-        found = monitoring_run.drift(self.settings, self.config, self.serving, now)
-        Journal.of(self.settings, MODEL).add(found, now)
-        return found
+        result = monitoring_run.detect_drift(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(result, now)
+        return result
 
     def quality(self, now: dt.datetime) -> Any:
-        found = monitoring_run.quality(self.settings, self.config, self.serving, now)
-        Journal.of(self.settings, MODEL).add(found, now)
-        return found
+        result = monitoring_run.measure_window(self.settings, self.config, self.serving, now)
+        Journal.of(self.settings, MODEL).add(result, now)
+        return result
 
     def decide(self, now: dt.datetime) -> Any:
-        seen = monitoring_run.evidence(self.settings, self.config, self.serving, now)
-        seen = seen.model_copy(update={"triage": monitoring_run.triage(self.settings, self.config, self.serving, seen)})
-        return monitoring_run.conclude(self.settings, self.config, self.serving, seen)
+        evidence = monitoring_run.gather_evidence(self.settings, self.config, self.serving, now)
+        comparison = monitoring_run.compare_champions(self.settings, self.config, self.serving, evidence)
+        evidence = evidence.model_copy(update={"comparison": comparison})
+        return monitoring_run.record_decision(self.settings, self.config, self.serving, evidence)
 
 
 def make_rows(count: int) -> pd.DataFrame:
-    """Like those of training, but from another year: who has learnt from a row is not asked about it."""
+    """Rows like the training rows, but of another year."""
     drawn = make_house_table(200).drop(columns=["sold", "value"]).sample(count, random_state=count)
     return drawn.assign(at=drawn["at"] + pd.Timedelta(days=365))

@@ -6,7 +6,7 @@ import urllib.request
 from typing import Any
 
 from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 DAY = dt.timedelta(days=1)

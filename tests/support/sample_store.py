@@ -60,11 +60,17 @@ def make_sample_store(folder: Path) -> SampleStore:
         run = train_run(folder / f"run{version}", frame, "linear", target="value", time="at")
         package = run.package(version)
         shutil.copytree(run.settings.store / package.path, sample_store.settings.store / package.path)
-        assert sample_store.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
+        assert (
+            sample_store.ledger.register(MODEL, "ann", "trained", {}, run.work.run_key(run.config)).version == version
+        )
         evidence = PASS | {"release": read_manifest(sample_store.release(version)).digest}
         champion = None if version == 1 else version - 1
         sample_store.ledger.promote(
-            MODEL, JudgedVersion(version, run.work.key, package.path, evidence), champion, "ann", "better"
+            MODEL,
+            JudgedVersion(version, run.work.run_key(run.config), package.path, evidence),
+            champion,
+            "ann",
+            "better",
         )
     sample_store.rollback()
     return sample_store

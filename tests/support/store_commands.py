@@ -202,7 +202,8 @@ class StoreCommands:
         found["runs left open"] += [
             f"task run {run['name']}" for run in self.query_prefect("task_runs", task_runs=states)
         ]
-        found["leftovers"] += [str(path) for path in (self.store / "work").iterdir()]
+        found["leftovers"] += [str(path) for path in (self.store / "work").glob(".gone-*")]
+        found["leftovers"] += [str(path) for path in (self.store / "work").glob("*/verdict-*.json")]
         found["leftovers"] += [str(path) for path in (self.store / "releases").rglob(".draft-*")]
         found["leftovers"] += self.running_processes()
         found["unreadable files"] += self.find_unreadable_files()

@@ -1,8 +1,7 @@
-"""A guard: a unit test that starts a process or a server fails."""
+"""A guard: a unit test that starts a process or a server fails, be it in a fixture."""
 
 import sys
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,22 @@ def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
         raise AssertionError(f"a unit test opens a port ({arguments[1]}): move it to tests/integration")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def _watch() -> Generator[None, object, object]:
     if not _state["installed"]:  # an audit hook cannot be removed
         sys.addaudithook(_refuse_processes)
         _state["installed"] = True
-    _state["active"] = Path(__file__).parent in item.path.parents  # the hook is called for tests of all folders
+    _state["active"] = True
     try:
         return (yield)
     finally:
         _state["active"] = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    return (yield from _watch())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    return (yield from _watch())

@@ -22,8 +22,9 @@ from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError, TowlineError
 from towline.monitoring import service_check
 from towline.operations import servers, up_state
+from towline.operations.process_record import ProcessRecord
 from towline.operations.up_state import SupervisedProcess, UpState
-from towline.processes import ProcessRecord, process_start_time
+from towline.processes import process_start_time
 
 SCHEDULES = "schedules"
 _POLL_S = 0.5
@@ -351,12 +352,12 @@ class _SloCheck:
     """When the SLOs of a service are checked next, and the last report."""
 
     report: str = ""
-    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.EVERY)
+    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.INTERVAL)
 
     def is_due(self) -> bool:
         if time.monotonic() < self.next_time:
             return False
-        self.next_time = time.monotonic() + service_check.EVERY
+        self.next_time = time.monotonic() + service_check.INTERVAL
         return True
 
 

@@ -13,7 +13,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name
 from towline.training.evaluation.predictions import Predictions
 
-if TYPE_CHECKING:  # a night is compared without them
+if TYPE_CHECKING:  # drift detection does not import them
     import pandas as pd
 
     from towline.data.workspace import Workspace
@@ -44,7 +44,7 @@ def build_reference(work: "Workspace", config: PipelineConfig, learnt: "pd.DataF
 
     contract = work.contract()
     features = contract.features(learnt)
-    held = work.part("holdout")[2]
+    held = work.subset("holdout").rows
     table = prediction_columns(load_evaluation_predictions(work)[1], contract)
     inputs = profile_features(features, contract)
     told = describe_columns(table, prediction_kinds(contract))

@@ -16,18 +16,30 @@ from prometheus_client.parser import text_string_to_metric_families
 from towline.config import AlertConfig, PipelineConfig, Settings, build_config
 from towline.errors import ConfigError
 from towline.monitoring.alerts import notifications, webhook
-from towline.monitoring.alerts.notifications import Alert, opened, read, send, settle, tell, tell_objectives
+from towline.monitoring.alerts.notifications import (
+    Alert,
+    AlertStore,
+    DeliveryReport,
+    notify_decision,
+    notify_slos,
+    read_alerts,
+    read_open_alerts,
+)
 from towline.monitoring.policy import Action, Decision, Trigger
-from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
+from towline.monitoring.reporting.metrics_exporter import ModelMetricsSnapshot, format_metrics
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
-from towline.monitoring.slo.burn_rate import BurnRate, Objective, State
+from towline.monitoring.slo.burn_rate import BurnRate, SloState, SloStatus
 from towline.release.packaging import _render_config as stored
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 MODEL = "demo"
 SECRET = "T0K3N-of-the-hook"
 BODY = "answer-of-the-hook"
+
+
+def open_alert(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport:
+    return AlertStore(store, alert.model, config).open(alert)
 
 
 @dataclass
@@ -89,7 +101,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
 
 def alert(title: str = "demo: trouble", **given: Any) -> Alert:
     plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
-    return Alert(**{**plain, "title": title, "facts": {"share": 0.85}, **given})
+    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **given})
 
 
 def everything(store: Path) -> str:
@@ -98,19 +110,19 @@ def everything(store: Path) -> str:
 
 def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the log and the webhook; a night that sees the same again is silent; a new one after the end is new."""
-    with caplog.at_level(logging.INFO, "towline.watch"):
-        assert send(alert(), hook.config, tmp_path).opened == 1
-        again = send(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
+    with caplog.at_level(logging.INFO, "towline.monitoring"):
+        assert open_alert(alert(), hook.config, tmp_path).opened == 1
+        again = open_alert(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
         assert (again.opened, again.webhook) == (0, "none")
         for _ in range(2):
-            settle(MODEL, "slo", [], hook.config, tmp_path, NOW + dt.timedelta(hours=2))
-        send(alert(at=NOW + dt.timedelta(hours=3)), hook.config, tmp_path)
+            AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW + dt.timedelta(hours=2))
+        open_alert(alert(at=NOW + dt.timedelta(hours=3)), hook.config, tmp_path)
     assert [(one["status"], one["at"][:13]) for one in hook.got] == [
         ("open", "2026-03-10T12"), ("resolved", "2026-03-10T12"), ("open", "2026-03-10T15"),
     ]  # fmt: skip
     assert hook.got[0]["id"] == hook.got[1]["id"] != hook.got[2]["id"]
     assert hook.got[0]["text"] == "[ticket] demo: trouble\n17 of 20 failed"
-    assert hook.got[0]["facts"] == {"share": 0.85}
+    assert hook.got[0]["data"] == {"share": 0.85}
     assert hook.got[1]["resolved"] == "2026-03-10T14:00:00+00:00"
     assert hook.paths[0] == f"/services/{SECRET}?room=1"
     assert [record.getMessage() for record in caplog.records] == [
@@ -122,62 +134,65 @@ def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, capl
 
 def test_without_a_webhook_the_log_and_the_file_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A page is an error of the log, a ticket a warning."""
-    send(alert(subject="a"), AlertConfig(), tmp_path)
-    send(alert(subject="b", severity="page"), AlertConfig(), tmp_path)
+    open_alert(alert(subject="a"), AlertConfig(), tmp_path)
+    open_alert(alert(subject="b", severity="page"), AlertConfig(), tmp_path)
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
-    assert [one.subject for one in opened(tmp_path, MODEL)] == ["a", "b"]
-    assert opened(tmp_path, "other") == ()
+    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
+    assert read_open_alerts(tmp_path, "other") == ()
 
 
 def test_what_becomes_worse_is_told_again(hook: Hook, tmp_path: Path) -> None:
     """A ticket that is a page now; not the other way round."""
     for severity in ("ticket", "page", "ticket", "page"):
-        send(alert(severity=severity), hook.config, tmp_path)
+        open_alert(alert(severity=severity), hook.config, tmp_path)
     assert [one["severity"] for one in hook.got] == ["ticket", "page"]
-    assert len(opened(tmp_path, MODEL)) == 1
+    assert len(read_open_alerts(tmp_path, MODEL)) == 1
 
 
 def test_only_what_is_known_to_be_over_is_resolved(hook: Hook, tmp_path: Path) -> None:
     """Other kinds stay, and so does what nobody could look at."""
-    send(alert(kind="reaction"), hook.config, tmp_path)
+    open_alert(alert(kind="reaction"), hook.config, tmp_path)
     for subject in ("latency", "metric"):
-        send(alert(subject=subject), hook.config, tmp_path)
-    done = settle(MODEL, "slo", [], hook.config, tmp_path, NOW, unknown=["metric"])
+        open_alert(alert(subject=subject), hook.config, tmp_path)
+    done = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
     assert (done.opened, done.resolved) == (0, 1)
-    assert {(one.kind, one.subject) for one in opened(tmp_path, MODEL)} == {("reaction", ""), ("slo", "metric")}
+    assert {(one.kind, one.subject) for one in read_open_alerts(tmp_path, MODEL)} == {
+        ("reaction", ""),
+        ("slo", "metric"),
+    }
 
 
 @pytest.mark.parametrize("statuses", [[500, 503], [429], [408, 500]])
 def test_a_webhook_that_stumbles_is_asked_again(hook: Hook, tmp_path: Path, statuses: list[int]) -> None:
     """Three times in all."""
     hook.statuses = statuses
-    assert send(alert(), hook.config, tmp_path).webhook == "sent"
+    assert open_alert(alert(), hook.config, tmp_path).webhook == "sent"
     assert len(hook.got) == 1
 
 
-def test_what_did_not_arrive_is_sent_with_the_next_round(
+def test_failed_messages_are_sent_with_the_next_run(
     hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even where that has nothing new to tell; in order, each once."""
     hook.statuses = [500] * 6
-    first = send(alert("first", subject="a"), hook.config, tmp_path)
-    assert (first.opened, first.webhook, first.why) == (1, "failed", "it answers 500")
-    assert send(alert("second", subject="b"), hook.config, tmp_path).webhook == "failed"
+    first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
+    assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "failed"
     assert hook.got == []
-    assert "it answers 500; it is tried again with the next round" in caplog.text
-    assert send(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
+    assert "it returns 500; it is repeated with the next monitoring run" in caplog.text
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
     assert [one["title"] for one in hook.got] == ["first", "second"]
-    assert send(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
 
 
 def test_what_is_over_before_it_arrived_is_told_as_over(hook: Hook, tmp_path: Path) -> None:
     """One message; after a day none."""
     hook.statuses = [404, 404, 404]
-    send(alert("short", subject="a"), hook.config, tmp_path)
-    send(alert("long gone", subject="b", at=NOW - dt.timedelta(days=3)), hook.config, tmp_path)
+    open_alert(alert("short", subject="a"), hook.config, tmp_path)
+    open_alert(alert("long gone", subject="b", at=NOW - dt.timedelta(days=3)), hook.config, tmp_path)
     later = NOW - dt.timedelta(days=2)
-    settle(MODEL, "slo", [alert("short", subject="a")], hook.config, tmp_path, later)
-    settle(MODEL, "slo", [], hook.config, tmp_path, NOW)
+    AlertStore(tmp_path, MODEL, hook.config).replace("slo", [alert("short", subject="a")], later)
+    AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW)
     assert [(one["title"], one["status"]) for one in hook.got] == [("short", "resolved")]
 
 
@@ -185,7 +200,7 @@ def test_what_is_over_before_it_arrived_is_told_as_over(hook: Hook, tmp_path: Pa
 def test_redirects_are_not_followed(hook: Hook, tmp_path: Path, status: int) -> None:
     """They lead where nobody said the alert may go."""
     hook.statuses = [status]
-    done = send(alert(), hook.config, tmp_path)
+    done = open_alert(alert(), hook.config, tmp_path)
     assert (done.webhook, done.why) == ("failed", "it redirects, which is not followed")
     assert hook.paths == [f"/services/{SECRET}?room=1"]
 
@@ -194,13 +209,13 @@ def test_a_webhook_that_never_answers_holds_nobody_up(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its seconds it is given up, and the alert is kept."""
-    monkeypatch.setattr(webhook, "SECONDS", 0.2)
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
     monkeypatch.setattr(webhook, "PAUSES", ())
     hook.hold = threading.Event()
-    done = send(alert(), hook.config, tmp_path)
+    done = open_alert(alert(), hook.config, tmp_path)
     assert (done.opened, done.webhook) == (1, "failed")
-    assert "no answer" in done.why
-    assert [one.told for one in read(tmp_path, MODEL)] == [""]
+    assert "no response" in done.why
+    assert [one.notified for one in read_alerts(tmp_path, MODEL)] == [""]
 
 
 def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
@@ -208,7 +223,7 @@ def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.
     for host, port in (("127.0.0.1", 1), ("no-such-host.invalid", 443)):
         scheme = "http" if host == "127.0.0.1" else "https"
         config = AlertConfig(webhook=f"{scheme}://{host}:{port}/{SECRET}", hosts=(host,))
-        done = send(alert(subject=host), config, tmp_path)
+        done = open_alert(alert(subject=host), config, tmp_path)
         assert done.webhook == "failed"
         assert SECRET not in done.why
 
@@ -219,9 +234,9 @@ def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.
         (None, "the environment variable HOOK is not set"),
         ("https://evil.example/{secret}", "not one of alerts.hosts"),
         ("https://127.0.0.1.evil.example/{secret}", "not one of alerts.hosts"),
-        ("https://127.0.0.1@evil.example/{secret}", "names a user"),
-        ("https://{secret}@127.0.0.1/", "names a user"),
-        ("http://hooks.example/{secret}", "unencrypted"),
+        ("https://127.0.0.1@evil.example/{secret}", "contains a user"),
+        ("https://{secret}@127.0.0.1/", "contains a user"),
+        ("http://hooks.example/{secret}", "not encrypted"),
         ("ftp://127.0.0.1/{secret}", "not an https:// address"),
         ("{secret}", "not an https:// address"),
         ("", "not an https:// address"),
@@ -238,7 +253,7 @@ def test_an_address_from_the_environment_is_held_to_the_list(
     if value is not None:
         monkeypatch.setenv("HOOK", value.replace("{secret}", SECRET))
     config = AlertConfig(webhook="${HOOK}", hosts=("127.0.0.1", "hooks.example"))
-    done = send(alert(), config, tmp_path)
+    done = open_alert(alert(), config, tmp_path)
     assert done.webhook == "failed"
     assert why in done.why
     assert SECRET not in done.why + caplog.text + everything(tmp_path)
@@ -254,7 +269,7 @@ def test_secrets_of_the_address_stay_in_it(
     hook.statuses = [403, 500, 500, 500]
     with caplog.at_level(logging.DEBUG):
         for subject in "abc":
-            send(alert(subject=subject), config, tmp_path)
+            open_alert(alert(subject=subject), config, tmp_path)
     assert hook.paths[-1] == f"/{SECRET}"
     assert len(hook.got) == 3
     told = caplog.text + everything(tmp_path)
@@ -264,29 +279,29 @@ def test_secrets_of_the_address_stay_in_it(
 
 def test_values_of_the_data_make_no_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A category with line breaks forges no second entry."""
-    send(alert("drift in 'a\nERROR all is lost\x1b[2J'", detail="x\r\ny"), AlertConfig(), tmp_path)
+    open_alert(alert("drift in 'a\nERROR all is lost\x1b[2J'", detail="x\r\ny"), AlertConfig(), tmp_path)
     assert caplog.records[0].getMessage() == "drift in 'a ERROR all is lost [2J': x y"
-    assert len(read(tmp_path, MODEL)) == 1
+    assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
 def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
     """What a killed writer or an editor left."""
-    send(alert(subject="a"), AlertConfig(), tmp_path)
+    open_alert(alert(subject="a"), AlertConfig(), tmp_path)
     path = tmp_path / "watch" / MODEL / notifications.FILE
     path.write_text(path.read_text() + "{half\n")
-    send(alert(subject="b"), AlertConfig(), tmp_path)
-    assert [one.subject for one in opened(tmp_path, MODEL)] == ["a", "b"]
+    open_alert(alert(subject="b"), AlertConfig(), tmp_path)
+    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
 
 
 def test_two_at_once_tell_it_once(hook: Hook, tmp_path: Path) -> None:
     """Rounds that see the same at the same moment."""
-    threads = [threading.Thread(target=send, args=(alert(), hook.config, tmp_path)) for _ in range(8)]
+    threads = [threading.Thread(target=open_alert, args=(alert(), hook.config, tmp_path)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(hook.got) == 1
-    assert len(read(tmp_path, MODEL)) == 1
+    assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
 def config(**given: Any) -> PipelineConfig:
@@ -343,12 +358,12 @@ def test_a_secret_in_the_config_reaches_the_webhook_alone(hook: Hook, tmp_path: 
     assert SECRET not in literal.model_dump_json() + repr(literal)
     handed_on = AlertConfig.model_validate(literal.model_dump(mode="json"))
     assert handed_on == literal
-    assert send(alert(), handed_on, tmp_path).webhook == "sent"
+    assert open_alert(alert(), handed_on, tmp_path).webhook == "sent"
     assert hook.paths == [f"/services/{SECRET}"]
 
 
-def objective(name: str, state: State, **given: Any) -> Objective:
-    return Objective(
+def objective(name: str, state: SloState, **given: Any) -> SloStatus:
+    return SloStatus(
         name=name,
         state=state,
         goal="99.9 %",
@@ -368,17 +383,17 @@ def test_objectives_that_burn_are_told(settings: Settings) -> None:
     """Burning and spent are two alerts; unknown resolves nothing."""
 
     def states() -> set[tuple[str, str]]:
-        return {(one.subject, one.severity) for one in opened(settings.store, MODEL)}
+        return {(one.subject, one.severity) for one in read_open_alerts(settings.store, MODEL)}
 
-    def look(state: State, **given: Any) -> str:
+    def look(state: SloState, **given: Any) -> str:
         found = [objective("availability", state, **given), objective("latency", "met")]
-        return tell_objectives(settings, config(), found, NOW).text()
+        return notify_slos(settings, config(), found, NOW).text()
 
-    assert look("met") == "nothing new"
+    assert look("met") == "no change"
     assert look("burning", severity="page") == "1 opened"
     assert states() == {("availability", "page")}
-    assert look("unknown") == "nothing new"
-    assert look("spent") == "1 opened, 1 resolved"
+    assert look("unknown") == "no change"
+    assert look("exhausted") == "1 opened, 1 resolved"
     assert states() == {("availability budget", "ticket")}
     assert look("burning", severity="ticket") == "1 opened"
     assert states() == {("availability", "ticket"), ("availability budget", "ticket")}
@@ -394,15 +409,15 @@ def test_decisions_are_told(settings: Settings) -> None:
     """Each training of its own cause, a warning once; a block is a page; nothing ends them all."""
 
     def told(*steps: Decision) -> list[str]:
-        return [tell(settings, config(), None, step) for step in steps]
+        return [notify_decision(settings, config(), None, step) for step in steps]
 
-    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "nothing new"]
+    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "no change"]
     assert told(decision("retrain", "e" * 64), decision("retrain", "f" * 64)) == ["1 opened, 1 resolved"] * 2
     told(decision("block"))
-    (page,) = opened(settings.store, MODEL)
+    (page,) = read_open_alerts(settings.store, MODEL)
     assert (page.severity, page.detail) == ("page", "mae 90 against 60")
     assert told(decision("nothing", trigger=None)) == ["1 resolved"]
-    assert told(decision("warn", trigger="slo")) == ["nothing new"]  # its objective has an alert of its own
+    assert told(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
 
 
 def test_prometheus_is_told_what_is_known() -> None:
@@ -420,20 +435,20 @@ def test_prometheus_is_told_what_is_known() -> None:
         objective("latency", "unknown"),
     )
     full = ModelMetricsSnapshot(
-        model="demo", version=3, since=NOW - dt.timedelta(hours=1), drift=drift, quality=quality, objectives=objectives,
+        model="demo", version=3, since=NOW - dt.timedelta(hours=1), drift=drift, quality=quality, slos=objectives,
         alerts=(alert(severity="page"),),
     )  # fmt: skip
-    text = exposition([full, ModelMetricsSnapshot(model="new")], NOW)
+    text = format_metrics([full, ModelMetricsSnapshot(model="new")], NOW)
     found = {
         (sample.name.removeprefix("towline_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
     assert found == {
-        ("watch_readable", "demo"): 1,
-        ("watch_readable", "new"): 1,
+        ("monitoring_readable", "demo"): 1,
+        ("monitoring_readable", "new"): 1,
         ("champion_version", "demo"): 3,
-        ("input_broken", "demo"): 0,
+        ("input_invalid", "demo"): 0,
         ("drift_rows", "demo"): 90,
         ("drift_alarm", "temp", "demo"): 1,
         ("drift_alarm", 'a "b"\n', "demo"): 0,
@@ -443,7 +458,7 @@ def test_prometheus_is_told_what_is_known() -> None:
         ("quality_bound", "mae", "demo"): 60,
         ("quality_headroom", "mae", "demo"): -11.5,
         ("quality_coverage", "demo"): 1,
-        ("quality_bad", "demo"): 1,
+        ("quality_degraded", "demo"): 1,
         ("slo_breached", "demo", "availability"): 1,
         ("slo_budget_remaining", "demo", "availability"): -0.5,
         ("slo_burn_rate", "demo", "availability", "1h"): 15,

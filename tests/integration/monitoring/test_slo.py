@@ -16,9 +16,12 @@ from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
 from towline.config import SloConfig
 from towline.errors import ConfigError
-from towline.monitoring.slo.burn_rate import Objective, evaluate
-from towline.monitoring.slo.metrics_scraper import ServiceSample, scrape
-from towline.monitoring.slo.slo_history import totals
+from towline.monitoring.slo.burn_rate import SloStatus, evaluate_slos
+from towline.monitoring.slo.metrics_scraper import (
+    ServiceSample,
+    scrape_metrics,
+)
+from towline.monitoring.slo.slo_history import accumulate
 from towline.serving import auth
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -26,8 +29,8 @@ NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 
 def one(
     samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
-) -> Objective:
-    found = evaluate(totals(samples), SloConfig(**config), now)
+) -> SloStatus:
+    found = evaluate_slos(accumulate(samples), SloConfig(**config), now)
     return next(objective for objective in found if objective.name == name)
 
 
@@ -38,12 +41,12 @@ def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str)
     looks = []
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        looks.append(scrape(url))
+        looks.append(scrape_metrics(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
         looks.append(settled(url, 20))
         serving.stop()
-        looks.append(scrape(url))
+        looks.append(scrape_metrics(url))
         port = str(serving.port)
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
@@ -52,17 +55,17 @@ def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str)
     assert [one.up for one in looks] == [True, True, False, True]
     assert looks[2].why == "Connection refused"
     assert {one.version for one in looks if one.up} == {1}
-    history = totals(looks)
-    assert history[-1].counts.requests == 50
-    assert history[-1].counts.errors == 0
-    assert history[-1].counts.within[-1] == 50
-    assert (history[-1].looks, history[-1].missed) == (3, 1)
+    history = accumulate(looks)
+    assert history[-1].counters.requests == 50
+    assert history[-1].counters.errors == 0
+    assert history[-1].counters.within[-1] == 50
+    assert (history[-1].scrapes, history[-1].missed) == (3, 1)
 
 
 def settled(url: str, requests: int) -> ServiceSample:
     """A look after all workers have told the others what they did, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
-    while (found := scrape(url)).counts is None or found.counts.requests < requests:
+    while (found := scrape_metrics(url)).counters is None or found.counters.requests < requests:
         assert dt.datetime.now(dt.UTC) < end, found
     return found
 
@@ -83,15 +86,15 @@ def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore)
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
             with pytest.raises(ConfigError, match="key") as refused:
-                scrape(url, wrong)
+                scrape_metrics(url, wrong)
             assert "--scope admin" in refused.value.remedy
             assert str(wrong) not in str(refused.value)
-        assert scrape(url, admin).up
+        assert scrape_metrics(url, admin).up
 
 
 @pytest.mark.parametrize(
     ("status", "why"),
-    [(503, "/metrics answers 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
+    [(503, "/metrics returns 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
 )
 def test_what_answers_otherwise(status: int, why: str | None) -> None:
     """Overload is an absence; a redirect is followed by nobody, least of all with the key."""
@@ -113,17 +116,17 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
         url = f"http://127.0.0.1:{server.server_port}"
         if why is None:
             with pytest.raises(ConfigError):
-                scrape(url, "key")
+                scrape_metrics(url, "key")
         else:
-            found = scrape(url, "key")
-            assert (found.up, found.why, found.counts) == (False, why, None)
+            found = scrape_metrics(url, "key")
+            assert (found.up, found.why, found.counters) == (False, why, None)
     finally:
         server.shutdown()
         server.server_close()
     assert asked == [("/metrics", "Bearer key")]
 
 
-def test_the_command_tells_how_promises_stand(
+def test_the_slo_command(
     sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For people and for scripts; an absence is told and opens an alert once; another model's service is refused."""
@@ -144,10 +147,10 @@ def test_the_command_tells_how_promises_stand(
         text = command("slo", config, "--service", url)
         refused = command("slo", other, "--service", url)
     assert told.code == 0
-    availability, answering, latency = told.json["objectives"]
+    availability, reachability, latency = told.json["slos"]
     assert (availability["state"], availability["total"], availability["budget"]) == ("met", 20, 1)
     assert (latency["state"], latency["total"]) == ("met", 20)
-    assert answering["state"] == "unknown"
+    assert reachability["state"] == "unknown"
     assert "99.9 % of requests without a 5xx" in text.out
     assert "serves version 1" in text.out
     assert refused.code == 2
@@ -156,7 +159,7 @@ def test_the_command_tells_how_promises_stand(
         gone = command("slo", config, "--service", url, "--json")
     assert gone.code == 0
     assert [one["up"] for one in gone.json["services"]] == [False]
-    assert gone.json["objectives"][1]["state"] == "burning"
+    assert gone.json["slos"][1]["state"] == "burning"
     assert gone.json["alerts"]["opened"] == 1
     assert command("slo", config, "--service", url, "--json").json["alerts"]["opened"] == 0
-    assert "away: Connection refused" in command("slo", config, "--service", url).out
+    assert "down: Connection refused" in command("slo", config, "--service", url).out

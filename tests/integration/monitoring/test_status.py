@@ -1,19 +1,16 @@
 """The status pages, served over HTTP."""
 
 import json
-import shutil
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.monitoring_records import NOW, get_page, make_drift
 from tests.support.sample_store import MODEL, SampleStore
-from towline.cli.status_server import Pages
+from towline.cli.status_server import StatusServer
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
 
@@ -26,7 +23,7 @@ def journal(sample_store: SampleStore, *records: DriftResult | QualityResult) ->
 @pytest.fixture
 def address(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with Pages(0, sample_store.settings) as server:
+    with StatusServer(0, sample_store.settings) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -56,54 +53,3 @@ def test_the_pages_are_served_as_things_are_now(sample_store: SampleStore, addre
     assert code == 503
     assert "remedy" in text
     assert json.dumps(text)
-
-
-def gauges(text: str) -> dict[tuple[str, ...], float]:
-    """By name and the labels' values, the model first where it is not the one there is."""
-    return {
-        (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
-            sample.value
-        )
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-@contextmanager
-def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
-    with Pages(0, sample_store.settings, host) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_metrics_are_served_whatever_the_store_is(sample_store: SampleStore) -> None:
-    """Prometheus gets text, with a store, with a ledger that is no database, and with none at all."""
-    with serving(sample_store) as address:
-        code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)["champion_version",]) == (200, 1)
-        assert get_page(f"{address}/metrics", Host="status:8090")[0] == 403
-    sample_store.ledger_file.write_text("no database")
-    with serving(sample_store) as address:
-        code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)) == (200, {("ledger_up",): 0})
-    shutil.rmtree(sample_store.settings.store)
-    with serving(sample_store) as address:
-        assert get_page(f"{address}/metrics")[0] == 200
-
-
-def test_beyond_loopback_a_strangers_name_is_still_refused(sample_store: SampleStore) -> None:
-    """A service of the same network and an address are answered; a name with a dot may be anybody's."""
-    with serving(sample_store, "0.0.0.0") as address:
-        answered = {
-            host: get_page(f"{address}/health", Host=host)[0] for host in ("status:8090", "10.1.2.3:8090", "[::1]:1")
-        }
-        assert set(answered.values()) == {200}
-        refused = {
-            host: get_page(f"{address}/health", Host=host)[0] for host in ("evil.example", "127.0.0.1.evil.example:1")
-        }
-        assert set(refused.values()) == {403}

@@ -75,7 +75,6 @@ def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
     assert found.trend is None
 
 
-@pytest.mark.slow
 def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
     """If a target grows, detrending is chosen and future rows are predicted far better; the record shows it."""
     frame, _ = _grown()
@@ -86,7 +85,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
         chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "regression")
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
-        features, truth, _ = work.part("holdout")
+        features, truth, _ = work.subset("holdout")
         answers = model_io.load_model(work.file("model.skops")).predict(features)
         errors[detrend is None] = np.abs(answers - truth).mean() / truth.mean()
         if detrend:

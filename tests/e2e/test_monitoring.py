@@ -1,0 +1,85 @@
+"""From traffic to drift to a training to the service that has reloaded, with nobody at hand."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.support.paths import REPOSITORY
+from tests.support.store_commands import MODEL
+from tests.support.up_process import UpProcess
+from towline.monitoring.journal import Journal
+
+WATCH = {
+    "schedule": {"drift": "* * * * *", "quality": None},
+    "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 50, "cooldown": "1d"},
+}
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[UpProcess]:
+    up = UpProcess(tmp_path, **WATCH)
+    try:
+        yield up
+    finally:
+        up.stop()
+
+
+def warm() -> list[dict[str, Any]]:
+    """Four hundred hours that follow the training table, fifteen degrees warmer."""
+    table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[600:1000]
+    table = table.assign(datetime=table["datetime"].astype(str))
+    table = table.assign(temp_c=table["temp_c"] + 15, feels_like_c=table["feels_like_c"] + 15)
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return rows
+
+
+def ask(up: UpProcess, row: dict[str, Any]) -> int:
+    """The version that answers."""
+    sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
+    content, head = json.dumps({"rows": [sent]}).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{up.port}/predict", content, head)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return int(json.load(answer)["model"]["version"])
+
+
+def learn(up: UpProcess, rows: list[dict[str, Any]]) -> None:
+    """The source has grown by these rows."""
+    path = Path(yaml.safe_load(up.commands.config.read_text())["data"]["source"])
+    pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
+
+
+def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
+    """Warmer days are asked about: a round alarms, a report says where, a training follows, its model answers; once."""
+    up.start()
+    up.wait_until(up.is_ready)
+    rows = warm()
+    learn(up, rows)
+    assert {ask(up, row) for row in rows} == {1}
+    up.wait_until(lambda: ask(up, rows[0]) == 2)
+
+    commands, ledger = up.commands, up.commands.ledger
+    nights = Journal.of(commands.settings, MODEL).drift(version=1)
+    (night,) = [one for one in nights if one.state == "drift"]
+    assert {"temp_c", "feels_like_c"} <= {check.column for check in night.checks if check.alarm}
+    (page,) = (commands.store / "watch" / MODEL).glob("drift-*.html")
+    assert "temp_c" in page.read_text()
+    decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]
+    assert [one for one in decided if one[0] != "nothing"] == [("retrain", "drift")]
+
+    (child,) = [run for run in up.runs("training") if run["parameters"].get("trigger") == "drift"]
+    (task,) = commands.query_prefect("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})
+    parents = {run["id"]: run["state_name"] for run in up.runs("drift")}
+    assert parents[task["flow_run_id"]] == "Retrain"
+
+    def ended() -> int:
+        return sum(state in ("Completed", "Retrain") for state in up.states("drift"))
+
+    before = ended()
+    up.wait_until(lambda: ended() > before)
+    assert [entry.version for entry in ledger.versions(MODEL)] == [1, 2]

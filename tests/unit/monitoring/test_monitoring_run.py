@@ -1,0 +1,95 @@
+"""Monitoring runs over a real store: the windows they select, and the decisions."""
+
+import datetime as dt
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.monitored_store import DAY, MonitoredStore, make_rows
+from tests.support.releases import make_house_table
+from tests.support.sample_store import MODEL, SampleStore
+from towline.monitoring import monitoring_run
+
+
+@pytest.fixture
+def store(sample_store: SampleStore, tmp_path: Path) -> MonitoredStore:
+    return MonitoredStore(sample_store, tmp_path)
+
+
+def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
+    """Rows are neither lost nor looked at twice; the same night again is the same result."""
+    first = store.since
+    store.ask(make_rows(30), first + DAY / 2)
+    result = store.drift(first + DAY)
+    assert (result.state, result.rows, result.start) == ("unknown", 30, first)
+    store.ask(make_rows(60), first + 1.5 * DAY)
+    result = store.drift(first + 2 * DAY)
+    assert (result.state, result.rows, result.start) == ("ok", 90, first)
+    assert store.drift(first + 2 * DAY).rows == 90
+    store.ask(make_rows(70), first + 2.5 * DAY)
+    result = store.drift(first + 3 * DAY)
+    assert (result.rows, result.start) == (70, first + 2 * DAY)
+    assert store.decide(first + 3 * DAY).action == "nothing"
+
+
+def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredStore) -> None:
+    """The ledger records the decision with its evidence, once."""
+    store.sample_store.promote(2)  # a thousand off
+    start = store.since
+    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    result = store.quality(start + DAY)
+    assert (result.state, result.labelled) == ("degraded", 120)
+    decisions = [store.decide(start + DAY) for _ in range(2)]
+    assert [decision.action for decision in decisions] == ["roll back", "roll back"]
+    (row,) = store.sample_store.ledger.decisions(MODEL)
+    assert (row.version, row.evidence["comparison"]["previous_is_better"], row.evidence["quality"][-1]["state"]) == (
+        2,
+        True,
+        "degraded",
+    )
+
+    store.sample_store.rollback()
+    evidence = monitoring_run.gather_evidence(store.settings, store.config, store.serving, store.since + DAY)
+    assert (evidence.champion, evidence.drift, evidence.quality) == (1, (), ())
+
+
+def test_training_needs_new_rows(store: MonitoredStore) -> None:
+    """If both versions are worse, the decision is a warning without new rows in the source, and else a training."""
+    start = store.since
+    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    assert store.quality(start + DAY).state == "degraded"
+    source = store.settings.project / "table.parquet"
+    frame = make_house_table(200).drop(columns="sold")
+    frame.to_parquet(source, index=False)
+    warning = store.decide(start + DAY)
+    assert (warning.action, "new rows" in warning.reason) == ("warn", True)
+    later = frame.assign(at=frame["at"] + pd.Timedelta(days=400))
+    pd.concat([frame, later]).to_parquet(source, index=False)
+    assert store.decide(start + DAY + dt.timedelta(minutes=5)).action == "retrain"
+    (row,) = [row for row in store.sample_store.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
+    assert row.evidence["new_rows"] == 200
+    again = store.decide(start + DAY + dt.timedelta(minutes=9))
+    assert (again.action, "cooldown" in again.reason) == ("warn", True)
+
+
+def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:
+    """A window stays open until it has the configured length."""
+    config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})
+    store.config = config
+    start = store.since
+    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    result = store.quality(start + DAY)
+    assert (result.state, "the window ends at" in result.reason) == ("unknown", True)
+    assert store.quality(start + 3 * DAY).state == "ok"
+
+
+def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredStore) -> None:
+    """No label is due yet: the window does not end before it starts."""
+    late = store.config.quality.model_copy(update={"delay": 30 * DAY})
+    store.config = store.config.model_copy(update={"quality": late})
+    store.ask(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
+    result = store.quality(store.since + DAY)
+    assert (result.state, result.rows) == ("unknown", 0)
+    assert result.start == result.end == store.since
+    assert result.estimate is not None, "the predictions are estimated"

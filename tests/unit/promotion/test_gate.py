@@ -1,0 +1,215 @@
+"""A model serves only if it is measurably good enough: every check, and how often it errs."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import PipelineConfig
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer_contract
+from towline.promotion.gate import ChampionPredictions, Check, Holdout, SmokeTestResult, Verdict, apply_gate
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.evaluation.metrics import compute_metrics
+from towline.training.evaluation.predictions import Interval, Predictions
+
+GOOD = SmokeTestResult(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
+N = 1200
+
+
+class Case:
+    """A regression where predictions are the truth and a noise of known size, in three slices."""
+
+    def __init__(self, seed: int = 0, n: int = N, **gate: Any) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.truth = self.rng.normal(size=n) * 3
+        self.common = self.rng.normal(size=n)
+        self.rows = pd.DataFrame({"y": self.truth, "part": self.rng.choice(list("abc"), n, p=[0.6, 0.3, 0.1])})
+        self.config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}, "gate": gate})
+        self.contract: Contract = infer_contract(self.rows, self.config)
+        self.baseline = Predictions(np.full(n, np.median(self.truth)))
+
+    def model(self, noise: float, own: float = 0.3) -> Predictions:
+        alone = self.rng.normal(size=len(self.truth))
+        return Predictions(self.truth + noise * (np.sqrt(1 - own**2) * self.common + own * alone))
+
+    def holdout(self, model: Predictions, champion: ChampionPredictions | None = None) -> Holdout:
+        return Holdout(self.contract, self.rows, self.truth, model, self.baseline, champion)
+
+    def decide(
+        self, model: Predictions, champion: Predictions | None = None, unseen: int = N, smoke: SmokeTestResult = GOOD
+    ) -> Verdict:
+        found = compute_metrics(self.truth, model, self.contract)
+        evaluation = Evaluation(
+            task="regression", primary="mae", rows=len(self.truth), baseline={}, slices=(), importance=(), notes=(),
+            metrics={k: Interval(value=v if np.isfinite(v) else None) for k, v in found.items()},
+        )  # fmt: skip
+        old = ChampionPredictions(7, champion, np.arange(len(self.truth)) < unseen) if champion else None
+        verdict = apply_gate(self.config, evaluation, smoke, self.holdout(model, old))
+        assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
+        return verdict
+
+
+def _check(verdict: Verdict, name: str) -> Check:
+    (found,) = (check for check in verdict.checks if check.name == name)
+    return found
+
+
+def test_good_model_passes() -> None:
+    """Without a champion there is no champion check; every other one passes and says its numbers."""
+    verdict = Case(max={"mae": 2.0}, min={"r2": 0.5}).decide(Case().model(1.0))
+    assert verdict.outcome == "pass"
+    assert verdict.champion is None
+    assert [check.name for check in verdict.checks] == ["max mae", "min r2", "baseline", "slices", "smoke", "latency"]
+    assert "at most 2" in _check(verdict, "max mae").detail
+    assert "90 % interval" in _check(verdict, "baseline").detail
+
+
+@pytest.mark.parametrize(
+    ("gate", "failing"),
+    [
+        ({"max": {"mae": 0.1}}, "max mae"),
+        ({"min": {"r2": 0.999}}, "min r2"),
+        ({"min": {"roc_auc": 0.5}}, "min roc_auc"),
+        ({"baseline_margin": 0.95}, "baseline"),
+        ({"latency_ms": 1.0}, "latency"),
+    ],
+)
+def test_bounds(gate: dict[str, Any], failing: str) -> None:
+    """A bound that is not met, or is on a metric of another task, fails by its name."""
+    case = Case(**gate)
+    verdict = case.decide(case.model(1.0))
+    assert verdict.outcome == "fail"
+    assert [check.name for check in verdict.checks if check.outcome == "fail"] == [failing]
+
+
+def test_undefined_metric_is_a_refusal() -> None:
+    """A model that predicts NaN fails, and the verdict is still JSON."""
+    case = Case(max={"mae": 5.0})
+    verdict = case.decide(Predictions(np.full(N, np.nan)))
+    assert {check.name for check in verdict.checks if check.outcome == "fail"} >= {"metric", "max mae", "baseline"}
+    assert "undefined" in _check(verdict, "max mae").detail
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
+    """NaN and infinities fail the metric and each bound on it, whatever the bound says."""
+    case = Case(max={"mae": 5.0}, min={"r2": 0.1})
+    model = case.model(0.5)
+    evaluation = Evaluation(
+        task="regression", primary="mae", rows=N, baseline={}, slices=(), importance=(), notes=(),
+        metrics={name: Interval(value=value) for name in ("mae", "r2")},
+    )  # fmt: skip
+    verdict = apply_gate(case.config, evaluation, GOOD, case.holdout(model))
+    failed = {check.name for check in verdict.checks if check.outcome == "fail"}
+    assert failed == {"metric", "max mae", "min r2"}
+
+
+def test_no_better_than_the_baseline() -> None:
+    """The baseline itself fails; what beats it by no more than chance is inconclusive."""
+    case = Case()
+    assert _check(case.decide(case.baseline), "baseline").outcome == "fail"
+    barely = Predictions(case.baseline.labels + 0.002 * np.sign(case.truth) * (case.rng.random(N) < 0.52))
+    assert _check(case.decide(barely), "baseline").outcome in ("pass", "inconclusive")
+    small = Case(n=40)
+    guess = Predictions(small.baseline.labels + 0.2 * np.sign(small.truth) * np.where(np.arange(40) % 9 < 5, 1, -1))
+    assert _check(small.decide(guess, unseen=40), "baseline").outcome != "pass"
+
+
+def test_the_lesser_evil() -> None:
+    """Who is no better than the baseline passes it only if the champion is not either, and is worse."""
+    case = Case()
+    poor = Predictions(case.baseline.labels + 0.3 * case.rng.normal(size=N))
+    stale = case.model(4.0)
+    assert _check(case.decide(poor), "baseline").outcome == "fail"
+    told = case.decide(poor, stale)
+    assert told.outcome == "pass"
+    assert "but version 7, which serves, is worse than both" in _check(told, "baseline").detail
+    assert _check(case.decide(poor, stale, unseen=49), "baseline").outcome == "fail"
+    assert _check(case.decide(poor, case.model(1.0)), "baseline").outcome == "fail"
+    assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"
+
+
+def test_champion() -> None:
+    """Equal or better passes, clearly worse fails, and what cannot be told is inconclusive: never a silent pass."""
+    case = Case()
+    champion = case.model(1.0)
+    assert _check(case.decide(champion, champion), "champion").outcome == "pass"
+    assert _check(case.decide(case.model(0.8), champion), "champion").outcome == "pass"
+    worse = case.decide(case.model(1.15), champion)
+    assert worse.outcome == "fail"
+    assert worse.champion == 7
+    assert "of version 7 on 1,200 rows new to it" in _check(worse, "champion").detail
+    small = Case(n=60)
+    truth = small.truth
+    unsure = small.decide(Predictions(truth + np.r_[np.full(30, 1.2), np.full(30, 0.9)]), Predictions(truth + 1.0), 60)
+    assert unsure.outcome == "inconclusive" == _check(unsure, "champion").outcome
+
+
+def test_rows_the_champion_has_seen() -> None:
+    """The champion is judged by rows new to it; with fewer than 50, by all of them, and then never failed."""
+    case = Case()
+    champion = Predictions(np.where(np.arange(N) < 300, case.model(1.0).labels, case.truth))  # it learnt the rest
+    assert _check(case.decide(case.model(0.9), champion, 300), "champion").outcome == "pass"
+    few = _check(case.decide(case.model(0.9), champion, 49), "champion")
+    assert few.outcome == "inconclusive"
+    assert "most of which it has seen" in few.detail
+
+
+def test_a_slice_collapses() -> None:
+    """A model better over all that fails one slice is refused, against the baseline or the champion, by its name."""
+    case = Case()
+    champion, good = case.model(1.0), case.model(0.5)
+    rare = (case.rows["part"] == "c").to_numpy()
+    broken = Predictions(np.where(rare, case.truth + 5.0, good.labels))
+    assert "part = c: mae 5 against" in _check(case.decide(broken), "slices").detail
+    weaker = Predictions(np.where(rare, case.truth + 2.0 * (champion.labels - case.truth), good.labels))
+    assert _check(case.decide(weaker), "slices").outcome == "pass"
+    verdict = case.decide(weaker, champion)
+    assert _check(verdict, "champion").outcome == "pass"
+    assert verdict.outcome == "fail"
+    assert "of version 7 on" in _check(verdict, "slices").detail
+
+
+def test_a_slice_that_is_worse_now_stands_in_no_ones_way() -> None:
+    """A slice that falls behind the baseline is no reason to keep a champion that is further behind on it."""
+    case = Case()
+    rare = (case.rows["part"] == "c").to_numpy()
+    broken = Predictions(np.where(rare, case.truth + 5.0, case.model(0.5).labels))
+    far_behind = Predictions(np.where(rare, case.truth + 6.0, case.model(0.5).labels))
+    sound = case.model(0.6)
+    assert _check(case.decide(broken, sound), "slices").outcome == "fail"
+    assert _check(case.decide(broken, far_behind), "slices").outcome == "pass"
+    assert _check(case.decide(broken, far_behind, unseen=20), "slices").outcome == "fail"
+
+
+def test_release_that_answers_otherwise() -> None:
+    """Other answers, a forbidden import or a release that never answered fail, with the cause."""
+    case = Case()
+    model = case.model(1.0)
+    changed = GOOD.model_copy(update={"identical": False, "modules": ("prefect",), "detail": "labels differ"})
+    check = _check(case.decide(model, smoke=changed), "smoke")
+    assert check.outcome == "fail"
+    assert "prefect" in check.detail
+    assert "labels differ" in check.detail
+    dead = GOOD.model_copy(update={"identical": False, "latency_ms": 0.0, "detail": "no answer"})
+    assert _check(case.decide(model, smoke=dead), "latency").outcome == "fail"
+
+
+def test_how_often_it_errs() -> None:
+    """In 60 draws: an equal champion hardly ever means a failure, and a pass where models are alike, as retrained ones
+    are; a model worse by 10 % is never let through."""
+    equal, alike, worse = Counter[str](), Counter[str](), Counter[str]()
+    for seed in range(60):
+        case = Case(seed)
+        champion = case.model(1.0)
+        equal[case.decide(case.model(1.0), champion).outcome] += 1
+        worse[case.decide(case.model(1.1), champion).outcome] += 1
+        alike[case.decide(case.model(1.0, own=0.08), case.model(1.0, own=0.08)).outcome] += 1
+    assert equal["fail"] <= 2
+    assert alike["pass"] >= 57
+    assert worse["pass"] == 0
+    assert worse["fail"] >= 54

@@ -1,0 +1,279 @@
+"""Candidates are compared on folds of the train part, and the chosen one is fitted and stored."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+
+from tests.support.training import prepare_workspace
+from towline.config import Candidate, PipelineConfig
+from towline.data.workspace import Workspace
+from towline.errors import ConfigError, FitError
+from towline.training import cross_validation, model_io
+from towline.training.cross_validation import (
+    CrossValidationResult,
+    baseline_candidate,
+    best_threshold,
+    choose_candidate,
+    cross_validate,
+)
+from towline.training.final_fit import fit
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+class Moody(LogisticRegression):
+    """Fails, warns or is killed on demand: by ``C``."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Moody":
+        if self.C < 1:
+            raise ValueError("too moody\nto go on")
+        if self.C == 666:
+            raise KeyboardInterrupt
+        warnings.warn("not in the mood", UserWarning, stacklevel=1)
+        return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
+
+
+def _with(config: PipelineConfig, **evaluation: str) -> PipelineConfig:
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=evaluation)})
+
+
+def _binary(rows: int = 600, share: float = 0.04, labels: tuple[Any, Any] = ("no", "yes")) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 3))
+    rank = np.argsort(np.argsort(x[:, 0] + 0.5 * rng.normal(size=rows)))
+    truth = [labels[int(place >= rows * (1 - share))] for place in rank]
+    return pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": truth})
+
+
+def _load(work: Workspace, name: str = "model.skops") -> Any:
+    path = work.file(name)
+    return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+
+
+def test_bike_through_time(tmp_path: Path) -> None:
+    """On the hourly bike table every named candidate beats the baseline, and the stored model is the scored one."""
+    drop = ["casual", "registered", "season"]
+    data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "200d"}
+    work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
+    all_scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
+    assert all(one.mean["mae"] < 0.8 * all_scores[0].mean["mae"] for one in all_scores[1:])
+    assert all(len(one.folds) == 3 and not one.failed and not one.notes for one in all_scores)
+    chosen = choose_candidate(all_scores, config, "regression")
+    fitted = fit(work, config, chosen)
+    again = CrossValidationResult.model_validate_json(chosen.model_dump_json())
+    assert again == chosen
+    features, truth, _ = work.subset("train")
+    assert fitted.rows == len(features)
+    assert metrics.mean_absolute_error(truth, _load(work).predict(features)) < chosen.mean["mae"]
+    assert np.unique(_load(work, "baseline.skops").predict(features)).tolist() == [np.median(truth)]
+
+
+def test_threshold_for_rare_positives(tmp_path: Path) -> None:
+    """With 4 % positives the threshold chosen on out-of-fold predictions beats 0.5, and the stored model obeys it."""
+    work, config = prepare_workspace(tmp_path, _binary())
+    linear = Candidate(estimator="linear")
+    tuned = cross_validate(work, config, linear)
+    plain = cross_validate(work, _with(config, threshold="none"), linear)
+    assert tuned.threshold is not None
+    assert plain.threshold is None
+    assert tuned.mean["f1"] > plain.mean["f1"]
+    assert tuned.mean["roc_auc"] == plain.mean["roc_auc"]
+    fit(work, config, tuned)
+    model, features = _load(work), work.subset("holdout").features
+    expected = np.where(model.predict_proba(features)[:, 1] >= tuned.threshold, "yes", "no")
+    assert model.predict(features).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (False, True), ("b", "a")])
+def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> None:
+    """Integers, booleans and strings: the threshold is on the positive class and labels keep their type."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3, labels=labels), data={"positive": labels[1]})
+    one = cross_validate(work, config, Candidate(estimator="linear"))
+    assert one.mean["roc_auc"] > 0.8
+    assert one.mean["f1"] > 0.6
+    fit(work, config, one)
+    assert set(_load(work).predict(work.subset("holdout").features).tolist()) == set(labels)
+
+
+def test_several_classes(tmp_path: Path) -> None:
+    """String classes: probabilities of the out-of-fold predictions stand in the contract's order."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"a": rng.normal(size=300), "h": [f"v{i}" for i in rng.integers(0, 98, 300)]})
+    frame["y"] = np.select([frame["a"] > 0.5, frame["a"] < -0.5], ["zebra", "ant"], "mule")
+    work, config = prepare_workspace(tmp_path, frame)
+    one = cross_validate(work, config, Candidate(estimator="forest"))
+    assert one.threshold is None
+    assert one.mean["f1"] > 0.8
+    with np.load(work.file("oof-forest.npz")) as saved:
+        truth = work.subset("train").labels[saved["rows"]]
+        best = np.array(["ant", "mule", "zebra"])[saved["probabilities"].argmax(axis=1)]
+        assert (best == truth).mean() > 0.8
+        assert sorted(saved["rows"]) == list(range(len(truth)))
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall", "accuracy"])
+def test_best_threshold_is_the_best(metric: str) -> None:
+    """No threshold on the predictions scores higher, ties and extremes included."""
+    rng = np.random.default_rng(2)
+    score = getattr(metrics, f"{metric}_score")
+    for chance in (rng.random(60).round(1), rng.random(60), np.full(60, 0.3), np.r_[np.zeros(30), np.ones(30)]):
+        truth = rng.random(60) < chance
+        every = [score(truth, chance >= limit) for limit in np.unique(chance)]
+        assert score(truth, chance >= best_threshold(truth, chance, True, metric)) == pytest.approx(max(every))
+
+
+def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One processor or several: the same scores and out-of-fold predictions."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    results = []
+    for processors in (1, 3):
+        monkeypatch.setattr(cross_validation.joblib, "cpu_count", lambda count=processors: count)
+        results.append(cross_validate(work, config, Candidate(estimator="boosting")).folds)
+        results.append(np.load(work.file("oof-boosting.npz"))["probabilities"].tolist())
+    assert results[:2] == results[2:]
+
+
+def test_a_candidate_that_fails_does_not_end_the_run(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cause is one line; warnings become notes; choosing among failures says why for each."""
+    monkeypatch.setattr(
+        cross_validation.joblib, "cpu_count", lambda: 1
+    )  # threads share their filters, and may lose a warning
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    moody = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 0.5})
+    failed = cross_validate(work, config, moody)
+    assert failed.failed == "ValueError: too moody"
+    warned = cross_validate(work, config, moody.model_copy(update={"params": {"C": 2.0}}))
+    assert not warned.failed
+    assert warned.notes == ("UserWarning: not in the mood",)
+    assert not recwarn.list
+    assert choose_candidate([failed, warned], config, "binary") is warned
+    with pytest.raises(FitError) as refused:
+        choose_candidate([failed], config, "binary")
+    assert refused.value.details == ("moody: ValueError: too moody",)
+
+
+def test_a_wrong_config_is_told_at_once(tmp_path: Path) -> None:
+    """An unknown estimator or a metric of another task is no failed candidate but a config error."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    with pytest.raises(ConfigError, match="unknown estimator"):
+        cross_validate(work, config, Candidate(estimator="bosting"))
+    with pytest.raises(ConfigError, match="mae is not a metric of this task"):
+        cross_validate(work, _with(config, metric="mae"), Candidate(estimator="linear"))
+
+
+def test_search_never_ends_worse(tmp_path: Path) -> None:
+    """The best of the trials is no worse than the candidate as it stands, and failing trials are survived."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    plain = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 1.0})
+    search = {
+        "trials": 6,
+        "space": {"C": {"low": 0.01, "high": 100, "log": True}, "fit_intercept": {"choices": [True, False]}},
+    }
+    searched = Candidate.model_validate({**plain.model_dump(), "search": search})
+    before, after = cross_validate(work, config, plain), cross_validate(work, config, searched)
+    assert after.trials == 6
+    assert after.mean["roc_auc"] >= before.mean["roc_auc"]
+    assert after.params["C"] >= 1
+    again = cross_validate(work, config, searched)
+    assert (again.params, again.trials) == (after.params, 6)
+
+
+def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search killed within a trial keeps the ended ones, repeats that one and draws what it would have drawn."""
+    candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
+    drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
+    build = cross_validation.build_model
+
+    def results(case: str, kill_at: int | None) -> CrossValidationResult:
+        def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, trusted: Any = ()) -> Any:
+            if params is not None and params not in drawn[case]:
+                if len(drawn[case]) == kill_at:
+                    raise KeyboardInterrupt
+                drawn[case].append(params)
+            return build(candidate, contract, seed, params, trusted)
+
+        monkeypatch.setattr(cross_validation, "build_model", spy)
+        return cross_validate(work, config, candidate)
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    work, config = prepare_workspace(tmp_path / "whole", _binary(share=0.3))
+    whole = results("whole", None)
+    work, config = prepare_workspace(tmp_path / "killed", _binary(share=0.3))
+    with pytest.raises(KeyboardInterrupt):
+        results("killed", 11)
+    ended = len(drawn["killed"])
+    resumed = results("killed", None)
+    assert ended == 11
+    assert drawn["killed"] == drawn["whole"]
+    assert (resumed.params, resumed.folds, resumed.trials) == (whole.params, whole.folds, 12)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        [5, 1],
+        [1],
+        ["a", "b"],
+        {"low": 0, "high": 1, "log": True},
+        {"choices": []},
+        {"low": 1},
+        3,
+        {"low": 1, "hihg": 2},
+    ],
+)
+def test_bad_space(tmp_path: Path, spec: object) -> None:
+    """A range that is none is a config error naming the parameter."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    search = {"trials": 2, "space": {"C": spec}}
+    with pytest.raises(ConfigError) as refused:
+        cross_validate(work, config, Candidate.model_validate({"estimator": "linear", "search": search}))
+    assert refused.value.where == "candidates.linear.search.space.C"
+
+
+def test_what_cannot_be_stored(tmp_path: Path) -> None:
+    """An estimator whose state skops cannot write is refused, and no half model is left."""
+    work, config = prepare_workspace(tmp_path, _binary(share=0.3))
+    candidate = Candidate.model_validate({"estimator": f"{__name__}.Unstorable", "name": "odd"})
+    config = config.model_copy(update={"candidates": (candidate,)})
+    with pytest.raises(FitError, match="cannot be stored"):
+        cross_validate(work, config, candidate)
+    assert not list(work.path.glob("*.skops*"))
+
+
+class Unstorable(LogisticRegression):
+    """Keeps a generator after its fit."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Unstorable":
+        self.left_ = (row for row in ())
+        return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
+
+
+def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> None:
+    """98 levels are target-encoded; the stored model opens under the fixed list of types."""
+    table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
+    work, config = prepare_workspace(tmp_path, table)
+    fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
+    assert len(model_io.load_model(work.file("model.skops")).predict(work.subset("holdout").features)) > 0
+
+
+def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
+    """Nearest neighbours hold the table: not with a number that is pii, but with others."""
+    table = _binary().rename(columns={"x0": "age"})
+    name = next(column for column in table.columns if column != "y")
+    neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
+    work, config = prepare_workspace(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
+    with pytest.raises(ConfigError, match="stores the rows"):
+        cross_validation.check_candidates(config, work.contract())
+    (tmp_path / "other").mkdir()
+    work, config = prepare_workspace(tmp_path / "other", table, candidates=neighbours)
+    cross_validation.check_candidates(config, work.contract())

@@ -1,0 +1,182 @@
+"""Models are read back only if every type in the file is vouched for, and whether they can be is found out early."""
+
+import io
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils._testing import check_output
+
+from tests.support.training import TrainedModel
+from towline.errors import FitError, ReleaseError
+from towline.training import cross_validation, model_io
+
+OWN = """
+import collections
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+def doubled(X):
+    return X * 2
+
+class Part:
+    pass
+
+class Mean(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.mean_, self.part_ = float(y.mean()), Part()
+        return self
+    def predict(self, X):
+        return np.full(len(X), self.mean_)
+
+class Locked(Mean):
+    def __getstate__(self):
+        raise TypeError("it holds a lock")
+
+class Forgetful(Mean):
+    def __getstate__(self):
+        return {"mean_": -1.0}
+
+class Counting(Mean):
+    def fit(self, X, y):
+        self.counter_ = collections.Counter(a=1)
+        return super().fit(X, y)
+
+def make():
+    return make_pipeline(FunctionTransformer(doubled), Ridge())
+"""
+
+
+def module(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return __import__(name)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the project."""
+    return module(tmp_path / "project", "own_estimators", monkeypatch)
+
+
+@pytest.fixture
+def bought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, installed."""
+    return module(tmp_path / "site-packages", "bought_estimators", monkeypatch)
+
+
+def written(folder: Path, model: BaseEstimator) -> Path:
+    skops.io.dump(model, folder / "model.skops")
+    return folder / "model.skops"
+
+
+def table() -> pd.DataFrame:
+    x = np.arange(120.0) % 17
+    return pd.DataFrame({"x": x, "z": np.cos(np.arange(120.0)), "y": 2 * x + np.sin(np.arange(120.0))})
+
+
+@pytest.mark.parametrize("function", [tracemalloc.start, check_output, sys.exit])
+def test_a_file_cannot_vouch_for_itself(tmp_path: Path, function: Callable[..., Any]) -> None:
+    """What Python itself defines is not built, whoever records or trusts it, nor under a library's name."""
+    path = written(tmp_path, FunctionTransformer(function))
+    types = model_io.untrusted_types(path)
+    for name in (*types, "sklearn.utils._testing.check_output"):
+        package = name.partition(".")[0]
+        with pytest.raises(ReleaseError, match="not trusted"):
+            model_io.load_model(path, (package, name), (*types, name))
+
+
+def test_a_function_under_a_librarys_name(tmp_path: Path) -> None:
+    """A file that names Python's function by where a library has imported it gains nothing by it."""
+    path = written(tmp_path, FunctionTransformer(check_output))
+    content = skops.io.dumps(FunctionTransformer(check_output))
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            text = old.read(name).replace(b'"subprocess"', b'"sklearn.utils._testing"')
+            new.writestr(name, text)
+    (name,) = model_io.untrusted_types(path)
+    assert name == "sklearn.utils._testing.check_output"
+    with pytest.raises(ReleaseError, match=r"not trusted: sklearn\.utils\._testing\.check_output"):
+        model_io.load_model(path, ("sklearn.utils",), (name,))
+
+
+def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
+    """Recorded classes are built, and functions of the project; an installed package's functions need its name."""
+    x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
+    for made in (own, bought):
+        path = written(tmp_path, made.Mean().fit(x, y))
+        types = model_io.untrusted_types(path)
+        assert set(types) == {f"{made.__name__}.Mean", f"{made.__name__}.Part"}
+        assert model_io.load_model(path, (), types).predict(x)[0] == pytest.approx(y.mean())
+        with pytest.raises(ReleaseError, match="not trusted") as refused:
+            model_io.load_model(path, (), types[:1])
+        assert f"--trust {made.__name__}" in refused.value.remedy
+    path = written(tmp_path, own.make().fit(x, y))
+    np.testing.assert_allclose(model_io.load_model(path, (), model_io.untrusted_types(path)).predict(x), y, atol=2)
+    path = written(tmp_path, bought.make().fit(x, y))
+    with pytest.raises(ReleaseError, match=r"not trusted: bought_estimators\.doubled"):
+        model_io.load_model(path, (), model_io.untrusted_types(path))
+    np.testing.assert_allclose(model_io.load_model(path, ("bought_estimators",)).predict(x), y, atol=2)
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the line to type."""
+    import lightgbm
+
+    x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
+    path = written(tmp_path, lightgbm.LGBMRegressor(n_estimators=2, verbose=-1).fit(x, y))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightgbm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "lightgbm").is_dir()])
+    with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as refused:
+        model_io.load_model(path)
+    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("Locked", "cannot be stored: TypeError: it holds a lock"),
+        ("Forgetful", "answers otherwise when it is read back"),
+        ("Counting", r"cannot be read back: the model holds a type that is not trusted: collections\.Counter"),
+    ],
+)
+def test_what_cannot_be_stored_is_told_after_the_first_fold(
+    name: str, what: str, own: Any, train: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a candidate with many fits ahead one is made; the error names the candidate and nothing is left."""
+    fits: list[int] = []
+    fit = own.Mean.fit
+    monkeypatch.setattr(own.Mean, "fit", lambda self, *data: fits.append(1) or fit(self, *data))
+    monkeypatch.setattr(cross_validation.joblib, "cpu_count", lambda: 1)
+    candidate = {"estimator": f"own_estimators.{name}"}
+    with pytest.raises(FitError, match=what) as refused:
+        train(table(), candidate=candidate, cross_validation={"folds": 20})
+    assert refused.value.where == f"candidates.{name}"
+    assert refused.value.remedy
+    assert len(fits) == 1
+
+
+@pytest.mark.parametrize("name", ["Mean", "make"])
+def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Callable[..., TrainedModel]) -> None:
+    """A class with parts of its own, and a function that makes a pipeline, are cross-validated, fitted and stored."""
+    trained = train(table(), candidate=f"own_estimators.{name}")
+    path = trained.work.file(trained.fitted.file)
+    assert model_io.untrusted_types(path)
+    model = model_io.load_model(path, model_io.trusted_packages(trained.config))
+    assert np.isfinite(model.predict(trained.work.subset("holdout").features)).all()
+    assert not list(trained.work.path.glob("trial-*"))
