@@ -84,4 +84,4 @@ def test_a_promotion_with_mlflow_away_is_a_promotion(
     told = command("status", MODEL, "--json")
     assert told.code == 0
     assert told.json["champion"]["version"] == 2
-    assert "cannot be looked at" in told.json["mirror"]
+    assert "cannot be read" in told.json["mirror"]

@@ -94,11 +94,11 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
         assert account in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]
     for service in of_kind(documents, "Service"):
         assert len([one for one in deployments if selector_matches(service["spec"]["selector"], one)]) == 1
-    for budget in at_least_one(of_kind(documents, "PodDisruptionBudget")):
+    for budget in of_kind(documents, "PodDisruptionBudget"):
         assert (
             len([one for one in deployments if selector_matches(budget["spec"]["selector"]["matchLabels"], one)]) == 1
         )
-    for policy in at_least_one(of_kind(documents, "NetworkPolicy")):
+    for policy in of_kind(documents, "NetworkPolicy"):
         assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
     targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(documents, "HorizontalPodAutoscaler")]
     if folder != "worker":

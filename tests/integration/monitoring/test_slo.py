@@ -94,7 +94,7 @@ def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore)
 
 @pytest.mark.parametrize(
     ("status", "why"),
-    [(503, "/metrics returns 503"), (429, "/metrics answers 429"), (302, None), (404, None), (401, None)],
+    [(503, "/metrics returns 503"), (429, "/metrics returns 429"), (302, None), (404, None), (401, None)],
 )
 def test_what_answers_otherwise(status: int, why: str | None) -> None:
     """Overload is an absence; a redirect is followed by nobody, least of all with the key."""

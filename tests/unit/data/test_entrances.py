@@ -22,7 +22,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.inference.predictor import _to_frame
-from towline.monitoring.drift import detector
+from towline.monitoring.drift import current_rows
 from towline.prediction_log.parquet_store import _RowBuffer
 from towline.prediction_log.privacy import HashKeys, PrivacyFilter
 
@@ -188,7 +188,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     assert set(expected["code"].dropna()) == set(CODES)
     features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_to_frame(table))  # noqa: E731
     exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
-    batches = [*detector.table(file, contract)]
+    batches = [*current_rows.read_table(file, contract)]
     entrances = {
         "score CSV": features(formats.read_file(file, ",")),
         "score CSV.gz": features(formats.read_file(tmp_path / "t.csv.gz", ",")),
@@ -196,7 +196,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
         "score Parquet of text": features(formats.read_file(spelled, ",")),
         "SQL": features(sqlite(native, tmp_path)),
         "drift --current CSV": features(pa.Table.from_batches(batches)),
-        "drift --current Parquet": features(pa.Table.from_batches([*detector.table(typed, contract)])),
+        "drift --current Parquet": features(pa.Table.from_batches([*current_rows.read_table(typed, contract)])),
         "frame of objects": features(native),
         "frame of nullable types": features(native.convert_dtypes().assign(guessed_big=exact)),
         "frame as pandas reads Parquet": features(pd.read_parquet(typed).assign(guessed_big=exact)),

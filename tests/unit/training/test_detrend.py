@@ -75,6 +75,7 @@ def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
     assert found.trend is None
 
 
+@pytest.mark.slow
 def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
     """If a target grows, detrending is chosen and future rows are predicted far better; the record shows it."""
     frame, _ = _grown()

@@ -81,7 +81,7 @@ def test_pythons_own_modules_are_refused(estimator: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("subprocess.Popen", started)
     monkeypatch.setattr("os.system", started)
-    with pytest.raises(ConfigError, match="part of Python itself") as refused:
+    with pytest.raises(ConfigError, match="part of Python's standard library") as refused:
         made(estimator, args=["true"], command="true")
     assert refused.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
     assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
@@ -165,7 +165,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
 
 @pytest.mark.parametrize(
     ("trusted", "what"),
-    [("subprocess", "part of Python itself"), ("os.path", "does not match"), ("../evil", "does not match")],
+    [("subprocess", "part of Python's standard library"), ("os.path", "does not match"), ("../evil", "does not match")],
 )
 def test_python_itself_cannot_be_trusted(trusted: str, what: str) -> None:
     """A config that names a module of Python's own is refused when it is read."""
