@@ -81,7 +81,7 @@ def test_pythons_own_modules_are_refused(estimator: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("subprocess.Popen", started)
     monkeypatch.setattr("os.system", started)
-    with pytest.raises(ConfigError, match="part of Python's standard library") as refused:
+    with pytest.raises(ConfigError, match="part of Python itself") as refused:
         made(estimator, args=["true"], command="true")
     assert refused.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
     assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
