@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.kill import MODEL, Line, write_config
-from tests.unit.serving.conftest import visible
+from tests.unit.prediction_log.conftest import visible
 from towline.inference.predictor import Model, open_release
 from towline.operations import servers
 from towline.prediction_log.writer import PredictionLog

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.unit.prediction_log.conftest import ROW, make_release
 from tests.unit.release.conftest import make_run
-from tests.unit.serving.conftest import ROW, make_release
 from towline.config import DriftConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError

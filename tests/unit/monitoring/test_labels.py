@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import ROW, Release, make_release, visible
+from tests.unit.prediction_log.conftest import ROW, Release, make_release, visible
 from towline.errors import ConfigError, DataError
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import labels, parquet_store

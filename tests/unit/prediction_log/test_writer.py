@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import ROW, Release, answer, lines, visible, wait
+from tests.unit.prediction_log.conftest import ROW, Release, answer, lines, visible, wait
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import segments
 from towline.prediction_log.writer import PredictionLog
@@ -27,7 +27,7 @@ OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 WRITER = """
 import sys
 from pathlib import Path
-from tests.unit.serving.conftest import PRIVACY, ROW, answer, make_release
+from tests.unit.prediction_log.conftest import PRIVACY, ROW, answer, make_release
 from towline.prediction_log.writer import PredictionLog
 
 folder = Path(sys.argv[1])

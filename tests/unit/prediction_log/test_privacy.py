@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.serving.conftest import ROW, Release
+from tests.unit.prediction_log.conftest import ROW, Release
 from towline.data.schema.values import ValueReader
 from towline.prediction_log.privacy import HashKeys, PrivacyFilter, hash_value, read_privacy_filter
 

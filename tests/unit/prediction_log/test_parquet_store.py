@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.unit.serving.conftest import PRIVACY, ROW, Release, answer, make_release, visible, wait
+from tests.unit.prediction_log.conftest import PRIVACY, ROW, Release, answer, make_release, visible, wait
 from towline import files
 from towline.errors import ConfigError, DataError, TransientError
 from towline.inference.scorer import RowPredictions
