@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev run test lint types imports check bench lock wheel clean
+.PHONY: help env dev run test lint types imports check bench lock docs wheel clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -63,9 +63,19 @@ lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra all --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
 	  -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group docs --constraint requirements-dev.txt -o requirements-docs.txt
 	for kind in $(LOCKED); do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --constraint requirements-dev.txt $$kind.in -o $$kind.txt || exit 1; done
+
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.run
+	$(UV) --require-hashes -r requirements-docs.txt || $(PIP) --require-hashes -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs ## the documentation site in site/, with its links checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 wheel: dev ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -30,7 +30,7 @@ def register(
     evaluation: Evaluation,
     validation: Validation,
     facts: Mapping[str, str],
-) -> tracking.Version:
+) -> tracking.RegisteredVersion:
     """Never cached: ledger and MLflow are asked again; they know a run by its key.
 
     What MLflow has lost is put back before, so that it counts on from there.
@@ -50,7 +50,7 @@ def conclude(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    version: tracking.Version,
+    version: tracking.RegisteredVersion,
     package: Release,
     verdict: Verdict,
     facts: Mapping[str, str],
@@ -73,7 +73,7 @@ def conclude(
 def mirror(
     work: Workspace,
     settings: Settings,
-    version: tracking.Version,
+    version: tracking.RegisteredVersion,
     package: Release,
     verdict: Verdict,
 ) -> str:

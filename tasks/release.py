@@ -12,7 +12,7 @@ from towline.markdown import escape
 from towline.promotion import holdout_comparison, outcome
 from towline.promotion.gate import Verdict
 from towline.registry.ledger import open_ledger
-from towline.registry.mlflow.tracking import Version
+from towline.registry.mlflow.tracking import RegisteredVersion
 from towline.release import packaging
 from towline.release.smoke_test import SmokeTestResult, finish_smoke_test
 from towline.steps import step
@@ -26,7 +26,7 @@ def package(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    version: Version,
+    version: RegisteredVersion,
     scores: Sequence[CrossValidationResult],
     fitted: FittedModel,
     evaluation: Evaluation,
@@ -78,7 +78,7 @@ def build_image(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    version: Version,
+    version: RegisteredVersion,
     packed: packaging.Release,
     verdict: Verdict,
     facts: Mapping[str, str],

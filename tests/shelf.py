@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.unit.release.conftest import make_run, table
 from towline.config import Settings
 from towline.manifest import read_manifest
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 MODEL = "house-value"
 PASS = {"verdict": "pass"}
@@ -63,6 +63,8 @@ def make_shelf(folder: Path) -> Shelf:
         assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
         evidence = PASS | {"release": read_manifest(shelf.release(version)).digest}
         champion = None if version == 1 else version - 1
-        shelf.ledger.promote(MODEL, version, champion, "ann", "better", evidence, run.work.key, package.path)
+        shelf.ledger.promote(
+            MODEL, JudgedVersion(version, run.work.key, package.path, evidence), champion, "ann", "better"
+        )
     shelf.rollback()
     return shelf

@@ -419,11 +419,23 @@ def run_flow(
     settings: Settings, name: "FlowName", parameters: Mapping[str, Any], profile: str | None = None
 ) -> "FlowResult":
     """Runs a flow of the project and returns its FlowResult; see ``orchestration.flow_runner``."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     from towline.orchestration import flow_runner, profiles
 
     target = profiles.read(profile, settings) if profile else None
-    with _private_files(settings):
+
+    def run_in_this_thread() -> "FlowResult":
         return flow_runner.run_flow(settings, name, parameters, target, _print_to_stderr)
+
+    with _private_files(settings):
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return run_in_this_thread()
+        with ThreadPoolExecutor(1) as pool:  # Prefect returns coroutines where a loop runs, as in a notebook
+            return pool.submit(run_in_this_thread).result()
 
 
 def _run_monitoring(

@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and the line that installs them."""
+"""Extras are the optional packages of some commands; a missing one is reported with the command that installs it."""
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -17,18 +17,18 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 def require(command: str, *extras: str) -> None:
-    """Checks that the packages of these extras are there, before a command begins.
+    """Checks that the packages of these extras are installed, before a command starts.
 
     Raises:
-        ConfigError: some are missing; names them and what installs them.
+        ConfigError: packages are missing; names them and the command that installs them.
     """
-    absent = [module for extra in extras for module in EXTRAS[extra] if find_spec(module) is None]
-    if absent:
-        raise _not_installed(absent, command, extras)
+    missing = [module for extra in extras for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise _not_installed(missing, command, extras)
 
 
 def not_installed(error: ModuleNotFoundError, command: str) -> ConfigError | None:
-    """The error of a command that imported a package which an extra brings; None for any other module."""
+    """The error for a missing package of an extra; None for any other module."""
     module = (error.name or "").partition(".")[0]
     extras = [extra for extra, modules in EXTRAS.items() if module in modules][:1]
     return _not_installed([module], command, extras) if extras else None

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: digests, atomic writes, and a lock between processes."""
+"""Files: digests, atomic writes, locks between processes, and errors of the disk."""
 
 import contextlib
 import errno
@@ -21,13 +21,13 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content, read in blocks."""
+    """The hex digest of a file, which is read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
-    """Writes a file so that a reader sees the old content or the new, never a part (temp, fsync, rename).
+    """Writes a file atomically (temporary file, fsync, rename): a reader sees the old or the new content.
 
     Raises:
         TransientError: the disk is full or the folder cannot be written.
@@ -39,7 +39,7 @@ def write(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """A binary file that takes ``path``'s place when the block ends well, and is removed when it does not."""
+    """A temporary binary file that replaces ``path`` when the block succeeds, and is removed when it fails."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -56,9 +56,9 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
 
 def append(path: Path, line: bytes) -> None:
-    """One more line of a file, which begins on a line of its own though a killed writer may have left half a one.
+    """Appends a line to a file; an incomplete line of a killed writer is ended first.
 
-    The caller holds a lock where there are several writers.
+    With several writers, the caller must hold a lock.
 
     Raises:
         TransientError: the disk is full or the folder cannot be written.
@@ -73,7 +73,7 @@ def append(path: Path, line: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Makes a rename in a folder outlast a power cut."""
+    """Flushes a folder, so that a rename in it outlasts a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -82,7 +82,7 @@ def sync(folder: Path) -> None:
 
 
 def age(path: Path) -> timedelta:
-    """How long ago a file, or a folder or anything right in it, was written; 0 where it is gone meanwhile."""
+    """The time since a file, or a folder or its entries, was written; 0 if it is gone."""
     try:
         newest = max(entry.stat().st_mtime for entry in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:
@@ -91,29 +91,29 @@ def age(path: Path) -> timedelta:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writes left in a folder: unfinished files that no one has written to for a day."""
-    for left in folder.glob(".*"):
-        if left.is_file() and age(left) > timedelta(days=1):
-            with contextlib.suppress(OSError):  # another has removed it, or it is another user's
-                left.unlink()
+    """Removes temporary files that killed writers left in a folder more than a day ago."""
+    for leftover in folder.glob(".*"):
+        if leftover.is_file() and age(leftover) > timedelta(days=1):
+            with contextlib.suppress(OSError):  # another process has removed it, or it belongs to another user
+                leftover.unlink()
 
 
 @contextmanager
 def disk(where: Path) -> Iterator[None]:
-    """Turns a full disk or a folder that cannot be written into the error a user can act on."""
+    """Turns a full disk, or a folder that cannot be written, into a TransientError with a remedy."""
     try:
         yield
     except TowlineError:
         raise
     except OSError as error:
         remedies = {
-            errno.ENOSPC: "free some disk space and run the same command again: finished steps are kept",
-            errno.EDQUOT: "free some of your quota and run the same command again: finished steps are kept",
+            errno.ENOSPC: "free some disk space, then run the same command again: completed steps are not repeated",
+            errno.EDQUOT: "free some of your quota, then run the same command again: completed steps are not repeated",
             errno.EACCES: "make the folder writable, or point TOWLINE_STORE at one that is",
             errno.EPERM: "make the folder writable, or point TOWLINE_STORE at one that is",
             errno.EROFS: "point TOWLINE_STORE at a folder that can be written",
-            errno.ENOTDIR: "a file stands where the store should be: move it, or set TOWLINE_STORE",
-            errno.EEXIST: "a file stands where the store should be: move it, or set TOWLINE_STORE",
+            errno.ENOTDIR: "a file is in the place of the store: move it, or set TOWLINE_STORE",
+            errno.EEXIST: "a file is in the place of the store: move it, or set TOWLINE_STORE",
         }
         if error.errno not in remedies:
             raise
@@ -125,7 +125,10 @@ def disk(where: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds an advisory lock on ``path``, freed when its process dies; yields whether it was got."""
+    """Holds an advisory lock on ``path`` during the block; the lock ends with its process.
+
+    Yields True if the lock was acquired. With ``wait=False`` it yields False if another process holds the lock.
+    """
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
@@ -139,9 +142,9 @@ def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def records(path: Path, kind: type[Record]) -> list[Record]:
-    """The records of a file of JSON lines, none where there is no file; half a line that a kill left is passed over."""
-    found = []
+    """The records of a JSON lines file; none without a file. Incomplete lines of killed writers are skipped."""
+    parsed = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValidationError):
-            found.append(kind.model_validate_json(line))
-    return found
+            parsed.append(kind.model_validate_json(line))
+    return parsed

@@ -1,8 +1,7 @@
-"""A second process that imports the slow vendors while the first one works.
+"""The sidecar is a second process that imports Great Expectations and MLflow while the flow runs, and calls them.
 
-Great Expectations and MLflow take some six seconds to import and are needed at opposite ends of a run. Here they load
-beside the flow, on another core, and their calls are sent over. There is one for the process; it ends when its standard
-input does, so it never outlives the process that started it, however that ends.
+The imports take six seconds; in the sidecar they run on another core. A process has one sidecar. It ends when its
+standard input is closed, so it never outlives its parent.
 """
 
 import contextlib
@@ -25,8 +24,8 @@ _process: "subprocess.Popen[bytes] | None" = None
 
 
 def start(output: Path) -> None:
-    """Starts the process, unless there is one; ``output`` is the file that gets whatever the vendors print."""
-    global _process  # noqa: PLW0603 - one for the process, as joblib's reusable executor is
+    """Starts the sidecar, unless it runs; ``output`` is the file for everything that the libraries print."""
+    global _process  # noqa: PLW0603 - one a process, as joblib's reusable executor
     if _process is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as log:
@@ -36,16 +35,16 @@ def start(output: Path) -> None:
 
 
 def begin(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Has the process, if there is one, run a function; nobody waits for it, and how it ends is not told."""
+    """Has the sidecar, if it runs, execute a function; its result and its errors are ignored."""
     if _process is not None:
         _send((function, args, kwargs, False))
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Runs a function there (here, if none was started); returns its result and its CPU seconds.
+    """Executes a function in the sidecar, or here if none was started; returns its result and its CPU seconds.
 
     Raises:
-        TransientError: the process was killed from outside.
+        TransientError: the sidecar was killed.
     """
     if _process is None:
         return function(*args, **kwargs), 0.0
@@ -60,8 +59,8 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T
 
 
 def stop() -> None:
-    """Ends the process at once, whatever it is at; a later ``start`` starts another."""
-    global _process  # noqa: PLW0603 - one for the process, as joblib's reusable executor is
+    """Kills the sidecar; a later ``start`` starts a new one."""
+    global _process  # noqa: PLW0603 - one a process, as joblib's reusable executor
     if _process is not None:
         _process.kill()
         with contextlib.suppress(BrokenPipeError):
@@ -80,31 +79,31 @@ def _send(message: object) -> None:
 
 def _killed() -> TransientError:
     stop()
-    return TransientError("the helper process was killed", remedy="run again; free memory if it was short")
+    return TransientError("the helper process was killed", remedy="free some memory, then run the same command again")
 
 
 def _serve() -> None:
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what vendors print must not stand between the answers
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get between the replies
     logging.captureWarnings(True)
     while True:
         try:
             message = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent
         except EOFError:
             return
-        function, args, kwargs, awaited = message
-        before = _cpu()
+        function, args, kwargs, wants_reply = message
+        cpu_before = _cpu_seconds()
         result: Any
         try:
             result = function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - raised where the call was made
+        except Exception as error:  # noqa: BLE001 - raised by the caller
             result = error
-        if awaited:
-            pickle.dump((result, _cpu() - before), answers)
-            answers.flush()
+        if wants_reply:
+            pickle.dump((result, _cpu_seconds() - cpu_before), replies)
+            replies.flush()
 
 
-def _cpu() -> float:
+def _cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

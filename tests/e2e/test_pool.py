@@ -143,7 +143,7 @@ def team(tmp_path: Path, prefect: str) -> Iterator[Team]:
 
 
 def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
-    """Its run is ended by the server, whoever waits is told so, and another worker goes on where it stopped."""
+    """Its run is ended by the server, whoever waits is told so, and another worker resumes it."""
     from towline.orchestration import crash_detection, worker
 
     crash_detection.create_crash_automations(team.client, silence_limit=timedelta(seconds=20))
@@ -169,7 +169,7 @@ def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     assert team.deployed() == deployed
     out, err = first.communicate(timeout=180)
     assert (first.returncode, json.loads(out)["code"]) == (5, "T900"), err
-    assert "the run lost its process: no sign of life for 20 s" in err
+    assert "the run lost its process: no heartbeat for 20 s" in err
     assert "✓ load" in err
     assert team.runs("training")[0].state_name == "Crashed"
 

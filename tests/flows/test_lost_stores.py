@@ -15,6 +15,7 @@ from benchmarks.kill import MODEL, write_config
 from tests.conftest import Done
 from towline.config import Settings
 from towline.registry.ledger import Ledger
+from towline.registry.mlflow import client as mlflow_client
 from towline.registry.mlflow import mirror
 
 Command = Callable[..., Done]
@@ -60,7 +61,7 @@ class Pipeline:
     def mirrored(self) -> tuple[dict[str, str], dict[str, str]]:
         """Of MLflow: its number by the ledger's, and aliases with the ledger's numbers."""
         present = mirror.read(self.settings, MODEL)
-        numbers = {one.number: one.tags[mirror.VERSION] for one in present.versions.values()}
+        numbers = {one.number: one.tags[mlflow_client.VERSION] for one in present.versions.values()}
         return {ours: own for own, ours in numbers.items()}, {
             name: numbers[own] for name, own in present.aliases.items()
         }
@@ -250,4 +251,4 @@ def test_a_ledger_that_was_changed_is_obeyed_by_no_command(
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
     done = command(*(word.replace(MODEL, "house-value") for word in words))
     assert done.code == 6, done.out + done.err
-    assert "is not what was written" in done.err
+    assert "was changed after it was written" in done.err

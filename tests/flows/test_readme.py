@@ -31,26 +31,26 @@ def houses(rows: int = 1200) -> pd.DataFrame:
     )
 
 
-def test_the_readmes_own_table(towline: Callable[..., Done], tmp_path: Path) -> None:
-    """Its config, its three commands and its program work on a table with the columns it names."""
+def test_readme_example_works(towline: Callable[..., Done], tmp_path: Path) -> None:
+    """Its config, its commands and its program work on a table with the columns it names."""
     page = (REPOSITORY / "README.md").read_text()
-    named = set(re.findall(r"`(\w+)`", page[page.index("with the columns") : page.index("```yaml")]))
     table = houses()
-    assert set(table) == named
     table.to_csv(tmp_path / "houses.csv", index=False)
     (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "house_prices.yaml").write_text(config)
-    commands = re.findall(r"^towline (.*house_prices.yaml[^#\n]*)", page, re.MULTILINE)
-    assert len(commands) == 3
+    path = tmp_path / "house_prices.yaml"
+    path.write_text(config.replace("data/houses.csv", str(tmp_path / "houses.csv")))
+    commands = re.findall(r"^towline ((?:validate|run) .*house_prices.yaml)", page, re.MULTILINE)
+    assert len(commands) == 2
     for command in commands:
-        words = shlex.split(command.replace("configs", str(tmp_path)))
-        done = towline(*words, "--set", f"data.source={tmp_path / 'houses.csv'}", "--json")
+        done = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
         assert done.code == 0, done.err
-    assert done.json["dataset"]["end"] == "2026-06-30T00:00:00"
+    assert done.json["dataset"]["end"] == "2026-07-15T00:00:00"
 
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(program, names)  # the README's own
-    asked = yaml.safe_load(re.findall(r"predict\((\{.*?\})", program)[0])
-    (answer,) = names["model"].predict(asked)
+    exec(program.replace("configs/house_prices.yaml", str(path)), names)  # the README's own
+    assert names["outcome"].repeated
+    row = yaml.safe_load(re.findall(r"predict\((\{.*?\})", program)[0])
+    assert {*row, *yaml.safe_load(config)["data"]["drop"], "price"} == set(table)
+    (answer,) = names["model"].predict(row)
     assert table["price"].min() < answer < table["price"].max()

@@ -12,7 +12,7 @@ from tests.shelf import MODEL, Shelf
 from towline.config import PipelineConfig
 from towline.operations import supervisor
 from towline.operations.supervisor import Supervisor
-from towline.registry.mlflow import mirror
+from towline.registry.mlflow import client, mirror
 from towline.registry.mlflow.synchronization import find_differences
 
 CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv", "target": "value"}})
@@ -27,22 +27,22 @@ def mirrored(shelf: Shelf) -> Shelf:
 
 def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
-    monkeypatch.setattr(supervisor, "_MIRROR", 0.0)
+    monkeypatch.setattr(supervisor, "_MLFLOW_CHECK_S", 0.0)
     settings, told = mirrored.settings, list[str]()
     watcher = Supervisor(settings, [], [CONFIG], [], told.append)
     (settings.store / "logs").mkdir()
 
     def look() -> None:
-        watcher._mirror()
-        watcher._mirror()
-        if MODEL in watcher._mending:
-            assert watcher._mending[MODEL].wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
+        watcher._check_mlflow()
+        watcher._check_mlflow()
+        if process := watcher._mlflow_checks[MODEL].process:
+            assert process.wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
 
     look()
     assert "version 1, which serves, is missing" in told[0]
     assert "version 2 is missing" in told[0]
     present = mirror.read(settings, MODEL)
-    assert {one.tags[mirror.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
+    assert {one.tags[client.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
     assert present.aliases == {"champion": "1"}
     look()
     assert len(told) == 1
@@ -57,7 +57,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: Shelf, monkeypatch: p
     assert find_differences(settings, MODEL) == ()
     present = mirror.read(settings, MODEL)
     champion = next(one for one in present.versions.values() if one.number == present.aliases["champion"])
-    assert (champion.tags[mirror.VERSION], champion.tags["verdict"]) == ("1", "pass")
+    assert (champion.tags[client.VERSION], champion.tags["verdict"]) == ("1", "pass")
 
 
 def test_a_damaged_release_does_not_keep_the_others_away(mirrored: Shelf) -> None:

@@ -24,8 +24,9 @@ from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
 from towline.promotion.gate import Check, Verdict
+from towline.registry.mlflow import client as mlflow_client
 from towline.registry.mlflow import mirror, tracking
-from towline.registry.mlflow.mirror import Shown
+from towline.registry.mlflow.mirror import VersionRecord
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit
@@ -120,7 +121,7 @@ def client(settings: Settings, empty: Path) -> Any:
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.Version:
+def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
     work, *rest = trained
     if key:
         other = work.model_copy(update={"key": key})
@@ -159,7 +160,7 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     page = client.get_model_version("houses", "1")
     assert work.dataset.digest in page.description
     assert "| **mae** |" in page.description
-    assert page.tags[mirror.RUN_KEY] == work.key
+    assert page.tags[mlflow_client.RUN_KEY] == work.key
 
 
 def test_every_run_has_the_same_names(settings: Settings, trained: Trained, client: Any) -> None:
@@ -242,7 +243,7 @@ def test_closing_adds_release_costs_and_verdict(
     """What is known after the gate is added to the finished run; doing it again changes nothing."""
     version = registered(settings, trained)
     for _ in range(2):
-        tracking.close(settings, version, released(tmp_path), VERDICT, COSTS)
+        tracking.close(settings, version, released(tmp_path), VERDICT.outcome, COSTS)
     run = client.get_run(version.run_id)
     assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
     assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
@@ -251,10 +252,10 @@ def test_closing_adds_release_costs_and_verdict(
     }  # fmt: skip
 
 
-def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> Shown:
+def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> VersionRecord:
     files.write(folder / f"v{number}" / "manifest.json", "{}")
-    tags = {mirror.VERSION: str(number), "verdict": verdict}
-    return Shown(
+    tags = {mlflow_client.VERSION: str(number), "verdict": verdict}
+    return VersionRecord(
         version=number, run_key=key, tags=tags, folder=folder / f"v{number}", params={"a": "b"}, metrics={"mae": 2.0}
     )
 
@@ -267,7 +268,7 @@ def test_versions_have_the_ledgers_numbers(settings: Settings, trained: Trained,
     client.create_model_version("houses", str(tmp_path))  # somebody's own
     later = registered(settings, trained, "z" * 64, 5)
     assert (later.version, later.link) == (5, "#/models/houses/versions/6?workflowType=machine_learning")
-    assert client.get_model_version("houses", "6").tags[mirror.VERSION] == "5"
+    assert client.get_model_version("houses", "6").tags[mlflow_client.VERSION] == "5"
 
 
 def test_what_is_missing_is_put_back_and_found_by_its_run(
@@ -280,7 +281,11 @@ def test_what_is_missing_is_put_back_and_found_by_its_run(
     for _ in range(2):
         mirror.write(settings, "houses", None, versions, {"champion": 1, "previous": 3, "challenger": None})
     present = mirror.read(settings, "houses")
-    assert {key[0]: one.tags[mirror.VERSION] for key, one in present.versions.items()} == {"a": "1", "b": "2", "c": "3"}
+    assert {key[0]: one.tags[mlflow_client.VERSION] for key, one in present.versions.items()} == {
+        "a": "1",
+        "b": "2",
+        "c": "3",
+    }
     assert present.aliases == {
         "champion": present.versions["a" * 64].number,
         "previous": present.versions["c" * 64].number,
@@ -349,7 +354,7 @@ def test_a_server_and_its_file_are_read_alike(
 SILENT = """
 import pickle, sys
 from towline.registry.mlflow import mirror, tracking
-from towline.registry.mlflow.mirror import Shown
+from towline.registry.mlflow.mirror import VersionRecord
 if __name__ == "__main__":
     arguments, extra = pickle.load(open(sys.argv[1], "rb"))
     version = tracking.register(*arguments)
@@ -368,7 +373,7 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
         mine = work.model_copy(update={"key": str(number) * 64})
         shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT, COSTS)
+        extra = (released(tmp_path), VERDICT.outcome, COSTS)
         file.write_bytes(pickle.dumps(((settings, mine, rest[0], number + 1, *rest[1:], FACTS), extra)))
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}

@@ -15,6 +15,7 @@ from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError
 from towline.promotion.gate import Check, Verdict
 from towline.promotion.outcome import Outcome
+from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.interval import Interval
 
 PUBLIC = {
@@ -92,10 +93,19 @@ def test_promote_and_rollback(store: Shelf) -> None:
         towline.promote(MODEL, reason="no number")
 
 
+def test_folder_with_a_models_name_is_not_a_release(
+    store: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data of a model may lie in a folder of its name."""
+    (tmp_path / MODEL).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert towline.load(MODEL).version == 1
+
+
 def test_rejected_version_is_not_promoted(store: Shelf) -> None:
     """The gate's verdict cannot be overridden."""
     store.ledger.register(MODEL, "ann", "trained", {}, "another run")
-    store.ledger.refuse(MODEL, 3, "ann", "worse", {"verdict": "fail", "checks": []}, "another run", "")
+    store.ledger.refuse(MODEL, JudgedVersion(3, "another run", "", {"verdict": "fail", "checks": []}), "ann", "worse")
     with pytest.raises(PromotionRejectedError):
         towline.promote(f"{MODEL}@3", reason="I want it")
 

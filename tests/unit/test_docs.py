@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from towline.cli import EXIT_CODES, main
 from towline.config import METRICS, PipelineConfig, build_config
 from towline.errors import TowlineError
 
-PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("data/*.md")]
+FOLDERS = ("docs", "docs/decisions", "data", "examples")
+PAGES = [*REPOSITORY.glob("*.md"), *(page for name in FOLDERS for page in (REPOSITORY / name).glob("*.md"))]
 
 
 def keys(model: type[BaseModel]) -> Iterator[str]:
@@ -113,3 +115,44 @@ def test_every_command_is_in_the_readme_or_its_help() -> None:
     """A command that the README does not name is not finished."""
     page = (REPOSITORY / "README.md").read_text()
     assert [name for name in main.commands if f"towline {name}" not in page] == []
+
+
+def glossary() -> list[str]:
+    page = (REPOSITORY / "docs" / "glossary.md").read_text()
+    return re.findall(r"^\| \*\*(.+?)\*\* \|", page, re.MULTILINE)
+
+
+def test_glossary_defines_each_term_once() -> None:
+    """One definition a term, and none of the terms that pages rely on is missing."""
+    terms = glossary()
+    assert len(terms) == len(set(terms))
+    needed = (
+        "dataset contract expectation holdout fold candidate estimator run version champion challenger release "
+        "gate verdict promotion rollback ledger slice profile window policy decision SLO rollout backtest"
+    )
+    assert {*needed.split(), "run key", "drift check", "performance estimate", "error budget"} <= set(terms)
+
+
+def test_every_extra_is_explained() -> None:
+    """Each extra of pyproject.toml has its row."""
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (REPOSITORY / "docs" / "extras.md").read_text()
+    assert [extra for extra in extras if f"| `{extra}` |" not in page] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A reader can reach each page of docs/ from the menu; decisions are added by docs/hooks.py."""
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    assert [page.name for page in (REPOSITORY / "docs").glob("*.md") if f": {page.name}" not in navigation] == []
+
+
+def test_decisions_are_listed_and_complete() -> None:
+    """Each decision has its four sections, and a row in the index."""
+    folder = REPOSITORY / "docs" / "decisions"
+    pages, index = sorted(folder.glob("[0-9]*.md")), (folder / "index.md").read_text()
+    assert len(pages) > 10
+    for number, page in enumerate(pages, 1):
+        assert page.name.startswith(f"{number:04d}-")
+        assert page.name in index
+        headings = re.findall(r"^(?:Status:|## (?:Context|Decision|Consequences))", page.read_text(), re.MULTILINE)
+        assert headings == ["Status:", "## Context", "## Decision", "## Consequences"], page.name

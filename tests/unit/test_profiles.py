@@ -50,12 +50,12 @@ def test_another_place_has_a_file_of_its_own(project: Path) -> None:
     [
         (".env", "PREFECT_PORT=4200\n", "PREFECT_AUTH_STRING is not set", "PREFECT_AUTH_STRING=user:password"),
         (".env", "PREFECT_AUTH_STRING=\n", "PREFECT_AUTH_STRING is not set", "PREFECT_AUTH_STRING=user:password"),
-        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_PORT=http\n", "PREFECT_PORT is no port: 'http'", "a number"),
-        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_AUTH_STRING=a:c\n", "PREFECT_AUTH_STRING stands twice", "leave"),
+        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_PORT=http\n", "PREFECT_PORT is not a port: 'http'", "a number"),
+        (".env", "PREFECT_AUTH_STRING=a:b\nPREFECT_AUTH_STRING=a:c\n", "PREFECT_AUTH_STRING is repeated", "remove"),
         (".env", 'PREFECT_AUTH_STRING="a:b\n', "not a line of a dotenv file", "NAME=value"),
         ("profiles/compose.env", "PREFECT_API_AUTH_STRING=a:b\n", "PREFECT_API_URL is not set", "PREFECT_API_URL="),
         ("profiles/compose.env", "PREFECT_API_ULR=x\n", "unknown variable PREFECT_API_ULR", "PREFECT_API_URL"),
-        ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "no address of Prefect's API", "http://HOST"),
+        ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "not an address of Prefect's API", "http://HOST"),
     ],
 )
 def test_a_file_that_does_not_do_is_named_with_its_remedy(

@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
+from towline.registry.ledger import JudgedVersion
 
 Command = Callable[..., Done]
 FAILED = {
@@ -57,7 +58,8 @@ def test_a_refused_version_says_what_to_change(shelf: Shelf, command: Command) -
     """The checks in the way, their keys, and the command that has the same judged again; not just to run again."""
     ledger = shelf.ledger
     ledger.register(MODEL, "ann", "trained", {}, "key3")
-    ledger.refuse(MODEL, 3, "gate", "fail: latency, max mae", FAILED, "key3", f"releases/{MODEL}/v3-0123456789ab")
+    judged = JudgedVersion(3, "key3", f"releases/{MODEL}/v3-0123456789ab", FAILED)
+    ledger.refuse(MODEL, judged, "gate", "fail: latency, max mae")
     with pytest.raises(Exception, match="has not passed the gate") as caught:
         ledger.promote_again(MODEL, 3, 1, "ann", "please")
     text = str(caught.value)

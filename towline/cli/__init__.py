@@ -1,4 +1,4 @@
-"""The commands: thin, and quick to start, since each imports what it needs when it runs."""
+"""The commands. Each imports what it needs when it runs, so that the command line starts quickly."""
 
 import json
 import os
@@ -18,21 +18,21 @@ from towline.errors import ConfigError, TowlineError
 EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  a fault in towline itself
+  1  a bug in towline
   2  bad input: the command line, the config, or a table that cannot be read
-  3  data refused: the table breaks its contract
-  4  gate refused: the model did not pass, or may not be promoted
-  5  a store or a server is away, locked or full; run the same command again
-  6  a release, or a backup, is not what its manifest says
+  3  data refused: the table violates its contract
+  4  promotion refused: the model did not pass the gate
+  5  a store or a server is down, locked or full; run the same command again
+  6  a release, a backup or the ledger was changed or lost
   130  interrupted
 """
 
 
 class Commands(click.Group):
-    """A group whose commands end in a one-screen error and a documented exit code, never in a traceback.
+    """A group whose commands end with a short error and a documented exit code, never with a traceback.
 
     Attributes:
-        purposes: what for → names of commands, as the help lists them.
+        purposes: heading of the help → names of commands.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -53,24 +53,24 @@ class Commands(click.Group):
             with private_files():
                 sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
-            wrong = error
+            failure = error
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             remedy = f"see `{context.command_path} --help`" if context else ""
-            wrong = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
+            failure = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
         except ModuleNotFoundError as error:
             command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
-            wrong = extras.not_installed(error, command) or _fault(error)
+            failure = extras.not_installed(error, command) or _bug(error)
         except click.Abort:
             click.echo("interrupted; run the same command again: it resumes from the last completed step", err=True)
             sys.exit(130)
-        except Exception as error:  # noqa: BLE001 - the last stop before the user
-            wrong = _fault(error)
-        report(wrong, as_json="--json" in words)
-        sys.exit(wrong.exit_code)
+        except Exception as error:  # noqa: BLE001 - no traceback for the user
+            failure = _bug(error)
+        report(failure, as_json="--json" in words)
+        sys.exit(failure.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -79,7 +79,7 @@ class Commands(click.Group):
             raise click.Abort from None  # click itself would print an empty line first
 
 
-def _fault(error: Exception) -> TowlineError:
+def _bug(error: Exception) -> TowlineError:
     from towline.config.passwords import mask_passwords
 
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
@@ -87,14 +87,14 @@ def _fault(error: Exception) -> TowlineError:
     words = [mask_passwords(word) for word in sys.argv]
     log.write_text(f"towline {__version__} {words}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
     return TowlineError(
-        f"a fault in towline: {type(error).__name__}: {str(error)[:300]}",
+        f"a bug in towline: {type(error).__name__}: {str(error)[:300]}",
         where=str(log),
-        remedy="the file holds what is needed to report it; nothing was promoted",
+        remedy="attach this file to your report; nothing was promoted",
     )
 
 
 def report(error: TowlineError, *, as_json: bool) -> None:
-    """Tells an error: to people on stderr, to scripts also as the one document on stdout."""
+    """Prints an error on stderr; with ``as_json`` also as one JSON document on stdout."""
     if as_json:
         click.echo(json.dumps(error.as_dict(), indent=2, ensure_ascii=False))
     click.echo(click.style(f"error {error.code}: ", fg="red", bold=True, reset=True) + str(error), err=True)
@@ -108,7 +108,9 @@ def emit(document: object, as_json: bool, text: Callable[[], str]) -> None:
         click.echo(text())
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, all else on stderr.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, everything else on stderr."
+)
 
 
 @click.group(
@@ -121,7 +123,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
     "--profile",
     metavar="NAME",
     envvar="TOWLINE_PROFILE",
-    help="Run on a worker elsewhere: the profile profiles/NAME.env, or compose.  [env: TOWLINE_PROFILE]",
+    help="Run on a worker of the profile profiles/NAME.env, or of compose.  [env: TOWLINE_PROFILE]",
 )
 @click.pass_context
 def main(ctx: click.Context, profile: str | None) -> None:
@@ -130,14 +132,14 @@ def main(ctx: click.Context, profile: str | None) -> None:
     \b
     Examples:
       towline run configs/bike_demand.yaml    train, judge and promote a model
-      towline ui                              look at runs and versions
-      towline models                          what serves, and since when
-      towline status                          how it does: traffic, quality, drift, alarms
-      towline score new.csv scored.csv        predictions for a file of rows
+      towline ui                              open the web interfaces
+      towline models                          list the champions
+      towline status                          show traffic, quality, drift and alarms
+      towline score new.csv scored.csv        predict a file of rows
     """
     from towline.config import Settings
 
-    sys.path.append(str(Settings.from_environment().project))  # models of the project's own estimators are read too
+    sys.path.append(str(Settings.from_environment().project))  # for estimators of the project
     if profile:
         from towline.orchestration import profiles
 
@@ -170,7 +172,7 @@ def _register() -> None:
         "Train": (run.validate, run.run, backtest.replay, config.config),
         "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
-        "Watch": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
+        "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
         "Operate": (up.up, ui.ui, backup.backup, backup.restore),
     }
     for purpose, commands in purposes.items():

@@ -1,4 +1,4 @@
-"""towline config: what may stand in a config file."""
+"""towline config: the keys of a config file."""
 
 import click
 
@@ -7,7 +7,7 @@ from towline.cli import emit, json_option
 
 @click.group()
 def config() -> None:
-    """About the config files.
+    """Describes config files.
 
     \b
     Example:
@@ -40,8 +40,8 @@ def _describe(node: dict[str, object], root: dict[str, object], path: str) -> li
     for name, field in properties.items():
         inner = _models(field, root)
         default = "required" if name in required else f"default {_short(field.get('default'))}"
-        told = f"{path}{name}"
-        many = (
+        key = f"{path}{name}"
+        is_list = (
             "[]"
             if "array" in str(field.get("type", ""))
             or any(option.get("type") == "array" for option in field.get("anyOf", []))
@@ -50,12 +50,12 @@ def _describe(node: dict[str, object], root: dict[str, object], path: str) -> li
         meaning = field.get("description", "")
         if inner and name != "source":
             lines.append(
-                f"{told}{many}" + (f"  ({default})" if name in required else "") + (f"  {meaning}" if meaning else "")
+                f"{key}{is_list}" + (f"  ({default})" if name in required else "") + (f"  {meaning}" if meaning else "")
             )
-            keys = ".*." if field.get("additionalProperties") else f"{many}."
-            lines += _describe(inner, root, f"{told}{keys}")
+            inner_keys = ".*." if field.get("additionalProperties") else f"{is_list}."
+            lines += _describe(inner, root, f"{key}{inner_keys}")
         else:
-            lines.append(f"{told}: {_type(field, root)}, {default}" + (f"  {meaning}" if meaning else ""))
+            lines.append(f"{key}: {_type(field, root)}, {default}" + (f"  {meaning}" if meaning else ""))
     return lines
 
 
@@ -67,8 +67,8 @@ def _models(field: dict[str, object], root: dict[str, object]) -> dict[str, obje
         if isinstance(reference, str):
             definitions = root["$defs"]
             assert isinstance(definitions, dict)  # noqa: S101 - as above
-            found = definitions[reference.rpartition("/")[2]]
-            return dict(found) if "properties" in found else None
+            definition = definitions[reference.rpartition("/")[2]]
+            return dict(definition) if "properties" in definition else None
         for key in ("items", "additionalProperties"):
             child = node.get(key)
             if isinstance(child, dict):

@@ -1,4 +1,4 @@
-"""Dates and times as people write them on the command line."""
+"""Parses dates and times of the command line."""
 
 import contextlib
 from datetime import datetime
@@ -8,7 +8,7 @@ import click
 
 
 class Moment(click.ParamType[datetime]):
-    """A day or a time: ISO 8601, or day.month.year as it is written where dates have dots."""
+    """A click type for a day or a time: ISO 8601, or day.month.year."""
 
     name = "date"
 
@@ -19,7 +19,7 @@ class Moment(click.ParamType[datetime]):
         for read in (datetime.fromisoformat, _dotted):
             with contextlib.suppress(ValueError):
                 return read(text)
-        what = f"{value!r} is no date; write the year first: 2026-06-30 or 2026-06-30T13:00"
+        what = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
         raise click.BadParameter(what, ctx, param)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.tables import given_file
+from towline.cli.tables import check_file
 from towline.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     settings = Settings.from_environment()
     if len(separator) != 1:
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
-    given_file(file, "FILE")
+    check_file(file, "FILE")
     directory = find(name, settings).directory
     model = verify_release(directory).name
     contract = Contract.read(directory)

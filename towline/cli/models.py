@@ -1,4 +1,4 @@
-"""towline models, show, history, promote, rollback: all from the ledger and the releases, without MLflow."""
+"""towline models, show, history, promote and rollback; they read the ledger and the releases, not MLflow."""
 
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ def stores() -> "tuple[Settings, Ledger]":
 @click.argument("name", required=False)
 @json_option
 def models(name: str | None, as_json: bool) -> None:
-    """Lists what serves, or one model's versions.
+    """Lists the models with their champions, or the versions of one model.
 
     \b
     Examples:
@@ -74,13 +74,13 @@ def show(version: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--limit", default=20, show_default=True, help="How many rows at most.")
-@click.option("--all", "everything", is_flag=True, help="Also decisions to do nothing.")
+@click.option("--limit", default=20, show_default=True, help="Maximum number of rows.")
+@click.option("--all", "everything", is_flag=True, help="Include decisions to do nothing.")
 @json_option
 def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:
-    """Who served, when and why.
+    """Shows the ledger, newest rows first.
 
-    The ledger, newest first: versions registered, promoted, refused and rolled back, and what the watch decided.
+    Its rows are versions registered, promoted, refused and rolled back, and the decisions of monitoring.
 
     \b
     Examples:
@@ -100,7 +100,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
         from towline.cli.screen import moment, table
 
         if not rows:
-            return "nothing has happened yet: towline run CONFIG begins"
+            return "the ledger is empty: towline run CONFIG writes its first rows"
         return table(
             ["time (UTC)", "event", "model", "version", "instead of", "actor", "reason"],
             [[*moment(row), row.model, row.version, row.previous, row.actor, row.reason] for row in rows],
@@ -114,7 +114,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
 @click.option("--reason", required=True, help="Why; kept in the ledger.")
 @json_option
 def promote(version: str, reason: str, as_json: bool) -> None:
-    """Makes a version that passed the champion.
+    """Makes a version that has passed the gate the champion.
 
     \b
     Example:
@@ -130,7 +130,7 @@ def promote(version: str, reason: str, as_json: bool) -> None:
 @click.option("--reason", default="rolled back by hand", show_default=True, help="Why; kept in the ledger.")
 @json_option
 def rollback(name: str | None, reason: str, as_json: bool) -> None:
-    """Puts the champion before the present one back.
+    """Makes the previous champion champion again.
 
     \b
     Examples:

@@ -8,7 +8,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.cli.run import as_of_option, config_argument, set_option
-from towline.cli.tables import given_file
+from towline.cli.tables import check_file
 
 if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
@@ -49,7 +49,7 @@ def drift(
             raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
         _run_flow(config, "drift", as_of, overrides, as_json)
         return
-    given_file(current, "--current")
+    check_file(current, "--current")
     settings = Settings.from_environment()
     with screen.progress(settings.layout.log()):
         done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)

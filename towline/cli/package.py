@@ -45,7 +45,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
         "release_digest": manifest.digest,
         "release_bytes": size,
     }
-    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all as their digests say"
+    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all digests match"
     lines = [screen.head("release") + f"{directory}: {whole}"]
     if image or repository:
         with screen.progress(settings.layout.log()):

@@ -55,10 +55,10 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
 @set_option
 @json_option
 def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Checks a config and its table, and trains nothing.
+    """Checks a config and its table without training.
 
-    The config is checked before the table is loaded; then its columns are shown with the kind and the role that a
-    run would give them.
+    The config is checked before the table is loaded. Then the columns are shown with the kind and the role that they
+    would have in a run.
 
     \b
     Examples:

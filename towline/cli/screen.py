@@ -1,4 +1,4 @@
-"""What people see: progress by step while it goes on, a summary at the end."""
+"""Output for people: the progress of a command, step by step, and its result."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from towline.preflight import PreflightResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
+    from towline.training.evaluation.interval import Interval
 
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
 
 @contextmanager
 def progress(log: Path) -> Iterator[None]:
-    """Shows steps on stderr, a live line on a terminal and plain lines elsewhere; everything else goes to ``log``.
+    """Shows steps on stderr, with a live line on a terminal; other log records, and what code prints, go to ``log``.
 
-    So does what the user's own code prints: stdout holds the result and nothing else.
+    So stdout holds only the result.
     """
     everything = LogFile(log)
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, steps = logging.getLogger(), logging.getLogger("towline.steps")
     logging.captureWarnings(True)
-    logging.raiseExceptions, logging.lastResort = False, None  # what no log takes is not the user's concern
+    logging.raiseExceptions, logging.lastResort = False, None  # errors of logging are not shown
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
     shown = _Live() if sys.stderr.isatty() else _Lines()
@@ -53,9 +54,9 @@ def progress(log: Path) -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """A log that begins with its first line: a command that has nothing to say leaves no file and no folder.
+    """A log file that is created with its first line, so that a command without log lines leaves no file.
 
-    Prefect passes over handlers whose class is private, and would then log to the screen as well.
+    The class is public because Prefect ignores private handlers and would then log to the screen too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +69,7 @@ class LogFile(logging.FileHandler):
             return super()._open()
 
     def write(self, text: str) -> None:
-        """Text as it is, between the records."""
+        """Writes text between the records."""
         with self.lock or contextlib.nullcontext():
             self.stream = self.stream or self._open()
             self.stream.write(text)
@@ -76,7 +77,7 @@ class LogFile(logging.FileHandler):
 
 
 class _Printed(io.TextIOBase):
-    """What ``print`` writes to in place of stdout."""
+    """Writes to the log what ``print`` writes to stdout."""
 
     encoding = "utf-8"
 
@@ -101,14 +102,14 @@ def _line(record: logging.LogRecord) -> str:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.__dict__.get("status") in ("done", "failed"):
-            with contextlib.suppress(OSError):  # a run does not end because its reader did
+            with contextlib.suppress(OSError):  # the run goes on if its reader has ended
                 click.echo(_line(record), err=True)
 
 
 class _Live(logging.Handler):
-    """The step under way with a spinner and its elapsed time, the finished ones above it.
+    """The running step with a spinner and its time, and the completed steps above it.
 
-    It goes on when the handler is closed: Prefect closes every handler there is when it configures logging.
+    Closing the handler does not stop it: Prefect closes all handlers when it configures logging.
     """
 
     def __init__(self) -> None:
@@ -135,7 +136,7 @@ class _Live(logging.Handler):
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:
-    """Columns as wide as their content; numbers to the right."""
+    """A table with columns as wide as their content; numbers are right-aligned."""
     cells = [[str(cell) if cell is not None else "–" for cell in row] for row in rows]
     widths = [max(_width(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     right = [all(isinstance(cell, int | float | None) for cell in column) for column in zip(*rows, strict=True)]
@@ -158,96 +159,98 @@ def _width(cell: str) -> int:
 
 
 def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
-    """The end of a run on one screen; ``page`` is that of a run on another machine, where its files are."""
-    release = settings.layout.release(outcome.release)
-    name = f"{outcome.model}@{outcome.version}"
+    """The result of a training run on one screen; ``page`` is the page of a run on another machine."""
     if outcome.repeated:
-        told = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
-        done = f"nothing to do: version {outcome.version} of {outcome.model} came of this very run and {told}\n"
-        see = ("see the run", page) if page else ("see it", f"towline show {name}")
-        again = _again(outcome) if outcome.event == "refused" else [("run all the same", "towline run CONFIG --force")]
-        return done + _next([see, *again])
-    data, split = outcome.dataset, outcome.split
-    span = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
-    cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
-    lines = [
-        "",
-        _hanging(head("data"), f"{data['source']}: {data['rows']:,} rows{span}"),
-        head("checked") + f"{outcome.checked['rules']} rules, {outcome.checked['warned']} warned",
-        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _few(outcome.checked["warnings"])),
-        *(_hanging(f"{'':11}· ", note) for note in _few(outcome.checked["notes"])),
-        _hanging(
-            head("split"),
-            f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
-        ),
-        "",
-        table(
-            ["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"],
-            [
-                [
-                    ("→ " if c["name"] == outcome.chosen else "  ") + c["name"],
-                    c["failed"] or f"{c['mean']:.4g} ± {c['sd']:.2g}",
-                    round(c["seconds"], 1),
-                    c["trials"] or None,
-                ]
-                for c in outcome.candidates
-            ],
-            "  ",
-        ),
-        "",
-        table(
-            ["holdout", "value", "95 % interval"],
-            [
-                [metric, _number(m.value), f"{_number(m.low)} … {_number(m.high)}" if m.low is not None else None]
-                for metric, m in outcome.metrics.items()
-            ],
-            "  ",
-        ),
-        "",
-    ]
-    if outcome.verdict:
-        for check in outcome.verdict.checks:
-            mark, colour = MARKS[check.outcome]
-            lines.append(_hanging(f"  {click.style(mark, fg=colour)} ", f"{check.name}: {check.detail}"))
+        return _repeated(outcome, page)
+    lines = ["", *_data_lines(outcome), "", _candidate_table(outcome), "", _metric_table(outcome.metrics), ""]
+    for check in outcome.verdict.checks if outcome.verdict else ():
+        mark, colour = MARKS[check.outcome]
+        lines.append(_hanging(f"  {click.style(mark, fg=colour)} ", f"{check.name}: {check.detail}"))
     verdict = click.style("promoted", fg="green") if outcome.event == "promoted" else click.style("refused", fg="red")
-    instead = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
+    replaced = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
         _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
-        head("version") + f"{name}{instead}",
+        head("version") + f"{outcome.model}@{outcome.version}{replaced}",
         *([_hanging(head("note"), outcome.note)] if outcome.note else []),
     ]
     if page:
         return "\n".join([*lines, head("run") + page])
-    lines += [
-        head("release") + str(release),
-        head("report") + str(release / "card.html"),
+    release = settings.layout.release(outcome.release)
+    lines += [head("release") + str(release), head("report") + str(release / "card.html")]
+    return "\n".join(lines) + "\n" + _next(_next_steps(outcome))
+
+
+def _repeated(outcome: "Outcome", page: str) -> str:
+    state = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
+    version = f"version {outcome.version} of {outcome.model}"
+    text = f"nothing to do: this run has completed before, as {version}, which {state}\n"
+    see = ("see the run", page) if page else ("see the version", f"towline show {outcome.model}@{outcome.version}")
+    repeat = ("run it again anyway", "towline run CONFIG --force")
+    return text + _next([see, *(_after_refusal(outcome) if outcome.event == "refused" else [repeat])])
+
+
+def _data_lines(outcome: "Outcome") -> list[str]:
+    data, split, checked = outcome.dataset, outcome.split, outcome.checked
+    period = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
+    cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
+    return [
+        _hanging(head("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
+        head("checked") + f"{checked['rules']} rules, {checked['warned']} warned",
+        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _first(checked["warnings"])),
+        *(_hanging(f"{'':11}· ", note) for note in _first(checked["notes"])),
+        _hanging(
+            head("split"), f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}"
+        ),
     ]
-    steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}")]
-    if outcome.event == "promoted":
-        steps.append(("predict in Python", f'from towline import load; load("{outcome.model}").predict(rows)'))
-        steps.append(("predict over HTTP", f"towline serve {outcome.model}"))
-        steps.append(("score a file", f"towline score IN OUT --model {outcome.model}"))
-    else:
-        steps += _again(outcome)
-    if outcome.event == "promoted" and outcome.previous:
-        steps.append(("go back", f"towline rollback {outcome.model}"))
-    return "\n".join(lines) + "\n" + _next(steps)
 
 
-def _again(outcome: "Outcome") -> list[tuple[str, str]]:
-    """What can be done about a refusal."""
-    change = (
-        [("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")]
-        if outcome.settings
-        else []
-    )
-    return [*change, ("judge the same again", "towline run CONFIG --force")]
+def _candidate_table(outcome: "Outcome") -> str:
+    rows = [
+        [
+            ("→ " if candidate["name"] == outcome.chosen else "  ") + candidate["name"],
+            candidate["failed"] or f"{candidate['mean']:.4g} ± {candidate['sd']:.2g}",
+            round(candidate["seconds"], 1),
+            candidate["trials"] or None,
+        ]
+        for candidate in outcome.candidates
+    ]
+    return table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
 
 
-def checked(done: "PreflightResult") -> str:
-    """What `towline validate` prints of a table that passed: its task, its columns, its rules."""
-    validation, contract = done.validation, done.contract
+def _metric_table(metrics: "Mapping[str, Interval]") -> str:
+    rows = [
+        [
+            name,
+            _number(metric.value),
+            f"{_number(metric.low)} … {_number(metric.high)}" if metric.low is not None else None,
+        ]
+        for name, metric in metrics.items()
+    ]
+    return table(["holdout", "value", "95 % interval"], rows, "  ")
+
+
+def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
+    name = outcome.model
+    steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}@{outcome.version}")]
+    if outcome.event != "promoted":
+        return [*steps, *_after_refusal(outcome)]
+    steps += [
+        ("predict in Python", f'from towline import load; load("{name}").predict(rows)'),
+        ("predict over HTTP", f"towline serve {name}"),
+        ("score a file", f"towline score IN OUT --model {name}"),
+    ]
+    return [*steps, ("roll back", f"towline rollback {name}")] if outcome.previous else steps
+
+
+def _after_refusal(outcome: "Outcome") -> list[tuple[str, str]]:
+    change = ("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")
+    return [*([change] if outcome.settings else []), ("judge it again", "towline run CONFIG --force")]
+
+
+def checked(result: "PreflightResult") -> str:
+    """The result of `towline validate`: task, columns and rules."""
+    validation, contract = result.validation, result.contract
     yellow = click.style("!", fg="yellow")
     lines = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
     in_table = tuple(f"{column.name}: left out" for column in contract.columns)
@@ -260,7 +263,7 @@ def checked(done: "PreflightResult") -> str:
             "",
             head("rules") + f"{len(validation.rules)} passed, {validation.warned} with a warning",
             *lines,
-            head("report") + str(done.page),
+            head("report") + str(result.page),
         ]
     )
 
@@ -282,66 +285,59 @@ def _column(column: "Column") -> list[object]:
     return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
 
 
-def version_page(manifest: "Manifest", past: "Sequence[Entry]", directory: Path) -> str:
-    """What `towline show` tells of a version."""
+def version_page(manifest: "Manifest", history: "Sequence[Entry]", directory: Path) -> str:
+    """The text of `towline show`."""
     data = manifest.dataset
     parameters = ", ".join(f"{key}={value}" for key, value in manifest.params.items()) or "defaults"
     lines = [
         head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
         head("model") + f"{manifest.estimator} ({parameters})",
         head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
-        head("commit") + _commit(manifest, past),
+        head("commit") + _commit(manifest, history),
         head("run") + f"{manifest.run_key[:16]}, the tag towline.run_key in MLflow",
         "",
-        table(
-            ["holdout", "value", "95 % interval"],
-            [
-                [metric, _number(m.value), f"{_number(m.low)} … {_number(m.high)}" if m.low is not None else None]
-                for metric, m in manifest.metrics.items()
-            ],
-            "  ",
-        ),
+        _metric_table(manifest.metrics),
         "",
-        *(f"  {'  '.join(moment(row))} by {row.actor}: {row.reason}" for row in past),
+        *(f"  {'  '.join(moment(row))} by {row.actor}: {row.reason}" for row in history),
         "",
-        head("release") + f"{directory}: {len(manifest.files)} files, all as their digests say",
+        head("release") + f"{directory}: {len(manifest.files)} files, all digests match",
     ]
     return "\n".join(lines)
 
 
-def _commit(manifest: "Manifest", past: "Sequence[Entry]") -> str:
-    """The commit, and what it does not hold of the code and the config that made the version."""
-    missing = next((row.evidence["git_missing"] for row in past if row.evidence.get("git_missing")), "")
+def _commit(manifest: "Manifest", history: "Sequence[Entry]") -> str:
+    """The commit, and the code and config of the version that it does not hold."""
+    missing = next((row.evidence["git_missing"] for row in history if row.evidence.get("git_missing")), "")
     return (manifest.commit or "none: not in git") + (f", without {missing}" if missing else "")
 
 
 def moment(row: "Entry") -> tuple[str, str]:
-    """When and what, as people read it."""
+    """The time and the event of a row, for people."""
     return row.time[:19].replace("T", " "), row.event.replace("_", " ")
 
 
 def head(word: str) -> str:
-    """What a line is about."""
+    """The bold first word of a line."""
     return click.style(f"{word:<10} ", bold=True)
 
 
 def _hanging(head: str, text: str, indent: int | None = None) -> str:
-    """Text wrapped between words to the terminal's width, its further lines below its first; whole where none is."""
-    begun = len(click.unstyle(head))
-    indent = begun if indent is None else indent
+    """Wraps text to the terminal's width, with a hanging indent; does not wrap without a terminal."""
+    head_width = len(click.unstyle(head))
+    indent = head_width if indent is None else indent
     width = shutil.get_terminal_size(fallback=(0, 0)).columns
     if not width:
         return head + text
-    room = max(width, indent + 30)
+    width = max(width, indent + 30)
     joined = text.replace(" %", "\N{NO-BREAK SPACE}%")
     wrapped = textwrap.fill(
-        joined, room, initial_indent="-" * begun, subsequent_indent=" " * indent,
+        joined, width, initial_indent="-" * head_width, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    return head + wrapped[begun:].replace("\N{NO-BREAK SPACE}", " ")
+    return head + wrapped[head_width:].replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _few(notes: Sequence[str], most: int = 6) -> list[str]:
+def _first(notes: Sequence[str], most: int = 6) -> list[str]:
     return [*notes[:most], *([f"and {len(notes) - most} more in the report"] if len(notes) > most else [])]
 
 

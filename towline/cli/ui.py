@@ -9,11 +9,11 @@ from towline.cli import emit, json_option
 @click.option("--stop", is_flag=True, help="Stop the servers instead.")
 @json_option
 def ui(stop: bool, as_json: bool) -> None:
-    """Starts the web interfaces and prints one address that leads to all of them.
+    """Starts the web interfaces and prints the address of the status page.
 
-    It is that of the status page. Its links lead to the runs in Prefect, the versions in MLflow and, once the watch has
-    looked at a night, drift in Evidently. All are on loopback and go on in the background; `towline run` reuses the
-    Prefect one.
+    The status page has links to the runs in Prefect, the versions in MLflow and, after the first drift check, the
+    reports in Evidently. The servers listen on loopback and stay in the background; `towline run` uses the same Prefect
+    server.
 
     \b
     Examples:
@@ -28,8 +28,8 @@ def ui(stop: bool, as_json: bool) -> None:
     settings = Settings.from_environment()
     if stop:
         stopped = servers.stop(settings)
-        told = ", ".join(server.kind for server in stopped) or "none ran"
-        emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {told}")
+        kinds_text = ", ".join(server.kind for server in stopped) or "no server was running"
+        emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {kinds_text}")
         return
     extras.require("towline ui", "pipeline")
     kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]

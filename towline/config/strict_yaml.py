@@ -1,4 +1,7 @@
-"""YAML that is read strictly and remembers its lines, so that an error can name one."""
+"""Strict YAML: refuses repeated keys and oversized texts, and knows the line of each value for errors.
+
+PyYAML's tree has the lines. ruamel.yaml would replace the check of repeated keys, but not that of the limits.
+"""
 
 from typing import Any, cast
 
@@ -12,11 +15,11 @@ MAX_VALUES = 20_000  # with each alias counted as the nodes that it stands for
 
 
 def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
-    """The value a YAML text holds, and the tree that knows its lines.
+    """Parses a YAML text; returns its value and the tree of its nodes, which have line numbers.
 
     Raises:
-        ConfigError: bad YAML, a key that stands twice, or a text beyond the limits of size, nesting and aliases; names
-            the line.
+        ConfigError: invalid YAML, a repeated key, or a text beyond the limits of size, nesting and aliases; names the
+            line.
     """
     try:
         _check_limits(text)
@@ -27,28 +30,28 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         began = error.context_mark
         context = f", {error.context} that begins on line {began.line + 1}" if error.context and began else ""
         what = f"bad YAML: {error.problem or error.context}{context}"
-        raise ConfigError(what, where=spot, remedy="mend the line") from None
+        raise ConfigError(what, where=spot, remedy="correct the line") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"bad YAML: {error}", where=where, remedy="save the file as UTF-8 text") from None
     except ValueError as error:  # such as the date 2026-02-30, or an integer of 5,000 digits
         raise ConfigError(f"bad YAML: {error}", where=where, remedy="correct the value, or quote it") from None
 
 
-def override(raw: dict[str, Any], given: str) -> None:
-    """Sets one ``key.path=value``; the value is YAML.
+def override(raw: dict[str, Any], assignment: str) -> None:
+    """Applies one ``key.path=value``, where the value is YAML.
 
     Raises:
-        ConfigError: it is no such assignment, or does not lead to a mapping.
+        ConfigError: this is not an assignment, or a key on the path is not a mapping.
     """
-    key, equals, value = given.partition("=")
+    key, equals, value = assignment.partition("=")
     if not equals or not key:
-        raise ConfigError(f"not an override: {given!r}", where="--set", remedy="write --set gate.max.mae=50")
+        raise ConfigError(f"not an override: {assignment!r}", where="--set", remedy="write --set gate.max.mae=50")
     *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        raise ConfigError(f"{key!r} does not lead to a mapping", where="--set", remedy="only mappings can be set into")
+        raise ConfigError(f"{key!r} is not below a mapping", where="--set", remedy="set keys of mappings only")
     try:
         node[last], _ = parse(value, f"--set {key}")
     except ConfigError as error:
@@ -58,24 +61,24 @@ def override(raw: dict[str, Any], given: str) -> None:
 
 
 def line(node: yaml.Node | None, keys: list[str]) -> int | None:
-    """The line, from 1, of the last of ``keys`` that the tree holds."""
-    found = None
+    """The line, from 1, of the last of ``keys`` that is in the tree."""
+    number = None
     for key in keys:
         if isinstance(node, yaml.MappingNode):
             pair = next(((k, v) for k, v in node.value if k.value == key), None)
             if pair is None:
                 break
-            found, node = pair[0].start_mark.line + 1, pair[1]
+            number, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
             node = node.value[int(key)]
-            found = node.start_mark.line + 1
+            number = node.start_mark.line + 1
         else:
             break
-    return found
+    return number
 
 
 def _check_limits(text: str) -> None:
-    """Bounds what the text expands to before it is read: the loader recurses, and copies of a value copy its aliases.
+    """Checks the limits before the text is parsed: the loader recurses, and aliases multiply values.
 
     Raises:
         yaml.MarkedYAMLError: the text is too large, nested too deeply, or its aliases stand for too many values.
@@ -89,19 +92,21 @@ def _check_limits(text: str) -> None:
 
 
 class _Expansion:
-    """Counts the values of a text, event by event, each alias as the values that it stands for."""
+    """Counts the values of a text, event by event; an alias counts as all values of its anchor."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the values before it
+        self._open: list[
+            tuple[str | None, int]
+        ] = []  # of each open collection: its anchor, and the number of values before it
         self._anchored: dict[str | None, int] = {}
         self._values = 0
 
     def add(self, event: yaml.Event) -> str | None:
-        """What is beyond the limits now, or None."""
+        """The limit that is exceeded now, or None."""
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == name for name, _ in self._open):
-                return f"the alias *{anchor} stands inside its own anchor"
+                return f"the alias *{anchor} is inside its own anchor"
             self._values += self._anchored.get(anchor, 0)  # the composer names an anchor that does not exist
         elif isinstance(event, yaml.ScalarEvent):
             self._values += 1
@@ -115,18 +120,18 @@ class _Expansion:
         if len(self._open) > MAX_DEPTH:
             return f"values are nested more than {MAX_DEPTH} deep"
         if self._values > MAX_VALUES:
-            return f"more than {MAX_VALUES:,} values, aliases counted as what they stand for"
+            return f"more than {MAX_VALUES:,} values, with aliases expanded"
         return None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML lets a key stand twice and keeps the last: refuse it."""
+    """Refuses repeated keys, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
+        keys: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
+            if isinstance(key, str) and key in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
+            keys.add(key if isinstance(key, str) else id(key_node))
         return super().construct_mapping(node, deep)

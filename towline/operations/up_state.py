@@ -35,7 +35,7 @@ class UpState(ProcessRecord):
 
     Attributes:
         since: when it was started.
-        configs: the files that it was given.
+        configs: their files.
         models: their names, in the same order.
         api: URL of the API of its Prefect server.
         pages: URLs of the web interfaces, by kind.

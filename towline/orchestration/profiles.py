@@ -1,4 +1,4 @@
-"""Other places than this machine that runs go to: one dotenv file each, in the project."""
+"""A profile names the Prefect server and the work pool for remote runs; it is a dotenv file in the project."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ from towline.config import Frozen, Settings
 from towline.config.record import suggest
 from towline.errors import ConfigError
 
-REMOTE = ("run", "drift", "quality")  # a worker does them
-LOCAL = ("config", "loadtest", "replay", "validate")  # they ask no store
+REMOTE = ("run", "drift", "quality")  # a worker runs them
+LOCAL = ("config", "loadtest", "replay", "validate")  # they need no store
 _KNOWN = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "TOWLINE_POOL")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:\"([^\"]*)\"|'([^']*)'|([^\"'].*?|))(?:\s+#.*)?")
 
@@ -30,18 +30,18 @@ class Profile(Frozen):
 
 
 def check(name: str, command: str | None) -> None:
-    """Whether a command makes sense with a profile.
+    """Checks that a command can be used with a profile.
 
     Raises:
-        ConfigError: it works on the store, which is where the workers are.
+        ConfigError: the command needs the store, which is on the workers' machines.
     """
     if command is None or command in (*REMOTE, *LOCAL):
         return
     inside = f"docker compose exec worker towline {command}" if name == "compose" else f"towline {command} on a worker"
     raise ConfigError(
-        f"`towline {command}` works on the store, which is not reachable from here",
+        f"`towline {command}` needs the store, which is on the workers' machines",
         where=f"--profile {name}",
-        remedy=f"run it there: {inside}; for the store of this machine leave the profile out",
+        remedy=f"run it there: {inside}; for the store of this machine use no profile",
     )
 
 
@@ -49,7 +49,7 @@ def read(name: str, settings: Settings) -> Profile:
     """The profile ``profiles/NAME.env`` of the project; ``compose`` may also be the ``.env`` of docker-compose.yml.
 
     Raises:
-        ConfigError: there is no such file, a line of it is none, or a variable is missing or not known.
+        ConfigError: there is no such file, a line is not valid, or a variable is missing or unknown.
     """
     file = settings.project / "profiles" / f"{name}.env"
     if name == "compose" and not file.exists():
@@ -60,10 +60,12 @@ def read(name: str, settings: Settings) -> Profile:
     values = parse(file)
     for unknown in sorted(values.keys() - set(_KNOWN)):
         raise ConfigError(f"unknown variable {unknown}", where=str(file), remedy=suggest(unknown, _KNOWN))
-    url = _needed(values, "PREFECT_API_URL", file, "http://HOST:4200/api").rstrip("/")
+    url = _required(values, "PREFECT_API_URL", file, "http://HOST:4200/api").rstrip("/")
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?/api", url):
         raise ConfigError(
-            f"PREFECT_API_URL is no address of Prefect's API: {url!r}", where=str(file), remedy="http://HOST:4200/api"
+            f"PREFECT_API_URL is not an address of Prefect's API: {url!r}",
+            where=str(file),
+            remedy="http://HOST:4200/api",
         )
     auth, pool = values.get("PREFECT_API_AUTH_STRING", ""), values.get("TOWLINE_POOL", "towline")
     return Profile(name=name, url=url, auth=auth, pool=pool)
@@ -71,22 +73,20 @@ def read(name: str, settings: Settings) -> Profile:
 
 def _compose(file: Path) -> Profile:
     if not file.is_file():
-        raise ConfigError(
-            "the stack's .env is not there", where=str(file), remedy="cp .env.example .env, and fill it in"
-        )
+        raise ConfigError("the stack has no .env file", where=str(file), remedy="cp .env.example .env, then fill it in")
     values = parse(file)
-    auth = _needed(values, "PREFECT_AUTH_STRING", file, "user:password")
+    auth = _required(values, "PREFECT_AUTH_STRING", file, "user:password")
     port = values.get("PREFECT_PORT") or "4200"
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"PREFECT_PORT is no port: {port!r}", where=str(file), remedy="a number, such as 4200")
+        raise ConfigError(f"PREFECT_PORT is not a port: {port!r}", where=str(file), remedy="a number, such as 4200")
     return Profile(name="compose", url=f"http://127.0.0.1:{port}/api", auth=auth)
 
 
 def parse(file: Path) -> dict[str, str]:
-    """The variables of a dotenv file: ``NAME=value``, quotes around it or none, # begins a comment; nothing else.
+    """The variables of a dotenv file: lines ``NAME=value``, with or without quotes, and comments after #.
 
     Raises:
-        ConfigError: names the line that is none of these, or gives a variable a second value.
+        ConfigError: names the line that is not valid or repeats a variable.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -97,16 +97,16 @@ def parse(file: Path) -> dict[str, str]:
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        found = _LINE.fullmatch(line)
-        if not found:  # the line itself may be a secret
+        match = _LINE.fullmatch(line)
+        if not match:  # the line is not shown: it may be a secret
             raise ConfigError("not a line of a dotenv file", where=f"{file}:{number}", remedy="write NAME=value")
-        if found[1] in values:
-            raise ConfigError(f"{found[1]} stands twice", where=f"{file}:{number}", remedy="leave one of them out")
-        values[found[1]] = next(value for value in (*found.groups()[1:], "") if value is not None)
+        if match[1] in values:
+            raise ConfigError(f"{match[1]} is repeated", where=f"{file}:{number}", remedy="remove one of the lines")
+        values[match[1]] = next(value for value in (*match.groups()[1:], "") if value is not None)
     return values
 
 
-def _needed(values: dict[str, str], name: str, file: Path, example: str) -> str:
+def _required(values: dict[str, str], name: str, file: Path, example: str) -> str:
     if not values.get(name):
         raise ConfigError(f"{name} is not set", where=str(file), remedy=f"add the line {name}={example}")
     return values[name]

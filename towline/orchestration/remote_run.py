@@ -178,8 +178,8 @@ def _read_result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) 
         )
     if state.is_cancelled():
         raise TransientError("the run was cancelled", where=page, remedy="run the same command again")
-    wanted = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [result_artifact_key(name)]}}
-    artifacts = client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(wanted))
+    of_run = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [result_artifact_key(name)]}}
+    artifacts = client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(of_run))
     if not artifacts:
         reason = message.splitlines()[0] if message else "no reason given"
         raise TowlineError(

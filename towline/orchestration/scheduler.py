@@ -45,7 +45,7 @@ _LOG = logging.getLogger("towline.schedules")
 def deploy(deployments: Sequence[RunnerDeployment], store_tag: str | None) -> list[UUID]:
     """Creates or updates deployments; returns their ids.
 
-    Other deployments with ``store_tag``, if it is given, are paused: this store no longer runs them.
+    Other deployments with ``store_tag``, if there is one, are paused: this store no longer runs them.
     """
     deployment_ids = []
     with get_client(sync_client=True) as client:
@@ -222,8 +222,8 @@ def kill_children() -> None:
 
 def _read_runs(client: SyncPrefectClient, deployment_id: UUID, states: Sequence[str]) -> list[FlowRun]:
     """The runs of a deployment in these states, the earliest first, one page."""
-    wanted = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": list(states)}}}
-    run_filter = FlowRunFilter.model_validate(wanted)
+    in_states = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": list(states)}}}
+    run_filter = FlowRunFilter.model_validate(in_states)
     return client.read_flow_runs(flow_run_filter=run_filter, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE)
 
 

@@ -68,8 +68,8 @@ class StepTableReader:
 
     def __init__(self, client: SyncPrefectClient, flow_name: str, flow_run_id: UUID) -> None:
         self._client = client
-        wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": [_key(flow_name)]}}
-        self._filter = ArtifactFilter.model_validate(wanted)
+        of_run = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": [_key(flow_name)]}}
+        self._filter = ArtifactFilter.model_validate(of_run)
         self._logged: list[dict[str, Any]] = []
 
     def log_new_steps(self) -> None:

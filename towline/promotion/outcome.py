@@ -18,7 +18,7 @@ from towline.data.workspace import Workspace
 from towline.errors import ReleaseError
 from towline.promotion.gate import Check, Verdict
 from towline.provenance import code_digest, find_commit
-from towline.registry.ledger import Entry, Ledger, actor, open_ledger
+from towline.registry.ledger import Entry, JudgedVersion, Ledger, actor, open_ledger
 from towline.registry.resolution import highest
 from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Release
@@ -210,13 +210,13 @@ def conclude(
         "verdict": verdict.outcome,
         "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
     }
-    names = {"actor": facts["actor"], "run_key": work.key, "release": package.path}
+    judged = JudgedVersion(version, work.key, package.path, evidence)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        return ledger.promote(model, version, verdict.champion, reason=reason, evidence=evidence, **names)
+        return ledger.promote(model, judged, verdict.champion, facts["actor"], reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
-    return ledger.refuse(model, version, reason=f"{verdict.outcome}: {', '.join(failed)}", evidence=evidence, **names)
+    return ledger.refuse(model, judged, facts["actor"], f"{verdict.outcome}: {', '.join(failed)}")
 
 
 def provenance(

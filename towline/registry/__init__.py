@@ -1,1 +1,1 @@
-"""Which versions exist, and which of them serves."""
+"""Versions of models: the ledger that decides about them, and MLflow that shows them."""

@@ -1,8 +1,8 @@
-"""One append-only table of hash-chained rows, on SQLite or PostgreSQL.
+"""A hash chain is an append-only table in which each row holds the digest of the row before it.
 
-A model's rows are numbered from 1 and (model, seq) is unique: of two writers that read the same state, only one can
-add the next row, on any database. Each row holds the digest of the row before it. Every read checks the rows that it
-returns; a row that was checked before is compared with what it was then, which costs less than its digest.
+It is stored in SQLite or PostgreSQL. A model's rows are numbered from 1 and (model, seq) is unique: if two writers
+read the same state, only one can add the next row. Every read checks the rows that it returns. A row that was checked
+before is looked up in a cache by its values, which is faster than computing its digest.
 """
 
 import datetime as dt
@@ -31,9 +31,11 @@ _ATTEMPTS = 100
 
 
 class Entry(Frozen):
-    """One row. ``version`` is what the event is about; after ``rolled_back`` it is the version that serves again,
-    in ``decided`` the one that served when the watch decided. ``packaged`` names a container image of the version.
-    ``release`` is empty in ``registered``: a version gets its number before it has a release.
+    """One row.
+
+    ``version`` is the version that the event is about: after ``rolled_back`` the version that serves again, in
+    ``decided`` the champion at that time, in ``packaged`` the version whose container image was built. ``release`` is
+    empty in ``registered``, since a version gets its number before it has a release.
     """
 
     seq: int
@@ -51,7 +53,7 @@ class Entry(Frozen):
     hash: str
 
     def digest(self) -> str:
-        """What ``hash`` must be: sha256 over the canonical JSON of every other field."""
+        """The expected ``hash``: sha256 over the canonical JSON of all other fields."""
         content = self.model_dump(exclude={"hash"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -60,7 +62,7 @@ _FIELDS = tuple(Entry.model_fields)
 
 
 class Draft(Frozen):
-    """What a writer wants to add; number, time and digests are given to it when it is."""
+    """A row to be added; its number, time and digests are set when it is added."""
 
     event: Event
     version: int
@@ -73,20 +75,21 @@ class Draft(Frozen):
 
 
 class Chain:
-    """The rows at an SQLAlchemy URL; the table is made at the first write.
+    """The rows at an SQLAlchemy URL; the table is created at the first write.
 
-    Every method raises TransientError when the database is locked, away, full, read-only or not a database, and
-    ConfigError when the URL is none. Reading what does not exist yet finds nothing and creates nothing.
+    Every method raises TransientError when the database is locked, down, full, read-only or not a database, and
+    ConfigError when the URL is not valid. Reading a database or table that does not exist returns nothing and creates
+    nothing.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def read(self, model: str | None = None) -> list[Entry]:
-        """Rows of one model, or of all by name, oldest first.
+        """Rows of one model, or of all models by name, oldest first.
 
         Raises:
-            ReleaseError: they are not what was written.
+            ReleaseError: a row was changed.
         """
         with self._database() as (engine, file):
             if file and not file.exists():
@@ -95,7 +98,7 @@ class Chain:
                 return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
 
     def models(self) -> list[str]:
-        """Names of the models that have rows; the rows themselves are not read."""
+        """Names of the models that have rows; the rows are not read."""
         with self._database() as (engine, file):
             if file and not file.exists():
                 return []
@@ -120,10 +123,10 @@ class Chain:
                 return str(row["hash"]) if row else ""
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
-        """Adds the row ``decide`` makes of the model's rows, or returns the one it finds among them.
+        """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
 
         Raises:
-            ReleaseError: the rows there are not what was written; nothing is added to them.
+            ReleaseError: a row was changed; nothing is added.
         """
         from sqlalchemy.exc import IntegrityError
 
@@ -136,10 +139,10 @@ class Chain:
                 try:
                     with engine.begin() as connection:
                         rows = _select(connection, model)
-                        decided = decide(rows)
-                        if isinstance(decided, Entry):
-                            return decided
-                        entry = _entry(model, rows, decided)
+                        decision = decide(rows)
+                        if isinstance(decision, Entry):
+                            return decision
+                        entry = _entry(model, rows, decision)
                         values = entry.model_dump() | {"evidence": json.dumps(entry.evidence)}
                         connection.execute(_table().insert().values(values))
                         return entry
@@ -155,7 +158,7 @@ class Chain:
 
         try:
             url = make_url(self._url)
-            # python's sqlite3 then opens each write with BEGIN IMMEDIATE: it waits its turn instead of failing midway
+            # each write begins with BEGIN IMMEDIATE: it waits for its turn instead of failing midway
             sqlite = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
             is_sqlite = url.get_backend_name() == "sqlite"
             options = f"-c lock_timeout={_BUSY_SECONDS}s"
@@ -171,9 +174,9 @@ class Chain:
         try:
             yield engine, Path(url.database) if plain and url.database else None
         except SQLAlchemyError as error:
-            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise TransientError(
-                f"the ledger cannot be used: {said}", where=self._where(), remedy=_remedy(said)
+                f"the ledger cannot be used: {reason}", where=self._where(), remedy=_remedy(reason)
             ) from error
 
     def _where(self) -> str:
@@ -208,7 +211,7 @@ def _create(engine: "Engine") -> None:
     try:
         with engine.begin() as connection:
             connection.execute(CreateTable(_table(), if_not_exists=True))
-    except DBAPIError:  # PostgreSQL says so, in several ways, when two create it at once
+    except DBAPIError:  # PostgreSQL raises one of several errors when two processes create it at the same time
         with engine.connect() as connection:
             if not engine.dialect.has_table(connection, "ledger"):
                 raise
@@ -223,22 +226,22 @@ def _select(connection: "Connection", model: str | None) -> list[Entry]:
 
 
 def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Rows as the database holds them, ordered by model and seq, with ``evidence`` still text: read and checked.
+    """Parses and checks rows as the database holds them, ordered by model and seq, with ``evidence`` as text.
 
     Raises:
-        ReleaseError: names the first row that is not what was written.
+        ReleaseError: names the first row that was changed.
     """
     entries: list[Entry] = []
     before: Entry | None = None
     for row in stored:
         try:
             entry = _checked(*(row[name] for name in _FIELDS))
-        except ValueError:  # pydantic's, json's and our own
-            raise _broken(row["model"], row["seq"]) from None
+        except ValueError:  # of pydantic, json and _checked
+            raise _changed(row["model"], row["seq"]) from None
         follows = before is not None and before.model == entry.model
         expected = (before.seq + 1, before.hash) if before is not None and follows else (1, "")
         if (entry.seq, entry.prev_hash) != expected:
-            raise _broken(entry.model, entry.seq)
+            raise _changed(entry.model, entry.seq)
         entries.append(entry)
         before = entry
     return entries
@@ -246,11 +249,11 @@ def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 @functools.lru_cache(maxsize=4096, typed=True)
 def _checked(*values: Any) -> Entry:
-    """One row, by its fields as they are stored; ValueError where it has another digest than it says."""
+    """One row from its stored fields; ValueError if its digest is wrong."""
     row = dict(zip(_FIELDS, values, strict=True))
     entry = Entry.model_validate({**row, "evidence": json.loads(row["evidence"])})
     if entry.digest() != entry.hash:
-        raise ValueError("another digest")
+        raise ValueError("wrong digest")
     return entry
 
 
@@ -266,24 +269,24 @@ def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
     return entry.model_copy(update={"hash": entry.digest()})
 
 
-def _broken(model: str, seq: int) -> ReleaseError:
+def _changed(model: str, seq: int) -> ReleaseError:
     return ReleaseError(
-        f"ledger row {seq} of {model} is not what was written",
+        f"ledger row {seq} of {model} was changed after it was written",
         where=f"{model}, row {seq}",
         remedy="restore the ledger from a backup taken before the row was changed",
     )
 
 
-def _remedy(said: str) -> str:
+def _remedy(reason: str) -> str:
     for part, remedy in (
-        ("locked", "another process holds the ledger: wait for it to end, then run the same command again"),
-        ("lock timeout", "another process holds the ledger: wait for it to end, then run the same command again"),
+        ("locked", "another process locks the ledger: wait for it to end, then run the same command again"),
+        ("lock timeout", "another process locks the ledger: wait for it to end, then run the same command again"),
         ("readonly", "make the ledger's file and folder writable, or point TOWLINE_LEDGER_URL at one that is"),
         ("unable to open", "make the ledger's folder writable, or point TOWLINE_LEDGER_URL at one that is"),
-        ("not a database", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
-        ("malformed", "the file is damaged: restore it from a backup, or move it away to begin a new ledger"),
+        ("not a database", "the file is damaged: restore it from a backup, or move it away to start a new ledger"),
+        ("malformed", "the file is damaged: restore it from a backup, or move it away to start a new ledger"),
         ("full", "free some disk space and run the same command again"),
     ):
-        if part in said:
+        if part in reason:
             return remedy
-    return "check that the database at TOWLINE_LEDGER_URL runs and lets you in, then run the same command again"
+    return "check that the database at TOWLINE_LEDGER_URL runs and accepts the user, then run the same command again"

@@ -1,22 +1,38 @@
-"""The ledger: which versions there are, who served, when and why.
+"""The ledger records, for each model, which versions exist, which of them served, when and why.
 
-It numbers versions and decides which one is champion; MLflow mirrors it. A version belongs to one run (its run key),
-and its verdict to one release.
+It is an append-only table of hash-chained rows (``hash_chain.py``). It numbers versions and decides which version is
+the champion; MLflow mirrors it. A version belongs to one run, by its run key, and a verdict to one release.
 """
 
 import getpass
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from towline.config import Settings
 from towline.errors import PromotionRejectedError
-from towline.registry.hash_chain import Chain, Draft, Entry
+from towline.registry.hash_chain import Chain, Draft, Entry, Event
 
-__all__ = ["Entry", "Ledger", "actor", "open_ledger"]
+__all__ = ["Entry", "JudgedVersion", "Ledger", "actor", "open_ledger"]
+
+
+class JudgedVersion(NamedTuple):
+    """A version with its verdict.
+
+    Attributes:
+        version: the number that the ledger gave the run.
+        run_key: of the run.
+        release: the folder of the release that was judged, within the store.
+        evidence: ``verdict`` and its ``checks``; ``release``: the digest of that release.
+    """
+
+    version: int
+    run_key: str
+    release: str
+    evidence: Mapping[str, Any]
 
 
 def actor() -> str:
-    """Who acts, for the ledger."""
+    """The name of the user, for ledger rows."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -29,7 +45,10 @@ def open_ledger(settings: Settings) -> "Ledger":
 
 
 class Ledger:
-    """The ledger at an SQLAlchemy URL (SQLite or PostgreSQL); errors of the database are told by Chain."""
+    """The ledger at an SQLAlchemy URL, SQLite or PostgreSQL; ``Chain`` documents the errors of the database.
+
+    Methods that write take ``actor``, who acts, and ``reason``, why; ``towline history`` shows both.
+    """
 
     def __init__(self, url: str) -> None:
         self._chain = Chain(url)
@@ -37,76 +56,47 @@ class Ledger:
     def register(
         self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, least: int = 1
     ) -> Entry:
-        """Gives a run the next version number, ``least`` or more; the same run gets the same number again."""
+        """Gives a run the next version number, at least ``least``; the same run always gets the same number."""
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
-            known = (row for row in rows if row.event == "registered" and row.run_key == run_key)
-            return next(known, None) or Draft(
-                event="registered",
-                version=max([least, *(row.version + 1 for row in rows)]),
-                previous=_version(champion_of(rows)),
-                actor=actor,
-                reason=reason,
-                evidence=evidence,
-                run_key=run_key,
-                release="",
-            )
+            registered = (row for row in rows if row.event == "registered" and row.run_key == run_key)
+            number = max([least, *(row.version + 1 for row in rows)])
+            version = JudgedVersion(number, run_key, "", evidence)
+            return next(registered, None) or _draft("registered", version, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
-    def promote(
-        self,
-        model: str,
-        version: int,
-        expected: int | None,
-        actor: str,
-        reason: str,
-        evidence: Mapping[str, Any],
-        run_key: str,
-        release: str,
-    ) -> Entry:
-        """Makes a version champion if the champion is still ``expected`` (None: there is none yet).
+    def promote(self, model: str, judged: JudgedVersion, expected: int | None, actor: str, reason: str) -> Entry:
+        """Makes a version champion, if the champion is still ``expected``; repeated, it returns the row written before.
 
         Args:
-            model: its name.
-            version: the number that the run was given.
-            expected: the champion that it was judged against.
+            model: name of the model.
+            judged: the version; its verdict must be ``pass``.
+            expected: the champion's version when the version was judged; None if there was no champion.
             actor: who acts.
             reason: why.
-            evidence: ``verdict`` and its ``checks``; ``release``: the digest of what was judged.
-            run_key: of the run; repeating its promotion returns the row that it has written.
-            release: the folder of what was judged, within the store.
 
         Raises:
-            PromotionRejectedError: no passing verdict, a number of another run, or another promotion came first.
+            PromotionRejectedError: the verdict is not pass, the number is another run's, or the champion has changed.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
             champion = champion_of(rows)
-            if champion and (champion.event, champion.version, champion.run_key) == ("promoted", version, run_key):
+            promoted = ("promoted", judged.version, judged.run_key)
+            if champion and (champion.event, champion.version, champion.run_key) == promoted:
                 return champion
-            _own(model, rows, version, run_key)
-            if evidence.get("verdict") != "pass":
-                raise _unpassed(model, version, evidence)
-            _unchanged(model, champion, expected, "run again: the version is then judged against that one")
-            return Draft(
-                event="promoted",
-                version=version,
-                previous=_version(champion),
-                actor=actor,
-                reason=reason,
-                evidence=evidence,
-                run_key=run_key,
-                release=release,
-            )
+            _check_number(model, rows, judged)
+            _check_passed(model, judged)
+            _check_champion(model, champion, expected, "run again: the version is then judged against that one")
+            return _draft("promoted", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
     def promote_again(self, model: str, version: int, expected: int | None, actor: str, reason: str) -> Entry:
-        """Makes the release that a version's recorded verdict is about champion; returns the row of one that is.
+        """Makes a version with a recorded verdict champion; returns the champion's row if it serves already.
 
         Raises:
-            PromotionRejectedError: it is not in the ledger, it has not passed, or another promotion came first.
+            PromotionRejectedError: the version is not in the ledger, has not passed, or the champion has changed.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
@@ -114,48 +104,27 @@ class Ledger:
             if champion and champion.version == version:
                 return champion
             judged = _judged(model, rows, version)
-            if judged.evidence.get("verdict") != "pass":
-                raise _unpassed(model, version, judged.evidence)
-            _unchanged(model, champion, expected, "see `towline models`, then promote again if that is still wanted")
-            return Draft(
-                event="promoted",
-                version=version,
-                previous=_version(champion),
-                actor=actor,
-                reason=reason,
-                evidence=judged.evidence,
-                run_key=judged.run_key,
-                release=judged.release,
-            )
+            _check_passed(model, judged)
+            _check_champion(model, champion, expected, "see `towline models`, then promote again if you still want to")
+            return _draft("promoted", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
-    def refuse(
-        self, model: str, version: int, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, release: str
-    ) -> Entry:
-        """Records that a version was not let through; the champion stays. Arguments are those of ``promote``.
+    def refuse(self, model: str, judged: JudgedVersion, actor: str, reason: str) -> Entry:
+        """Records that a version did not pass; the champion stays.
 
         Raises:
             PromotionRejectedError: the number is another run's.
         """
 
         def decide(rows: Sequence[Entry]) -> Draft:
-            _own(model, rows, version, run_key)
-            return Draft(
-                event="refused",
-                version=version,
-                previous=_version(champion_of(rows)),
-                actor=actor,
-                reason=reason,
-                evidence=evidence,
-                run_key=run_key,
-                release=release,
-            )
+            _check_number(model, rows, judged)
+            return _draft("refused", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
     def decide(self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], cause: str) -> Entry:
-        """Records what the watch decided about the champion; the same cause is recorded once.
+        """Records a decision of monitoring about the champion; a decision with the same cause is recorded once.
 
         Raises:
             PromotionRejectedError: no version serves.
@@ -165,17 +134,10 @@ class Ledger:
             champion = champion_of(rows)
             if champion is None:
                 raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
-            known = (row for row in rows if row.event == "decided" and row.run_key == cause)
-            return next(known, None) or Draft(
-                event="decided",
-                version=champion.version,
-                previous=champion.previous,
-                actor=actor,
-                reason=reason,
-                evidence=evidence,
-                run_key=cause,
-                release=champion.release,
-            )
+            recorded = (row for row in rows if row.event == "decided" and row.run_key == cause)
+            version = JudgedVersion(champion.version, cause, champion.release, evidence)
+            draft = _draft("decided", version, rows, actor, reason)
+            return next(recorded, None) or draft.model_copy(update={"previous": champion.previous})
 
         return self._chain.append(model, choose)
 
@@ -189,78 +151,64 @@ class Ledger:
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
-            known = _registered(model, rows, version)
+            run_key = _registered(model, rows, version).run_key
             images = (row for row in rows if row.event == "packaged" and row.version == version)
             same = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
-            return next(same, None) or Draft(
-                event="packaged",
-                version=version,
-                previous=_version(champion_of(rows)),
-                actor=actor,
-                reason=reason,
-                evidence=evidence,
-                run_key=known.run_key,
-                release=release,
-            )
+            packaged = JudgedVersion(version, run_key, release, evidence)
+            return next(same, None) or _draft("packaged", packaged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
     def decisions(self, model: str) -> list[Entry]:
-        """What the watch decided, oldest first; ``evidence["action"]`` is what."""
+        """The decisions of monitoring, oldest first; ``evidence["action"]`` is the action."""
         return [row for row in self._chain.read(model) if row.event == "decided"]
 
     def rollback(self, model: str, actor: str, reason: str) -> Entry:
-        """Brings back the champion before the present one.
+        """Makes the previous champion champion again.
 
-        A version rolled back from is out until it is promoted again: rolling back twice goes one champion further
-        back and never returns to the one that was left. Of two rollbacks at the same moment one is refused.
+        The version that is rolled back stays out until it is promoted again: two rollbacks go back two champions. Of
+        two rollbacks at the same moment, one is rejected.
 
         Raises:
-            PromotionRejectedError: there is no earlier champion, or the champion changed meanwhile.
+            PromotionRejectedError: there is no earlier champion, or the champion has changed meanwhile.
         """
         expected = _version(self.champion(model))
 
         def decide(rows: Sequence[Entry]) -> Draft:
-            champion = champion_of(rows)
-            _unchanged(model, champion, expected, "see `towline models`, then roll back again if that is still wanted")
-            back = _earlier(model, rows)
-            return Draft(
-                event="rolled_back",
-                version=back.version,
-                previous=_version(champion),
-                actor=actor,
-                reason=reason,
-                evidence=back.evidence,
-                run_key=back.run_key,
-                release=back.release,
-            )
+            remedy = "see `towline models`, then roll back again if you still want to"
+            _check_champion(model, champion_of(rows), expected, remedy)
+            return _draft("rolled_back", _previous_champion(model, rows), rows, actor, reason)
 
         return self._chain.append(model, decide)
 
     def rollback_target(self, model: str) -> Entry:
-        """The row of the champion that a rollback would bring back.
+        """The row of the champion that a rollback would restore.
 
         Raises:
             PromotionRejectedError: there is none.
         """
-        return _earlier(model, self._chain.read(model))
+        return _previous_champion(model, self._chain.read(model))
 
     def champion(self, model: str) -> Entry | None:
         """The row that made the present champion so (``promoted`` or ``rolled_back``)."""
         return champion_of(self._chain.read(model))
 
     def aliases(self, model: str) -> dict[str, int | None]:
-        """champion; previous: where a rollback would lead; challenger: the newest version, while it has no verdict."""
-        rows = self._life(model)
-        line: list[Entry | None] = [None, None, *_line(rows)]
+        """The versions of champion, previous (a rollback restores it), challenger (the newest, without verdict)."""
+        rows = self._version_rows(model)
+        champions: list[Entry | None] = [None, None, *_champions(rows)]
         newest = max(rows, key=lambda row: (row.version, row.seq), default=None)
-        waiting = newest if newest and newest.event == "registered" else None
-        return {"champion": _version(line[-1]), "challenger": _version(waiting), "previous": _version(line[-2])}
+        challenger = newest if newest and newest.event == "registered" else None
+        return {
+            "champion": _version(champions[-1]),
+            "challenger": _version(challenger),
+            "previous": _version(champions[-2]),
+        }
 
     def state(self, model: str, version: int) -> str:
-        """champion, previous, passed (has served, or may), rolled back, refused, registered or unknown."""
-        rows = self._life(model)
-        served = [row.version for row in _line(rows)]
+        """The state: champion, previous, passed (may serve), rolled back, refused, registered or unknown."""
+        rows = self._version_rows(model)
+        served = [row.version for row in _champions(rows)]
         if version in served[-2:]:
             return "champion" if version == served[-1] else "previous"
         events = [row.event for row in rows if row.version == version]
@@ -282,7 +230,7 @@ class Ledger:
 
     def versions(self, model: str) -> list[Entry]:
         """The last row of each version, by version; decisions do not count."""
-        return [row for _, row in sorted({row.version: row for row in self._life(model)}.items())]
+        return [row for _, row in sorted({row.version: row for row in self._version_rows(model)}.items())]
 
     def entry(self, model: str, version: int) -> Entry | None:
         """The last row of a version."""
@@ -293,60 +241,74 @@ class Ledger:
         return digest_of(self._chain.read(entry.model), entry.release)
 
     def finished(self, model: str, run_key: str) -> Entry | None:
-        """How a run ended: its last ``promoted`` or ``refused`` row."""
-        ends = [row for row in self._ends(model) if row.run_key == run_key]
-        return ends[-1] if ends else None
+        """The last ``promoted`` or ``refused`` row of a run; None if it has not ended."""
+        verdicts = [row for row in self._verdicts(model) if row.run_key == run_key]
+        return verdicts[-1] if verdicts else None
 
     def ended(self, model: str) -> set[str]:
-        """Keys of the runs that have finished."""
-        return {row.run_key for row in self._ends(model)}
+        """The keys of the runs that have a verdict."""
+        return {row.run_key for row in self._verdicts(model)}
 
-    def _life(self, model: str) -> list[Entry]:
-        """Rows that changed what a version is."""
+    def _version_rows(self, model: str) -> list[Entry]:
+        """Rows that change the state of a version."""
         return [row for row in self._chain.read(model) if row.event not in ("decided", "packaged")]
 
-    def _ends(self, model: str) -> list[Entry]:
+    def _verdicts(self, model: str) -> list[Entry]:
         return [row for row in self._chain.read(model) if row.event in ("promoted", "refused")]
 
     def verify(self) -> None:
-        """Checks every row against its digest and the row before it. Rows cut off the end leave no trace.
+        """Checks every row against its digest and the row before it. Rows removed from the end cannot be detected.
 
         Raises:
-            ReleaseError: naming the first row that is not what was written.
+            ReleaseError: names the first row that was changed.
         """
         self._chain.read()
 
 
-def _line(rows: Sequence[Entry]) -> list[Entry]:
-    """The champions a rollback can still reach, oldest first; the last one serves."""
-    line: list[Entry] = []
+def _champions(rows: Sequence[Entry]) -> list[Entry]:
+    """The champions that rollbacks can still reach, oldest first; the last one serves."""
+    champions: list[Entry] = []
     for row in rows:
         if row.event in ("promoted", "rolled_back"):
-            left = row.previous if row.event == "rolled_back" else None
-            line = [*(kept for kept in line if kept.version not in (row.version, left)), row]
-    return line
+            removed = (row.version, row.previous if row.event == "rolled_back" else None)
+            champions = [*(champion for champion in champions if champion.version not in removed), row]
+    return champions
+
+
+def _draft(event: Event, version: JudgedVersion | Entry, rows: Sequence[Entry], actor: str, reason: str) -> Draft:
+    """A row about a version; ``previous`` is the present champion."""
+    return Draft(
+        event=event,
+        version=version.version,
+        previous=_version(champion_of(rows)),
+        actor=actor,
+        reason=reason,
+        evidence=version.evidence,
+        run_key=version.run_key,
+        release=version.release,
+    )
 
 
 def digest_of(rows: Sequence[Entry], release: str) -> str:
-    """The same of one model's rows."""
-    known = (row.evidence.get("release") for row in rows if row.release == release)
-    return next((digest for digest in known if isinstance(digest, str)), "")
+    """The digest of a release, from the rows of its model; empty if none is recorded."""
+    digests = (row.evidence.get("release") for row in rows if row.release == release)
+    return next((digest for digest in digests if isinstance(digest, str)), "")
 
 
 def champion_of(rows: Sequence[Entry]) -> Entry | None:
-    """The row that made the present champion so, of one model's rows, oldest first."""
-    return next(reversed(_line(rows)), None)
+    """The row that made the champion champion, from the rows of its model, oldest first."""
+    return next(reversed(_champions(rows)), None)
 
 
-def _earlier(model: str, rows: Sequence[Entry]) -> Entry:
-    line = _line(rows)
-    if len(line) < 2:
+def _previous_champion(model: str, rows: Sequence[Entry]) -> Entry:
+    champions = _champions(rows)
+    if len(champions) < 2:
         raise PromotionRejectedError(
             "no earlier champion to roll back to",
             where=model,
-            remedy=f"`towline history {model}` lists what has served; promote a version that passed instead",
+            remedy=f"`towline history {model}` lists the champions; promote a version that passed instead",
         )
-    return line[-2]
+    return champions[-2]
 
 
 def _version(entry: Entry | None) -> int | None:
@@ -363,13 +325,14 @@ def _registered(model: str, rows: Sequence[Entry], version: int) -> Entry:
     )
 
 
-def _own(model: str, rows: Sequence[Entry], version: int, run_key: str) -> None:
-    """Refuses a run that speaks of a number that the ledger did not give it: the ledger may have been exchanged."""
-    if not any((row.event, row.version, row.run_key) == ("registered", version, run_key) for row in rows):
+def _check_number(model: str, rows: Sequence[Entry], judged: JudgedVersion) -> None:
+    """Rejects a version number that the ledger did not give to this run: the ledger may have been replaced."""
+    registered = ("registered", judged.version, judged.run_key)
+    if not any((row.event, row.version, row.run_key) == registered for row in rows):
         raise PromotionRejectedError(
-            f"version {version} is not the number of this run",
+            f"version {judged.version} is not the number of this run",
             where=model,
-            remedy="give the command of the run again: it is given a number of its own",
+            remedy="run the command of the run again: it gets its own number",
         )
 
 
@@ -386,15 +349,18 @@ def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
     )
 
 
-def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> PromotionRejectedError:
-    """A refusal that names the checks in the way, and the keys of the config that they follow."""
-    failed = [check for check in evidence.get("checks", ()) if check["outcome"] != "pass"]
+def _check_passed(model: str, judged: JudgedVersion | Entry) -> None:
+    """Rejects a version whose verdict is not pass; names the failed checks and their config keys."""
+    verdict = judged.evidence.get("verdict", "none")
+    if verdict == "pass":
+        return
+    failed = [check for check in judged.evidence.get("checks", ()) if check["outcome"] != "pass"]
     keys = ", ".join(dict.fromkeys(check["key"] for check in failed if check.get("key")))
-    return PromotionRejectedError(
-        f"version {version} has not passed the gate (verdict: {evidence.get('verdict', 'none')})",
+    raise PromotionRejectedError(
+        f"version {judged.version} has not passed the gate (verdict: {verdict})",
         where=model,
-        remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, and run it: towline run CONFIG; "
-        "to have the same judged again: towline run CONFIG --force",
+        remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, then towline run CONFIG; "
+        "to judge the same config and data again: towline run CONFIG --force",
         details=tuple(
             f"{check['name']}: {check['detail']}" + (f" ({check['key']})" if check.get("key") else "")
             for check in failed
@@ -402,8 +368,8 @@ def _unpassed(model: str, version: int, evidence: Mapping[str, Any]) -> Promotio
     )
 
 
-def _unchanged(model: str, champion: Entry | None, expected: int | None, remedy: str) -> None:
-    if (now := _version(champion)) != expected:
+def _check_champion(model: str, champion: Entry | None, expected: int | None, remedy: str) -> None:
+    if (present := _version(champion)) != expected:
         raise PromotionRejectedError(
-            f"lost the race: the champion is version {now}, not {expected}", where=model, remedy=remedy
+            f"the champion has changed meanwhile: it is version {present}, not {expected}", where=model, remedy=remedy
         )

@@ -1,4 +1,4 @@
-"""From the name of a model to the directory of its release; and whether the ledger knows of the releases there are."""
+"""Resolution finds the release of a model's name; it also checks that the ledger knows the releases in the store."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from towline.config import Settings
 from towline.errors import ReleaseError
-from towline.manifest import ReleaseLocation
+from towline.manifest import MANIFEST, ReleaseLocation
 from towline.registry.ledger import Ledger, open_ledger
 
 _FOLDER = re.compile(r"v(\d+)-[0-9a-f]{12}")
@@ -17,10 +17,10 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
     """The release of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
 
     Raises:
-        ReleaseError: there is no such release; or the ledger is not what was written, or was lost.
+        ReleaseError: there is no such release, or the ledger was changed or lost.
         TransientError: the ledger cannot be read.
     """
-    if isinstance(release, Path) or Path(release).is_dir():
+    if isinstance(release, Path) or _is_release_folder(release):
         return ReleaseLocation(Path(release))
     settings = settings or Settings.from_environment()
     ledger = open_ledger(settings)
@@ -42,14 +42,20 @@ def find(release: str | Path, settings: Settings | None = None) -> ReleaseLocati
     return ReleaseLocation(settings.layout.release(entry.release), ledger.digest(entry))
 
 
+def _is_release_folder(text: str) -> bool:
+    """Whether text names a folder; a folder that merely has the name of a model does not count."""
+    folder = Path(text)
+    return folder.is_dir() and (not _MODEL.fullmatch(text) or (folder / MANIFEST).exists())
+
+
 def highest(settings: Settings, model: str) -> int:
-    """The highest version number among a model's releases in the store, 0 without any; the ledger is not asked."""
+    """The highest version number among a model's releases in the store, 0 without releases; the ledger is not read."""
     folders = (_FOLDER.fullmatch(path.name) for path in (settings.layout.releases / model).glob("v*"))
     return max((int(folder[1]) for folder in folders if folder), default=0)
 
 
 def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None) -> None:
-    """Refuses a ledger without a row of a model that has releases in the store: it is not a new one, it was lost.
+    """Checks that the ledger has rows of each model with releases in the store: otherwise the ledger was lost.
 
     Args:
         settings: where the store is.
@@ -57,7 +63,7 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
         model: its name; None: every model with releases.
 
     Raises:
-        ReleaseError: names the model, and how to go on.
+        ReleaseError: the ledger has no row of a model; says what to do.
         TransientError: the ledger cannot be read.
     """
     home = settings.layout.releases
@@ -71,6 +77,6 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
             f"the ledger has no row of {name}, but the store holds its releases up to version "
             f"{highest(settings, name)}: the ledger was lost, or is another one",
             where=str(home / name),
-            remedy="if TOWLINE_LEDGER_URL names another ledger, correct it; else bring the store back from a backup "
-            f"(towline restore FILE --force), or begin again without these releases: {away}",
+            remedy="if TOWLINE_LEDGER_URL names another ledger, correct it; else restore the store from a backup "
+            f"(towline restore FILE --force), or start again without these releases: {away}",
         )

@@ -21,7 +21,7 @@ from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
-from towline.registry.champion_watcher import ChampionWatcher, Release
+from towline.registry.champion_watcher import ChampionWatcher, RecordedRelease
 from towline.serving.options import ServeOptions
 from towline.store import StoreLayout
 
@@ -63,7 +63,7 @@ class ModelReloader:
         self._store = options.settings.store
         self._directory, self._name, self._version = _parse_target(options.name)
         self._watch = ChampionWatcher(options.settings.ledger_url, self._name)
-        self._current: Release | None = None
+        self._current: RecordedRelease | None = None
         self._rejected_path: str | None = None
         self._retry_at = 0.0
         self._ledger_unavailable = False
@@ -159,9 +159,9 @@ class ModelReloader:
             except Exception:  # noqa: BLE001 - the service survives whatever a database or a release raises
                 _LOG.exception("checking the ledger failed; the current model stays")
 
-    def _initial_release(self) -> Release:
+    def _initial_release(self) -> RecordedRelease:
         if self._directory is not None:
-            return Release(0, str(self._directory), "")
+            return RecordedRelease(0, str(self._directory), "")
         if self._version is not None:
             return self._fixed_version(self._version)
         try:
@@ -180,19 +180,19 @@ class ModelReloader:
         self._log_outage(_NO_CHAMPION)
         return last_good
 
-    def _fixed_version(self, version: int) -> Release:
+    def _fixed_version(self, version: int) -> RecordedRelease:
         try:
             release = self._watch.version(version)
         except TransientError:
             folders = sorted((StoreLayout(self._store).releases / self._name).glob(f"v{version}-*"))
             if len(folders) != 1:
                 raise
-            release = Release(version, folders[0].relative_to(self._store).as_posix(), "")
+            release = RecordedRelease(version, folders[0].relative_to(self._store).as_posix(), "")
         if release is None:
             raise _unknown_model_error(self._options, self._name, version)
         return release
 
-    def _load(self, release: Release) -> Model:
+    def _load(self, release: RecordedRelease) -> Model:
         model = open_release(self._store / release.path, self._options.trusted, release.digest)
         manifest = model.metadata
         if self._directory is None and (manifest.name, manifest.version) != (self._name, release.version):
@@ -201,7 +201,7 @@ class ModelReloader:
         check_probe_rows(model)
         return model
 
-    def _set_model(self, release: Release, model: Model) -> None:
+    def _set_model(self, release: RecordedRelease, model: Model) -> None:
         self.model, self._current = model, release
         if self.follows:
             self._write_last_known_good(LastKnownGood(
@@ -217,19 +217,19 @@ class ModelReloader:
         except (TowlineError, OSError, ValueError) as error:
             _LOG.warning("cannot store the served version, so the service cannot start without the ledger: %s", error)
 
-    def _last_known_good(self) -> Release | None:
+    def _last_known_good(self) -> RecordedRelease | None:
         if not self.follows:
             return None
         try:
             stored = LastKnownGood.model_validate_json(self._path().read_bytes())
         except (OSError, ValidationError):
             return None
-        return Release(stored.version, stored.release, stored.digest) if stored.name == self._name else None
+        return RecordedRelease(stored.version, stored.release, stored.digest) if stored.name == self._name else None
 
     def _path(self) -> Path:
         return self._options.state / f"{self._name}.json"
 
-    def _reject(self, release: Release, error: Exception) -> None:
+    def _reject(self, release: RecordedRelease, error: Exception) -> None:
         if release.path != self._rejected_path:
             self.rejections += 1
             reason = f"{error.what} ({error.where})" if isinstance(error, TowlineError) else str(error)

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url
 from tests.conftest import Done
 from tests.shelf import MODEL, Shelf
 from towline.operations.backup import databases
-from towline.registry.ledger import Ledger
+from towline.registry.ledger import JudgedVersion, Ledger
 
 Command = Callable[..., Done]
 
@@ -44,7 +44,9 @@ def team(shelf: Shelf, command: Command, make: Callable[[], str], monkeypatch: p
         facts = {"verdict": "pass"}
         path = f"releases/{MODEL}/{shelf.release(version).name}"
         ledger.register(MODEL, "ann", "trained", {}, f"key{version}")
-        ledger.promote(MODEL, version, version - 1 or None, "ann", "better", facts, f"key{version}", path)
+        ledger.promote(
+            MODEL, JudgedVersion(version, f"key{version}", path, facts), version - 1 or None, "ann", "better"
+        )
     shelf.ledger_file.unlink()
     engine = create_engine(prefect)
     with engine.begin() as connection:

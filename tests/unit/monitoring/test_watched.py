@@ -18,6 +18,7 @@ from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.model_metrics import FRESH, Watch, due
 from towline.monitoring.reporting.prometheus import ModelMetricsSnapshot, exposition
 from towline.monitoring.results import QualityResult
+from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.interval import Interval
 
 
@@ -115,7 +116,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     """Its gauge says so, the others are told as before."""
     other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
     shelf.ledger.register(other, "ann", "trained", {}, "k")
-    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    shelf.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
@@ -130,7 +131,7 @@ def test_a_ledger_that_was_changed_is_not_believed(shelf: Shelf) -> None:
     """The model whose row was changed cannot be read, no champion of it is told; another model is as before."""
     other, path = f"{MODEL}-2", shelf.release(1).relative_to(shelf.settings.store).as_posix()
     shelf.ledger.register(other, "ann", "trained", {}, "k")
-    shelf.ledger.promote(other, 1, None, "ann", "better", {"verdict": "pass"}, "k", path)
+    shelf.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
     with closing(sqlite3.connect(shelf.ledger_file)) as database, database:
         database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
     found = told(shelf)

@@ -10,7 +10,7 @@ import pytest
 
 from towline.errors import ConfigError, PromotionRejectedError, ReleaseError, TowlineError, TransientError
 from towline.registry import hash_chain
-from towline.registry.ledger import Entry, Ledger
+from towline.registry.ledger import Entry, JudgedVersion, Ledger
 
 PASS = {"verdict": "pass"}
 
@@ -31,7 +31,9 @@ def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[s
     given = PASS if evidence is None else evidence
     if ledger.entry("bikes", version) is None:
         register(ledger, version)
-    return ledger.promote("bikes", version, expected, "ann", "better", given, f"key{version}", f"releases/v{version}")
+    return ledger.promote(
+        "bikes", JudgedVersion(version, f"key{version}", f"releases/v{version}", given), expected, "ann", "better"
+    )
 
 
 def everyone(work: Callable[[int], Any], count: int = 20) -> list[Any]:
@@ -76,7 +78,7 @@ def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
     winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
     losers = [outcome for outcome in outcomes if isinstance(outcome, PromotionRejectedError)]
     assert (len(winners), len(losers)) == (1, 19), outcomes
-    assert all("lost the race" in str(loser) for loser in losers)
+    assert all("the champion has changed meanwhile" in str(loser) for loser in losers)
     assert [row for row in ledger.history() if row.event == "promoted"] == winners
     ledger.verify()
 
@@ -84,15 +86,16 @@ def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
 def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
     """The same between processes, the table's creation included: each gets a number of its own."""
     code = (
-        "import sys; from towline.registry.ledger import Ledger; ledger = Ledger(sys.argv[1]); key = sys.argv[2];"
+        "import sys; from towline.registry.ledger import JudgedVersion, Ledger;\n"
+        "ledger = Ledger(sys.argv[1]); key = sys.argv[2];"
         "number = ledger.register('bikes', 'ann', '', {}, key).version;"
-        "ledger.promote('bikes', number, None, 'ann', '', {'verdict': 'pass'}, key, '')"
+        "ledger.promote('bikes', JudgedVersion(number, key, '', {'verdict': 'pass'}), None, 'ann', '')"
     )
     arguments = [[sys.executable, "-c", code, ledger._chain._url, str(version)] for version in range(1, 9)]
     processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in arguments]
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes].count(0) == 1, said
-    assert sum("lost the race" in text for text in said) == 7
+    assert sum("the champion has changed meanwhile" in text for text in said) == 7
     rows = ledger.history()
     assert sorted(row.version for row in rows if row.event == "registered") == list(range(1, 9))
     assert [row.event for row in rows].count("promoted") == 1
@@ -117,15 +120,16 @@ def test_a_number_begins_where_it_is_told_to(ledger: Ledger) -> None:
 def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
     """A run cannot promote or refuse the version of another one, nor one that has no verdict yet be promoted."""
     register(ledger, 2)
-    for act in (ledger.promote, ledger.refuse):
-        given = ("bikes", 1, None) if act == ledger.promote else ("bikes", 1)
-        with pytest.raises(PromotionRejectedError, match="not the number of this run"):
-            act(*given, "ann", "", PASS, "key2", "releases/v1-other")  # type: ignore[operator]
+    of_another_run = JudgedVersion(1, "key2", "releases/v1-other", PASS)
+    with pytest.raises(PromotionRejectedError, match="not the number of this run"):
+        ledger.promote("bikes", of_another_run, None, "ann", "")
+    with pytest.raises(PromotionRejectedError, match="not the number of this run"):
+        ledger.refuse("bikes", of_another_run, "ann", "")
     with pytest.raises(PromotionRejectedError, match="its run has not ended") as caught:
         ledger.promote_again("bikes", 1, None, "ann", "please")
     assert "resumes from the last completed step" in caught.value.remedy
     with pytest.raises(PromotionRejectedError, match="not the number of this run"):
-        ledger.promote("bikes", 3, None, "ann", "", PASS, "key3", "releases/v3")
+        ledger.promote("bikes", JudgedVersion(3, "key3", "releases/v3", PASS), None, "ann", "")
     assert ledger.champion("bikes") is None
 
 
@@ -155,7 +159,7 @@ def test_only_a_passing_verdict_is_promoted(ledger: Ledger, verdict: str | None)
     """A refused version, or one without a verdict, cannot be made champion by hand."""
     evidence = {"verdict": verdict} if verdict else {}
     register(ledger, 1)
-    ledger.refuse("bikes", 1, "gate", "worse", evidence, "key1", "releases/v1")
+    ledger.refuse("bikes", JudgedVersion(1, "key1", "releases/v1", evidence), "gate", "worse")
     with pytest.raises(PromotionRejectedError, match="has not passed"):
         promote(ledger, 1, None, {})
     assert ledger.champion("bikes") is None
@@ -196,7 +200,7 @@ def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
     register(ledger, 3)
-    ledger.refuse("bikes", 3, "gate", "worse", {"verdict": "fail"}, "key3", "releases/v3")
+    ledger.refuse("bikes", JudgedVersion(3, "key3", "releases/v3", {"verdict": "fail"}), "gate", "worse")
     row = ledger.promote_again("bikes", 1, 2, "ann", "steadier")
     assert (row.version, row.previous, row.release, row.evidence) == (1, 2, "releases/v1", PASS)
     assert [ledger.state("bikes", version) for version in (1, 2, 3, 4)] == [
@@ -244,7 +248,7 @@ def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger,
         lambda: ledger.entry("bikes", 3), lambda: ledger.finished("bikes", "key3"), lambda: ledger.ended("bikes"),
         lambda: ledger.decisions("bikes"), lambda: ledger.rollback_target("bikes"),
         lambda: ledger.rollback("bikes", "ann", ""), lambda: ledger.register("bikes", "ann", "", {}, "key4"),
-        lambda: ledger.promote("bikes", 3, 3, "ann", "", PASS, "key3", "releases/v3"),
+        lambda: ledger.promote("bikes", JudgedVersion(3, "key3", "releases/v3", PASS), 3, "ann", ""),
     ):  # fmt: skip
         with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
             ask()
@@ -280,7 +284,7 @@ def test_a_locked_ledger_is_unavailable(ledger: Ledger, monkeypatch: pytest.Monk
         with pytest.raises(TransientError, match="lock") as caught:
             promote(ledger, 2, 1)
     engine.dispose()
-    assert "another process holds the ledger" in caught.value.remedy
+    assert "another process locks the ledger" in caught.value.remedy
     assert promote(ledger, 2, 1).version == 2
 
 

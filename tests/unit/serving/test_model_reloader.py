@@ -13,7 +13,7 @@ import pytest
 from tests.shelf import MODEL, Shelf
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, describe_files, read_manifest
-from towline.registry.champion_watcher import Release
+from towline.registry.champion_watcher import RecordedRelease
 from towline.serving import model_reloader
 from towline.serving.model_reloader import ModelReloader
 from towline.serving.options import ServeOptions
@@ -178,10 +178,10 @@ def test_a_release_that_is_not_the_ledgers_is_refused(shelf: Shelf, monkeypatch:
     served = opened(shelf)
     wanted = f"releases/{MODEL}/{shelf.release(2).name}"
     for named in (
-        Release(2, wanted, "0" * 64),
-        Release(3, wanted, ""),
-        Release(2, f"releases/{MODEL}/{shelf.release(1).name}", ""),
-        Release(2, f"releases/{MODEL}/v2-000000000000", ""),
+        RecordedRelease(2, wanted, "0" * 64),
+        RecordedRelease(3, wanted, ""),
+        RecordedRelease(2, f"releases/{MODEL}/{shelf.release(1).name}", ""),
+        RecordedRelease(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
         served._current = None

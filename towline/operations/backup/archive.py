@@ -52,7 +52,7 @@ class Dump(Frozen):
     member: str
 
 
-class Manifest(Frozen):
+class BackupManifest(Frozen):
     """What a backup holds; ``store`` is the path of the store that it is of."""
 
     format: Literal[2] = 2
@@ -111,7 +111,7 @@ class ArchiveWriter:
             ) from None
         self.members[name] = Member(sha256=content.digest.hexdigest(), size=info.size, mode=info.mode)
 
-    def add_manifest(self, manifest: Manifest) -> None:
+    def add_manifest(self, manifest: BackupManifest) -> None:
         text = manifest.model_dump_json(indent=1).encode()
         info = tarfile.TarInfo(MANIFEST)
         info.size, info.mode = len(text), 0o600
@@ -152,7 +152,7 @@ def open_writer(path: Path) -> Iterator[ArchiveWriter]:
     files.sync(path.parent)
 
 
-def unpack(path: Path, target: Callable[[str], Path] | None = None) -> Manifest:
+def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupManifest:
     """Reads an archive to its end and compares every member with the manifest.
 
     Args:
@@ -165,7 +165,7 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> Manifest:
         ConfigError: there is no such file.
     """
     members: dict[str, Member] = {}
-    manifest: Manifest | None = None
+    manifest: BackupManifest | None = None
     name = path.name
     try:
         with _open_reader(path) as tar:
@@ -254,18 +254,18 @@ def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | N
     return Member(sha256=digest.hexdigest(), size=size, mode=info.mode & 0o777)
 
 
-def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Manifest:
+def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> BackupManifest:
     source = tar.extractfile(info)
     if source is None or info.size > _MAX_MANIFEST:
         raise _damaged(path, MANIFEST, f"has {info.size:,} bytes, which is no manifest's size")
     try:
-        return Manifest.model_validate_json(source.read())
+        return BackupManifest.model_validate_json(source.read())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _damaged(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _compare(path: Path, manifest: Manifest, members: dict[str, Member]) -> None:
+def _compare(path: Path, manifest: BackupManifest, members: dict[str, Member]) -> None:
     for name in sorted(manifest.members.keys() | members.keys()):
         expected, present = manifest.members.get(name), members.get(name)
         if expected is None or present is None:

@@ -19,7 +19,7 @@ _EXCLUDED = {"locks", "logs", "servers", "work", "lost+found"}
 _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
-class Entry(NamedTuple):
+class StoreEntry(NamedTuple):
     """A file, folder, or something else that is left out; ``name`` is its path within the store."""
 
     path: Path
@@ -33,14 +33,14 @@ def sections(root: Path) -> list[str]:
     return [name for name in names if name not in _EXCLUDED and not _is_transient(name)]
 
 
-def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iterator[Entry]:
+def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iterator[StoreEntry]:
     """The entries of one section, sorted; a prediction log is locked against conversion while it is read.
 
     Raises:
         TransientError: the store cannot be written, which a lock needs.
     """
     top, layout = root / section, StoreLayout(root)
-    yield Entry(top, section, "folder" if top.is_dir() else _kind(top))
+    yield StoreEntry(top, section, "folder" if top.is_dir() else _kind(top))
     for child in sorted(top.iterdir()) if top.is_dir() else ():
         is_log = top == layout.prediction_logs and child.is_dir()
         with files.exclusive_lock(child / ".lock") if is_log else nullcontext():
@@ -49,18 +49,18 @@ def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iter
                     yield entry
 
 
-def folder_entries(root: Path) -> Iterator[Entry]:
+def folder_entries(root: Path) -> Iterator[StoreEntry]:
     """All entries of a folder that is not a store."""
     for child in sorted(root.iterdir()) if root.is_dir() else ():
         if child.name != "lost+found" and not child.name.startswith((ASIDE, ".restore")):
             yield from _walk(child, child.relative_to(root))
 
 
-def _walk(path: Path, name: Path, layout: StoreLayout | None = None) -> Iterator[Entry]:
+def _walk(path: Path, name: Path, layout: StoreLayout | None = None) -> Iterator[StoreEntry]:
     kind = _kind(path)
     if not kind or (kind != "other" and layout is not None and _is_excluded(path, name, layout)):
         return
-    yield Entry(path, name.as_posix(), kind)
+    yield StoreEntry(path, name.as_posix(), kind)
     if kind == "folder":
         try:
             children = sorted(path.iterdir())

@@ -18,11 +18,10 @@ from towline.config import Frozen, Settings
 from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.manifest import MANIFEST, REMEDY, read_manifest
-from towline.operations.backup.archive import ArchiveWriter, Dump, Manifest, ServedRelease, open_writer
-from towline.operations.backup.contents import STORE, Entry, folder_entries, section_entries, sections
+from towline.operations.backup.archive import ArchiveWriter, BackupManifest, Dump, ServedRelease, open_writer
+from towline.operations.backup.contents import STORE, StoreEntry, folder_entries, section_entries, sections
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
-from towline.registry.ledger import Entry as LedgerRow
-from towline.registry.ledger import champion_of, open_ledger
+from towline.registry.ledger import Entry, champion_of, open_ledger
 from towline.registry.resolution import check_recorded
 from towline.steps import step
 
@@ -85,7 +84,7 @@ def backup(
         for name, folder in folders.items():
             with step(f"folder {name}") as running:
                 running.note = source.add_files(folder_entries(folder), f"folders/{name}")
-        manifest = Manifest(
+        manifest = BackupManifest(
             towline=__version__,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             store=str(settings.store),
@@ -126,7 +125,7 @@ class _Source:
         self._dumped_files = {database.file for database in databases.values()}
         self._left_out: list[Path] = []
 
-    def add_ledger(self, settings: Settings) -> dict[str, LedgerRow]:
+    def add_ledger(self, settings: Settings) -> dict[str, Entry]:
         """Adds the ledger; returns the rows of the champions that it names, by model."""
         ledger = open_ledger(settings)
         with step("ledger") as running:
@@ -166,7 +165,7 @@ class _Source:
         file.unlink()
         return f"{self._writer.members[member].size / 1e6:,.1f} MB"
 
-    def add_files(self, entries: Iterable[Entry], root: str) -> str:
+    def add_files(self, entries: Iterable[StoreEntry], root: str) -> str:
         """Adds files and folders; an SQLite database among them is copied between two transactions."""
         before = set(self._writer.members)
         for entry in entries:
@@ -198,7 +197,7 @@ class _Source:
             yield f"there is no database {name} yet: {self._databases[name]}"
 
 
-def _served_release(settings: Settings, row: LedgerRow, writer: ArchiveWriter) -> ServedRelease:
+def _served_release(settings: Settings, row: Entry, writer: ArchiveWriter) -> ServedRelease:
     """The digest is empty where the files in the archive are not those of the release's manifest."""
     digest = ""
     with contextlib.suppress(ReleaseError):
@@ -209,7 +208,7 @@ def _served_release(settings: Settings, row: LedgerRow, writer: ArchiveWriter) -
     return ServedRelease(version=row.version, release=row.release, digest=digest)
 
 
-def _missing_releases(settings: Settings, manifest: Manifest) -> Iterator[str]:
+def _missing_releases(settings: Settings, manifest: BackupManifest) -> Iterator[str]:
     ledger = open_ledger(settings)
     for model in ledger.models():
         for row in ledger.versions(model):

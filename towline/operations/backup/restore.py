@@ -14,7 +14,7 @@ from pathlib import Path
 from towline.config import Frozen, Settings
 from towline.errors import ConfigError, ReleaseError
 from towline.inference.predictor import open_release
-from towline.operations.backup.archive import Manifest, ServedRelease, check_exists, unpack
+from towline.operations.backup.archive import BackupManifest, ServedRelease, check_exists, unpack
 from towline.operations.backup.contents import ASIDE, STORE
 from towline.operations.backup.databases import LEDGER, TRACKING, Database
 from towline.operations.backup.placement import Placement, occupied, staging_folder
@@ -48,7 +48,7 @@ class RestoreResult(Frozen):
     notes: tuple[str, ...]
 
 
-def verify(archive: Path) -> Manifest:
+def verify(archive: Path) -> BackupManifest:
     """Reads an archive and compares every member with its manifest; writes nothing.
 
     Raises:
@@ -133,7 +133,7 @@ def restore(
     )
 
 
-def _count(manifest: Manifest) -> str:
+def _count(manifest: BackupManifest) -> str:
     return f"{manifest.files:,} files, {manifest.size / 1e6:,.1f} MB, all digests match"
 
 
@@ -145,7 +145,7 @@ def _staged_path(member: str, staged: Mapping[str, Path]) -> Path:
 
 
 def _check_targets(
-    archive: Path, manifest: Manifest, databases: Mapping[str, Database], folders: Mapping[str, Path]
+    archive: Path, manifest: BackupManifest, databases: Mapping[str, Database], folders: Mapping[str, Path]
 ) -> None:
     missing = [("database", name, f"--database {name}=URL") for name in manifest.databases if name not in databases]
     missing += [("folder", name, f"--folder {name}=PATH") for name in sorted(manifest.folders) if name not in folders]
@@ -161,7 +161,7 @@ def _check_targets(
             )
 
 
-def _verify_ledger(url: str, manifest: Manifest) -> int:
+def _verify_ledger(url: str, manifest: BackupManifest) -> int:
     """Checks a restored ledger's chain, and its champions against the manifest; returns its number of rows."""
     ledger = Ledger(url)
     ledger.verify()
@@ -177,7 +177,7 @@ def _verify_ledger(url: str, manifest: Manifest) -> int:
     return len(ledger.history())
 
 
-def _try_releases(layout: StoreLayout, manifest: Manifest, trusted: Sequence[str]) -> dict[str, RestoredModel]:
+def _try_releases(layout: StoreLayout, manifest: BackupManifest, trusted: Sequence[str]) -> dict[str, RestoredModel]:
     """Has each release that serves answer its probe; those that were damaged when they were backed up are left out."""
     whole = {name: served for name, served in manifest.models.items() if served.digest}
     return {name: _try_release(layout, served, trusted) for name, served in whole.items()}
@@ -239,7 +239,7 @@ def _check_empty(roots: Mapping[str, Path], databases: Mapping[str, Database]) -
         )
 
 
-def _notes(manifest: Manifest, databases: Mapping[str, Database], settings: Settings) -> Iterator[str]:
+def _notes(manifest: BackupManifest, databases: Mapping[str, Database], settings: Settings) -> Iterator[str]:
     for name, served in manifest.models.items():
         if not served.digest:
             yield f"the release that serves {name} was not whole when it was backed up: {served.release}"

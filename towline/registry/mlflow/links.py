@@ -1,9 +1,9 @@
-"""Pages of MLflow's web interface. Without ``workflowType`` it opens what is made for language models."""
+"""Links to pages of MLflow's web interface; without ``workflowType`` MLflow opens its views for language models."""
 
 from urllib.parse import quote
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-VIEW = "towline"  # the view of an experiment that shows its metrics; MLflow itself shows no metric
+VIEW = "towline"  # the saved view of an experiment with its metrics; MLflow's own view shows no metric
 _CLASSIC = "workflowType=machine_learning"
 
 

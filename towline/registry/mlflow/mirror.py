@@ -1,6 +1,6 @@
-"""MLflow's list of a model's versions: read cheaply, and brought to what it is to show.
+"""The mirror is MLflow's list of a model's versions: this module reads it cheaply and writes it.
 
-A version is known by its run key; MLflow's own number of it may be another than the ledger's.
+Versions are matched by their run key, since MLflow's own version numbers may differ from the ledger's.
 """
 
 import base64
@@ -20,25 +20,23 @@ from pydantic import Field
 
 from towline.config import Frozen, Settings
 from towline.errors import TransientError
+from towline.registry.mlflow.client import RUN_KEY, connect, create_version, ensure_experiment, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUN_KEY = "towline.run_key"
-VERSION = "towline.version"
-
-_WAIT = 5.0  # seconds for an answer of the server
+_TIMEOUT_S = 5.0  # seconds for an answer of the server
 
 
-class Shown(Frozen):
-    """A version as MLflow is to show it.
+class VersionRecord(Frozen):
+    """A version as MLflow should show it.
 
     Attributes:
         version: the ledger's number.
         run_key: of the run it belongs to.
         tags: of the version.
         folder: its release.
-        params, metrics, description: of a run that is made from the release where the original is gone.
+        params, metrics, description: of the run that is made from the release if the original run is gone.
     """
 
     version: int
@@ -50,22 +48,22 @@ class Shown(Frozen):
     description: str = ""
 
 
-class Mirrored(NamedTuple):
-    """A version that MLflow has: its own number, and its tags."""
+class MirroredVersion(NamedTuple):
+    """A version in MLflow: MLflow's number and the tags."""
 
     number: str
     tags: dict[str, str]
 
 
 class Mirror(NamedTuple):
-    """What MLflow shows of a model: versions by run key, and aliases with its own numbers."""
+    """A model in MLflow: versions by run key, and aliases with MLflow's numbers."""
 
-    versions: dict[str, Mirrored]
+    versions: dict[str, MirroredVersion]
     aliases: dict[str, str]
 
 
 def is_quick_to_read(settings: Settings) -> bool:
-    """Whether MLflow's list can be read without importing MLflow: it is a file or behind a server."""
+    """Whether the list can be read without importing MLflow: from an SQLite file or a server."""
     return settings.tracking_uri.startswith(("sqlite:", "http://", "https://"))
 
 
@@ -80,49 +78,49 @@ def read(settings: Settings, model: str) -> Mirror:
         return _from_file(file, model) if file.exists() else Mirror({}, {})
     if settings.tracking_uri.startswith(("http://", "https://")):
         return _from_server(settings.tracking_uri, model)
-    from towline.registry.mlflow.tracking import connect
-
     with connect(settings) as client:
         return _from_client(client, model)
 
 
 def write(
-    settings: Settings, model: str, description: str | None, shown: Sequence[Shown], aliases: Mapping[str, int | None]
+    settings: Settings,
+    model: str,
+    description: str | None,
+    records: Sequence[VersionRecord],
+    aliases: Mapping[str, int | None],
 ) -> None:
-    """Creates what is missing of some versions, and sets their tags and the model's aliases.
+    """Creates missing versions, and sets their tags and the model's aliases.
 
-    A version whose run is still there is attached to it again; for another one a run is made from its release.
+    A version whose run still exists is attached to the run; otherwise a run is made from the release.
 
     Args:
         settings: where MLflow is.
         model: its name.
         description: of the model; None leaves it as it is.
-        shown: the versions, by the ledger's number.
+        records: the versions.
         aliases: name → the ledger's number of a version; None to delete the alias.
 
     Raises:
         TransientError: the store is locked, away, full or cannot be written.
     """
-    from towline.registry.mlflow.tracking import connect, home
-
     with connect(settings) as client:
-        experiment_id = home(client, settings, model, description)
+        experiment_id = ensure_experiment(client, settings, model, description)
         present = _from_client(client, model)
-        for version in shown:
+        for version in records:
             if version.run_key not in present.versions:
                 number = _create(client, model, experiment_id, version)
-                present.versions[version.run_key] = Mirrored(number, {})
+                present.versions[version.run_key] = MirroredVersion(number, {})
             mirrored = present.versions[version.run_key]
             for name, value in version.tags.items():
                 if mirrored.tags.get(name) != value:
                     client.set_model_version_tag(model, mirrored.number, name, value)
-        numbers = {version.version: present.versions[version.run_key].number for version in shown}
-        for name, wanted in aliases.items():
-            number_ = None if wanted is None else numbers.get(wanted)
-            if number_ is None and name in present.aliases:
+        numbers = {version.version: present.versions[version.run_key].number for version in records}
+        for name, version_number in aliases.items():
+            mlflow_number = None if version_number is None else numbers.get(version_number)
+            if mlflow_number is None and name in present.aliases:
                 client.delete_registered_model_alias(model, name)
-            elif number_ is not None and number_ != present.aliases.get(name):
-                client.set_registered_model_alias(model, name, number_)
+            elif mlflow_number is not None and mlflow_number != present.aliases.get(name):
+                client.set_registered_model_alias(model, name, mlflow_number)
 
 
 def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str) -> None:
@@ -132,7 +130,6 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
         TransientError: MLflow has no such version, or the store cannot be written.
     """
     from towline.config.passwords import mask_passwords
-    from towline.registry.mlflow.tracking import connect
 
     with connect(settings) as client:
         for version in client.search_model_versions(f"name = '{model}' and tags.`{RUN_KEY}` = '{run_key}'"):
@@ -141,14 +138,12 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
     raise TransientError(
         f"MLflow has no version of {model} with the run key {run_key[:16]}",
         where=mask_passwords(settings.tracking_uri),
-        remedy=f"towline status {model} puts it back",
+        remedy=f"towline status {model} adds it",
     )
 
 
-def _create(client: "MlflowClient", model: str, experiment_id: str, version: Shown) -> str:
-    """MLflow's number of a version that it lacked."""
-    from towline.registry.mlflow.tracking import create_version
-
+def _create(client: "MlflowClient", model: str, experiment_id: str, version: VersionRecord) -> str:
+    """Creates a missing version; returns MLflow's number."""
     tags = {RUN_KEY: version.run_key, **version.tags}
     runs = client.search_runs(
         [experiment_id], f"tags.`{RUN_KEY}` = '{version.run_key}' and attributes.status = 'FINISHED'"
@@ -193,20 +188,10 @@ def _create(client: "MlflowClient", model: str, experiment_id: str, version: Sho
     )
 
 
-def sqlite_file(settings: Settings) -> Path | None:
-    """The file of MLflow's database; None where it is none."""
-    if not settings.tracking_uri.startswith("sqlite:"):
-        return None
-    from sqlalchemy import make_url
-
-    database = make_url(settings.tracking_uri).database
-    return Path(database) if database else None
-
-
 def _mirror(versions: Sequence[tuple[str, dict[str, str]]], aliases: Mapping[str, str]) -> Mirror:
-    """By run key; where a run has several versions, the newest counts."""
+    """Indexes versions by run key; if a run has several versions, the newest counts."""
     by_key = {
-        tags[RUN_KEY]: Mirrored(number, tags)
+        tags[RUN_KEY]: MirroredVersion(number, tags)
         for number, tags in sorted(versions, key=lambda version: int(version[0]))
         if RUN_KEY in tags
     }
@@ -214,10 +199,10 @@ def _mirror(versions: Sequence[tuple[str, dict[str, str]]], aliases: Mapping[str
 
 
 def _from_client(client: "MlflowClient", model: str) -> Mirror:
-    found = client.search_registered_models(f"name = '{model}'")
-    versions = client.search_model_versions(f"name = '{model}'") if found else []
-    aliases = client.get_registered_model(model).aliases if found else {}
-    return _mirror([(str(one.version), dict(one.tags)) for one in versions], {k: str(v) for k, v in aliases.items()})
+    registered = client.search_registered_models(f"name = '{model}'")
+    versions = client.search_model_versions(f"name = '{model}'") if registered else []
+    aliases = client.get_registered_model(model).aliases if registered else {}
+    return _mirror([(str(item.version), dict(item.tags)) for item in versions], {k: str(v) for k, v in aliases.items()})
 
 
 def _from_file(file: Path, model: str) -> Mirror:
@@ -239,27 +224,27 @@ def _from_file(file: Path, model: str) -> Mirror:
         raise TransientError(
             f"the MLflow store cannot be read: {error}",
             where=str(file),
-            remedy="wait for what writes it, or restore it from a backup",
+            remedy="wait for the process that writes it, or restore it from a backup",
         ) from None
     return _mirror(list(tags.items()), aliases)
 
 
 def _from_server(uri: str, model: str) -> Mirror:
     query = {"filter": f"name = '{model}'", "max_results": "10000"}
-    versions = _ask(uri, "model-versions/search", query).get("model_versions", [])
-    registered = _ask(uri, "registered-models/get", {"name": model}).get("registered_model", {}) if versions else {}
+    versions = _get(uri, "model-versions/search", query).get("model_versions", [])
+    registered = _get(uri, "registered-models/get", {"name": model}).get("registered_model", {}) if versions else {}
     try:
         tagged = [(v["version"], {tag["key"]: tag.get("value", "") for tag in v.get("tags", ())}) for v in versions]
         aliases = {alias["alias"]: alias["version"] for alias in registered.get("aliases", ())}
     except (KeyError, TypeError) as error:
-        raise _away(uri, f"no answer of MLflow's: {error}") from None
+        raise _unavailable(uri, f"this is no answer of MLflow: {error}") from None
     return _mirror(tagged, aliases)
 
 
-def _ask(uri: str, what: str, query: Mapping[str, str]) -> dict[str, Any]:
+def _get(uri: str, endpoint: str, query: Mapping[str, str]) -> dict[str, Any]:
     parts = urllib.parse.urlsplit(uri)
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    request = urllib.request.Request(f"{place}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}")  # noqa: S310 - the user's own server
+    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    request = urllib.request.Request(f"{server}/api/2.0/mlflow/{endpoint}?{urllib.parse.urlencode(query)}")  # noqa: S310 - the user's own server
     user = urllib.parse.unquote(parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", ""))
     password = urllib.parse.unquote(parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
     if user:
@@ -268,18 +253,18 @@ def _ask(uri: str, what: str, query: Mapping[str, str]) -> dict[str, Any]:
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=_WAIT) as answer:  # noqa: S310 - the same
-            content: dict[str, Any] = json.load(answer)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - as above
+            content: dict[str, Any] = json.load(response)
     except (OSError, ValueError) as error:
-        raise _away(uri, str(error)) from None
+        raise _unavailable(uri, str(error)) from None
     return content
 
 
-def _away(uri: str, said: str) -> TransientError:
+def _unavailable(uri: str, reason: str) -> TransientError:
     from towline.config.passwords import mask_passwords
 
     return TransientError(
-        f"the MLflow server does not answer: {said}",
+        f"the MLflow server does not answer: {reason}",
         where=mask_passwords(uri),
-        remedy="check that the MLflow server at TOWLINE_TRACKING_URI runs and lets you in",
+        remedy="check that the MLflow server at TOWLINE_TRACKING_URI runs and accepts the user",
     )

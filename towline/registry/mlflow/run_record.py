@@ -1,7 +1,7 @@
-"""What a run leaves in MLflow: parameters, metrics, tags and files under the same names in every run.
+"""A run record is what a training run logs to MLflow: parameters, metrics, tags and files.
 
-MLflow compares versions by their runs' parameters and metrics, so every run has the same names: what differs from one
-estimator to another stands in one JSON value.
+MLflow compares versions by the parameters and metrics of their runs. So every run uses the same names; values that
+differ between estimators are one JSON value.
 """
 
 import importlib.metadata
@@ -42,7 +42,7 @@ _SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "g
 def tags(
     work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, facts: Mapping[str, str]
 ) -> dict[str, str]:
-    """Provenance of a run and of its candidates' runs."""
+    """The tags of a run and of its candidates' runs: their provenance."""
     values = {
         **facts,
         "dataset": work.dataset.digest,
@@ -58,7 +58,7 @@ def tags(
 
 
 def version_tags(work: Workspace, chosen: CrossValidationResult, facts: Mapping[str, str]) -> dict[str, str]:
-    """The few that the list of versions has room for."""
+    """The tags of a version: the few that fit into MLflow's list of versions."""
     shown = {name: facts[name] for name in ("trigger", "as_of", "git_commit", "git_dirty") if facts.get(name)}
     return {"candidate": chosen.candidate, "dataset": work.dataset.digest, **shown}
 
@@ -66,7 +66,7 @@ def version_tags(work: Workspace, chosen: CrossValidationResult, facts: Mapping[
 def params(
     work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, fitted: FittedModel
 ) -> dict[str, str]:
-    """What was fitted on what, then every setting of the config (``gate.latency_ms``)."""
+    """The parameters of a run: candidate, data and model, then every key of the config (``gate.latency_ms``)."""
     contract = work.contract()
     values = {
         "candidate": chosen.candidate,
@@ -96,7 +96,7 @@ def params(
 
 
 def candidate(scores: CrossValidationResult) -> dict[str, str]:
-    """A candidate's own parameters, each under its name."""
+    """The parameters of a candidate's run, each hyperparameter under its name."""
     own = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
     values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **own}
     return {name[:250]: _text(value) for name, value in values.items()}
@@ -111,17 +111,17 @@ def cross_validation(scores: CrossValidationResult) -> dict[str, float]:
 
 
 def metrics(chosen: CrossValidationResult, evaluation: Evaluation) -> dict[str, float]:
-    """Holdout metrics with the ends of their intervals, the baseline's, and the chosen candidate's cross-validation."""
-    found: dict[str, float | None] = {}
+    """The metrics of a run: holdout with interval, baseline, and cross-validation of the chosen candidate."""
+    values: dict[str, float | None] = {}
     for name, interval in evaluation.metrics.items():
-        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    found |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
-    found |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
-    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+        values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    values |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
+    values |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
-    """What MLflow's page of the experiment shows: no traces of language models, and the metrics of its runs."""
+    """The tags of an experiment: MLflow shows the metrics of its runs instead of traces of language models."""
     first = evaluation.primary
     names = [first, f"{first}_baseline", f"{first}_cv_mean", *(name for name in evaluation.metrics if name != first)]
     columns = [f"metrics.`{name}`" for name in names[:6]] + ["params.`rows`", "tags.`verdict`"]
@@ -129,14 +129,14 @@ def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
 
 
 def describe(work: Workspace, chosen: CrossValidationResult, fitted: FittedModel, evaluation: Evaluation) -> str:
-    """The version's page in Markdown; lists of versions show its first words as they are."""
+    """A version's description in Markdown; lists of versions show its first line as plain text."""
     data, best = work.dataset, evaluation.metrics[evaluation.primary]
     covered = f", {fitted.start} to {fitted.end}" if fitted.start else ""
     lines = [
         f"{chosen.candidate}: {evaluation.primary} {_number(best.value)}",
         "",
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
-        + (f" Measured as it was without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
+        + (f" The metrics are of a model without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
         f"Data: {escape(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
@@ -144,21 +144,21 @@ def describe(work: Workspace, chosen: CrossValidationResult, fitted: FittedModel
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
         "|---|---|---|---|",
     ]
-    for name, one in evaluation.metrics.items():
+    for name, metric in evaluation.metrics.items():
         shown = f"**{name}**" if name == evaluation.primary else name
-        interval = f"{_number(one.low)} to {_number(one.high)}"
-        lines.append(f"| {shown} | {_number(one.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
+        interval = f"{_number(metric.low)} to {_number(metric.high)}"
+        lines.append(f"| {shown} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
     return "\n".join(lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Records as MLflow's table artifact, numbers to five digits."""
+    """Records as a table artifact of MLflow, with numbers rounded to five digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return {"columns": columns, "data": [[_brief(row.get(name)) for name in columns] for row in rows]}
 
 
 def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
-    """The dataset under our digest, as much of it as MLflow keeps (MLflow's own covers the first 10,000 rows)."""
+    """The dataset with towline's digest of all rows; MLflow's own digest covers the first 10,000 rows."""
     from mlflow.entities import Dataset
 
     data = work.dataset
@@ -180,13 +180,13 @@ def write_artifacts(
     evaluation: Evaluation,
     validation: Validation,
 ) -> None:
-    """The files of a run: plots, data docs, config, environment, and its records as JSON and as tables."""
+    """Writes the files of a run: plots, data docs, config, environment, and its records as JSON and tables."""
     if work.file("plots").is_dir():
         shutil.copytree(work.file("plots"), folder / "plots")
     for name in (validation.docs, Contract.FILE):
         if work.file(name).is_file():
             shutil.copy(work.file(name), folder)
-    # by their folders' names: reading each one's metadata takes half a second
+    # from folder names: reading the metadata takes half a second
     installed = {one.stem.replace("-", "==", 1) for path in sys.path for one in Path(path).glob("*.dist-info")}
     slices = [
         {"column": s.column, "value": s.value, "rows": s.rows, evaluation.primary: s.metric.value, "low": s.metric.low,
@@ -210,7 +210,7 @@ def write_artifacts(
 
 
 def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspace, fitted: FittedModel) -> None:
-    """An MLflow model directory around the stored model: what ``mlflow.sklearn.save_model`` writes for skops.
+    """Writes an MLflow model directory around the stored model, as ``mlflow.sklearn.save_model`` does for skops.
 
     That function would load, store and load the model again.
     """

@@ -1,7 +1,6 @@
-"""MLflow as the mirror of the ledger: what it lacks, and how it is brought back.
+"""Synchronization compares MLflow with the ledger, and adds the versions, tags and aliases that MLflow lacks.
 
-Nothing is decided by what MLflow says. What it lacks (a version, an alias, a tag, the whole store) is put back from the
-ledger and the releases.
+MLflow decides nothing. If it lost something, even the whole store, it is rebuilt from the ledger and the releases.
 """
 
 import json
@@ -15,53 +14,55 @@ from towline.errors import ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, verify_release
 from towline.registry.ledger import Entry, open_ledger
 from towline.registry.mlflow import mirror
-from towline.registry.mlflow.mirror import VERSION, Mirror, Shown
+from towline.registry.mlflow.client import VERSION
+from towline.registry.mlflow.mirror import Mirror, VersionRecord
 
 
 def find_differences(settings: Settings, model: str) -> tuple[str, ...]:
-    """What MLflow does not show as the ledger has it, one sentence each; nothing where no MLflow is set.
+    """The differences between MLflow and the ledger, one phrase each; none if no MLflow is set.
 
-    It is cheap where ``mirror.is_quick_to_read`` says so.
+    This is cheap if ``mirror.is_quick_to_read`` holds.
 
     Raises:
-        ReleaseError: the ledger is not what was written.
+        ReleaseError: the ledger was changed.
         TransientError: the ledger or MLflow cannot be read.
     """
     if not settings.tracking_uri:
         return ()
     ledger = open_ledger(settings)
-    shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
-    return _differences(shown, aliases, mirror.read(settings, model)) if shown else ()
+    records, aliases = _records(settings, ledger.rows(model)), ledger.aliases(model)
+    return _compare(records, aliases, mirror.read(settings, model)) if records else ()
 
 
 def synchronize(settings: Settings, model: str) -> tuple[str, ...]:
-    """Puts back what MLflow does not show as the ledger has it; returns what that was and what came of it.
+    """Removes the differences between MLflow and the ledger; returns them with the result for each.
 
     Raises:
-        ReleaseError: the ledger is not what was written.
-        TransientError: the ledger or MLflow is away, locked or full.
+        ReleaseError: the ledger was changed.
+        TransientError: the ledger or MLflow is down, locked or full.
     """
     if not find_differences(settings, model):
         return ()
     with files.exclusive_lock(settings.layout.synchronization_lock):
-        lacking = find_differences(settings, model)
-        if lacking:
+        differences = find_differences(settings, model)
+        if differences:
             ledger = open_ledger(settings)
-            shown, aliases = _shown(settings, ledger.rows(model)), ledger.aliases(model)
+            records, aliases = _records(settings, ledger.rows(model)), ledger.aliases(model)
             present = mirror.read(settings, model).versions
-            versions = [one if one.run_key in present else _described(one) for one in shown]
-            mirror.write(settings, model, _description(shown), [one for one in versions if one], aliases)
-        left = find_differences(settings, model) if lacking else ()
-    return tuple(f"{one}: {'its release is damaged' if one in left else 'put back'}" for one in lacking)
+            versions = [record if record.run_key in present else _with_run(record) for record in records]
+            mirror.write(settings, model, _description(records), [record for record in versions if record], aliases)
+        remaining = find_differences(settings, model) if differences else ()
+    results = {item: "its release is damaged" if item in remaining else "put back" for item in differences}
+    return tuple(f"{item}: {result}" for item, result in results.items())
 
 
 def unsynchronized_note(error: TransientError) -> str:
-    """What a run, or a command, says where MLflow could not be told: what was decided stands all the same."""
-    return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` puts it there"
+    """The note of a run or command that could not update MLflow; its decision is in the ledger all the same."""
+    return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` updates it"
 
 
-def _shown(settings: Settings, rows: Sequence[Entry]) -> list[Shown]:
-    """The versions with a release in the store, by number, with the tags that the ledger's rows make."""
+def _records(settings: Settings, rows: Sequence[Entry]) -> list[VersionRecord]:
+    """The versions with a release in the store, by number, with the tags that follow from the ledger."""
     versions: dict[int, dict[str, Any]] = {}
     for row in rows:
         if row.event == "registered":
@@ -76,33 +77,33 @@ def _shown(settings: Settings, rows: Sequence[Entry]) -> list[Shown]:
             verdict = str(row.evidence.get("verdict", ""))
             version["tags"] |= {"verdict": verdict, "release": version["folder"].name}
     return [
-        Shown(version=number, **version)
+        VersionRecord(version=number, **version)
         for number, version in sorted(versions.items())
         if "folder" in version and (version["folder"] / MANIFEST).is_file()
     ]
 
 
-def _differences(shown: Sequence[Shown], aliases: dict[str, int | None], present: Mirror) -> tuple[str, ...]:
-    numbers = {version.version: present.versions.get(version.run_key) for version in shown}
-    lacking = []
-    for version in shown:
+def _compare(records: Sequence[VersionRecord], aliases: dict[str, int | None], present: Mirror) -> tuple[str, ...]:
+    numbers = {version.version: present.versions.get(version.run_key) for version in records}
+    differences = []
+    for version in records:
         mirrored = present.versions.get(version.run_key)
         serves = ", which serves," if version.version == aliases["champion"] else ""
         if mirrored is None:
-            lacking.append(f"version {version.version}{serves} is missing")
+            differences.append(f"version {version.version}{serves} is missing")
         elif any(mirrored.tags.get(name) != value for name, value in version.tags.items()):
-            lacking.append(f"version {version.version}{serves} has other tags")
-    for name, wanted in aliases.items():
-        mirrored = None if wanted is None else numbers.get(wanted)
+            differences.append(f"version {version.version}{serves} has other tags")
+    for name, number in aliases.items():
+        mirrored = None if number is None else numbers.get(number)
         if present.aliases.get(name) != (mirrored.number if mirrored else None):
-            lacking.append(
-                f"the alias {name} is not on version {wanted}" if wanted else f"the alias {name} is too much"
+            differences.append(
+                f"the alias {name} is not on version {number}" if number else f"the alias {name} should not exist"
             )
-    return tuple(lacking)
+    return tuple(differences)
 
 
-def _described(version: Shown) -> Shown | None:
-    """A version with what its release says of it, under the names that a run has; None where that is damaged."""
+def _with_run(version: VersionRecord) -> VersionRecord | None:
+    """A version with the parameters and metrics of its release, named as in a run; None if the release is damaged."""
     try:
         manifest = verify_release(version.folder)
     except ReleaseError:
@@ -128,14 +129,14 @@ def _described(version: Shown) -> Shown | None:
     return version.model_copy(update={"params": short, "metrics": metrics, "description": text})
 
 
-def _description(shown: Sequence[Shown]) -> str | None:
-    """What the newest release's config says of the model; None where that cannot be read."""
+def _description(records: Sequence[VersionRecord]) -> str | None:
+    """The model's description in the newest release's config; None if the config cannot be read."""
     try:
-        return read_config(shown[-1].folder / "config.yaml").description
+        return read_config(records[-1].folder / "config.yaml").description
     except TowlineError:
         return None
 
 
-if __name__ == "__main__":  # a process of its own: its caller is not to carry MLflow
+if __name__ == "__main__":  # a process of its own, so that its caller does not import MLflow
     for name in sys.argv[1:]:
         synchronize(Settings.from_environment(), name)

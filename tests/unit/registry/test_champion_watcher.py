@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.registry.test_ledger import execute
 from towline.errors import ConfigError, ReleaseError, TransientError
-from towline.registry.champion_watcher import ChampionWatcher, Release
-from towline.registry.ledger import Ledger
+from towline.registry.champion_watcher import ChampionWatcher, RecordedRelease
+from towline.registry.ledger import JudgedVersion, Ledger
 
 PASS = {"verdict": "pass"}
 
@@ -26,7 +26,9 @@ def promote(
     ledger: Ledger, version: int, expected: int | None, model: str = "bikes", evidence: dict[str, str] | None = None
 ) -> None:
     given = evidence or PASS | {"release": f"{version}" * 64}
-    ledger.promote(model, version, expected, "ann", "", given, f"key{version}", f"releases/{model}/v{version}")
+    ledger.promote(
+        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", given), expected, "ann", ""
+    )
 
 
 def test_it_names_the_champion_as_it_changes(url: str) -> None:
@@ -36,17 +38,17 @@ def test_it_names_the_champion_as_it_changes(url: str) -> None:
     train(ledger, 1)
     assert watch.champion() is None
     promote(ledger, 1, None)
-    assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
+    assert watch.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
     train(ledger, 2)
     assert watch.version(2) is None  # it has a number, and no release yet
     promote(ledger, 2, 1)
     train(ledger, 1, "cars")
     promote(ledger, 1, None, "cars")
-    assert watch.champion() == Release(2, "releases/bikes/v2", "2" * 64)
-    assert watch.version(1) == Release(1, "releases/bikes/v1", "1" * 64)
+    assert watch.champion() == RecordedRelease(2, "releases/bikes/v2", "2" * 64)
+    assert watch.version(1) == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
     assert watch.version(3) is None
     ledger.rollback("bikes", "ann", "")
-    assert watch.champion() == Release(1, "releases/bikes/v1", "1" * 64)
+    assert watch.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
     assert ChampionWatcher(url, "bikes").champion() == watch.champion()
 
 
@@ -55,7 +57,7 @@ def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> N
     ledger = Ledger(url)
     train(ledger, 1)
     promote(ledger, 1, None, evidence=PASS)
-    assert ChampionWatcher(url, "bikes").champion() == Release(1, "releases/bikes/v1", "")
+    assert ChampionWatcher(url, "bikes").champion() == RecordedRelease(1, "releases/bikes/v1", "")
 
 
 def test_rows_that_were_changed_are_not_believed(url: str) -> None:

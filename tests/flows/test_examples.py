@@ -1,0 +1,92 @@
+"""The scripts in examples/ run as they are."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.conftest import REPOSITORY, Done
+from tests.shelf import MODEL, Shelf
+
+EXAMPLES = REPOSITORY / "examples"
+Example = Callable[..., str]
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Example:
+    """Runs a script in the repository's folder and returns what it prints."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
+
+    def run(name: str, *words: object) -> str:
+        names: dict[str, Any] = runpy.run_path(str(EXAMPLES / name))
+        names["main"](*words)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def sample_store(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    monkeypatch.setenv("TOWLINE_STORE", str(shelf.settings.store))
+    return shelf
+
+
+def test_readme_lists_every_example() -> None:
+    """No script is forgotten, none is missing."""
+    page = (EXAMPLES / "README.md").read_text()
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_models.py"}
+    assert scripts == {line.split("](")[1].split(")")[0] for line in page.splitlines() if line.startswith("| [")}
+
+
+def test_train(towline: Callable[..., Done], example: Example) -> None:
+    """A table in memory becomes a promoted model."""
+    out = example("train.py")
+    assert "example-bikes@1 was promoted" in out
+    assert "mae" in out
+
+
+def test_custom_estimator(towline: Callable[..., Done], example: Example) -> None:
+    """An estimator of the project is trained, stored, and answers from the release."""
+    out = example("custom_estimator.py")
+    assert "example-clipped@1 was promoted" in out
+    assert "smallest prediction: 0.0" in out
+
+
+def test_custom_expectation(store: Path, example: Example) -> None:
+    """The second table is refused, with the rule and the value that broke it."""
+    out = example("custom_expectation.py")
+    assert "rules, 0 failed" in out
+    assert "temp_c" in out
+    assert "expect_column_mean_to_be_between" in out
+
+
+def test_score_file(sample_store: Shelf, example: Example, tmp_path: Path) -> None:
+    """A CSV is scored by the only model of the store."""
+    from tests.unit.release.conftest import table
+
+    table(5).drop(columns=["sold", "value"]).to_csv(tmp_path / "in.csv", index=False)
+    out = example("score_file.py", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
+    assert f"5 rows scored by {MODEL}@1" in out
+    assert pd.read_csv(tmp_path / "out.csv")["scored_prediction"].notna().all()
+
+
+def test_embed_model(towline: Callable[..., Done], example: Example) -> None:
+    """One row, a list and a table get the same predictions."""
+    example("train.py")
+    one, several, table = (line.split("[")[1] for line in example("embed_model.py", "example-bikes").splitlines()[1:])
+    assert several == table
+    assert several.startswith(one.rstrip("]"))
+
+
+@pytest.mark.slow
+def test_backtest(store: Path, example: Example) -> None:
+    """Each policy has its metric and its trainings."""
+    out = example("backtest.py")
+    assert "never      mae" in out
+    assert "schedule   mae" in out
+    assert "best: " in out

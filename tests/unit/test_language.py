@@ -1,0 +1,204 @@
+"""Plain technical English: names and phrases that must not occur, each with its reason.
+
+``python -m tests.unit.test_language FILE...`` checks single files, which the pre-commit hook does.
+"""
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+#: former name of a class, function or module → its name now
+RENAMED = {
+    "Mendable": "UserError", "Unavailable": "TransientError", "DataRefused": "DataValidationError",
+    "GateRefused": "PromotionRejectedError", "InputRefused": "InputValidationError",
+    "patient": "retrying_task", "remembered": "cached_task", "contain": "build_image", "contained": "record_image",
+    "Desk": "RouteHandlers", "Turn": "MicroBatcher", "Live": "ModelReloader", "Good": "LastKnownGood",
+    "Joined": "CoalescingTransport", "PATIENCE": "REQUEST_TIMEOUT_S", "Gone": "ClientDisconnected",
+    "Rate": "RateLimiter",
+    "_hear": "_read_ready_pipe", "_bury": "_reap_workers", "Forgotten": "DeletionResult", "spelt": "canonical_text",
+    "SetBack": "ClockSkew", "held": "exclusive_lock, or buffer_to_numpy", "Keeping": "LoggingPolicy",
+    "Odd": "InputAnomaly", "Tally": "HistogramAccumulator", "Seen": "ColumnStats", "looks": "metrics_scraper",
+    "traffic": "slo_history", "Round": "MonitoringRun", "NIGHT": "a window's length", "Finding": "DriftCheckResult",
+    "Measured": "SliceMetric", "Accepted": "PerformanceBound", "BY_CHANCE": "PROBABILITY_METRICS",
+    "Answered": "LoggedPredictions", "Watched": "ModelMetricsSnapshot", "Promise": "SloTarget", "Episode": "AlertState",
+    "tell": "notify", "unlabelled": "performance_estimation", "Basis": "EstimatorState", "Curve": "CalibrationCurve",
+    "Past": "HistoryConfig", "Tried": "HistoryTrial", "learnt": "training_rows", "on_level": "remove_trend",
+    "Restated": "DetrendedTarget", "Bits": "BitmaskForest", "Slot": "FeatureLookup", "few": "predict_rows",
+    "many": "predict_columns", "lives": "simulation, or process_is_alive", "Life": "PolicyResult",
+    "_World": "BacktestContext", "Untrained": "TrainingFailure", "There": "RemoteTarget", "run_there": "run_remote",
+    "whose": "process_tags", "attended": "supervised", "thin_out": "cancel_missed_runs", "AGAIN": "RETRY_TAG",
+    "pulse": "check_service_slo", "born": "process_start_time", "tie": "set_parent_death_signal", "ROOMS": "SECTIONS",
+    "mend": "repair, or what is done", "upkeep": "maintenance", "replay": "backtest", "shelf": "sample_store",
+}  # fmt: skip
+
+#: names that were wrong for a module, and are right for other things
+FORMER_MODULES = {"looks", "traffic", "lives", "shelf"}
+
+#: names of values that say nothing about the value
+EMPTY_NAMES = {"told", "found", "kept", "seen", "tried", "said", "came", "wanted", "learnt", "asked"}
+
+#: phrase → why not, or what to write
+PHRASES = {
+    r"lived? through": "metaphor: write 'simulated'",
+    r"turn(s|ed)? out to be true": "write 'ground-truth labels'",
+    r"a (part|component) that is away": "metaphor: 'a component is down'",
+    r"goes on where it stopped": "write 'resumes from the last completed step'",
+    r"Killed at any moment": "inversion: 'if a run is interrupted'",
+    r"\bnights? that alarm|\bnightly\b|\bnights\b": "the field's word is 'window'",
+    r"\bthe watch\b": "write 'monitoring'",
+    r"\bpromises\b": "the field's word is 'SLOs'",
+    r"\bmend(s|ed|ing)?\b": "write 'correct', 'repair' or 'fix'",
+    r"of these, with": "elliptic: write the noun again",
+    r"and rightly": "opinion",
+    r"\btells of\b|\bis told\b|\bare told\b|\bwere told\b": "write 'reports', 'describes' or 'receives'",
+    r"what it makes of": "write 'transforms'",
+    r"named when it has answered": "write 'tagged only after a smoke test'",
+    r"alarm for nothing": "write 'false alarms'",
+    r"\bby itself\b": "write 'automatically', or 'on its own'",
+    r"\bthe house\b|\bwhich room\b": "metaphor: 'package', 'module'",
+    r"in (the|their) stead|in place of which": "stilted: write 'instead'",
+}
+
+#: findings that were there when the list was made, by test; the numbers may only go down
+BACKLOG = {"phrases": 228, "former names": 65, "empty names": 508, "classes": 99, "modules": 99}
+
+CODE = ("towline", "tasks", "flows")
+TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
+HERE = Path(__file__).resolve()
+
+
+def sources() -> list[Path]:
+    return [path for folder in CODE for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+def pages() -> list[Path]:
+    folders = [REPOSITORY / name for name in ("docs", "examples", "data", "configs", *CODE)]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in TEXT and path.is_file()]
+    return [*sorted(REPOSITORY.glob("*.md")), REPOSITORY / "Makefile", *paths]
+
+
+def phrases(path: Path) -> Iterator[str]:
+    """``file:line: phrase: reason`` for each banned phrase of a text; CHANGELOG.md may name what is gone."""
+    if path.name == "CHANGELOG.md":
+        return
+    text = path.read_text(encoding="utf-8")
+    for pattern, reason in PHRASES.items():
+        for match in re.finditer(pattern.replace(" ", r"\s+"), text, re.IGNORECASE):
+            line = text.count("\n", 0, match.start()) + 1
+            yield f"{path.relative_to(REPOSITORY)}:{line}: {match[0]!r}: {reason}"
+
+
+def definitions(path: Path) -> Iterator[tuple[str, int]]:
+    """Names of classes, functions and constants, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.isupper():
+            yield node.id, node.lineno
+
+
+def renamed(path: Path) -> Iterator[str]:
+    """Definitions that have a former name again."""
+    for name, line in [(path.stem, 1), *definitions(path)]:
+        if name in RENAMED and not (name in FORMER_MODULES and line > 1):
+            yield f"{path.relative_to(REPOSITORY)}:{line}: {name} was renamed to {RENAMED[name]}"
+
+
+def empty_names(path: Path) -> Iterator[str]:
+    """Values with a name that does not say what they are."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg) else ""
+        if name in EMPTY_NAMES and (isinstance(node, ast.arg) or isinstance(getattr(node, "ctx", None), ast.Store)):
+            yield f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}: {name}: name the value for what it is"
+
+
+def test_texts_are_checked() -> None:
+    """The lists are not empty, so that the tests below can fail."""
+    assert len(sources()) > 150
+    assert REPOSITORY / "README.md" in pages()
+    assert list(phrases(HERE))
+
+
+def test_phrases() -> None:
+    """No text uses a banned phrase."""
+    lines = [line for path in pages() for line in phrases(path)]
+    assert len(lines) <= BACKLOG["phrases"], "\n".join(lines)
+
+
+def test_former_names() -> None:
+    """No definition and no module has a name that was replaced."""
+    lines = [line for path in sources() for line in renamed(path)]
+    assert len(lines) <= BACKLOG["former names"], "\n".join(lines)
+
+
+def test_values_are_named_for_what_they_are() -> None:
+    """No variable or parameter is called ``found`` or ``told``."""
+    lines = [line for path in sources() for line in empty_names(path)]
+    assert len(lines) <= BACKLOG["empty names"], "\n".join(lines)
+
+
+def test_public_classes_have_one_name_each() -> None:
+    """No two public classes of towline share a name: one name, one thing."""
+    places = defaultdict(list)
+    for path in sources():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(REPOSITORY)))
+    shared = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert len(shared) <= BACKLOG["classes"], shared
+
+
+#: module names that may occur in several packages, with the reason
+SHARED_MODULES = {
+    "__init__": "packages",
+    "__main__": "python -m",
+    "results": "records of a package: of monitoring, of the backtest",
+    "charts": "each draws for its package",
+    "page": "each renders the page of its package",
+    "html_page": "each renders the page of its package",
+    "links": "addresses within MLflow's pages; addresses on the status page",
+    "metrics": "scikit-learn's sense in training; Prometheus' sense in serving",
+    "scorer": "how a model is called; the compiled form of it",
+    "supervisor": "of `towline up`; of a service's workers",
+    "worker": "of a Prefect work pool; of a service",
+}
+
+
+def test_modules_have_one_name_each() -> None:
+    """No two modules of towline share a name, but for commands (named like what they call) and the list above."""
+    places = defaultdict(list)
+    for path in sorted((REPOSITORY / "towline").rglob("*.py")):
+        if path.parent.name != "cli":
+            places[path.stem].append(str(path.relative_to(REPOSITORY)))
+    shared = {name: paths for name, paths in places.items() if len(paths) > 1 and name not in SHARED_MODULES}
+    assert len(shared) <= BACKLOG["modules"], shared
+
+
+@pytest.mark.parametrize("text", ["nightly", "It mends what is lost", "the watch"])
+def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A banned phrase is reported with its file and line."""
+    monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
+    (tmp_path / "page.md").write_text(f"# Title\n\n{text}\n")
+    (line,) = phrases(tmp_path / "page.md")
+    assert line.startswith("page.md:3: ")
+
+
+def main(names: list[str]) -> int:
+    """Checks files that are part of the product; returns the number of findings."""
+    checked = {path.resolve() for path in pages()}
+    paths = [path for path in (Path(name).resolve() for name in names) if path in checked]
+    lines = [line for path in paths for line in phrases(path)]
+    lines += [line for path in paths if path.suffix == ".py" for line in (*renamed(path), *empty_names(path))]
+    print("\n".join(lines))
+    return len(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
