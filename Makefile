@@ -45,13 +45,13 @@ lint: dev ## style
 types: dev ## types, strict
 	@$(BIN)/mypy
 
-imports: dev ## which room may import which
+imports: dev ## which package may import which
 	@$(BIN)/lint-imports
 
 check: lint types imports ## lint, types and imports
 
 bench: dev ## what the README's figures rest on
-	@for script in overhead serving scorer swaps prediction_log gate drift quality replay kill image; do \
+	@for script in overhead serving scorer swaps prediction_log gate drift quality backtest kill image; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 LOCKED := $(addprefix towline/release/runtime/,compiled sklearn catboost lightgbm xgboost) \

@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
-from benchmarks.nights import DAYS, ROWS, Years, alone, clustered, columns, release  # noqa: E402
+from benchmarks.simulated_data import DAYS, ROWS, Years, alone, clustered, columns, release  # noqa: E402
 
 BUDGET = 4.0
 SIZES = (50, 200, 1_000, 10_000, 100_000)

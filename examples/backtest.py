@@ -25,7 +25,7 @@ def main() -> None:
         datetime(2012, 7, 1),  # noqa: DTZ001
         policies=("never", "schedule", "quality"),
     )
-    for policy in result.lives:
+    for policy in result.policies:
         print(f"{policy.policy:10} {result.metric} {policy.value:.1f}, {policy.retrainings} trainings")
     print("best:", result.best)
 

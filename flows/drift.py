@@ -1,11 +1,11 @@
-"""Drift, nightly: what production saw against what the champion was trained on, and the right reaction."""
+"""The drift flow: compares the champion's current rows with its training rows, and reacts."""
 
 from datetime import datetime
 
 from prefect import flow
 
 from flows.reaction import react
-from tasks.monitoring import detect, report_drift
+from tasks.monitoring import detect_drift, report_drift
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
@@ -15,20 +15,20 @@ from towline.orchestration.end_states import monitoring_end_state
 @flow(name="drift", flow_run_name="{config.name}")
 @monitoring_end_state
 def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
-    """Looks at the predictions since the last night; an alarm is reported, and leads to what the policy says.
+    """Detects drift in the rows since the last window. An alarm gets a report; the policy decides what to do.
 
     Args:
-        config: of the model; or the path of one in the project.
-        as_of: predictions from then on do not exist for this run; default: now.
+        config: the model's config, or its path in the project.
+        as_of: ignore predictions from this time on; default: now.
 
     Raises:
-        PromotionRejectedError: no version serves yet.
+        PromotionRejectedError: the model has no champion.
         DataError: a part of the log cannot be read.
-        TransientError: a store stayed away through the retries.
+        TransientError: a store or server was unavailable during all retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
-    found = detect(config, settings, serving, now)
-    page = report_drift(config, settings, serving, found, now) if found.state in ("drift", "invalid_schema") else ""
-    seen = MonitoringRun(model=config.name, version=serving.version, at=now, drift=found, report=page)
-    return react(config, settings, serving, seen)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    champion = monitoring_run.champion_at(settings, config.name, now)
+    drift = detect_drift(config, settings, champion, now)
+    report = report_drift(config, settings, champion, drift, now) if drift.is_alarm else ""
+    run = MonitoringRun(model=config.name, version=champion.version, at=now, drift=drift, report=report)
+    return react(config, settings, champion, run)

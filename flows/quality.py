@@ -1,11 +1,11 @@
-"""Quality, daily: predictions whose labels have come, against what the model reached on its holdout."""
+"""The quality flow: measures predictions on their ground-truth labels, and reacts."""
 
 from datetime import datetime
 
 from prefect import flow
 
 from flows.reaction import react
-from tasks.monitoring import measure
+from tasks.monitoring import measure_quality
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
@@ -15,19 +15,19 @@ from towline.orchestration.end_states import monitoring_end_state
 @flow(name="quality", flow_run_name="{config.name}")
 @monitoring_end_state
 def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
-    """Measures the champion on the labels that are there, estimates where they are not, and reacts.
+    """Measures the champion on the labels that are due, estimates the rest, and reacts.
 
     Args:
-        config: of the model; or the path of one in the project.
-        as_of: predictions and labels from then on do not exist for this run; default: now.
+        config: the model's config, or its path in the project.
+        as_of: ignore predictions and labels from this time on; default: now.
 
     Raises:
-        PromotionRejectedError: no version serves yet.
+        PromotionRejectedError: the model has no champion.
         DataError: a part of the log cannot be read.
-        TransientError: a store stayed away through the retries.
+        TransientError: a store or server was unavailable during all retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
-    found = measure(config, settings, serving, now)
-    seen = MonitoringRun(model=config.name, version=serving.version, at=now, quality=found)
-    return react(config, settings, serving, seen)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    champion = monitoring_run.champion_at(settings, config.name, now)
+    quality = measure_quality(config, settings, champion, now)
+    run = MonitoringRun(model=config.name, version=champion.version, at=now, quality=quality)
+    return react(config, settings, champion, run)

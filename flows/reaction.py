@@ -1,11 +1,11 @@
-"""The reaction to what the watch saw: nothing, a warning, a training, a rollback, or a block."""
+"""The reaction to monitoring results: nothing, a warning, a training, a rollback, or a block."""
 
 from datetime import datetime
 
 from prefect import flow
 
 from flows.training import training_flow
-from tasks.monitoring import begin, decide, deployed, roll_back, tell
+from tasks.monitoring import decide, is_deployed, notify, roll_back, start_deployment
 from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
@@ -17,32 +17,37 @@ from towline.registry.ledger import Entry
 @flow(name="reaction", flow_run_name="{config.name}")
 @monitoring_end_state
 def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
-    """Reacts to an SLO whose budget burns too fast, with all that the last rounds of the watch have seen.
+    """Reacts to an SLO breach, with the evidence of the last monitoring runs.
+
+    Args:
+        config: the model's config, or its path in the project.
+        breach: description of the breach.
+        as_of: time of the reaction; default: now.
 
     Raises:
-        PromotionRejectedError: no version serves.
-        TransientError: a store stayed away through the retries.
+        PromotionRejectedError: the model has no champion.
+        TransientError: a store or server was unavailable during all retries.
     """
-    settings, now = Settings.from_environment(), monitoring_run.moment(as_of)
-    serving = monitoring_run.champion(settings, config.name, now)
-    return react(config, settings, serving, MonitoringRun(model=config.name, version=serving.version, at=now), breach)
+    settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
+    champion = monitoring_run.champion_at(settings, config.name, now)
+    return react(config, settings, champion, MonitoringRun(model=config.name, version=champion.version, at=now), breach)
 
 
 def react(
-    config: PipelineConfig, settings: Settings, serving: Entry, seen: MonitoringRun, breach: str = ""
+    config: PipelineConfig, settings: Settings, champion: Entry, run: MonitoringRun, breach: str = ""
 ) -> MonitoringRun:
-    """Decides and acts within the flow under way. A training is its child, and is started once for a cause."""
-    decision = decide(config, settings, serving, seen.at, breach)
-    tell(config, settings, seen.drift or seen.quality, decision)
+    """Decides and acts within the current flow run. A training is its child, and is started once for each cause."""
+    decision = decide(config, settings, champion, run.at, breach)
+    notify(config, settings, run.drift or run.quality, decision)
     done = ""
     if decision.action == "roll back":
-        done = roll_back(config, settings, serving, decision.reason)
+        done = roll_back(config, settings, champion, decision.reason)
     elif decision.action == "retrain" and decision.trigger:
-        name = f"training/{config.name}"
-        if deployed(name):
-            done = begin(name, config, decision.trigger, decision.cause)
+        deployment = f"training/{config.name}"
+        if is_deployed(deployment):
+            done = start_deployment(deployment, config, decision.trigger, decision.cause)
         else:
             state = training_flow(config, trigger=decision.trigger, return_state=True)
             outcome = Outcome.model_validate(state_value(state))
             done = f"version {outcome.version}, {outcome.event}: {outcome.reason}"
-    return seen.model_copy(update={"decision": decision, "done": done})
+    return run.model_copy(update={"decision": decision, "done": done})

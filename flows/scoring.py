@@ -29,5 +29,5 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
         TransientError: a store stayed away through the retries, or the output cannot be written.
     """
     settings = Settings.from_environment()
-    serving = monitoring_run.champion(settings, config.name, monitoring_run.moment(as_of))
+    serving = monitoring_run.champion_at(settings, config.name, monitoring_run.resolve_time(as_of))
     return score(config, settings, serving, source, output or f"scored/{config.name}/{PurePath(source).name}")

@@ -1,4 +1,4 @@
-"""A round of the watch: look, report, decide, act."""
+"""The tasks of the monitoring flows: measure, report, decide, act."""
 
 import datetime as dt
 
@@ -24,87 +24,95 @@ from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import mirror, synchronization
 from towline.steps import step
 
+MAX_CHECKS = 200  # in the artifact
+
 
 @retrying_task("detect drift")
-def detect(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> DriftResult:
-    with step("detect drift") as told:
-        found = monitoring_run.drift(settings, config, serving, now)
-        Journal.of(settings, config.name).add(found, now)
-        told.note = f"{found.state}, {found.rows:,} rows: {found.reason}"
-    rows = [check.model_dump() for check in found.checks[:200]]
-    artifacts.table(rows, key=f"{config.name}-drift", description=told.note)
-    return found
+def detect_drift(config: PipelineConfig, settings: Settings, champion: Entry, now: dt.datetime) -> DriftResult:
+    """Detects drift and adds the result to the journal."""
+    with step("detect drift") as progress:
+        drift = monitoring_run.detect_drift(settings, config, champion, now)
+        Journal.of(settings, config.name).add(drift, now)
+        progress.note = f"{drift.state}, {drift.rows:,} rows: {drift.reason}"
+    checks = [check.model_dump() for check in drift.checks[:MAX_CHECKS]]
+    artifacts.table(checks, key=f"{config.name}-drift", description=progress.note)
+    return drift
 
 
 @retrying_task("report drift")
 def report_drift(
-    config: PipelineConfig, settings: Settings, serving: Entry, found: DriftResult, now: dt.datetime
+    config: PipelineConfig, settings: Settings, champion: Entry, drift: DriftResult, now: dt.datetime
 ) -> str:
-    """Evidently's report of a night that alarmed: kept in its workspace, here and in MLflow. Other nights have none."""
-    with step("report drift") as told:
-        path, told.sidecar_cpu_s = sidecar.call(evidently_report.write, settings, config, serving, found, now)
-        told.note = str(path)
+    """Writes an Evidently report, also into Evidently's workspace and MLflow; returns its path."""
+    with step("report drift") as progress:
+        path, progress.sidecar_cpu_s = sidecar.call(
+            evidently_report.write_report, settings, config, champion, drift, now
+        )
+        progress.note = str(path)
         try:
             sidecar.call(synchronization.synchronize, settings, config.name)
-            sidecar.call(mirror.attach, settings, config.name, serving.run_key, path, "drift")
+            sidecar.call(mirror.attach, settings, config.name, champion.run_key, path, "drift")
         except TransientError as error:
-            told.note += f"; not in MLflow: {error.what}"
-    artifacts.link(path.as_uri(), key=f"{config.name}-drift-report", description=told.note)
+            progress.note += f"; not in MLflow: {error.what}"
+    artifacts.link(path.as_uri(), key=f"{config.name}-drift-report", description=progress.note)
     return str(path)
 
 
 @retrying_task("measure quality")
-def measure(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime) -> QualityResult:
-    with step("measure quality") as told:
-        found = monitoring_run.quality(settings, config, serving, now)
-        Journal.of(settings, config.name).add(found, now)
-        told.note = f"{found.state}: {found.reason}"
-    rows = [one.model_dump() for one in found.slices]
-    artifacts.table(rows, key=f"{config.name}-quality", description=told.note)
-    return found
+def measure_quality(config: PipelineConfig, settings: Settings, champion: Entry, now: dt.datetime) -> QualityResult:
+    """Measures quality and adds the result to the journal."""
+    with step("measure quality") as progress:
+        quality = monitoring_run.measure_window(settings, config, champion, now)
+        Journal.of(settings, config.name).add(quality, now)
+        progress.note = f"{quality.state}: {quality.reason}"
+    slices = [part.model_dump() for part in quality.slices]
+    artifacts.table(slices, key=f"{config.name}-quality", description=progress.note)
+    return quality
 
 
 @retrying_task("decide")
-def decide(config: PipelineConfig, settings: Settings, serving: Entry, now: dt.datetime, breach: str = "") -> Decision:
-    with step("decide") as told:
-        seen = monitoring_run.evidence(settings, config, serving, now, breach)
-        seen = seen.model_copy(update={"triage": monitoring_run.triage(settings, config, serving, seen)})
-        decision = monitoring_run.conclude(settings, config, serving, seen)
-        told.note = f"{decision.action}: {decision.reason}"
-    artifacts.markdown(
-        f"**{decision.action}**: {escape(decision.reason)}", key=f"{config.name}-decision", description=told.note
-    )
+def decide(config: PipelineConfig, settings: Settings, champion: Entry, now: dt.datetime, breach: str = "") -> Decision:
+    """Applies the policy and records the decision in the ledger."""
+    with step("decide") as progress:
+        evidence = monitoring_run.gather_evidence(settings, config, champion, now, breach)
+        comparison = monitoring_run.compare_champions(settings, config, champion, evidence)
+        evidence = evidence.model_copy(update={"comparison": comparison})
+        decision = monitoring_run.record_decision(settings, config, champion, evidence)
+        progress.note = f"{decision.action}: {decision.reason}"
+    text = f"**{decision.action}**: {escape(decision.reason)}"
+    artifacts.markdown(text, key=f"{config.name}-decision", description=progress.note)
     return decision
 
 
 @retrying_task("roll back")
-def roll_back(config: PipelineConfig, settings: Settings, serving: Entry, reason: str) -> str:
-    """To the champion before; done again after a kill it finds that another version serves and leaves it so."""
-    with step("roll back") as told:
+def roll_back(config: PipelineConfig, settings: Settings, champion: Entry, reason: str) -> str:
+    """Promotes the previous champion, unless another version already serves, as after a retry."""
+    with step("roll back") as progress:
         ledger = open_ledger(settings)
-        now = ledger.champion(config.name)
-        if now and now.version == serving.version:
+        current = ledger.champion(config.name)
+        if current and current.version == champion.version:
             verify_release(settings.layout.release(ledger.rollback_target(config.name).release))
-            now = ledger.rollback(config.name, actor(), reason)
-        told.note = f"version {now.version} serves" if now else "no version serves"
+            current = ledger.rollback(config.name, actor(), reason)
+        progress.note = f"version {current.version} serves" if current else "no version serves"
         try:
             sidecar.call(synchronization.synchronize, settings, config.name)
         except TransientError as error:
-            told.note += f"; {synchronization.unsynchronized_note(error)}"
-    return told.note
+            progress.note += f"; {synchronization.unsynchronized_note(error)}"
+    return progress.note
 
 
-@retrying_task("tell")
-def tell(
-    config: PipelineConfig, settings: Settings, found: DriftResult | QualityResult | None, decision: Decision
+@retrying_task("notify")
+def notify(
+    config: PipelineConfig, settings: Settings, result: DriftResult | QualityResult | None, decision: Decision
 ) -> str:
-    with step("tell") as told:
-        told.note = notifications.tell(settings, config, found, decision)
-    return told.note
+    """Opens or resolves alerts."""
+    with step("notify") as progress:
+        progress.note = notifications.notify_decision(settings, config, result, decision)
+    return progress.note
 
 
-def deployed(name: str) -> bool:
-    """Whether Prefect knows a deployment ``flow/name``, and ``towline up`` or a worker of a pool is there to run it."""
+def is_deployed(name: str) -> bool:
+    """Whether Prefect has a deployment ``flow/name``, and ``towline up`` or a worker can run it."""
     context = FlowRunContext.get()
     pooled = context is not None and context.flow_run is not None and context.flow_run.work_pool_name
     if not pooled and up_state.find_running(Settings.from_environment()) is None:
@@ -117,12 +125,12 @@ def deployed(name: str) -> bool:
         return True
 
 
-def begin(name: str, config: PipelineConfig, trigger: str, cause: str) -> str:
-    """Starts a deployment as a child of the flow under way, once for a cause; does not wait for it."""
+def start_deployment(name: str, config: PipelineConfig, trigger: str, cause: str) -> str:
+    """Starts a deployment as a child of the current flow run, once for each cause, without waiting for it."""
     run = run_deployment(
         name,
         parameters={"config": config.model_dump(mode="json"), "trigger": trigger},
-        idempotency_key=f"{config.name}-{cause}",  # Prefect knows a key by its flow, whatever the deployment
+        idempotency_key=f"{config.name}-{cause}",  # Prefect's keys are unique per flow, not per deployment
         timeout=0,
     )
-    return f"{getattr(run, 'name', '')} ({name})"  # in a flow that is not async it is no coroutine
+    return f"{getattr(run, 'name', '')} ({name})"  # in a synchronous flow it is not a coroutine

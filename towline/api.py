@@ -321,16 +321,16 @@ def drift(
 
     table = Path(current)
     with _private_files(settings):
-        now = monitoring_run.moment(as_of)
-        champion = monitoring_run.champion(settings, pipeline.name, now)
-        result = monitoring_run.drift_of(settings, pipeline, champion, table)
+        now = monitoring_run.resolve_time(as_of)
+        champion = monitoring_run.champion_at(settings, pipeline.name, now)
+        result = monitoring_run.detect_drift_in_file(settings, pipeline, champion, table)
         page = ""
-        if report or result.state in ("drift", "invalid_schema"):
-            from towline.monitoring.reporting.evidently_report import write
-            from towline.monitoring.reporting.samples import sampled
+        if report or result.is_alarm:
+            from towline.monitoring.reporting.evidently_report import write_report
+            from towline.monitoring.reporting.samples import sample_rows
 
-            rows = sampled(monitoring_run.rows_of(settings, pipeline, champion, table))
-            page = str(write(settings, pipeline, champion, result, now, rows))
+            rows = sample_rows(monitoring_run.read_file(settings, pipeline, champion, table))
+            page = str(write_report(settings, pipeline, champion, result, now, rows))
     return MonitoringRun(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
 
 
@@ -386,12 +386,12 @@ def backtest(
 
     extras.require("towline backtest", "pipeline")
     from towline.backtesting.results import POLICIES
-    from towline.backtesting.simulation import replay
+    from towline.backtesting.simulation import run_backtest
 
     settings = Settings.from_environment()
     with _private_files(settings):
         pipeline = _pipeline(config, overrides, None, settings)
-        return replay(pipeline, settings.project, start, end, step, tuple(policies or POLICIES), label_delay)
+        return run_backtest(pipeline, settings.project, start, end, step, tuple(policies or POLICIES), label_delay)
 
 
 def load(release: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> "Model":

@@ -80,7 +80,7 @@ def restored(document: Mapping[str, Any]) -> TowlineError:
 
 
 class UserError(TowlineError):
-    """The caller can mend it: running again changes nothing."""
+    """The caller can fix the cause; running again changes nothing."""
 
 
 class ConfigError(UserError):
@@ -146,7 +146,7 @@ class ReleaseError(UserError):
 
 
 class TransientError(TowlineError):
-    """A store or a server is away, locked or full: it may pass by itself."""
+    """A store or a server is down, locked or full; a retry may succeed."""
 
     code = "T900"
     exit_code = 5

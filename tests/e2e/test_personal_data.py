@@ -107,7 +107,7 @@ def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "evaluation": {"resamples": 50},
         "quality": {"delay": "1h", "min_labels": 10},
         "drift": {"min_rows": 10},
-        "retrain": {"need": 5, "of": 5},
+        "retrain": {"bad_windows": 5, "recent_windows": 5},
     }
     (folder / "t.yaml").write_text(yaml.safe_dump(raw))
     line = Line(folder / "store", folder / "t.yaml")

@@ -20,12 +20,12 @@ import yaml
 
 from tests.prometheus import DASHBOARDS, PROMETHEUS, command
 from tests.shelf import MODEL, Shelf, make_shelf
-from tests.unit.monitoring.test_status import DAY, NOW, night, window
+from tests.unit.monitoring.status.test_status import DAY, NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
-from towline.cli.status_server import Pages
+from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import RowPredictions
-from towline.monitoring.alerts.notifications import Alert, send
+from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.monitoring.journal import Journal
 
 KEY = "key-of-prometheus"
@@ -130,7 +130,7 @@ def watch(shelf: Shelf) -> None:
     journal.add(night(3, "drift"), NOW - 3 * DAY)
     journal.add(window(3, "degraded"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
-    send(alert, AlertConfig(), shelf.settings.store)
+    AlertStore(shelf.settings.store, alert.model, AlertConfig()).open(alert)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             server = Scraped(folder / name, classes)
             server.service = stack.enter_context(server.running)
             services[name] = stack.enter_context(listening(server))
-        status = stack.enter_context(listening(Pages(0, shelf.settings)))
+        status = stack.enter_context(listening(StatusServer(0, shelf.settings)))
         words = [
             f"--config.file={configured(folder, services, status, address)}",
             f"--storage.tsdb.path={folder}/data",
@@ -235,8 +235,8 @@ def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
     assert firing >= {
         ("AvailabilityBurns", "page"),
         ("LogDrops", "ticket"),
-        ("InputDrifts", "ticket"),
+        ("InputDrift", "ticket"),
         ("QualityBelowSlo", "ticket"),
-        ("RoundMissed", "ticket"),
+        ("RunMissed", "ticket"),
     }
-    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputBroken", "LedgerAway"}
+    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputInvalid", "LedgerAway"}

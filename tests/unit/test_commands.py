@@ -89,7 +89,7 @@ def test_a_package_that_is_missed_in_the_middle_is_named_too(
         "models", "history", "status", "show taxis", "keys list", "log show taxis", "slo taxis.yaml", "config schema",
         "ui --stop", "run taxis.yaml", "quality taxis.yaml", "drift taxis.yaml --current taxis.csv",
         "labels add taxis taxis.csv", "score taxis.csv scored.csv", "rollback taxis", "run taxis.csv",
-        "replay taxis.yaml --from 2026-01-01 --to 2026-02-01",
+        "backtest taxis.yaml --from 2026-01-01 --to 2026-02-01",
     ],
 )  # fmt: skip
 def test_a_strange_folder_stays_as_it_is(words: str, folder: Path) -> None:

@@ -208,7 +208,8 @@ def test_contradictions_are_refused(change: dict[str, object]) -> None:
         ({"split": {"holdout": "x"}}, "split.holdout: must be a share below 0.9, or a duration such as 28d", "schema"),
         ({"candidates": [{"params": {}}]}, "candidates.0.estimator: is missing", "config schema"),
         ({"package": {"image": "maybe"}}, "package.image: must be true or false, not 'maybe'", "config schema"),
-        ({"retrain": {"signs": ["drft"]}}, "retrain.signs.0: must be one of drift, quality, not 'drft'", "drift?"),
+        ({"retrain": {"triggers": ["drft"]}}, "retrain.triggers.0: must be one of drift, quality, not 'drft'",
+            "drift?"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_in_plain_words(change: dict[str, object], line: str, remedy: str) -> None:

@@ -51,7 +51,7 @@ PHRASES = {
     r"a (part|component) that is away": "metaphor: 'a component is down'",
     r"goes on where it stopped": "write 'resumes from the last completed step'",
     r"Killed at any moment": "inversion: 'if a run is interrupted'",
-    r"\bnights? that alarm|\bnightly\b|\bnights\b": "the field's word is 'window'",
+    r"\bnights? that alarm|\bnights\b": "the field's word is 'window'",
     r"\bthe watch\b": "write 'monitoring'",
     r"\bpromises\b": "the field's word is 'SLOs'",
     r"\bmend(s|ed|ing)?\b": "write 'correct', 'repair' or 'fix'",
@@ -67,7 +67,7 @@ PHRASES = {
 }
 
 #: findings that were there when the list was made, by test; the numbers may only go down
-BACKLOG = {"phrases": 228, "former names": 65, "empty names": 508, "classes": 99, "modules": 99}
+BACKLOG = {"phrases": 69, "former names": 2, "empty names": 220, "classes": 1, "modules": 1}
 
 CODE = ("towline", "tasks", "flows")
 TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
@@ -181,7 +181,7 @@ def test_modules_have_one_name_each() -> None:
     assert len(shared) <= BACKLOG["modules"], shared
 
 
-@pytest.mark.parametrize("text", ["nightly", "It mends what is lost", "the watch"])
+@pytest.mark.parametrize("text", ["four nights a year", "It mends what is lost", "the watch"])
 def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A banned phrase is reported with its file and line."""
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)

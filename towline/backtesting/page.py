@@ -1,80 +1,70 @@
-"""A replay as one HTML page that needs no other file."""
+"""The report of a backtest: tables, and one HTML page that needs no other file."""
 
 import base64
 import tempfile
 from pathlib import Path
 
 from towline import __version__, files
-from towline.backtesting.charts import draw
-from towline.backtesting.results import BacktestResult, PolicyResult, Step
+from towline.backtesting.charts import draw_backtest
+from towline.backtesting.results import BacktestResult, BacktestStep, PolicyResult
 from towline.config import format_duration
+from towline.html import format_number, render_page
 
-TEMPLATES = Path(__file__).parent
-HEADER = ("policy", "value", "of never", "by step, of never", "trainings", "promoted", "drift alarms", "CPU s")
+SUMMARY_COLUMNS = (
+    "policy", "value", "of never", "mean of steps, of never", "trainings", "promoted", "drift alarms", "CPU s",
+)  # fmt: skip
+STEP_COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "decision", "outcome")
+MAX_ALARMS = 4
 
 
-def write(found: BacktestResult, path: Path) -> None:
+def write_page(result: BacktestResult, path: Path) -> None:
     """Writes the page.
 
     Raises:
-        TransientError: the disk takes it not.
+        TransientError: the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     with tempfile.TemporaryDirectory() as folder:
-        draw(found, Path(folder) / "replay.png")
-        picture = base64.b64encode((Path(folder) / "replay.png").read_bytes()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    facts = {
-        "found": found,
-        "delay": format_duration(found.delay),
-        "header": HEADER,
-        "rows": [(life.policy == found.best, summary(found, life)) for life in found.lives],
-        "lives": [(life.policy, [line(step) for step in life.steps]) for life in found.lives],
-        "columns": COLUMNS,
-        "picture": picture,
-        "version": __version__,
-    }
-    files.write(path, environment.get_template("backtest.html.jinja").render(facts))
+        chart = Path(folder) / "backtest.png"
+        draw_backtest(result, chart)
+        encoded = base64.b64encode(chart.read_bytes()).decode()
+    page = render_page(
+        Path(__file__).parent / "backtest.html.jinja",
+        result=result,
+        delay=format_duration(result.delay),
+        summary_columns=SUMMARY_COLUMNS,
+        summary_rows=[(each.policy == result.best, summary_row(result, each)) for each in result.policies],
+        step_columns=STEP_COLUMNS,
+        policies=[(each.policy, [step_row(step) for step in each.steps]) for each in result.policies],
+        chart=encoded,
+        version=__version__,
+    )
+    files.write(path, page)
 
 
-COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "decision", "what came of it")
-
-
-def summary(found: BacktestResult, life: PolicyResult) -> list[str]:
-    """One policy under ``HEADER``."""
-    ratios = found.ratio(life), found.ratio(life, "by_step")
+def summary_row(result: BacktestResult, policy: PolicyResult) -> list[str]:
+    """A policy's cells under ``SUMMARY_COLUMNS``."""
+    ratios = result.ratio_to_never(policy), result.ratio_to_never(policy, "mean_of_steps")
     return [
-        life.policy,
-        number(life.value),
+        policy.policy,
+        format_number(policy.value),
         *("–" if ratio is None else f"{ratio:.1%}" for ratio in ratios),
-        str(life.retrainings),
-        str(life.promoted),
-        str(life.alarms),
-        f"{life.cpu_s:,.0f}",
+        str(policy.retrainings),
+        str(policy.promoted),
+        str(policy.alarms),
+        f"{policy.cpu_s:,.0f}",
     ]
 
 
-def line(step: Step) -> list[str]:
-    """One step under ``COLUMNS``."""
-    short = f"{step.start:%Y-%m-%d}" if step.start.hour == 0 else f"{step.start:%Y-%m-%d %H:%M}"
-    alarms = f": {', '.join(step.alarms[:4])}{' …' if len(step.alarms) > 4 else ''}" if step.alarms else ""
-    measured = "" if step.measured is None else f" {number(step.measured)}"
-    by = f" ({step.trigger})" if step.trigger and step.action != "nothing" else ""
+def step_row(step: BacktestStep) -> list[str]:
+    """A step's cells under ``STEP_COLUMNS``."""
+    shown = ", ".join(step.alarms[:MAX_ALARMS]) + (" …" if len(step.alarms) > MAX_ALARMS else "")
     return [
-        short,
+        f"{step.start:%Y-%m-%d}" if step.start.hour == 0 else f"{step.start:%Y-%m-%d %H:%M}",
         f"{step.rows:,}",
-        number(step.value),
-        f"{step.version}, to {step.learnt_to:%Y-%m-%d}",
-        step.drift + alarms,
-        step.quality + measured,
-        step.action + by,
+        format_number(step.value),
+        f"{step.version}, until {step.trained_until:%Y-%m-%d}",
+        f"{step.drift}: {shown}" if shown else step.drift,
+        step.quality if step.measured is None else f"{step.quality} {format_number(step.measured)}",
+        f"{step.action} ({step.trigger})" if step.trigger and step.action != "nothing" else step.action,
         step.outcome,
     ]
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What a replay finds: step by step, policy by policy."""
+"""Results of a backtest: step by step, policy by policy."""
 
 import datetime as dt
 from typing import Literal, get_args
@@ -14,19 +14,21 @@ PolicyName = Literal["never", "schedule", "drift", "quality", "both"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
-class Step(Frozen):
-    """The rows from ``start`` up to but not at ``end``, and what the round at their end found and did.
+class BacktestStep(Frozen):
+    """The rows from ``start`` until ``end`` (not included), and the monitoring run at the end.
 
     Attributes:
-        rows: how many.
-        value: the metric on all of them, labels that came too late for the round included; None where undefined.
-        version: of the model that answered, counted within the replay.
-        learnt_to: the newest row that it learnt from.
-        drift, alarms: of the round, and the columns that alarmed.
-        quality, measured: of the round, and the metric as far as its labels were known.
-        action, trigger, reason: what was decided.
-        outcome: what came of it: promoted, refused, rolled back, or not started, with the reason; else empty.
-        cpu_s: CPU seconds of the training that it led to.
+        rows: number of rows.
+        value: the metric on all rows, including labels that came too late for the monitoring run; None if undefined.
+        version: version that made the predictions, counted within the backtest.
+        trained_until: time of the newest row that this version was trained on.
+        drift: drift state of the monitoring run.
+        alarms: columns with an alarm.
+        quality: quality state of the monitoring run.
+        measured: the metric on the labels that were known by then.
+        action, trigger, reason: the decision.
+        outcome: result of the action (promoted, refused, rolled back, or why there is no model); else empty.
+        cpu_s: CPU seconds of the training that was started.
     """
 
     start: dt.datetime
@@ -34,7 +36,7 @@ class Step(Frozen):
     rows: int
     value: float | None
     version: int
-    learnt_to: dt.datetime
+    trained_until: dt.datetime
     drift: DriftState = "unknown"
     alarms: tuple[str, ...] = ()
     quality: QualityState = "unknown"
@@ -46,36 +48,37 @@ class Step(Frozen):
     cpu_s: float = 0.0
 
     @property
-    def trained(self) -> bool:
+    def has_training(self) -> bool:
         return self.cpu_s > 0
 
 
 class PolicyResult(Frozen):
-    """One policy from beginning to end.
+    """One policy over the whole period.
 
     Attributes:
-        value: the mean of the steps' metrics, weighted by their rows.
-        by_step: the same mean with each step counting alike, however thin it is.
+        value: mean of the steps' metrics, weighted by their rows.
+        mean_of_steps: unweighted mean of the steps' metrics.
+        alarms: number of steps with drift.
     """
 
     policy: PolicyName
     value: float | None
-    by_step: float | None
+    mean_of_steps: float | None
     retrainings: int
     promoted: int
     alarms: int
     cpu_s: float
-    steps: tuple[Step, ...]
+    steps: tuple[BacktestStep, ...]
 
     @classmethod
-    def of(cls, policy: PolicyName, steps: list[Step]) -> "PolicyResult":
-        known = [(step.value, step.rows) for step in steps if step.value is not None]
-        rows = sum(count for _, count in known)
+    def of(cls, policy: PolicyName, steps: list[BacktestStep]) -> "PolicyResult":
+        measured = [(step.value, step.rows) for step in steps if step.value is not None]
+        rows = sum(count for _, count in measured)
         return cls(
             policy=policy,
-            value=sum(value * count for value, count in known) / rows if rows else None,
-            by_step=sum(value for value, _ in known) / len(known) if known else None,
-            retrainings=sum(step.trained for step in steps),
+            value=sum(value * count for value, count in measured) / rows if rows else None,
+            mean_of_steps=sum(value for value, _ in measured) / len(measured) if measured else None,
+            retrainings=sum(step.has_training for step in steps),
             promoted=sum(step.outcome.startswith("promoted") for step in steps),
             alarms=sum(step.drift == "drift" for step in steps),
             cpu_s=round(sum(step.cpu_s for step in steps), 1),
@@ -87,7 +90,10 @@ class BacktestResult(Frozen):
     """The policies side by side.
 
     Attributes:
-        first_cpu_s: of the training that each life begins with.
+        step: length of a step.
+        delay: time until a label is known.
+        first_cpu_s: CPU seconds of the first training, which all policies share.
+        policies: their results.
         best: the policy with the best metric; of equal ones the one with the fewest trainings.
         notes: what to know when reading the numbers.
     """
@@ -99,38 +105,38 @@ class BacktestResult(Frozen):
     step: str
     delay: dt.timedelta
     first_cpu_s: float
-    lives: tuple[PolicyResult, ...]
+    policies: tuple[PolicyResult, ...]
     best: PolicyName
     notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         rows = [
-            (life.policy, format_number(life.value), life.retrainings, life.promoted, life.alarms, life.cpu_s)
-            for life in self.lives
+            (each.policy, format_number(each.value), each.retrainings, each.promoted, each.alarms, each.cpu_s)
+            for each in self.policies
         ]
         header = ("policy", self.metric, "trainings", "promoted", "alarms", "CPU s")
         return render_table(header, rows, caption=f"{self.model}: the best policy is {self.best}")
 
-    def ratio(self, life: PolicyResult, mean: Literal["value", "by_step"] = "value") -> float | None:
-        """The metric as a share of that of never retraining; None where that was not asked for."""
-        never = next((getattr(one, mean) for one in self.lives if one.policy == "never"), None)
-        value = getattr(life, mean)
+    def ratio_to_never(self, result: PolicyResult, mean: Literal["value", "mean_of_steps"] = "value") -> float | None:
+        """The metric as a share of that of never retraining; None if that policy was not simulated."""
+        never = next((getattr(each, mean) for each in self.policies if each.policy == "never"), None)
+        value = getattr(result, mean)
         return value / never if never and value is not None else None
 
 
-def best(lives: list[PolicyResult], metric: Metric) -> PolicyName:
+def find_best(results: list[PolicyResult], metric: Metric) -> PolicyName:
     sign = -1 if GREATER_IS_BETTER[metric] else 1
-    known = [life for life in lives if life.value is not None] or lives
-    return min(known, key=lambda life: (sign * (life.value or 0.0), life.retrainings)).policy
+    measured = [result for result in results if result.value is not None] or results
+    return min(measured, key=lambda result: (sign * (result.value or 0.0), result.retrainings)).policy
 
 
-def naive(moment: dt.datetime | str) -> pd.Timestamp:
-    """A time as tables hold it: UTC, without a zone."""
+def to_naive(moment: dt.datetime | str) -> pd.Timestamp:
+    """A time as tables hold it: in UTC, without a time zone."""
     stamp = pd.Timestamp(moment)
     return stamp if stamp.tzinfo is None else stamp.tz_convert("UTC").tz_localize(None)
 
 
-def aware(moment: pd.Timestamp) -> dt.datetime:
-    """The same with its zone, as records hold it."""
-    found: dt.datetime = moment.to_pydatetime().replace(tzinfo=dt.UTC)
-    return found
+def to_aware(moment: pd.Timestamp) -> dt.datetime:
+    """A time as results hold it: in UTC, with its time zone."""
+    aware: dt.datetime = moment.to_pydatetime().replace(tzinfo=dt.UTC)
+    return aware

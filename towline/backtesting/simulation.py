@@ -1,22 +1,34 @@
-"""Lives through history: in each step a model answers, then the watch looks, the policy decides, and it is trained."""
+"""Simulation of retraining policies on historical data.
+
+The history is divided into steps. In each step a model predicts the rows; at its end a monitoring run measures them,
+the policy decides, and a training may follow.
+"""
 
 import datetime as dt
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from towline.backtesting.monitoring_simulation import Answered, Watch
-from towline.backtesting.results import POLICIES, BacktestResult, PolicyName, PolicyResult, Step, aware, best, naive
+from towline.backtesting.monitoring_simulation import PredictedRows, SimulatedMonitoring
+from towline.backtesting.results import (
+    POLICIES,
+    BacktestResult,
+    BacktestStep,
+    PolicyName,
+    PolicyResult,
+    find_best,
+    to_aware,
+    to_naive,
+)
 from towline.backtesting.trainer import TrainedModel, Trainer, TrainingFailure
-from towline.config import PipelineConfig, RetrainConfig
-from towline.config.monitoring import Sign
-from towline.data.schema.contract import Contract
+from towline.config import PipelineConfig
+from towline.config.monitoring import RetrainTrigger
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
 from towline.monitoring.policy import Decision, Evidence, decide
@@ -26,8 +38,9 @@ from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
-W = TypeVar("W", DriftResult, QualityResult)
-MOST_STEPS = 2_000
+Result = TypeVar("Result", DriftResult, QualityResult)
+MAX_STEPS = 2_000
+MAX_EMPTY_SHARE = 0.5
 _UNITS: dict[str, pd.DateOffset] = {
     "mo": pd.DateOffset(months=1),
     "w": pd.DateOffset(weeks=1),
@@ -36,126 +49,115 @@ _UNITS: dict[str, pd.DateOffset] = {
 }
 
 
-def replay(
+def run_backtest(
     config: PipelineConfig,
     project: Path,
     start: dt.datetime,
     end: dt.datetime,
-    every: str = "1mo",
+    step_length: str = "1mo",
     policies: Sequence[PolicyName] = POLICIES,
     delay: dt.timedelta | None = None,
-    watch: Callable[[PipelineConfig, dt.timedelta], Watch] = Watch,
 ) -> BacktestResult:
-    """What each policy would have come to.
+    """Simulates each policy from ``start`` until ``end``.
 
-    Every life begins with the same model, trained as of ``start``. Nothing is left behind: trainings stand in a folder
-    that is thrown away, and the user's store is not touched.
+    Every policy starts with the same model, trained as of ``start``. Trainings run in a temporary folder; the user's
+    store is not changed.
 
     Args:
-        config: the user's own.
-        project: where relative paths start.
-        start: the first moment.
-        end: the one after the last.
-        every: how long a step is: 1mo, 2w, 1d, 12h. At the end of each is one round of the watch.
-        policies: never; schedule, a training each step; drift, quality or both, as ``config.retrain`` says but with
-            these signs.
-        delay: after it a label is known; default ``config.quality.delay``.
-        watch: what looks at the answered rows.
+        config: the user's config.
+        project: folder that relative paths start from.
+        start: start of the first step.
+        end: end of the last step, not included.
+        step_length: length of a step: 1mo, 2w, 1d, 12h.
+        policies: never; schedule (a training in each step); drift, quality or both, as in ``config.retrain`` but with
+            these triggers.
+        delay: time until a label is known; default: ``config.quality.delay``.
 
     Raises:
-        ConfigError: no time, or steps that cannot be made.
+        ConfigError: the data have no time, or the steps are not possible.
         DataError: the source cannot be read, or has too few rows before ``start``.
     """
     if not config.data.time:
-        raise ConfigError("a replay needs to know when rows happened", where="data.time", remedy="name the time column")
-    late = config.quality.delay if delay is None else delay
-    config = config.model_copy(update={"quality": config.quality.model_copy(update={"delay": late})})
-    bounds = moments(naive(start), naive(end), every)
-    with tempfile.TemporaryDirectory(prefix="towline-replay-") as scratch:
+        raise ConfigError("a backtest needs the time of each row", where="data.time", remedy="name the time column")
+    delay = config.quality.delay if delay is None else delay
+    config = config.model_copy(update={"quality": config.quality.model_copy(update={"delay": delay})})
+    bounds = divide_period(to_naive(start), to_naive(end), step_length)
+    with tempfile.TemporaryDirectory(prefix="towline-backtest-") as scratch:
         trainer = Trainer(config, project, Path(scratch))
         rows = trainer.rows()
-        times = rows[config.data.time]
-        _check(times, bounds, late, config, every)
-        first = trainer.train(bounds[0] - late)
+        _check_period(rows[config.data.time], bounds, delay, config, step_length)
+        first = trainer.train(bounds[0] - delay)
         if isinstance(first, TrainingFailure):
-            raise DataError(
-                f"no first model: {first.reason}", where=f"as of {bounds[0] - late}", remedy="begin with a later --from"
-            )
-        contract = infer_contract(rows, config)
-        world = BacktestContext(config, trainer, watch(config, late), rows, times, contract, bounds, late, first)
-        lives = []
+            where = f"as of {bounds[0] - delay}"
+            raise DataError(f"no first model: {first.reason}", where=where, remedy="start with a later --from")
+        context = BacktestContext(config, trainer, rows, bounds, first)
+        results = []
         for policy in policies:
-            with step(f"live by {policy}") as told:
-                lives.append(world.live(policy))
-                told.note = f"{world.metric} {lives[-1].value or float('nan'):.4g}, {lives[-1].retrainings} trainings"
-    passed = world.first_verdict
-    notes = () if passed == "pass" else (f"the first model did not pass its gate ({passed}) and served all the same",)
+            with step(f"simulate {policy}") as progress:
+                results.append(context.simulate(policy))
+                value = results[-1].value or float("nan")
+                progress.note = f"{context.metric} {value:.4g}, {results[-1].retrainings} trainings"
+        verdict = trainer.judge(first, None).outcome
+    notes = (
+        () if verdict == "pass" else (f"the first model did not pass its gate ({verdict}) and was used all the same",)
+    )
     return BacktestResult(
         model=config.name,
-        metric=world.metric,
-        start=aware(bounds[0]),
-        end=aware(bounds[-1]),
-        step=every,
-        delay=late,
+        metric=context.metric,
+        start=to_aware(bounds[0]),
+        end=to_aware(bounds[-1]),
+        step=step_length,
+        delay=delay,
         first_cpu_s=round(first.cpu_s, 1),
-        lives=tuple(lives),
-        best=best(lives, world.metric),
+        policies=tuple(results),
+        best=find_best(results, context.metric),
         notes=notes,
     )
 
 
-def moments(start: pd.Timestamp, end: pd.Timestamp, every: str) -> list[pd.Timestamp]:
+def divide_period(start: pd.Timestamp, end: pd.Timestamp, step_length: str) -> list[pd.Timestamp]:
     """The bounds of the steps; the last step may be shorter.
 
     Raises:
-        ConfigError: the step or the period makes no sense.
+        ConfigError: the step or the period is invalid.
     """
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*(mo|w|d|h)\s*", every)
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*(mo|w|d|h)\s*", step_length)
     if not match:
-        raise ConfigError(f"{every!r} is no step", where="--step", remedy="write 1mo, 2w, 1d or 12h")
+        raise ConfigError(f"{step_length!r} is not a step", where="--step", remedy="write 1mo, 2w, 1d or 12h")
     if start >= end:
-        raise ConfigError(f"{start} is not before {end}", where="--from", remedy="give a --to that comes later")
+        raise ConfigError(f"{start} is not before {end}", where="--from", remedy="give a later --to")
     offset, bounds = _UNITS[match[2]] * int(match[1]), [start]
     while bounds[-1] < end:
         bounds.append(min(start + offset * len(bounds), end))
-        if len(bounds) > MOST_STEPS:
-            raise ConfigError(
-                f"more than {MOST_STEPS:,} steps of {every}",
-                where="--step",
-                remedy="give longer steps",
-            )
+        if len(bounds) > MAX_STEPS:
+            what = f"more than {MAX_STEPS:,} steps of {step_length}"
+            raise ConfigError(what, where="--step", remedy="use longer steps")
     return bounds
 
 
-def _check(
-    times: pd.Series, bounds: list[pd.Timestamp], late: dt.timedelta, config: PipelineConfig, every: str
+def _check_period(
+    times: pd.Series, bounds: list[pd.Timestamp], delay: dt.timedelta, config: PipelineConfig, step_length: str
 ) -> None:
-    """What would make a replay of nothing."""
-    span = f"rows run from {times.iloc[0]:%Y-%m-%d} to {times.iloc[-1]:%Y-%m-%d}"
-    before, least = int((times <= bounds[0] - late).sum()), config.validation.min_rows
+    """Refuses periods without enough rows."""
+    span = f"rows range from {times.iloc[0]:%Y-%m-%d} to {times.iloc[-1]:%Y-%m-%d}"
+    before, minimum = int((times <= bounds[0] - delay).sum()), config.validation.min_rows
     if not before:
-        raise DataError(f"no rows before {bounds[0]:%Y-%m-%d}", where="--from", remedy=f"{span}: begin later")
-    if before < least:
-        enough = f"the {least:,}th row is of {times.iloc[least - 1]:%Y-%m-%d}" if least <= len(times) else span
-        raise DataError(
-            f"{before:,} rows before {bounds[0]:%Y-%m-%d}, validation.min_rows is {least:,}",
-            where="--from",
-            remedy=f"{enough}: begin later",
-        )
+        raise DataError(f"no rows before {bounds[0]:%Y-%m-%d}", where="--from", remedy=f"{span}: start later")
+    if before < minimum:
+        enough = f"row {minimum:,} is of {times.iloc[minimum - 1]:%Y-%m-%d}" if minimum <= len(times) else span
+        what = f"{before:,} rows before {bounds[0]:%Y-%m-%d}, validation.min_rows is {minimum:,}"
+        raise DataError(what, where="--from", remedy=f"{enough}: start later")
     counts = np.diff(np.searchsorted(times.to_numpy(), np.array(bounds, dtype="datetime64[us]")))
     if not counts.any():
         raise DataError(f"no rows from {bounds[0]} to {bounds[-1]}", where="--from, --to", remedy=span)
-    if (counts == 0).mean() > 0.5:
-        raise ConfigError(
-            f"{int((counts == 0).sum())} of {len(counts)} steps of {every} have no rows",
-            where="--step",
-            remedy="give longer steps",
-        )
+    if (counts == 0).mean() > MAX_EMPTY_SHARE:
+        what = f"{int((counts == 0).sum())} of {len(counts)} steps of {step_length} have no rows"
+        raise ConfigError(what, where="--step", remedy="use longer steps")
 
 
 @dataclass
-class _Serving:
-    """The champion of a life, and what the rounds since it serves have found."""
+class _Champion:
+    """The champion of a simulated policy, and its monitoring results since it serves."""
 
     trained: TrainedModel
     since: pd.Timestamp
@@ -163,143 +165,156 @@ class _Serving:
     drift: list[DriftResult] = field(default_factory=list)
     quality: list[QualityResult] = field(default_factory=list)
 
-    def open_since(self, windows: Sequence[DriftResult | QualityResult]) -> pd.Timestamp:
-        """Where the next window begins: one that said nothing is looked at again together with what came since."""
-        closed = [window.end for window in windows if window.state != "unknown" and window.end]
-        return naive(closed[-1]) if closed else self.since
+    def window_start(self, results: Sequence[DriftResult | QualityResult]) -> pd.Timestamp:
+        """Where the next window starts: a window with an unknown state stays open."""
+        closed = [result.end for result in results if result.state != "unknown" and result.end]
+        return to_naive(closed[-1]) if closed else self.since
+
+
+class _Retraining(NamedTuple):
+    champion: _Champion
+    outcome: str
+    cpu_s: float
 
 
 class BacktestContext:
-    """What all lives share: the rows, the trainings, and each version's answers."""
+    """Everything that the policies share: the rows, the trainings, and each version's predictions.
+
+    Args:
+        config: the user's config, with the delay of this backtest.
+        trainer: trains and judges versions.
+        rows: all rows of the source, oldest first.
+        bounds: bounds of the steps.
+        first: the model that every policy starts with.
+    """
 
     def __init__(
         self,
         config: PipelineConfig,
         trainer: Trainer,
-        watch: Watch,
         rows: pd.DataFrame,
-        times: pd.Series,
-        contract: Contract,
         bounds: list[pd.Timestamp],
-        late: dt.timedelta,
         first: TrainedModel,
     ) -> None:
-        self.metric = primary_metric(config, contract.task)
-        self.first_verdict = trainer.judge(first, None).outcome
-        self._config, self._trainer, self._watch = config, trainer, watch
-        self._contract, self._bounds, self._late, self._first = contract, bounds, late, first
-        lived = ((times >= bounds[0]) & (times < bounds[-1])).to_numpy()
-        self._all_times = times
-        self._rows = rows[lived].reset_index(drop=True)
-        self._times = times[lived].reset_index(drop=True)
-        self._truth = pd.Series(contract.labels(self._rows))
-        self._answers: dict[int, Answered] = {}
+        self._config, self._trainer, self._bounds, self._first = config, trainer, bounds, first
+        self._delay = config.quality.delay
+        self._monitoring = SimulatedMonitoring(config, self._delay)
+        self._contract = infer_contract(rows, config)
+        self.metric = primary_metric(config, self._contract.task)
+        self._all_times = rows[config.data.time]
+        inside = ((self._all_times >= bounds[0]) & (self._all_times < bounds[-1])).to_numpy()
+        self._rows = rows[inside].reset_index(drop=True)
+        self._times = self._all_times[inside].reset_index(drop=True)
+        self._truth = pd.Series(self._contract.labels(self._rows))
+        self._predicted: dict[int, PredictedRows] = {}
 
-    def live(self, policy: PolicyName) -> PolicyResult:
-        """One policy from the first step to the last."""
-        serving, steps = _Serving(self._first, self._bounds[0]), list[Step]()
-        started: pd.Timestamp | None = None
+    def simulate(self, policy: PolicyName) -> PolicyResult:
+        """Simulates one policy from the first step to the last."""
+        champion, steps = _Champion(self._first, self._bounds[0]), list[BacktestStep]()
+        last_training: pd.Timestamp | None = None
         for start, end in zip(self._bounds, self._bounds[1:], strict=False):
-            answered = self._answered(serving.trained)
-            seen = self._look(serving, answered, end, policy, started)
-            decision = self._decide(seen, policy)
-            here = answered.between(start, end)
-            one = Step(
-                start=aware(start),
-                end=aware(end),
-                rows=len(here.rows),
-                value=self._measured(here, serving.trained),
-                version=serving.trained.version,
-                learnt_to=aware(serving.trained.learnt_to),
-                drift=serving.drift[-1].state if serving.drift else "unknown",
-                alarms=_alarms(serving.drift),
-                quality=serving.quality[-1].state if serving.quality else "unknown",
-                measured=serving.quality[-1].value.value if serving.quality else None,
-                action=decision.action,
-                trigger=decision.trigger,
-                reason=decision.reason,
-            )
+            evidence = self._monitor(champion, end, policy, last_training)
+            decision = self._decide(evidence, policy)
+            finished = self._describe_step(champion, start, end, decision)
             if end < self._bounds[-1] and decision.action == "retrain":
-                started = end
-                serving, outcome, cost = self._retrain(serving, end)
-                one = one.model_copy(update={"outcome": outcome, "cpu_s": cost})
-            elif end < self._bounds[-1] and decision.action == "roll back" and serving.previous:
-                outcome = f"rolled back to version {serving.previous.version}"
-                serving = _Serving(serving.previous, end)
-                one = one.model_copy(update={"outcome": outcome})
-            steps.append(one)
+                last_training = end
+                champion, outcome, cpu_s = self._retrain(champion, end)
+                finished = finished.model_copy(update={"outcome": outcome, "cpu_s": cpu_s})
+            elif end < self._bounds[-1] and decision.action == "roll back" and champion.previous:
+                outcome = f"rolled back to version {champion.previous.version}"
+                champion = _Champion(champion.previous, end)
+                finished = finished.model_copy(update={"outcome": outcome})
+            steps.append(finished)
         return PolicyResult.of(policy, steps)
 
-    def _look(
-        self, serving: _Serving, answered: Answered, now: pd.Timestamp, policy: PolicyName, started: pd.Timestamp | None
-    ) -> Evidence:
-        """One round of the watch, and what is known after it."""
-        trained = serving.trained
-        serving.drift.append(self._watch.drift(trained, answered, serving.open_since(serving.drift), now))
-        opened, triage = serving.open_since(serving.quality), None
-        if now - self._late > opened:
-            serving.quality.append(self._watch.quality(trained, answered, opened, now))
-            window, previous = serving.quality[-1], serving.previous
-            if window.state == "degraded" and policy in ("quality", "both"):
-                release = previous.recorded if previous else None
-                triage = self._watch.triage(trained, release, answered, window, serving.drift[-1])
-        new = (self._all_times > trained.learnt_to) & (self._all_times <= now - self._late)
-        return Evidence(
-            now=aware(now),
-            champion=trained.version,
-            since=aware(serving.since),
-            previous=serving.previous.version if serving.previous else None,
-            drift=_known(serving.drift, self._config.retrain),
-            quality=_known(serving.quality, self._config.retrain),
-            triage=triage,
-            new_rows=int(new.sum()),
-            trained=None if started is None else aware(started),
+    def _describe_step(
+        self, champion: _Champion, start: pd.Timestamp, end: pd.Timestamp, decision: Decision
+    ) -> BacktestStep:
+        trained, predicted = champion.trained, self._predict(champion.trained).between(start, end)
+        drift = champion.drift[-1]
+        quality = champion.quality[-1] if champion.quality else None
+        return BacktestStep(
+            start=to_aware(start),
+            end=to_aware(end),
+            rows=len(predicted.rows),
+            value=self._compute_metric(predicted, trained),
+            version=trained.version,
+            trained_until=to_aware(trained.trained_until),
+            drift=drift.state,
+            alarms=tuple(dict.fromkeys(check.column for check in drift.checks if check.alarm)),
+            quality=quality.state if quality else "unknown",
+            measured=quality.value.value if quality else None,
+            action=decision.action,
+            trigger=decision.trigger,
+            reason=decision.reason,
         )
 
-    def _decide(self, seen: Evidence, policy: PolicyName) -> Decision:
+    def _monitor(
+        self, champion: _Champion, now: pd.Timestamp, policy: PolicyName, last_training: pd.Timestamp | None
+    ) -> Evidence:
+        """One monitoring run, and the evidence after it."""
+        trained, predicted, comparison = champion.trained, self._predict(champion.trained), None
+        start = champion.window_start(champion.drift)
+        champion.drift.append(self._monitoring.detect_drift(trained, predicted, start, now))
+        start = champion.window_start(champion.quality)
+        if now - self._delay > start:
+            window = self._monitoring.measure_quality(trained, predicted, start, now)
+            champion.quality.append(window)
+            if window.state == "degraded" and policy in ("quality", "both"):
+                previous = champion.previous.location if champion.previous else None
+                comparison = self._monitoring.compare_champions(
+                    trained, previous, predicted, window, champion.drift[-1]
+                )
+        new = (self._all_times > trained.trained_until) & (self._all_times <= now - self._delay)
+        return Evidence(
+            now=to_aware(now),
+            champion=trained.version,
+            since=to_aware(champion.since),
+            previous=champion.previous.version if champion.previous else None,
+            drift=self._recent(champion.drift),
+            quality=self._recent(champion.quality),
+            comparison=comparison,
+            new_rows=int(new.sum()),
+            last_training=None if last_training is None else to_aware(last_training),
+        )
+
+    def _recent(self, windows: Sequence[Result]) -> tuple[Result, ...]:
+        closed = [window for window in windows if window.state != "unknown"]
+        return tuple(closed[-self._config.retrain.recent_windows :])
+
+    def _decide(self, evidence: Evidence, policy: PolicyName) -> Decision:
         if policy == "never":
             return Decision(action="nothing", trigger=None, reason="never", cause="")
         if policy == "schedule":
             return Decision(action="retrain", trigger="schedule", reason="every step", cause="")
-        signs: tuple[Sign, ...] = ("drift", "quality") if policy == "both" else (policy,)
-        return decide(seen, self._config.retrain.model_copy(update={"signs": signs}))
+        triggers: tuple[RetrainTrigger, ...] = ("drift", "quality") if policy == "both" else (policy,)
+        return decide(evidence, self._config.retrain.model_copy(update={"triggers": triggers}))
 
-    def _retrain(self, serving: _Serving, now: pd.Timestamp) -> tuple[_Serving, str, float]:
-        """The next champion, what came of the training, and its CPU seconds."""
-        made = self._trainer.train(now - self._late)
-        if isinstance(made, TrainingFailure):
-            return serving, f"no model: {made.reason}", max(made.cpu_s, 1e-3)
-        verdict = self._trainer.judge(made, serving.trained)
+    def _retrain(self, champion: _Champion, now: pd.Timestamp) -> _Retraining:
+        trained = self._trainer.train(now - self._delay)
+        if isinstance(trained, TrainingFailure):
+            return _Retraining(champion, f"no model: {trained.reason}", max(trained.cpu_s, 1e-3))
+        verdict = self._trainer.judge(trained, champion.trained)
         if verdict.outcome == "pass":
-            return _Serving(made, now, serving.trained), f"promoted version {made.version}", made.cpu_s
-        told = next(check for check in verdict.checks if check.outcome == verdict.outcome)
-        return serving, f"refused, {told.name} {told.outcome}: {told.detail}", made.cpu_s
+            promoted = _Champion(trained, now, champion.trained)
+            return _Retraining(promoted, f"promoted version {trained.version}", trained.cpu_s)
+        check = next(check for check in verdict.checks if check.outcome == verdict.outcome)
+        return _Retraining(champion, f"refused, {check.name} {check.outcome}: {check.detail}", trained.cpu_s)
 
-    def _answered(self, trained: TrainedModel) -> Answered:
-        """A version's answers to all rows from the first moment on."""
-        if trained.version not in self._answers:
-            found = trained.model.predict_frame(trained.model.to_features(self._rows))
-            self._answers[trained.version] = Answered(self._rows, self._times, self._truth, found)
-        return self._answers[trained.version]
+    def _predict(self, trained: TrainedModel) -> PredictedRows:
+        """A version's predictions for all rows of the period, computed once."""
+        if trained.version not in self._predicted:
+            predictions = trained.model.predict_frame(trained.model.to_features(self._rows))
+            self._predicted[trained.version] = PredictedRows(self._rows, self._times, self._truth, predictions)
+        return self._predicted[trained.version]
 
-    def _measured(self, here: Answered, trained: TrainedModel) -> float | None:
-        """The metric on rows that one version answered."""
-        if not len(here.rows):
+    def _compute_metric(self, predicted: PredictedRows, trained: TrainedModel) -> float | None:
+        if not len(predicted.rows):
             return None
-        found, own = here.found, trained.model.contract.classes
-        if found.probabilities is not None:
-            aligned = np.zeros((len(found.labels), len(self._contract.classes)))
-            aligned[:, [self._contract.classes.index(label) for label in own]] = found.probabilities
-            found = Predictions(found.labels, aligned)
-        value = compute_metrics(here.truth.to_numpy(), found, self._contract)[self.metric]
+        predictions, classes = predicted.predictions, self._contract.classes
+        if predictions.probabilities is not None:
+            aligned = np.zeros((len(predictions.labels), len(classes)))
+            aligned[:, [classes.index(label) for label in trained.model.contract.classes]] = predictions.probabilities
+            predictions = Predictions(predictions.labels, aligned)
+        value = compute_metrics(predicted.truth.to_numpy(), predictions, self._contract)[self.metric]
         return float(value) if np.isfinite(value) else None
-
-
-def _known(windows: Sequence[W], config: RetrainConfig) -> tuple[W, ...]:
-    return tuple([window for window in windows if window.state != "unknown"][-config.of :])
-
-
-def _alarms(windows: list[DriftResult]) -> tuple[str, ...]:
-    if not windows:
-        return ()
-    return tuple(dict.fromkeys(check.column for check in windows[-1].checks if check.alarm))

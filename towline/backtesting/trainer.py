@@ -1,4 +1,4 @@
-"""Trainings as the flow does them, in a folder that is thrown away: without Prefect, MLflow, a registry or a ledger."""
+"""Trainings of a backtest: the steps of the training flow in a temporary folder, without Prefect, MLflow and ledger."""
 
 import time
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.history import choose_history
 
-ASKED = 20  # rows one by one, to know the time of one
+LATENCY_ROWS = 20  # predicted one by one to measure the latency
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """What a training came to; ``version`` counts within the replay."""
+    """The result of a training; ``version`` counts within the backtest."""
 
     version: int
     as_of: pd.Timestamp
@@ -54,37 +54,36 @@ class TrainedModel:
     cpu_s: float
 
     @property
-    def recorded(self) -> ReleaseLocation:
-        """Its release, as a ledger would have recorded it."""
+    def location(self) -> ReleaseLocation:
         return ReleaseLocation(self.release, self.model.metadata.digest)
 
     @property
-    def learnt_to(self) -> pd.Timestamp:
-        """The newest row that its table had."""
+    def trained_until(self) -> pd.Timestamp:
+        """Time of the newest row of its table."""
         return pd.Timestamp(str(self.work.dataset.end))
 
 
 @dataclass(frozen=True)
 class TrainingFailure:
-    """Why a training came to nothing."""
+    """Why a training produced no model."""
 
     reason: str
     cpu_s: float
 
 
 class Trainer:
-    """Trains as of a moment, once however many policies ask for it.
+    """Trains as of a time, once for all policies.
 
     Args:
-        config: what the user's flow would do.
-        project: where relative paths start.
-        scratch: an empty folder, thrown away by the caller.
+        config: the user's config.
+        project: folder that relative paths start from.
+        scratch: an empty folder, which the caller removes.
     """
 
     def __init__(self, config: PipelineConfig, project: Path, scratch: Path) -> None:
         self.config = config
         self._settings = Settings(project=project, store=scratch, tracking_uri="", ledger_url="")
-        self._done: dict[pd.Timestamp, TrainedModel | TrainingFailure] = {}
+        self._trainings: dict[pd.Timestamp, TrainedModel | TrainingFailure] = {}
         self._verdicts: dict[tuple[int, int | None], Verdict] = {}
 
     def rows(self) -> pd.DataFrame:
@@ -100,39 +99,41 @@ class Trainer:
             raise DataValidationError(
                 f"{int(table[time_].isna().sum())} rows have no time",
                 where=f"column {time_!r}",
-                remedy="leave them out",
+                remedy="remove these rows",
             )
         return table.sort_values(time_, kind="stable").reset_index(drop=True)
 
     def train(self, as_of: pd.Timestamp) -> TrainedModel | TrainingFailure:
-        """Load, split, cross-validate, choose, fit, evaluate, fit again and package, as of a moment.
+        """Loads, splits, cross-validates, fits, evaluates and packages, as of a time.
 
         Raises:
-            ConfigError: the config cannot be used whatever the rows are.
+            ConfigError: the config cannot be used with any rows.
         """
-        if as_of not in self._done:
-            began = time.process_time()
-            with step(f"train as of {as_of:%Y-%m-%d}") as told:
-                made: TrainedModel | TrainingFailure
+        if as_of not in self._trainings:
+            started = time.process_time()
+            with step(f"train as of {as_of:%Y-%m-%d}") as progress:
+                training: TrainedModel | TrainingFailure
                 try:
-                    made = self._train(as_of, began)
+                    training = self._train(as_of, started)
                 except ConfigError:
                     raise
                 except TowlineError as error:
-                    made = TrainingFailure(error.what, time.process_time() - began)
-                told.note = made.reason if isinstance(made, TrainingFailure) else _told(made)
-            self._done[as_of] = made
-        return self._done[as_of]
+                    training = TrainingFailure(error.what, time.process_time() - started)
+                progress.note = training.reason if isinstance(training, TrainingFailure) else _describe(training)
+            self._trainings[as_of] = training
+        return self._trainings[as_of]
 
     def judge(self, trained: TrainedModel, champion: TrainedModel | None) -> Verdict:
-        """The gate, as it would judge this challenger against that champion."""
+        """The gate's verdict on a challenger, computed once per pair."""
         key = trained.version, champion.version if champion else None
         if key not in self._verdicts:
-            serving = (champion.version, champion.recorded) if champion else None
-            self._verdicts[key] = judge_release(trained.work, self.config, trained.evaluation, trained.smoke, serving)
+            champion_release = (champion.version, champion.location) if champion else None
+            self._verdicts[key] = judge_release(
+                trained.work, self.config, trained.evaluation, trained.smoke, champion_release
+            )
         return self._verdicts[key]
 
-    def _train(self, as_of: pd.Timestamp, began: float) -> TrainedModel:
+    def _train(self, as_of: pd.Timestamp, started: float) -> TrainedModel:
         config, settings = self.config, self._settings
         dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of.to_pydatetime())
         work = open_workspace(config, dataset, settings.project, settings.store, as_of.to_pydatetime())
@@ -140,20 +141,20 @@ class Trainer:
             raise DataValidationError(
                 f"{dataset.rows:,} rows, {config.validation.min_rows:,} are needed",
                 where=f"as of {as_of}",
-                remedy="lower validation.min_rows, or begin later",
+                remedy="lower validation.min_rows, or start later",
             )
         contract = infer_contract(work.table(), config, work.dataset.time_format)
         work.save(Contract.FILE, contract)
         check_candidates(config, contract)
         splits.split_table(work, config)
         scores: Sequence[CrossValidationResult] = [
-            cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)
+            cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)
         ]
         chosen = choose_candidate(scores, config, contract.task)
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
-        version = sum(isinstance(one, TrainedModel) for one in self._done.values()) + 1
+        version = sum(isinstance(training, TrainedModel) for training in self._trainings.values()) + 1
         named = SimpleNamespace(name=config.name, version=version)
         facts = {
             "created": datetime.now(UTC).isoformat(), "git_commit": "", "git_dirty": "false",
@@ -170,26 +171,26 @@ class Trainer:
             model=model,
             fitted=fitted,
             evaluation=evaluation,
-            smoke=_smoke(model, work),
-            cpu_s=time.process_time() - began,
+            smoke=_measure_latency(model, work),
+            cpu_s=time.process_time() - started,
         )
 
 
-def _smoke(model: Model, work: Workspace) -> SmokeTestResult:
-    """What the smoke test would say, without a process of its own."""
-    rows = work.part("holdout")[2].head(ASKED).astype(object)
-    one_by_one = rows.where(rows.notna(), None).to_dict("records")
+def _measure_latency(model: Model, work: Workspace) -> SmokeTestResult:
+    """The result of a smoke test, measured in this process."""
+    rows = work.part("holdout")[2].head(LATENCY_ROWS).astype(object)
     times = []
-    for row in one_by_one:
-        begin = time.perf_counter()
+    for row in rows.where(rows.notna(), None).to_dict("records"):
+        start = time.perf_counter()
         model.predict(row)
-        times.append(1000 * (time.perf_counter() - begin))
-    took = float(np.median(times))
+        times.append(1000 * (time.perf_counter() - start))
+    latency = float(np.median(times))
     return SmokeTestResult(
-        identical=True, rows=len(rows), latency_ms=took, seconds=0.0, peak_mb=0.0, modules=(), detail=""
+        identical=True, rows=len(rows), latency_ms=latency, seconds=0.0, peak_mb=0.0, modules=(), detail=""
     )
 
 
-def _told(made: TrainedModel) -> str:
-    found = made.evaluation.metrics[made.evaluation.primary]
-    return f"{made.fitted.candidate}, {made.fitted.history}: {made.evaluation.primary} {found.text()} on the holdout"
+def _describe(trained: TrainedModel) -> str:
+    fitted, evaluation = trained.fitted, trained.evaluation
+    value = evaluation.metrics[evaluation.primary].text()
+    return f"{fitted.candidate}, {fitted.history}: {evaluation.primary} {value} on the holdout"

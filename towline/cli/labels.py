@@ -1,4 +1,4 @@
-"""towline labels: what turned out to be true of logged predictions."""
+"""towline labels: ground-truth labels of logged predictions."""
 
 import datetime as dt
 from pathlib import Path
@@ -12,7 +12,7 @@ from towline.errors import ConfigError
 
 @click.group()
 def labels() -> None:
-    """Labels that come after the predictions.
+    """Ground-truth labels that arrive after the predictions.
 
     \b
     Example:
@@ -23,17 +23,17 @@ def labels() -> None:
 @labels.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--by", default="request_id", show_default=True, help="The column that says whose label it is.")
-@click.option("--column", metavar="COLUMN", help="The column of the labels.  [default: the target's]")
+@click.option("--by", default="request_id", show_default=True, help="Column with the keys of the labels.")
+@click.option("--column", metavar="COLUMN", help="Column with the labels.  [default: the target]")
 @click.option("--separator", default=",", show_default=True, help="Of a CSV file.")
-@click.option("--replace", is_flag=True, help="Let labels take the place of others given before.")
+@click.option("--replace", is_flag=True, help="Replace labels that were added before.")
 @json_option
 def add(name: str, file: Path, by: str, column: str | None, separator: str, replace: bool, as_json: bool) -> None:
-    """Takes the labels of a CSV or Parquet FILE.
+    """Adds the labels of a CSV or Parquet FILE.
 
-    They are joined by request_id (and row, where a request had several), or by a column that is logged as it is or
-    hashed, such as a key of the config. The same file again changes nothing. Labels whose prediction is not in the log
-    yet wait for it.
+    They are joined by request_id (and row, if a request had several), or by a column that is logged unmodified or
+    hashed, such as a key of the config. Adding the same file again changes nothing. Labels may arrive before their
+    prediction is in the log.
 
     \b
     Examples:
@@ -58,12 +58,13 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     policy = read_privacy_filter(directory, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.Log(predictions, settings.layout.labels(model), policy.fields)
     now = dt.datetime.now(dt.UTC)
-    done = labels.add(log, contract, file, now, by=by, column=column, separator=separator, replace=replace)
+    label_file = labels.LabelFile(file, by, column, separator)
+    added = labels.add_labels(log, contract, label_file, now, replace=replace)
 
     def text() -> str:
-        told = [f"{done.added:,} added", f"{done.known:,} known before"]
-        told += [f"{done.replaced:,} replaced"] if done.replaced else []
-        told += [f"{done.waiting:,} wait for their prediction"] if done.waiting else []
-        return f"{model}: {done.rows:,} rows, {', '.join(told)}"
+        counts = [f"{added.added:,} added", f"{added.known:,} known before"]
+        counts += [f"{added.replaced:,} replaced"] if added.replaced else []
+        counts += [f"{added.waiting:,} wait for their prediction"] if added.waiting else []
+        return f"{model}: {added.rows:,} rows, {', '.join(counts)}"
 
-    emit({"model": model, "file": str(file.absolute()), "by": by, **done._asdict()}, as_json, text)
+    emit({"model": model, "file": str(file.absolute()), "by": by, **added._asdict()}, as_json, text)

@@ -1,4 +1,4 @@
-"""towline drift and towline quality: one round of the watch, now."""
+"""towline drift and towline quality: one monitoring run."""
 
 from datetime import datetime
 from pathlib import Path
@@ -13,25 +13,26 @@ from towline.cli.tables import check_file
 if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
     from towline.monitoring.results import DriftResult
+    from towline.training.evaluation.interval import Interval
+
+MAX_CHECKS = 15
 
 
 @click.command()
 @config_argument
-@click.option(
-    "--current", metavar="FILE", type=click.Path(path_type=Path), help="A table to look at instead of the log."
-)
-@click.option("--report", is_flag=True, help="With --current: write an Evidently report although nothing alarms.")
+@click.option("--current", metavar="FILE", type=click.Path(path_type=Path), help="Check a table instead of the log.")
+@click.option("--report", is_flag=True, help="With --current: write an Evidently report even without an alarm.")
 @as_of_option
 @set_option
 @json_option
 def drift(
     config: Path, current: Path | None, report: bool, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Compares what the model was asked with what it was trained on.
+    """Compares current rows with the training rows (drift detection).
 
-    Without --current it is the nightly flow: the predictions since the last night are looked at, an alarm is reported
-    with Evidently, and the policy of the config decides: nothing, a warning, a training, a rollback or a block. With
-    --current a table is looked at, and nothing is decided.
+    Without --current it runs the drift flow: it checks the predictions since the last window, writes an Evidently
+    report if there is an alarm, and applies the policy of the config: nothing, a warning, a training, a rollback or a
+    block. With --current it checks a table; nothing is decided.
 
     \b
     Examples:
@@ -54,7 +55,11 @@ def drift(
     with screen.progress(settings.layout.log()):
         done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
     if result := done.drift:
-        emit({**result.model_dump(mode="json"), "report": done.report}, as_json, lambda: _drift(result, done.report))
+        emit(
+            {**result.model_dump(mode="json"), "report": done.report},
+            as_json,
+            lambda: _describe_drift(result, done.report),
+        )
 
 
 @click.command()
@@ -63,10 +68,10 @@ def drift(
 @set_option
 @json_option
 def quality(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Compares predictions with what turned out to be true.
+    """Compares predictions with ground-truth labels (quality).
 
-    The daily flow: predictions old enough to have a label are measured, with an interval and by slice; for younger ones
-    the metric is estimated. The policy of the config decides what is done.
+    It runs the quality flow: it measures the predictions that are old enough to have a label, with an interval and by
+    slice, estimates the metric of newer ones, and applies the policy of the config.
 
     \b
     Examples:
@@ -83,44 +88,51 @@ def _run_flow(
 
     done = flows.run(name, config, as_of, overrides)
     page = {"page": done.page} if done.page else {}
-    emit(done.value.model_dump(mode="json") | page, as_json, lambda: _told(done.value))
+    emit(done.value.model_dump(mode="json") | page, as_json, lambda: _describe_run(done.value))
 
 
-def _told(seen: "MonitoringRun") -> str:
+def _describe_run(run: "MonitoringRun") -> str:
     from towline.cli.screen import table
 
-    lines = []
-    if seen.drift:
-        lines.append(_drift(seen.drift, seen.report))
-    if seen.quality:
-        found = seen.quality
-        rows = [[one.column, one.value, one.rows, _interval(one.metric)] for one in found.slices]
-        lines.append(f"quality  {found.state}: {found.reason}")
-        if found.estimate:
-            lines.append(f"estimate {_number(found.estimate.value)}: {found.estimate.why}")
-        lines += [table(["slice", "value", "rows", found.metric], rows, "  ")] if rows else []
-    if seen.decision:
-        lines.append(f"decision {seen.decision.action}: {seen.decision.reason}")
-    return "\n".join([f"{seen.model} version {seen.version}", *lines, *([seen.done] if seen.done else [])])
+    lines = [f"{run.model} version {run.version}"]
+    if run.drift:
+        lines.append(_describe_drift(run.drift, run.report))
+    if quality := run.quality:
+        lines.append(f"quality  {quality.state}: {quality.reason}")
+        if quality.estimate:
+            lines.append(f"estimate {_format_number(quality.estimate.value)}: {quality.estimate.why}")
+        rows = [[part.column, part.value, part.rows, _format_interval(part.metric)] for part in quality.slices]
+        lines += [table(["slice", "value", "rows", quality.metric], rows, "  ")] if rows else []
+    if run.decision:
+        lines.append(f"decision {run.decision.action}: {run.decision.reason}")
+    return "\n".join([*lines, *([run.done] if run.done else [])])
 
 
-def _drift(found: "DriftResult", page: str) -> str:
+def _describe_drift(drift: "DriftResult", report: str) -> str:
     from towline.cli.screen import table
 
     rows = [
-        [f.column, f.name, _number(f.value), _number(f.threshold), "alarm" if f.alarm else "", f.detail]
-        for f in found.checks[:15]
+        [
+            check.column,
+            check.name,
+            _format_number(check.value),
+            _format_number(check.threshold),
+            "alarm" if check.alarm else "",
+            check.detail,
+        ]
+        for check in drift.checks[:MAX_CHECKS]
     ]
-    head = f"drift    {found.state}, {found.rows:,} rows: {found.reason}"
-    listed = [table(["column", "what", "value", "threshold", "", "detail"], rows, "  ")] if rows else []
-    return "\n".join([head, *listed, *([f"report   {page}"] if page else [])])
+    lines = [f"drift    {drift.state}, {drift.rows:,} rows: {drift.reason}"]
+    lines += [table(["column", "check", "value", "threshold", "", "detail"], rows, "  ")] if rows else []
+    return "\n".join([*lines, *([f"report   {report}"] if report else [])])
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _interval(value: object) -> str:
-    low, high = getattr(value, "low", None), getattr(value, "high", None)
-    told = _number(getattr(value, "value", None))
-    return told if low is None else f"{told} ({_number(low)} … {_number(high)})"
+def _format_interval(interval: "Interval") -> str:
+    value = _format_number(interval.value)
+    if interval.low is None:
+        return value
+    return f"{value} ({_format_number(interval.low)} … {_format_number(interval.high)})"

@@ -1,4 +1,4 @@
-"""towline slo: what the service promises, and how it stands."""
+"""towline slo: the service level objectives of a service."""
 
 import datetime as dt
 from pathlib import Path
@@ -14,10 +14,10 @@ from towline.errors import ConfigError
 if TYPE_CHECKING:
     from towline.config import Settings
     from towline.monitoring.alerts.notifications import DeliveryReport
-    from towline.monitoring.slo.burn_rate import Objective
+    from towline.monitoring.slo.burn_rate import SloStatus
     from towline.monitoring.slo.metrics_scraper import ServiceSample
 
-_COLORS = {"met": "green", "burning": "red", "spent": "yellow", "unknown": "yellow"}
+_COLORS = {"met": "green", "burning": "red", "exhausted": "yellow", "unknown": "yellow"}
 
 
 @click.command()
@@ -27,20 +27,22 @@ _COLORS = {"met": "green", "burning": "red", "spent": "yellow", "unknown": "yell
     "services",
     multiple=True,
     metavar="URL",
-    help="Where it answers; once for each instance.  [default: what towline has started here]",
+    help="Address of the service; repeat it for each instance.  [default: services started on this machine]",
 )
-@click.option("--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="Of scope admin; better in TOWLINE_API_KEY.")
-@click.option("--quiet", is_flag=True, help="Tell nobody: no alert is opened or resolved.")
+@click.option(
+    "--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="API key with scope admin; prefer TOWLINE_API_KEY."
+)
+@click.option("--quiet", is_flag=True, help="Do not open or resolve alerts.")
 @set_option
 @json_option
 def slo(
     config: Path, services: tuple[str, ...], key: str | None, quiet: bool, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Looks at a service once, and tells how its promises stand.
+    """Checks the SLOs of a service once.
 
-    The slo section of the config says what is promised. Each call keeps what the service's /metrics count, so that the
-    error budget and how fast it burns are known of the time since the first call; call it once a minute. What burns
-    too fast, or is spent, opens an alert: in the log, and at the webhook of the config.
+    The slo section of the config defines the SLOs. Each call records the counters of the service's /metrics, so that
+    the error budgets and burn rates are known since the first call; call it once a minute. A budget that burns too
+    fast or is exhausted opens an alert: in the log, and at the webhook of the config.
 
     \b
     Examples:
@@ -54,67 +56,66 @@ def slo(
     from towline.monitoring.alerts import notifications
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import slo_history
-    from towline.monitoring.slo.burn_rate import evaluate
+    from towline.monitoring.slo.burn_rate import evaluate_slos
 
     settings, pipeline = Settings.from_environment(), read_config(config, overrides)
     journal, now = Journal.of(settings, pipeline.name), dt.datetime.now(dt.UTC)
-    looks = [
-        slo_history.look(url, key or None, journal.folder, pipeline.name, pipeline.slo.period, now)
-        for url in services or _started(settings, pipeline.name)
+    samples = [
+        slo_history.record_scrape(url, key or None, journal.folder, pipeline.name, pipeline.slo.period, now)
+        for url in services or _find_services(settings, pipeline.name)
     ]
-    found = evaluate(
-        slo_history.read(journal.folder),
-        pipeline.slo,
-        now,
-        quality=journal.quality(),
-        metric=pipeline.evaluation.metric,
-    )
-    sent = notifications.DeliveryReport() if quiet else notifications.tell_objectives(settings, pipeline, found, now)
+    history, metric = slo_history.read_history(journal.folder), pipeline.evaluation.metric
+    statuses = evaluate_slos(history, pipeline.slo, now, quality=journal.quality(), metric=metric)
+    delivery = notifications.DeliveryReport()
+    if not quiet:
+        delivery = notifications.notify_slos(settings, pipeline, statuses, now)
     document = {
         "model": pipeline.name,
         "at": now.isoformat(),
-        "services": [one.model_dump(mode="json", exclude={"counts", "at"}) for one in looks],
-        "objectives": [one.model_dump(mode="json") for one in found],
-        "alerts": sent.model_dump(),
+        "services": [sample.model_dump(mode="json", exclude={"counters", "at"}) for sample in samples],
+        "slos": [status.model_dump(mode="json") for status in statuses],
+        "alerts": delivery.model_dump(),
     }
-    emit(document, as_json, lambda: _told(pipeline.name, looks, found, sent))
+    emit(document, as_json, lambda: _text(pipeline.name, samples, statuses, delivery))
 
 
-def _started(settings: "Settings", model: str) -> list[str]:
+def _find_services(settings: "Settings", model: str) -> list[str]:
     from towline.operations.services import find
 
-    if found := find(settings, model):
-        return found
+    if addresses := find(settings, model):
+        return addresses
     raise ConfigError(
-        f"towline has started no service of {model} on this machine",
+        f"no service of {model} was started on this machine",
         where=str(settings.store),
-        remedy=f"towline serve {model}; or say where one answers: --service http://127.0.0.1:8080",
+        remedy=f"towline serve {model}; or give the address of a service: --service http://127.0.0.1:8080",
     )
 
 
-def _told(model: str, looks: "list[ServiceSample]", found: "tuple[Objective, ...]", sent: "DeliveryReport") -> str:
+def _text(
+    model: str, samples: "list[ServiceSample]", statuses: "tuple[SloStatus, ...]", delivery: "DeliveryReport"
+) -> str:
     from towline.cli.screen import table
 
     lines = []
-    for one in looks:
-        state = f"serves version {one.version}" if one.version else "answers"
-        lines.append(f"{one.service} {state if one.up else f'is away: {one.why}'}")
+    for sample in samples:
+        state = f"serves version {sample.version}" if sample.version else "is up"
+        lines.append(f"{sample.service} {state if sample.up else f'is down: {sample.why}'}")
     rows = [
         [
-            one.name,
-            one.goal,
-            one.shown or None,
-            None if one.budget is None else f"{100 * one.budget:.0f} %",
-            *(_rate(one.burn(window)) for window in ("1h", "6h", "3d")),
-            click.style(one.state, fg=_COLORS[one.state]),
+            status.name,
+            status.goal,
+            status.current or None,
+            None if status.budget is None else f"{100 * status.budget:.0f} %",
+            *(_format_rate(status.burn_rate(window)) for window in ("1h", "6h", "3d")),
+            click.style(status.state, fg=_COLORS[status.state]),
         ]
-        for one in found
+        for status in statuses
     ]
-    head = ["objective", "target", "now", "budget left", "burn 1h", "6h", "3d", "state"]
-    lines += ["", table(head, rows), ""] if rows else ["", f"the config of {model} promises nothing: see slo", ""]
-    lines += [one.reason for one in found if one.state != "met"]
-    return "\n".join([*lines, f"alerts: {sent.text()}"])
+    header = ["SLO", "target", "now", "budget left", "burn 1h", "6h", "3d", "state"]
+    lines += ["", table(header, rows) if rows else f"the config of {model} has no SLOs: see its slo section", ""]
+    lines += [status.reason for status in statuses if status.state != "met"]
+    return "\n".join([*lines, f"alerts: {delivery.text()}"])
 
 
-def _rate(rate: float | None) -> str | None:
+def _format_rate(rate: float | None) -> str | None:
     return None if rate is None else f"{rate:.3g}"

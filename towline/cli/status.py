@@ -1,10 +1,8 @@
-"""towline status: how the models do, at a glance."""
+"""towline status: the state of the models."""
 
 import contextlib
 import datetime as dt
-import json
 import os
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,28 +16,23 @@ from towline.errors import ConfigError
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
     from towline.monitoring.status.links import Links
-    from towline.monitoring.status.summary import Run, Status
+    from towline.monitoring.status.summary import FlowStatus, ModelStatus
 
-COLOURS = {
-    "good": "green", "ok": "green", "met": "green", "promoted": "green", "completed": "green", "unchanged": "green",
-    "bad": "red", "degraded": "red", "drift": "red", "invalid_schema": "red",
-    "burning": "red", "block": "red", "failed": "red", "crashed": "red",
-    "data refused": "red", "roll back": "red",
-    "warn": "yellow", "unknown": "yellow", "spent": "yellow", "refused": "yellow",
-}  # fmt: skip
-_HEALTH = {"good": "all well", "warn": "look at it", "bad": "alarm", "unknown": "not watched yet"}
+COLORS = {"ok": "green", "warning": "yellow", "alarm": "red", "unknown": "yellow"}
+TIMEOUT = 3.0  # seconds for a request to a local server
+MAX_CHECKS, MAX_EVENTS, MAX_REASON = 5, 5, 70
 _FLOWS = ("training", "drift", "quality", "reaction")
 
 
 @click.command()
 @click.argument("name", metavar="[NAME|CONFIG]", required=False)
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write the page with the plots.")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write the status page (HTML).")
 @json_option
 def status(name: str | None, page: Path | None, as_json: bool) -> None:
-    """Shows how a model does: what serves, what is asked, quality, drift, promises, decisions and alarms.
+    """Shows the state of a model: version, predictions, SLOs, quality, drift, decisions and alarms.
 
-    All models, if there are several and none is named. With a CONFIG its promises are taken from there, else from the
-    release that serves. What MLflow lacks of a model (a version that was deleted there, an alias) is put back.
+    Without NAME, all models are listed. With a CONFIG, its SLOs are used; else those of the champion's release. If
+    MLflow lacks something of a model, such as a deleted version or an alias, it is repaired.
 
     \b
     Examples:
@@ -50,62 +43,64 @@ def status(name: str | None, page: Path | None, as_json: bool) -> None:
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    found = [one.model_copy(update={"mirror": mirrored(settings, one.model)}) for one in gather(settings, name)]
+    models = [
+        model.model_copy(update={"mirror": repair_mirror(settings, model.model)})
+        for model in read_statuses(settings, name)
+    ]
+    single = models[0] if len(models) == 1 else None
     if page is not None:
         from towline import files
-        from towline.monitoring.status.page import index, render
+        from towline.monitoring.status.page import render_index, render_status
 
-        one = len(found) == 1
-        files.write(page, render(found[0]) if one else index(found, dt.datetime.now(dt.UTC)))
-    document: Any = [one.model_dump(mode="json") | {"health": one.health} for one in found]
+        files.write(page, render_status(single) if single else render_index(models, dt.datetime.now(dt.UTC)))
+    documents: list[Any] = [model.model_dump(mode="json") | {"health": model.health} for model in models]
     note = f"\npage       {page}" if page else ""
-    single = len(found) == 1
     emit(
-        document[0] if single and name else document,
+        documents[0] if single and name else documents,
         as_json,
-        lambda: (_screen(found[0]) if single else _all(found)) + note,
+        lambda: (_describe_model(single) if single else _list_models(models)) + note,
     )
 
 
-def gather(settings: "Settings", name: str | None = None) -> list["Status"]:
-    """The status of one model, by its name or its config, or of all.
+def read_statuses(settings: "Settings", name: str | None = None) -> list["ModelStatus"]:
+    """The status of one model, by its name or config, or of all models.
 
     Raises:
         ConfigError: there is no such model.
-        ReleaseError: the ledger was lost; or the rows of the model, where it is one, are not what was written.
+        ReleaseError: the ledger was lost, or the rows of the named model were changed.
         TransientError: the ledger cannot be read.
     """
     from towline.registry.ledger import open_ledger
     from towline.registry.resolution import check_recorded
 
-    config, ledger = _config(name), open_ledger(settings)
-    known, wanted = ledger.models(), config.name if config else name
-    check_recorded(settings, ledger, wanted)
-    if wanted is not None and wanted not in known:
-        remedy = f"name one of: {', '.join(known)}" if known else "towline run CONFIG makes one"
-        raise ConfigError(f"no model called {wanted!r}", where="command line", remedy=remedy)
+    config, ledger = _read_config(name), open_ledger(settings)
+    models, selected = ledger.models(), config.name if config else name
+    check_recorded(settings, ledger, selected)
+    if selected is not None and selected not in models:
+        remedy = f"use one of: {', '.join(models)}" if models else "train a model: towline run CONFIG"
+        raise ConfigError(f"no model called {selected!r}", where="command line", remedy=remedy)
     now = dt.datetime.now(dt.UTC)
-    names = [wanted] if wanted is not None else known
-    return [_gathered(settings, model, now, config, alone=len(names) == 1) for model in names]
+    names = [selected] if selected is not None else models
+    return [_read_status(settings, model, now, config, single=len(names) == 1) for model in names]
 
 
-def _gathered(
-    settings: "Settings", model: str, now: dt.datetime, config: "PipelineConfig | None", *, alone: bool
-) -> "Status":
-    """The status of a model; of one among several whose rows are not what was written, that alone."""
+def _read_status(
+    settings: "Settings", model: str, now: dt.datetime, config: "PipelineConfig | None", *, single: bool
+) -> "ModelStatus":
+    """The status of a model. If its ledger rows were changed and it is one of several, its status says so."""
     from towline.errors import ReleaseError
-    from towline.monitoring.status.summary import Alarm, Status, gather
+    from towline.monitoring.status.summary import ModelStatus, StatusAlarm, read_status
 
     try:
-        return gather(settings, model, now, config, runs(settings, model))
+        return read_status(settings, model, now, config, read_flows(settings, model))
     except ReleaseError as error:
-        if alone:
+        if single:
             raise
-        return Status(model=model, at=now, alarms=(Alarm(what=error.what, reason=error.remedy),))
+        return ModelStatus(model=model, at=now, alarms=(StatusAlarm(title=error.what, reason=error.remedy),))
 
 
-def mirrored(settings: "Settings", model: str) -> str:
-    """What MLflow lacked of a model, and that it was put back; empty if nothing, or without MLflow installed."""
+def repair_mirror(settings: "Settings", model: str) -> str:
+    """What MLflow lacked of a model and was repaired; empty if nothing, or without MLflow installed."""
     from importlib.util import find_spec
 
     from towline.errors import ReleaseError, TransientError
@@ -116,15 +111,16 @@ def mirrored(settings: "Settings", model: str) -> str:
 
     try:
         return "; ".join(synchronize(settings, model))
-    except ReleaseError:  # told by the model's status
+    except ReleaseError:  # the model's status reports it
         return ""
     except TransientError as error:
-        return f"cannot be looked at: {error.what}"
+        return f"cannot be read: {error.what}"
 
 
-def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
-    """The last and the next run of each of a model's flows, as the Prefect server tells; none where it is away."""
-    from towline.monitoring.status.summary import Run
+def read_flows(settings: "Settings", model: str) -> tuple["FlowStatus", ...]:
+    """The last and next run of each of a model's flows from the Prefect server; none if it does not run."""
+    from towline.http_request import HttpRequestError
+    from towline.monitoring.status.summary import FlowStatus
     from towline.operations import servers
 
     url = os.environ.get("PREFECT_API_URL", "")
@@ -133,205 +129,226 @@ def runs(settings: "Settings", model: str) -> tuple["Run", ...]:
         if server is None:
             return ()
         url = f"{server.url}/api"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        flows = {flow["id"]: flow["name"] for flow in _ask(url, "flows", {"flows": {"name": {"any_": list(_FLOWS)}}})}
-        named = {"flow_runs": {"name": {"any_": [model]}, "start_time": {"is_null_": False}}, "sort": "START_TIME_DESC"}
-        due = {
+    with contextlib.suppress(HttpRequestError, ValueError, KeyError, TypeError):
+        names = {flow["id"]: flow["name"] for flow in _filter(url, "flows", {"flows": {"name": {"any_": _FLOWS}}})}
+        started = {
+            "flow_runs": {"name": {"any_": [model]}, "start_time": {"is_null_": False}},
+            "sort": "START_TIME_DESC",
+        }
+        scheduled = {
             "deployments": {"name": {"any_": [model]}},
             "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
             "sort": "EXPECTED_START_TIME_ASC",
         }
-        last: dict[str, Any] = {}
-        following: dict[str, Any] = {}
-        for found, into in ((_ask(url, "flow_runs", named), last), (_ask(url, "flow_runs", due), following)):
-            for run in found:
-                into.setdefault(flows.get(run["flow_id"], ""), run)
+        last = _first_by_flow(_filter(url, "flow_runs", started), names)
+        upcoming = _first_by_flow(_filter(url, "flow_runs", scheduled), names)
         return tuple(
-            Run(
+            FlowStatus(
                 flow=flow,
-                number=last.get(flow, {}).get("id", ""),
+                run_id=last.get(flow, {}).get("id", ""),
                 started=last.get(flow, {}).get("start_time"),
                 state=last.get(flow, {}).get("state_name", ""),
-                next=following.get(flow, {}).get("expected_start_time"),
+                next=upcoming.get(flow, {}).get("expected_start_time"),
             )
             for flow in _FLOWS
-            if flow in last or flow in following
+            if flow in last or flow in upcoming
         )
     return ()
 
 
-def links(settings: "Settings", models: Sequence[str]) -> "Links":
-    """Where the store's web interfaces answer, and what MLflow calls the experiments of these models."""
+def read_links(settings: "Settings", models: Sequence[str]) -> "Links":
+    """Addresses of the store's web interfaces, and MLflow's experiments of these models."""
     from towline.monitoring.status.links import Links
     from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
-    pages = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
-    return Links(**pages, experiments=_experiments(pages["mlflow"], models) if "mlflow" in pages else {})
+    urls = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
+    return Links(**urls, experiments=_read_experiments(urls["mlflow"], models) if "mlflow" in urls else {})
 
 
-def _experiments(url: str, models: Sequence[str]) -> dict[str, str]:
-    found = {}
+def _read_experiments(url: str, models: Sequence[str]) -> dict[str, str]:
+    from towline.http_request import HttpRequestError, request_json
+
+    experiments = {}
     for model in models:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or the server still starts
-            asked = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(model)}"
-            found[model] = str(_open(urllib.request.Request(asked))["experiment"]["experiment_id"])  # noqa: S310
-    return found
+        address = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(model)}"
+        with contextlib.suppress(HttpRequestError, KeyError, TypeError):  # no experiment, or the server still starts
+            experiments[model] = str(request_json(address, TIMEOUT)["experiment"]["experiment_id"])
+    return experiments
 
 
-def _ask(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(  # noqa: S310 - the address of the user's own server
-        f"{url.rstrip('/')}/{what}/filter",
-        json.dumps({"limit": 100, **query}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    found: list[dict[str, Any]] = _open(request)
-    return found
+def _filter(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """Objects of the Prefect API that match a query."""
+    from towline.http_request import request_json
+
+    objects: list[dict[str, Any]] = request_json(f"{url.rstrip('/')}/{what}/filter", TIMEOUT, {"limit": 100, **query})
+    return objects
 
 
-def _open(request: urllib.request.Request) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=3) as answer:
-        return json.load(answer)
+def _first_by_flow(runs: Sequence[dict[str, Any]], names: dict[str, str]) -> dict[str, dict[str, Any]]:
+    first: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        first.setdefault(names.get(run["flow_id"], ""), run)
+    return first
 
 
-def _config(name: str | None) -> "PipelineConfig | None":
+def _read_config(name: str | None) -> "PipelineConfig | None":
     from towline.config import read_config
 
     return read_config(Path(name)) if name and name.endswith((".yaml", ".yml")) else None
 
 
-def _all(found: Sequence["Status"]) -> str:
+def _list_models(models: Sequence["ModelStatus"]) -> str:
     from towline.cli.screen import table
+    from towline.monitoring.status.summary import HEALTH_TEXT
 
-    if not found:
-        return "no models yet: towline run CONFIG makes one"
+    if not models:
+        return "no models yet; train one: towline run CONFIG"
     rows = [
         [
-            one.model,
-            _HEALTH[one.health],
-            one.champion.version if one.champion else None,
-            f"{one.champion.since:%Y-%m-%d %H:%M}" if one.champion else None,
-            one.traffic.rows,
-            one.drift[-1].state if one.drift else None,
-            f"{one.quality[-1].metric} {one.quality[-1].value.text()}" if one.quality else None,
-            "; ".join(alarm.what for alarm in one.alarms),
+            model.model,
+            HEALTH_TEXT[model.health],
+            model.champion.version if model.champion else None,
+            _format_time(model.champion.since) if model.champion else None,
+            model.traffic.rows,
+            model.drift[-1].state if model.drift else None,
+            f"{model.quality[-1].metric} {model.quality[-1].value.text()}" if model.quality else None,
+            "; ".join(alarm.title for alarm in model.alarms),
         ]
-        for one in found
+        for model in models
     ]
-    names = ["model", "state", "version", "since", "30 days", "drift", "quality", "open alarms"]
-    notes = [f"\nmlflow     {one.model}: {one.mirror}" for one in found if one.mirror]
-    return table(names, rows) + "".join(["\n", *notes]) + "\none model  towline status NAME"
+    header = ["model", "state", "version", "since", "30 days", "drift", "quality", "open alarms"]
+    notes = [f"\nmlflow     {model.model}: {model.mirror}" for model in models if model.mirror]
+    return table(header, rows) + "".join(["\n", *notes]) + "\none model  towline status NAME"
 
 
-def _screen(one: "Status") -> str:
-    """One model; blocks with a line between them."""
-    blocks = [_serving(one), _promises(one), _quality(one), _drift(one), _runs(one), _steps(one)]
-    return "\n\n".join(block for block in blocks if block)
+def _describe_model(model: "ModelStatus") -> str:
+    """One model, as blocks with an empty line between them."""
+    describe = (
+        _describe_champion,
+        _describe_slos,
+        _describe_quality,
+        _describe_drift,
+        _describe_flows,
+        _describe_events,
+    )
+    return "\n\n".join(block for block in (each(model) for each in describe) if block)
 
 
-def _serving(one: "Status") -> str:
+def _describe_champion(model: "ModelStatus") -> str:
     from towline.cli.screen import head
+    from towline.monitoring.status.summary import HEALTH_TEXT
 
-    lines = [head("model") + f"{one.model}  {_coloured(one.health, _HEALTH[one.health])}"]
-    if one.champion:
-        serving = one.champion
-        age = (one.at - serving.trained).days if serving.trained else 0
-        trained = f", trained {serving.trained:%Y-%m-%d}, {age} days old" if serving.trained else ""
-        lines.append(head("version") + f"{serving.version} since {serving.since:%Y-%m-%d %H:%M}{trained}")
-    lines += [
-        head("alarm") + _coloured("bad" if alarm.bad else "warn", alarm.what) + f": {alarm.reason}"
-        for alarm in one.alarms
-    ]
-    lines += [head("mlflow") + one.mirror] if one.mirror else []
-    today = sum(day.rows for day in one.traffic.days if day.day == one.at.date())
-    lines.append(head("traffic") + f"{one.traffic.rows:,} predictions in 30 days, {today:,} today")
+    lines = [head("model") + f"{model.model}  {click.style(HEALTH_TEXT[model.health], fg=COLORS[model.health])}"]
+    if champion := model.champion:
+        age = (model.at - champion.trained).days if champion.trained else 0
+        trained = f", trained {champion.trained:%Y-%m-%d}, {age} days old" if champion.trained else ""
+        lines.append(head("version") + f"{champion.version} since {_format_time(champion.since)}{trained}")
+    for alarm in model.alarms:
+        color = COLORS["alarm" if alarm.severe else "warning"]
+        lines.append(head("alarm") + click.style(alarm.title, fg=color) + f": {alarm.reason}")
+    lines += [head("mlflow") + model.mirror] if model.mirror else []
+    today = model.traffic.on(model.at.date())
+    lines.append(head("traffic") + f"{model.traffic.rows:,} predictions in 30 days, {today:,} today")
     return "\n".join(lines)
 
 
-def _promises(one: "Status") -> str:
+def _describe_slos(model: "ModelStatus") -> str:
     from towline.cli.screen import table
 
     rows = [
-        [goal.target, goal.now or None, "–" if goal.budget is None else f"{goal.budget:.0%}", _coloured(goal.state)]
-        for goal in one.goals
+        [slo.goal, slo.current or None, "–" if slo.budget is None else f"{slo.budget:.0%}", _color(slo.state)]
+        for slo in model.slos
     ]
-    return table(["promise", "now", "budget left", "state"], rows, "  ") if rows else ""
+    return table(["SLO", "now", "budget left", "state"], rows, "  ") if rows else ""
 
 
-def _quality(one: "Status") -> str:
+def _describe_quality(model: "ModelStatus") -> str:
     from towline.cli.screen import head
 
-    if not one.quality:
+    if not model.quality:
         return ""
-    last = one.quality[-1]
-    told = f"{last.metric} {last.value.text()}, bound {last.bound:.4g}, {last.labelled:,} of {last.rows:,} have a label"
-    lines = [head("quality") + f"{_coloured(last.state)}: {told}"]
+    last = model.quality[-1]
+    labels = f"{last.labelled:,} of {last.rows:,} predictions have a label"
+    lines = [
+        head("quality") + f"{_color(last.state)}: {last.metric} {last.value.text()}, bound {last.bound:.4g}, {labels}"
+    ]
     if last.estimate and last.estimate.value is not None:
-        doubt = "" if last.estimate.trusted else ", not to be trusted"
-        lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{doubt}")
+        trust = "" if last.estimate.trusted else ", not trusted"
+        lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{trust}")
     return "\n".join(lines)
 
 
-def _drift(one: "Status") -> str:
+def _describe_drift(model: "ModelStatus") -> str:
     from towline.cli.screen import head, table
 
-    if not one.drift:
+    if not model.drift:
         return ""
-    night = one.drift[-1]
-    until = f" to {night.end:%Y-%m-%d %H:%M}" if night.end else ""
-    lines = [head("drift") + f"{_coloured(night.state)}, {night.rows:,} rows{until}: {night.reason}"]
-    near = [f for f in night.checks if f.alarm or f.invalid or f.threshold is not None][:5]
-    rows = [[f.column, f.name, _number(f.value), _number(f.threshold), _recent(one, f.column)] for f in near]
-    lines += [table(["column", "what", "value", "alarm from", "last nights"], rows, "  ")] if rows else []
+    last = model.drift[-1]
+    until = f" until {_format_time(last.end)}" if last.end else ""
+    lines = [head("drift") + f"{_color(last.state)}, {last.rows:,} rows{until}: {last.reason}"]
+    checks = [check for check in last.checks if check.alarm or check.invalid or check.threshold is not None]
+    rows = [
+        [
+            check.column,
+            check.name,
+            _format_number(check.value),
+            _format_number(check.threshold),
+            _trend(model, check.column),
+        ]
+        for check in checks[:MAX_CHECKS]
+    ]
+    lines += [table(["column", "check", "value", "threshold", "last windows"], rows, "  ")] if rows else []
     return "\n".join(lines)
 
 
-def _runs(one: "Status") -> str:
+def _describe_flows(model: "ModelStatus") -> str:
     from towline.cli.screen import table
 
     rows = [
-        [run.flow, _moment(run.started), _coloured(run.state.lower(), run.state), _moment(run.next)] for run in one.runs
+        [flow.flow, _format_time(flow.started), _color(flow.state), _format_time(flow.next)] for flow in model.flows
     ]
     return table(["flow", "last (UTC)", "state", "next (UTC)"], rows, "  ") if rows else ""
 
 
-def _steps(one: "Status") -> str:
+def _describe_events(model: "ModelStatus") -> str:
     from towline.cli.screen import table
 
     rows = [
-        [f"{step.at:%Y-%m-%d %H:%M}", _coloured(step.what) + _often(step.times), str(step.version), _short(step.reason)]
-        for step in one.steps[:5]
+        [
+            _format_time(event.at),
+            _color(event.what) + (f" {event.times}×" if event.times > 1 else ""),
+            str(event.version),
+            event.reason if len(event.reason) <= MAX_REASON else event.reason[: MAX_REASON - 1] + "…",
+        ]
+        for event in model.events[:MAX_EVENTS]
     ]
     return table(["decided (UTC)", "what", "version", "why"], rows, "  ") if rows else ""
 
 
-def _often(times: int) -> str:
-    return f" {times}×" if times > 1 else ""
+def _trend(model: "ModelStatus", column: str) -> str:
+    """A column's last windows, oldest first: a higher bar is nearer to its threshold, ! is an alarm."""
+    trend = ""
+    for window in model.drift[-14:]:
+        checks = [check for check in window.checks if check.column == column]
+        nearest = max((check.value / check.threshold for check in checks if check.threshold), default=0.0)
+        if any(check.alarm or check.invalid for check in checks):
+            trend += "!"
+        else:
+            trend += "▁▂▃▄▅▆▇"[min(6, int(nearest * 7))] if checks else " "
+    return trend
 
 
-def _recent(one: "Status", column: str) -> str:
-    """The last nights of a column, oldest first: how near it came to its threshold, ! an alarm."""
-    told = ""
-    for night in one.drift[-14:]:
-        mine = [f for f in night.checks if f.column == column]
-        near = max((f.value / f.threshold for f in mine if f.threshold), default=0.0)
-        told += "!" if any(f.alarm or f.invalid for f in mine) else "▁▂▃▄▅▆▇"[min(6, int(near * 7))] if mine else " "
-    return told
+def _color(state: str) -> str:
+    from towline.monitoring.status.page import STATE_CLASSES
+
+    color = COLORS.get(STATE_CLASSES.get(state.lower(), state))
+    return click.style(state, fg=color) if color else state
 
 
-def _coloured(state: str, told: str = "") -> str:
-    colour = COLOURS.get(state)
-    return click.style(told or state, fg=colour) if colour else told or state
-
-
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _moment(moment: dt.datetime | None) -> str | None:
+def _format_time(moment: dt.datetime | None) -> str | None:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else None
-
-
-def _short(text: str, most: int = 70) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

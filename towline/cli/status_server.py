@@ -1,7 +1,7 @@
-"""The status pages over HTTP, made anew for each request, and ``/metrics`` for Prometheus.
+"""Serves the status pages, rendered for each request, and ``/metrics`` for Prometheus.
 
-``python -m towline.cli.status_server PORT [--host 0.0.0.0]``; on loopback unless told otherwise. It asks for no key:
-who listens elsewhere keeps strangers off that network.
+``python -m towline.cli.status_server PORT [--host 0.0.0.0]``; the default is loopback. It has no authentication: on
+other addresses, restrict access to its network.
 """
 
 import argparse
@@ -14,60 +14,59 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from towline.errors import ConfigError, TowlineError
-from towline.monitoring.reporting.model_metrics import Watch
+from towline.html import content_security_policy
+from towline.monitoring.reporting.metrics_exporter import MetricsExporter
 from towline.monitoring.status.links import Links
-from towline.monitoring.status.page import ALL, POLICY
+from towline.monitoring.status.page import ALL_MODELS
 from towline.registry.ledger import open_ledger
 
 if TYPE_CHECKING:
     from towline.config import Settings
 
 LOOPBACK = "127.0.0.1"
-_FILES = re.compile(
-    r"/(?P<model>[a-z0-9][a-z0-9-]{0,62})/(v(?P<version>\d{1,9})/card|drift/(?P<night>\d{4}-\d\d-\d\d))"
-)
-_OF_CARDS = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
-# Evidently draws its reports with scripts that the page itself holds
-_OF_REPORTS = (
+_FILES = re.compile(r"/(?P<model>[a-z0-9][a-z0-9-]{0,62})/(v(?P<version>\d{1,9})/card|drift/(?P<day>\d{4}-\d\d-\d\d))")
+_CARD_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+# Evidently's reports contain scripts that draw them
+_REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'"
 )
 
 
-class Pages(ThreadingHTTPServer):
-    """The front door: ``/`` (the one model, or all), ``/_all``, ``/NAME``, ``/metrics`` and ``/health``.
+class StatusServer(ThreadingHTTPServer):
+    """Paths: ``/`` (the only model, or all), ``/_all``, ``/NAME``, ``/metrics`` and ``/health``.
 
-    ``/NAME/v3/card`` is the model card of a version, ``/NAME/drift/2026-02-28`` Evidently's report of a night that
-    alarmed. The pages link to Prefect, MLflow and Evidently where these run.
+    ``/NAME/v3/card`` is the model card of a version, ``/NAME/drift/2026-02-28`` the Evidently report of a window with
+    an alarm. The pages link to Prefect, MLflow and Evidently if these run.
     """
 
     daemon_threads = True
 
     def __init__(self, port: int, settings: "Settings", host: str = LOOPBACK) -> None:
-        super().__init__((host, port), _Page)
+        super().__init__((host, port), _StatusHandler)
         self.settings = settings
-        self.watch = Watch(settings)
-        self.local = host == LOOPBACK  # the other interfaces are, so for others no link would lead anywhere
+        self.exporter = MetricsExporter(settings)
+        self.local = host == LOOPBACK  # the other interfaces listen on loopback: links to them work only there
 
 
-class _Page(BaseHTTPRequestHandler):
-    server: Pages
+class _StatusHandler(BaseHTTPRequestHandler):
+    server: StatusServer
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        if not self._meant():
-            self._answer(403, "text/plain", "this page is for 127.0.0.1")
+        if not self._is_valid_host():
+            self._respond(403, "text/plain", "this page is only served to 127.0.0.1")
         elif path == "/health":
-            self._answer(200, "text/plain", "ok")
+            self._respond(200, "text/plain", "ok")
         elif path == "/metrics":
-            self._answer(*self._metrics())
-        elif found := _FILES.fullmatch(unquote(path)):
-            self._answer(*self._file(found["model"], found["version"], found["night"]))
+            self._respond(*self._metrics())
+        elif match := _FILES.fullmatch(unquote(path)):
+            self._respond(*self._file(match["model"], match["version"], match["day"]))
         else:
-            self._answer(*self._page(unquote(path.strip("/"))))
+            self._respond(*self._page(unquote(path.strip("/"))))
 
-    def _meant(self) -> bool:
-        """Whether no other site's name was made to point here: such a name has a dot, and is no address."""
+    def _is_valid_host(self) -> bool:
+        """Refuses names with a dot: another site's name may resolve to this server (DNS rebinding)."""
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:
@@ -83,62 +82,63 @@ class _Page(BaseHTTPRequestHandler):
 
     def _metrics(self) -> tuple[int, str, str]:
         try:
-            return 200, "text/plain; version=0.0.4", self.server.watch.text(dt.datetime.now(dt.UTC))
+            return 200, "text/plain; version=0.0.4", self.server.exporter.text(dt.datetime.now(dt.UTC))
         except ImportError:
             return 501, "text/plain", "not installed: prometheus_client; remedy: pip install 'towline[serve]'"
 
-    def _file(self, model: str, version: str | None, night: str | None) -> tuple[int, str, str, str]:
-        """A page that stands in the store. It is sandboxed: what is in it can reach nothing of this address."""
+    def _file(self, model: str, version: str | None, day: str | None) -> tuple[int, str, str, str]:
+        """A page from the store. It is sandboxed, so that its content cannot access this address."""
         layout = self.server.settings.layout
-        file = layout.drift_report(model, night or "")
-        what = f"report of the night of {night}"
+        file = layout.drift_report(model, day or "")
+        what = f"drift report of {day}"
         if version:
             what = f"card of version {version}"
             try:
                 entry = open_ledger(self.server.settings).entry(model, int(version))
             except TowlineError as error:
-                return 503, "text/plain", str(error), POLICY
+                return 503, "text/plain", str(error), content_security_policy()
             file = layout.release(entry.release if entry else "none") / "card.html"
         try:
-            return 200, "text/html", file.read_text(encoding="utf-8"), _OF_CARDS if version else _OF_REPORTS
+            return 200, "text/html", file.read_text(encoding="utf-8"), _CARD_POLICY if version else _REPORT_POLICY
         except (OSError, UnicodeDecodeError):
-            return 404, "text/plain", f"{model} has no {what}", POLICY
+            return 404, "text/plain", f"{model} has no {what}", content_security_policy()
 
     def _page(self, name: str) -> tuple[int, str, str]:
-        from towline.cli.status import gather, links
-        from towline.monitoring.status.page import index, render
+        from towline.cli.status import read_links, read_statuses
+        from towline.monitoring.status.page import render_index, render_status
 
         try:
-            found = gather(self.server.settings, None if name == ALL else name or None)
+            models = read_statuses(self.server.settings, None if name == ALL_MODELS else name or None)
         except ConfigError as error:
             return 404, "text/plain", str(error)
         except TowlineError as error:
             return 503, "text/plain", str(error)
-        leads = links(self.server.settings, [one.model for one in found]) if self.server.local else Links()
-        if len(found) == 1 and name != ALL:
-            return 200, "text/html", render(found[0], leads)
-        return 200, "text/html", index(found, dt.datetime.now(dt.UTC), leads)
+        names = [model.model for model in models]
+        links = read_links(self.server.settings, names) if self.server.local else Links()
+        if len(models) == 1 and name != ALL_MODELS:
+            return 200, "text/html", render_status(models[0], links)
+        return 200, "text/html", render_index(models, dt.datetime.now(dt.UTC), links)
 
-    def _answer(self, status: int, kind: str, text: str, policy: str = POLICY) -> None:
+    def _respond(self, status: int, kind: str, text: str, policy: str = "") -> None:
         body = text.encode("utf-8", "replace")
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Security-Policy", policy)
+        self.send_header("Content-Security-Policy", policy or content_security_policy())
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(body)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     from towline.config import Settings
 
-    given = argparse.ArgumentParser(prog="python -m towline.cli.status_server")
-    given.add_argument("port", type=int)
-    given.add_argument("--host", default=LOOPBACK)
-    options = given.parse_args(words)
-    Pages(options.port, Settings.from_environment(), options.host).serve_forever()
+    parser = argparse.ArgumentParser(prog="python -m towline.cli.status_server")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--host", default=LOOPBACK)
+    options = parser.parse_args(arguments)
+    StatusServer(options.port, Settings.from_environment(), options.host).serve_forever()
 
 
 if __name__ == "__main__":

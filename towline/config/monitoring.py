@@ -1,4 +1,4 @@
-"""The parts of a pipeline's config that say how a model in production is watched, and what is done when it slips."""
+"""Config sections of monitoring: packaging, drift, quality, retraining, SLOs, alerts and schedules."""
 
 import datetime as dt
 import ipaddress
@@ -13,110 +13,120 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from towline.config.passwords import hide_path, mask_path
 from towline.config.record import Duration, Frozen
 
-#: upper bounds in seconds of the latency histogram that services export
+#: upper bounds, in seconds, of the buckets of the service's latency histogram
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-Sign = Literal["drift", "quality"]
+RetrainTrigger = Literal["drift", "quality"]
 
-#: sections of a config that a model does not depend on: changing them is no reason to train
-WATCH = ("package", "drift", "quality", "retrain", "slo", "alerts", "schedule")
+#: sections that a trained model does not depend on: a change in them leads to no training
+MONITORING_SECTIONS = ("package", "drift", "quality", "retrain", "slo", "alerts", "schedule")
 
 
 class PackageConfig(Frozen):
-    """What is made of a release beside its folder."""
+    """Container image and trusted packages of a release."""
 
-    image: bool = Field(False, description="build its container image too, and promote only what a container answers")
+    image: bool = Field(
+        False, description="also build a container image, and promote only if a container of it answers"
+    )
     repository: str = Field(
         "",
         pattern=r"^([a-z0-9][a-z0-9._:/-]{0,200})?$",
-        description="what the image's tag begins with, e.g. registry.example.com/team/houses; default: the name",
+        description="repository of the image, e.g. registry.example.com/team/houses; default: the model's name",
     )
     trusted: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")], ...] = Field(
-        (), description="installed packages whose code candidates may be taken from, beside the known libraries"
+        (), description="installed packages that estimators may come from, besides the known libraries"
     )
 
     @field_validator("trusted")
     @classmethod
-    def _installable(cls, trusted: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_trusted(cls, trusted: tuple[str, ...]) -> tuple[str, ...]:
         for package in trusted:
             if package in sys.stdlib_module_names:
-                raise ValueError(f"{package} is part of Python itself, which holds no estimators; leave it out")
+                raise ValueError(
+                    f"{package} is part of Python's standard library, which has no estimators; leave it out"
+                )
         return trusted
 
 
 class DriftConfig(Frozen):
-    """When rows of production count as different from those of training."""
+    """When current rows count as different from the training rows."""
 
     false_alarms_per_year: float = Field(
-        4.0, gt=0, le=180, description="nights a year that may alarm although nothing has changed"
+        4.0, gt=0, le=180, description="the yearly false-alarm budget: windows without drift that may raise an alarm"
     )
-    min_rows: int = Field(50, ge=2, description="of a night; fewer say nothing")
+    min_rows: int = Field(50, ge=2, description="least rows of a window; with fewer, drift is unknown")
     min_effect: float = Field(
-        0.1, ge=0, description="distances below it are no drift however sure (sds; Jensen-Shannon distance)"
+        0.1,
+        ge=0,
+        description="distances below it are no drift (standard deviations; Jensen-Shannon distance)",
     )
-    ignore: tuple[str, ...] = Field((), description="columns whose change means nothing, such as a counter")
+    ignore: tuple[str, ...] = Field((), description="columns that may change, such as a counter")
 
 
 class QualityConfig(Frozen):
-    """How predictions are compared with what turned out to be true."""
+    """How predictions are compared with ground-truth labels."""
 
-    delay: Duration = Field(dt.timedelta(days=1), description="after it a label should be there, e.g. 30d")
+    delay: Duration = Field(dt.timedelta(days=1), description="time until labels are expected, e.g. 30d")
     window: Duration = Field(
-        dt.timedelta(days=1), description="of predictions looked at together; longer while they say nothing"
+        dt.timedelta(days=1), description="length of a window; it is extended while its quality is unknown"
     )
-    min_labels: int = Field(50, ge=10, description="fewer leave the quality unknown")
+    min_labels: int = Field(50, ge=10, description="least labels of a window; with fewer, quality is unknown")
     min_coverage: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="labelled share of what is due; below it labels may be an early part, quality unknown",
+        description="least labelled share of the predictions that are due; below it, quality is unknown",
     )
-    tolerance: float = Field(0.25, ge=0, description="relative loss against the holdout that is still accepted")
+    tolerance: float = Field(0.25, ge=0, description="acceptable relative loss against the holdout")
 
 
 class RetrainConfig(Frozen):
-    """When a model is trained again by itself, or rolled back."""
+    """When monitoring starts a training or a rollback."""
 
-    signs: tuple[Sign, ...] = Field(("drift", "quality"), description="what leads to training")
-    need: int = Field(2, ge=1, description="bad windows ...")
-    of: int = Field(3, ge=1, description="... among the last so many")
-    cooldown: Duration = Field(dt.timedelta(days=7), description="after a training, none for so long")
-    min_rows: int = Field(200, ge=2, description="new rows since the champion's training; fewer teach nothing new")
-    rollback: bool = Field(True, description="roll back where the previous champion does better on the same rows")
+    triggers: tuple[RetrainTrigger, ...] = Field(("drift", "quality"), description="what may start a training")
+    bad_windows: int = Field(2, ge=1, description="a training needs so many bad windows ...")
+    recent_windows: int = Field(3, ge=1, description="... among so many recent ones")
+    cooldown: Duration = Field(dt.timedelta(days=7), description="least time between two trainings")
+    min_rows: int = Field(200, ge=2, description="least new rows since the champion's training")
+    rollback: bool = Field(True, description="roll back if the previous champion is better on the same rows")
 
     @model_validator(mode="after")
-    def _possible(self) -> "RetrainConfig":
-        if self.need > self.of:
-            raise ValueError(f"{self.need} bad windows of {self.of} never come")
+    def _check_windows(self) -> "RetrainConfig":
+        if self.bad_windows > self.recent_windows:
+            raise ValueError(
+                f"bad_windows is {self.bad_windows}, but only {self.recent_windows} recent_windows are counted"
+            )
         return self
 
 
 class SloConfig(Frozen):
-    """What the service promises; each is a share of an error budget over ``period``."""
+    """Service level objectives; each has an error budget over ``period``."""
 
-    availability: float | None = Field(0.999, gt=0, lt=1, description="share of requests without a 5xx")
-    p95_ms: float | None = Field(None, gt=0, description="95 % of requests answer within it")
-    metric: float | None = Field(None, description="bound of evaluation.metric on late labels")
-    period: Duration = Field(dt.timedelta(days=30), description="over which the budget is counted")
+    availability: float | None = Field(0.999, gt=0, lt=1, description="share of requests without a 5xx response")
+    p95_ms: float | None = Field(None, gt=0, description="latency that 95 % of requests stay below, in ms")
+    metric: float | None = Field(None, description="bound of evaluation.metric on ground-truth labels")
+    period: Duration = Field(dt.timedelta(days=30), description="period of the error budget")
     on_breach: Literal["alert", "rollback", "retrain"] = "alert"
 
     @field_validator("period")
     @classmethod
-    def _long_enough(cls, period: dt.timedelta) -> dt.timedelta:
+    def _check_period(cls, period: dt.timedelta) -> dt.timedelta:
         if period < dt.timedelta(days=3):
-            raise ValueError("a budget is counted over 3d at least: the longest window that is looked at for burning")
+            raise ValueError("the period must be at least 3d, the longest window of a burn rate")
         return period
 
 
 class AlertConfig(Frozen):
-    """Who is told. The log always is."""
+    """Who is notified besides the log."""
 
-    webhook: str | None = Field(None, description="gets a JSON POST; ${NAME} is replaced from the environment")
-    hosts: tuple[str, ...] = Field((), description="hosts a webhook may go to, and no other")
+    webhook: str | None = Field(
+        None, description="receives each alert as a JSON POST; ${NAME} is replaced from the environment"
+    )
+    hosts: tuple[str, ...] = Field((), description="the only hosts that the webhook may be sent to")
 
     @field_validator("hosts")
     @classmethod
-    def _plain(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
             if not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:]+", host):
                 raise ValueError(f"not a host: {host!r}; write e.g. hooks.example.com, without https:// and path")
@@ -124,26 +134,26 @@ class AlertConfig(Frozen):
 
     @field_validator("webhook")
     @classmethod
-    def _without_secret(cls, webhook: str | None) -> str | None:
-        begin, path = _halves(webhook or "")
-        return begin + hide_path(begin, path) if begin else webhook
+    def _hide_secret(cls, webhook: str | None) -> str | None:
+        origin, path = _split_address(webhook or "")
+        return origin + hide_path(origin, path) if origin else webhook
 
     @model_validator(mode="after")
-    def _allowed(self) -> "AlertConfig":
+    def _check_webhook(self) -> "AlertConfig":
         if self.webhook is None:
             return self
         if not self.hosts:
-            raise ValueError("a webhook goes only to hosts that are listed; add hosts: [hooks.example.com]")
-        begin, _ = _halves(self.webhook)
-        if "${" not in begin:  # else it is known only when it is used
+            raise ValueError("a webhook is only sent to listed hosts; add hosts: [hooks.example.com]")
+        origin, _ = _split_address(self.webhook)
+        if "${" not in origin:  # else the address is known only when it is used
             self.check(self.webhook)
         return self
 
     def check(self, url: str) -> None:
-        """Whether a webhook may go there.
+        """Checks the address of a webhook.
 
         Raises:
-            ValueError: it may not; the message holds nothing of the address but what the config itself lists.
+            ValueError: it is not allowed. The message holds nothing of the address, which may be secret.
         """
         try:
             parts = urlsplit(url)
@@ -153,23 +163,23 @@ class AlertConfig(Frozen):
         if parts.scheme not in ("http", "https") or not host:
             raise ValueError("the webhook is not an https:// address")
         if "@" in parts.netloc:
-            raise ValueError("the webhook names a user; put what is secret into its path, as ${NAME}")
+            raise ValueError("the webhook contains a user; put the secret into its path, as ${NAME}")
         if host not in self.hosts:
             listed = ", ".join(self.hosts)
-            raise ValueError(f"the webhook's host is not one of alerts.hosts ({listed}); add it there if it is meant")
-        if parts.scheme == "http" and not _loopback(host):
-            raise ValueError("the webhook would travel unencrypted; write https://")
+            raise ValueError(f"the webhook's host is not one of alerts.hosts ({listed}); add it if it is correct")
+        if parts.scheme == "http" and not _is_loopback(host):
+            raise ValueError("the webhook is not encrypted; write https://")
 
     def masked(self) -> "AlertConfig":
-        """What may be shown and stored: without what is literal in the webhook's path, which may be a secret."""
+        """A copy to show and store: literal text in the webhook's path, which may be a secret, is masked."""
         if self.webhook is None:
             return self
-        begin, path = _halves(self.webhook)
-        return self.model_copy(update={"webhook": begin + mask_path(path)})
+        origin, path = _split_address(self.webhook)
+        return self.model_copy(update={"webhook": origin + mask_path(path)})
 
 
 class ScheduleConfig(Frozen):
-    """When ``towline up`` starts the flows, as cron lines; null: never."""
+    """Cron schedules of the flows that ``towline up`` starts; null: never."""
 
     train: str | None = Field(None, description="e.g. 0 3 * * 0")
     drift: str | None = "0 2 * * *"
@@ -178,7 +188,7 @@ class ScheduleConfig(Frozen):
 
     @field_validator("timezone")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _check_timezone(cls, name: str) -> str:
         try:
             zoneinfo.ZoneInfo(name)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError):
@@ -186,13 +196,13 @@ class ScheduleConfig(Frozen):
         return name
 
 
-def _halves(url: str) -> tuple[str, str]:
-    """Scheme and host, and all that follows; the first is the whole where it is a ``${NAME}``."""
-    found = re.match(r"(\$\{\w+\}|[A-Za-z]+://[^/?#]*)(.*)", url, re.DOTALL)
-    return (found[1], found[2]) if found else ("", url)
+def _split_address(url: str) -> tuple[str, str]:
+    """Scheme and host (or a ``${NAME}`` that holds both), and the rest."""
+    match = re.match(r"(\$\{\w+\}|[A-Za-z]+://[^/?#]*)(.*)", url, re.DOTALL)
+    return (match[1], match[2]) if match else ("", url)
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

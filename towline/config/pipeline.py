@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from towline.config import strict_yaml
 from towline.config.messages import describe_problems
 from towline.config.monitoring import (
-    WATCH,
+    MONITORING_SECTIONS,
     AlertConfig,
     DriftConfig,
     PackageConfig,
@@ -119,7 +119,9 @@ class PipelineConfig(Frozen):
 
         How a model is watched does not count, nor whether the snapshot is kept.
         """
-        trained = self.model_dump(mode="json", exclude={**dict.fromkeys(WATCH, True), "data": {"keep_snapshot"}})
+        trained = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}}
+        )
         return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     def masked(self) -> "PipelineConfig":

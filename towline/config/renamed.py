@@ -5,4 +5,7 @@ from collections.abc import Mapping
 #: old key → new key, both in full, without positions in lists
 RENAMED: Mapping[str, str] = {
     "data.level": "data.detrend",
+    "retrain.need": "retrain.bad_windows",
+    "retrain.of": "retrain.recent_windows",
+    "retrain.signs": "retrain.triggers",
 }

@@ -1,7 +1,7 @@
-"""How much the training rows differ among themselves, by day or by group: what a normal night may look like.
+"""Blocks: histograms of the training rows by day or by group, which show how much windows differ without drift.
 
-A night's rows are not drawn one by one from all of the past: they share a day, its weather and its customers. Counts of
-each block of the training rows, on the grid and the levels of the profile, keep what such a night may look like.
+The rows of a window are not a random sample of the history: they share a day, its weather and its customers. The counts
+of each block, in the cells and categories of the profile, preserve this variation.
 """
 
 import io
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # a night is compared without it
+if TYPE_CHECKING:  # drift detection does not import it
     import pandas as pd
 
 BLOCKS = 364

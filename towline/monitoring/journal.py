@@ -1,4 +1,4 @@
-"""What each round of the watch found, kept as lines of JSON beside the store's models."""
+"""The journal of a model: the results of all its monitoring runs, as JSON lines in the store."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import orjson
+from pydantic import ValidationError
 
 from towline import files
 from towline.config import Settings
-from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
+from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult, QualityResult
 
 Kind = Literal["drift", "quality"]
-Record = TypeVar("Record", DriftResult, QualityResult)
+Result = TypeVar("Result", DriftResult, QualityResult)
 
-MAX_PASSED_CHECKS = 100  # of a night that are kept beside those that alarm: a table may have a thousand columns
+MAX_PASSED_CHECKS = 100  # stored per window besides those with alarms: a table may have a thousand columns
 
 
 class Journal:
-    """``watch/<name>`` of the store: ``drift.jsonl`` and ``quality.jsonl``, ``{"at": …, "record": …}`` a line.
+    """``drift.jsonl`` and ``quality.jsonl`` in the model's monitoring folder, ``{"at": …, "record": …}`` a line.
 
-    A window that was looked at twice stands there twice; the last time counts.
+    If a window was checked several times, the last result counts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,42 +31,43 @@ class Journal:
     def of(cls, settings: Settings, model: str) -> "Journal":
         return cls(settings.layout.monitoring(model))
 
-    def add(self, record: DriftResult | QualityResult, at: dt.datetime) -> None:
-        """One more line, whole or not at all.
+    def add(self, result: DriftResult | QualityResult, at: dt.datetime) -> None:
+        """Appends a result; an interrupted write leaves no partial record behind.
 
         Raises:
             TransientError: the store cannot be written.
         """
-        if isinstance(record, DriftResult):
-            alarms = [check for check in record.checks if _kept(check)]
-            calm = [check for check in record.checks if not _kept(check)]
-            record = record.model_copy(update={"checks": (*alarms, *calm[:MAX_PASSED_CHECKS])})
-        path = self._path("drift" if isinstance(record, DriftResult) else "quality")
-        line = orjson.dumps({"at": at, "record": record.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
+        if isinstance(result, DriftResult):
+            important = [check for check in result.checks if _is_important(check)]
+            passed = [check for check in result.checks if not _is_important(check)]
+            result = result.model_copy(update={"checks": (*important, *passed[:MAX_PASSED_CHECKS])})
+        path = self._path("drift" if isinstance(result, DriftResult) else "quality")
+        line = orjson.dumps({"at": at, "record": result.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
         with files.exclusive_lock(path.with_suffix(".lock")):
             files.append(path, line)
 
     def drift(self, version: int | None = None, before: dt.datetime | None = None) -> list[DriftResult]:
-        """Windows, oldest first: of one version, and that ended before a moment, where these are given."""
-        return self._records("drift", DriftResult, version, before)
+        """Drift results, oldest first; only of one version, and only of windows that ended before a time, if given."""
+        return self._read("drift", DriftResult, version, before)
 
     def quality(self, version: int | None = None, before: dt.datetime | None = None) -> list[QualityResult]:
-        """The same of quality."""
-        return self._records("quality", QualityResult, version, before)
+        """Quality results, selected like ``drift``."""
+        return self._read("quality", QualityResult, version, before)
 
-    def last(self, kind: Kind) -> dt.datetime | None:
-        """The time of the newest round, whatever it found; None where there was none."""
-        return max((dt.datetime.fromisoformat(raw["at"]) for raw in self._lines(kind)), default=None)
+    def last_run(self, kind: Kind) -> dt.datetime | None:
+        """The time of the last monitoring run, whatever its result; None if there was none."""
+        return max((dt.datetime.fromisoformat(line["at"]) for line in self._lines(kind)), default=None)
 
-    def _records(
-        self, kind: Kind, record: type[Record], version: int | None, before: dt.datetime | None
-    ) -> list[Record]:
-        found: dict[tuple[int, dt.datetime | None], Record] = {}
-        for raw in self._lines(kind):
-            one = record.model_validate(raw["record"])
-            if version in (None, one.version) and (before is None or (one.end and one.end < before)):
-                found[one.version, one.end] = one
-        return sorted(found.values(), key=lambda one: one.end or dt.datetime.min.replace(tzinfo=dt.UTC))
+    def _read(self, kind: Kind, record: type[Result], version: int | None, before: dt.datetime | None) -> list[Result]:
+        results: dict[tuple[int, dt.datetime | None], Result] = {}
+        for line in self._lines(kind):
+            try:
+                result = record.model_validate(line["record"])
+            except ValidationError:  # written by another version of towline: docs/upgrading.md
+                continue
+            if version in (None, result.version) and (before is None or (result.end and result.end < before)):
+                results[result.version, result.end] = result
+        return sorted(results.values(), key=lambda result: result.end or dt.datetime.min.replace(tzinfo=dt.UTC))
 
     def _lines(self, kind: Kind) -> Iterator[dict[str, Any]]:
         path = self._path(kind)
@@ -74,12 +76,12 @@ class Journal:
         for line in path.read_bytes().splitlines():
             try:
                 yield orjson.loads(line)
-            except orjson.JSONDecodeError:
+            except orjson.JSONDecodeError:  # an interrupted write
                 continue
 
     def _path(self, kind: Kind) -> Path:
         return self.folder / f"{kind}.jsonl"
 
 
-def _kept(check: DriftCheckResult) -> bool:
-    return check.alarm or check.invalid or check.name == "clock"
+def _is_important(check: DriftCheckResult) -> bool:
+    return check.alarm or check.invalid or check.name == CLOCK

@@ -1,7 +1,8 @@
-"""A round of the watch: which rows are looked at, what is known then, and what was decided.
+"""A monitoring run: selects the window, measures drift or quality, gathers the evidence and records a decision.
 
-Windows follow each other without a gap. One that says nothing (too few rows, too few labels) is not closed: the next
-round looks at its rows together with those that came since.
+Windows follow each other without a gap. A window whose state is unknown (too few rows, too few labels) stays open: the
+next run checks its rows together with the newer ones. A run takes ``as_of`` and repeats the same window if it is run
+again.
 """
 
 import datetime as dt
@@ -19,199 +20,209 @@ from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError
 from towline.manifest import ReleaseLocation, verify_release
-from towline.monitoring.drift.clock_check import WHAT, Clock
-from towline.monitoring.drift.detector import current, detect, table
+from towline.monitoring.drift.current_rows import read_log, read_table
+from towline.monitoring.drift.detector import detect
+from towline.monitoring.drift.row_checks import ClockCheck
 from towline.monitoring.journal import Journal
-from towline.monitoring.performance.champion_comparison import triage as compare
-from towline.monitoring.performance.estimate import estimate
-from towline.monitoring.performance.quality import measure
+from towline.monitoring.performance import champion_comparison
+from towline.monitoring.performance.estimate import estimate_performance
+from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
+from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
-NIGHT = dt.timedelta(days=1)
-Window = TypeVar("Window", DriftResult, QualityResult)
+Result = TypeVar("Result", DriftResult, QualityResult)
 
-SLACK = dt.timedelta(hours=1)  # a daily round does not come to the second
-LONGEST = 30  # of a window that goes on because it says nothing, in nights or quality windows
+DRIFT_WINDOW = dt.timedelta(days=1)
+SCHEDULE_TOLERANCE = dt.timedelta(hours=1)  # a daily run does not start to the second
+MAX_WINDOWS = 30  # length of an open window, in drift or quality windows
+MAX_ALARMS = 20  # recorded in the ledger
 
 
-def moment(as_of: dt.datetime | None) -> dt.datetime:
-    """The time of a round, in UTC; a time without a zone is UTC."""
+def resolve_time(as_of: dt.datetime | None) -> dt.datetime:
+    """The time of a run in UTC: ``as_of`` (UTC if it has no time zone), or now."""
     if as_of is None:
         return dt.datetime.now(dt.UTC)
     return as_of.replace(tzinfo=dt.UTC) if as_of.tzinfo is None else as_of.astimezone(dt.UTC)
 
 
-def champion(settings: Settings, model: str, now: dt.datetime) -> Entry:
-    """The row that made the champion of that moment so.
+def champion_at(settings: Settings, model: str, now: dt.datetime) -> Entry:
+    """The ledger entry that made the champion at a time the champion.
 
     Raises:
-        PromotionRejectedError: no version served then.
+        PromotionRejectedError: the model had no champion.
     """
-    rows = [row for row in open_ledger(settings).history(model) if dt.datetime.fromisoformat(row.time) <= now]
-    found = champion_of(rows[::-1])
-    if found is None:
+    entries = [entry for entry in open_ledger(settings).history(model) if dt.datetime.fromisoformat(entry.time) <= now]
+    champion = champion_of(entries[::-1])
+    if champion is None:
         raise PromotionRejectedError(
-            f"no version of {model} serves", where=model, remedy="towline run CONFIG makes one"
+            f"{model} has no champion", where=model, remedy="run `towline run CONFIG` to train and promote a version"
         )
-    return found
+    return champion
 
 
-def drift(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> DriftResult:
-    """The rows that the champion answered since the last night that said something, against its training rows.
+def detect_drift(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> DriftResult:
+    """Compares the rows that the champion predicted in the open window with its training rows.
 
     Raises:
-        ReleaseError: the champion's release is not what its manifest says.
+        ReleaseError: the champion's release does not match its manifest.
         TransientError: the log's folder cannot be written, which its lock needs.
     """
-    release = settings.layout.release(serving.release)
+    release = settings.layout.release(champion.release)
     verify_release(release)
     journal = Journal.of(settings, config.name)
-    closed = _closed(journal.drift(serving.version, now), serving)
-    start = _start(closed, serving, now, NIGHT)
-    clock = Clock(start, now, dt.datetime.now(dt.UTC))
-    clock.rounds(journal.drift(), dt.datetime.now(dt.UTC))
-    log = _log(settings, config.name, release)
-    kept = [field.name for field in log.fields if field.policy == "keep"]
+    start = _window_start(_closed_windows(journal.drift(champion.version, now), champion), champion, now, DRIFT_WINDOW)
+    clock = ClockCheck(start, now, dt.datetime.now(dt.UTC))
+    clock.add_earlier_runs(journal.drift(), dt.datetime.now(dt.UTC))
+    log = _prediction_log(settings, config.name, release)
     contract = Contract.read(release)
     positive = None if contract.positive is None else contract.classes.index(contract.positive)
-    batches = current(log.predictions, serving.version, start, now, log.fields, positive, clock)
-    return detect(release, batches, config.drift, start=start, end=now, columns=kept, clock=clock)
+    batches = read_log(log.predictions, champion.version, start, now, log.fields, positive, clock)
+    columns = [field.name for field in log.fields if field.policy == "keep"]
+    return detect(release, batches, config.drift, start=start, end=now, columns=columns, clock=clock)
 
 
-def drift_of(settings: Settings, config: PipelineConfig, serving: Entry, file: Path) -> DriftResult:
-    """The rows of a table against the champion's training rows.
+def detect_drift_in_file(settings: Settings, config: PipelineConfig, champion: Entry, file: Path) -> DriftResult:
+    """Compares the rows of a file with the champion's training rows.
 
     Raises:
-        DataError: the table cannot be read.
-        ReleaseError: as ``drift``.
+        DataError: the file cannot be read.
+        ReleaseError: the champion's release does not match its manifest.
     """
-    release = settings.layout.release(serving.release)
+    release = settings.layout.release(champion.release)
     verify_release(release)
-    return detect(release, rows_of(settings, config, serving, file), config.drift)
+    return detect(release, read_file(settings, config, champion, file), config.drift)
 
 
-def rows_of(
-    settings: Settings, config: PipelineConfig, serving: Entry, file: Path
+def read_file(
+    settings: Settings, config: PipelineConfig, champion: Entry, file: Path
 ) -> Iterator[pa.Table | pa.RecordBatch]:
-    """The rows of a table, some at a time, read as the champion's contract says.
+    """Batches of a file's rows, read by the champion's contract.
 
     Raises:
-        DataError: the table cannot be read.
+        DataError: the file cannot be read.
     """
-    contract = Contract.read(settings.layout.release(serving.release))
-    return table(file, contract, config.data.separator)
+    return read_table(file, Contract.read(settings.layout.release(champion.release)), config.data.separator)
 
 
-def quality(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> QualityResult:
-    """The predictions since the last window that said something, as far as their labels are due.
+def measure_window(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> QualityResult:
+    """Measures the quality of the predictions in the open window whose labels are due, and estimates that of the rest.
 
     Raises:
         DataError: a part of the log cannot be read.
-        ReleaseError, TransientError: as ``drift``.
+        ReleaseError: the champion's release does not match its manifest.
+        TransientError: the log's folder cannot be written, which its lock needs.
     """
-    release = settings.layout.release(serving.release)
+    release = settings.layout.release(champion.release)
     verify_release(release)
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
-    past = journal.quality(serving.version, due)
-    start = _start(_closed(past, serving), serving, due, config.quality.window)
-    rows = labels.read(_log(settings, config.name, release), start, now)
-    # of a champion younger than the delay no label is due: an empty window, not one that ends before it begins
-    found = measure(rows, release, config, start=start, end=max(start, due), now=now)
-    nights = journal.drift(serving.version)
-    coming = rows.filter(pc.greater_equal(rows["time"], pa.scalar(due, rows["time"].type)))
-    guess = estimate(coming, release, config, nights[-1] if nights else None, [*past, found])
-    if due < (until := start + config.quality.window - SLACK):
-        open_ = f"the window lasts until {until + SLACK:%Y-%m-%d %H:%M}; so far: {found.reason}"
-        found = found.model_copy(update={"state": "unknown", "reason": open_})
-    return found.model_copy(update={"estimate": guess})
+    earlier = journal.quality(champion.version, due)
+    start = _window_start(_closed_windows(earlier, champion), champion, due, config.quality.window)
+    rows = labels.read(_prediction_log(settings, config.name, release), start, now)
+    # no label of a champion younger than the delay is due: its window is empty, it does not end before it starts
+    result = measure_quality(rows, release, config, start=start, end=max(start, due), now=now)
+    drift = journal.drift(champion.version)
+    unlabelled = rows.filter(pc.greater_equal(rows["time"], pa.scalar(due, rows["time"].type)))
+    estimate = estimate_performance(unlabelled, release, config, drift[-1] if drift else None, [*earlier, result])
+    end = start + config.quality.window
+    if due < end - SCHEDULE_TOLERANCE:
+        reason = f"the window ends at {end:%Y-%m-%d %H:%M}; so far: {result.reason}"
+        result = result.model_copy(update={"state": "unknown", "reason": reason})
+    return result.model_copy(update={"estimate": estimate})
 
 
-def triage(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> ChampionComparison | None:
-    """The champion and the one before it on the labelled rows of the last window, where that is bad.
+def compare_champions(
+    settings: Settings, config: PipelineConfig, champion: Entry, evidence: Evidence
+) -> ChampionComparison | None:
+    """Compares the champion with the one before it on the labelled rows of the last window, if that is degraded.
 
     Raises:
         DataError: a part of the log cannot be read.
     """
-    if not seen.quality or seen.quality[-1].state != "degraded":
+    if not evidence.quality or evidence.quality[-1].state != "degraded":
         return None
-    window, ledger = seen.quality[-1], open_ledger(settings)
+    window, ledger = evidence.quality[-1], open_ledger(settings)
     try:
-        earlier = ledger.rollback_target(config.name)
+        target = ledger.rollback_target(config.name)
     except PromotionRejectedError:
         previous = None
     else:
-        previous = ReleaseLocation(settings.layout.release(earlier.release), ledger.digest(earlier))
-    release = settings.layout.release(serving.release)
-    table = labels.read(_log(settings, config.name, release), window.start, window.end)
-    champion = ReleaseLocation(release, ledger.digest(serving))
-    return compare(table, champion, previous, config, seen.drift[-1] if seen.drift else None)
+        previous = ReleaseLocation(settings.layout.release(target.release), ledger.digest(target))
+    release = settings.layout.release(champion.release)
+    rows = labels.read(_prediction_log(settings, config.name, release), window.start, window.end)
+    drift = evidence.drift[-1] if evidence.drift else None
+    return champion_comparison.compare(rows, ReleaseLocation(release, ledger.digest(champion)), previous, config, drift)
 
 
-def evidence(
-    settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime, breach: str = ""
+def gather_evidence(
+    settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime, breach: str = ""
 ) -> Evidence:
-    """What the journal and the ledger say at a moment; triage and new rows are added by who has them."""
+    """Evidence from the journal and the ledger; the caller adds the comparison of champions and the new rows."""
     journal, ledger = Journal.of(settings, config.name), open_ledger(settings)
-    after = now + dt.timedelta(microseconds=1)
-    nights = journal.drift(serving.version, after)
-    known = _closed(nights, serving)
-    odd = [check.detail for night in nights if night.end == now for check in night.checks if check.name == WHAT]
-    measured = _closed(journal.quality(serving.version, after), serving)
+    until = now + dt.timedelta(microseconds=1)
+    drift = journal.drift(champion.version, until)
+    clock_problems = [
+        check.detail for window in drift if window.end == now for check in window.checks if check.name == CLOCK
+    ]
     try:
         previous: int | None = ledger.rollback_target(config.name).version
     except PromotionRejectedError:
         previous = None
-    decided = [dt.datetime.fromisoformat(row.evidence["at"]) for row in ledger.decisions(config.name)
-               if row.evidence.get("action") == "retrain"]  # fmt: skip
+    trainings = [
+        dt.datetime.fromisoformat(entry.evidence["at"])
+        for entry in ledger.decisions(config.name)
+        if entry.evidence.get("action") == "retrain"
+    ]
+    count = config.retrain.recent_windows
     return Evidence(
         now=now,
-        champion=serving.version,
-        since=dt.datetime.fromisoformat(serving.time),
+        champion=champion.version,
+        since=dt.datetime.fromisoformat(champion.time),
         previous=previous,
-        drift=tuple(known[-config.retrain.of :]),
-        quality=tuple(measured[-config.retrain.of :]),
-        trained=max((at for at in decided if at < now), default=None),
+        drift=tuple(_closed_windows(drift, champion)[-count:]),
+        quality=tuple(_closed_windows(journal.quality(champion.version, until), champion)[-count:]),
+        last_training=max((at for at in trainings if at < now), default=None),
         breach=breach,
-        clock="; ".join(odd),
+        clock_problem="; ".join(clock_problems),
         on_breach=config.slo.on_breach,
     )
 
 
-def conclude(settings: Settings, config: PipelineConfig, serving: Entry, seen: Evidence) -> Decision:
-    """Decides, and writes the decision with its evidence into the ledger; once for a cause.
+def record_decision(settings: Settings, config: PipelineConfig, champion: Entry, evidence: Evidence) -> Decision:
+    """Decides, and records the decision with its evidence in the ledger, once for each cause.
 
-    Before a training is decided its new rows are counted, which reads the source.
+    New rows are counted, which reads the source, only if a training would start.
 
     Raises:
         DataError, TransientError: the source cannot be read.
     """
-    decision = decide(seen, config.retrain)
-    if decision.action == "retrain" and seen.new_rows is None:
-        seen = seen.model_copy(update={"new_rows": new_rows(settings, config, serving, seen.now)})
-        decision = decide(seen, config.retrain)
-    facts = {
+    decision = decide(evidence, config.retrain)
+    if decision.action == "retrain" and evidence.new_rows is None:
+        new_rows = _count_new_rows(settings, config, champion, evidence.now)
+        evidence = evidence.model_copy(update={"new_rows": new_rows})
+        decision = decide(evidence, config.retrain)
+    alarms = [check for window in evidence.drift[-1:] for check in window.checks if check.alarm]
+    record = {
         "action": decision.action,
         "trigger": decision.trigger,
-        "at": seen.now.isoformat(),
-        "drift": [window.model_dump(mode="json", exclude={"checks"}) for window in seen.drift],
-        "alarms": [f.model_dump(mode="json") for f in seen.drift[-1].checks if f.alarm][:20] if seen.drift else [],
-        "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in seen.quality],
-        "triage": seen.triage.model_dump(mode="json") if seen.triage else None,
-        "new_rows": seen.new_rows,
-        "breach": seen.breach,
+        "at": evidence.now.isoformat(),
+        "drift": [window.model_dump(mode="json", exclude={"checks"}) for window in evidence.drift],
+        "alarms": [check.model_dump(mode="json") for check in alarms[:MAX_ALARMS]],
+        "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in evidence.quality],
+        "comparison": evidence.comparison.model_dump(mode="json") if evidence.comparison else None,
+        "new_rows": evidence.new_rows,
+        "breach": evidence.breach,
     }
-    told = f"{decision.action}: {decision.reason}"
-    open_ledger(settings).decide(config.name, actor(), told, facts, decision.cause)
+    reason = f"{decision.action}: {decision.reason}"
+    open_ledger(settings).decide(config.name, actor(), reason, record, decision.cause)
     return decision
 
 
-def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt.datetime) -> int:
-    """Rows of the source that the champion's table did not have: by time where there is one, else by their number."""
-    trained = verify_release(settings.layout.release(serving.release)).dataset
+def _count_new_rows(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> int:
+    """Rows of the source that the champion was not trained on: newer ones, or without a time column the difference."""
+    trained = verify_release(settings.layout.release(champion.release)).dataset
     data, store = config.data, settings.store
     dataset = sources.load_dataset(data, settings.project, store, now.replace(tzinfo=None), config.privacy.pii)
     try:
@@ -219,26 +230,25 @@ def new_rows(settings: Settings, config: PipelineConfig, serving: Entry, now: dt
             return 0
         if not (data.time and trained["end"]):
             return max(0, dataset.rows - int(trained["rows"]))
-        times = pq.read_table(store / dataset.path, columns=[data.time])[data.time].to_pandas()
+        times = pq.read_table(settings.layout.dataset(dataset.path), columns=[data.time])[data.time].to_pandas()
         return int((pd.to_datetime(times) > pd.Timestamp(trained["end"])).sum())
     finally:
         sources.remove_snapshot(dataset, data, store)
 
 
-def _closed(windows: Sequence[Window], serving: Entry) -> list[Window]:
-    """Those that said something, since the champion serves: what it did before it was rolled back to is over."""
-    since = dt.datetime.fromisoformat(serving.time)
+def _closed_windows(windows: Sequence[Result], champion: Entry) -> list[Result]:
+    """The windows with a known state since the champion serves; those before a rollback to it are left out."""
+    since = dt.datetime.fromisoformat(champion.time)
     return [window for window in windows if window.state != "unknown" and window.end and window.end > since]
 
 
-def _start(closed: Sequence[Window], serving: Entry, end: dt.datetime, length: dt.timedelta) -> dt.datetime:
-    """The end of the last closed window, or the champion's first moment; not longer ago than 30 windows."""
+def _window_start(closed: Sequence[Result], champion: Entry, end: dt.datetime, length: dt.timedelta) -> dt.datetime:
+    """The end of the last closed window, or the time from which the champion serves; at most 30 windows ago."""
     last = closed[-1].end if closed else None
-    return max(last or dt.datetime.fromisoformat(serving.time), end - LONGEST * length)
+    return max(last or dt.datetime.fromisoformat(champion.time), end - MAX_WINDOWS * length)
 
 
-def _log(settings: Settings, model: str, release: Path) -> labels.Log:
-    contract = Contract.read(release)
+def _prediction_log(settings: Settings, model: str, release: Path) -> labels.Log:
     predictions = settings.layout.predictions(model)
-    policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
+    policy = read_privacy_filter(release, Contract.read(release), HashKeys(predictions / HASH_KEYS))
     return labels.Log(predictions, settings.layout.labels(model), policy.fields)

@@ -1,9 +1,12 @@
-"""From evidence to a decision: one pure function, the same for the nightly flows and for the replay of history."""
+"""The monitoring policy decides what to do about drift and degraded quality: one pure function of the evidence.
+
+The scheduled flows and the backtest use the same function.
+"""
 
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from towline.config import Frozen, RetrainConfig
 from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
@@ -14,19 +17,20 @@ Trigger = Literal["drift", "quality", "slo", "schedule"]
 
 
 class Evidence(Frozen):
-    """What is known when it is decided.
+    """Everything a decision is based on.
 
     Attributes:
-        now: the moment.
-        champion, since: the version that serves, and from when on.
-        previous: what a rollback leads to; None if there is nothing.
+        now: time of the decision.
+        champion: version that serves.
+        since: time from which it serves.
+        previous: version that a rollback would promote; None if there is none.
         drift, quality: the last windows of this champion, oldest first.
-        triage: of the last quality window, where it is bad.
-        new_rows: labelled rows that the champion was not trained on; None where unknown.
-        trained: when a training was last started by a decision.
-        breach: an SLO whose budget burns too fast, in words; else empty.
-        on_breach: what the config wants then.
-        clock: what is odd about the time of the rows, in words; else empty.
+        comparison: with the previous champion on the last quality window, if that is degraded.
+        new_rows: number of rows that the champion was not trained on; None if not counted.
+        last_training: time of the last training that a decision started.
+        breach: description of an SLO whose error budget burns too fast; else empty.
+        on_breach: reaction to a breach by the config.
+        clock_problem: description of wrong timestamps; else empty.
     """
 
     now: dt.datetime
@@ -35,16 +39,16 @@ class Evidence(Frozen):
     previous: int | None = None
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
-    triage: ChampionComparison | None = None
+    comparison: ChampionComparison | None = None
     new_rows: int | None = None
-    trained: dt.datetime | None = None
+    last_training: dt.datetime | None = None
     breach: str = ""
     on_breach: Literal["alert", "rollback", "retrain"] = "alert"
-    clock: str = ""
+    clock_problem: str = ""
 
 
 class Decision(Frozen):
-    """What is to be done, and why. ``cause`` is the same for the same cause, so that nothing is done twice for it."""
+    """An action and its reason. Decisions with the same ``cause`` are carried out once."""
 
     action: Action
     trigger: Trigger | None
@@ -53,7 +57,12 @@ class Decision(Frozen):
 
 
 class MonitoringRun(Frozen):
-    """What came of one round: what was seen, and what was decided about it."""
+    """The result of one monitoring run: what was measured, what was decided and what was done.
+
+    Attributes:
+        report: path of the drift report, if one was written.
+        done: result of the action; empty if there was none.
+    """
 
     model: str
     version: int
@@ -79,107 +88,119 @@ class MonitoringRun(Frozen):
 
 
 def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
-    """The first that holds, in this order.
+    """The first rule that applies.
 
-    Block where the last window's input breaks its contract: nothing is learnt from it. Roll back where the previous
-    champion does better on the same rows. Retrain where ``need`` of the last ``of`` windows are bad, the cooldown is
-    over and there are new rows to learn from; where one of these lacks, warn. Warn of a single bad window.
+    1. Block if the input of the last window violates its contract: no model is trained on it.
+    2. Roll back if the previous champion is better on the same rows, or if the config asks for it on an SLO breach.
+    3. Retrain if ``bad_windows`` of the last ``recent_windows`` are bad, the cooldown is over and there are new rows.
+       If one of these conditions fails, warn.
+    4. Warn of a single bad window, a breach or wrong timestamps.
     """
-    for rule in (_blocked, _rolled_back, _retrained, _warned):
+    for rule in (_block, _roll_back, _retrain, _warn):
         if decision := rule(evidence, config):
             return decision
-    said = [window.reason for window in _last(evidence)]
-    return _decision(evidence, "nothing", None, "; ".join(said) or "no window was looked at yet", evidence.now)
+    reasons = [window.reason for window in _last_windows(evidence)]
+    return _decision(evidence, "nothing", None, "; ".join(reasons) or "no window was checked yet", evidence.now)
 
 
-def _blocked(evidence: Evidence, _: RetrainConfig) -> Decision | None:
+def _block(evidence: Evidence, _: RetrainConfig) -> Decision | None:
     for window in evidence.drift[-1:]:
         if window.state == "invalid_schema":
-            return _decision(evidence, "block", "drift", f"the input is broken: {window.reason}", window.end)
-    triage = _triage(evidence)
-    if triage and not triage.sound:
+            return _decision(evidence, "block", "drift", f"invalid input: {window.reason}", window.end)
+    comparison = _comparison(evidence)
+    if comparison and not comparison.input_valid:
         end = evidence.quality[-1].end
-        return _decision(evidence, "block", "quality", f"the input is broken: {triage.reason}", end)
+        return _decision(evidence, "block", "quality", f"invalid input: {comparison.reason}", end)
     return None
 
 
-def _rolled_back(evidence: Evidence, config: RetrainConfig) -> Decision | None:
+def _roll_back(evidence: Evidence, config: RetrainConfig) -> Decision | None:
     if evidence.previous is None:
         return None
-    triage = _triage(evidence)
-    if triage and triage.better:
-        told = f"version {evidence.previous} does better on the same {triage.rows:,} rows: {triage.reason}"
-        return _decision(evidence, "roll back" if config.rollback else "warn", "quality", told)
+    comparison = _comparison(evidence)
+    if comparison and comparison.previous_is_better:
+        reason = f"version {evidence.previous} is better on the same {comparison.rows:,} rows: {comparison.reason}"
+        return _decision(evidence, "roll back" if config.rollback else "warn", "quality", reason)
     if evidence.breach and evidence.on_breach == "rollback":
         return _decision(evidence, "roll back", "slo", evidence.breach)
     return None
 
 
-def _retrained(evidence: Evidence, config: RetrainConfig) -> Decision | None:
-    signs = _signs(evidence, config)
-    for trigger, bad, reason in signs:
-        if bad >= config.need:
-            held = _held(evidence, config)
-            if not held:
-                return _decision(evidence, "retrain", trigger, reason)
-            return _decision(evidence, "warn", trigger, f"{reason}; no training: {held}", evidence.now)
-    for trigger, bad, reason in signs:
-        told = f"{reason}; {bad} bad of {config.of} windows, {config.need} lead to training"
-        return _decision(evidence, "warn", trigger, told, evidence.now)
+def _retrain(evidence: Evidence, config: RetrainConfig) -> Decision | None:
+    triggers = _active_triggers(evidence, config)
+    for trigger in triggers:
+        if trigger.bad_windows >= config.bad_windows:
+            obstacle = _training_obstacle(evidence, config)
+            if not obstacle:
+                return _decision(evidence, "retrain", trigger.name, trigger.reason)
+            return _decision(evidence, "warn", trigger.name, f"{trigger.reason}; no training: {obstacle}", evidence.now)
+    for trigger in triggers:
+        count = (
+            f"{trigger.bad_windows} of {config.recent_windows} windows are bad, {config.bad_windows} start a training"
+        )
+        return _decision(evidence, "warn", trigger.name, f"{trigger.reason}; {count}", evidence.now)
     return None
 
 
-def _warned(evidence: Evidence, _: RetrainConfig) -> Decision | None:
-    """Signs that lead to nothing by the config; a clock that cannot be trusted."""
-    said = [evidence.breach] if evidence.breach else []
-    said += [window.reason for window in _last(evidence) if window.state in ("degraded", "drift")]
-    said += [evidence.clock] if evidence.clock and not any(evidence.clock in each for each in said) else []
+def _warn(evidence: Evidence, _: RetrainConfig) -> Decision | None:
+    """Problems that the config does not act on, and wrong timestamps."""
+    reasons = [evidence.breach] if evidence.breach else []
+    reasons += [window.reason for window in _last_windows(evidence) if window.state in ("degraded", "drift")]
+    if evidence.clock_problem and not any(evidence.clock_problem in reason for reason in reasons):
+        reasons.append(evidence.clock_problem)
     trigger: Trigger | None = "slo" if evidence.breach else None
-    return _decision(evidence, "warn", trigger, "; ".join(said), evidence.now) if said else None
+    return _decision(evidence, "warn", trigger, "; ".join(reasons), evidence.now) if reasons else None
 
 
-def _signs(evidence: Evidence, config: RetrainConfig) -> list[tuple[Trigger, int, str]]:
-    """What could lead to training: by what, how many bad windows, the last one's reason."""
-    drift, quality = evidence.drift[-config.of :], evidence.quality[-config.of :]
-    signs: list[tuple[Trigger, int, str]] = []
+class _ActiveTrigger(NamedTuple):
+    """A reason to retrain; ``bad_windows`` counts those among the recent ones."""
+
+    name: Trigger
+    bad_windows: int
+    reason: str
+
+
+def _active_triggers(evidence: Evidence, config: RetrainConfig) -> list[_ActiveTrigger]:
+    drift, quality = evidence.drift[-config.recent_windows :], evidence.quality[-config.recent_windows :]
+    triggers: list[_ActiveTrigger] = []
     if evidence.breach and evidence.on_breach == "retrain":
-        signs.append(("slo", config.need, evidence.breach))
-    if "quality" in config.signs and (bad := _bad([window.state == "degraded" for window in quality])):
-        signs.append(("quality", bad, quality[-1].reason))
-    if "drift" in config.signs and (bad := _bad([window.state == "drift" for window in drift])):
-        signs.append(("drift", bad, drift[-1].reason))
-    return signs
+        triggers.append(_ActiveTrigger("slo", config.bad_windows, evidence.breach))
+    if "quality" in config.triggers and (count := _count_bad([window.state == "degraded" for window in quality])):
+        triggers.append(_ActiveTrigger("quality", count, quality[-1].reason))
+    if "drift" in config.triggers and (count := _count_bad([window.state == "drift" for window in drift])):
+        triggers.append(_ActiveTrigger("drift", count, drift[-1].reason))
+    return triggers
 
 
-def _last(evidence: Evidence) -> list[DriftResult | QualityResult]:
+def _last_windows(evidence: Evidence) -> list[DriftResult | QualityResult]:
     return [*evidence.quality[-1:], *evidence.drift[-1:]]
 
 
-def _triage(evidence: Evidence) -> ChampionComparison | None:
-    return evidence.triage if evidence.quality and evidence.quality[-1].state == "degraded" else None
+def _comparison(evidence: Evidence) -> ChampionComparison | None:
+    return evidence.comparison if evidence.quality and evidence.quality[-1].state == "degraded" else None
 
 
-def _bad(windows: Sequence[bool]) -> int:
-    """How many of the last windows are bad; 0 where the very last one is not."""
+def _count_bad(windows: Sequence[bool]) -> int:
+    """How many windows are bad; 0 if the last one is not."""
     return sum(windows) if windows and windows[-1] else 0
 
 
-def _held(evidence: Evidence, config: RetrainConfig) -> str:
-    """Why no training may start now; empty where it may."""
-    if evidence.trained and evidence.now < evidence.trained + config.cooldown:
-        return f"the last one was on {evidence.trained:%Y-%m-%d}, cooldown {config.cooldown.days} days"
+def _training_obstacle(evidence: Evidence, config: RetrainConfig) -> str:
+    """Why no training may start now; empty if it may."""
+    if evidence.last_training and evidence.now < evidence.last_training + config.cooldown:
+        return f"the last one was on {evidence.last_training:%Y-%m-%d}, cooldown {config.cooldown.days} days"
     if evidence.new_rows is not None and evidence.new_rows < config.min_rows:
         return f"{evidence.new_rows:,} new rows, {config.min_rows:,} are needed"
     return ""
 
 
 def _decision(
-    evidence: Evidence, action: Action, trigger: Trigger | None, reason: str, moment: dt.datetime | None = None
+    evidence: Evidence, action: Action, trigger: Trigger | None, reason: str, window_end: dt.datetime | None = None
 ) -> Decision:
-    """A cause is an action on one champion since it serves (and since the last training), or at one moment.
+    """A decision with its cause: the action, the champion since it serves, the last training and the window.
 
-    What led to a training is no part of it: two flows that see the same ill at once start one training.
+    The trigger is not part of the cause: two flows that see the same problem at the same time start one training.
     """
-    parts = (action, evidence.champion, evidence.since, evidence.trained, moment)
+    parts = (action, evidence.champion, evidence.since, evidence.last_training, window_end)
     cause = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     return Decision(action=action, trigger=trigger, reason=reason, cause=cause)

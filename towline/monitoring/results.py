@@ -1,4 +1,7 @@
-"""What the watch finds out: small records, kept by night, read by the policy, the status page and the replay."""
+"""Results of monitoring: records of drift detection, measured quality and champion comparisons.
+
+They are stored in the journal of a model and read by the policy, the status page, the metrics and the backtest.
+"""
 
 import datetime as dt
 from typing import Literal
@@ -6,22 +9,24 @@ from typing import Literal
 from towline.config import Frozen
 from towline.training.evaluation.interval import Interval
 
+CLOCK = "clock"  # name of the check of timestamps
+
 DriftState = Literal["ok", "drift", "invalid_schema", "unknown"]
 QualityState = Literal["ok", "degraded", "unknown"]
 
 
 class DriftCheckResult(Frozen):
-    """One thing about one column (``prediction`` is one too).
+    """The result of one check of one column; the model's ``prediction`` counts as a column.
 
     Attributes:
-        column: its name.
-        what: distribution, gap, level, nulls, unseen, out of range; or, of input that is broken: missing, unfit, new,
-            all null; of the column ``rows``: repeated, clock.
-        value: the distance in sds (numbers) or Jensen-Shannon distance (categories), or a share of the rows.
-        threshold: from which on it alarms; None where it never does.
+        column: name of the column; ``rows`` for checks of whole rows.
+        name: distribution, cumulative share, category share, nulls, unseen categories, out of range; of invalid input
+            missing column, duplicate column, wrong type, all null; without alarms unknown column, repeated rows, clock.
+        value: distance in standard deviations (numbers), Jensen-Shannon distance (categories), or a share of the rows.
+        threshold: value above which the check raises an alarm; None if it has none.
         alarm: whether it does.
-        broken: whether it tells of input that no model should learn from.
-        detail: in words, with examples where they help.
+        invalid: whether the input violates the contract, so that no model should be trained on it.
+        detail: explanation, with examples where they help.
     """
 
     column: str
@@ -34,13 +39,14 @@ class DriftCheckResult(Frozen):
 
 
 class DriftResult(Frozen):
-    """One window of production against the training rows of the version that served.
+    """Drift of one window: its rows compared with the training rows of the version that served.
 
     Attributes:
-        state: ``unknown`` where there are too few rows; ``broken`` where the input breaks its contract.
-        start, end: of the rows; ``end`` is not included.
+        state: ``unknown`` with too few rows, ``invalid_schema`` if the input violates its contract.
+        start: start of the window.
+        end: end of the window, not included.
         checks: alarms first, then by how near they are to their threshold.
-        budget: nights a year that may alarm with nothing changed.
+        budget: the yearly false-alarm budget: windows without drift that may raise an alarm.
     """
 
     state: DriftState
@@ -52,9 +58,13 @@ class DriftResult(Frozen):
     budget: float
     reason: str
 
+    @property
+    def is_alarm(self) -> bool:
+        return self.state in ("drift", "invalid_schema")
+
 
 class SliceMetric(Frozen):
-    """The metric on the rows with one value of one column."""
+    """The metric on the rows that have one value of one column."""
 
     column: str
     value: str
@@ -63,7 +73,7 @@ class SliceMetric(Frozen):
 
 
 class PerformanceEstimate(Frozen):
-    """The metric before labels are there, and whether it can be believed; ``why`` says it in words."""
+    """The metric estimated without labels, and whether the estimate can be trusted; ``why`` explains it."""
 
     value: float | None
     low: float | None = None
@@ -73,14 +83,16 @@ class PerformanceEstimate(Frozen):
 
 
 class QualityResult(Frozen):
-    """How good one version's predictions of a window turned out to be.
+    """Quality of one version's predictions in one window, measured on ground-truth labels.
 
     Attributes:
-        state: ``unknown`` where too few labels are there, or the interval holds the bound.
-        bound: the value of the metric that is still accepted.
-        rows: predictions of the window. due: old enough to have a label. labelled: of these, with one.
-        estimate: of predictions whose labels were still to come.
-        expected: what the estimate says of the very rows that ``value`` is of: how right such estimates are.
+        state: ``unknown`` with too few labels, or if the interval contains the bound.
+        bound: the worst acceptable value of the metric.
+        rows: number of predictions in the window.
+        due: number of them that are old enough to have a label.
+        labelled: number of those that have one.
+        estimate: estimate for predictions whose labels are not due yet.
+        expected: estimate for the same rows that ``value`` is measured on; shows how accurate estimates are.
     """
 
     state: QualityState
@@ -101,18 +113,18 @@ class QualityResult(Frozen):
 
 
 class ChampionComparison(Frozen):
-    """The same labelled rows answered by the champion and the one before it.
+    """The champion and the champion before it, compared on the same labelled rows.
 
     Attributes:
-        rows: how many.
-        champion, previous: the metric of each; None where that version cannot answer.
-        better: whether the previous champion is better beyond doubt (a paired interval without 0).
-        sound: whether the input is what the contract says.
+        rows: number of rows.
+        champion, previous: the metric of each version; None if it cannot predict these rows.
+        previous_is_better: whether the interval of the paired difference lies on the previous champion's side of 0.
+        input_valid: whether the input satisfies the contract.
     """
 
     rows: int
     champion: float | None
     previous: float | None
-    better: bool
-    sound: bool
+    previous_is_better: bool
+    input_valid: bool
     reason: str

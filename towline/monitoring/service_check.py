@@ -1,61 +1,62 @@
-"""A look a minute at each service of ``towline up``: what is promised is kept count of, told of, and reacted to."""
+"""The check of a service's SLOs that ``towline up`` runs every minute.
+
+It scrapes the service's metrics, updates the error budgets, notifies of SLO breaches and starts the reaction flow.
+"""
 
 import datetime as dt
-import json
 import os
-import urllib.error
-import urllib.request
-from typing import Any
 
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
+from towline.http_request import HttpRequestError, request_json
 
-EVERY = 60.0  # seconds between two looks
+INTERVAL = 60.0  # seconds
+TIMEOUT = 20.0  # seconds
 
 
 def check_service_slo(settings: Settings, config: PipelineConfig, service: str, api: str) -> str:
-    """Looks at a model's service; what is to be said of it, empty if nothing.
+    """Checks the SLOs of a model's service once; returns the breaches, or an empty text.
 
-    Where the config wants more than an alert, the reaction flow is started, once an hour while a budget burns.
+    If ``slo.on_breach`` is not ``alert``, the reaction flow is started, once an hour during a breach.
+
+    Args:
+        settings: for the store.
+        config: the model's config.
+        service: address of the service.
+        api: address of the Prefect server's API.
 
     Raises:
-        TransientError: the store cannot be written, or the Prefect server does not answer.
+        TransientError: the store cannot be written, or the Prefect server does not respond.
     """
     from towline.monitoring.alerts import notifications
     from towline.monitoring.journal import Journal
     from towline.monitoring.slo import slo_history
-    from towline.monitoring.slo.burn_rate import breach, evaluate
+    from towline.monitoring.slo.burn_rate import describe_breaches, evaluate_slos
     from towline.registry.ledger import open_ledger
 
     journal, now = Journal.of(settings, config.name), dt.datetime.now(dt.UTC)
-    slo_history.look(service, os.environ.get("TOWLINE_API_KEY"), journal.folder, config.name, config.slo.period, now)
-    history, metric = slo_history.read(journal.folder), config.evaluation.metric
-    found = evaluate(history, config.slo, now, quality=journal.quality(), metric=metric)
-    notifications.tell_objectives(settings, config, found, now)
-    told = breach(found)
-    serving = open_ledger(settings).champion(config.name)
-    if told and config.slo.on_breach != "alert" and serving is not None:
-        since = dt.datetime.fromisoformat(serving.time)  # what the version before did is no reason to act on this one
-        own = breach(evaluate(history, config.slo, now, quality=journal.quality(), metric=metric, since=since))
-        if own:
-            _react(api, config, own, f"breach-{config.name}-{serving.version}-{now:%Y%m%d%H}")
-    return told
+    slo_history.record_scrape(
+        service, os.environ.get("TOWLINE_API_KEY"), journal.folder, config.name, config.slo.period, now
+    )
+    history, metric = slo_history.read_history(journal.folder), config.evaluation.metric
+    statuses = evaluate_slos(history, config.slo, now, quality=journal.quality(), metric=metric)
+    notifications.notify_slos(settings, config, statuses, now)
+    breaches = describe_breaches(statuses)
+    champion = open_ledger(settings).champion(config.name)
+    if breaches and config.slo.on_breach != "alert" and champion is not None:
+        since = dt.datetime.fromisoformat(champion.time)  # failures of the version before are no reason to act
+        statuses = evaluate_slos(history, config.slo, now, quality=journal.quality(), metric=metric, since=since)
+        if own_breaches := describe_breaches(statuses):
+            _start_reaction(api, config, own_breaches, f"breach-{config.name}-{champion.version}-{now:%Y%m%d%H}")
+    return breaches
 
 
-def _react(api: str, config: PipelineConfig, told: str, cause: str) -> None:
-    deployment = _ask(api, f"deployments/name/reaction/{config.name}")
-    given = {"config": config.model_dump(mode="json"), "breach": told}
-    _ask(api, f"deployments/{deployment['id']}/create_flow_run", {"parameters": given, "idempotency_key": cause})
-
-
-def _ask(api: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}/{what}", content, {"Content-Type": "application/json"})  # noqa: S310 - our own server's
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _start_reaction(api: str, config: PipelineConfig, breaches: str, cause: str) -> None:
+    parameters = {"config": config.model_dump(mode="json"), "breach": breaches}
+    run = {"parameters": parameters, "idempotency_key": cause}
     try:
-        with opener.open(request, timeout=20) as answer:
-            found: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError) as error:
+        deployment = request_json(f"{api}/deployments/name/reaction/{config.name}", TIMEOUT)
+        request_json(f"{api}/deployments/{deployment['id']}/create_flow_run", TIMEOUT, run)
+    except HttpRequestError as error:
         remedy = "read logs/prefect.log in the store"
-        raise TransientError(f"the Prefect server does not answer: {error}", where=api, remedy=remedy) from error
-    return found
+        raise TransientError(f"the Prefect server does not respond: {error}", where=api, remedy=remedy) from error

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
@@ -19,6 +18,7 @@ from typing import IO, Literal, cast, get_args
 from towline import files
 from towline.config import Settings
 from towline.errors import TransientError
+from towline.http_request import HttpRequestError, send_request
 from towline.processes import ProcessRecord, process_start_time
 
 Kind = Literal["prefect", "mlflow", "evidently", "status"]
@@ -98,12 +98,11 @@ def wait(settings: Settings, server: Server, timeout: float = 180) -> Server:
         TransientError: it ended or did not answer within ``timeout`` seconds; names its log.
     """
     deadline = time.monotonic() + timeout
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         if not server.is_running:
             break
-        with contextlib.suppress(OSError), opener.open(server.health_url, timeout=2) as response:
-            if response.status == 200:
+        with contextlib.suppress(HttpRequestError):
+            if send_request(server.health_url, 2).status == 200:
                 return server
         time.sleep(0.1)
     raise TransientError(

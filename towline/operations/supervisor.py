@@ -351,12 +351,12 @@ class _SloCheck:
     """When the SLOs of a service are checked next, and the last report."""
 
     report: str = ""
-    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.EVERY)
+    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.INTERVAL)
 
     def is_due(self) -> bool:
         if time.monotonic() < self.next_time:
             return False
-        self.next_time = time.monotonic() + service_check.EVERY
+        self.next_time = time.monotonic() + service_check.INTERVAL
         return True
 
 

@@ -8,7 +8,7 @@ from towline.config.record import suggest
 from towline.errors import ConfigError
 
 REMOTE = ("run", "drift", "quality")  # a worker runs them
-LOCAL = ("config", "loadtest", "replay", "validate")  # they need no store
+LOCAL = ("backtest", "config", "loadtest", "validate")  # they need no store
 _KNOWN = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "TOWLINE_POOL")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:\"([^\"]*)\"|'([^']*)'|([^\"'].*?|))(?:\s+#.*)?")
 

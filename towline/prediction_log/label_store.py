@@ -1,4 +1,4 @@
-"""The folder of a model's labels: Parquet parts in the order they were added, and a history of what was added."""
+"""The folder of a model's labels: Parquet files in the order they were added, and a history of the additions."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ TIME = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema(
     [
         ("by", pa.string()),  # the column whose values the keys are
-        ("keys", pa.list_(pa.string())),  # the value as it is, or its hash under every key there was
-        ("row", pa.int32()),  # of the request; null where the label has another key
+        ("keys", pa.list_(pa.string())),  # the value, or its hash with every hash key there was
+        ("row", pa.int32()),  # of the request; null with other keys
         ("label", pa.string()),
         ("added", TIME),
     ]
@@ -26,14 +26,14 @@ SCHEMA = pa.schema(
 
 
 class LabelStore:
-    """Labels in ``labels/<name>`` of the store. The last of a key counts; those before it stay on disk."""
+    """Labels of a model. The last label of a key counts; earlier ones stay on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps every other process away; clears what a killed one left.
+    def lock(self) -> Iterator[None]:
+        """Locks the folder, and removes drafts of interrupted writes.
 
         Raises:
             TransientError: the folder cannot be written.
@@ -49,32 +49,32 @@ class LabelStore:
         """All labels, in the order they were added."""
         if not self.folder.is_dir():
             return SCHEMA.empty_table()
-        with self.held():
+        with self.lock():
             return pa.concat_tables([SCHEMA.empty_table(), *map(pq.read_table, self._parts())])
 
     def known(self, by: str) -> dict[tuple[str, int | None], str]:
-        """The label that counts for each key (and row) of one column; for callers that hold the folder."""
-        found: dict[tuple[str, int | None], str] = {}
+        """The current label of each key (and row) of one column, for callers that hold the lock."""
+        labels: dict[tuple[str, int | None], str] = {}
         for path in self._parts():
             for row in pq.read_table(path, columns=["by", "keys", "row", "label"]).to_pylist():
                 if row["by"] == by:
-                    found |= {(key, row["row"]): row["label"] for key in row["keys"]}
-        return found
+                    labels |= {(key, row["row"]): row["label"] for key in row["keys"]}
+        return labels
 
     def append(self, rows: Sequence[tuple[str, list[str], int | None, str, dt.datetime]]) -> None:
-        """One more part, whole or not at all; for callers that hold the folder."""
+        """Adds a file; an interrupted write leaves none. For callers that hold the lock."""
         numbers = [int(path.stem.removeprefix("part-")) for path in self._parts()]
         columns = zip(*rows, strict=True)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
         self._write(self.folder / f"part-{max(numbers, default=0) + 1:06}.parquet", pa.table(arrays, schema=SCHEMA))
 
-    def note(self, facts: dict[str, Any]) -> None:
-        """One more line of the history, which holds counts and no values."""
+    def add_history(self, record: dict[str, Any]) -> None:
+        """Adds a line to the history, which holds counts and no values."""
         with (self.folder / "history.jsonl").open("ab") as file:
-            file.write(orjson.dumps(facts, option=orjson.OPT_APPEND_NEWLINE))
+            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
-    def remove(self, gone: Callable[[dict[str, Any]], bool]) -> int:
-        """Removes the labels of which ``gone`` says so, each part whole or not at all; returns how many.
+    def remove(self, matches: Callable[[dict[str, Any]], bool]) -> int:
+        """Removes the labels for which ``matches`` is true; returns their number.
 
         Raises:
             TransientError: the folder cannot be written.
@@ -82,10 +82,10 @@ class LabelStore:
         if not self.folder.is_dir():
             return 0
         count = 0
-        with self.held():
+        with self.lock():
             for path in self._parts():
                 table = pq.read_table(path)
-                keep = [not gone(row) for row in table.to_pylist()]
+                keep = [not matches(row) for row in table.to_pylist()]
                 if not all(keep):
                     count += keep.count(False)
                     self._write(path, table.filter(pa.array(keep)))

@@ -92,7 +92,7 @@ def package_release(
         draft = home / f".draft-{work.key[:16]}"
         try:
             _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
-            for path in performance_estimation.save(work, config, fitted.candidate):
+            for path in performance_estimation.save_estimator(work, config, fitted.candidate):
                 files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe_files(draft)})
             files.write(draft / MANIFEST, manifest.text())

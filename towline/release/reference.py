@@ -13,7 +13,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name
 from towline.training.evaluation.predictions import Predictions
 
-if TYPE_CHECKING:  # a night is compared without them
+if TYPE_CHECKING:  # drift detection does not import them
     import pandas as pd
 
     from towline.data.workspace import Workspace

@@ -1,10 +1,13 @@
-"""How good predictions probably are where no label tells yet: what is needed for it is learnt when a model is made.
+"""Performance estimation: how good predictions probably are before their labels are known.
 
-A classifier's probabilities are calibrated on rows that it was not fitted on; each row then has a chance of each label,
-and any metric an expected value (confidence-based performance estimation, NannyML, 2021). A regression's losses are
-foretold by a small model of them (direct loss estimation, NannyML, 2022). Neither can see that the same inputs have
-come to lead to other labels. How wrong such estimates are is tried on the model's own past: each of the newest folds is
-estimated from what came before it.
+The estimator is fitted at training and stored in the release.
+
+- Classification (confidence-based performance estimation, NannyML, 2021): probabilities are calibrated on rows that the
+  model was not fitted on. With the probability of each label of a row, every metric has an expected value.
+- Regression (direct loss estimation, NannyML, 2022): a small model predicts the loss of each row.
+
+Neither can see concept drift, where the same inputs lead to other labels. The error of the estimates is measured on the
+model's own past: each of the newest folds is estimated from the folds before it.
 """
 
 import math
@@ -32,35 +35,34 @@ from towline.training.evaluation.predictions import Predictions
 
 LOSSES = ("mae", "rmse", "mape")
 ESTIMATE, LOSS = "estimate.json", "loss.skops"
-_LEAST = 50
-_MOST = 20_000  # rows that are learnt from: more change little
-_PAST = 3  # parts that are estimated from what came before them
-_TRIED = 3_000  # rows of each
-_DRAWS = 100
-_CELLS = 100_000  # rows x classes of an estimate; beyond, evenly spaced rows are taken
-_ENOUGH, _EACH = 1_000, 50  # rows, and of each class, that a calibration asks for; it then leaves older ones out
-_BIN, _KNOTS = 200, 40  # rows of a bin; knots of a curve
-_SMALL = {"max_iter": 30, "max_leaf_nodes": 7, "min_samples_leaf": 20}
+MIN_ROWS = 50
+MAX_ROWS = 20_000  # used for fitting: more change little
+PAST_FOLDS = 3  # estimated from the folds before them, to measure the error
+MAX_ROWS_OF_PAST_FOLD = 3_000
+DRAWS = 100
+MAX_CELLS = 100_000  # rows x classes of an estimate; of more, evenly spaced rows are used
+CALIBRATION_ROWS, CALIBRATION_ROWS_PER_CLASS = 1_000, 50  # enough to leave out older rows
+ROWS_PER_BIN, MAX_KNOTS = 200, 40  # of a calibration curve
+_LOSS_MODEL_PARAMS = {"max_iter": 30, "max_leaf_nodes": 7, "min_samples_leaf": 20}
 
 
 class CalibrationCurve(Frozen):
-    """A probability as the model gives it, to how often it comes true: rising lines between knots."""
+    """A piecewise linear map from predicted to calibrated probabilities, by its knots."""
 
-    given: tuple[float, ...]
-    true: tuple[float, ...]
+    predicted: tuple[float, ...]
+    calibrated: tuple[float, ...]
 
 
 class EstimatorState(Frozen):
-    """What an estimate rests on: ``estimate.json`` of a release.
+    """A fitted estimator: ``estimate.json`` of a release.
 
     Attributes:
-        metric: the one that can be estimated.
-        rows: it was learnt from.
-        curves: of each class, in the contract's order; of a binary task both.
-        noise: of a regression: variance of a row's loss around what is foretold, neighbours' likeness included.
-        error: in the metric's unit, by how much estimates missed on the model's own past beyond chance; None where
-            there was no past to try it on.
-        why_not: why there is no estimate; else empty.
+        metric: metric that it estimates.
+        rows: number of rows it was fitted on.
+        curves: calibration curve of each class, in the contract's order.
+        noise: for a regression, variance of a row's loss around its prediction; includes autocorrelation.
+        error: error of past estimates beyond sampling error, in the metric's unit; None if there are no past folds.
+        unavailable: why there is no estimate; else empty.
     """
 
     metric: Metric
@@ -68,170 +70,194 @@ class EstimatorState(Frozen):
     curves: tuple[CalibrationCurve, ...] = ()
     noise: float = 0.0
     error: float | None = None
-    why_not: str = ""
+    unavailable: str = ""
 
 
-class _Part(NamedTuple):
-    """Rows that the model which answered them was not fitted on, in order of time where there is one."""
+class _ScoredRows(NamedTuple):
+    """Rows with predictions of a model that was not fitted on them, in time order if there is a time."""
 
     features: pd.DataFrame
     truth: np.ndarray
     predictions: Predictions
 
-    def take(self, rows: np.ndarray) -> "_Part":
+    def take(self, rows: np.ndarray) -> "_ScoredRows":
         features = self.features.iloc[rows].reset_index(drop=True)
-        return _Part(features, self.truth[rows], self.predictions.take(rows))
+        return _ScoredRows(features, self.truth[rows], self.predictions.take(rows))
 
 
-def learn(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[EstimatorState, Any]:
-    """The basis of later estimates of the deciding metric, and for a regression the model of its losses (else None).
+def fit_estimator(work: Workspace, config: PipelineConfig, candidate: str) -> tuple[EstimatorState, Any]:
+    """Fits the estimator of the primary metric; returns it and, for a regression, the loss model (else None).
 
-    Learns from the chosen candidate's out-of-fold predictions and the holdout's, of at most 20,000 rows; the same
-    inputs give the same result. What cannot be learnt is told in the basis and never ends a run.
+    It is fitted on the out-of-fold predictions of the chosen candidate and on the holdout, at most 20,000 rows. The
+    result is deterministic. If it cannot be fitted, ``unavailable`` says why; that never ends a run.
 
     Raises:
-        ConfigError: the metric is not one of the task.
+        ConfigError: the metric does not fit the task.
     """
     contract = work.contract()
     metric = primary_metric(config, contract.task)
     try:
-        return _learn(work, config, candidate, contract, metric)
-    except Exception as error:  # noqa: BLE001 - a model is worth releasing without it
-        return EstimatorState(metric=metric, why_not=f"it could not be learnt: {describe_error(error)}"), None
+        return _fit(work, config, candidate, contract, metric)
+    except Exception as error:  # noqa: BLE001 - a model can be released without it
+        reason = f"the estimator could not be fitted: {describe_error(error)}"
+        return EstimatorState(metric=metric, unavailable=reason), None
 
 
-def save(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
-    """``learn``'s result as files of the workspace, made once: ``estimate.json``, of a regression ``loss.skops`` too.
+def save_estimator(work: Workspace, config: PipelineConfig, candidate: str) -> list[Path]:
+    """Writes the fitted estimator into the workspace, once: ``estimate.json``, and ``loss.skops`` for a regression.
 
     Raises:
         TransientError: the disk is full or cannot be written.
     """
     if not work.file(ESTIMATE).exists():
-        basis, model = learn(work, config, candidate)
+        state, model = fit_estimator(work, config, candidate)
         if model is not None:
             model_io.save_model(model, work.file(LOSS), level=9)
-        work.save(ESTIMATE, basis)  # the last: it says that the rest is there
+        work.save(ESTIMATE, state)  # written last: it marks the result as complete
     return [path for name in (ESTIMATE, LOSS) if (path := work.file(name)).exists()]
 
 
-def load(release: Path) -> tuple[EstimatorState, Any] | None:
-    """What ``save`` left in a release; None where it has none.
+def load_estimator(release: Path) -> tuple[EstimatorState, Any] | None:
+    """The estimator and loss model of a release; None if it has none.
 
     Raises:
-        ReleaseError: the model of the losses cannot be read.
+        ReleaseError: the loss model cannot be read.
     """
     if not (release / ESTIMATE).exists():
         return None
-    basis = EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
-    return basis, model_io.load_model(release / LOSS) if (release / LOSS).exists() else None
+    state = EstimatorState.model_validate_json((release / ESTIMATE).read_bytes())
+    return state, model_io.load_model(release / LOSS) if (release / LOSS).exists() else None
 
 
-def _learn(
+def _fit(
     work: Workspace, config: PipelineConfig, candidate: str, contract: Contract, metric: Metric
 ) -> tuple[EstimatorState, Any]:
     if contract.task == "regression" and metric not in LOSSES:
-        return EstimatorState(
-            metric=metric, why_not=f"{metric} cannot be estimated without labels, only {', '.join(LOSSES)}"
-        ), None
-    parts = _parts(work, config, candidate, contract)
-    if contract.task != "regression" and any(part.predictions.probabilities is None for part in parts):
-        return EstimatorState(metric=metric, why_not="the model gives no probabilities"), None
-    if (rows := sum(len(part.truth) for part in parts)) < _LEAST:
-        return EstimatorState(metric=metric, rows=rows, why_not=f"{rows} rows are too few to learn it from"), None
+        reason = f"{metric} cannot be estimated without labels, only {', '.join(LOSSES)}"
+        return EstimatorState(metric=metric, unavailable=reason), None
+    folds = _load_folds(work, config, candidate, contract)
+    if contract.task != "regression" and any(fold.predictions.probabilities is None for fold in folds):
+        return EstimatorState(metric=metric, unavailable="the model has no probabilities"), None
+    if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
+        return EstimatorState(metric=metric, rows=rows, unavailable=f"{rows} rows are too few to fit it"), None
     with ThreadpoolController().limit(limits=1):
         by_time = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
-        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_learn_curves, ages=by_time)
-        learner = _learn_losses if contract.task == "regression" else curves
-        missed = []
-        for at in range(max(1, len(parts) - _PAST), len(parts)):
-            before, model = learner(parts[:at], contract, metric, config.seed)
-            part = parts[at].take(_thinned(len(parts[at].truth), _TRIED))
-            before = before.model_copy(update={"noise": _noise(part, before, model, contract)})
-            guess = estimate(before, model, part.predictions, part.features, contract, config.seed)
-            once = np.ones((1, len(part.truth)))
-            true = float(resample_metric(part.truth, part.predictions, contract, metric, once)[0])
-            if guess.value is not None and guess.low is not None and guess.high is not None and math.isfinite(true):
-                sampling = (guess.high - guess.low) / 2 / 1.96
-                missed.append(((true - guess.value) ** 2 - sampling**2, before.noise))
-        basis, model = learner(parts, contract, metric, config.seed)
-    error = math.sqrt(max(0.0, float(np.mean([miss for miss, _ in missed])))) if missed else None
-    return basis.model_copy(update={"error": error, "noise": missed[-1][1] if missed else 0.0}), model
+        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=by_time)
+        fit = _fit_loss_model if contract.task == "regression" else curves
+        past = [
+            _measure_past_error(fit, folds[: number + 1], contract, metric, config.seed)
+            for number in range(max(1, len(folds) - PAST_FOLDS), len(folds))
+        ]
+        state, model = fit(folds, contract, metric, config.seed)
+    errors = [measured for measured in past if measured is not None]
+    if not errors:
+        return state, model
+    error = math.sqrt(max(0.0, float(np.mean([each.squared_error for each in errors]))))
+    return state.model_copy(update={"error": error, "noise": errors[-1].noise}), model
 
 
-def estimate(
-    basis: EstimatorState,
+class _PastError(NamedTuple):
+    """The squared error of one estimate beyond its sampling error, and the noise of the losses."""
+
+    squared_error: float
+    noise: float
+
+
+def _measure_past_error(
+    fit: Callable[..., tuple[EstimatorState, Any]],
+    folds: Sequence[_ScoredRows],
+    contract: Contract,
+    metric: Metric,
+    seed: int,
+) -> _PastError | None:
+    """Estimates the last fold from those before it; None if its metric is undefined."""
+    state, model = fit(folds[:-1], contract, metric, seed)
+    last = folds[-1].take(_evenly_spaced(len(folds[-1].truth), MAX_ROWS_OF_PAST_FOLD))
+    state = state.model_copy(update={"noise": _loss_noise(last, state, model, contract)})
+    estimate = estimate_metric(state, model, last.predictions, last.features, contract, seed)
+    weights = np.ones((1, len(last.truth)))
+    measured = float(resample_metric(last.truth, last.predictions, contract, metric, weights)[0])
+    if estimate.value is None or estimate.low is None or estimate.high is None or not math.isfinite(measured):
+        return None
+    sampling_error = (estimate.high - estimate.low) / 2 / 1.96
+    return _PastError((measured - estimate.value) ** 2 - sampling_error**2, state.noise)
+
+
+def estimate_metric(
+    state: EstimatorState,
     model: Any,
     predictions: Predictions,
     features: pd.DataFrame | None,
     contract: Contract,
     seed: int,
 ) -> Interval:
-    """The metric that rows without labels probably have; None where it is undefined.
+    """The expected metric of rows without labels; None if it is undefined.
 
     Args:
-        basis: as ``learn`` gave it.
-        model: of the losses; of a regression alone.
-        predictions: what the model said of n rows; of a classification, those without probabilities are left out.
-        features: (n, …) the canonical frame; of a regression alone.
-        contract: of the model.
-        seed: draws the labels behind a classifier's interval.
+        state: the fitted estimator.
+        model: loss model; for a regression only.
+        predictions: of n rows; in a classification, rows without probabilities are left out.
+        features: (n, …) canonical frame; for a regression only.
+        contract: the model's contract.
+        seed: seed of the label draws behind a classifier's interval.
 
     Returns:
-        The interval holds what chance does to so many rows, what it did to those that were learnt from, and what
-        estimates missed by on the model's own past.
+        An interval that covers the sampling error of these rows and of the rows the estimator was fitted on, and the
+        error of past estimates.
     """
     n = len(predictions.labels)
-    if n == 0 or basis.why_not:
+    if n == 0 or state.unavailable:
         return Interval(value=None)
     if contract.task == "regression":
-        assert features is not None  # noqa: S101 - as its argument says
-        mean = float(np.clip(model.predict(_with_answers(features, predictions, contract)), 0.0, None).mean())
-        value, spread = mean, 1.96 * math.sqrt(basis.noise / n)
-        if basis.metric == "rmse":
+        assert features is not None  # noqa: S101 - required for a regression
+        mean = float(np.clip(model.predict(_add_predictions(features, predictions, contract)), 0.0, None).mean())
+        value, spread = mean, 1.96 * math.sqrt(state.noise / n)
+        if state.metric == "rmse":
             value = math.sqrt(mean)
             spread = spread / (2 * value) if value else spread
-        chance = Interval(value=value, low=value - spread, high=value + spread)
+        sampling = Interval(value=value, low=value - spread, high=value + spread)
     else:
-        chance = _of_labels(basis, predictions, contract, seed)
-    learnt = math.sqrt(1 + n / max(1, basis.rows))  # they were as few as they were
-    return _widened(chance, learnt, 1.96 * (basis.error or 0.0), contract.task)
+        sampling = _expected_metric(state, predictions, contract, seed)
+    fitting = math.sqrt(1 + n / max(1, state.rows))  # sampling error of the rows it was fitted on
+    return _widen(sampling, fitting, 1.96 * (state.error or 0.0), contract.task)
 
 
-def _of_labels(basis: EstimatorState, predictions: Predictions, contract: Contract, seed: int) -> Interval:
-    """Each row stands once for each class, weighted by its chance; or, for the interval, where a draw says so."""
-    classes = _named(contract)
+def _expected_metric(state: EstimatorState, predictions: Predictions, contract: Contract, seed: int) -> Interval:
+    """Repeats each row for every class, weighted by the class's probability; for the interval by drawn labels."""
+    classes = _class_array(contract)
     if predictions.probabilities is None:
         return Interval(value=None)
-    able = np.flatnonzero(np.isfinite(predictions.probabilities).all(axis=1))
-    kept = predictions.take(able[_thinned(len(able), _CELLS // len(classes))])
-    if kept.probabilities is None or not len(able):
+    complete = np.flatnonzero(np.isfinite(predictions.probabilities).all(axis=1))
+    used = predictions.take(complete[_evenly_spaced(len(complete), MAX_CELLS // len(classes))])
+    if used.probabilities is None or not len(complete):
         return Interval(value=None)
-    chances = calibrated(basis, kept.probabilities)
-    n = len(chances)
+    probabilities = calibrate(state, used.probabilities)
+    n = len(probabilities)
     truth = np.repeat(classes, n)
-    answers = kept.take(np.tile(np.arange(n), len(classes)))
-    value = float(resample_metric(truth, answers, contract, basis.metric, chances.T.reshape(1, -1))[0])
-    rng, edges = np.random.default_rng(seed), np.cumsum(chances, axis=1)[:, :-1]
-    drawn = np.empty((_DRAWS, len(truth)), dtype=np.uint8)
-    for row in drawn:
+    repeated = used.take(np.tile(np.arange(n), len(classes)))
+    value = float(resample_metric(truth, repeated, contract, state.metric, probabilities.T.reshape(1, -1))[0])
+    rng, edges = np.random.default_rng(seed), np.cumsum(probabilities, axis=1)[:, :-1]
+    drawn_labels = np.empty((DRAWS, len(truth)), dtype=np.uint8)
+    for row in drawn_labels:
         label = (rng.random((n, 1)) > edges).sum(axis=1)
         row[:] = (label == np.arange(len(classes))[:, None]).reshape(-1)
-    return percentile_interval(value, resample_metric(truth, answers, contract, basis.metric, drawn))
+    return percentile_interval(value, resample_metric(truth, repeated, contract, state.metric, drawn_labels))
 
 
-def calibrated(basis: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
-    """(n, k) the chance of each class, by the curves; rows sum to 1."""
-    columns = [np.interp(probabilities[:, at], curve.given, curve.true) for at, curve in enumerate(basis.curves)]
-    chances = np.column_stack(columns)
-    total = chances.sum(axis=1, keepdims=True)
-    found: np.ndarray = np.divide(chances, total, out=np.full_like(chances, 1 / chances.shape[1]), where=total > 0)
-    return found
+def calibrate(state: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
+    """(n, k) calibrated probability of each class; rows sum to 1."""
+    calibrated = np.column_stack(
+        [np.interp(probabilities[:, k], curve.predicted, curve.calibrated) for k, curve in enumerate(state.curves)]
+    )
+    total, uniform = calibrated.sum(axis=1, keepdims=True), np.full_like(calibrated, 1 / calibrated.shape[1])
+    normalized: np.ndarray = np.divide(calibrated, total, out=uniform, where=total > 0)
+    return normalized
 
 
-def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_Part]:
+def _load_folds(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_ScoredRows]:
     """The folds' test sides and the holdout, oldest first."""
     features, truth, rows = work.part("holdout")
-    holdout = _Part(features, truth, load_evaluation_predictions(work)[1])
+    holdout = _ScoredRows(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
     path = work.file(f"oof-{candidate}.npz")
@@ -239,144 +265,156 @@ def _parts(work: Workspace, config: PipelineConfig, candidate: str, contract: Co
         return [holdout.take(half) for half in np.array_split(np.arange(len(truth)), 2)]
     with np.load(path, allow_pickle=False) as saved:
         content = {name: saved[name] for name in saved.files}
-    labels = content["predicted"] if contract.task == "regression" else _named(contract)[content["classes"]]
-    found = Predictions(labels, content.get("probabilities"))
+    labels = content["predicted"] if contract.task == "regression" else _class_array(contract)[content["classes"]]
     features, truth, _ = work.part("train")
-    places = content["rows"]
-    folded = _Part(features.iloc[places].reset_index(drop=True), truth[places], found)
-    return [*(folded.take(np.flatnonzero(content["fold"] == fold)) for fold in np.unique(content["fold"])), holdout]
+    scored = _ScoredRows(features, truth, Predictions(labels, content.get("probabilities")))
+    positions = content["rows"]
+    scored = scored._replace(features=features.iloc[positions].reset_index(drop=True), truth=truth[positions])
+    return [*(scored.take(np.flatnonzero(content["fold"] == fold)) for fold in np.unique(content["fold"])), holdout]
 
 
-def _joined(parts: Sequence[_Part]) -> _Part:
-    found = [part.predictions.probabilities for part in parts]
-    known = [one for one in found if one is not None]
-    return _Part(
-        pd.concat([part.features for part in parts], ignore_index=True),
-        np.concatenate([part.truth for part in parts]),
+def _concatenate(folds: Sequence[_ScoredRows]) -> _ScoredRows:
+    probabilities = [fold.predictions.probabilities for fold in folds if fold.predictions.probabilities is not None]
+    return _ScoredRows(
+        pd.concat([fold.features for fold in folds], ignore_index=True),
+        np.concatenate([fold.truth for fold in folds]),
         Predictions(
-            np.concatenate([part.predictions.labels for part in parts]),
-            np.concatenate(known) if len(known) == len(found) else None,
+            np.concatenate([fold.predictions.labels for fold in folds]),
+            np.concatenate(probabilities) if len(probabilities) == len(folds) else None,
         ),
     )
 
 
-def _learn_curves(
-    parts: Sequence[_Part], contract: Contract, metric: Metric, _: int, *, ages: bool
+def _fit_curves(
+    folds: Sequence[_ScoredRows], contract: Contract, metric: Metric, _: int, *, ages: bool
 ) -> tuple[EstimatorState, None]:
-    """From all parts; where what they say ages, from the newest, and older ones only as far as that is too small."""
-    count = 1 if ages else len(parts)
-    while count < len(parts) and not _enough(parts[-count:]):
+    """Fits calibration curves on all folds; if ``ages``, on as few of the newest folds as have enough rows."""
+    count = 1 if ages else len(folds)
+    while count < len(folds) and not _suffices(folds[-count:]):
         count += 1
-    joined = _joined(parts[-count:])
-    part = joined.take(_thinned(len(joined.truth), _MOST))
-    given = part.predictions.probabilities
-    assert given is not None  # noqa: S101 - learn has seen to it
-    curves = [_curve(given[:, at], part.truth == label) for at, label in enumerate(contract.classes)]
-    return EstimatorState(metric=metric, rows=len(part.truth), curves=tuple(curves)), None
+    scored = _concatenate(folds[-count:])
+    scored = scored.take(_evenly_spaced(len(scored.truth), MAX_ROWS))
+    probabilities = scored.predictions.probabilities
+    assert probabilities is not None  # noqa: S101 - checked by _fit
+    curves = [_fit_curve(probabilities[:, k], scored.truth == label) for k, label in enumerate(contract.classes)]
+    return EstimatorState(metric=metric, rows=len(scored.truth), curves=tuple(curves)), None
 
 
-def _enough(parts: Sequence[_Part]) -> bool:
-    truth = pd.Series(np.concatenate([part.truth for part in parts]), dtype=object)
-    return len(truth) >= _ENOUGH and int(truth.value_counts().min()) >= _EACH
+def _suffices(folds: Sequence[_ScoredRows]) -> bool:
+    truth = pd.Series(np.concatenate([fold.truth for fold in folds]), dtype=object)
+    return len(truth) >= CALIBRATION_ROWS and int(truth.value_counts().min()) >= CALIBRATION_ROWS_PER_CLASS
 
 
-def _curve(given: np.ndarray, true: np.ndarray) -> CalibrationCurve:
-    """Isotonic over means of bins where there are rows enough, else Platt's sigmoid (Niculescu-Mizil & Caruana, 2005).
+def _fit_curve(predicted: np.ndarray, positive: np.ndarray) -> CalibrationCurve:
+    """Isotonic regression on means of bins if there are enough rows, else Platt's sigmoid.
 
-    Isotonic over single rows bends after their labels, and so makes any model look better than it is.
+    Isotonic regression on single rows overfits their labels, which makes any model look better than it is.
+
+    Source: Niculescu-Mizil and Caruana, Predicting good probabilities with supervised learning (2005).
     """
     from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
 
-    rate, rarer = float(true.mean()), int(min(true.sum(), (~true).sum()))
-    if rarer >= _ENOUGH // 10 and len(true) >= _ENOUGH:
-        bins = np.array_split(np.argsort(given, kind="stable"), min(_KNOTS, len(given) // _BIN))
-        means, rates = (np.array([values[rows].mean() for rows in bins]) for values in (given, true))
+    rate, minority = float(positive.mean()), int(min(positive.sum(), (~positive).sum()))
+    if minority >= CALIBRATION_ROWS // 10 and len(positive) >= CALIBRATION_ROWS:
+        bins = np.array_split(np.argsort(predicted, kind="stable"), min(MAX_KNOTS, len(predicted) // ROWS_PER_BIN))
+        means, rates = (np.array([values[rows].mean() for rows in bins]) for values in (predicted, positive))
         sizes = np.array([len(rows) for rows in bins])
-        rising = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means, rates, sample_weight=sizes)
-        return CalibrationCurve(given=rising.X_thresholds_.tolist(), true=rising.y_thresholds_.tolist())
-    flat = CalibrationCurve(given=(0.0, 1.0), true=(rate, rate))
-    if rarer == 0:
-        return flat
-    sigmoid = LogisticRegression(C=1e6).fit(_logit(given), true)
+        isotonic = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means, rates, sample_weight=sizes)
+        return CalibrationCurve(predicted=isotonic.X_thresholds_.tolist(), calibrated=isotonic.y_thresholds_.tolist())
+    constant = CalibrationCurve(predicted=(0.0, 1.0), calibrated=(rate, rate))
+    if minority == 0:
+        return constant
+    sigmoid = LogisticRegression(C=1e6).fit(_logit(predicted), positive)
     if sigmoid.coef_[0, 0] <= 0:
-        return flat
-    knots = 1 / (1 + np.exp(-np.linspace(-10, 10, _KNOTS)))
-    return CalibrationCurve(given=knots.tolist(), true=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
+        return constant
+    knots = 1 / (1 + np.exp(-np.linspace(-10, 10, MAX_KNOTS)))
+    return CalibrationCurve(predicted=knots.tolist(), calibrated=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
 
 
-def _logit(chances: np.ndarray) -> np.ndarray:
-    inside = np.clip(chances, 1e-6, 1 - 1e-6)
-    odds: np.ndarray = np.log(inside / (1 - inside))[:, None]
-    return odds
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    log_odds: np.ndarray = np.log(clipped / (1 - clipped))[:, None]
+    return log_odds
 
 
-def _learn_losses(parts: Sequence[_Part], contract: Contract, metric: Metric, seed: int) -> tuple[EstimatorState, Any]:
-    joined = _joined(parts)
-    losses = _losses(joined, metric)
-    places = np.flatnonzero(np.isfinite(losses))
-    if len(places) < _LEAST // 2:
-        return EstimatorState(
-            metric=metric, why_not=f"{metric} is defined on {len(places)} rows, too few to learn it from"
-        ), None
-    places = places[_thinned(len(places), _MOST)]
-    candidate = Candidate(estimator="boosting", params=_SMALL)
-    model = build_model(candidate, _of_losses(contract), seed)
-    part = joined.take(places)
-    model.fit(_with_answers(part.features, part.predictions, contract), losses[places])
-    return EstimatorState(metric=metric, rows=len(places)), model
+def _fit_loss_model(
+    folds: Sequence[_ScoredRows], contract: Contract, metric: Metric, seed: int
+) -> tuple[EstimatorState, Any]:
+    scored = _concatenate(folds)
+    losses = _row_losses(scored, metric)
+    positions = np.flatnonzero(np.isfinite(losses))
+    if len(positions) < MIN_ROWS // 2:
+        reason = f"{metric} is defined on {len(positions)} rows, too few to fit it"
+        return EstimatorState(metric=metric, unavailable=reason), None
+    positions = positions[_evenly_spaced(len(positions), MAX_ROWS)]
+    candidate = Candidate(estimator="boosting", params=_LOSS_MODEL_PARAMS)
+    model = build_model(candidate, _loss_contract(contract), seed)
+    scored = scored.take(positions)
+    model.fit(_add_predictions(scored.features, scored.predictions, contract), losses[positions])
+    return EstimatorState(metric=metric, rows=len(positions)), model
 
 
-def _noise(part: _Part, basis: EstimatorState, model: Any, contract: Contract) -> float:
-    """The variance of one row's loss around its estimate that, divided by n, is that of a mean over n neighbours."""
-    if contract.task != "regression" or basis.why_not:
+def _loss_noise(fold: _ScoredRows, state: EstimatorState, model: Any, contract: Contract) -> float:
+    """Variance of one row's loss around its prediction, from means of blocks: includes autocorrelation."""
+    if contract.task != "regression" or state.unavailable:
         return 0.0
-    rest = _losses(part, basis.metric) - model.predict(_with_answers(part.features, part.predictions, contract))
-    rest = rest[np.isfinite(rest)]
-    length = math.isqrt(len(rest))
+    residuals = _row_losses(fold, state.metric) - model.predict(
+        _add_predictions(fold.features, fold.predictions, contract)
+    )
+    residuals = residuals[np.isfinite(residuals)]
+    length = math.isqrt(len(residuals))
     if length < 2:
         return 0.0
-    blocks = rest[: len(rest) // length * length].reshape(-1, length)
+    blocks = residuals[: len(residuals) // length * length].reshape(-1, length)
     return float(blocks.mean(axis=1).var(ddof=1) * length)
 
 
-def _losses(part: _Part, metric: Metric) -> np.ndarray:
-    """(n,) what the metric is the mean of (rmse: the square of it); NaN for rows that do not count."""
-    errors: np.ndarray = np.abs(part.truth - part.predictions.labels)
+def _row_losses(fold: _ScoredRows, metric: Metric) -> np.ndarray:
+    """(n,) losses whose mean is the metric (rmse: its square); NaN for rows that do not count."""
+    errors: np.ndarray = np.abs(fold.truth - fold.predictions.labels)
     if metric == "rmse":
         return errors**2
     if metric == "mape":
-        some = part.truth != 0
-        errors = np.divide(errors, np.abs(part.truth), out=np.full(len(errors), np.nan), where=some)
+        nonzero = fold.truth != 0
+        errors = np.divide(errors, np.abs(fold.truth), out=np.full(len(errors), np.nan), where=nonzero)
     return errors
 
 
-def _of_losses(contract: Contract) -> Contract:
-    """A regression on the same columns and the prediction, which has the target's name: no feature can have it."""
-    facts: dict[str, Any] = {"min": None, "max": None, "categories": None, "levels": 0}
-    answer = Column(name=contract.target, kind="numeric", role="feature", nullable=False, **facts)
+def _loss_contract(contract: Contract) -> Contract:
+    """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has."""
+    prediction = Column(
+        name=contract.target,
+        kind="numeric",
+        role="feature",
+        nullable=False,
+        min=None,
+        max=None,
+        categories=None,
+        levels=0,
+    )
     others = tuple(column for column in contract.columns if column.name != contract.target)
-    return contract.model_copy(update={"columns": (*others, answer), "target": "loss"})
+    return contract.model_copy(update={"columns": (*others, prediction), "target": "loss"})
 
 
-def _with_answers(features: pd.DataFrame, predictions: Predictions, contract: Contract) -> pd.DataFrame:
+def _add_predictions(features: pd.DataFrame, predictions: Predictions, contract: Contract) -> pd.DataFrame:
     return features.assign(**{contract.target: predictions.labels.astype(np.float64)})
 
 
-def _widened(chance: Interval, times: float, more: float, task: Task) -> Interval:
-    if chance.value is None or chance.low is None or chance.high is None:
-        return chance
-    low = chance.value - math.hypot(times * (chance.value - chance.low), more)
-    high = chance.value + math.hypot(times * (chance.high - chance.value), more)
-    return Interval(value=chance.value, low=max(0.0, low) if task == "regression" else low, high=high)
+def _widen(sampling: Interval, factor: float, margin: float, task: Task) -> Interval:
+    if sampling.value is None or sampling.low is None or sampling.high is None:
+        return sampling
+    low = sampling.value - math.hypot(factor * (sampling.value - sampling.low), margin)
+    high = sampling.value + math.hypot(factor * (sampling.high - sampling.value), margin)
+    return Interval(value=sampling.value, low=max(0.0, low) if task == "regression" else low, high=high)
 
 
-def _thinned(count: int, most: int) -> np.ndarray:
-    """At most so many positions of ``count``, evenly spaced."""
-    return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.int64)
+def _evenly_spaced(count: int, maximum: int) -> np.ndarray:
+    """At most ``maximum`` of ``count`` positions, evenly spaced."""
+    return np.arange(count) if count <= maximum else np.linspace(0, count - 1, maximum).astype(np.int64)
 
 
-def _named(contract: Contract) -> np.ndarray:
+def _class_array(contract: Contract) -> np.ndarray:
     classes = np.empty(len(contract.classes), dtype=object)
     classes[:] = contract.classes
     return classes

@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import REPOSITORY
 from tests.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, command, run
-from tests.unit.monitoring.test_status import NOW, night, window
+from tests.unit.monitoring.status.test_status import NOW, night, window
 from tests.unit.serving.service import CLASSES, ROW, Fake, make_contract, running
 from towline.config.monitoring import LATENCY_BUCKETS_S
-from towline.monitoring.reporting.prometheus import FlowDueTime, ModelMetricsSnapshot, SloTarget, exposition
-from towline.monitoring.slo.burn_rate import BURN_RATE_ALERTS, BurnRate, Objective
-from towline.monitoring.slo.metrics_scraper import PREDICTING
+from towline.monitoring.reporting.metrics_exporter import FlowTimes, ModelMetricsSnapshot, SloTarget, format_metrics
+from towline.monitoring.slo.burn_rate import BURN_RATE_ALERTS, BurnRate, SloStatus
+from towline.monitoring.slo.metrics_scraper import PREDICTION_ROUTES
 
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -53,15 +53,15 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
             service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
             service.client.post("/predict", {})
             texts.append(service.client.get("/metrics").text)
-    burning = Objective(
+    burning = SloStatus(
         name="availability", state="burning", goal="", target=0.999, period=NOW - NOW, budget=0.5,
         burns=(BurnRate(window="1h", rate=20.0),),
     )  # fmt: skip
     full = ModelMetricsSnapshot(
-        model="m", version=1, since=NOW, trained=NOW, drift=night(), quality=window(), objectives=(burning,),
-        rounds=(FlowDueTime(flow="drift", last=NOW, due=NOW),), promise=SloTarget(availability=0.9, p95=0.1, edge=0.1),
+        model="m", version=1, since=NOW, trained=NOW, drift=night(), quality=window(), slos=(burning,),
+        flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), target=SloTarget(availability=0.9, p95=0.1, edge=0.1),
     )  # fmt: skip
-    texts.append(exposition([full], NOW, ledger=True))
+    texts.append(format_metrics([full], NOW, ledger=True))
     found: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):
@@ -226,7 +226,7 @@ def test_thresholds_stand_in_one_place() -> None:
 def test_promises_are_counted_as_the_watch_counts_them() -> None:
     """The same routes predict, and the seconds in the rules are edges that the service has."""
     text = (PROMETHEUS / "rules" / "recorded.yml").read_text()
-    assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTING)})"}
+    assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTION_ROUTES)})"}
     thresholds = (PROMETHEUS / "rules" / "thresholds.yml").read_text()
     told = thresholds[thresholds.index("at or above it: ") : thresholds.index("; another number")]
     assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(LATENCY_BUCKETS_S)

@@ -1,7 +1,7 @@
-"""Who is told, once: an alert is open until it is resolved, and while it is open nobody is told of it again.
+"""Alert notifications: an alert is open until it is resolved, and each change of its state is notified once.
 
-The log (``towline.watch``) always is, and a webhook where the config names one. What a webhook did not take waits in
-the file and goes with the next round: nothing that is wrong out there stops the watch.
+Alerts are always logged (``towline.monitoring``), and sent to a webhook if the config has one. What the webhook did not
+accept is stored and sent again with the next monitoring run. A failing webhook never stops monitoring.
 """
 
 import datetime as dt
@@ -9,39 +9,42 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from towline import files
 from towline.config import AlertConfig, Frozen, PipelineConfig, Settings
-from towline.monitoring.alerts.webhook import post
+from towline.monitoring.alerts.webhook import post_webhook
 from towline.monitoring.policy import Decision
 from towline.monitoring.results import DriftResult, QualityResult
-from towline.monitoring.slo.burn_rate import Objective, Severity
+from towline.monitoring.slo.burn_rate import Severity, SloStatus
 from towline.store import StoreLayout
 
-LOG = logging.getLogger("towline.watch")
+LOG = logging.getLogger("towline.monitoring")
 FILE = "alerts.jsonl"
-MOST = 1000  # alerts that are kept, the newest
-OLD = dt.timedelta(days=1)  # what has been over for so long is told to nobody any more
+MAX_ALERTS = 1000  # stored, the newest
+MAX_RESOLVED_AGE = dt.timedelta(days=1)  # alerts resolved earlier are not sent any more
 _ACTIONS = {
-    "warn": "something looks wrong",
-    "retrain": "it is trained again",
-    "roll back": "the champion before serves again",
-    "block": "the input is broken: nothing is trained on it",
+    "warn": "a problem was detected",
+    "retrain": "a training was started",
+    "roll back": "the previous champion serves again",
+    "block": "the input is invalid, training is blocked",
 }
 
 
 class Alert(Frozen):
-    """What somebody should know.
+    """A problem that somebody should know about.
 
     Attributes:
-        model: whose. kind: slo, or reaction (what the policy decided). subject: which of the kind.
-        severity: page (now) or ticket (in working hours).
-        title, detail: one line; some more.
-        at: when it was found.
-        facts: numbers behind it, as JSON.
+        model: name of the model.
+        kind: ``slo``, or ``reaction`` (a decision of the policy).
+        severity: page (act now) or ticket (act in working hours).
+        title: one line.
+        detail: more about it.
+        at: time when it was detected.
+        data: the numbers behind it, as JSON.
+        subject: which alert of its kind.
     """
 
     model: str
@@ -50,7 +53,7 @@ class Alert(Frozen):
     title: str
     detail: str = ""
     at: dt.datetime
-    facts: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
     subject: str = ""
 
     @property
@@ -60,44 +63,43 @@ class Alert(Frozen):
 
 
 class AlertState(Frozen):
-    """An alert from its opening to its end.
+    """An alert and its state.
 
     Attributes:
-        alert: what it is.
-        id: the same in each message about it.
-        resolved: when it was found to be over; None while it is open.
-        told: the status that the webhook last heard of.
+        alert: the alert.
+        id: the same in all messages about it.
+        resolved: time when it was resolved; None while it is open.
+        notified: the status that the webhook received last.
     """
 
     alert: Alert
     id: str = Field(default_factory=lambda: secrets.token_hex(8))
     resolved: dt.datetime | None = None
-    told: str = ""
+    notified: str = ""
 
     @property
     def status(self) -> str:
         return "resolved" if self.resolved else f"open, {self.alert.severity}"
 
     def document(self) -> dict[str, Any]:
-        """What a webhook gets; ``text`` is what chats show."""
-        told = self.alert.model_dump(mode="json")
-        mark = "resolved" if self.resolved else self.alert.severity
+        """The message to a webhook; chats show its ``text``."""
+        label = "resolved" if self.resolved else self.alert.severity
         return {
             "id": self.id,
             "status": "resolved" if self.resolved else "open",
-            **told,
+            **self.alert.model_dump(mode="json"),
             "resolved": self.resolved and self.resolved.isoformat(),
-            "text": f"[{mark}] {_line(self.alert.title)}" + (f"\n{self.alert.detail}" if self.alert.detail else ""),
+            "text": f"[{label}] {_to_line(self.alert.title)}" + (f"\n{self.alert.detail}" if self.alert.detail else ""),
         }
 
 
 class DeliveryReport(Frozen):
-    """What became of a round of alerts.
+    """The result of a notification.
 
     Attributes:
-        opened, resolved: how many are new, and over.
-        webhook: ``none`` (there is none, or nothing to tell), ``sent``, or ``failed`` (``why``; it is tried again with
-            the next round).
+        opened, resolved: number of alerts that were opened and resolved.
+        webhook: ``none`` (no webhook, or nothing to send), ``sent``, or ``failed`` (``why``; it is repeated with the
+            next monitoring run).
     """
 
     opened: int = 0
@@ -106,205 +108,220 @@ class DeliveryReport(Frozen):
     why: str = ""
 
     def text(self) -> str:
-        counted = [f"{self.opened} opened"] if self.opened else []
-        counted += [f"{self.resolved} resolved"] if self.resolved else []
-        away = {"sent": ["webhook told"], "failed": [f"webhook failed: {self.why}"]}.get(self.webhook, [])
-        return ", ".join([*(counted or ["nothing new"]), *away])
+        changes = [f"{self.opened} opened"] if self.opened else []
+        changes += [f"{self.resolved} resolved"] if self.resolved else []
+        delivery = {"sent": ["webhook notified"], "failed": [f"webhook failed: {self.why}"]}.get(self.webhook, [])
+        return ", ".join([*(changes or ["no change"]), *delivery])
 
 
-def send(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport:
-    """Tells of one alert, unless it is open already and no more severe than it was.
-
-    Raises:
-        TransientError: the store cannot be written.
-    """
-    return _tell(alert.model, config, store, alert.at, lambda known: _opened(known, [alert]))
-
-
-def settle(
-    model: str,
-    kind: str,
-    alerts: Sequence[Alert],
-    config: AlertConfig,
-    store: Path,
-    at: dt.datetime,
-    unknown: Iterable[str] = (),
-) -> DeliveryReport:
-    """Tells of all alerts of a kind that there are now; others of the kind that are open are over.
+class AlertStore:
+    """The alerts of a model: ``alerts.jsonl`` in its monitoring folder.
 
     Args:
-        model: whose.
-        kind: of all of them.
-        alerts: there may be none.
-        config: whom to tell.
-        store: where it is kept, in ``watch/<model>/alerts.jsonl``.
-        at: now.
-        unknown: subjects of which nobody knows; what is open of them stays so.
-
-    Raises:
-        TransientError: the store cannot be written.
+        store: folder of the store.
+        model: name of the model.
+        config: where alerts are sent.
     """
-    stay = {*unknown, *(alert.subject for alert in alerts)}
 
-    def change(known: Sequence[AlertState]) -> list[AlertState]:
-        over = [
-            one.model_copy(update={"resolved": at})
-            if not one.resolved and one.alert.kind == kind and one.alert.subject not in stay
-            else one
-            for one in known
-        ]
-        return _opened(over, alerts)
+    def __init__(self, store: Path, model: str, config: AlertConfig) -> None:
+        self.path, self.config = _alerts_path(store, model), config
 
-    return _tell(model, config, store, at, change)
+    def open(self, alert: Alert) -> DeliveryReport:
+        """Opens and notifies of one alert, unless it is open already and no more severe than before.
+
+        Raises:
+            TransientError: the store cannot be written.
+        """
+        return self._change(alert.at, lambda states: _open_alerts(states, [alert]))
+
+    def replace(
+        self, kind: str, alerts: Sequence[Alert], at: dt.datetime, unknown: Iterable[str] = ()
+    ) -> DeliveryReport:
+        """Opens all current alerts of a kind, and resolves the other open alerts of that kind.
+
+        Args:
+            kind: kind of all these alerts.
+            alerts: the current alerts; may be empty.
+            at: current time.
+            unknown: subjects with an unknown state; their open alerts stay open.
+
+        Raises:
+            TransientError: the store cannot be written.
+        """
+        current = {*unknown, *(alert.subject for alert in alerts)}
+
+        def change(states: Sequence[AlertState]) -> list[AlertState]:
+            updated = [
+                state.model_copy(update={"resolved": at})
+                if not state.resolved and state.alert.kind == kind and state.alert.subject not in current
+                else state
+                for state in states
+            ]
+            return _open_alerts(updated, alerts)
+
+        return self._change(at, change)
+
+    def _change(self, now: dt.datetime, change: Callable[[Sequence[AlertState]], list[AlertState]]) -> DeliveryReport:
+        with files.exclusive_lock(self.path.with_suffix(".lock")):
+            before = _read(self.path)
+            statuses = {state.id: state.status for state in before}
+            after = change(before)
+            changed = [state for state in after if statuses.get(state.id) != state.status]
+            if changed:
+                _write(self.path, after)
+        for state in changed:
+            _log(state)
+        resolved = sum(state.resolved is not None for state in changed)
+        delivery = self._deliver(now)
+        return DeliveryReport(
+            opened=len(changed) - resolved, resolved=resolved, webhook=delivery.webhook, why=delivery.why
+        )
+
+    def _deliver(self, now: dt.datetime) -> "_Delivery":
+        """Sends all pending states in order until one fails; one process at a time."""
+        if self.config.webhook is None:
+            return _Delivery("none")
+        with files.exclusive_lock(self.path.with_suffix(".webhook.lock")):
+            pending = [state for state in _read(self.path) if _is_pending(state, now)]
+            for state in pending:
+                if why := post_webhook(self.config, state.document()):
+                    LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
+                    return _Delivery("failed", why)
+                with files.exclusive_lock(self.path.with_suffix(".lock")):
+                    _write(self.path, [_mark_notified(each, state) for each in _read(self.path)])
+            return _Delivery("sent" if pending else "none")
 
 
-def tell(
-    settings: Settings, config: PipelineConfig, found: DriftResult | QualityResult | None, decision: Decision
+class _Delivery(NamedTuple):
+    webhook: Literal["none", "sent", "failed"]
+    why: str = ""
+
+
+def notify_decision(
+    settings: Settings, config: PipelineConfig, result: DriftResult | QualityResult | None, decision: Decision
 ) -> str:
-    """Tells of a decision; one that is ``nothing`` resolves what was told before. What was done, in words.
+    """Opens the alert of a decision, or resolves earlier ones if it is ``nothing``; returns what was done, in words.
 
-    A block is a page, the rest tickets. A warning of an SLO is left to the alert of its objective.
+    A block is a page, other decisions are tickets. A warning of an SLO is left to the alert of that SLO.
 
     Raises:
         TransientError: the store cannot be written.
     """
     now, alerts = dt.datetime.now(dt.UTC), []
     if decision.action != "nothing" and (decision.action, decision.trigger) != ("warn", "slo"):
-        facts: dict[str, Any] = {"action": decision.action, "trigger": decision.trigger, "cause": decision.cause}
-        if found is not None:
-            facts |= {"state": found.state, "version": found.version, "rows": found.rows}
-        once = f" {decision.cause[:16]}" if decision.action in ("retrain", "roll back") else ""
+        data: dict[str, Any] = {"action": decision.action, "trigger": decision.trigger, "cause": decision.cause}
+        if result is not None:
+            data |= {"state": result.state, "version": result.version, "rows": result.rows}
+        # each training and rollback is an alert of its own
+        suffix = f" {decision.cause[:16]}" if decision.action in ("retrain", "roll back") else ""
         alert = Alert(
             model=config.name,
             kind="reaction",
-            subject=decision.action + once,
+            subject=decision.action + suffix,
             severity="page" if decision.action == "block" else "ticket",
             title=f"{config.name}: {_ACTIONS[decision.action]}",
             detail=decision.reason,
             at=now,
-            facts=facts,
+            data=data,
         )
         alerts.append(alert)
-    return settle(config.name, "reaction", alerts, config.alerts, settings.store, now).text()
+    return AlertStore(settings.store, config.name, config.alerts).replace("reaction", alerts, now).text()
 
 
-def tell_objectives(
-    settings: Settings, config: PipelineConfig, objectives: Sequence[Objective], now: dt.datetime
+def notify_slos(
+    settings: Settings, config: PipelineConfig, statuses: Sequence[SloStatus], now: dt.datetime
 ) -> DeliveryReport:
-    """Tells of objectives that burn, and of budgets that are spent; one that is met again is resolved.
+    """Opens alerts of breaches and exhausted budgets; those of SLOs that are met again are resolved.
 
     Raises:
         TransientError: the store cannot be written.
     """
     alerts, unknown = [], []
-    for one in objectives:
-        burning, spent = one.name, f"{one.name} budget"  # two things: the one ends long before the other
-        if one.state == "unknown":
-            unknown += [burning, spent]
-        elif one.state == "burning":
-            unknown.append(spent)
-            alerts.append(_objective(config.name, one, burning, "burns its error budget", now))
-        elif one.state == "spent":
-            alerts.append(_objective(config.name, one, spent, "has spent its error budget", now))
-    return settle(config.name, "slo", alerts, config.alerts, settings.store, now, unknown)
+    for status in statuses:
+        breach, budget = (
+            status.name,
+            f"{status.name} budget",
+        )  # two alerts: a breach ends long before its budget recovers
+        if status.state == "unknown":
+            unknown += [breach, budget]
+        elif status.state == "burning":
+            unknown.append(budget)
+            alerts.append(_slo_alert(config.name, status, breach, "burns its error budget too fast", now))
+        elif status.state == "exhausted":
+            alerts.append(_slo_alert(config.name, status, budget, "has exhausted its error budget", now))
+    return AlertStore(settings.store, config.name, config.alerts).replace("slo", alerts, now, unknown)
 
 
-def _objective(model: str, one: Objective, subject: str, what: str, now: dt.datetime) -> Alert:
+def _slo_alert(model: str, status: SloStatus, subject: str, problem: str, now: dt.datetime) -> Alert:
     return Alert(
         model=model,
         kind="slo",
         subject=subject,
-        severity=one.severity or "ticket",
-        title=f"{model}: {one.name} {what}",
-        detail=one.reason,
+        severity=status.severity or "ticket",
+        title=f"{model}: {status.name} {problem}",
+        detail=status.reason,
         at=now,
-        facts={
-            "goal": one.goal,
-            "good": one.good,
-            "budget": one.budget,
-            "burns": {burn.window: burn.rate for burn in one.burns},
+        data={
+            "goal": status.goal,
+            "good": status.good,
+            "budget": status.budget,
+            "burns": {burn.window: burn.rate for burn in status.burns},
         },
     )
 
 
-def opened(store: Path, model: str) -> tuple[Alert, ...]:
-    """The alerts that are open, oldest first."""
-    return tuple(one.alert for one in read(store, model) if not one.resolved)
+def read_alerts(store: Path, model: str) -> tuple[AlertState, ...]:
+    """All stored alerts, oldest first."""
+    return _read(_alerts_path(store, model))
 
 
-def read(store: Path, model: str) -> tuple[AlertState, ...]:
-    """All alerts that are kept, oldest first."""
-    return tuple(files.records(_path(store, model), AlertState))
+def read_open_alerts(store: Path, model: str) -> tuple[Alert, ...]:
+    """The open alerts, oldest first."""
+    return tuple(state.alert for state in read_alerts(store, model) if not state.resolved)
 
 
-def _opened(known: Sequence[AlertState], alerts: Iterable[Alert]) -> list[AlertState]:
-    """With these open. One that was a ticket and is a page now is told again; a page stays one until it is over."""
-    changed = list(known)
+def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[AlertState]:
+    """With these alerts open. A ticket that becomes a page is notified again; a page stays one until it is resolved."""
+    updated = list(states)
     for alert in alerts:
-        place = next((i for i, one in enumerate(changed) if not one.resolved and one.alert.key == alert.key), None)
-        if place is None:
-            changed.append(AlertState(alert=alert))
-        elif alert.severity == "page" and changed[place].alert.severity == "ticket":
-            worse = alert.model_copy(update={"at": changed[place].alert.at})
-            changed[place] = changed[place].model_copy(update={"alert": worse})
-    return changed
+        position = next(
+            (i for i, state in enumerate(updated) if not state.resolved and state.alert.key == alert.key), None
+        )
+        if position is None:
+            updated.append(AlertState(alert=alert))
+        elif alert.severity == "page" and updated[position].alert.severity == "ticket":
+            escalated = alert.model_copy(update={"at": updated[position].alert.at})
+            updated[position] = updated[position].model_copy(update={"alert": escalated})
+    return updated
 
 
-def _tell(
-    model: str,
-    config: AlertConfig,
-    store: Path,
-    now: dt.datetime,
-    change: Callable[[Sequence[AlertState]], list[AlertState]],
-) -> DeliveryReport:
-    path = _path(store, model)
-    with files.exclusive_lock(path.with_suffix(".lock")):
-        known = read(store, model)
-        before = {one.id: one.status for one in known}
-        after = change(known)
-        news = [one for one in after if before.get(one.id) != one.status]
-        if news:
-            _write(path, after)
-    for one in news:
-        level = logging.INFO if one.resolved else logging.ERROR if one.alert.severity == "page" else logging.WARNING
-        told = "resolved: " if one.resolved else ""
-        LOG.log(level, "%s%s: %s", told, _line(one.alert.title), _line(one.alert.detail))
-    over = sum(one.resolved is not None for one in news)
-    webhook, why = _deliver(path, model, config, store, now)
-    return DeliveryReport(opened=len(news) - over, resolved=over, webhook=webhook, why=why)
+def _log(state: AlertState) -> None:
+    level = logging.INFO if state.resolved else logging.ERROR if state.alert.severity == "page" else logging.WARNING
+    prefix = "resolved: " if state.resolved else ""
+    LOG.log(level, "%s%s: %s", prefix, _to_line(state.alert.title), _to_line(state.alert.detail))
 
 
-def _deliver(
-    path: Path, model: str, config: AlertConfig, store: Path, now: dt.datetime
-) -> tuple[Literal["none", "sent", "failed"], str]:
-    """Everything the webhook has not heard of, in order, up to the first that fails; one process at a time."""
-    if config.webhook is None:
-        return "none", ""
-    with files.exclusive_lock(path.with_suffix(".webhook.lock")):
-        waiting = [one for one in read(store, model) if one.told != one.status and not _long_over(one, now)]
-        for one in waiting:
-            if why := post(config, one.document()):
-                LOG.warning("the webhook was not told: %s; it is tried again with the next round", why)
-                return "failed", why
-            heard = {one.id: one.status}
-            with files.exclusive_lock(path.with_suffix(".lock")):
-                known = read(store, model)
-                _write(path, [each.model_copy(update={"told": heard.get(each.id, each.told)}) for each in known])
-        return ("sent" if waiting else "none"), ""
+def _is_pending(state: AlertState, now: dt.datetime) -> bool:
+    long_resolved = state.resolved is not None and state.resolved < now - MAX_RESOLVED_AGE
+    return state.notified != state.status and not long_resolved
 
 
-def _long_over(one: AlertState, now: dt.datetime) -> bool:
-    return one.resolved is not None and one.resolved < now - OLD
+def _mark_notified(state: AlertState, sent: AlertState) -> AlertState:
+    return state.model_copy(update={"notified": sent.status}) if state.id == sent.id else state
 
 
-def _write(path: Path, episodes: Sequence[AlertState]) -> None:
-    files.write(path, "".join(f"{one.model_dump_json()}\n" for one in episodes[-MOST:]))
+def _read(path: Path) -> tuple[AlertState, ...]:
+    return tuple(files.records(path, AlertState))
 
 
-def _path(store: Path, model: str) -> Path:
+def _write(path: Path, states: Sequence[AlertState]) -> None:
+    files.write(path, "".join(f"{state.model_dump_json()}\n" for state in states[-MAX_ALERTS:]))
+
+
+def _alerts_path(store: Path, model: str) -> Path:
     return StoreLayout(store).monitoring(model) / FILE
 
 
-def _line(text: str) -> str:
-    """On one line, whatever a value of the data that stands in it holds."""
+def _to_line(text: str) -> str:
+    """On one line, whatever values of the data it contains."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""One JSON document to an address outside: only to hosts that the config lists, and nothing of the address gets out."""
+"""Webhook delivery: posts a JSON document to an address of the config, only to listed hosts, without revealing it."""
 
 import os
 import re
@@ -11,31 +11,32 @@ import orjson
 from towline.config import AlertConfig
 from towline.http_request import HttpRequestError, send_request
 
-SECONDS = 5.0  # for one try
-PAUSES = (1.0, 2.0)  # seconds between tries
+TIMEOUT = 5.0  # seconds per attempt
+PAUSES = (1.0, 2.0)  # seconds between attempts
+_HEADERS = {"Content-Type": "application/json", "User-Agent": "towline-monitoring"}
 
 
-def post(config: AlertConfig, document: Mapping[str, Any]) -> str:
-    """Posts to the webhook, three times at most; why it did not arrive, or an empty text.
+def post_webhook(config: AlertConfig, document: Mapping[str, Any]) -> str:
+    """Posts to the webhook, at most three times; returns why it failed, or an empty text.
 
-    Redirects are not followed, since they lead to hosts that nobody listed; proxies of the environment are not used.
-    The reason holds nothing of the address, which may be a secret.
+    Redirects are not followed, since they may lead to hosts that are not listed; proxies of the environment are not
+    used. The reason contains nothing of the address, which may be a secret.
     """
     try:
-        url = _expanded(config.webhook or "")
+        url = _expand_variables(config.webhook or "")
         config.check(url)
     except ValueError as error:
         return str(error)
     body, why = orjson.dumps(document, default=str), ""
     for pause in (*PAUSES, None):
         try:
-            status = send_request(url, SECONDS, body=body, headers=_HEADERS).status
+            status = send_request(url, TIMEOUT, body=body, headers=_HEADERS).status
         except HttpRequestError as error:
             why = str(error)
         else:
             if 200 <= status < 300:
                 return ""
-            why = "it redirects, which is not followed" if 300 <= status < 400 else f"it answers {status}"
+            why = "it redirects, which is not followed" if 300 <= status < 400 else f"it returns {status}"
             if status < 500 and status not in (408, 429):
                 return why
         if pause is not None:
@@ -43,10 +44,7 @@ def post(config: AlertConfig, document: Mapping[str, Any]) -> str:
     return why
 
 
-_HEADERS = {"Content-Type": "application/json", "User-Agent": "towline-watch"}
-
-
-def _expanded(url: str) -> str:
+def _expand_variables(url: str) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             raise ValueError(f"the environment variable {match[1]} is not set")

@@ -1,4 +1,9 @@
-"""What current rows look like on the grid of a release's profile: one pass, in memory that does not grow with them."""
+"""Histograms of current rows on the grid of a release's reference profile.
+
+A profile holds a histogram (numbers) or the counts of each category for every column of the training rows. The
+accumulator counts current rows into the same cells. It needs one pass over the rows and memory that does not grow with
+them.
+"""
 
 import math
 from collections import Counter
@@ -12,19 +17,20 @@ import pyarrow as pa
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST, parse_number
 
-SLICE = 65_536  # values at once: they then stay in the cache
+CHUNK_ROWS = 65_536  # a chunk of this size stays in the CPU cache
+MAX_EXAMPLES = 5  # of unseen categories
 
 
 @dataclass
-class Numbers:
-    """Counts on a profile's grid.
+class NumericHistogram:
+    """Counts of numbers on the grid of a profile.
 
     Attributes:
         cells: (cells,) int64.
-        below, above: values beyond the grid.
-        below_sum, above_sum: of these.
-        total: the sum of all values.
-        out_of_range: values beyond what training saw.
+        below, above: number of values outside the grid.
+        below_sum, above_sum: sums of these values.
+        total: sum of all values.
+        out_of_range: number of values outside the range of the training rows.
     """
 
     cells: np.ndarray
@@ -37,8 +43,8 @@ class Numbers:
 
 
 @dataclass
-class Levels:
-    """``counts`` of the levels that the profile names; ``other``: the rest; ``unseen``: those training never saw."""
+class CategoryCounts:
+    """Counts of categories: ``counts`` of those named in the profile, ``other`` of the rest, ``unseen`` in training."""
 
     counts: Counter[str] = field(default_factory=Counter)
     other: int = 0
@@ -48,249 +54,251 @@ class Levels:
 
 @dataclass
 class ColumnStats:
-    """One column of current rows.
+    """Statistics of one column of the current rows.
 
     Attributes:
-        kind: as in the contract.
-        rows: rows in which the column was there.
-        nulls: of these, without a value.
-        unfit: values that are not of the kind, or beyond all that can be summed; in no other count.
-        numbers: of a numeric or boolean column whose profile has a grid.
-        levels: of a category.
+        kind: the column's kind in the contract.
+        rows: number of rows that have the column.
+        nulls: number of these rows without a value.
+        wrong_type: number of values of another kind, or too large to be summed. They are in no other count.
+        histogram: of a numeric or boolean column whose profile has a grid.
+        categories: of a categorical column.
     """
 
     kind: str
     rows: int = 0
     nulls: int = 0
-    unfit: int = 0
-    numbers: Numbers | None = None
-    levels: Levels | None = None
+    wrong_type: int = 0
+    histogram: NumericHistogram | None = None
+    categories: CategoryCounts | None = None
 
     @property
     def count(self) -> int:
-        """Values that were there and fit."""
-        return self.rows - self.nulls - self.unfit
+        """Number of valid values."""
+        return self.rows - self.nulls - self.wrong_type
 
 
 class HistogramAccumulator:
-    """Counts rows against a profile.
+    """Counts rows on the grid of a profile, batch by batch.
 
     Args:
         profile: ``profile.json`` of a release.
-        contract: of the same.
+        contract: the contract of the same release.
 
     Attributes:
-        rows: counted so far.
-        columns: what was seen of each feature.
-        strange: columns of the rows that the contract does not know.
+        rows: number of rows counted so far.
+        columns: the statistics of each feature.
+        unknown_columns: columns of the rows that the contract does not have.
     """
 
     def __init__(self, profile: Mapping[str, Any], contract: Contract) -> None:
         self.rows = 0
         self.columns: dict[str, ColumnStats] = {}
-        self.strange: set[str] = set()
-        self._known = {column.name for column in contract.columns}
-        self._counters: list[_Numeric | _Category | _Moment | _Presence] = []
+        self.unknown_columns: set[str] = set()
+        self._contract_columns = {column.name for column in contract.columns}
+        self._counters: list[_NumericCounter | _CategoryCounter | _DatetimeCounter | _NullCounter] = []
         for column in contract.feature_columns:
-            facts = profile["columns"][column.name]
-            seen = self.columns[column.name] = ColumnStats(column.kind)
+            column_profile = profile["columns"][column.name]
+            stats = self.columns[column.name] = ColumnStats(column.kind)
             if column.pii and column.kind == "category":
-                self._counters.append(_Presence(column, seen))
+                self._counters.append(_NullCounter(column, stats))
             elif column.kind == "category":
-                self._counters.append(_Category(column, seen, facts))
+                self._counters.append(_CategoryCounter(column, stats, column_profile))
             elif column.kind == "datetime":
-                self._counters.append(_Moment(column, seen))
+                self._counters.append(_DatetimeCounter(column, stats))
             else:
-                self._counters.append(_Numeric(column, seen, facts.get("grid")))
+                self._counters.append(_NumericCounter(column, stats, column_profile.get("grid")))
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Counts more rows; a column that is not among them is not counted."""
+        """Counts more rows. A column that is missing or duplicated in them is not counted."""
         self.rows += rows.num_rows
         names = rows.schema.names
-        self.strange.update(set(names) - self._known)
+        self.unknown_columns.update(set(names) - self._contract_columns)
         for counter in self._counters:
             if names.count(counter.name) == 1:
                 column = rows.column(counter.name)
                 for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-                    for start in range(0, len(chunk), SLICE):
-                        self._count(counter, chunk.slice(start, SLICE))
+                    for start in range(0, len(chunk), CHUNK_ROWS):
+                        self._count(counter, chunk.slice(start, CHUNK_ROWS))
 
-    def _count(self, counter: "_Numeric | _Category | _Moment | _Presence", values: pa.Array) -> None:
-        """Values that cannot even be read, such as text that is not UTF-8, are unfit."""
-        seen = self.columns[counter.name]
-        before = seen.rows, seen.nulls, seen.unfit
+    def _count(
+        self, counter: "_NumericCounter | _CategoryCounter | _DatetimeCounter | _NullCounter", values: pa.Array
+    ) -> None:
+        """Counts a chunk. Values that cannot be read at all, such as invalid UTF-8, have the wrong type."""
+        stats = self.columns[counter.name]
+        before = stats.rows, stats.nulls, stats.wrong_type
         try:
             counter.add(values)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
-            seen.rows, seen.nulls, seen.unfit = before
-            seen.rows += len(values)
-            seen.nulls += values.null_count
-            seen.unfit += len(values) - values.null_count
+            stats.rows, stats.nulls, stats.wrong_type = before
+            stats.rows += len(values)
+            stats.nulls += values.null_count
+            stats.wrong_type += len(values) - values.null_count
 
 
-class _Numeric:
-    def __init__(self, column: Column, seen: ColumnStats, grid: Mapping[str, Any] | None) -> None:
-        self.name, self._seen, self._boolean = column.name, seen, column.kind == "boolean"
+class _NumericCounter:
+    def __init__(self, column: Column, stats: ColumnStats, grid: Mapping[str, Any] | None) -> None:
+        self.name, self._stats, self._boolean = column.name, stats, column.kind == "boolean"
         self._low = -LARGEST if column.min is None else column.min
         self._high = LARGEST if column.max is None else column.max
-        self._numbers = None
+        self._histogram = None
         if grid is not None:
             self._grid_low, self._grid_high = grid["low"], grid["high"]
             self._cells = len(grid["cells"])
-            self._per_unit = self._cells / (self._grid_high - self._grid_low)
-            self._numbers = seen.numbers = Numbers(np.zeros(self._cells, dtype=np.int64))
+            self._cells_per_unit = self._cells / (self._grid_high - self._grid_low)
+            self._histogram = stats.histogram = NumericHistogram(np.zeros(self._cells, dtype=np.int64))
         self._reader = column.reader
-        self._na = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
-        self._room = np.empty(SLICE)
+        self._na_numbers = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
+        self._buffer = np.empty(CHUNK_ROWS)
 
     def add(self, values: pa.Array) -> None:
-        self._seen.rows += len(values)
+        self._stats.rows += len(values)
         self._count(self._read(values))
 
     def _read(self, values: pa.Array) -> np.ndarray:
         kind = values.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-            self._seen.nulls += values.null_count
+            self._stats.nulls += values.null_count
             if values.null_count:
                 values = values.drop_null()
             floats = buffer_to_numpy(values.cast(pa.float64(), safe=False))
-            return np.where(np.isin(floats, self._na), np.nan, floats) if self._na else floats
-        indices, given = _distinct(values, self._seen)
-        if not given:
+            return np.where(np.isin(floats, self._na_numbers), np.nan, floats) if self._na_numbers else floats
+        indices, distinct = _distinct_values(values, self._stats)
+        if not distinct:
             return np.empty(0)
-        empty = np.array([self._reader.is_null(value) for value in given])
-        means = np.array([self._reader.read(value) for value in given])
-        self._seen.nulls += int(np.count_nonzero(empty[indices]))
-        read: np.ndarray = means[indices[~empty[indices]]]
-        unfit = np.isnan(read)
-        self._seen.unfit += int(np.count_nonzero(unfit))
-        fitting: np.ndarray = read[~unfit]
-        return fitting
+        null = np.array([self._reader.is_null(value) for value in distinct])
+        distinct_numbers = np.array([self._reader.read(value) for value in distinct])
+        self._stats.nulls += int(np.count_nonzero(null[indices]))
+        numbers: np.ndarray = distinct_numbers[indices[~null[indices]]]
+        unreadable = np.isnan(numbers)
+        self._stats.wrong_type += int(np.count_nonzero(unreadable))
+        readable: np.ndarray = numbers[~unreadable]
+        return readable
 
     def _count(self, values: np.ndarray) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            given, total = len(values), float(values.sum())
-        if total != total:  # noqa: PLR0124 - NaN is among them, or both infinities
+            length, total = len(values), float(values.sum())
+        if total != total:  # noqa: PLR0124 - the values hold NaN, or both infinities
             missing = np.isnan(values)
-            self._seen.nulls += int(missing.sum())
+            self._stats.nulls += int(missing.sum())
             values = values[~missing]
         if self._boolean:
-            values = self._fitting(values, (values == 0.0) | (values == 1.0))
-        if self._numbers is None:
-            self._fitting(values, np.abs(values) <= LARGEST)
+            values = self._keep_valid(values, (values == 0.0) | (values == 1.0))
+        if self._histogram is None:
+            self._keep_valid(values, np.abs(values) <= LARGEST)
             return
-        place = self._room[: len(values)]
+        positions = self._buffer[: len(values)]
         with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(values, self._grid_low, out=place)
-            np.multiply(place, self._per_unit, out=place)
-        np.clip(place, -1.0, self._cells, out=place)
-        np.add(place, 1.0, out=place)
-        counts = np.bincount(place.astype(np.intp), minlength=self._cells + 2)
+            np.subtract(values, self._grid_low, out=positions)
+            np.multiply(positions, self._cells_per_unit, out=positions)
+        np.clip(positions, -1.0, self._cells, out=positions)
+        np.add(positions, 1.0, out=positions)
+        counts = np.bincount(positions.astype(np.intp), minlength=self._cells + 2)
         if counts[0] or counts[-1]:
-            self._beyond(values, counts)
+            self._count_outside_grid(self._histogram, values, counts)
         else:
-            self._numbers.total += total if len(values) == given else float(values.sum())
-        self._numbers.cells += counts[1:-1]
+            self._histogram.total += total if len(values) == length else float(values.sum())
+        self._histogram.cells += counts[1:-1]
 
-    def _beyond(self, values: np.ndarray, counts: np.ndarray) -> None:
-        assert self._numbers is not None  # noqa: S101 - there is a grid
-        numbers = self._numbers
-        values = self._fitting(values, np.abs(values) <= LARGEST)
+    def _count_outside_grid(self, histogram: NumericHistogram, values: np.ndarray, counts: np.ndarray) -> None:
+        values = self._keep_valid(values, np.abs(values) <= LARGEST)
         below, above = values[values < self._grid_low], values[values > self._grid_high]
-        # what stands on the last edge is of the last cell
-        counts[-2] += np.count_nonzero(values == self._grid_high)
-        numbers.below += len(below)
-        numbers.above += len(above)
-        numbers.below_sum += float(below.sum())
-        numbers.above_sum += float(above.sum())
-        numbers.total += float(values.sum())
-        numbers.out_of_range += int((below < self._low).sum() + (above > self._high).sum())
+        counts[-2] += np.count_nonzero(values == self._grid_high)  # the last cell includes its upper edge
+        histogram.below += len(below)
+        histogram.above += len(above)
+        histogram.below_sum += float(below.sum())
+        histogram.above_sum += float(above.sum())
+        histogram.total += float(values.sum())
+        histogram.out_of_range += int((below < self._low).sum() + (above > self._high).sum())
 
-    def _fitting(self, values: np.ndarray, fits: np.ndarray) -> np.ndarray:
-        self._seen.unfit += len(values) - int(np.count_nonzero(fits))
-        return values if fits.all() else values[fits]
+    def _keep_valid(self, values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        self._stats.wrong_type += len(values) - int(np.count_nonzero(valid))
+        return values if valid.all() else values[valid]
 
 
-class _Category:
-    def __init__(self, column: Column, seen: ColumnStats, facts: Mapping[str, Any]) -> None:
-        self.name, self._seen, self._reader = column.name, seen, column.reader
-        self._named = frozenset(facts["counts"])
+class _CategoryCounter:
+    def __init__(self, column: Column, stats: ColumnStats, column_profile: Mapping[str, Any]) -> None:
+        self.name, self._stats, self._reader = column.name, stats, column.reader
+        self._profiled = frozenset(column_profile["counts"])
         self._trained = None if column.categories is None else frozenset(column.categories)
-        self._levels = seen.levels = Levels()
+        self._categories = stats.categories = CategoryCounts()
 
     def add(self, values: pa.Array) -> None:
-        self._seen.rows += len(values)
-        indices, given = _distinct(values, self._seen)
-        counts = np.bincount(indices, minlength=len(given))
-        for value, count in zip(given, counts.tolist(), strict=True):
+        self._stats.rows += len(values)
+        indices, distinct = _distinct_values(values, self._stats)
+        counts = np.bincount(indices, minlength=len(distinct))
+        for value, count in zip(distinct, counts.tolist(), strict=True):
             if count:
-                self._take(value, count)
+                self._add_value(value, count)
 
-    def _take(self, value: Any, count: int) -> None:
-        text = self._reader.read(value)
-        if text is None:
+    def _add_value(self, value: Any, count: int) -> None:
+        category = self._reader.read(value)
+        if category is None:
             if self._reader.is_null(value):
-                self._seen.nulls += count
+                self._stats.nulls += count
             else:
-                self._seen.unfit += count
-        elif text in self._named:
-            self._levels.counts[text] += count
+                self._stats.wrong_type += count
+        elif category in self._profiled:
+            self._categories.counts[category] += count
         else:
-            self._levels.other += count
-            if self._trained is not None and text not in self._trained:
-                self._levels.unseen += count
-                if len(self._levels.examples) < 5 and text not in self._levels.examples:
-                    self._levels.examples.append(text)
+            self._categories.other += count
+            if self._trained is not None and category not in self._trained:
+                self._categories.unseen += count
+                if len(self._categories.examples) < MAX_EXAMPLES and category not in self._categories.examples:
+                    self._categories.examples.append(category)
 
 
-class _Moment:
-    """Times are only counted: they go on, which is no drift."""
+class _DatetimeCounter:
+    """Counts nulls and wrong types only: times always move on, which is no drift."""
 
-    def __init__(self, column: Column, seen: ColumnStats) -> None:
-        self.name, self._seen, self._reader = column.name, seen, column.reader
+    def __init__(self, column: Column, stats: ColumnStats) -> None:
+        self.name, self._stats, self._reader = column.name, stats, column.reader
 
     def add(self, values: pa.Array) -> None:
-        self._seen.rows += len(values)
-        self._seen.nulls += values.null_count
+        self._stats.rows += len(values)
+        self._stats.nulls += values.null_count
         if not pa.types.is_temporal(values.type):
             for value, count in Counter(values.drop_null().to_pylist()).items():
                 if self._reader.read(value) is None:
                     if self._reader.is_null(value):
-                        self._seen.nulls += count
+                        self._stats.nulls += count
                     else:
-                        self._seen.unfit += count
+                        self._stats.wrong_type += count
 
 
-class _Presence:
-    """Categories of personal data: whether there is a value, and no more."""
+class _NullCounter:
+    """Counts nulls only, for categories that are personal data."""
 
-    def __init__(self, column: Column, seen: ColumnStats) -> None:
-        self.name, self._seen, self._reader = column.name, seen, column.reader
+    def __init__(self, column: Column, stats: ColumnStats) -> None:
+        self.name, self._stats, self._reader = column.name, stats, column.reader
 
     def add(self, values: pa.Array) -> None:
-        self._seen.rows += len(values)
-        indices, given = _distinct(values, self._seen)
-        empty = np.array([self._reader.read(value) is None for value in given], dtype=bool)
-        self._seen.nulls += int(np.count_nonzero(empty[indices])) if given else 0
+        self._stats.rows += len(values)
+        indices, distinct = _distinct_values(values, self._stats)
+        null = np.array([self._reader.read(value) is None for value in distinct], dtype=bool)
+        self._stats.nulls += int(np.count_nonzero(null[indices])) if distinct else 0
 
 
-def _distinct(values: pa.Array, seen: ColumnStats) -> tuple[np.ndarray, list[Any]]:
-    """Where each value stands among the distinct ones; counts nulls, and as unfit what has no equality (lists)."""
+def _distinct_values(values: pa.Array, stats: ColumnStats) -> tuple[np.ndarray, list[Any]]:
+    """Indices into the distinct values, and these. Counts nulls; nested values (lists) have the wrong type."""
     if pa.types.is_nested(values.type):
-        seen.nulls += values.null_count
-        seen.unfit += len(values) - values.null_count
+        stats.nulls += values.null_count
+        stats.wrong_type += len(values) - values.null_count
         return np.empty(0, dtype=np.intp), []
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    seen.nulls += encoded.null_count
-    present = encoded.indices.drop_null() if encoded.null_count else encoded.indices
-    return buffer_to_numpy(present), encoded.dictionary.to_pylist()
+    stats.nulls += encoded.null_count
+    indices = encoded.indices.drop_null() if encoded.null_count else encoded.indices
+    return buffer_to_numpy(indices), encoded.dictionary.to_pylist()
 
 
 def buffer_to_numpy(values: pa.Array) -> np.ndarray:
-    """The numbers of an array without nulls. ``to_numpy`` would import pandas to ask whether it is wanted."""
+    """The numbers of an array as a view of its buffer; nulls are ignored.
+
+    ``pa.Array.to_numpy`` does the same but imports pandas, which takes longer than most monitoring runs.
+    """
     kind, buffer = values.type, values.buffers()[1]
     letter = "f" if pa.types.is_floating(kind) else "i" if pa.types.is_signed_integer(kind) else "u"
-    if buffer is None:
-        return np.empty(0, dtype=f"{letter}{kind.bit_width // 8}")
     width = kind.bit_width // 8
+    if buffer is None:
+        return np.empty(0, dtype=f"{letter}{width}")
     return np.frombuffer(buffer, f"{letter}{width}", len(values), values.offset * width)

@@ -1,8 +1,8 @@
-"""Which of two champions does better on the same labelled rows."""
+"""Comparison of two champions on the same labelled rows: it shows whether a rollback would help."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,15 @@ from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import ReleaseLocation, read_manifest
-from towline.monitoring.performance.logged_predictions import answered, frame, known, moments, padded, plain
-from towline.monitoring.performance.quality import MOST, blocks, widened
+from towline.monitoring.performance.logged_predictions import (
+    logged_features,
+    pad_probabilities,
+    read_times,
+    select_labels,
+    select_predictions,
+    unmodified_features,
+)
+from towline.monitoring.performance.quality import evenly_spaced, resampling_units, widen_interval
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary_metric
@@ -22,137 +29,119 @@ from towline.training.evaluation.bootstrap import draw_weights, percentile_inter
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
-DRAWS = 500  # at least: a limit at 2.5 % needs more of them than an interval that is only shown
+MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is only shown
 
 
-class _Judged(NamedTuple):
-    """Both on the same rows; ``gain`` is the metric's difference in favour of the previous champion."""
-
-    champion: float | None
-    previous: float | None
-    gain: Interval
-
-
-def triage(
-    table: pa.Table,
+def compare(
+    rows: pa.Table,
     champion: ReleaseLocation,
     previous: ReleaseLocation | None,
     config: PipelineConfig,
     drift: DriftResult | None,
 ) -> ChampionComparison:
-    """Asks both champions about the labelled rows that the present one has answered, as the log kept them.
+    """Scores the labelled rows that the champion predicted with both champions.
 
-    Only rows newer than what either was trained on count: by the time column where the log keeps it, else by when they
-    were asked. The previous one is better only if a paired 95 % interval of the difference, drawn in blocks of time,
+    Only rows newer than the training rows of both count: by the time column if it is logged, else by the time of the
+    request. The previous champion is better only if a paired 95 % interval of the difference, from a block bootstrap,
     lies on its side of 0.
 
     Args:
-        table: as ``labels.read`` gives it.
+        rows: as ``labels.read`` returns them.
         champion: the release that serves.
-        previous: the one before; None if there is none.
-        config: says the metric and how many labels there must be.
-        drift: the last night; says whether the input is sound.
+        previous: the release before it; None if there is none.
+        config: for the metric and the least number of labels.
+        drift: the last drift result; tells whether the input is valid.
 
     Raises:
-        ConfigError: the metric is not one of the task.
+        ConfigError: the metric does not fit the task.
         ReleaseError: the champion's release cannot be read.
     """
-    sound = drift is None or drift.state != "invalid_schema"
+    invalid = drift.reason if drift is not None and drift.state == "invalid_schema" else ""
 
-    def told(reason: str, rows: int = 0, found: _Judged | None = None, *, better: bool = False) -> ChampionComparison:
-        return ChampionComparison(
-            rows=rows,
-            champion=found.champion if found else None,
-            previous=found.previous if found else None,
-            better=better and sound,
-            sound=sound,
-            reason=reason if sound or drift is None else f"{drift.reason}; {reason}",
-        )
+    def result(reason: str, count: int = 0, **measured: Any) -> ChampionComparison:
+        values = {"champion": None, "previous": None, "previous_is_better": False, **measured}
+        values["previous_is_better"] = values["previous_is_better"] and not invalid
+        reason = f"{invalid}; {reason}" if invalid else reason
+        return ChampionComparison(rows=count, input_valid=not invalid, reason=reason, **values)
 
     if previous is None:
-        return told("there is no champion before this one")
+        return result("there is no champion before this one")
     contract = Contract.read(champion.directory)
     metric = primary_metric(config, contract.task)
-    found = answered(table, read_manifest(champion.directory).version, contract, metric)
-    labels = known(found, contract)
-    usable = labels.labelled & labels.usable & found.usable
-    kept = plain(champion.directory, contract)
+    logged = select_predictions(rows, read_manifest(champion.directory).version, contract, metric)
+    labels = select_labels(logged, contract)
+    unmodified = unmodified_features(champion.directory, contract)
     try:
-        ends = [_trained(release.directory) for release in (champion, previous)]
-        usable &= _newer(found.table, ends, kept)
-        places = np.flatnonzero(usable)
-        places = places[np.linspace(0, len(places) - 1, MOST).astype(np.int64)] if len(places) > MOST else places
-        rows = found.table.take(pa.array(places))
-        count = len(places)
+        splits = [read_manifest(release.directory).dataset["split"] for release in (champion, previous)]
+        newer = _newer_than_training(logged.rows, splits, unmodified)
+        positions = evenly_spaced(np.flatnonzero(labels.labelled & labels.usable & logged.usable & newer))
+        count, shared = len(positions), logged.rows.take(pa.array(positions))
         if count < config.quality.min_labels:
-            return told(f"{count:,} labelled rows are new to both, {config.quality.min_labels} are needed", count)
+            return result(
+                f"{count:,} labelled rows are new to both champions, {config.quality.min_labels} are needed", count
+            )
         models = [open_release(release.directory, digest=release.digest) for release in (champion, previous)]
-        answers = [_ask(model, contract, rows, kept) for model in models]
+        predictions = [_predict(model, contract, shared, unmodified) for model in models]
     except (ReleaseError, DataError) as error:
-        return told("; ".join((f"they cannot be compared: {error.what}", *error.details[:3])))
-    truth = labels.truth[places]
-    units = blocks(rows, config)
-    draws = draw_weights(count, max(DRAWS, config.evaluation.resamples), config.seed, units)
-    once = np.ones((1, count))
-    asked = [padded(answer, labels.contract) for answer in answers]
-    points = [float(resample_metric(truth, answer, labels.contract, metric, once)[0]) for answer in asked]
-    drawn = [resample_metric(truth, answer, labels.contract, metric, draws) for answer in asked]
+        return result("; ".join((f"the champions cannot be compared: {error.what}", *error.details[:3])))
+    score = partial(resample_metric, labels.truth[positions], contract=labels.contract, metric=metric)
+    padded = [pad_probabilities(each, labels.contract) for each in predictions]
+    units = resampling_units(shared, config)
+    draws = draw_weights(count, max(MIN_DRAWS, config.evaluation.resamples), config.seed, units)
+    values = [float(score(each, weights=np.ones((1, count)))[0]) for each in padded]
+    resampled = [score(each, weights=draws) for each in padded]
     sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
-    gain = _difference(sign * (points[1] - points[0]), sign * (drawn[1] - drawn[0]), len(np.unique(units)))
-    finite = [value if np.isfinite(value) else None for value in points]
-    judged = _Judged(finite[0], finite[1], gain)
+    gain = _difference(sign * (values[1] - values[0]), sign * (resampled[1] - resampled[0]), len(np.unique(units)))
+    finite = [value if np.isfinite(value) else None for value in values]
+    measured = {"champion": finite[0], "previous": finite[1]}
     if gain.value is None or gain.low is None or gain.high is None:
-        return told(f"{metric} cannot be compared on these {count:,} rows", count, judged)
+        return result(f"{metric} cannot be compared on these {count:,} rows", count, **measured)
     version = models[1].version
     reason = (
-        f"{metric} {points[0]:.4g} against {points[1]:.4g} of version {version} on {count:,} rows, version {version} "
+        f"{metric} {values[0]:.4g}, and {values[1]:.4g} of version {version}, on {count:,} rows: version {version} is "
         f"{'better' if gain.value >= 0 else 'worse'} by {abs(gain.value):.4g} "
         f"(95 % interval {gain.low:+.4g} to {gain.high:+.4g}, + is better)"
     )
-    return told(reason, count, judged, better=gain.low > 0)
+    return result(reason, count, **measured, previous_is_better=gain.low > 0)
 
 
-def _trained(release: Path) -> dict[str, Any]:
-    """How a release's training rows were set apart."""
-    split: dict[str, Any] = read_manifest(release).dataset["split"]
-    return split
-
-
-def _newer(table: pa.Table, splits: Sequence[dict[str, Any]], kept: frozenset[str]) -> np.ndarray:
-    """(n,) which rows are newer than what the models were trained on. Of a split at random all are: they came later."""
-    newer = np.ones(len(table), dtype=bool)
+def _newer_than_training(rows: pa.Table, splits: Sequence[dict[str, Any]], unmodified: frozenset[str]) -> np.ndarray:
+    """(n,) whether a row is newer than the training rows of each split. Logged rows always are, if it was random."""
+    newer = np.ones(len(rows), dtype=bool)
     for split in splits:
         if split["by"] == "time":
-            logged = INPUT_PREFIX + split["time"]
-            times = moments(table[logged if split["time"] in kept and logged in table.column_names else "time"])
+            column = INPUT_PREFIX + split["time"]
+            logged = split["time"] in unmodified and column in rows.column_names
+            times = read_times(rows[column if logged else "time"])
             newer &= times > pd.Timestamp(split["train_end"]).to_datetime64()
     return newer
 
 
-def _ask(model: Model, contract: Contract, rows: pa.Table, kept: frozenset[str]) -> Predictions:
-    """A model's answers in the order of the contract's classes.
+def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: frozenset[str]) -> Predictions:
+    """A model's predictions, with probabilities in the order of the contract's classes.
 
     Raises:
-        DataError: the log does not keep a column that it needs, or holds what it cannot read.
-        ReleaseError: it predicts something else.
+        DataError: a column that the model needs is not logged unmodified, or cannot be read.
+        ReleaseError: the model predicts something else.
     """
-    own, where = model.contract, str(model.directory)
-    if (own.target, own.task) != (contract.target, contract.task) or not set(own.classes) <= set(contract.classes):
+    model_contract, where = model.contract, str(model.directory)
+    same_target = (model_contract.target, model_contract.task) == (contract.target, contract.task)
+    if not same_target or not set(model_contract.classes) <= set(contract.classes):
         what = f"version {model.version} predicts something else"
-        raise ReleaseError(what, where=where, remedy="nothing: it is no alternative")
-    needed = [column.name for column in own.feature_columns]
-    if lacking := sorted(set(needed) - kept):
-        what = f"version {model.version} needs {', '.join(lacking[:5])}, which the log does not keep as they are"
-        raise DataError(what, where=where, remedy="keep them, if privacy allows")
-    found = model.predict_frame(model.to_features(frame(rows, needed)))
-    if found.probabilities is None:
-        return found
+        raise ReleaseError(what, where=where, remedy="no action is needed: the version is not compared")
+    names = [column.name for column in model_contract.feature_columns]
+    if missing := sorted(set(names) - unmodified):
+        what = f"version {model.version} needs {', '.join(missing[:5])}, which the log does not have unmodified"
+        raise DataError(what, where=where, remedy="log these columns unmodified, if privacy allows")
+    predictions = model.predict_frame(model.to_features(logged_features(rows, names)))
+    if predictions.probabilities is None:
+        return predictions
     aligned = np.zeros((len(rows), len(contract.classes)))
-    aligned[:, [contract.classes.index(label) for label in own.classes]] = found.probabilities
-    return Predictions(found.labels, aligned)
+    aligned[:, [contract.classes.index(label) for label in model_contract.classes]] = predictions.probabilities
+    return Predictions(predictions.labels, aligned)
 
 
-def _difference(value: float, drawn: np.ndarray, units: int) -> Interval:
-    if np.isfinite(drawn).sum() < len(drawn) / 2:
+def _difference(value: float, resampled: np.ndarray, units: int) -> Interval:
+    if np.isfinite(resampled).sum() < len(resampled) / 2:
         return Interval(value=None)
-    return widened(percentile_interval(value, drawn), units)
+    return widen_interval(percentile_interval(value, resampled), units)

@@ -1,9 +1,8 @@
-"""Performance estimates for windows without labels, and whether past estimates were right.
+"""Performance estimates for windows without labels, and whether they can be trusted.
 
-The estimator itself is ``towline.training.performance_estimation``.
-
-An estimate knows the inputs and what the model says of them. It cannot know that the same inputs have come to lead to
-other labels: that shows only once labels are there, when estimates of the past are held against them.
+The estimator itself is ``towline.training.performance_estimation``. It uses the inputs and the model's predictions
+only. It cannot see concept drift, where the same inputs lead to other labels. That shows only when labels arrive and
+past estimates are compared with them.
 """
 
 from collections.abc import Sequence
@@ -17,109 +16,132 @@ from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.manifest import read_manifest
-from towline.monitoring.performance.logged_predictions import answered, frame, plain
-from towline.monitoring.performance.quality import PerformanceBound, accepted
+from towline.monitoring.performance.logged_predictions import (
+    logged_features,
+    select_predictions,
+    unmodified_features,
+)
+from towline.monitoring.performance.quality import PerformanceBound, performance_bound
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training import performance_estimation
+from towline.training.evaluation.interval import Interval
 from towline.training.performance_estimation import EstimatorState
 
-COMPARED = 3  # windows with labels that an estimate is held against
-MATERIAL = 0.5  # of what is accepted: smaller misses do not matter, however sure
+COMPARED_WINDOWS = 3
+MATERIAL_SHARE = 0.5  # of the acceptable loss: smaller errors of an estimate do not matter
 
 
-def estimate(
-    table: pa.Table, release: Path, config: PipelineConfig, drift: DriftResult | None, past: Sequence[QualityResult]
+def estimate_performance(
+    rows: pa.Table, release: Path, config: PipelineConfig, drift: DriftResult | None, past: Sequence[QualityResult]
 ) -> PerformanceEstimate:
-    """What the deciding metric probably is on a version's predictions, whether they have labels or not.
+    """Estimates the primary metric of a version's predictions without using their labels.
 
-    It is not to be trusted where the inputs have drifted from what it was learnt on, where estimates missed by much on
-    the model's own past or against labels that came since, and where there are few predictions. There is none where the
-    release cannot make one, or needs columns that the log does not keep as they are.
+    The estimate is not trusted if the inputs have drifted, if there are few predictions, or if earlier estimates were
+    wrong by much: on the model's own past, or compared with labels that came later. There is no estimate if the release
+    cannot make one, or needs columns that are not logged unmodified.
 
     Args:
-        table: as ``labels.read`` gives it, labels are not looked at; rows of other versions are left out.
-        release: of the version in question.
-        config: says the metric, and what is accepted of it.
-        drift: the last night that was looked at; None if there was none.
-        past: windows of this version, oldest first.
+        rows: as ``labels.read`` returns them; those of other versions are left out.
+        release: directory of the version's release.
+        config: for the metric and its bound.
+        drift: the last drift result; None if there is none.
+        past: quality results of this version, oldest first.
 
     Raises:
-        ConfigError: the metric is not one of the task.
+        ConfigError: the metric does not fit the task.
         ReleaseError: the release cannot be read.
     """
     contract = Contract.read(release)
-    goal = accepted(release, config, contract)
-    loaded = performance_estimation.load(release)
+    bound = performance_bound(release, config, contract)
+    loaded = performance_estimation.load_estimator(release)
     if loaded is None:
-        return _none("the release was packaged without what an estimate needs; the next training makes it")
-    basis, model = loaded
-    if basis.metric != goal.metric:
-        return _none(f"the release can estimate {basis.metric}, not {goal.metric}; the next training changes that")
-    if basis.why_not:
-        return _none(basis.why_not)
-    found = answered(table, read_manifest(release).version, contract, goal.metric)
-    rows, predictions = found.table.filter(pa.array(found.usable)), found.predictions.take(found.usable)
-    if not len(rows):
-        return _none("there are no predictions to estimate it for")
+        return _no_estimate("the release has no performance estimator; the next training creates one")
+    state, loss_model = loaded
+    if state.metric != bound.metric:
+        return _no_estimate(f"the release estimates {state.metric}, not {bound.metric}; the next training changes that")
+    if state.unavailable:
+        return _no_estimate(state.unavailable)
+    logged = select_predictions(rows, read_manifest(release).version, contract, bound.metric)
+    usable, predictions = logged.rows.filter(pa.array(logged.usable)), logged.predictions.take(logged.usable)
+    if not len(usable):
+        return _no_estimate("there are no predictions to estimate it for")
     features: pd.DataFrame | None = None
     if contract.task == "regression":
-        needed = [column.name for column in contract.feature_columns]
-        if lacking := sorted(set(needed) - plain(release, contract)):
-            return _none(f"the log does not keep {', '.join(lacking[:5])} as they are")
+        names = [column.name for column in contract.feature_columns]
+        if missing := sorted(set(names) - unmodified_features(release, contract)):
+            return _no_estimate(f"the log does not have {', '.join(missing[:5])} unmodified")
         try:
-            features = contract.features(frame(rows, needed))
+            features = contract.features(logged_features(usable, names))
         except DataError as error:
-            return _none(f"the logged rows cannot be read: {error.what}")
-    guess = performance_estimation.estimate(basis, model, predictions, features, contract, config.seed)
-    if guess.value is None:
-        return _none(f"{goal.metric} is undefined on these {len(rows):,} predictions")
-    doubts = _doubts(basis, goal, len(rows), config, drift, past)
-    why = "; ".join(doubts) or f"learnt from {basis.rows:,} rows; {reliable(past)[1]}"
-    return PerformanceEstimate(value=guess.value, low=guess.low, high=guess.high, trusted=not doubts, why=why)
+            return _no_estimate(f"the logged rows cannot be read: {error.what}")
+    value = performance_estimation.estimate_metric(state, loss_model, predictions, features, contract, config.seed)
+    if value.value is None:
+        return _no_estimate(f"{bound.metric} is undefined on these {len(usable):,} predictions")
+    doubts = _doubts(state, bound, len(usable), config, drift, past)
+    why = "; ".join(doubts) or f"learned from {state.rows:,} rows; {compare_past_estimates(past).reason}"
+    return PerformanceEstimate(value=value.value, low=value.low, high=value.high, trusted=not doubts, why=why)
 
 
-def reliable(past: Sequence[QualityResult]) -> tuple[bool, str]:
-    """Whether estimates agreed with what came true, in the last three windows where both are known.
+class PastEstimates(NamedTuple):
+    """Whether past estimates agreed with the labels that came later, and the reason."""
 
-    They disagree where their intervals lie apart and the values differ by more than half of what the bound accepts.
+    agree: bool
+    reason: str
+
+
+def compare_past_estimates(past: Sequence[QualityResult]) -> PastEstimates:
+    """Compares estimates with measured values in the last three windows where both are known.
+
+    They disagree if their intervals do not overlap and the values differ by more than half of the acceptable loss.
 
     Args:
-        past: windows of one version, oldest first.
+        past: quality results of one version, oldest first.
     """
-    compared = [pair for window in past if (pair := _pair(window))]
+    compared = [pair for window in past if (pair := _known_pair(window))][-COMPARED_WINDOWS:]
     if not compared:
-        return True, "not held against labels yet"
-    for window, guess, true in reversed(compared[-COMPARED:]):
-        slack = 0.0 if window.holdout is None else abs(window.bound - window.holdout)
-        apart = guess.low > true.high or guess.high < true.low
-        if apart and abs(guess.value - true.value) > MATERIAL * slack:
+        return PastEstimates(True, "not compared with labels yet")
+    for pair in reversed(compared):
+        window, estimate, measured = pair
+        tolerance = 0.0 if window.holdout is None else abs(window.bound - window.holdout)
+        disjoint = estimate.low > measured.high or estimate.high < measured.low
+        if disjoint and abs(estimate.value - measured.value) > MATERIAL_SHARE * tolerance:
             day = f" of {window.end:%Y-%m-%d}" if window.end else ""
-            told = f"{window.metric} was estimated as {guess.value:.4g} and turned out {window.value.text()}"
-            return False, f"{told} in the window{day}: what inputs lead to has changed, which no estimate can see"
-    count = len(compared[-COMPARED:])
-    return True, f"it agreed with labels in the last {f'{count} windows' if count > 1 else 'window'}"
+            reason = (
+                f"{window.metric} was estimated as {estimate.value:.4g} and measured as {window.value.text()} in the "
+                f"window{day}: the relation of inputs and labels has changed, which no estimate can see"
+            )
+            return PastEstimates(False, reason)
+    count = len(compared)
+    return PastEstimates(True, f"it agreed with labels in the last {f'{count} windows' if count > 1 else 'window'}")
 
 
-class _Known(NamedTuple):
+class _KnownInterval(NamedTuple):
     value: float
     low: float
     high: float
 
 
-def _pair(window: QualityResult) -> tuple[QualityResult, _Known, _Known] | None:
-    """A window's estimate and what came true; None where one of them lacks."""
-    guess, true = window.expected or window.estimate, window.value
-    sides = [
-        _Known(side.value, side.low, side.high)
-        for side in (guess, true)
-        if side is not None and side.value is not None and side.low is not None and side.high is not None
-    ]
-    return (window, sides[0], sides[1]) if len(sides) == 2 else None
+class _KnownPair(NamedTuple):
+    window: QualityResult
+    estimate: _KnownInterval
+    measured: _KnownInterval
+
+
+def _known_pair(window: QualityResult) -> _KnownPair | None:
+    """A window's estimate and its measured value; None if one of them is unknown."""
+    estimate, measured = _known(window.expected or window.estimate), _known(window.value)
+    return _KnownPair(window, estimate, measured) if estimate and measured else None
+
+
+def _known(value: Interval | PerformanceEstimate | None) -> _KnownInterval | None:
+    if value is None or value.value is None or value.low is None or value.high is None:
+        return None
+    return _KnownInterval(value.value, value.low, value.high)
 
 
 def _doubts(
-    basis: EstimatorState,
-    goal: PerformanceBound,
+    state: EstimatorState,
+    bound: PerformanceBound,
     rows: int,
     config: PipelineConfig,
     drift: DriftResult | None,
@@ -127,19 +149,16 @@ def _doubts(
 ) -> list[str]:
     doubts = []
     if rows < config.quality.min_labels:
-        doubts.append(f"{rows:,} predictions are few, {config.quality.min_labels} are asked for")
-    if drift is not None and drift.state in ("drift", "invalid_schema"):
+        doubts.append(f"{rows:,} predictions are few, {config.quality.min_labels} are needed")
+    if drift is not None and drift.is_alarm:
         names = list(dict.fromkeys(check.column for check in drift.checks if check.alarm or check.invalid))
-        what = (
-            "the inputs are broken" if drift.state == "invalid_schema" else "the inputs are not those it was learnt on"
-        )
-        doubts.append(f"{what}: {', '.join(names[:5]) or drift.reason}")
-    slack = abs(goal.bound - goal.holdout) if goal.holdout is not None else 0.0
-    if basis.error is not None and basis.error > MATERIAL * slack:
-        doubts.append(f"it missed by {basis.error:.3g} on the training rows' own past, beyond half of what is accepted")
-    agreed, told = reliable(past)
-    return doubts if agreed else [*doubts, told]
+        problem = "the inputs are invalid" if drift.state == "invalid_schema" else "the inputs have drifted"
+        doubts.append(f"{problem}: {', '.join(names[:5]) or drift.reason}")
+    if state.error is not None and state.error > MATERIAL_SHARE * bound.tolerance:
+        doubts.append(f"its error on the model's own past is {state.error:.3g}, more than half of the acceptable loss")
+    agreement = compare_past_estimates(past)
+    return doubts if agreement.agree else [*doubts, agreement.reason]
 
 
-def _none(why: str) -> PerformanceEstimate:
+def _no_estimate(why: str) -> PerformanceEstimate:
     return PerformanceEstimate(value=None, trusted=False, why=why)

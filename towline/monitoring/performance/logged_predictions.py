@@ -1,4 +1,7 @@
-"""Rows of the prediction log as the metrics take them; what cannot be used is counted, with the reason."""
+"""Logged predictions and their labels in the form that metrics need.
+
+Rows that cannot be used are counted, and the reason is noted.
+"""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -18,167 +21,180 @@ from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.training.evaluation.predictions import Predictions
 
+#: metrics that need probabilities
 PROBABILITY_METRICS: frozenset[Metric] = frozenset(("roc_auc", "average_precision", "log_loss", "brier"))
 
 
 class LoggedPredictions(NamedTuple):
-    """What one version answered, oldest first, each request's row once.
+    """The predictions of one version, oldest first, each row of a request once.
 
     Attributes:
-        table: the log's rows, n of them.
-        predictions: labels (NaN or None where there is none) and, of a classification, probabilities (NaN where there
-            are none).
-        usable: (n,) whether the metric can take the row's prediction.
-        notes: what had to be left out.
+        rows: the log's rows, n of them.
+        predictions: labels (NaN or None if there is none); for a classification also probabilities (NaN if none).
+        usable: (n,) whether the metric can use the row's prediction.
+        notes: the rows that had to be left out, and why.
     """
 
-    table: pa.Table
+    rows: pa.Table
     predictions: Predictions
     usable: np.ndarray
     notes: tuple[str, ...]
 
 
 class LoggedLabels(NamedTuple):
-    """Which rows have a label that the metric can take.
+    """The labels of logged predictions.
 
     Attributes:
-        contract: the model's; of several classes, with those besides that only labels have: the model is always wrong
-            about them.
-        truth: (n,) labels; of rows that are not usable, anything.
+        contract: the model's contract. Of several classes, those that only labels have are added; the model is always
+            wrong about them.
+        truth: (n,) labels; arbitrary where not usable.
         labelled: (n,) whether there is a label.
-        usable: (n,) whether it is one that can be measured against.
-        strange: how many are of a class that the model never saw.
-        notes: what had to be left out.
+        usable: (n,) whether the metric can use the label.
+        unknown_class: number of labels of a class that the model does not know.
+        notes: the labels that had to be left out, and why.
     """
 
     contract: Contract
     truth: np.ndarray
     labelled: np.ndarray
     usable: np.ndarray
-    strange: int
+    unknown_class: int
     notes: tuple[str, ...]
 
 
-def utc(moment: dt.datetime) -> dt.datetime:
+def to_utc(moment: dt.datetime) -> dt.datetime:
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
-def moments(column: pa.ChunkedArray) -> np.ndarray:
-    """(n,) datetime64[us] in naive UTC; NaT for null."""
+def to_datetime64(moment: dt.datetime) -> np.datetime64:
+    """The time in UTC without a time zone, as ``read_times`` gives them."""
+    return np.datetime64(to_utc(moment).replace(tzinfo=None), "us")
+
+
+def read_times(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) datetime64[us] in UTC without a time zone; NaT for null."""
     times: np.ndarray = column.cast(pa.timestamp("us")).to_numpy()
     return times
 
 
-def answered(
-    table: pa.Table,
+def select_predictions(
+    rows: pa.Table,
     version: int,
     contract: Contract,
     metric: Metric,
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
 ) -> LoggedPredictions:
-    """What a version answered from ``start`` up to but not at ``end``.
+    """The predictions of a version from ``start`` until ``end``, which is not included.
 
-    A request's row that stands twice counts once, as it was answered last.
+    If a row of a request was logged twice, the last prediction counts.
+
+    Args:
+        rows: as ``labels.read`` returns them.
+        version: version that made the predictions.
+        contract: the version's contract.
+        metric: metric that will be computed.
+        start: earliest time.
+        end: latest time, not included.
     """
-    kept = table.filter(pc.equal(table["version"], version))
-    for moment, holds in ((start, pc.greater_equal), (end, pc.less)):
-        if moment is not None:
-            kept = kept.filter(holds(kept["time"], pa.scalar(utc(moment), TIME)))
-    kept = kept.sort_by([("time", "ascending"), (REQUEST, "ascending"), ("row", "ascending")])
-    places = kept.select([REQUEST, "row"]).to_pandas()
-    twice = (places.duplicated(keep="last") & places[REQUEST].notna()).to_numpy(dtype=bool)
-    kept = kept.filter(pa.array(~twice))
-    predictions, given = _predictions(kept, contract)
-    notes = [f"{int(twice.sum())} rows of requests stand twice"] if twice.any() else []
-    if not given.all():
-        notes.append(f"{int((~given).sum())} rows have no prediction that can be read")
-    usable = given
+    selected = rows.filter(pc.equal(rows["version"], version))
+    for bound, compare in ((start, pc.greater_equal), (end, pc.less)):
+        if bound is not None:
+            selected = selected.filter(compare(selected["time"], pa.scalar(to_utc(bound), TIME)))
+    selected = selected.sort_by([("time", "ascending"), (REQUEST, "ascending"), ("row", "ascending")])
+    keys = selected.select([REQUEST, "row"]).to_pandas()
+    duplicate = (keys.duplicated(keep="last") & keys[REQUEST].notna()).to_numpy(dtype=bool)
+    selected = selected.filter(pa.array(~duplicate))
+    predictions, readable = _read_predictions(selected, contract)
+    notes = [f"{int(duplicate.sum())} rows of requests are logged twice"] if duplicate.any() else []
+    if not readable.all():
+        notes.append(f"{int((~readable).sum())} rows have no readable prediction")
+    usable = readable
     if metric in PROBABILITY_METRICS and predictions.probabilities is not None:
-        usable = given & np.isfinite(predictions.probabilities).all(axis=1)
-        if (without := int((given & ~usable).sum())) > 0:
-            notes.append(f"{without} rows have no probabilities")
-    return LoggedPredictions(kept, predictions, usable, tuple(notes))
+        usable = readable & np.isfinite(predictions.probabilities).all(axis=1)
+        if (missing := int((readable & ~usable).sum())) > 0:
+            notes.append(f"{missing} rows have no probabilities")
+    return LoggedPredictions(selected, predictions, usable, tuple(notes))
 
 
-def known(found: LoggedPredictions, contract: Contract, now: dt.datetime | None = None) -> LoggedLabels:
-    """The labels that there were at a moment (default: all)."""
-    table = found.table
-    given = table["label"].to_pylist()
-    labelled = np.array([value is not None for value in given], dtype=bool)
+def select_labels(logged: LoggedPredictions, contract: Contract, now: dt.datetime | None = None) -> LoggedLabels:
+    """The labels that were known at a time (default: all)."""
+    values = logged.rows["label"].to_pylist()
+    labelled = np.array([value is not None for value in values], dtype=bool)
     if now is not None:
-        at = moments(table["labelled_at"])
-        labelled &= np.isnat(at) | (at <= np.datetime64(utc(now).replace(tzinfo=None), "us"))
+        labelled_at = read_times(logged.rows["labelled_at"])
+        labelled &= np.isnat(labelled_at) | (labelled_at <= to_datetime64(now))
     if contract.task == "regression":
-        values = np.array([parse_number(value) for value in given], dtype=np.float64)
-        usable = labelled & np.isfinite(values)
-        notes = _told(labelled & ~usable, "labels are no numbers", [])
-        return LoggedLabels(contract, values, labelled, usable, 0, notes)
-    texts = [category_name(value) for value in given]
-    places = _places(texts, contract)
-    strange = labelled & (places < 0)
-    names = sorted({str(texts[row]) for row in np.flatnonzero(strange)})
-    notes = _told(strange, "labels are of a class that the model never saw", names)
+        numbers = np.array([parse_number(value) for value in values], dtype=np.float64)
+        usable = labelled & np.isfinite(numbers)
+        notes = _note(labelled & ~usable, "labels are not numbers", [])
+        return LoggedLabels(contract, numbers, labelled, usable, 0, notes)
+    texts = [category_name(value) for value in values]
+    codes = _class_codes(texts, contract)
+    unknown = labelled & (codes < 0)
+    names = sorted({str(texts[row]) for row in np.flatnonzero(unknown)})
+    notes = _note(unknown, "labels are of a class that the model does not know", names)
     if contract.task == "multiclass" and names:
         contract = contract.model_copy(update={"classes": (*contract.classes, *names)})
-        places = _places(texts, contract)
-    return LoggedLabels(
-        contract, _labels(contract, places), labelled, labelled & (places >= 0), int(strange.sum()), notes
-    )
+        codes = _class_codes(texts, contract)
+    truth = _class_labels(contract, codes)
+    return LoggedLabels(contract, truth, labelled, labelled & (codes >= 0), int(unknown.sum()), notes)
 
 
-def padded(predictions: Predictions, contract: Contract) -> Predictions:
-    """The same with a probability of 0 for each class that the model never saw."""
-    given = predictions.probabilities
-    if given is None or given.shape[1] >= len(contract.classes):
+def pad_probabilities(predictions: Predictions, contract: Contract) -> Predictions:
+    """Adds a probability of 0 for each class of the contract that the model does not know."""
+    probabilities = predictions.probabilities
+    if probabilities is None or probabilities.shape[1] >= len(contract.classes):
         return predictions
-    more = np.zeros((len(given), len(contract.classes) - given.shape[1]))
-    return Predictions(predictions.labels, np.hstack([given, more]))
+    zeros = np.zeros((len(probabilities), len(contract.classes) - probabilities.shape[1]))
+    return Predictions(predictions.labels, np.hstack([probabilities, zeros]))
 
 
-def plain(release: Path, contract: Contract) -> frozenset[str]:
-    """The features that the log keeps as they are."""
-    fields = read_privacy_filter(release, contract, HashKeys(release)).fields  # no key is asked for
+def unmodified_features(release: Path, contract: Contract) -> frozenset[str]:
+    """The features that are logged as they are, neither hashed nor coarsened."""
+    fields = read_privacy_filter(release, contract, HashKeys(release)).fields  # no hash key is needed
     features = {column.name for column in contract.feature_columns}
     return frozenset(field.name for field in fields if field.policy == "keep" and field.name in features)
 
 
-def frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
-    """The logged columns of these features, by their own names; those that the table lacks are left out."""
-    there = [name for name in names if INPUT_PREFIX + name in table.column_names]
-    found: pd.DataFrame = table.select([INPUT_PREFIX + name for name in there]).rename_columns(there).to_pandas()
-    return found
+def logged_features(rows: pa.Table, names: Sequence[str]) -> pd.DataFrame:
+    """The logged features under their own names; those that are not logged are left out."""
+    logged = [name for name in names if INPUT_PREFIX + name in rows.column_names]
+    frame: pd.DataFrame = rows.select([INPUT_PREFIX + name for name in logged]).rename_columns(logged).to_pandas()
+    return frame
 
 
-def _predictions(table: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
-    given = table["prediction"].to_pylist()
+def _read_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
+    """The predictions, and (n,) whether they can be read."""
+    values = rows["prediction"].to_pylist()
     if contract.task == "regression":
-        values = np.array([parse_number(value) for value in given], dtype=np.float64)
-        return Predictions(values), np.isfinite(values)
-    places = _places([category_name(value) for value in given], contract)
-    chances = np.full((len(given), len(contract.classes)), np.nan)
-    for row, each in enumerate(table["probabilities"].to_pylist()):
-        if each is not None and len(each) == len(contract.classes):
-            chances[row] = [np.nan if one is None else one for one in each]
-    return Predictions(_labels(contract, places), chances), places >= 0
+        numbers = np.array([parse_number(value) for value in values], dtype=np.float64)
+        return Predictions(numbers), np.isfinite(numbers)
+    codes = _class_codes([category_name(value) for value in values], contract)
+    probabilities = np.full((len(values), len(contract.classes)), np.nan)
+    for row, logged in enumerate(rows["probabilities"].to_pylist()):
+        if logged is not None and len(logged) == len(contract.classes):
+            probabilities[row] = [np.nan if value is None else value for value in logged]
+    return Predictions(_class_labels(contract, codes), probabilities), codes >= 0
 
 
-def _places(texts: Sequence[str | None], contract: Contract) -> np.ndarray:
-    at: dict[Any, int] = {category_name(label): place for place, label in enumerate(contract.classes)}
-    return np.array([at.get(text, -1) for text in texts], dtype=np.int64)
+def _class_codes(texts: Sequence[str | None], contract: Contract) -> np.ndarray:
+    """(n,) index of each class; -1 for an unknown class."""
+    codes: dict[Any, int] = {category_name(label): code for code, label in enumerate(contract.classes)}
+    return np.array([codes.get(text, -1) for text in texts], dtype=np.int64)
 
 
-def _labels(contract: Contract, places: np.ndarray) -> np.ndarray:
-    """(n,) the classes' own values; None where there is no place."""
+def _class_labels(contract: Contract, codes: np.ndarray) -> np.ndarray:
+    """(n,) the classes' own values; None for an unknown class."""
     classes = np.empty(len(contract.classes) + 1, dtype=object)
     classes[:-1] = contract.classes
-    labels: np.ndarray = classes[places]
+    labels: np.ndarray = classes[codes]
     return labels
 
 
-def _told(rows: np.ndarray, what: str, names: Sequence[str]) -> tuple[str, ...]:
+def _note(rows: np.ndarray, problem: str, names: Sequence[str]) -> tuple[str, ...]:
     count = int(rows.sum())
     if not count:
         return ()
     shown = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
-    return (f"{count} {what}" + (f" ({shown})" if shown else ""),)
+    return (f"{count} {problem}" + (f" ({shown})" if shown else ""),)

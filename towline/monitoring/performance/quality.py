@@ -1,9 +1,9 @@
-"""How good a version's predictions turned out to be, once labels are there.
+"""Measured quality: the metric on predictions whose ground-truth labels are there.
 
-The metric is measured on predictions that are old enough to have a label (``quality.delay``) and have one. Its interval
-is drawn as in training: blocks of ~sqrt(n) consecutive predictions (or groups, where the log keeps them), widened by
-Student's t for few blocks, since percentiles of few draws are too narrow. The verdict is the interval's: bad where it
-lies beyond the accepted bound, good where it lies within, unknown where it holds it.
+Only predictions older than ``quality.delay`` are measured. The interval comes from a block bootstrap, as in training:
+blocks of about sqrt(n) consecutive predictions (or groups, if the log has them). It is widened by Student's t if there
+are few blocks, since percentiles of few draws are too narrow. Quality is degraded if the interval lies beyond the
+bound, ok if it lies within, and unknown if it contains the bound.
 """
 
 import datetime as dt
@@ -26,13 +26,14 @@ from towline.monitoring.performance.logged_predictions import (
     PROBABILITY_METRICS,
     LoggedLabels,
     LoggedPredictions,
-    answered,
-    frame,
-    known,
-    moments,
-    padded,
-    plain,
-    utc,
+    logged_features,
+    pad_probabilities,
+    read_times,
+    select_labels,
+    select_predictions,
+    to_datetime64,
+    to_utc,
+    unmodified_features,
 )
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT_PREFIX
@@ -43,245 +44,257 @@ from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
 from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.predictions import Predictions
 
-MOST = 50_000  # rows a metric is measured on; of more, evenly spaced ones
-STRANGE = 0.05  # labels of classes the model never saw; from this share on no metric is needed to call it bad
+MAX_ROWS = 50_000  # a metric is measured on; of more rows, evenly spaced ones are used
+MAX_UNKNOWN_CLASS = 0.05  # from this share of labels of an unknown class on, quality is degraded whatever the metric
 _RULE_OF_THREE = 3.0
 
 
 class PerformanceBound(NamedTuple):
-    """The deciding metric, what it was on the holdout, and the value that is still accepted."""
+    """The primary metric, its value on the holdout, and its worst acceptable value."""
 
     metric: Metric
     holdout: float | None
     bound: float
 
+    @property
+    def tolerance(self) -> float:
+        """The acceptable loss against the holdout; 0 if the holdout's value is unknown."""
+        return 0.0 if self.holdout is None else abs(self.bound - self.holdout)
+
     def text(self) -> str:
-        word = "at least" if GREATER_IS_BETTER[self.metric] else "at most"
-        told = f"{word} {self.bound:.4g} is accepted"
-        return told if self.holdout is None else f"{told}, {self.holdout:.4g} on the holdout"
+        side = "at least" if GREATER_IS_BETTER[self.metric] else "at most"
+        text = f"bound: {side} {self.bound:.4g}"
+        return text if self.holdout is None else f"{text} ({self.holdout:.4g} on the holdout)"
 
 
-def accepted(release: Path, config: PipelineConfig, contract: Contract) -> PerformanceBound:
-    """``slo.metric`` where it is set, else the holdout's value worsened by ``quality.tolerance``.
+def performance_bound(release: Path, config: PipelineConfig, contract: Contract) -> PerformanceBound:
+    """``slo.metric`` if it is set, else the holdout's value worsened by ``quality.tolerance``.
 
-    A loss (mae, log loss, …) may grow by that share of itself. A score may fall by that share of its distance to 1 or
-    to what no skill reaches (roc_auc: 0.5, others: 0), whichever is nearer: of a roc_auc of 0.95 to 0.9375, of 0.6 to
-    0.575. What the holdout is too small to rule out is no loss: the bound is never stricter than the worse end of the
-    holdout's own interval, nor, where the holdout was (nearly) without fault, than 3/n of n rows from there (rule of
-    three: Hanley & Lippman-Hand, 1983), of the baseline's value where the metric is a loss.
+    A loss (mae, log loss, …) may grow by that share of itself. A score may fall by that share of its distance to 1, or
+    to the value without skill (roc_auc: 0.5, others: 0), whichever is nearer: a roc_auc of 0.95 to 0.9375, of 0.6 to
+    0.575. The bound is never stricter than the holdout can tell: not stricter than the worse end of the holdout's
+    interval; and if the holdout had (nearly) no errors, it allows 3/n errors of n rows (rule of three: Hanley and
+    Lippman-Hand, 1983), for losses 3/n of the baseline's value.
 
     Raises:
-        ConfigError: the metric is not one of the task.
+        ConfigError: the metric does not fit the task.
     """
     metric = primary_metric(config, contract.task)
-    facts: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
-    measured = Interval.model_validate(facts["metrics"].get(metric) or {"value": None})
+    evaluation: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())["evaluation"]
+    measured = Interval.model_validate(evaluation["metrics"].get(metric) or {"value": None})
     holdout = measured.value
     if config.slo.metric is not None:
         return PerformanceBound(metric, holdout, config.slo.metric)
     if holdout is None:
         return PerformanceBound(metric, None, 0.0)
-    least = _RULE_OF_THREE / max(1, facts["rows"])
+    resolution = _RULE_OF_THREE / max(1, evaluation["rows"])
     if GREATER_IS_BETTER[metric]:
-        nothing = 0.5 if metric == "roc_auc" else 0.0
-        less = config.quality.tolerance * min(abs(holdout - nothing), abs(1.0 - holdout))
-        end = holdout if measured.low is None else measured.low
-        return PerformanceBound(metric, holdout, min(end, holdout - max(less, least)))
-    more = max(config.quality.tolerance * holdout, least * abs(facts["baseline"].get(metric) or 0.0))
-    end = holdout if measured.high is None else measured.high
-    return PerformanceBound(metric, holdout, max(end, holdout + more))
+        no_skill = 0.5 if metric == "roc_auc" else 0.0
+        decrease = config.quality.tolerance * min(abs(holdout - no_skill), abs(1.0 - holdout))
+        low = holdout if measured.low is None else measured.low
+        return PerformanceBound(metric, holdout, min(low, holdout - max(decrease, resolution)))
+    baseline = abs(evaluation["baseline"].get(metric) or 0.0)
+    increase = max(config.quality.tolerance * holdout, resolution * baseline)
+    high = holdout if measured.high is None else measured.high
+    return PerformanceBound(metric, holdout, max(high, holdout + increase))
 
 
-def measure(
-    table: pa.Table, release: Path, config: PipelineConfig, *, start: dt.datetime, end: dt.datetime, now: dt.datetime
+def measure_quality(
+    rows: pa.Table, release: Path, config: PipelineConfig, *, start: dt.datetime, end: dt.datetime, now: dt.datetime
 ) -> QualityResult:
-    """The deciding metric on late labels, with its interval, overall and by slice, and what to think of it.
+    """Measures the primary metric on labels, with its interval, overall and by slice, and compares it with the bound.
 
     Args:
-        table: predictions with labels, as ``labels.read`` gives them; those of other versions are left out.
-        release: of the version in question.
-        config: says metric, slices, bound, delay and how many labels there must be.
-        start: of the predictions.
-        end: the same, not included.
-        now: labels that came later do not count; predictions younger than ``quality.delay`` are not due.
+        rows: predictions with labels, as ``labels.read`` returns them; those of other versions are left out.
+        release: directory of the version's release.
+        config: for metric, slices, bound, delay and the least number of labels.
+        start: start of the window.
+        end: end of the window, not included.
+        now: labels that came later are ignored; predictions younger than ``quality.delay`` are not due.
 
     Raises:
-        ConfigError: the metric is not one of the task.
-        ReleaseError: the release has no manifest, or another one.
+        ConfigError: the metric does not fit the task.
+        ReleaseError: the release has no valid manifest.
     """
-    version = read_manifest(release).version
-    contract = Contract.read(release)
-    goal = accepted(release, config, contract)
-    found = answered(table, version, contract, goal.metric, start, end)
-    labels = known(found, contract, now)
-    at = np.datetime64(utc(now - config.quality.delay).replace(tzinfo=None), "us")
-    due = moments(found.table["time"]) <= at
+    version, contract = read_manifest(release).version, Contract.read(release)
+    bound = performance_bound(release, config, contract)
+    logged = select_predictions(rows, version, contract, bound.metric, start, end)
+    labels = select_labels(logged, contract, now)
+    due = read_times(logged.rows["time"]) <= to_datetime64(now - config.quality.delay)
     labelled = due & labels.labelled
-    counted = _Counted(len(due), int(due.sum()), int(labelled.sum()))
-    places = np.flatnonzero(labelled & labels.usable & found.usable)
-    places = places[_spaced(len(places))]
-    sample = _Sample(found, labels, goal.metric, places, config)
-    value = sample.measured()
-    state, reason = _verdict(sample, value, goal, counted, config)
+    counts = _Counts(len(due), int(due.sum()), int(labelled.sum()))
+    positions = np.flatnonzero(labelled & labels.usable & logged.usable)
+    measured = _MeasuredRows(logged, labels, bound.metric, evenly_spaced(positions), config)
+    value = measured.metric_interval()
+    state, reason = _judge(measured, value, bound, counts, config)
     return QualityResult(
         state=state,
         version=version,
-        metric=goal.metric,
+        metric=bound.metric,
         value=value,
-        holdout=goal.holdout,
-        bound=goal.bound,
-        rows=counted.rows,
-        labelled=counted.labelled,
-        due=counted.due,
-        start=utc(start),
-        end=utc(end),
-        slices=sample.slices(release, contract),
-        expected=sample.expected(release, contract),
-        reason="; ".join((reason, *found.notes, *labels.notes)),
+        holdout=bound.holdout,
+        bound=bound.bound,
+        rows=counts.rows,
+        labelled=counts.labelled,
+        due=counts.due,
+        start=to_utc(start),
+        end=to_utc(end),
+        slices=measured.slices(release, contract),
+        expected=measured.estimate(release, contract),
+        reason="; ".join((reason, *logged.notes, *labels.notes)),
     )
 
 
-class _Counted(NamedTuple):
+class _Counts(NamedTuple):
     rows: int
     due: int
     labelled: int
 
 
-class _Sample:
-    """The rows that are measured, and one set of resamples for the whole and its slices."""
+class _MeasuredRows:
+    """The rows that are measured, with one set of bootstrap weights for the whole and its slices."""
 
     def __init__(
-        self, found: LoggedPredictions, labels: LoggedLabels, metric: Metric, places: np.ndarray, config: PipelineConfig
+        self,
+        logged: LoggedPredictions,
+        labels: LoggedLabels,
+        metric: Metric,
+        positions: np.ndarray,
+        config: PipelineConfig,
     ) -> None:
         self.contract, self.metric, self.config = labels.contract, metric, config
         self.labels = labels
-        self.table = found.table.take(pa.array(places))
-        self.truth = labels.truth[places]
-        self.given = found.predictions.take(places)
-        answers = padded(self.given, self.contract)
-        self.answers = answers if metric in PROBABILITY_METRICS else Predictions(answers.labels)
-        self.units = blocks(self.table, config)
-        self.draws = draw_weights(len(places), config.evaluation.resamples, config.seed, self.units)
+        self.rows = logged.rows.take(pa.array(positions))
+        self.truth = labels.truth[positions]
+        self.logged = logged.predictions.take(positions)
+        padded = pad_probabilities(self.logged, self.contract)
+        self.predictions = padded if metric in PROBABILITY_METRICS else Predictions(padded.labels)
+        self.units = resampling_units(self.rows, config)
+        self.weights = draw_weights(len(positions), config.evaluation.resamples, config.seed, self.units)
 
-    def measured(self, rows: np.ndarray | None = None) -> Interval:
-        """The metric on all rows, or on some by their positions."""
-        places = np.arange(len(self.truth)) if rows is None else rows
-        if not len(places):
+    def metric_interval(self, rows: np.ndarray | None = None) -> Interval:
+        """The metric on all rows, or on those at some positions."""
+        positions = np.arange(len(self.truth)) if rows is None else rows
+        if not len(positions):
             return Interval(value=None)
-        truth, answers = self.truth[places], self.answers.take(places)
-        once = np.ones((1, len(places)))
-        value = float(resample_metric(truth, answers, self.contract, self.metric, once)[0])
-        draws = self.draws[:, places] if rows is None else self.draws[:SLICE_RESAMPLES, places]
-        drawn = resample_metric(truth, answers, self.contract, self.metric, draws)
-        if np.isfinite(drawn).sum() < len(drawn) / 2:
-            return percentile_interval(value, drawn[:0])
-        return _possible(widened(percentile_interval(value, drawn), len(np.unique(self.units[places]))), self.metric)
+        truth, predictions = self.truth[positions], self.predictions.take(positions)
+        value = float(resample_metric(truth, predictions, self.contract, self.metric, np.ones((1, len(positions))))[0])
+        draws = self.weights[:, positions] if rows is None else self.weights[:SLICE_RESAMPLES, positions]
+        resampled = resample_metric(truth, predictions, self.contract, self.metric, draws)
+        if np.isfinite(resampled).sum() < len(resampled) / 2:
+            return percentile_interval(value, resampled[:0])
+        widened = widen_interval(percentile_interval(value, resampled), len(np.unique(self.units[positions])))
+        return _clip_to_range(widened, self.metric)
 
     def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
-        """By the columns of the evaluation, as far as the log keeps them as they are."""
-        rows = frame(self.table, sorted(plain(release, contract)))
-        columns = tuple(column for column in contract.columns if column.name in rows.columns)
-        asked = self.config.evaluation.slices
-        if asked is not None:
-            asked = tuple(name for name in asked if name in rows.columns)
-        evaluation = self.config.evaluation.model_copy(update={"slices": asked})
+        """The slices of the evaluation whose columns are logged unmodified."""
+        frame = logged_features(self.rows, sorted(unmodified_features(release, contract)))
+        columns = tuple(column for column in contract.columns if column.name in frame.columns)
+        names = self.config.evaluation.slices
+        if names is not None:
+            names = tuple(name for name in names if name in frame.columns)
+        evaluation = self.config.evaluation.model_copy(update={"slices": names})
         config = self.config.model_copy(update={"evaluation": evaluation})
-        found, _ = find_slices(rows, contract.model_copy(update={"columns": columns}), config)
-        each = ((cut, self.measured(cut.rows)) for cut in found)
+        slices, _ = find_slices(frame, contract.model_copy(update={"columns": columns}), config)
         return tuple(
-            SliceMetric(column=cut.column, value=cut.value, rows=len(cut.rows), metric=value) for cut, value in each
+            SliceMetric(
+                column=part.column, value=part.value, rows=len(part.rows), metric=self.metric_interval(part.rows)
+            )
+            for part in slices
         )
 
-    def expected(self, release: Path, contract: Contract) -> Interval | None:
-        """What would have been thought of these rows without their labels; None where there is no estimate."""
-        loaded = performance_estimation.load(release)
+    def estimate(self, release: Path, contract: Contract) -> Interval | None:
+        """The estimate for these rows without their labels; None if the release cannot estimate the metric."""
+        loaded = performance_estimation.load_estimator(release)
         if loaded is None or loaded[0].metric != self.metric or not len(self.truth):
             return None
         features: pd.DataFrame | None = None
         if contract.task == "regression":
             try:
-                features = contract.features(frame(self.table, sorted(plain(release, contract))))
-            except DataError:  # a column is not in the log, or not as it was
+                features = contract.features(logged_features(self.rows, sorted(unmodified_features(release, contract))))
+            except DataError:  # a column is not logged unmodified
                 return None
-        return performance_estimation.estimate(*loaded, self.given, features, contract, self.config.seed)
+        return performance_estimation.estimate_metric(*loaded, self.logged, features, contract, self.config.seed)
 
-    def undefined(self) -> str:
-        """Why the metric has no value."""
-        seen = sorted({str(label) for label in self.truth}) if self.contract.classes else []
-        if len(seen) == 1:
-            return f"{self.metric} is undefined: every label is {seen[0]!r}"
+    def why_undefined(self) -> str:
+        distinct = sorted({str(label) for label in self.truth}) if self.contract.classes else []
+        if len(distinct) == 1:
+            return f"{self.metric} is undefined: every label is {distinct[0]!r}"
         return f"{self.metric} is undefined on these {len(self.truth):,} labels"
 
 
-def _verdict(
-    sample: _Sample, value: Interval, goal: PerformanceBound, counted: _Counted, config: PipelineConfig
+def _judge(
+    measured: _MeasuredRows, value: Interval, bound: PerformanceBound, counts: _Counts, config: PipelineConfig
 ) -> tuple[QualityState, str]:
-    if short := _too_few(counted, config.quality):
-        return "unknown", short
-    strange = sample.labels.strange
-    if strange >= STRANGE * counted.labelled:
-        share = f"{strange / counted.labelled:.0%} of {counted.labelled:,} labels"
-        return "degraded", f"{share} are of a class that the model never saw"
-    if len(sample.truth) < config.quality.min_labels:
-        told = f"{len(sample.truth):,} of {counted.labelled:,} labelled predictions can be measured"
-        return "unknown", f"{told}, {config.quality.min_labels} are needed"
+    """The state and its reason."""
+    if shortage := _label_shortage(counts, config.quality):
+        return "unknown", shortage
+    unknown_class = measured.labels.unknown_class
+    if unknown_class >= MAX_UNKNOWN_CLASS * counts.labelled:
+        share = f"{unknown_class / counts.labelled:.0%} of {counts.labelled:,} labels"
+        return "degraded", f"{share} are of a class that the model does not know"
+    if len(measured.truth) < config.quality.min_labels:
+        reason = f"{len(measured.truth):,} of {counts.labelled:,} labelled predictions can be measured"
+        return "unknown", f"{reason}, {config.quality.min_labels} are needed"
     if value.value is None:
-        return "unknown", sample.undefined()
+        return "unknown", measured.why_undefined()
     if value.low is None or value.high is None:
-        return "unknown", f"{goal.metric} {value.text()}: too few rows, or rows too much of a kind, for an interval"
-    told = f"{goal.metric} {value.text()} on {counted.labelled:,} labels"
-    if goal.holdout is None and config.slo.metric is None:
-        return "unknown", f"{told}; the release knows no value of the holdout to hold it to, and slo.metric is not set"
-    sign = 1.0 if GREATER_IS_BETTER[goal.metric] else -1.0
-    ends = sorted((sign * value.low, sign * value.high))
-    if ends[1] < sign * goal.bound:
-        return "degraded", f"{told}; {goal.text()}"
-    if ends[0] >= sign * goal.bound:
-        return "ok", f"{told}; {goal.text()}"
-    return "unknown", f"{told}: too uncertain to say; {goal.text()}"
+        return "unknown", f"{bound.metric} {value.text()}: too few or too similar rows for an interval"
+    reason = f"{bound.metric} {value.text()} on {counts.labelled:,} labels"
+    if bound.holdout is None and config.slo.metric is None:
+        return "unknown", f"{reason}; there is no bound: the release has no holdout value, and slo.metric is not set"
+    sign = 1.0 if GREATER_IS_BETTER[bound.metric] else -1.0
+    worst, best = sorted((sign * value.low, sign * value.high))
+    if best < sign * bound.bound:
+        return "degraded", f"{reason}; {bound.text()}"
+    if worst >= sign * bound.bound:
+        return "ok", f"{reason}; {bound.text()}"
+    return "unknown", f"{reason}: the interval contains the bound; {bound.text()}"
 
 
-def _too_few(counted: _Counted, asked: QualityConfig) -> str:
-    """Why the labels say nothing of the window; empty where they do."""
-    if not counted.rows:
+def _label_shortage(counts: _Counts, config: QualityConfig) -> str:
+    """Why there are too few labels; empty if there are enough."""
+    if not counts.rows:
         return "there are no predictions in this window"
-    if not counted.due:
-        return f"none of {counted.rows:,} predictions is old enough to have a label"
-    of = f"{counted.labelled:,} of {counted.due:,} predictions that are due have a label"
-    if counted.labelled < asked.min_labels:
-        return f"{of}, {asked.min_labels} are needed"
-    if counted.labelled < asked.min_coverage * counted.due:
-        return f"only {of}: they may be an early part, {asked.min_coverage:.0%} are asked for"
+    if not counts.due:
+        return f"none of {counts.rows:,} predictions is old enough to have a label"
+    labelled = f"{counts.labelled:,} of {counts.due:,} predictions that are due have a label"
+    if counts.labelled < config.min_labels:
+        return f"{labelled}, {config.min_labels} are needed"
+    if counts.labelled < config.min_coverage * counts.due:
+        return f"only {labelled}, {config.min_coverage:.0%} are needed: early labels may be biased"
     return ""
 
 
-def blocks(table: pa.Table, config: PipelineConfig) -> np.ndarray:
-    """(n,) which rows are drawn together: those of a group, or ~sqrt(n) consecutive ones of a table in time's order."""
-    if config.data.group and INPUT_PREFIX + config.data.group in table.column_names:
-        codes: np.ndarray = pd.factorize(table[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
+def resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
+    """(n,) the unit of each row: its group, or a block of about sqrt(n) consecutive rows."""
+    if config.data.group and INPUT_PREFIX + config.data.group in rows.column_names:
+        codes: np.ndarray = pd.factorize(rows[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
         return codes
-    return np.arange(len(table)) // max(1, math.isqrt(len(table)))
+    return np.arange(len(rows)) // max(1, math.isqrt(len(rows)))
 
 
-def widened(drawn: Interval, units: int) -> Interval:
-    """An interval of few units as wide as Student's t has it; none of a single unit."""
-    if drawn.value is None or drawn.low is None or drawn.high is None:
-        return drawn
+def widen_interval(percentiles: Interval, units: int) -> Interval:
+    """Widens an interval of few units by Student's t; a single unit has no interval."""
+    if percentiles.value is None or percentiles.low is None or percentiles.high is None:
+        return percentiles
     if units < 2:
-        return Interval(value=drawn.value)
-    more = float(student.ppf(0.975, units - 1)) / 1.96
-    low, high = (drawn.value + more * (end - drawn.value) for end in (drawn.low, drawn.high))
-    return Interval(value=drawn.value, low=low, high=high)
+        return Interval(value=percentiles.value)
+    factor = float(student.ppf(0.975, units - 1)) / 1.96
+    low, high = (percentiles.value + factor * (end - percentiles.value) for end in (percentiles.low, percentiles.high))
+    return Interval(value=percentiles.value, low=low, high=high)
 
 
-def _possible(found: Interval, metric: Metric) -> Interval:
-    """Within what the metric can be."""
-    if found.low is None or found.high is None:
-        return found
-    low = found.low if metric == "r2" else max(0.0, found.low)
-    high = min(1.0, found.high) if GREATER_IS_BETTER[metric] else found.high
-    return Interval(value=found.value, low=low, high=high)
+def evenly_spaced(positions: np.ndarray) -> np.ndarray:
+    """At most 50,000 of the positions, evenly spaced."""
+    count = len(positions)
+    return positions if count <= MAX_ROWS else positions[np.linspace(0, count - 1, MAX_ROWS).astype(np.int64)]
 
 
-def _spaced(count: int) -> np.ndarray:
-    return np.arange(count) if count <= MOST else np.linspace(0, count - 1, MOST).astype(np.int64)
+def _clip_to_range(value: Interval, metric: Metric) -> Interval:
+    """Limits an interval to the range of the metric."""
+    if value.low is None or value.high is None:
+        return value
+    low = value.low if metric == "r2" else max(0.0, value.low)
+    high = min(1.0, value.high) if GREATER_IS_BETTER[metric] else value.high
+    return Interval(value=value.value, low=low, high=high)

@@ -1,7 +1,7 @@
-"""The Evidently report of a night: exact scores as its metrics, Evidently's own views of a small sample beside them.
+"""Evidently reports of drift results: our exact checks as metrics, with Evidently's own plots of a sample beside them.
 
-Nothing else imports Evidently, which takes seconds: a night without an alarm never comes here. Such nights are added
-to the workspace by its web interface, and with the next report.
+Only windows with an alarm get a report at once: importing Evidently takes seconds. Other windows are added to
+Evidently's workspace with the next report, or by the web interface.
 """
 
 import datetime as dt
@@ -11,6 +11,7 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,187 +21,198 @@ from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.samples import Sides, drawn, logged, plain, sides
+from towline.monitoring.reporting.samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
 from towline.release.reference import read_reference
+from towline.store import StoreLayout
 
-MOST = 300  # checks of a night that become metrics; they come alarms first
+MAX_CHECKS = 300  # of a window that become metrics, alarms first
+MAX_EXCLUDED = 20  # columns named in the note
 VERDICT = "verdict"
-_TABLE = "checks"
-_NATS = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance has the base e, ours 2
-# what the page needs is in it; what a value smuggles in can load nothing
-_POLICY = (
+_CHECKS_TABLE = "checks"
+_BASE_2_TO_E = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance uses base e, ours base 2
+# the page is complete; nothing that a value may contain can be loaded
+_CONTENT_SECURITY_POLICY = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:\">"
 )
 _logger = logging.getLogger(__name__)
 
 
-def report(
-    drift: DriftResult,
-    reference: pd.DataFrame | None,
-    current: pd.DataFrame | None,
-    workspace: Path,
-    model: str,
-    at: dt.datetime,
-) -> Path:
-    """Puts a night into the workspace and writes its page.
-
-    Each check is a metric with a test, whose status says what the check says, and so is the verdict on the night.
-    Columns that Evidently cannot take are left out of its views, and so are the views if it fails all the same.
-
-    Args:
-        drift: the exact scores.
-        reference: rows that stand for the training rows, such as ``samples.drawn``; None: no views.
-        current: rows of production; more than 5,000 are sampled.
-        workspace: ``evidently`` of the store, made if need be; the model is a project in it.
-        model: its name.
-        at: when it was looked at, of a night whose rows have no end.
-
-    Returns:
-        ``watch/<model>/drift-<date>.html`` beside the workspace: one file that loads nothing.
-
-    Raises:
-        TransientError: the store cannot be written.
-    """
-    _project(workspace, model)
-    snapshot, content = _run(drift, _pair(drift, reference, current), at)
-    _keep(workspace, model, content, _path(workspace, model, drift, at))
-    return _page(snapshot, _folder(workspace, model) / f"drift-{_moment(drift, at):%Y-%m-%d}.html")
-
-
-def catch_up(nights: Sequence[DriftResult], workspace: Path, model: str, at: dt.datetime) -> int:
-    """Adds the nights that the workspace does not have yet, with exact scores alone; returns how many.
-
-    Args:
-        nights: of the journal.
-        workspace: as for ``report``.
-        model: its name.
-        at: stands for the end of a night that has none.
-    """
-    missing = [drift for drift in nights if not _path(workspace, model, drift, at).exists()]
-    if missing:
-        _project(workspace, model)
-        for drift in missing:
-            _keep(workspace, model, _run(drift, None, at)[1], _path(workspace, model, drift, at))
-    return len(missing)
-
-
-def write(
+def write_report(
     settings: Settings,
     config: PipelineConfig,
-    serving: Entry,
+    champion: Entry,
     drift: DriftResult,
     now: dt.datetime,
     current: pd.DataFrame | None = None,
 ) -> Path:
-    """The report of a round of the watch; quiet nights that are not in the workspace yet are added to it.
+    """Writes the report of a monitoring run as one HTML file that loads nothing, and adds it to Evidently's workspace.
+
+    Columns that Evidently cannot plot are left out of its plots. If it fails all the same, there are no plots.
 
     Args:
-        settings: where the store is.
-        config: of the model.
-        serving: the version that was watched; its release says what training looked like.
-        drift: what was found.
-        now: the moment of the round.
-        current: the rows that were looked at; None: those of the prediction log between ``drift.start`` and ``end``.
+        settings: for the store.
+        config: the model's config.
+        champion: version that was monitored; its release describes the training rows.
+        drift: result of the run.
+        now: time of the run.
+        current: the checked rows; default: those of the prediction log between ``drift.start`` and ``drift.end``.
+
+    Returns:
+        The path of the report.
 
     Raises:
         DataError: a part of the log cannot be read.
-        ReleaseError: the release is not what its manifest says.
+        ReleaseError: the release does not match its manifest.
         TransientError: the store cannot be written.
     """
-    release, workspace = settings.layout.release(serving.release), settings.layout.evidently
+    release, layout = settings.layout.release(champion.release), settings.layout
     verify_release(release)
     if current is None and drift.end is not None:
-        folder = settings.layout.predictions(config.name)
-        current = logged(folder, drift.version, drift.start, drift.end)
-    then = read_reference(release)
-    reference = pd.concat([drawn(then.profile), drawn(then.answers)], axis=1)
-    if drift.end is None:  # a table is no night: it has a page, and no place in the history
-        snapshot, _ = _run(drift, _pair(drift, reference, current), now)
-        return _page(snapshot, _folder(workspace, config.name) / f"drift-{now:%Y-%m-%d}-table.html")
-    catch_up(Journal.of(settings, config.name).drift(before=now), workspace, config.name, now)
-    return report(drift, reference, current, workspace, config.name, now)
+        current = sample_log(layout.predictions(config.name), drift.version, drift.start, drift.end)
+    reference = read_reference(release)
+    samples = pd.concat([sample_profile(reference.profile), sample_profile(reference.answers)], axis=1)
+    pair = None if current is None else pair_samples(samples, current, [check.column for check in drift.checks])
+    if drift.end is None:  # a file is not a window: it has a page, but no place in the history
+        return _write_page(_run(drift, pair, now).snapshot, layout.drift_report(config.name, f"{now:%Y-%m-%d}-table"))
+    add_missing_windows(Journal.of(settings, config.name).drift(before=now), layout.evidently, config.name, now)
+    return add_window(drift, pair, layout.evidently, config.name, now)
 
 
-class _Row(NamedTuple):
+def add_window(drift: DriftResult, pair: SamplePair | None, workspace: Path, model: str, now: dt.datetime) -> Path:
+    """Adds a window to the workspace and writes its page.
+
+    Every check is a metric with a test that has the check's outcome, and so is the verdict on the window.
+
+    Args:
+        drift: result of the window.
+        pair: samples to plot; None: no plots.
+        workspace: Evidently's workspace, created if needed; the model is a project in it.
+        model: name of the model.
+        now: stands for the end of a window without one.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        TransientError: the store cannot be written.
+    """
+    _create_project(workspace, model)
+    run = _run(drift, pair, now)
+    _store_run(workspace, model, run.content, _run_path(workspace, model, drift, now))
+    layout = StoreLayout(workspace.parent)
+    return _write_page(run.snapshot, layout.drift_report(model, f"{_window_time(drift, now):%Y-%m-%d}"))
+
+
+def add_missing_windows(windows: Sequence[DriftResult], workspace: Path, model: str, now: dt.datetime) -> int:
+    """Adds the windows that the workspace does not have yet, without plots; returns their number.
+
+    Args:
+        windows: results of the journal.
+        workspace: Evidently's workspace, created if needed.
+        model: name of the model.
+        now: stands for the end of a window without one.
+    """
+    missing = [drift for drift in windows if not _run_path(workspace, model, drift, now).exists()]
+    if missing:
+        _create_project(workspace, model)
+        for drift in missing:
+            _store_run(workspace, model, _run(drift, None, now).content, _run_path(workspace, model, drift, now))
+    return len(missing)
+
+
+class _MetricRow(NamedTuple):
     """A check as the metrics read it."""
 
     column: str
-    what: str
+    name: str
     value: float
     status: str
     threshold: float | None
-    told: str
+    description: str
     detail: str
 
 
-def _pair(drift: DriftResult, reference: pd.DataFrame | None, current: pd.DataFrame | None) -> Sides | None:
-    if reference is None or current is None:
-        return None
-    return sides(reference, current, [check.column for check in drift.checks])
+@dataclass(frozen=True)
+class _Run:
+    """An Evidently snapshot and its JSON."""
+
+    snapshot: Any
+    content: str
 
 
-def _page(snapshot: Any, path: Path) -> Path:
-    return files.write(path, snapshot.get_html_str(as_iframe=False).replace("<head>", f"<head>{_POLICY}", 1))
+def _write_page(snapshot: Any, path: Path) -> Path:
+    html = snapshot.get_html_str(as_iframe=False)
+    return files.write(path, html.replace("<head>", f"<head>{_CONTENT_SECURITY_POLICY}", 1))
 
 
-def _run(drift: DriftResult, pair: Sides | None, at: dt.datetime) -> tuple[Any, str]:
-    """The run over the night and how it is stored; without views where they fail."""
-    if pair is not None and pair.drawable:
+def _run(drift: DriftResult, pair: SamplePair | None, now: dt.datetime) -> _Run:
+    """Runs the report; without plots if they fail."""
+    if pair is not None and pair.has_columns:
         try:
-            return _stored(_computed(drift, pair, at))
-        except Exception as error:  # noqa: BLE001 - a view is no reason to lose the scores
-            _logger.warning("Evidently's views failed and are left out: %s", error)
-            pair = pair._replace(numbers=[], categories=[], left_out={"all columns": plain(error)})
-    return _stored(_computed(drift, pair, at))
+            return _serialize(_compute_snapshot(drift, pair, now))
+        except Exception as error:  # noqa: BLE001 - a failed plot is no reason to lose the checks
+            _logger.warning("Evidently's plots failed and are left out: %s", error)
+            pair = pair._replace(numbers=[], categories=[], excluded={"all columns": plain_text(error)})
+    return _serialize(_compute_snapshot(drift, pair, now))
 
 
-def _stored(snapshot: Any) -> tuple[Any, str]:
-    """A run beside its JSON, which is read once: of one that cannot be read the web interface would not start."""
+def _serialize(snapshot: Any) -> _Run:
+    """The JSON is loaded once: with a snapshot that cannot be read, the web interface would not start."""
     from evidently.core.report import Snapshot
 
     content = json.dumps(json.loads(snapshot.dumps(), parse_constant=lambda _: None))
     Snapshot.loads(content)
-    return snapshot, content
+    return _Run(snapshot, content)
 
 
-def _computed(drift: DriftResult, pair: Sides | None, at: dt.datetime) -> Any:
+def _compute_snapshot(drift: DriftResult, pair: SamplePair | None, now: dt.datetime) -> Any:
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    score, verdict = _metrics()
-    rows = [_verdict(drift), *_rows(drift)]
-    metrics = [verdict(note=_note(drift, pair)), *(score(column=row.column, what=row.what) for row in rows[1:])]
+    score, verdict = _metric_types()
+    rows = [_verdict_row(drift), *_check_rows(drift)]
+    metrics = [verdict(note=_note(drift, pair)), *(score(column=row.column, what=row.name) for row in rows[1:])]
     current: Any = pd.DataFrame({"rows": [drift.rows]})
     reference: Any = None
-    if pair is not None and pair.drawable:
+    if pair is not None and pair.has_columns:
         definition = DataDefinition(numerical_columns=pair.numbers, categorical_columns=pair.categories)
         current = Dataset.from_pandas(pair.current, data_definition=definition)
         reference = Dataset.from_pandas(pair.reference, data_definition=definition)
-        limits = {row.column: row.threshold for row in rows if row.what == "distribution"}
+        thresholds = {row.column: row.threshold for row in rows if row.name == "distribution"}
         for column in pair.current.columns:
-            numeric, limit = column in pair.numbers, limits.get(column)
+            numeric, threshold = column in pair.numbers, thresholds.get(column)
             method = "wasserstein" if numeric else "jensenshannon"
-            limit = 0.1 if limit is None else limit if numeric else limit * _NATS
-            metrics.append(ValueDrift(column=column, method=method, threshold=limit))
-    run = Report(metrics, metadata={"version": str(drift.version), "state": drift.state}, tags=[drift.state])
-    checks = pd.DataFrame(rows, columns=_Row._fields).astype({"value": float, "threshold": float})
-    return run.run(
-        current, reference, additional_data={_TABLE: checks}, timestamp=_naive(_moment(drift, at)), name=_name(drift)
+            threshold = 0.1 if threshold is None else threshold if numeric else threshold * _BASE_2_TO_E
+            metrics.append(ValueDrift(column=column, method=method, threshold=threshold))
+    report = Report(metrics, metadata={"version": str(drift.version), "state": drift.state}, tags=[drift.state])
+    table = pd.DataFrame(rows, columns=_MetricRow._fields).astype({"value": float, "threshold": float})
+    end = f" {drift.end:%Y-%m-%d}" if drift.end else ""
+    return report.run(
+        current,
+        reference,
+        additional_data={_CHECKS_TABLE: table},
+        timestamp=_window_time(drift, now).replace(tzinfo=None),  # Evidently compares times without a time zone
+        name=f"version {drift.version}{end}: {drift.state}",
     )
 
 
 @functools.cache
-def _metrics() -> tuple[type[Any], type[Any]]:
-    """Evidently's classes for one score and for the verdict; what they say is read from the run's additional data.
+def _metric_types() -> tuple[type[Any], type[Any]]:
+    """Evidently's metric classes for a check and for the verdict; their values come from the run's additional data.
 
-    Values and limits are no parameters: Evidently draws one line for all runs with equal parameters.
+    Values and thresholds are not parameters: Evidently draws one line for all runs with equal parameters.
     """
-    from evidently.core.metric_types import MetricTestResult, SingleValueCalculation, SingleValueMetric, TestStatus
-    from evidently.legacy.renderers.html_widgets import table_data, text_widget
+    from evidently.core.metric_types import (
+        BaseWidgetInfo,
+        MetricTestResult,
+        SingleValueCalculation,
+        SingleValueMetric,
+        TestStatus,
+    )
 
     class DriftScore(SingleValueMetric):  # type: ignore[misc]
         column: str
@@ -212,9 +224,9 @@ def _metrics() -> tuple[type[Any], type[Any]]:
         def dict(self, *args: Any, **kwargs: Any) -> Any:
             return {key: value for key, value in super().dict(*args, **kwargs).items() if key != "note"}
 
-    def tested(calculation: Any, result: Any, row: Any) -> None:
+    def add_test(calculation: Any, result: Any, row: Any) -> None:
         test = MetricTestResult(
-            id="drift", name=calculation.display_name(), description=row.told, status=TestStatus(row.status),
+            id="drift", name=calculation.display_name(), description=row.description, status=TestStatus(row.status),
             metric_config=calculation.to_metric_config(),
             test_config={} if math.isnan(row.threshold) else {"lt": row.threshold},
         )  # fmt: skip
@@ -222,12 +234,12 @@ def _metrics() -> tuple[type[Any], type[Any]]:
 
     class _DriftScore(SingleValueCalculation[DriftScore]):  # type: ignore[misc]
         def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
-            table = context.additional_data[_TABLE].as_dataframe()
-            found = table[(table["column"] == self.metric.column) & (table["what"] == self.metric.what)]
-            row = next(found.itertuples(index=False))
+            table = context.additional_data[_CHECKS_TABLE].as_dataframe()
+            selected = table[(table["column"] == self.metric.column) & (table["name"] == self.metric.what)]
+            row = next(selected.itertuples(index=False))
             result = self.result(row.value)
             result.widget = []
-            tested(self, result, row)
+            add_test(self, result, row)
             return result
 
         def display_name(self) -> str:
@@ -235,78 +247,85 @@ def _metrics() -> tuple[type[Any], type[Any]]:
 
     class _DriftVerdict(SingleValueCalculation[DriftVerdict]):  # type: ignore[misc]
         def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
-            row, *rows = context.additional_data[_TABLE].as_dataframe().itertuples(index=False)
-            result = self.result(row.value)
-            cells = [
-                [one.column, one.what, f"{one.value:.4g}", "" if math.isnan(one.threshold) else f"{one.threshold:.4g}",
-                 "ALARM" if one.status == "FAIL" else "", one.detail]
-                for one in rows
-            ]  # fmt: skip
-            names = ["column", "what", "value", "alarm from", "", "detail"]
-            result.widget = [text_widget(title=row.told, text=self.metric.note)]
-            if cells:
-                result.widget.append(table_data(title="Exact scores", column_names=names, data=cells))
-            tested(self, result, row)
+            verdict, *checks = context.additional_data[_CHECKS_TABLE].as_dataframe().itertuples(index=False)
+            result = self.result(verdict.value)
+            text = {"text": self.metric.note}
+            result.widget = [BaseWidgetInfo(title=verdict.description, type="text", size=2, params=text)]
+            if checks:
+                header = ["column", "check", "value", "threshold", "", "detail"]
+                table = {"header": header, "data": [_table_cells(row) for row in checks]}
+                result.widget.append(BaseWidgetInfo(title="Exact checks", type="table", size=2, params=table))
+            add_test(self, result, verdict)
             return result
 
         def display_name(self) -> str:
-            return "verdict on the night"
+            return "verdict on the window"
 
     return DriftScore, DriftVerdict
 
 
-def _verdict(drift: DriftResult) -> _Row:
+def _table_cells(row: Any) -> list[str]:
+    threshold = "" if math.isnan(row.threshold) else f"{row.threshold:.4g}"
+    return [row.column, row.name, f"{row.value:.4g}", threshold, "ALARM" if row.status == "FAIL" else "", row.detail]
+
+
+def _verdict_row(drift: DriftResult) -> _MetricRow:
     status = {"ok": "SUCCESS", "unknown": "WARNING"}.get(drift.state, "FAIL")
     alarms = sum(check.alarm or check.invalid for check in drift.checks)
-    return _Row("", VERDICT, float(alarms), status, None, _text(f"{drift.state}: {drift.reason}"), "")
+    description = _plain_words(f"{drift.state}: {drift.reason}")
+    return _MetricRow("", VERDICT, float(alarms), status, None, description, "")
 
 
-def _rows(drift: DriftResult) -> list[_Row]:
-    """Alarms first; of two checks of the same thing the first counts."""
+def _check_rows(drift: DriftResult) -> list[_MetricRow]:
+    """Alarms first; of two results of the same check of a column, the first counts."""
     ranked = sorted(drift.checks, key=lambda check: not (check.alarm or check.invalid))
-    rows: dict[tuple[str, str], _Row] = {}
-    for check in ranked[:MOST]:
+    rows: dict[tuple[str, str], _MetricRow] = {}
+    for check in ranked[:MAX_CHECKS]:
         status = "FAIL" if check.alarm or check.invalid else "SUCCESS"
-        column, what = plain(check.column), plain(check.name)
+        column, name = plain_text(check.column), plain_text(check.name)
         value = check.value if math.isfinite(check.value) else 0.0
-        row = _Row(column, what, value, status, check.threshold, _told(check), _text(check.detail))
-        rows.setdefault((column, what), row)
+        description, detail = _describe(check), _plain_words(check.detail)
+        row = _MetricRow(column, name, value, status, check.threshold, description, detail)
+        rows.setdefault((column, name), row)
     return list(rows.values())
 
 
-def _told(check: DriftCheckResult) -> str:
-    limit = "" if check.threshold is None else f", alarm from {check.threshold:.4g} on"
-    return _text(f"{check.value:.4g}{limit}" + (f"; {check.detail}" if check.detail else ""))
+def _describe(check: DriftCheckResult) -> str:
+    threshold = "" if check.threshold is None else f", threshold {check.threshold:.4g}"
+    return _plain_words(f"{check.value:.4g}{threshold}" + (f"; {check.detail}" if check.detail else ""))
 
 
-def _note(drift: DriftResult, pair: Sides | None) -> str:
+def _note(drift: DriftResult, pair: SamplePair | None) -> str:
     span = f", {drift.start:%Y-%m-%d %H:%M} to {drift.end:%Y-%m-%d %H:%M}" if drift.start and drift.end else ""
-    told = [f"{drift.rows:,} rows{span}, against the training rows of version {drift.version}."]
-    told.append(f"At most {drift.budget:g} nights a year alarm with nothing changed.")
-    if len(drift.checks) > MOST:
-        told.append(f"The first {MOST} of {len(drift.checks):,} checks are shown.")
-    if pair is not None and pair.drawable:
-        told.append(
-            f"The plots below rest on {len(pair.current):,} of these rows, and on {len(pair.reference):,} drawn from "
-            "the release's profile, column by column. They illustrate; the verdict is that of the exact scores."
+    sentences = [f"{drift.rows:,} rows{span}, compared with the training rows of version {drift.version}."]
+    sentences.append(f"Without drift, at most {drift.budget:g} windows a year raise an alarm.")
+    if len(drift.checks) > MAX_CHECKS:
+        sentences.append(f"The first {MAX_CHECKS} of {len(drift.checks):,} checks are shown.")
+    if pair is not None and pair.has_columns:
+        sentences.append(
+            f"The plots below show a sample of {len(pair.current):,} rows, and {len(pair.reference):,} rows drawn from "
+            "the release's profile, column by column. They only illustrate; the exact checks give the verdict."
         )
-    if pair is not None and pair.left_out:
-        names = [f"{name} ({why})" for name, why in list(pair.left_out.items())[:20]]
-        more = f" and {len(pair.left_out) - 20} more" if len(pair.left_out) > 20 else ""
-        told.append(f"Not drawn: {', '.join(names)}{more}.")
-    return " ".join(told)
+    if pair is not None and pair.excluded:
+        names = [f"{name} ({why})" for name, why in list(pair.excluded.items())[:MAX_EXCLUDED]]
+        more = f" and {len(pair.excluded) - MAX_EXCLUDED} more" if len(pair.excluded) > MAX_EXCLUDED else ""
+        sentences.append(f"Not plotted: {', '.join(names)}{more}.")
+    return " ".join(sentences)
 
 
-def _text(told: str) -> str:
-    """Words and examples from requests: longer than a name, and as harmless."""
-    return " ".join(plain(word) for word in told.split())[:500]
+def _plain_words(text: str) -> str:
+    """Like ``plain_text``, for texts longer than a name."""
+    return " ".join(plain_text(word) for word in text.split())[:500]
 
 
-def _project(workspace: Path, model: str) -> None:
-    """Makes the model's project with its dashboard, unless it is there."""
+def _create_project(workspace: Path, model: str) -> None:
+    """Creates the model's project with its dashboard, unless it exists."""
     from evidently.sdk.models import PanelMetric, ProjectModel
     from evidently.sdk.panels import bar_plot_panel, line_plot_panel
     from evidently.ui.workspace import Workspace
+
+    def lines(name: str, legend: str) -> Any:
+        return PanelMetric(legend=legend, metric="DriftScore", metric_labels={"what": name})
 
     project = evidently_project(model)
     with files.disk(workspace):
@@ -315,57 +334,38 @@ def _project(workspace: Path, model: str) -> None:
             opened = Workspace.create(str(workspace))
             if opened.get_project(project) is not None:
                 return
-            told = f"Drift of {model}, night by night: exact scores of all rows."
-            made = opened.add_project(ProjectModel(id=project, name=model, description=told))
-
-            def lines(what: str, legend: str) -> Any:
-                return PanelMetric(legend=legend, metric="DriftScore", metric_labels={"what": what})
-
+            description = f"Drift of {model} by window: exact checks of all rows."
+            created = opened.add_project(ProjectModel(id=project, name=model, description=description))
             alarms = PanelMetric(legend="alarms", metric="DriftVerdict")
-            shares = [lines(what, f"{{{{column}}}}: {what}") for what in ("nulls", "unseen", "out of range", "unfit")]
-            far = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
+            share_checks = ("nulls", "unseen categories", "out of range", "wrong type")
+            shares = [lines(name, f"{{{{column}}}}: {name}") for name in share_checks]
+            units = "in standard deviations (numbers), Jensen-Shannon distance (categories)"
             panels = [
-                bar_plot_panel("Alarms", [alarms], "checks of a night that are beyond their threshold"),
-                line_plot_panel("Distance from the training rows", [lines("distribution", "{{column}}")], far),
-                line_plot_panel(
-                    "Nulls, unseen categories, out of range, not of their kind", shares, "share of the rows"
-                ),
+                bar_plot_panel("Alarms", [alarms], "checks of a window that exceed their threshold"),
+                line_plot_panel("Distance from the training rows", [lines("distribution", "{{column}}")], units),
+                line_plot_panel("Nulls, unseen categories, out of range, wrong type", shares, "share of the rows"),
             ]
             for panel in panels:
-                made.dashboard.add_panel(panel, tab="Drift")
+                created.dashboard.add_panel(panel, tab="Drift")
 
 
-def _keep(workspace: Path, model: str, content: str, path: Path) -> None:
-    """Writes a run; the same night again takes its place.
+def _store_run(workspace: Path, model: str, content: str, path: Path) -> None:
+    """Stores a run; the same window replaces the earlier run.
 
-    It is written beside the workspace and moved into it, whole: a server that watches the folder reads what appears.
+    The file is moved into the workspace complete: a server that watches the folder reads new files at once.
     """
-    begun = files.write(_folder(workspace, model) / f".{path.name}", content)
+    draft = files.write(StoreLayout(workspace.parent).monitoring(model) / f".{path.name}", content)
     with files.disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        begun.replace(path)
+        draft.replace(path)
 
 
-def _path(workspace: Path, model: str, drift: DriftResult, at: dt.datetime) -> Path:
+def _run_path(workspace: Path, model: str, drift: DriftResult, now: dt.datetime) -> Path:
     project = evidently_project(model)
-    run = uuid.uuid5(project, f"{drift.version} {_moment(drift, at).isoformat()}")
+    run = uuid.uuid5(project, f"{drift.version} {_window_time(drift, now).isoformat()}")
     return workspace / str(project) / "snapshots" / f"{run}.json"
 
 
-def _folder(workspace: Path, model: str) -> Path:
-    return workspace.parent / "watch" / model
-
-
-def _moment(drift: DriftResult, at: dt.datetime) -> dt.datetime:
-    moment = drift.end or at
+def _window_time(drift: DriftResult, now: dt.datetime) -> dt.datetime:
+    moment = drift.end or now
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
-
-
-def _naive(moment: dt.datetime) -> dt.datetime:
-    """Evidently compares times without a zone."""
-    return moment.replace(tzinfo=None)
-
-
-def _name(drift: DriftResult) -> str:
-    end = f" {drift.end:%Y-%m-%d}" if drift.end else ""
-    return f"version {drift.version}{end}: {drift.state}"

@@ -1,4 +1,4 @@
-"""Looks at a running service: what its ``/metrics`` counts, or that it is away."""
+"""Scrapes a running service: reads the counters of its ``/metrics``, or notes that it is down."""
 
 import datetime as dt
 import math
@@ -12,22 +12,22 @@ from towline.errors import ConfigError
 from towline.http_request import HttpRequestError, HttpResponse, send_request
 
 if TYPE_CHECKING:
-    from prometheus_client.samples import Sample as Line
+    from prometheus_client.samples import Sample
 
-WAIT = 5.0  # seconds until a service counts as away
-PREDICTING = ("/predict", "/invocations", "/infer")  # how routes end that predict: no others are promised anything
+TIMEOUT = 5.0  # seconds until a service counts as down
+PREDICTION_ROUTES = ("/predict", "/invocations", "/infer")  # ends of the routes that SLOs cover
 _KEY_REMEDY = "set TOWLINE_API_KEY to a key of `towline keys create NAME --scope admin`"
 
 
 class RequestCounters(Frozen):
-    """What only ever grows while a service lives.
+    """Counters of a service; they only grow while it runs.
 
     Attributes:
-        requests: for predictions, answered in whatever way. errors: of these, with a status of 5xx.
-        edges: upper ends, in seconds, of the histogram of how long requests took that reached a model; the last is
-            infinite, None here.
-        within: how many requests took no longer than each edge.
-        dropped: predictions that the log had no room for.
+        requests: number of prediction requests, whatever the response.
+        errors: number of these with a 5xx response.
+        edges: upper bounds, in seconds, of the latency histogram's buckets; the last is infinite, None here.
+        within: number of requests within each bound.
+        dropped: number of predictions lost because the log's queue was full.
     """
 
     requests: float = 0.0
@@ -38,13 +38,16 @@ class RequestCounters(Frozen):
 
 
 class ServiceSample(Frozen):
-    """One look at one service.
+    """One scrape of one service.
 
     Attributes:
-        at: when. service: its address. up: whether it told its metrics; ``why`` not, in words.
-        started: when it did, in seconds since 1970; None where it does not say.
-        model, version: what it serves; the version that most of its workers have.
-        counts: since it started; None where it is away.
+        at: time of the scrape.
+        service: address of the service.
+        up: whether it returned its metrics.
+        why: why not.
+        started: its start time, in seconds since 1970; None if unknown.
+        model, version: what it serves; of several workers, the most frequent version.
+        counters: since its start; None if it is down.
     """
 
     at: dt.datetime
@@ -54,115 +57,114 @@ class ServiceSample(Frozen):
     started: float | None = None
     model: str = ""
     version: int | None = None
-    counts: RequestCounters | None = None
+    counters: RequestCounters | None = None
 
 
-def scrape(url: str, key: str | None = None, *, now: dt.datetime | None = None) -> ServiceSample:
-    """Reads the metrics of a service of ``towline serve``. One that is away is a sample too.
+def scrape_metrics(url: str, key: str | None = None, *, now: dt.datetime | None = None) -> ServiceSample:
+    """Scrapes the metrics of a service of ``towline serve``; a service that is down gives a sample, too.
 
-    Behind a load balancer each look would meet another instance: give the instances' own addresses.
+    Behind a load balancer, give the addresses of the instances: else each scrape would reach another one.
 
     Args:
-        url: its address, such as http://127.0.0.1:8080.
-        key: with the scope admin, where the service has keys.
-        now: the time of the look; None takes the clock's.
+        url: address of the service, such as http://127.0.0.1:8080.
+        key: API key with the scope admin, if the service has keys.
+        now: time of the scrape; default: the current time.
 
     Raises:
-        ConfigError: the address or the key is wrong, or what answers is no service of ours.
+        ConfigError: the address or the key is wrong, or the address is not that of a towline service.
     """
     at = now or dt.datetime.now(dt.UTC)
-    service = _address(url)
-    headers = {"Accept": "text/plain", "User-Agent": "towline-watch"}
+    service = _check_address(url)
+    headers = {"Accept": "text/plain", "User-Agent": "towline-monitoring"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
     try:
-        answer = send_request(f"{service}/metrics", WAIT, headers=headers)
+        response = send_request(f"{service}/metrics", TIMEOUT, headers=headers)
     except HttpRequestError as error:
         return ServiceSample(at=at, service=service, up=False, why=str(error))
-    if answer.status >= 500 or answer.status in (408, 429):
-        return ServiceSample(at=at, service=service, up=False, why=f"/metrics answers {answer.status}")
-    return read(_text(answer, service), service, at)
+    if response.status >= 500 or response.status in (408, 429):
+        return ServiceSample(at=at, service=service, up=False, why=f"/metrics returns {response.status}")
+    return parse_metrics(_check_response(response, service), service, at)
 
 
-def read(text: str, service: str, at: dt.datetime) -> ServiceSample:
+def parse_metrics(text: str, service: str, at: dt.datetime) -> ServiceSample:
     """A sample from the text of ``/metrics``.
 
     Raises:
-        ConfigError: it is not what a service of ours tells.
+        ConfigError: the text is not that of a towline service.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        lines = [line for family in text_string_to_metric_families(text) for line in family.samples]
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, KeyError, IndexError):
-        raise _stranger(service) from None
-    if not any(line.name == "towline_in_flight" for line in lines):
-        raise _stranger(service)
-    models = Counter((line.labels.get("name", ""), int(line.value)) for line in _named(lines, "model_version"))
-    model, version = max(models, key=lambda one: (models[one], one[1])) if models else ("", None)
-    predicting = [line for line in lines if line.labels.get("route", "").endswith(PREDICTING)]
-    requests = _named(predicting, "requests_total")
-    edges, within = _histogram(_named(predicting, "request_seconds_bucket"))
-    started = [line.value for line in _named(lines, "start_time_seconds")]
+        raise _unknown_service(service) from None
+    if not any(sample.name == "towline_in_flight" for sample in samples):
+        raise _unknown_service(service)
+    versions = Counter(
+        (sample.labels.get("name", ""), int(sample.value)) for sample in _select(samples, "model_version")
+    )
+    model, version = max(versions, key=lambda each: (versions[each], each[1])) if versions else ("", None)
+    predictions = [sample for sample in samples if sample.labels.get("route", "").endswith(PREDICTION_ROUTES)]
+    requests = _select(predictions, "requests_total")
+    edges, within = _read_histogram(_select(predictions, "request_seconds_bucket"))
+    counters = RequestCounters(
+        requests=_sum(requests),
+        errors=_sum(sample for sample in requests if sample.labels.get("status", "").startswith("5")),
+        edges=edges,
+        within=within,
+        dropped=_sum(_select(samples, "log_dropped_total")),
+    )
+    started = next((sample.value for sample in _select(samples, "start_time_seconds")), None)
     return ServiceSample(
-        at=at,
-        service=service,
-        up=True,
-        started=started[0] if started else None,
-        model=model,
-        version=version,
-        counts=RequestCounters(
-            requests=_sum(requests),
-            errors=_sum(line for line in requests if line.labels.get("status", "").startswith("5")),
-            edges=edges,
-            within=within,
-            dropped=_sum(_named(lines, "log_dropped_total")),
-        ),
+        at=at, service=service, up=True, started=started, model=model, version=version, counters=counters
     )
 
 
-def _named(lines: Iterable["Line"], name: str) -> list["Line"]:
-    return [line for line in lines if line.name == f"towline_{name}"]
+def _select(samples: Iterable["Sample"], name: str) -> list["Sample"]:
+    return [sample for sample in samples if sample.name == f"towline_{name}"]
 
 
-def _sum(lines: Iterable["Line"]) -> float:
-    return math.fsum(line.value for line in lines if math.isfinite(line.value))
+def _sum(samples: Iterable["Sample"]) -> float:
+    return math.fsum(sample.value for sample in samples if math.isfinite(sample.value))
 
 
-def _histogram(lines: Iterable["Line"]) -> tuple[tuple[float | None, ...], tuple[float, ...]]:
-    """Edges and counts of all routes and versions together."""
-    found: Counter[float] = Counter()
-    for line in lines:
-        found[float(line.labels["le"])] += line.value  # type: ignore[assignment]
-    edges = sorted(found)
-    return tuple(edge if math.isfinite(edge) else None for edge in edges), tuple(float(found[edge]) for edge in edges)
+def _read_histogram(samples: Iterable["Sample"]) -> tuple[tuple[float | None, ...], tuple[float, ...]]:
+    """Bounds and counts, summed over all routes and versions."""
+    counts: dict[float, float] = {}
+    for sample in samples:
+        edge = float(sample.labels["le"])
+        counts[edge] = counts.get(edge, 0.0) + sample.value
+    edges = sorted(counts)
+    return tuple(edge if math.isfinite(edge) else None for edge in edges), tuple(counts[edge] for edge in edges)
 
 
-def _address(url: str) -> str:
-    parts = None
+def _check_address(url: str) -> str:
     try:
         parts = urlsplit(url.rstrip("/"))
-        fine = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        valid = valid and not ("@" in parts.netloc or parts.path or parts.query or parts.fragment)
     except ValueError:
-        fine = False
-    if not parts or not fine or "@" in parts.netloc or parts.path or parts.query or parts.fragment:
-        raise ConfigError("not a service's address", where="--service", remedy="write e.g. http://127.0.0.1:8080")
+        valid = False
+    if not valid:
+        what = "not the address of a service"
+        raise ConfigError(what, where="--service", remedy="write e.g. http://127.0.0.1:8080")
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-def _text(answer: HttpResponse, service: str) -> str:
-    if answer.status in (401, 403):
-        what = "needs a key" if answer.status == 401 else "refuses the key: it has not the scope admin"
-        raise ConfigError(f"/metrics {what}", where=service, remedy=_KEY_REMEDY)
+def _check_response(response: HttpResponse, service: str) -> str:
+    if response.status in (401, 403):
+        problem = "needs a key" if response.status == 401 else "refuses the key: it has not the scope admin"
+        raise ConfigError(f"/metrics {problem}", where=service, remedy=_KEY_REMEDY)
     try:
-        text = answer.body.decode()
+        text = response.body.decode()
     except UnicodeDecodeError:
-        raise _stranger(service) from None
-    if answer.status != 200:
-        raise _stranger(service)
+        raise _unknown_service(service) from None
+    if response.status != 200:
+        raise _unknown_service(service)
     return text
 
 
-def _stranger(service: str) -> ConfigError:
+def _unknown_service(service: str) -> ConfigError:
     remedy = "give the address of a service of `towline serve`"
-    return ConfigError("what answers there is not a service of towline", where=service, remedy=remedy)
+    return ConfigError("the address is not that of a towline service", where=service, remedy=remedy)

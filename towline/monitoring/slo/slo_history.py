@@ -1,4 +1,4 @@
-"""What services have done since they are watched, restarts taken out: running totals, thinned as they age."""
+"""The history of a service's counters: running totals that continue across restarts, thinned out as they age."""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -9,164 +9,164 @@ import orjson
 from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError
-from towline.monitoring.slo.metrics_scraper import RequestCounters, ServiceSample, scrape
+from towline.monitoring.slo.metrics_scraper import RequestCounters, ServiceSample, scrape_metrics
 
 FILE = "service.jsonl"
 _DAY = dt.timedelta(days=1)
-_BACK = dt.timedelta(minutes=1)  # a look that is further back shows a clock that was set back
-_SPARE = 100  # lines too many until the file is written anew
+_CLOCK_TOLERANCE = dt.timedelta(minutes=1)  # a scrape further back shows that the clock was set back
+_REWRITE_AFTER = 100  # superfluous lines until the file is rewritten
 
 
 class CounterTotals(Frozen):
-    """What one service had done by a moment, counted from the first look that found it.
+    """What one service had done by a time, counted from the first scrape that reached it.
 
     Attributes:
-        looks: since that first one. missed: of these, found it away.
-        counts: sums of increases. A counter begins again where the service was started again; what it counted between
-            the last look and its end is lost, as it is to Prometheus.
-        last: the last look that found it; kept with the newest total only.
+        scrapes: number of scrapes since the first.
+        missed: number of these that found the service down.
+        counters: sums of increases. A restart begins at 0 again; what was counted between the last scrape and the end
+            of the process is lost, as in Prometheus.
+        last: the last scrape that reached it; stored with the newest totals only.
     """
 
     at: dt.datetime
     service: str
-    looks: int = 0
+    scrapes: int = 0
     missed: int = 0
-    counts: RequestCounters
+    counters: RequestCounters
     last: ServiceSample | None = None
 
 
-def look(url: str, key: str | None, folder: Path, model: str, period: dt.timedelta, now: dt.datetime) -> ServiceSample:
-    """Looks at a service once, and keeps what it says.
+def record_scrape(
+    url: str, key: str | None, folder: Path, model: str, period: dt.timedelta, now: dt.datetime
+) -> ServiceSample:
+    """Scrapes a service once and records the result.
 
     Args:
-        url: the service's own address.
-        key: with the scope admin, where the service has keys.
-        folder: of the model's watch.
-        model: what must be served there.
-        period: how far back is kept.
-        now: the moment of the look.
+        url: address of the service.
+        key: API key with the scope admin, if the service has keys.
+        folder: monitoring folder of the model.
+        model: model that must be served there.
+        period: how long totals are kept.
+        now: time of the scrape.
 
     Raises:
-        ConfigError: what answers is no service of ours, serves another model, or refuses the key.
+        ConfigError: the address is not that of a towline service, it serves another model, or it refuses the key.
         TransientError: the store cannot be written.
     """
-    sample = scrape(url, key, now=now)
+    sample = scrape_metrics(url, key, now=now)
     if sample.up and sample.model and sample.model != model:
         remedy = f"give the address of a service of `towline serve {model}`"
         raise ConfigError(f"it serves {sample.model!r}, not {model!r}", where=sample.service, remedy=remedy)
-    keep(sample, folder, period)
+    append_sample(sample, folder, period)
     return sample
 
 
-def keep(sample: ServiceSample, folder: Path, period: dt.timedelta) -> None:
-    """Adds a look to the totals; one a minute is kept for a day, one an hour up to ``period``.
+def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> None:
+    """Adds a scrape to the totals: one a minute is kept for a day, one an hour for ``period``.
 
     Raises:
         TransientError: the store cannot be written.
     """
     path = folder / FILE
     with files.exclusive_lock(path.with_suffix(".lock")):
-        totals = list(read(folder))
-        mine = [total for total in totals if total.service == sample.service]
-        newest = mine[-1] if mine else None
-        if newest and newest.at - _BACK < sample.at <= newest.at:
-            return  # another looked at the same time
-        total = advance(newest, sample)
-        if total is None:
+        history = list(read_history(folder))
+        newest = next((totals for totals in reversed(history) if totals.service == sample.service), None)
+        if newest and newest.at - _CLOCK_TOLERANCE < sample.at <= newest.at:
+            return  # another process scraped at the same time
+        totals = advance(newest, sample)
+        if totals is None:
             return
-        kept = [one for one in totals if one.service != sample.service or one.at < sample.at]
-        turned_back = len(kept) < len(totals)
-        kept = thin([*kept, total], sample.at, period)
-        if turned_back or len(kept) <= len(totals) + 1 - _SPARE:
-            files.write(path, b"".join(map(_line, kept)))
+        thinned = [each for each in history if each.service != sample.service or each.at < sample.at]
+        clock_set_back = len(thinned) < len(history)
+        thinned = thin_out([*thinned, totals], sample.at, period)
+        if clock_set_back or len(thinned) <= len(history) + 1 - _REWRITE_AFTER:
+            files.write(path, b"".join(map(_to_line, thinned)))
         else:
-            files.append(path, _line(total))
+            files.append(path, _to_line(totals))
 
 
-def read(folder: Path) -> tuple[CounterTotals, ...]:
-    """All totals, oldest first. Lines that a killed writer left in parts are passed over."""
-    return tuple(sorted(files.records(folder / FILE, CounterTotals), key=lambda total: total.at))
+def read_history(folder: Path) -> tuple[CounterTotals, ...]:
+    """All totals, oldest first. Partial lines of an interrupted write are skipped."""
+    return tuple(sorted(files.records(folder / FILE, CounterTotals), key=lambda totals: totals.at))
 
 
-def totals(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
-    """The totals of looks in the order of their time."""
+def accumulate(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
+    """The totals after each scrape; scrapes in time order."""
     newest: dict[str, CounterTotals] = {}
-    found = []
+    history = []
     for sample in samples:
-        total = advance(newest.get(sample.service), sample)
-        if total is not None:
-            newest[sample.service] = total
-            found.append(total)
-    return tuple(found)
+        totals = advance(newest.get(sample.service), sample)
+        if totals is not None:
+            newest[sample.service] = totals
+            history.append(totals)
+    return tuple(history)
 
 
 def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotals | None:
-    """The total after one more look; None while a service was never found. The first look is where counting begins."""
+    """The totals after one more scrape; None until a scrape reaches the service."""
     if before is None:
-        return (
-            CounterTotals(at=sample.at, service=sample.service, counts=RequestCounters(), last=sample)
-            if sample.counts
-            else None
-        )
-    looked = before.model_copy(update={"at": sample.at, "looks": before.looks + 1})
-    if sample.counts is None:
-        return looked.model_copy(update={"missed": before.missed + 1})
+        if sample.counters is None:
+            return None
+        return CounterTotals(at=sample.at, service=sample.service, counters=RequestCounters(), last=sample)
+    totals = before.model_copy(update={"at": sample.at, "scrapes": before.scrapes + 1})
+    if sample.counters is None:
+        return totals.model_copy(update={"missed": before.missed + 1})
     last = before.last
-    if last is None or last.counts is None:  # a file that was tampered with: begin here
-        return looked.model_copy(update={"last": sample})
-    begun = RequestCounters() if _restarted(last, last.counts, sample, sample.counts) else last.counts
-    counts = _added(before.counts, _increase(begun, sample.counts))
-    return looked.model_copy(update={"counts": counts, "last": sample})
+    if last is None or last.counters is None:  # the file was edited: start again here
+        return totals.model_copy(update={"last": sample})
+    base = RequestCounters() if _restarted(last, last.counters, sample, sample.counters) else last.counters
+    counters = _add(before.counters, _increase(base, sample.counters))
+    return totals.model_copy(update={"counters": counters, "last": sample})
 
 
-def thin(totals: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
-    """The last total of each minute of a day, of each hour before, and the one with which the period begins."""
-    kept: dict[tuple[str, str, int], CounterTotals] = {}
-    newest = {total.service: total for total in totals}
-    for total in totals:
-        age, seconds = now - total.at, int(total.at.timestamp())
+def thin_out(history: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
+    """The last totals of each minute of the last day, of each hour before, and those at the start of the period."""
+    thinned: dict[tuple[str, str, int], CounterTotals] = {}
+    newest = {totals.service: totals for totals in history}
+    for totals in history:
+        age, seconds = now - totals.at, int(totals.at.timestamp())
         slot = ("day", seconds // 60) if age <= _DAY else ("period", seconds // 3600) if age <= period else ("base", 0)
-        if total is newest[total.service]:
+        if totals is newest[totals.service]:
             if age <= period:
-                kept[total.service, *slot] = total
+                thinned[totals.service, *slot] = totals
         else:
-            kept[total.service, *slot] = total.model_copy(update={"last": None})
-    alive = {service for service, total in newest.items() if now - total.at <= period}
-    return [total for total in kept.values() if total.service in alive]
+            thinned[totals.service, *slot] = totals.model_copy(update={"last": None})
+    active = {service for service, totals in newest.items() if now - totals.at <= period}
+    return [totals for totals in thinned.values() if totals.service in active]
 
 
-def _restarted(last: ServiceSample, before: RequestCounters, now: ServiceSample, counts: RequestCounters) -> bool:
-    if last.started is not None and now.started is not None and now.started > last.started:
+def _restarted(last: ServiceSample, before: RequestCounters, sample: ServiceSample, counters: RequestCounters) -> bool:
+    if last.started is not None and sample.started is not None and sample.started > last.started:
         return True
-    return counts.requests < before.requests
+    return counters.requests < before.requests
 
 
-def _increase(begun: RequestCounters, now: RequestCounters) -> RequestCounters:
-    before = begun.within if begun.edges == now.edges else (0.0,) * len(now.within)
+def _increase(base: RequestCounters, counters: RequestCounters) -> RequestCounters:
+    within = base.within if base.edges == counters.edges else (0.0,) * len(counters.within)
     return RequestCounters(
-        requests=max(0.0, now.requests - begun.requests),
-        errors=max(0.0, now.errors - begun.errors),
-        edges=now.edges,
-        within=tuple(max(0.0, b - a) for a, b in zip(before, now.within, strict=True)),
-        dropped=max(0.0, now.dropped - begun.dropped),
+        requests=max(0.0, counters.requests - base.requests),
+        errors=max(0.0, counters.errors - base.errors),
+        edges=counters.edges,
+        within=tuple(max(0.0, b - a) for a, b in zip(within, counters.within, strict=True)),
+        dropped=max(0.0, counters.dropped - base.dropped),
     )
 
 
-def _added(total: RequestCounters, more: RequestCounters) -> RequestCounters:
-    """The sum. With other edges the histogram begins again."""
+def _add(total: RequestCounters, increase: RequestCounters) -> RequestCounters:
+    """The sum. With other bounds, the histogram starts again."""
     edges, within = total.edges, total.within
-    if more.edges:
-        same = edges == more.edges
-        within = tuple(a + b for a, b in zip(within, more.within, strict=True)) if same else more.within
-        edges = more.edges
+    if increase.edges:
+        same = edges == increase.edges
+        within = tuple(a + b for a, b in zip(within, increase.within, strict=True)) if same else increase.within
+        edges = increase.edges
     return RequestCounters(
-        requests=total.requests + more.requests,
-        errors=total.errors + more.errors,
+        requests=total.requests + increase.requests,
+        errors=total.errors + increase.errors,
         edges=edges,
         within=within,
-        dropped=total.dropped + more.dropped,
+        dropped=total.dropped + increase.dropped,
     )
 
 
-def _line(total: CounterTotals) -> bytes:
-    return orjson.dumps(total.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE)
+def _to_line(totals: CounterTotals) -> bytes:
+    return orjson.dumps(totals.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE)

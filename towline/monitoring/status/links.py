@@ -8,11 +8,11 @@ from towline.registry.mlflow import links
 
 
 class Links(Frozen):
-    """Where the web interfaces answer; empty where one does not.
+    """Addresses of the web interfaces; empty if one does not run.
 
     Attributes:
-        prefect, mlflow, evidently: addresses, without a slash at the end.
-        experiments: MLflow's id of the experiment of each model, as far as it is known.
+        prefect, mlflow, evidently: addresses without a final slash.
+        experiments: MLflow's experiment id by model, as far as known.
     """
 
     prefect: str = ""
@@ -21,28 +21,28 @@ class Links(Frozen):
     experiments: Mapping[str, str] = {}
 
     def interfaces(self) -> dict[str, str]:
-        """What each interface shows → its first page."""
+        """Title → first page of each interface."""
         pages = {"Runs in Prefect": self.prefect and f"{self.prefect}/runs"}
         pages["Models in MLflow"] = self.mlflow and f"{self.mlflow}/{links.models()}"
         pages["Drift in Evidently"] = self.evidently
-        return {name: address for name, address in pages.items() if address}
+        return {title: address for title, address in pages.items() if address}
 
-    def run(self, number: str) -> str:
-        return f"{self.prefect}/runs/flow-run/{number}" if self.prefect and number else ""
+    def flow_run(self, run_id: str) -> str:
+        return f"{self.prefect}/runs/flow-run/{run_id}" if self.prefect and run_id else ""
 
     def model(self, name: str) -> str:
         return f"{self.mlflow}/{links.model(name)}" if self.mlflow else ""
 
-    def version(self, name: str, number: int) -> str:
-        return f"{self.mlflow}/{links.version(name, number)}" if self.mlflow else ""
+    def version(self, name: str, version: int) -> str:
+        return f"{self.mlflow}/{links.version(name, version)}" if self.mlflow else ""
 
     def trainings(self, name: str) -> str:
         return f"{self.mlflow}/{links.runs(self.experiments[name])}" if self.mlflow and name in self.experiments else ""
 
-    def nights(self, name: str) -> str:
+    def drift_windows(self, name: str) -> str:
         return f"{self.evidently}/projects/{evidently_project(name)}" if self.evidently else ""
 
 
 def evidently_project(model: str) -> uuid.UUID:
-    """The project of a model in Evidently's workspace."""
+    """The id of a model's project in Evidently's workspace."""
     return uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{model}")

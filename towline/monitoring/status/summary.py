@@ -1,4 +1,4 @@
-"""How a model does, gathered into one record: what serves, what it is asked, what the watch found and decided."""
+"""The status of a model: its champion, predictions, SLOs, drift, quality, events and alarms in one record."""
 
 import datetime as dt
 from collections import Counter
@@ -8,28 +8,31 @@ from typing import Literal
 
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.errors import DataError, ReleaseError, TowlineError
-from towline.monitoring.alerts.notifications import opened
+from towline.monitoring.alerts.notifications import read_open_alerts
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.slo.burn_rate import SloStatus
 from towline.registry.ledger import Entry, Ledger, open_ledger
 from towline.training.evaluation.interval import Interval
 
-NIGHTS = 60
-WINDOWS = 60
-DAYS = 30  # of traffic
-ROWS = 20  # of the ledger
-LATE = dt.timedelta(hours=36)  # after it a nightly round is missing
+MAX_WINDOWS = 60
+TRAFFIC_DAYS = 30
+MAX_EVENTS = 20
+MAX_DRIFT_AGE = dt.timedelta(hours=36)  # of the last drift window
 
-Health = Literal["good", "warn", "bad", "unknown"]
+Health = Literal["ok", "warning", "alarm", "unknown"]
+#: health → text for people
+HEALTH_TEXT: dict[Health, str] = {"ok": "ok", "warning": "check it", "alarm": "alarm", "unknown": "not monitored yet"}
 
 
-class Champion(Frozen):
-    """The version that serves.
+class ChampionStatus(Frozen):
+    """The champion.
 
     Attributes:
-        since: it serves.
-        trained: when; None where its release is gone. estimator, rows, holdout: of the same.
-        previous: where a rollback would lead.
+        since: time from which it serves.
+        trained: time of its training; None if its release is missing.
+        estimator, rows, holdout: estimator, training rows and holdout metric of the release.
+        previous: version that a rollback would promote.
     """
 
     version: int
@@ -42,38 +45,32 @@ class Champion(Frozen):
     previous: int | None = None
 
 
-class Day(Frozen):
-    """Predictions of a day in UTC."""
+class DailyCount(Frozen):
+    """Number of predictions on a day in UTC."""
 
     day: dt.date
     rows: int
 
 
 class Traffic(Frozen):
-    """What was asked in the last 30 days, also what the services have not written into tables yet."""
+    """Predictions of the last 30 days, including those that are still in segments."""
 
-    days: tuple[Day, ...] = ()
+    days: tuple[DailyCount, ...] = ()
 
     @property
     def rows(self) -> int:
-        return sum(day.rows for day in self.days)
+        return sum(count.rows for count in self.days)
+
+    def on(self, day: dt.date) -> int:
+        return sum(count.rows for count in self.days if count.day == day)
 
 
-class Goal(Frozen):
-    """A promise of the service: ``budget`` is the share of what may go wrong that is left; None where unknown."""
+class ModelEvent(Frozen):
+    """An event of the ledger: a decision, promotion, refusal or rollback.
 
-    name: str
-    target: str
-    now: str
-    budget: float | None
-    state: Literal["met", "burning", "spent", "unknown"]
-    reason: str = ""
-
-
-class Step(Frozen):
-    """Something that was done about the model: a decision of the watch, a promotion, a refusal, a rollback.
-
-    ``times`` is how often it was decided in a row, for the same reason; ``at`` is the last of these.
+    Attributes:
+        what: name of the event, or action of the decision.
+        times: number of equal decisions in a row; ``at`` is the last.
     """
 
     at: dt.datetime
@@ -84,154 +81,163 @@ class Step(Frozen):
     times: int = 1
 
 
-class Run(Frozen):
-    """A flow: how its last run ended, and when the next one is due; ``number`` is that of the last run in Prefect."""
+class FlowStatus(Frozen):
+    """The last run of a flow and the time of the next; ``run_id`` is that of the last run in Prefect."""
 
     flow: str
-    number: str = ""
+    run_id: str = ""
     started: dt.datetime | None = None
     state: str = ""
     next: dt.datetime | None = None
 
 
-class Alarm(Frozen):
-    """What is wrong now, since when it is known."""
+class StatusAlarm(Frozen):
+    """A current problem, and since when it is known."""
 
-    what: str
+    title: str
     reason: str
     since: dt.datetime | None = None
-    bad: bool = True
+    severe: bool = True
 
 
-class Status(Frozen):
-    """One model.
+class ModelStatus(Frozen):
+    """The status of one model.
 
     Attributes:
-        at: when it was looked at.
-        drift, quality: windows, oldest first, of all versions.
-        steps: newest first; decisions that came to nothing are only counted, in ``calm``.
-        alarms: worst first.
-        mirror: what MLflow lacked of it, and what came of that; empty if nothing.
-        reports: days of the nights that have a report of Evidently's.
+        at: time of the status.
+        drift, quality: windows of all versions, oldest first.
+        events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
+        alarms: severe ones first.
+        mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
+        reports: end dates of the windows that have an Evidently report.
     """
 
     model: str
     at: dt.datetime
-    champion: Champion | None = None
+    champion: ChampionStatus | None = None
     traffic: Traffic = Traffic()
-    goals: tuple[Goal, ...] = ()
+    slos: tuple[SloStatus, ...] = ()
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
-    steps: tuple[Step, ...] = ()
-    calm: int = 0
-    runs: tuple[Run, ...] = ()
-    alarms: tuple[Alarm, ...] = ()
+    events: tuple[ModelEvent, ...] = ()
+    idle_decisions: int = 0
+    flows: tuple[FlowStatus, ...] = ()
+    alarms: tuple[StatusAlarm, ...] = ()
     mirror: str = ""
     reports: tuple[dt.date, ...] = ()
 
     @property
     def health(self) -> Health:
-        """``bad`` with an alarm, ``unknown`` where nothing serves or nothing was looked at."""
-        if any(alarm.bad for alarm in self.alarms):
-            return "bad"
+        """``alarm`` with a severe alarm, ``unknown`` without a champion or monitoring results."""
+        if any(alarm.severe for alarm in self.alarms):
+            return "alarm"
         if self.alarms:
-            return "warn"
-        return "good" if self.champion and (self.drift or self.quality) else "unknown"
+            return "warning"
+        return "ok" if self.champion and (self.drift or self.quality) else "unknown"
 
 
-def gather(
+def read_status(
     settings: Settings,
     model: str,
     now: dt.datetime,
     config: PipelineConfig | None = None,
-    runs: Sequence[Run] = (),
-) -> Status:
-    """Reads what the store says of a model; no server is asked, and nothing is written.
+    flows: Sequence[FlowStatus] = (),
+) -> ModelStatus:
+    """Reads the status of a model from the store; no server is asked and nothing is written.
 
     Args:
-        settings: where the store is.
-        model: its name.
-        now: the moment.
-        config: for the promises; None: the one in the champion's release.
-        runs: of its flows, where somebody knows.
+        settings: for the store.
+        model: name of the model.
+        now: current time.
+        config: for the SLOs; default: the config in the champion's release.
+        flows: status of its flows, if known.
 
     Raises:
-        ReleaseError: the ledger's rows are not what was written.
+        ReleaseError: the ledger's rows were changed.
         TransientError: the ledger cannot be read.
     """
     ledger, journal = open_ledger(settings), Journal.of(settings, model)
-    rows = ledger.history(model)
-    serving = ledger.champion(model)
+    entries, champion = ledger.history(model), ledger.champion(model)
     drift, quality = journal.drift(), journal.quality()
-    config = config or promised(settings, serving)
-    decided = [row for row in rows if row.event == "decided"]
-    idle = [row for row in decided if row.evidence.get("action") == "nothing"]
-    status = Status(
+    config = config or read_champion_config(settings, champion)
+    decisions = [entry for entry in entries if entry.event == "decided"]
+    idle = [entry for entry in decisions if entry.evidence.get("action") == "nothing"]
+    known_flows = {flow.flow for flow in flows}
+    status = ModelStatus(
         model=model,
         at=now,
-        champion=_champion(settings, ledger, serving),
-        traffic=traffic(settings.layout.predictions(model), now.date()),
-        goals=_goals(journal, config, quality, now) if config else (),
-        drift=tuple(drift[-NIGHTS:]),
-        quality=tuple(quality[-WINDOWS:]),
-        steps=_steps([row for row in rows if row not in idle and row.event != "registered"]),
-        calm=len(idle),
-        reports=_reports(journal.folder),
-        runs=(*runs, *(run for run in _known(rows, drift, quality) if run.flow not in {one.flow for one in runs})),
+        champion=_champion_status(settings, ledger, champion),
+        traffic=count_predictions(settings.layout.predictions(model), now.date()),
+        slos=_slo_statuses(journal, config, quality, now) if config else (),
+        drift=tuple(drift[-MAX_WINDOWS:]),
+        quality=tuple(quality[-MAX_WINDOWS:]),
+        events=_events([entry for entry in entries if entry not in idle and entry.event != "registered"]),
+        idle_decisions=len(idle),
+        reports=_report_dates(journal.folder),
+        flows=(*flows, *(flow for flow in _flows(entries, drift, quality) if flow.flow not in known_flows)),
     )
-    found = _alarms(status, decided[0] if decided else None, config)
-    told = [alert for alert in opened(settings.store, model) if not any(one.reason in alert.detail for one in found)]
-    found += [
-        Alarm(
-            what=alert.title.removeprefix(f"{model}: "),
-            reason=alert.detail,
-            since=alert.at,
-            bad=alert.severity == "page",
-        )
-        for alert in told
-        if alert.kind != "slo" or not status.goals
-    ]
-    return status.model_copy(update={"alarms": tuple(sorted(found, key=lambda alarm: not alarm.bad))})
+    alarms = _find_alarms(status, decisions[0] if decisions else None, config)
+    for alert in read_open_alerts(settings.store, model):
+        reported = any(alarm.reason in alert.detail for alarm in alarms) or (alert.kind == "slo" and status.slos)
+        if not reported:
+            title, severe = alert.title.removeprefix(f"{model}: "), alert.severity == "page"
+            alarms.append(StatusAlarm(title=title, reason=alert.detail, since=alert.at, severe=severe))
+    return status.model_copy(update={"alarms": tuple(sorted(alarms, key=lambda alarm: not alarm.severe))})
 
 
-def traffic(folder: Path, today: dt.date) -> Traffic:
-    """Counts of a log without its lock: a part that goes meanwhile is not counted."""
+def count_predictions(folder: Path, today: dt.date) -> Traffic:
+    """Counts logged predictions by day without locking the log; a file that is removed meanwhile is not counted."""
     if not folder.is_dir():
         return Traffic()
     from towline.prediction_log import parquet_store
 
-    first = today - dt.timedelta(days=DAYS - 1)
-    rows = Counter(
+    first = today - dt.timedelta(days=TRAFFIC_DAYS - 1)
+    counts = Counter(
         {day: count for day, count in parquet_store.count_unconverted(folder).items() if first <= day <= today}
     )
     for part in parquet_store.list_parts(folder, first, today):
         try:
-            rows[part.day] += parquet_store.open_part(part.path).metadata.num_rows
+            counts[part.day] += parquet_store.open_part(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
-    return Traffic(days=tuple(Day(day=day, rows=count) for day, count in sorted(rows.items())))
+    return Traffic(days=tuple(DailyCount(day=day, rows=count) for day, count in sorted(counts.items())))
 
 
-def _reports(folder: Path) -> tuple[dt.date, ...]:
+def read_champion_config(settings: Settings, champion: Entry | None) -> PipelineConfig | None:
+    """The config in the champion's release; None if there is none, or if an older towline wrote it."""
+    from towline.config import read_config
+
+    try:
+        return read_config(settings.layout.release(champion.release) / "config.yaml") if champion else None
+    except TowlineError:
+        return None
+
+
+def parse_time(text: str) -> dt.datetime:
+    """A time of the ledger or of a release, in UTC."""
+    moment = dt.datetime.fromisoformat(text)
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+
+
+def _report_dates(folder: Path) -> tuple[dt.date, ...]:
     names = [path.stem.removeprefix("drift-") for path in folder.glob("drift-????-??-??.html")]
     return tuple(sorted(dt.date.fromisoformat(name) for name in names if name.replace("-", "").isdigit()))
 
 
-def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Champion | None:
+def _champion_status(settings: Settings, ledger: Ledger, champion: Entry | None) -> ChampionStatus | None:
     from towline.manifest import read_manifest
 
-    if serving is None:
+    if champion is None:
         return None
-    known = Champion(
-        version=serving.version, since=moment(serving.time), previous=ledger.aliases(serving.model)["previous"]
-    )
+    previous = ledger.aliases(champion.model)["previous"]
+    status = ChampionStatus(version=champion.version, since=parse_time(champion.time), previous=previous)
     try:
-        manifest = read_manifest(settings.layout.release(serving.release))
+        manifest = read_manifest(settings.layout.release(champion.release))
     except ReleaseError:
-        return known
-    return known.model_copy(
+        return status
+    return status.model_copy(
         update={
-            "trained": moment(manifest.created),
+            "trained": parse_time(manifest.created),
             "estimator": manifest.estimator,
             "rows": manifest.dataset.get("rows"),
             "metric": manifest.primary,
@@ -240,93 +246,70 @@ def _champion(settings: Settings, ledger: Ledger, serving: Entry | None) -> Cham
     )
 
 
-def promised(settings: Settings, serving: Entry | None) -> PipelineConfig | None:
-    """The config in the champion's release."""
-    from towline.config import read_config
-
-    try:
-        return read_config(settings.layout.release(serving.release) / "config.yaml") if serving else None
-    except TowlineError:  # a release of an older towline, or none any more
-        return None
-
-
-def _goals(
+def _slo_statuses(
     journal: Journal, config: PipelineConfig, quality: Sequence[QualityResult], now: dt.datetime
-) -> tuple[Goal, ...]:
-    from towline.monitoring.slo import slo_history as looks
-    from towline.monitoring.slo.burn_rate import evaluate
+) -> tuple[SloStatus, ...]:
+    from towline.monitoring.slo.burn_rate import evaluate_slos
+    from towline.monitoring.slo.slo_history import read_history
 
-    totals = looks.read(journal.folder)
-    found = evaluate(totals, config.slo, now, quality=quality, metric=config.evaluation.metric)
-    if not totals:  # nobody looks at a service: what it promises is not watched
-        found = tuple(one for one in found if one.state != "unknown")
-    return tuple(
-        Goal(name=one.name, target=one.goal, now=one.shown, budget=one.budget, state=one.state, reason=one.reason)
-        for one in found
-    )
+    history = read_history(journal.folder)
+    statuses = evaluate_slos(history, config.slo, now, quality=quality, metric=config.evaluation.metric)
+    # if no service was ever scraped, its SLOs are not monitored
+    return statuses if history else tuple(status for status in statuses if status.state != "unknown")
 
 
-def _steps(rows: Sequence[Entry]) -> tuple[Step, ...]:
-    """What was done, newest first, each thing once.
-
-    The flows of a night decide each for itself, and a rollback is written down after the decision that led to it.
-    """
-    steps: list[Step] = []
-    for step in map(_step, rows):
-        last = steps[-1] if steps else None
-        if last and (last.what, last.version, last.reason) == (step.what, step.version, step.reason):
-            steps[-1] = last.model_copy(update={"times": last.times + 1})
-        elif not (last and (step.what, last.what) == ("roll back", "rolled back") and last.reason == step.reason):
-            steps.append(step)
-    return tuple(steps[:ROWS])
+def _events(entries: Sequence[Entry]) -> tuple[ModelEvent, ...]:
+    """Events, newest first. Equal decisions in a row are merged, and a rollback with the decision that led to it."""
+    events: list[ModelEvent] = []
+    for event in map(_event, entries):
+        last = events[-1] if events else None
+        if last and (last.what, last.version, last.reason) == (event.what, event.version, event.reason):
+            events[-1] = last.model_copy(update={"times": last.times + 1})
+        elif not (last and (event.what, last.what) == ("roll back", "rolled back") and last.reason == event.reason):
+            events.append(event)
+    return tuple(events[:MAX_EVENTS])
 
 
-def _step(row: Entry) -> Step:
-    what = row.evidence.get("action", "decided") if row.event == "decided" else row.event.replace("_", " ")
-    reason = row.reason.removeprefix(f"{what}: ")
-    return Step(at=moment(row.time), what=what, version=row.version, reason=reason, actor=row.actor)
+def _event(entry: Entry) -> ModelEvent:
+    what = entry.evidence.get("action", "decided") if entry.event == "decided" else entry.event.replace("_", " ")
+    reason = entry.reason.removeprefix(f"{what}: ")
+    return ModelEvent(at=parse_time(entry.time), what=what, version=entry.version, reason=reason, actor=entry.actor)
 
 
-def _known(rows: Sequence[Entry], drift: Sequence[DriftResult], quality: Sequence[QualityResult]) -> tuple[Run, ...]:
-    """What the store itself knows of the flows' last runs."""
-    trained = [row for row in rows if row.event in ("promoted", "refused")]
-    runs = [Run(flow="training", started=moment(trained[0].time), state=trained[0].event)] if trained else []
-    for flow, windows in (("drift", drift), ("quality", quality)):
-        if windows:
-            runs.append(Run(flow=flow, started=windows[-1].end, state=windows[-1].state))
-    return tuple(runs)
+def _flows(
+    entries: Sequence[Entry], drift: Sequence[DriftResult], quality: Sequence[QualityResult]
+) -> list[FlowStatus]:
+    """The last runs of the flows as far as the store knows them."""
+    trainings = [entry for entry in entries if entry.event in ("promoted", "refused")]
+    flows = [FlowStatus(flow="training", started=parse_time(each.time), state=each.event) for each in trainings[:1]]
+    flows += [FlowStatus(flow="drift", started=window.end, state=window.state) for window in drift[-1:]]
+    flows += [FlowStatus(flow="quality", started=window.end, state=window.state) for window in quality[-1:]]
+    return flows
 
 
-def _alarms(status: Status, decided: Entry | None, config: PipelineConfig | None) -> list[Alarm]:
-    """What of all this somebody should know."""
-    found: list[Alarm] = []
+def _find_alarms(status: ModelStatus, decision: Entry | None, config: PipelineConfig | None) -> list[StatusAlarm]:
+    alarms: list[StatusAlarm] = []
     if status.champion is None:
-        found.append(Alarm(what="no version serves", reason="towline run CONFIG makes one"))
-    current = status.champion.version if status.champion else None
-    night = next((window for window in reversed(status.drift) if window.version == current), None)
-    if night and night.state in ("drift", "invalid_schema"):
-        what = "input is broken" if night.state == "invalid_schema" else "drift"
-        found.append(Alarm(what=what, reason=night.reason, since=night.end))
-    measured = next((window for window in reversed(status.quality) if window.version == current), None)
-    if measured and measured.state == "degraded":
-        found.append(Alarm(what="quality is bad", reason=measured.reason, since=measured.end))
-    found += [
-        Alarm(what=f"{goal.name} {goal.state}", reason=goal.reason, bad=goal.state == "burning")
-        for goal in status.goals
-        if goal.state in ("burning", "spent")
+        alarms.append(StatusAlarm(title="no champion", reason="train a version: towline run CONFIG"))
+    version = status.champion.version if status.champion else None
+    drift = next((window for window in reversed(status.drift) if window.version == version), None)
+    if drift and drift.is_alarm:
+        title = "invalid input" if drift.state == "invalid_schema" else "drift"
+        alarms.append(StatusAlarm(title=title, reason=drift.reason, since=drift.end))
+    quality = next((window for window in reversed(status.quality) if window.version == version), None)
+    if quality and quality.state == "degraded":
+        alarms.append(StatusAlarm(title="degraded quality", reason=quality.reason, since=quality.end))
+    alarms += [
+        StatusAlarm(title=f"{slo.name} {slo.state}", reason=slo.reason, severe=slo.state == "burning")
+        for slo in status.slos
+        if slo.state in ("burning", "exhausted")
     ]
-    blocked = decided and decided.evidence.get("action") == "block" and decided.version == current
-    if decided and blocked and not (night and night.state == "invalid_schema"):
-        found.append(Alarm(what="blocked", reason=_step(decided).reason, since=moment(decided.time)))
+    blocked = decision and decision.evidence.get("action") == "block" and decision.version == version
+    if decision and blocked and not (drift and drift.state == "invalid_schema"):
+        alarms.append(StatusAlarm(title="blocked", reason=_event(decision).reason, since=parse_time(decision.time)))
     last = max((window.end for window in status.drift if window.end), default=None)
     scheduled = config is not None and config.schedule.drift is not None
-    if last and scheduled and status.at - last > LATE:
-        reason = f"the last night that was looked at ended {last:%Y-%m-%d %H:%M} UTC"
-        found.append(Alarm(what="no watch", reason=reason, since=last, bad=False))
-    return found
-
-
-def moment(text: str) -> dt.datetime:
-    """A time of the ledger or of a release."""
-    found = dt.datetime.fromisoformat(text)
-    return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found.astimezone(dt.UTC)
+    if last and scheduled and status.at - last > MAX_DRIFT_AGE:
+        reason = f"the last drift window ended {last:%Y-%m-%d %H:%M} UTC"
+        alarms.append(StatusAlarm(title="no monitoring", reason=reason, since=last, severe=False))
+    return alarms

@@ -1,0 +1,125 @@
+"""Backtests of retraining policies."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.unit.backtest.conftest import configured, turning
+from towline.backtesting import charts, page
+from towline.backtesting.results import BacktestResult
+from towline.backtesting.simulation import divide_period, run_backtest
+from towline.config import PipelineConfig
+from towline.errors import ConfigError, TowlineError
+
+
+def day(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+START, END = day("2026-03-02"), day("2026-06-08")
+
+
+@pytest.fixture(scope="module")
+def backtested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestResult, Path]:
+    folder = tmp_path_factory.mktemp("backtest")
+    return run_backtest(configured(folder), folder, START, END, "2w"), folder
+
+
+def test_a_quality_policy_finds_concept_drift(backtested: tuple[BacktestResult, Path]) -> None:
+    """The inputs do not change, but their relation to the labels does: only the quality policy recovers."""
+    result, _ = backtested
+    by = {policy.policy: policy for policy in result.policies}
+    values = {name: policy.value or 0.0 for name, policy in by.items()}
+    assert values["quality"] < 0.6 * values["never"]
+    assert values["drift"] > 1.5 * values["quality"]
+    assert by["never"].retrainings == 0 < by["quality"].retrainings < by["schedule"].retrainings
+    assert result.ratio_to_never(by["quality"]) == pytest.approx(values["quality"] / values["never"])
+    assert values[result.best] == min(values.values())
+
+
+def test_decisions_use_only_what_was_known_by_then(backtested: tuple[BacktestResult, Path]) -> None:
+    """No model is trained on rows without labels yet, and the change is noticed after it, not before."""
+    result, _ = backtested
+    turn = day("2026-04-11")
+    for policy in result.policies:
+        assert all(step.trained_until <= step.start - result.delay for step in policy.steps)
+        assert [step.start for step in policy.steps[1:]] == [step.end for step in policy.steps[:-1]]
+    quality = next(policy for policy in result.policies if policy.policy == "quality")
+    trainings = [step for step in quality.steps if step.has_training]
+    assert trainings[0].end > turn
+    assert trainings[0].trigger == "quality"
+    after = quality.steps[quality.steps.index(trainings[0]) + 1]
+    assert after.version > trainings[0].version or "refused" in trainings[0].outcome
+
+
+def test_the_project_is_not_changed(backtested: tuple[BacktestResult, Path]) -> None:
+    """No store, run or release is left behind."""
+    assert [path.name for path in backtested[1].iterdir()] == ["t.parquet"]
+
+
+def test_chart_page_and_json(backtested: tuple[BacktestResult, Path], tmp_path: Path) -> None:
+    """The page has the chart, each policy and each step; the result survives JSON."""
+    result, _ = backtested
+    charts.draw_backtest(result, tmp_path / "backtest.png")
+    assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")
+    page.write_page(result, tmp_path / "backtest.html")
+    text = (tmp_path / "backtest.html").read_text()
+    assert all(f"<summary>{policy.policy}</summary>" in text for policy in result.policies)
+    assert text.count("<tr><td>2026-") == sum(len(policy.steps) for policy in result.policies)
+    assert "data:image/png;base64," in text
+    assert BacktestResult.model_validate(json.loads(result.model_dump_json())) == result
+
+
+def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_path: Path) -> None:
+    """Two policies that train at the same time share the training and its cost."""
+    result = run_backtest(config, tmp_path, START, START + dt.timedelta(days=42), "2w", ("schedule", "schedule"))
+    first, second = result.policies
+    assert [step.cpu_s for step in first.steps] == [step.cpu_s for step in second.steps]
+    assert first.retrainings == 2  # none at the very end: no row would be left to predict
+
+
+@pytest.mark.parametrize(
+    ("change", "start", "end", "every", "message"),
+    [
+        ({"data": {"source": "t.parquet", "target": "y"}, "split": {}}, START, END, "1mo", "time of each row"),
+        ({}, day("2025-06-01"), END, "1mo", "no rows before 2025-06-01"),
+        (
+            {"validation": {"min_rows": 900}},
+            day("2026-02-01"),
+            END,
+            "1mo",
+            "validation.min_rows is 900",
+        ),
+        ({}, START, END, "1h", "steps of 1h"),
+        ({}, START, END, "1y", "is not a step"),
+        ({}, END, START, "1mo", "is not before"),
+        ({}, day("2027-01-01"), day("2027-06-01"), "1mo", "no rows from"),
+    ],
+)
+def test_impossible_periods_are_refused(
+    tmp_path: Path, change: dict[str, object], start: dt.datetime, end: dt.datetime, every: str, message: str
+) -> None:
+    """With a remedy, before anything is trained."""
+    with pytest.raises(TowlineError, match=message) as caught:
+        run_backtest(configured(tmp_path, **change), tmp_path, start, end, every)
+    assert caught.value.remedy
+
+
+def test_steps_of_calendar_months() -> None:
+    """They start on the same day, also after a short month; the last one ends with the period."""
+    bounds = divide_period(pd.Timestamp("2026-01-31"), pd.Timestamp("2026-05-15"), "1mo")
+    assert [f"{bound:%m-%d}" for bound in bounds] == ["01-31", "02-28", "03-31", "04-30", "05-15"]
+    with pytest.raises(ConfigError):
+        divide_period(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-05-15"), "0d")
+
+
+def test_late_labels_delay_decisions(tmp_path: Path) -> None:
+    """With labels a month late, the change is noticed at least a month later."""
+    config, month = configured(tmp_path, turning()), dt.timedelta(days=30)
+    late = run_backtest(config, tmp_path, START, END, "2w", ("quality",), month)
+    trainings = [step for step in late.policies[0].steps if step.has_training]
+    assert not trainings or trainings[0].end >= day("2026-05-11")
+    assert all(step.trained_until <= step.start - month for step in late.policies[0].steps)

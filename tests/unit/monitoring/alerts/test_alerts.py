@@ -1,0 +1,470 @@
+"""Who is told is told once, nothing secret gets out, and nothing that is wrong out there stops the watch."""
+
+import datetime as dt
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from towline.config import AlertConfig, PipelineConfig, Settings, build_config
+from towline.errors import ConfigError
+from towline.monitoring.alerts import notifications, webhook
+from towline.monitoring.alerts.notifications import (
+    Alert,
+    AlertStore,
+    DeliveryReport,
+    notify_decision,
+    notify_slos,
+    read_alerts,
+    read_open_alerts,
+)
+from towline.monitoring.policy import Action, Decision, Trigger
+from towline.monitoring.reporting.metrics_exporter import ModelMetricsSnapshot, format_metrics
+from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
+from towline.monitoring.slo.burn_rate import BurnRate, SloState, SloStatus
+from towline.release.packaging import _render_config as stored
+from towline.training.evaluation.interval import Interval
+
+NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
+MODEL = "demo"
+SECRET = "T0K3N-of-the-hook"
+BODY = "answer-of-the-hook"
+
+
+def open_alert(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport:
+    return AlertStore(store, alert.model, config).open(alert)
+
+
+@dataclass
+class Hook:
+    """A webhook on loopback that answers with the statuses it is told to, then 200."""
+
+    statuses: list[int] = field(default_factory=list)
+    got: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    hold: threading.Event | None = None
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/services/{SECRET}?room=1"
+
+    @property
+    def config(self) -> AlertConfig:
+        return AlertConfig(webhook=self.url, hosts=("127.0.0.1",))
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    monkeypatch.setattr(webhook, "PAUSES", (0.01, 0.01))
+    made = Hook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            document = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            made.paths.append(self.path)
+            if made.hold is not None:
+                made.hold.wait(10)
+            status = made.statuses.pop(0) if made.statuses else 200
+            if status == 200:
+                made.got.append(document)
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("location", f"http://localhost:{made.port}/elsewhere")
+            self.send_header("content-length", str(len(BODY)))
+            self.end_headers()
+            self.wfile.write(BODY.encode())
+
+        def do_GET(self) -> None:
+            made.paths.append(f"GET {self.path}")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.port = server.server_port
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield made
+    if made.hold is not None:
+        made.hold.set()
+    server.shutdown()
+    server.server_close()
+
+
+def alert(title: str = "demo: trouble", **given: Any) -> Alert:
+    plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
+    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **given})
+
+
+def everything(store: Path) -> str:
+    return "".join(path.read_text() for path in store.rglob("*") if path.is_file())
+
+
+def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the log and the webhook; a night that sees the same again is silent; a new one after the end is new."""
+    with caplog.at_level(logging.INFO, "towline.monitoring"):
+        assert open_alert(alert(), hook.config, tmp_path).opened == 1
+        again = open_alert(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
+        assert (again.opened, again.webhook) == (0, "none")
+        for _ in range(2):
+            AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW + dt.timedelta(hours=2))
+        open_alert(alert(at=NOW + dt.timedelta(hours=3)), hook.config, tmp_path)
+    assert [(one["status"], one["at"][:13]) for one in hook.got] == [
+        ("open", "2026-03-10T12"), ("resolved", "2026-03-10T12"), ("open", "2026-03-10T15"),
+    ]  # fmt: skip
+    assert hook.got[0]["id"] == hook.got[1]["id"] != hook.got[2]["id"]
+    assert hook.got[0]["text"] == "[ticket] demo: trouble\n17 of 20 failed"
+    assert hook.got[0]["data"] == {"share": 0.85}
+    assert hook.got[1]["resolved"] == "2026-03-10T14:00:00+00:00"
+    assert hook.paths[0] == f"/services/{SECRET}?room=1"
+    assert [record.getMessage() for record in caplog.records] == [
+        "demo: trouble: 17 of 20 failed",
+        "resolved: demo: trouble: 17 of 20 failed",
+        "demo: trouble: 17 of 20 failed",
+    ]
+
+
+def test_without_a_webhook_the_log_and_the_file_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A page is an error of the log, a ticket a warning."""
+    open_alert(alert(subject="a"), AlertConfig(), tmp_path)
+    open_alert(alert(subject="b", severity="page"), AlertConfig(), tmp_path)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
+    assert read_open_alerts(tmp_path, "other") == ()
+
+
+def test_what_becomes_worse_is_told_again(hook: Hook, tmp_path: Path) -> None:
+    """A ticket that is a page now; not the other way round."""
+    for severity in ("ticket", "page", "ticket", "page"):
+        open_alert(alert(severity=severity), hook.config, tmp_path)
+    assert [one["severity"] for one in hook.got] == ["ticket", "page"]
+    assert len(read_open_alerts(tmp_path, MODEL)) == 1
+
+
+def test_only_what_is_known_to_be_over_is_resolved(hook: Hook, tmp_path: Path) -> None:
+    """Other kinds stay, and so does what nobody could look at."""
+    open_alert(alert(kind="reaction"), hook.config, tmp_path)
+    for subject in ("latency", "metric"):
+        open_alert(alert(subject=subject), hook.config, tmp_path)
+    done = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
+    assert (done.opened, done.resolved) == (0, 1)
+    assert {(one.kind, one.subject) for one in read_open_alerts(tmp_path, MODEL)} == {
+        ("reaction", ""),
+        ("slo", "metric"),
+    }
+
+
+@pytest.mark.parametrize("statuses", [[500, 503], [429], [408, 500]])
+def test_a_webhook_that_stumbles_is_asked_again(hook: Hook, tmp_path: Path, statuses: list[int]) -> None:
+    """Three times in all."""
+    hook.statuses = statuses
+    assert open_alert(alert(), hook.config, tmp_path).webhook == "sent"
+    assert len(hook.got) == 1
+
+
+def test_failed_messages_are_sent_with_the_next_run(
+    hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even where that has nothing new to tell; in order, each once."""
+    hook.statuses = [500] * 6
+    first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
+    assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "failed"
+    assert hook.got == []
+    assert "it returns 500; it is repeated with the next monitoring run" in caplog.text
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
+    assert [one["title"] for one in hook.got] == ["first", "second"]
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
+
+
+def test_what_is_over_before_it_arrived_is_told_as_over(hook: Hook, tmp_path: Path) -> None:
+    """One message; after a day none."""
+    hook.statuses = [404, 404, 404]
+    open_alert(alert("short", subject="a"), hook.config, tmp_path)
+    open_alert(alert("long gone", subject="b", at=NOW - dt.timedelta(days=3)), hook.config, tmp_path)
+    later = NOW - dt.timedelta(days=2)
+    AlertStore(tmp_path, MODEL, hook.config).replace("slo", [alert("short", subject="a")], later)
+    AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW)
+    assert [(one["title"], one["status"]) for one in hook.got] == [("short", "resolved")]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(hook: Hook, tmp_path: Path, status: int) -> None:
+    """They lead where nobody said the alert may go."""
+    hook.statuses = [status]
+    done = open_alert(alert(), hook.config, tmp_path)
+    assert (done.webhook, done.why) == ("failed", "it redirects, which is not followed")
+    assert hook.paths == [f"/services/{SECRET}?room=1"]
+
+
+def test_a_webhook_that_never_answers_holds_nobody_up(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its seconds it is given up, and the alert is kept."""
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
+    monkeypatch.setattr(webhook, "PAUSES", ())
+    hook.hold = threading.Event()
+    done = open_alert(alert(), hook.config, tmp_path)
+    assert (done.opened, done.webhook) == (1, "failed")
+    assert "no response" in done.why
+    assert [one.notified for one in read_alerts(tmp_path, MODEL)] == [""]
+
+
+def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
+    """A closed port, and a name that is none."""
+    for host, port in (("127.0.0.1", 1), ("no-such-host.invalid", 443)):
+        scheme = "http" if host == "127.0.0.1" else "https"
+        config = AlertConfig(webhook=f"{scheme}://{host}:{port}/{SECRET}", hosts=(host,))
+        done = open_alert(alert(subject=host), config, tmp_path)
+        assert done.webhook == "failed"
+        assert SECRET not in done.why
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "the environment variable HOOK is not set"),
+        ("https://evil.example/{secret}", "not one of alerts.hosts"),
+        ("https://127.0.0.1.evil.example/{secret}", "not one of alerts.hosts"),
+        ("https://127.0.0.1@evil.example/{secret}", "contains a user"),
+        ("https://{secret}@127.0.0.1/", "contains a user"),
+        ("http://hooks.example/{secret}", "not encrypted"),
+        ("ftp://127.0.0.1/{secret}", "not an https:// address"),
+        ("{secret}", "not an https:// address"),
+        ("", "not an https:// address"),
+        ("http://[/{secret}", "not an address"),
+        ("http://127.0.0.1:{secret}/", "not an address"),
+        ("http://127.0.0.1:1/{secret} with a space\r\nX-Evil: 1", "HTTP"),
+    ],
+)  # fmt: skip
+def test_an_address_from_the_environment_is_held_to_the_list(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str | None,
+    why: str,
+) -> None:  # fmt: skip
+    """What is wrong is told without the address, and the flow goes on."""
+    if value is not None:
+        monkeypatch.setenv("HOOK", value.replace("{secret}", SECRET))
+    config = AlertConfig(webhook="${HOOK}", hosts=("127.0.0.1", "hooks.example"))
+    done = open_alert(alert(), config, tmp_path)
+    assert done.webhook == "failed"
+    assert why in done.why
+    assert SECRET not in done.why + caplog.text + everything(tmp_path)
+    assert hook.paths == []
+
+
+def test_secrets_of_the_address_stay_in_it(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the log nor the file holds it, whether it worked or not, nor what the other side said."""
+    monkeypatch.setenv("HOOK_KEY", SECRET)
+    config = AlertConfig(webhook=f"http://127.0.0.1:{hook.port}/${{HOOK_KEY}}", hosts=("127.0.0.1",))
+    hook.statuses = [403, 500, 500, 500]
+    with caplog.at_level(logging.DEBUG):
+        for subject in "abc":
+            open_alert(alert(subject=subject), config, tmp_path)
+    assert hook.paths[-1] == f"/{SECRET}"
+    assert len(hook.got) == 3
+    told = caplog.text + everything(tmp_path)
+    assert SECRET not in told
+    assert BODY not in told
+
+
+def test_values_of_the_data_make_no_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A category with line breaks forges no second entry."""
+    open_alert(alert("drift in 'a\nERROR all is lost\x1b[2J'", detail="x\r\ny"), AlertConfig(), tmp_path)
+    assert caplog.records[0].getMessage() == "drift in 'a ERROR all is lost [2J': x y"
+    assert len(read_alerts(tmp_path, MODEL)) == 1
+
+
+def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
+    """What a killed writer or an editor left."""
+    open_alert(alert(subject="a"), AlertConfig(), tmp_path)
+    path = tmp_path / "watch" / MODEL / notifications.FILE
+    path.write_text(path.read_text() + "{half\n")
+    open_alert(alert(subject="b"), AlertConfig(), tmp_path)
+    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
+
+
+def test_two_at_once_tell_it_once(hook: Hook, tmp_path: Path) -> None:
+    """Rounds that see the same at the same moment."""
+    threads = [threading.Thread(target=open_alert, args=(alert(), hook.config, tmp_path)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hook.got) == 1
+    assert len(read_alerts(tmp_path, MODEL)) == 1
+
+
+def config(**given: Any) -> PipelineConfig:
+    return build_config({"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "alerts": given}, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "check"),
+    [
+        ({"webhook": f"https://hooks.example/{SECRET}"}, "add hosts"),
+        ({"webhook": "${HOOK}"}, "add hosts"),
+        ({"webhook": f"https://hooks.example/{SECRET}", "hosts": ["other.example"]}, "alerts.hosts (other.example)"),
+        ({"webhook": "https://hooks.example/${KEY}", "hosts": ["other.example"]}, "not one of alerts.hosts"),
+        ({"webhook": f"http://hooks.example/{SECRET}", "hosts": ["hooks.example"]}, "write https://"),
+        ({"webhook": f"hooks.example/{SECRET}", "hosts": ["hooks.example"]}, "not an https:// address"),
+        ({"hosts": ["https://hooks.example"]}, "not a host"),
+    ],
+)  # fmt: skip
+def test_a_webhook_that_could_not_be_used_is_refused_with_the_config(given: dict[str, Any], check: str) -> None:
+    """Where the address stands in it, before anything burns; its secret is not repeated."""
+    with pytest.raises(ConfigError) as refused:
+        config(**given)
+    assert check in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"webhook": "${HOOK}", "hosts": ["hooks.example"]},
+        {"webhook": "https://${HOST}/x", "hosts": ["hooks.example"]},
+        {"webhook": "https://Hooks.Example:8443/${KEY}", "hosts": ["hooks.example"]},
+        {"webhook": "http://localhost:9093/x", "hosts": ["localhost"]},
+        {"webhook": "http://[::1]:9093/x", "hosts": ["::1"]},
+        {"hosts": ["hooks.example"]},
+    ],
+)
+def test_a_webhook_that_may_be_used_is_taken(given: dict[str, Any]) -> None:
+    """From the environment, with a port, on loopback."""
+    assert config(**given).alerts.hosts == tuple(given["hosts"])
+
+
+def test_a_secret_in_the_config_does_not_travel_with_the_release() -> None:
+    """The stored config names the host; what is literal behind it is masked, names of variables stay."""
+    told = stored(config(webhook=f"https://hooks.example/s/{SECRET}/${{KEY}}", hosts=["hooks.example"]))
+    assert SECRET not in told
+    assert "https://hooks.example/***${KEY}" in told
+    assert "${HOOK}" in stored(config(webhook="${HOOK}", hosts=["hooks.example"]))
+
+
+def test_a_secret_in_the_config_reaches_the_webhook_alone(hook: Hook, tmp_path: Path) -> None:
+    """The config itself does not hold it, so Prefect, which stores the config with each run, does not either."""
+    literal = AlertConfig(webhook=f"{hook.url.rpartition('/')[0]}/{SECRET}", hosts=("127.0.0.1",))
+    assert SECRET not in literal.model_dump_json() + repr(literal)
+    handed_on = AlertConfig.model_validate(literal.model_dump(mode="json"))
+    assert handed_on == literal
+    assert open_alert(alert(), handed_on, tmp_path).webhook == "sent"
+    assert hook.paths == [f"/services/{SECRET}"]
+
+
+def objective(name: str, state: SloState, **given: Any) -> SloStatus:
+    return SloStatus(
+        name=name,
+        state=state,
+        goal="99.9 %",
+        target=0.999,
+        period=dt.timedelta(days=30),
+        reason=f"{name}: {state}",
+        **given,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(project=tmp_path, store=tmp_path, tracking_uri="", ledger_url="")
+
+
+def test_objectives_that_burn_are_told(settings: Settings) -> None:
+    """Burning and spent are two alerts; unknown resolves nothing."""
+
+    def states() -> set[tuple[str, str]]:
+        return {(one.subject, one.severity) for one in read_open_alerts(settings.store, MODEL)}
+
+    def look(state: SloState, **given: Any) -> str:
+        found = [objective("availability", state, **given), objective("latency", "met")]
+        return notify_slos(settings, config(), found, NOW).text()
+
+    assert look("met") == "no change"
+    assert look("burning", severity="page") == "1 opened"
+    assert states() == {("availability", "page")}
+    assert look("unknown") == "no change"
+    assert look("exhausted") == "1 opened, 1 resolved"
+    assert states() == {("availability budget", "ticket")}
+    assert look("burning", severity="ticket") == "1 opened"
+    assert states() == {("availability", "ticket"), ("availability budget", "ticket")}
+    assert look("met") == "2 resolved"
+    assert states() == set()
+
+
+def decision(action: Action, cause: str = "c" * 64, trigger: Trigger | None = "quality") -> Decision:
+    return Decision(action=action, trigger=trigger, reason="mae 90 against 60", cause=cause)
+
+
+def test_decisions_are_told(settings: Settings) -> None:
+    """Each training of its own cause, a warning once; a block is a page; nothing ends them all."""
+
+    def told(*steps: Decision) -> list[str]:
+        return [notify_decision(settings, config(), None, step) for step in steps]
+
+    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "no change"]
+    assert told(decision("retrain", "e" * 64), decision("retrain", "f" * 64)) == ["1 opened, 1 resolved"] * 2
+    told(decision("block"))
+    (page,) = read_open_alerts(settings.store, MODEL)
+    assert (page.severity, page.detail) == ("page", "mae 90 against 60")
+    assert told(decision("nothing", trigger=None)) == ["1 resolved"]
+    assert told(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
+
+
+def test_prometheus_is_told_what_is_known() -> None:
+    """Columns, quality, budgets, burn rates, alerts and the age of the model; what is unknown is absent."""
+    check = DriftCheckResult(column="temp", name="distribution", value=0.4, threshold=0.2, alarm=True)
+    calm = check.model_copy(update={"column": 'a "b"\n', "alarm": False})
+    drift = DriftResult(state="drift", version=3, rows=90, checks=(check, calm), budget=4, reason="")
+    quality = QualityResult(
+        state="degraded", version=3, metric="mae", value=Interval(value=71.5), holdout=50, bound=60, rows=9, labelled=9,
+        due=9, reason="",
+    )  # fmt: skip
+    burns = (BurnRate(window="1h", rate=15.0), BurnRate(window="6h", rate=None))
+    objectives = (
+        objective("availability", "burning", budget=-0.5, burns=burns, severity="page"),
+        objective("latency", "unknown"),
+    )
+    full = ModelMetricsSnapshot(
+        model="demo", version=3, since=NOW - dt.timedelta(hours=1), drift=drift, quality=quality, slos=objectives,
+        alerts=(alert(severity="page"),),
+    )  # fmt: skip
+    text = format_metrics([full, ModelMetricsSnapshot(model="new")], NOW)
+    found = {
+        (sample.name.removeprefix("towline_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found == {
+        ("monitoring_readable", "demo"): 1,
+        ("monitoring_readable", "new"): 1,
+        ("champion_version", "demo"): 3,
+        ("input_invalid", "demo"): 0,
+        ("drift_rows", "demo"): 90,
+        ("drift_alarm", "temp", "demo"): 1,
+        ("drift_alarm", 'a "b"\n', "demo"): 0,
+        ("drift_ratio", "temp", "demo"): 2,
+        ("drift_ratio", 'a "b"\n', "demo"): 2,
+        ("quality", "mae", "demo"): 71.5,
+        ("quality_bound", "mae", "demo"): 60,
+        ("quality_headroom", "mae", "demo"): -11.5,
+        ("quality_coverage", "demo"): 1,
+        ("quality_degraded", "demo"): 1,
+        ("slo_breached", "demo", "availability"): 1,
+        ("slo_budget_remaining", "demo", "availability"): -0.5,
+        ("slo_burn_rate", "demo", "availability", "1h"): 15,
+        ("alerts_open", "demo", "page"): 1,
+        ("alerts_open", "demo", "ticket"): 0,
+        ("alerts_open", "new", "page"): 0,
+        ("alerts_open", "new", "ticket"): 0,
+        ("model_age_seconds", "demo"): 3600,
+    }

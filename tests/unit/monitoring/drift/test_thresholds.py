@@ -1,0 +1,151 @@
+"""Thresholds keep the false-alarm budget they are drawn for: with rows alone, in groups, and in days."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import DataConfig, PipelineConfig
+from towline.data import blocks
+from towline.data.blocks import Blocks
+from towline.data.profile import profile_features
+from towline.data.schema.inference import infer_contract
+from towline.monitoring.drift.distances import distance
+from towline.monitoring.drift.histograms import HistogramAccumulator
+from towline.monitoring.drift.thresholds import (
+    CheckThresholds,
+    ReferenceColumn,
+    WindowSimulation,
+    unseen_share_threshold,
+)
+
+TRAINING = 6_000
+WEEKS = 52
+
+
+def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tuple[dict[str, Any], Blocks, Any]:
+    rows = frame.assign(y=np.arange(len(frame)) / 7)
+    contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
+    features = contract.features(rows)
+    told = profile_features(features, contract)
+    kind, unit = blocks.assign_blocks(times, groups, len(frame.columns))
+    return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
+
+
+def drawn(
+    told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
+) -> CheckThresholds:
+    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, told["columns"][name], of), rows, rows)
+
+
+def alone(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return rng.normal(size=rows)
+
+
+def grouped(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return np.sqrt(0.2) * rng.normal(size=-(-rows // 20)).repeat(20)[:rows] + np.sqrt(0.8) * rng.normal(size=rows)
+
+
+@pytest.mark.parametrize("rows", [50, 400])
+@pytest.mark.parametrize("draw", [alone, grouped], ids=["alone", "grouped"])
+@pytest.mark.parametrize("kind", ["number", "skewed", "level"])
+def test_nights_without_a_change_stay_within(draw: Callable[..., np.ndarray], rows: int, kind: str) -> None:
+    """Of 300 nights, at a limit for 1 of 100, hardly more than that exceed it; the limit is not out of reach either."""
+    rng = np.random.default_rng(8)
+    letters = np.array(list("abcde"))
+    made = {"number": np.copy, "skewed": np.exp, "level": lambda z: letters[np.digitize(z, [-1, 0, 1, 2])]}[kind]
+    groups = pd.Series(np.arange(TRAINING) // 20) if draw is grouped else None
+    told, of, contract = reference(pd.DataFrame({"a": made(draw(rng, TRAINING))}), groups=groups)
+    assert of.kind == ("none" if groups is None else "group")
+    limit = drawn(told, of, "a", rows).distance
+    found = []
+    for _ in range(300):
+        accumulator = HistogramAccumulator(told, contract)
+        accumulator.add(pa_table(made(draw(rng, rows))))
+        found.append(distance(told["columns"]["a"], accumulator.columns["a"]))
+    assert np.mean(np.array(found) > limit) <= 0.03
+    assert limit < 2.5 * np.quantile(found, 0.95)
+
+
+def pa_table(values: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"a": pa.array(values)})
+
+
+def test_groups_allow_more_than_rows_alone() -> None:
+    """A few customers differ more from all than as many rows of anybody."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"a": grouped(rng, TRAINING)})
+    told, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
+    _, none, _ = reference(frame)
+    assert drawn(told, of, "a", 200).distance > 1.3 * drawn(told, none, "a", 200).distance
+    assert drawn(told, of, "a", 50_000).distance < drawn(told, of, "a", 200).distance
+
+
+def test_a_night_may_be_as_far_as_days_are() -> None:
+    """With a season, a day may be far from the year, a month less, and a year hardly."""
+    rng = np.random.default_rng(2)
+    day = np.repeat(np.arange(364), 20)
+    values = np.sin(day / 364 * 2 * np.pi) + rng.normal(0, 0.3, len(day))
+    times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(day, unit="D"))
+    told, of, _ = reference(pd.DataFrame({"a": values}), times=times)
+    assert of.kind == "time"
+    one, quarter = (drawn(told, of, "a", 500, days=days).distance for days in (1, 91))
+    assert one > 1.2
+    assert quarter < one
+    assert drawn(told, of, "a", 500, days=1).nulls < 0.02
+
+
+def test_more_rows_and_fewer_checks_see_smaller_changes() -> None:
+    """CheckThresholds fall with rows and rise with the number of checks that share a budget."""
+    rng = np.random.default_rng(3)
+    told, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
+    for name in ("a", "b"):
+        by_rows = [drawn(told, of, name, rows) for rows in (50, 500, 5_000)]
+        assert by_rows == sorted(by_rows, reverse=True)
+        by_share = [drawn(told, of, name, 500, each).distance for each in (0.3, 0.03, 0.003, 0.0003)]
+        assert by_share == sorted(by_share)
+    assert drawn(told, of, "a", 500) == drawn(told, of, "a", 500)
+
+
+def test_what_training_never_saw() -> None:
+    """A level that came once in training tells that others were never drawn: the next night may have them."""
+    assert unseen_share_threshold(10_000, 1_000, 0, 1e-4) < unseen_share_threshold(10_000, 1_000, 50, 1e-4) < 0.1
+    assert unseen_share_threshold(10_000, 100, 0, 1e-4) > unseen_share_threshold(10_000, 10_000, 0, 1e-4)
+    assert unseen_share_threshold(0, 100, 0, 1e-4) == 1.0
+
+
+def test_blocks_are_the_same_bytes_and_come_back() -> None:
+    """Equal rows make an equal file, which gives what was put in."""
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"a": rng.normal(size=900), "b": rng.choice(["x", "y", None], 900)})
+    times = pd.Series(pd.date_range("2025-01-01", periods=900, freq="h"))
+    first, second = (blocks.serialize_blocks({"inputs": reference(frame, times=times)[1]}) for _ in range(2))
+    assert first == second
+    back = blocks.deserialize_blocks(first)["inputs"]
+    assert (back.kind, int(back.rows.sum()), len(back.rows)) == ("time", 900, 38)
+    assert {name: table.sum() for name, table in back.counts.items()} == {"a": 900, "b": int(frame["b"].notna().sum())}
+
+
+@pytest.mark.parametrize("days", [40, 364, 1_500])
+def test_blocks_are_bounded_and_hold_whole_weeks(days: int) -> None:
+    """However long the history, at most 364 days are kept, of each day of the week as many."""
+    times = pd.Series(pd.Timestamp("2020-01-06") + pd.to_timedelta(np.arange(days), unit="D"))
+    kind, unit = blocks.assign_blocks(times, None, 10)
+    kept = times[unit >= 0].dt.weekday.value_counts()
+    assert kind == "time"
+    assert len(set(unit) - {-1}) == min(days, 364)
+    assert kept.max() - kept.min() <= (1 if days < 364 else 0)
+
+
+def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:
+    """750 columns over a year."""
+    rng = np.random.default_rng(5)
+    rows = 20_000
+    frame = pd.DataFrame({f"c{n}": rng.normal(size=rows) for n in range(750)})
+    times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 365, rows)), unit="D"))
+    _, of, _ = reference(frame, times=times)
+    assert len(blocks.serialize_blocks({"inputs": of})) < 8 * 2**20

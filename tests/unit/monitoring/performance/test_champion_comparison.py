@@ -1,0 +1,158 @@
+"""Two champions on the same labelled rows: which one is better, and when that cannot be said."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests.shelf import Shelf
+from tests.unit.monitoring.logs import keep_private, logged, night, shuffled
+from tests.unit.release.conftest import make_run, table
+from towline.config import PipelineConfig, build_config
+from towline.manifest import ReleaseLocation
+from towline.monitoring.performance.champion_comparison import compare
+
+CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
+
+
+def later(rows: int = 200) -> pd.DataFrame:
+    """Rows after all that either version was trained on."""
+    frame = table(2000).iloc[-rows:].reset_index(drop=True)
+    return frame.assign(at=pd.date_range("2026-01-01", periods=rows, freq="1h"))
+
+
+def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
+    rows = later() if rows is None else rows
+    before = ReleaseLocation(previous) if previous else None
+    return compare(
+        logged(champion, rows, truth), ReleaseLocation(champion), before, more.get("config", CONFIG), more.get("drift")
+    )
+
+
+def test_the_previous_one_was_right(shelf: Shelf) -> None:
+    """Version 2 answers a thousand too high: version 1 is better beyond doubt, with both metrics and the interval."""
+    found = asked(shelf.release(2), shelf.release(1), later()["value"] + 1000)
+    assert (found.previous_is_better, found.input_valid, found.rows) == (True, True, 200)
+    assert found.champion == pytest.approx(1000, rel=0.1)
+    assert found.previous < 20
+    assert "version 1 better by" in found.reason
+
+
+def test_the_champion_is_right(shelf: Shelf) -> None:
+    """Then there is nothing to go back to."""
+    found = asked(shelf.release(2), shelf.release(1), later()["value"] + 2000)
+    assert not found.previous_is_better
+    assert found.previous == pytest.approx(1000, rel=0.1)
+    assert "version 1 worse by" in found.reason
+
+
+def test_no_difference_is_no_reason(shelf: Shelf) -> None:
+    """Two versions that answer alike are told from each other by no number of rows."""
+    assert not asked(shelf.release(2), shelf.release(2), shuffled(later()["value"], 1.0)).previous_is_better
+
+
+def test_luck_is_no_reason(tmp_path: Path) -> None:
+    """Of two equally good models one is a little ahead on any rows; it is seldom called better."""
+    releases = []
+    for version in (1, 2):
+        run = make_run(tmp_path / str(version), later_training(version), "linear", target="value", time="at")
+        releases.append(run.settings.store / run.package(version).path)
+    better = 0
+    for seed in range(40):
+        rows = later().assign(value=np.nan)
+        rows["value"] = 3 * rows["size"].fillna(50) + np.random.default_rng(seed).normal(0, 20, len(rows))
+        better += asked(releases[1], releases[0], rows["value"], rows).previous_is_better
+    assert better <= 6
+
+
+def later_training(seed: int) -> pd.DataFrame:
+    frame = table(400).drop(columns="sold")
+    return frame.assign(value=3 * frame["size"].fillna(50) + np.random.default_rng(100 + seed).normal(0, 20, 400))
+
+
+def test_rows_that_were_trained_on_do_not_count(shelf: Shelf) -> None:
+    """By the rows' own time, which the log keeps, not by when the service was asked."""
+    rows = later().assign(at=pd.date_range("2025-01-01", periods=200, freq="3h"))
+    found = asked(shelf.release(2), shelf.release(1), rows["value"] + 1000, rows)
+    assert not found.previous_is_better
+    assert found.rows < 50
+    assert "new to both" in found.reason
+
+
+def test_too_few_rows(shelf: Shelf) -> None:
+    """Labelled ones; and an empty log is no fault."""
+    truth = [value if place < 20 else None for place, value in enumerate(later()["value"])]
+    found = asked(shelf.release(2), shelf.release(1), truth)
+    assert (found.rows, found.previous_is_better) == (20, False)
+    assert "20 labelled rows are new to both, 50 are needed" in found.reason
+    empty = logged(shelf.release(2), later(), later()["value"]).slice(0, 0)
+    assert compare(empty, ReleaseLocation(shelf.release(2)), ReleaseLocation(shelf.release(1)), CONFIG, None).rows == 0
+
+
+def test_columns_that_are_not_logged(shelf: Shelf) -> None:
+    """A row that cannot be asked again compares nothing."""
+    champion = keep_private(shelf.release(2), size="bucket")
+    rows = later()
+    log = logged(champion, rows, rows["value"] + 1000)
+    log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 200))
+    found = compare(log, ReleaseLocation(champion), ReleaseLocation(shelf.release(1)), CONFIG, None)
+    assert not found.previous_is_better
+    assert "size, which the log does not have unmodified" in found.reason
+
+
+def test_invalid_input_blames_no_version(shelf: Shelf) -> None:
+    """Whatever the comparison says."""
+    broken = asked(shelf.release(2), shelf.release(1), later()["value"] + 1000, drift=night("invalid_schema"))
+    assert (broken.previous_is_better, broken.input_valid) == (False, False)
+    assert broken.reason.startswith("it is invalid_schema")
+    assert asked(shelf.release(2), shelf.release(1), later()["value"] + 1000, drift=night("drift")).previous_is_better
+
+
+def test_no_previous_one(shelf: Shelf) -> None:
+    """None at all, one that is damaged, or one that predicts something else: named, and no fault."""
+    truth = later()["value"] + 1000
+    assert "no champion before" in asked(shelf.release(2), None, truth).reason
+    damaged = shelf.release(1)
+    (damaged / "contract.json").write_text("{}")
+    found = asked(shelf.release(2), damaged, truth)
+    assert (found.previous_is_better, found.previous) == (False, None)
+    assert "not what its manifest says" in found.reason
+
+
+def test_another_target(shelf: Shelf, tmp_path: Path) -> None:
+    """A version of another task is no alternative."""
+    run = make_run(tmp_path / "other", table(200).drop(columns="value"), "linear", target="sold", time="at")
+    other = run.settings.store / run.package(1).path
+    assert "predicts something else" in asked(shelf.release(2), other, later()["value"]).reason
+
+
+def test_a_classifier(tmp_path: Path) -> None:
+    """A version trained on shuffled labels is rolled back."""
+    config = {"name": "house-value", "data": {"source": "t", "target": "sold", "time": "at"}}
+    frame = table(600).drop(columns="value")
+    releases = []
+    for version, labels in ((1, frame["sold"]), (2, shuffled(frame["sold"], 1.0).astype(str))):
+        run = make_run(tmp_path / str(version), frame.assign(sold=labels), "linear", target="sold", time="at")
+        releases.append(run.settings.store / run.package(version).path)
+    rows = later(400)
+    for metric in ("roc_auc", "log_loss", "accuracy"):
+        chosen: PipelineConfig = build_config({**config, "evaluation": {"metric": metric}}, "test")
+        assert asked(releases[1], releases[0], rows["sold"], rows, config=chosen).previous_is_better, metric
+        assert not asked(releases[0], releases[1], rows["sold"], rows, config=chosen).previous_is_better, metric
+    odd = ["perhaps", *rows["sold"][1:]]
+    assert asked(releases[1], releases[0], odd, rows, config=build_config(config, "test")).rows == 399
+
+
+def test_without_a_time_column(tmp_path: Path) -> None:
+    """Rows split at random have no time: all that was asked came after the training."""
+    config = build_config({"name": "house-value", "data": {"source": "t", "target": "value"}}, "test")
+    releases = []
+    for version in (1, 2):
+        frame = table(300).drop(columns=["sold", "at"])
+        run = make_run(tmp_path / str(version), frame.assign(value=frame["value"] + 50 * version), target="value")
+        releases.append(run.settings.store / run.package(version).path)
+    found = asked(releases[1], releases[0], later()["value"] + 50, config=config)
+    assert (found.previous_is_better, found.rows) == (True, 200)

@@ -1,0 +1,73 @@
+"""HTML pages: one base template and one style for every page that towline writes.
+
+A page is a Jinja template that extends ``base.html.jinja``. The result is a single document that loads nothing and runs
+no script; every value in it is escaped.
+"""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def style() -> str:
+    """The style sheet of all pages."""
+    return (_FOLDER / "style.css").read_text(encoding="utf-8")
+
+
+@cache
+def content_security_policy() -> str:
+    """The policy of a page, for a header: nothing may be loaded, run, framed or sent."""
+    digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+def environment(folder: Path, **options: Any) -> "Environment":
+    """A Jinja environment for the templates of a folder, which may extend the base template.
+
+    Args:
+        folder: folder of the templates.
+        options: further options of ``jinja2.Environment``.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    settings: dict[str, Any] = {
+        "autoescape": True,
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "keep_trailing_newline": True,
+    }
+    # a <meta> element cannot hold frame-ancestors
+    meta_policy = content_security_policy().replace("; frame-ancestors 'none'", "")
+    made = Environment(loader=FileSystemLoader([folder, _FOLDER]), **(settings | options))  # noqa: S701 - autoescape is on
+    made.globals |= {"style": style(), "policy": meta_policy}
+    made.filters["number"] = format_number
+    return made
+
+
+def render_page(template: Path, **values: Any) -> str:
+    """Renders a page.
+
+    Args:
+        template: path of its template.
+        values: variables of the template.
+    """
+    return environment(template.parent).get_template(template.name).render(values)
+
+
+def format_number(value: float | None) -> str:
+    """A number for people: 4 significant digits, whole numbers in full, – for None."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
