@@ -1,4 +1,4 @@
-"""Drift detection: nights that alarm although nothing changed, changes that are found, and what a night costs.
+"""Drift detection: false alarms, detected changes, and the cost of a window.
 
 Usage: drift.py [--quick] [--only alarms year power cost real]
 
@@ -7,7 +7,7 @@ Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole number
 rows can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of
 0.7 sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
 
-CheckThresholds hang on the number of rows and on the reference only; they are drawn once for each and kept.
+Thresholds depend on the number of rows and the reference only; they are computed once for each.
 """
 
 import argparse
@@ -39,23 +39,32 @@ SIZES = (50, 200, 1_000, 10_000, 100_000)
 KINDS = ("alone", "clustered", "daily")
 
 
-def remembered() -> None:
-    """CheckThresholds by column and number of rows, not by the exact number of values."""
-    from towline.monitoring.drift import thresholds
+def cache_thresholds() -> None:
+    """Computes the thresholds once for each column and number of rows, not for each number of values."""
+    from towline.monitoring.drift.thresholds import WindowSimulation
 
-    drawn, known = thresholds.limits, {}
+    compute, known = WindowSimulation.thresholds, {}
 
-    def limits(facts: Any, blocks: Any, name: str, count: int, rows: int, window: Any, draws: int, seed: int) -> Any:
-        key = (id(blocks), facts["count"], facts.get("mean"), name, rows, window, draws, seed)
+    def thresholds(simulation: Any, column: Any, values: int, rows: int) -> Any:
+        profile = column.profile
+        key = (id(column.blocks), profile["count"], profile.get("mean"), column.name, rows, simulation)
         if key not in known:
-            known[key] = drawn(facts, blocks, name, count, rows, window, draws, seed), blocks
+            known[key] = compute(simulation, column, values, rows), column.blocks
         return known[key][0]
 
-    thresholds.limits = limits
+    WindowSimulation.thresholds = thresholds
 
 
-def night(made: Path, kind: str, size: int, years: Years, day: int, rng: np.random.Generator, budget: float = BUDGET,
-          spoilt: str = "") -> Any:  # fmt: skip
+def check_window(
+    made: Path,
+    kind: str,
+    size: int,
+    years: Years,
+    day: int,
+    rng: np.random.Generator,
+    budget: float = BUDGET,
+    spoilt: str = "",
+) -> Any:
     from towline.config import DriftConfig
     from towline.monitoring.drift import detector
 
@@ -66,20 +75,20 @@ def night(made: Path, kind: str, size: int, years: Years, day: int, rng: np.rand
                         end=at + dt.timedelta(days=1))  # fmt: skip
 
 
-def read_once() -> None:
-    """The reference is read once a release, not once a night."""
+def cache_reference() -> None:
+    """Reads the reference once per release, not once per window."""
     from towline.monitoring.drift import detector
 
     detector.read_reference = functools.lru_cache(maxsize=2)(detector.read_reference)
 
 
 def alarms(quick: bool, seed: int = 1) -> None:
-    """Nights without a change that alarm, by the number of rows."""
-    print(f"\nNo drift: share of nights that alarm; budget {BUDGET:g} a year = {BUDGET / 365:.2%} of nights")
+    """Share of windows with a false alarm, by the number of rows."""
+    print(f"\nNo drift: share of windows with an alarm; budget {BUDGET:g} a year = {BUDGET / 365:.2%} of windows")
     print(f"{'rows':>8} " + " ".join(f"{kind:>22}" for kind in KINDS))
-    references, nights = (4, 25) if quick else (20, 100)
+    references, windows = (4, 25) if quick else (20, 100)
     for size in SIZES:
-        several = nights if size < 100_000 else max(5, nights // 5)
+        several = windows if size < 100_000 else max(5, windows // 5)
         line = []
         for kind in KINDS:
             rng, bad, why = np.random.default_rng([seed, size]), 0, Counter[str]()
@@ -87,9 +96,9 @@ def alarms(quick: bool, seed: int = 1) -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     made, years = release(Path(folder), kind, rng)
                     for _ in range(several):
-                        found = night(made, kind, size, years, DAYS + int(rng.integers(0, 365)), rng)
-                        bad += found.state != "ok"
-                        why.update(f"{f.column} {f.name}" for f in found.checks if f.alarm)
+                        result = check_window(made, kind, size, years, DAYS + int(rng.integers(0, 365)), rng)
+                        bad += result.state != "ok"
+                        why.update(f"{f.column} {f.name}" for f in result.checks if f.alarm)
             count = references * several
             line.append(f"{bad / count:7.2%} ({bad} of {count:,})")
             if why:
@@ -98,18 +107,23 @@ def alarms(quick: bool, seed: int = 1) -> None:
 
 
 def year(quick: bool, seed: int = 2) -> None:
-    """Whole years of nights of 1,000 rows."""
+    """Whole years of windows of 1,000 rows."""
     years_of, rows = (2, 200) if quick else (10, 1_000)
-    print(f"\nNo drift: alarming nights a year, {years_of} years of 365 nights of {rows:,} rows, by what is stated")
+    print(f"\nNo drift: alarms a year, {years_of} years of 365 windows of {rows:,} rows, by budget")
     for kind in KINDS:
         for budget in (4.0, 12.0):
-            rng, found = np.random.default_rng([seed, int(budget)]), []
+            rng, alarms_per_year = np.random.default_rng([seed, int(budget)]), []
             for _ in range(years_of):
                 with tempfile.TemporaryDirectory() as folder:
                     made, years = release(Path(folder), kind, rng)
-                    states = [night(made, kind, rows, years, DAYS + day, rng, budget).state for day in range(365)]
-                found.append(sum(state != "ok" for state in states))
-            print(f"{kind:>10} stated {budget:4g}: {np.mean(found):5.2f} (years: {sorted(found)})", flush=True)
+                    states = [
+                        check_window(made, kind, rows, years, DAYS + day, rng, budget).state for day in range(365)
+                    ]
+                alarms_per_year.append(sum(state != "ok" for state in states))
+            print(
+                f"{kind:>10} budget {budget:4g}: {np.mean(alarms_per_year):5.2f} (years: {sorted(alarms_per_year)})",
+                flush=True,
+            )
 
 
 CHANGES = (
@@ -119,9 +133,9 @@ CHANGES = (
 
 
 def power(quick: bool, seed: int = 3) -> None:
-    """One column changes; the night is found if it alarms because of this column."""
-    print("\nOne column changed: share of nights found (rows drawn independently)")
-    references, nights = (2, 20) if quick else (10, 40)
+    """One column changes; the window is detected if this column has an alarm."""
+    print("\nOne column changed: share of windows detected (independent rows)")
+    references, windows = (2, 20) if quick else (10, 40)
     sizes = (1_000, 10_000)
     print(f"{'':22} " + " ".join(f"{size:>8,}" for size in sizes))
     for change in CHANGES:
@@ -131,10 +145,10 @@ def power(quick: bool, seed: int = 3) -> None:
             for _ in range(references):
                 with tempfile.TemporaryDirectory() as folder:
                     made, years = release(Path(folder), "alone", rng)
-                    for _ in range(nights):
-                        found = night(made, "alone", size, years, 0, rng, spoilt=change)
-                        hits += any(f.alarm and f.column == change.split()[1] for f in found.checks)
-            line.append(f"{hits / references / nights:8.1%}")
+                    for _ in range(windows):
+                        result = check_window(made, "alone", size, years, 0, rng, spoilt=change)
+                        hits += any(f.alarm and f.column == change.split()[1] for f in result.checks)
+            line.append(f"{hits / references / windows:8.1%}")
         print(f"{change:22} " + " ".join(line), flush=True)
 
 
@@ -162,14 +176,15 @@ import sys, time
 from pathlib import Path
 from towline.config import DriftConfig
 from towline.data.schema.contract import Contract
-from towline.monitoring.drift.detector import detect, table
+from towline.monitoring.drift.current_rows import read_table
+from towline.monitoring.drift.detector import detect
 begun = time.process_time()
 contract = Contract.model_validate_json(Path(sys.argv[2], "contract.json").read_bytes())
-found = detect(Path(sys.argv[2]), table(Path(sys.argv[1]), contract), DriftConfig())
-assert found.state == "ok", found
+result = detect(Path(sys.argv[2]), read_table(Path(sys.argv[1]), contract), DriftConfig())
+assert result.state == "ok", result
 assert "evidently" not in sys.modules
 print(time.process_time() - begun, time.process_time(), peak,
-      found.rows)
+      result.rows)
 """
 )
 THEIRS = (
@@ -217,7 +232,7 @@ def spelt(part: pa.Table) -> pa.Table:
 
 
 def cost(quick: bool, seed: int = 4) -> None:
-    """A night in a process of its own, beside a bare read of the same file and beside Evidently's preset."""
+    """A window in its own process, compared with reading the same file and with Evidently's preset."""
     rng, tries = np.random.default_rng(seed), 1 if quick else 3
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -243,7 +258,7 @@ def cost(quick: bool, seed: int = 4) -> None:
 
 
 def real(_: bool) -> None:
-    """Nights of the shipped tables after half a year of training: what alarms."""
+    """Windows of the sample tables after half a year of training: which have an alarm."""
     import pandas as pd
 
     from towline.config import DriftConfig, PipelineConfig
@@ -281,8 +296,8 @@ def real(_: bool) -> None:
                 end = start + pd.Timedelta(days=7)
                 week = later[(times[later.index] >= start) & (times[later.index] < end)]
                 table = pa.Table.from_pandas(week.drop(columns=target), preserve_index=False)
-                found = detect(made, [table], DriftConfig(), start=start.to_pydatetime(), end=end.to_pydatetime())
-                print(f"{start:%Y-%m-%d} {len(week):6,} rows {found.state:8} {found.reason[:110]}", flush=True)
+                result = detect(made, [table], DriftConfig(), start=start.to_pydatetime(), end=end.to_pydatetime())
+                print(f"{start:%Y-%m-%d} {len(week):6,} rows {result.state:8} {result.reason[:110]}", flush=True)
 
 
 def main() -> None:
@@ -291,8 +306,8 @@ def main() -> None:
     parts = {"alarms": alarms, "year": year, "power": power, "cost": cost, "real": real}
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     chosen = parser.parse_args()
-    remembered()
-    read_once()
+    cache_thresholds()
+    cache_reference()
     for name in chosen.only:
         parts[name](chosen.quick)
 

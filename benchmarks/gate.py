@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
-from towline.promotion.gate import SmokeTestResult, apply_gate
+from towline.promotion.gate import ChampionPredictions, Holdout, SmokeTestResult, apply_gate
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import Predictions, compute_metrics
+from towline.training.evaluation.predictions import Interval
 
 AUC = 0.8
 SHARE = 0.2
@@ -37,7 +37,7 @@ COLUMN: dict[str, Any] = {"nullable": False, "min": None, "max": None, "categori
 SLICED = tuple(Column(name=name, kind="category", role="feature", **COLUMN) for name in ("region", "size"))
 
 
-class Holdout(NamedTuple):
+class Case(NamedTuple):
     contract: Contract
     truth: np.ndarray
     baseline: Predictions
@@ -51,14 +51,14 @@ def errors(rows: int, alike: float, rng: np.random.Generator) -> tuple[np.ndarra
     return tuple(math.sqrt(alike) * common + math.sqrt(1 - alike) * alone for alone in (own, other))
 
 
-def regression(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Holdout:
+def regression(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Case:
     truth, (one, two) = 3 * rng.normal(size=rows), errors(rows, alike, rng)
     contract = Contract(target="y", task="regression", columns=SLICED)
     constant = Predictions(np.full(rows, np.median(truth)))
-    return Holdout(contract, truth, constant, Predictions(truth + one), Predictions(truth + (1 + worse) * two))
+    return Case(contract, truth, constant, Predictions(truth + one), Predictions(truth + (1 + worse) * two))
 
 
-def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Holdout:
+def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Case:
     positive, (one, two) = rng.random(rows) < SHARE, errors(rows, alike, rng)
     contract = Contract(target="y", task="binary", columns=SLICED, classes=("no", "yes"), positive="yes")
 
@@ -68,14 +68,14 @@ def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> H
         return Predictions(_named(chance > 0.5), np.column_stack([1 - chance, chance]))
 
     flat = Predictions(_named(np.zeros(rows, dtype=bool)), np.tile([1 - SHARE, SHARE], (rows, 1)))
-    return Holdout(contract, _named(positive), flat, scored(one, AUC), scored(two, AUC * (1 - worse)))
+    return Case(contract, _named(positive), flat, scored(one, AUC), scored(two, AUC * (1 - worse)))
 
 
 def _named(positive: np.ndarray) -> np.ndarray:
     return np.where(positive, "yes", "no").astype(object)
 
 
-def verdict(case: Holdout, metric: str, seed: int, rng: np.random.Generator) -> str:
+def verdict(case: Case, metric: str, seed: int, rng: np.random.Generator) -> str:
     rows = pd.DataFrame({column.name: rng.choice(list("abcd"), len(case.truth)) for column in SLICED})
     config = PipelineConfig.model_validate({"name": "t", "seed": seed, "data": {"source": "x", "target": "y"}})
     measured = compute_metrics(case.truth, case.challenger, case.contract)
@@ -83,10 +83,9 @@ def verdict(case: Holdout, metric: str, seed: int, rng: np.random.Generator) -> 
         task=case.contract.task, primary=metric, rows=len(rows), baseline={}, slices=(), importance=(), notes=(),
         metrics={name: Interval(value=value) for name, value in measured.items()},
     )  # fmt: skip
-    serving = (1, case.champion, np.ones(len(rows), dtype=bool))
-    return apply_gate(
-        config, case.contract, evaluation, WELL, case.truth, case.challenger, case.baseline, serving, rows
-    ).outcome
+    champion = ChampionPredictions(1, case.champion, np.ones(len(rows), dtype=bool))
+    holdout = Holdout(case.contract, rows, case.truth, case.challenger, case.baseline, champion)
+    return apply_gate(config, evaluation, WELL, holdout).outcome
 
 
 def main() -> None:

@@ -186,7 +186,8 @@ class Line:
         states = {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
         found["runs left open"] += [f"flow run {run['name']}" for run in self.api("flow_runs", flow_runs=states)]
         found["runs left open"] += [f"task run {run['name']}" for run in self.api("task_runs", task_runs=states)]
-        found["leftovers"] += [str(path) for path in (self.store / "work").iterdir()]
+        found["leftovers"] += [str(path) for path in (self.store / "work").glob(".gone-*")]
+        found["leftovers"] += [str(path) for path in (self.store / "work").glob("*/verdict-*.json")]
         found["leftovers"] += [str(path) for path in (self.store / "releases").rglob(".draft-*")]
         found["leftovers"] += self.processes()
         found["unreadable files"] += self.unreadable()

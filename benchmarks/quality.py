@@ -15,7 +15,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,17 +30,18 @@ from towline.data.validation.suite import Validation
 from towline.data.workspace import open_workspace
 from towline.inference.predictor import Model, open_release
 from towline.monitoring.drift.detector import detect
-from towline.monitoring.performance.estimate import estimate
-from towline.monitoring.performance.quality import measure
+from towline.monitoring.performance.estimate import estimate_performance
+from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import QualityResult
+from towline.provenance import Provenance
 from towline.release.packaging import package_release
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
+from towline.training.result import TrainingResult
 
 REPOSITORY = Path(__file__).parents[1]
-FACTS = dict.fromkeys(("created", "git_commit", "towline", "python"), "-") | {"git_dirty": "false"}
 TIME = pa.timestamp("us", "UTC")
 
 
@@ -83,15 +83,16 @@ def released(config: PipelineConfig, folder: Path) -> Path:
     work = open_workspace(config, dataset, REPOSITORY, settings.store, None)
     contract = infer_contract(work.table(), config)
     work.save("contract.json", contract)
-    work.save("parts.json", splits.split_table(work, config))
+    work.save("split.json", splits.split_table(work, config))
     tried = [cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)]
     chosen = choose_candidate(tried, config, contract.task)
     measured = fit(work, config, chosen, choose_history(work, config, chosen))
     evaluation = evaluate(work, config, measured)
     fitted = refit(work, config, chosen, measured)
-    version = SimpleNamespace(name=config.name, version=1)
     validation = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
-    packed = package_release(work, config, settings, version, fitted, evaluation, tried, validation, FACTS)
+    result = TrainingResult(candidates=tuple(tried), model=fitted, evaluation=evaluation, validation=validation)
+    provenance = Provenance(run_key=work.run_key(config), created="-", actor="-", trigger="-")
+    packed = package_release(work, config, 1, result, provenance)
     return settings.store / packed.path
 
 
@@ -126,8 +127,8 @@ def lived(told: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool
         asked = table.select([name for name in table.column_names if name.startswith("input.")])
         batch = asked.rename_columns([name.removeprefix("input.") for name in asked.column_names])
         seen = detect(release, [batch], config.drift)
-        guess = estimate(table, release, config, seen, past)
-        found = measure(
+        guess = estimate_performance(table, release, config, seen, past)
+        found = measure_quality(
             table, release, config, start=end - dt.timedelta(days=60), end=end, now=end + config.quality.delay
         )
         past.append(found)

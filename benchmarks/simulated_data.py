@@ -1,4 +1,4 @@
-"""Rows of a made-up world, and the reference of a model trained on them: what the benchmark of drift looks at.
+"""Simulated rows, and the reference of a model trained on them, for the benchmark of drift detection.
 
 Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
 60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own.

@@ -1,4 +1,4 @@
-"""Training: from a table to a model that serves, or a recorded refusal."""
+"""The training flow: from a table to a model in service, or to a recorded rejection."""
 
 from datetime import datetime
 from typing import Literal
@@ -6,15 +6,16 @@ from typing import Literal
 from prefect import flow
 
 from tasks.data import load, split, validate
-from tasks.registry import conclude, mirror, register
-from tasks.release import build_image, judge, package, smoke_test
-from tasks.training import choose_history, cross_validate, draw, evaluate, fit, refit
+from tasks.registry import decide_promotion, register, update_mlflow
+from tasks.release import apply_gate, build_image, package, smoke_test
+from tasks.training import choose_history, cross_validate, evaluate, fit, plot, refit
 from towline.config import ConfigOrPath, Settings
 from towline.orchestration.end_states import training_end_state
-from towline.promotion.outcome import Outcome, find_finished, provenance
+from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
 from towline.training.config_checks import check_config
 from towline.training.cross_validation import baseline_candidate, check_candidates, choose_candidate
+from towline.training.result import TrainingResult
 
 
 @flow(name="training", flow_run_name="{config.name}")
@@ -25,49 +26,60 @@ def training_flow(
     force: bool = False,
     trigger: Literal["manual", "schedule", "drift", "quality", "slo"] = "manual",
 ) -> Outcome:
-    """Trains, judges and promotes one model; a run that was done before is not done again.
+    """Trains one model and promotes it if it passes the gate; a run that has finished is not repeated.
 
     Args:
-        config: what to do; or the path of a config in the project.
-        as_of: rows after it do not exist for this run; default: all rows count.
+        config: the pipeline's config, or its path in the project.
+        as_of: ignore later rows; default: use all rows.
         force: run again although an identical run has finished.
         trigger: why this run was started; recorded with it.
 
     Raises:
-        ConfigError: the config names what cannot be used; no data was loaded.
+        ConfigError: the config cannot be used; no data was loaded.
         DataValidationError: the table breaks its contract; nothing is registered.
-        TransientError: a store stayed away through the retries; the same command resumes.
+        TransientError: a store was unavailable during all retries; the same command resumes the run.
     """
     settings = Settings.from_environment()
     check_config(config)
-    work = load(config, settings, as_of, force)
+    run = load(config, settings, as_of, force, trigger)
+    work, provenance, training = run.work, run.provenance, config.training
     with work.exclusive_lock():
-        if done := find_finished(settings, config, work):
-            return done
-        facts = provenance(settings, work, config, as_of=as_of, trigger=trigger)
-        validation = validate(work, config, settings)
+        if outcome := find_finished(settings, config.name, work, provenance.run_key):
+            return outcome
+        validation = validate(work, training, config.validation, run.champion_contract, settings)
         check_candidates(config, work.contract())
-        parts = split(work, config)
-        scores = [
-            cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)
-        ]
-        chosen = choose_candidate(scores, config, work.contract().task)
-        history = choose_history(work, config, chosen)
-        measured = fit(work, config, chosen, history)
-        evaluation = evaluate(work, config, measured)
-        fitted = refit(work, config, chosen, measured)
+        sizes = split(work, training)
+        candidates = (baseline_candidate(training), *training.candidates)
+        scores = tuple(cross_validate(work, training, candidate) for candidate in candidates)
+        chosen = choose_candidate(scores, training, work.contract().task)
+        history = choose_history(work, training, chosen)
+        evaluated = fit(work, training, chosen, history)
+        evaluation = evaluate(work, training, evaluated)
+        model = refit(work, training, chosen, evaluated)
+        result = TrainingResult(candidates=scores, model=model, evaluation=evaluation, validation=validation)
         with start_tester() as tester:
-            draw(work, config, scores, evaluation, fitted)
-            version = register(work, config, settings, scores, chosen, fitted, evaluation, validation, facts)
-            packed = package(work, config, settings, version, scores, fitted, evaluation, validation, facts)
-            tried = smoke_test(work, packed, tester)
-        verdict = judge(work, config, settings, evaluation, tried)
+            plot(work, training, result)
+            version = register(work, config, settings, result, provenance)
+            release = package(work, config, version.version, result, provenance)
+            smoke = smoke_test(work, release, tester)
+        verdict = apply_gate(work, config, settings, evaluation, smoke, provenance.run_key)
         if config.package.image and verdict.outcome == "pass":
-            verdict = build_image(work, config, settings, version, packed, verdict, facts)
-        entry = conclude(work, config, settings, version, packed, verdict, facts)
-        note = mirror(work, settings, version, packed, verdict)
-        outcome = Outcome.of(
-            work, entry, validation, parts, scores, chosen, evaluation, verdict, version.link, version.run_id, note
+            verdict = build_image(work, config, settings, version, release, verdict, provenance)
+        entry = decide_promotion(config.name, settings, version, release, verdict, provenance)
+        note = update_mlflow(work, settings, version, release, verdict)
+        outcome = summarize(
+            entry,
+            work,
+            sizes,
+            result,
+            run_key=provenance.run_key,
+            verdict=verdict,
+            link=version.link,
+            run_id=version.run_id,
+            note=note,
         )
-        work.remove()
+        if outcome.event == "promoted" or not config.data.keep_snapshot:
+            work.remove()
+        else:
+            work.end_run(provenance.run_key)
         return outcome

@@ -1,55 +1,74 @@
-"""Load, validate, split."""
+"""Tasks on data: load, validate, split."""
 
 from datetime import UTC, datetime
 
 from tasks import artifacts, cached_task, retrying_task
-from towline import sidecar
-from towline.config import PipelineConfig, Settings
+from towline import files, sidecar
+from towline.config import Frozen, PipelineConfig, Settings, TrainingConfig, ValidationConfig
 from towline.data import sources, splits
+from towline.data.schema.contract import Contract
 from towline.data.validation import suite
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataValidationError
 from towline.markdown import escape
 from towline.preflight import read_champion_contract
-from towline.registry.ledger import open_ledger
+from towline.provenance import Provenance, collect_provenance
+from towline.registry.ledger import actor, open_ledger
 from towline.registry.mlflow import tracking
 from towline.registry.resolution import check_recorded
 from towline.steps import step
 
 
+class Run(Frozen):
+    """A run that begins: its workspace with the data, its origin, and the contract of the version that serves."""
+
+    work: Workspace
+    provenance: Provenance
+    champion_contract: Contract | None
+
+
 @retrying_task("load")
-def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool) -> Workspace:
-    """Never cached: reading the source is how a change in it is seen."""
-    with step("load") as told:
+def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool, trigger: str) -> Run:
+    """Reads the source; not cached, because only reading it shows whether it has changed."""
+    with step("load") as progress:
         ledger = open_ledger(settings)
         check_recorded(settings, ledger, config.name)
         dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         ended = ledger.ended(config.name) if force else ()
         work = open_workspace(config, dataset, settings.project, settings.store, as_of, ended=ended)
-        told.folder = work.path
+        progress.folder = work.path
         span = f", {dataset.start[:10]} … {dataset.end[:10]}" if dataset.start and dataset.end else ""
-        told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
-    facts = [{"fact": name, "value": value} for name, value in dataset.model_dump(exclude={"columns"}).items()]
-    artifacts.table(facts, key=f"{config.name}-dataset", description=told.note)
-    return work
+        progress.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns{span}"
+    rows = [{"fact": name, "value": value} for name, value in dataset.model_dump(exclude={"columns"}).items()]
+    artifacts.table(rows, key=f"{config.name}-dataset", description=progress.note)
+    run_key = work.run_key(config)
+    file = work.provenance_file(run_key)
+    if file.exists():  # a resumed run keeps its origin
+        provenance = Provenance.model_validate_json(file.read_bytes())
+    else:
+        provenance = collect_provenance(config, settings.project, run_key, actor=actor(), trigger=trigger, as_of=as_of)
+        files.write(file, provenance.model_dump_json(indent=1))
+    return Run(work=work, provenance=provenance, champion_contract=read_champion_contract(settings, config.name))
 
 
-@cached_task("validate")
-def validate(work: Workspace, config: PipelineConfig, settings: Settings) -> suite.Validation:
+@cached_task("validate", ignored_input="settings")
+def validate(
+    work: Workspace, config: TrainingConfig, rules: ValidationConfig, champion: Contract | None, settings: Settings
+) -> suite.Validation:
     try:
-        with step("validate", work.path) as told:
-            previous, now = read_champion_contract(settings, config.name), datetime.now(UTC).replace(tzinfo=None)
-            checked, told.sidecar_cpu_s = sidecar.call(suite.validate_table, work, config, previous, now)
+        with step("validate", work.path) as progress:
+            now = datetime.now(UTC).replace(tzinfo=None)
+            validation, progress.sidecar_cpu_s = sidecar.call(suite.validate_table, work, config, rules, champion, now)
             sidecar.begin(tracking.prepare, settings)
-            told.note = checked.text()
+            progress.note = validation.text()
     except DataValidationError:
-        _show(config, suite.Validation.model_validate_json(work.file("validation.json").read_bytes()))
+        _show_rules(config.name, suite.Validation.model_validate_json(work.file("validation.json").read_bytes()))
         raise
-    _show(config, checked)
-    return checked
+    _show_rules(config.name, validation)
+    return validation
 
 
-def _show(config: PipelineConfig, checked: suite.Validation) -> None:
+def _show_rules(model: str, validation: suite.Validation) -> None:
     rows = [
         {
             "result": rule.result,
@@ -59,20 +78,20 @@ def _show(config: PipelineConfig, checked: suite.Validation) -> None:
             "examples": "; ".join(rule.examples),
             "rule": rule.rule,
         }
-        for rule in checked.rules
+        for rule in validation.rules
     ]
-    artifacts.table(rows, key=f"{config.name}-validation", description=checked.text())
-    if checked.notes:
+    artifacts.table(rows, key=f"{model}-validation", description=validation.text())
+    if validation.notes:
         artifacts.markdown(
-            "\n".join(f"- {escape(note)}" for note in checked.notes),
-            key=f"{config.name}-notes",
-            description="what validation noted",
+            "\n".join(f"- {escape(note)}" for note in validation.notes),
+            key=f"{model}-notes",
+            description="notes of the validation",
         )
 
 
 @cached_task("split")
-def split(work: Workspace, config: PipelineConfig) -> splits.SplitSummary:
-    with step("split", work.path) as told:
-        parts = splits.split_table(work, config)
-        told.note = f"{parts.train:,} to train, {parts.holdout:,} held out by {parts.by}"
-    return parts
+def split(work: Workspace, config: TrainingConfig) -> splits.SplitSummary:
+    with step("split", work.path) as progress:
+        sizes = splits.split_table(work, config)
+        progress.note = f"{sizes.train:,} rows for training, {sizes.holdout:,} held out by {sizes.by}"
+    return sizes

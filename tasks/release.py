@@ -1,97 +1,104 @@
-"""Package a release and judge it."""
+"""Tasks on a release: package it, test it, apply the gate, build its image."""
 
-from collections.abc import Mapping, Sequence
 from subprocess import Popen
 
 from tasks import artifacts, cached_task, retrying_task
+from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.manifest import ReleaseLocation
 from towline.markdown import escape
-from towline.promotion import holdout_comparison, outcome
+from towline.promotion import image_check
 from towline.promotion.gate import Verdict
+from towline.promotion.holdout_comparison import Champion, judge_release
+from towline.provenance import Provenance
 from towline.registry.ledger import open_ledger
 from towline.registry.mlflow.tracking import RegisteredVersion
 from towline.release import packaging
 from towline.release.smoke_test import SmokeTestResult, finish_smoke_test
 from towline.steps import step
-from towline.training.cross_validation import CrossValidationResult
+from towline.store import StoreLayout
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import FittedModel
+from towline.training.result import TrainingResult
 
 
 @cached_task("package")
 def package(
-    work: Workspace,
-    config: PipelineConfig,
-    settings: Settings,
-    version: RegisteredVersion,
-    scores: Sequence[CrossValidationResult],
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    validation: Validation,
-    facts: Mapping[str, str],
+    work: Workspace, config: PipelineConfig, version: int, result: TrainingResult, provenance: Provenance
 ) -> packaging.Release:
-    with step("package", work.path) as told:
-        packed = packaging.package_release(
-            work, config, settings, version, fitted, evaluation, scores, validation, facts
-        )
-        told.note = f"{packed.path}, {packed.bytes / 1e6:.1f} MB"
-    card = (settings.layout.release(packed.path) / "card.md").read_text(encoding="utf-8")
-    artifacts.markdown(card, key=f"{config.name}-card", description=f"the model card of version {version.version}")
-    return packed
+    with step("package", work.path) as progress:
+        release = packaging.package_release(work, config, version, result, provenance)
+        progress.note = f"{release.path}, {release.bytes / 1e6:.1f} MB"
+    card = _read_card(work, release)
+    artifacts.markdown(card, key=f"{config.name}-card", description=f"the model card of version {version}")
+    return release
 
 
 @cached_task("smoke test", ignored_input="tester")
-def smoke_test(work: Workspace, packed: packaging.Release, tester: "Popen[str]") -> SmokeTestResult:
-    """``tester`` was started earlier: it takes seconds to import what a release needs."""
-    with step("smoke test", work.path) as told:
-        tried = finish_smoke_test(tester, work, packed)
-        told.note = tried.detail
-    return tried
+def smoke_test(work: Workspace, release: packaging.Release, tester: "Popen[str]") -> SmokeTestResult:
+    """``tester`` was started earlier: it needs seconds to import the libraries."""
+    with step("smoke test", work.path) as progress:
+        result = finish_smoke_test(tester, work, release)
+        progress.note = result.detail
+    return result
 
 
-@retrying_task("judge")
-def judge(
-    work: Workspace, config: PipelineConfig, settings: Settings, evaluation: Evaluation, tried: SmokeTestResult
+@retrying_task("gate")
+def apply_gate(
+    work: Workspace,
+    config: PipelineConfig,
+    settings: Settings,
+    evaluation: Evaluation,
+    smoke: SmokeTestResult,
+    run_key: str,
 ) -> Verdict:
-    """Never cached: the champion it compares with may have changed since."""
-    with step("judge", work.path) as told:
+    """Not cached: another version may serve now. A run that was decided keeps its verdict."""
+    with step("gate", work.path) as progress:
         ledger = open_ledger(settings)
-        if ledger.finished(config.name, work.key):  # killed after it was decided: not to be judged against itself
-            verdict = Verdict.model_validate_json(work.file("verdict.json").read_bytes())
+        if ledger.finished(config.name, run_key):
+            verdict = Verdict.model_validate_json(work.verdict_file(run_key).read_bytes())
         else:
-            champion = ledger.champion(config.name)
-            serving = None
-            if champion:
-                recorded = ReleaseLocation(settings.layout.release(champion.release), ledger.digest(champion))
-                serving = champion.version, recorded
-            verdict = holdout_comparison.judge_release(work, config, evaluation, tried, serving)
-        told.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
-    artifacts.table([check.model_dump() for check in verdict.checks], key=f"{config.name}-gate", description=told.note)
+            serving, champion = ledger.champion(config.name), None
+            if serving:
+                location = ReleaseLocation(settings.layout.release(serving.release), ledger.digest(serving))
+                champion = Champion(serving.version, location)
+            verdict = judge_release(work, config, evaluation, smoke, champion)
+            files.write(work.verdict_file(run_key), verdict.model_dump_json(indent=1))
+        progress.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
+    rows = [check.model_dump() for check in verdict.checks]
+    artifacts.table(rows, key=f"{config.name}-gate", description=progress.note)
     return verdict
 
 
-@retrying_task("image")
+@retrying_task("build image")
 def build_image(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
     version: RegisteredVersion,
-    packed: packaging.Release,
+    release: packaging.Release,
     verdict: Verdict,
-    facts: Mapping[str, str],
+    provenance: Provenance,
 ) -> Verdict:
-    """The verdict with one check more: whether a container of the release's image answers as the release does."""
-    with step("image", work.path) as told:
-        verdict, built = outcome.build_image(settings, work, config, version.version, packed, verdict, facts)
-        told.note = verdict.checks[-1].detail
-        if built:
-            card = (settings.layout.release(packed.path) / "card.md").read_text(encoding="utf-8")
+    """Returns the verdict with the check of the container image."""
+    if any(check.name == "image" for check in verdict.checks):  # interrupted after the decision
+        return verdict
+    with step("build image", work.path) as progress:
+        check, image = image_check.build_image(work.store, release, config.package.repository)
+        progress.note = check.detail
+        verdict = verdict.with_check(check)
+        if image:
+            ledger, name = open_ledger(settings), config.name
+            image_check.record_image(ledger, name, version.version, image, actor=provenance.actor, release=release.path)
             artifacts.markdown(
-                f"{card}\n## Container image\n\n`{built.tag}`\n\n`{built.id}`\n\n{escape(built.text())}\n",
-                key=f"{config.name}-card",
+                f"{_read_card(work, release)}\n## Container image\n\n`{image.tag}`\n\n`{image.id}`\n\n"
+                f"{escape(image.text())}\n",
+                key=f"{name}-card",
                 description=f"the model card of version {version.version}, with its image",
             )
+        files.write(work.verdict_file(provenance.run_key), verdict.model_dump_json(indent=1))
     return verdict
+
+
+def _read_card(work: Workspace, release: packaging.Release) -> str:
+    return (StoreLayout(work.store).release(release.path) / "card.md").read_text(encoding="utf-8")

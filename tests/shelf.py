@@ -60,11 +60,15 @@ def make_shelf(folder: Path) -> Shelf:
         run = make_run(folder / f"run{version}", frame, "linear", target="value", time="at")
         package = run.package(version)
         shutil.copytree(run.settings.store / package.path, shelf.settings.store / package.path)
-        assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.key).version == version
+        assert shelf.ledger.register(MODEL, "ann", "trained", {}, run.work.run_key(run.config)).version == version
         evidence = PASS | {"release": read_manifest(shelf.release(version)).digest}
         champion = None if version == 1 else version - 1
         shelf.ledger.promote(
-            MODEL, JudgedVersion(version, run.work.key, package.path, evidence), champion, "ann", "better"
+            MODEL,
+            JudgedVersion(version, run.work.run_key(run.config), package.path, evidence),
+            champion,
+            "ann",
+            "better",
         )
     shelf.rollback()
     return shelf

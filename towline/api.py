@@ -327,7 +327,7 @@ def drift(
         page = ""
         if report or result.is_alarm:
             from towline.monitoring.reporting.evidently_report import write_report
-            from towline.monitoring.reporting.samples import sample_rows
+            from towline.monitoring.reporting.plot_samples import sample_rows
 
             rows = sample_rows(monitoring_run.read_file(settings, pipeline, champion, table))
             page = str(write_report(settings, pipeline, champion, result, now, rows))

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from towline import files
 from towline.config import Frozen, Metric, Task
 from towline.errors import ReleaseError
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 MANIFEST = "manifest.json"
 HOLDOUT = "holdout.npz"

@@ -49,7 +49,9 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
     try:
         with step("validate") as told:
             previous = read_champion_contract(settings, config.name)
-            validation = validate_table(work, config, previous, datetime.now(UTC).replace(tzinfo=None))
+            validation = validate_table(
+                work, config, config.validation, previous, datetime.now(UTC).replace(tzinfo=None)
+            )
             cross_validation.check_candidates(config, work.contract())
             told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:

@@ -15,22 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 _PR_SET_PDEATHSIG = 1
-
-
-class ProcessRecord(BaseModel):
-    """A process as a file records it; ``pid`` is 0 and ``start_time`` empty where there is none."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pid: int = 0
-    start_time: str = ""
-
-    @property
-    def is_running(self) -> bool:
-        return is_running(self.pid, self.start_time)
 
 
 def process_start_time(pid: int) -> str:

@@ -76,7 +76,7 @@ def load(release: Path) -> Any:
     """scikit-learn's estimator out of a release, which answers with labels and needs no towline to be unpickled."""
     model = model_io.load_model(release / "model.skops", ("sklearn.ensemble",))
     pipeline = model.pipeline
-    pipeline[-1].classes_ = np.array(model.classes)[model.places_]
+    pipeline[-1].classes_ = np.array(model.classes)[model.positions_]
     if model.threshold is None:
         return pipeline
     answering = FixedThresholdClassifier(

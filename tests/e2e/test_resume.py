@@ -65,14 +65,14 @@ def test_a_run_killed_at_each_step_ends_as_one_that_was_not(line: Line) -> None:
 def test_what_was_finished_is_skipped(line: Line) -> None:
     """Killed alone, as a machine short of memory does, its helpers end by themselves; finished steps are Cached."""
     words = ("--set", "seed=2")
-    assert line.kill(line.told("draw …"), *words, group=False)
+    assert line.kill(line.told("plot …"), *words, group=False)
     assert wait_for_orphans(line) == []
     code, _, err = line.run(*words)
     assert code == 0, err
     assert "✓ load" in err
-    assert "✓ draw" in err
+    assert "✓ plot" in err
     assert "cross-validate" not in err
-    assert line.tasks()["Cached"] == 9  # load is never, and draw was not done
+    assert line.tasks()["Cached"] == 9  # load is never, and plot was not done
     assert line.faults() == NOTHING
 
 

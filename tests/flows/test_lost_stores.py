@@ -152,13 +152,13 @@ def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
     """MLflow loses the whole model between registration and decision: the run ends well, and MLflow has it again."""
     from towline.promotion import outcome
 
-    conclude = outcome.conclude
+    decide = outcome.decide_promotion
 
     def late(*given: Any) -> Any:
         pipeline.client().delete_registered_model(MODEL)
-        return conclude(*given)
+        return decide(*given)
 
-    monkeypatch.setattr(outcome, "conclude", late)
+    monkeypatch.setattr(outcome, "decide_promotion", late)
     done = pipeline.run()
     assert (done["event"], done["note"]) == ("promoted", "")
     assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
@@ -169,7 +169,7 @@ def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypat
     from towline.promotion import outcome
     from towline.registry.mlflow import tracking
 
-    conclude = outcome.conclude
+    decide = outcome.decide_promotion
     monkeypatch.setattr(tracking, "_WAIT", 0.2)
     locks: list[sqlite3.Connection] = []
 
@@ -177,10 +177,10 @@ def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypat
         lock = sqlite3.connect(pipeline.store / "mlflow.db", isolation_level=None, check_same_thread=False)
         lock.execute("BEGIN EXCLUSIVE")
         locks.append(lock)
-        return conclude(*given)
+        return decide(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(outcome, "conclude", late)
+        patch.setattr(outcome, "decide_promotion", late)
         done = pipeline.run()
     locks[0].close()
     assert done["event"] == "promoted"

@@ -88,6 +88,25 @@ def test_a_refused_model_does_not_serve(towline: Command, config: Path) -> None:
     assert towline("show", "bikes").code == 2
 
 
+def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Command, config: Path, store: Path) -> None:
+    """After a rejection the bound is relaxed: cross-validation is not repeated, as its measured times show."""
+    rejected = towline("run", config, "--set", "gate.max.mae=0.5", "--json").json
+    assert rejected["event"] == "refused"
+    (workspace,) = (store / "work").iterdir()
+    fitted = (workspace / "model.skops").stat().st_mtime_ns
+
+    other_split = towline("run", config, "--set", "split.holdout=0.3", "--set", "gate.max.mae=0.4", "--json").json
+    assert [row["seconds"] for row in other_split["candidates"]] != [row["seconds"] for row in rejected["candidates"]]
+    assert (workspace / "model.skops").stat().st_mtime_ns == fitted
+
+    promoted = towline("run", config, "--set", "gate.max.mae=500", "--json").json
+    assert (promoted["event"], promoted["version"]) == ("promoted", 3)
+    assert promoted["candidates"] == rejected["candidates"]
+    assert promoted["metrics"] == rejected["metrics"]
+    assert promoted["run_key"] != rejected["run_key"]
+    assert not workspace.exists()
+
+
 def test_as_of_hides_what_came_later(towline: Command, config: Path) -> None:
     """A run as of a day in the past sees no row after it."""
     outcome = towline("run", config, "--as-of", "2011-02-10", "--json").json

@@ -24,27 +24,30 @@ from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
 from towline.promotion.gate import Check, Verdict
+from towline.provenance import Provenance
 from towline.registry.mlflow import client as mlflow_client
 from towline.registry.mlflow import mirror, tracking
 from towline.registry.mlflow.mirror import VersionRecord
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit
+from towline.training.result import TrainingResult
 
-FACTS = {
-    "created": "2026-01-02T03:04:05+00:00",
-    "actor": "ann",
-    "git_commit": "abc",
-    "git_dirty": "false",
-    "trigger": "user",
-}
+
+def provenance(run_key: str) -> Provenance:
+    return Provenance(
+        run_key=run_key, created="2026-01-02T03:04:05+00:00", actor="ann", trigger="user", git_commit="abc",
+        git_dirty="false",
+    )  # fmt: skip
+
+
 COSTS = {
     "fit": {"wall_s": 2.0, "cpu_s": 3.0, "peak_mb": 300.0},
     "load": {"wall_s": 1.0, "cpu_s": 1.0, "peak_mb": 200.0},
 }
 VERDICT = Verdict(outcome="pass", checks=(Check(name="mae", outcome="pass", detail="1 <= 2"),), primary="mae")
 
-Trained = Any  # workspace, config, scores, chosen, fitted, evaluation, validation: as register takes them
+Trained = tuple[Workspace, PipelineConfig, TrainingResult]
 
 
 def frame(rows: int = 160) -> pd.DataFrame:
@@ -78,7 +81,7 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
     store = folder / "mlruns"
     work = Workspace(store=store, key=key, token="t", dataset=load_dataset(config.data, folder, store, None))
     work.save("contract.json", infer_contract(work.table(), config))
-    work.save("parts.json", split_table(work, config))
+    work.save("split.json", split_table(work, config))
     scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
     chosen = choose_candidate(scores, config, "regression")
     fitted = fit(work, config, chosen)
@@ -87,7 +90,8 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
     validation = Validation(rules=(rule,), notes=(), failed=0, warned=0, docs="data_docs.html")
     files.write(work.file("data_docs.html"), "<html></html>")
     files.write(work.file("plots/residuals.png"), b"png")
-    return work, config, scores, chosen, fitted, evaluation, validation
+    result = TrainingResult(candidates=tuple(scores), model=fitted, evaluation=evaluation, validation=validation)
+    return work, config, result
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +126,12 @@ def client(settings: Settings, empty: Path) -> Any:
 
 
 def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
-    work, *rest = trained
+    work, config, result = trained
     if key:
         other = work.model_copy(update={"key": key})
         shutil.copytree(work.path, other.path, dirs_exist_ok=True)
         work = other
-    config, scores, chosen, fitted, evaluation, validation = rest
-    return tracking.register(settings, work, config, number, scores, chosen, fitted, evaluation, validation, FACTS)
+    return tracking.register(settings, work, config, number, result, provenance(work.key))
 
 
 def released(folder: Path) -> Path:
@@ -142,7 +145,8 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
 ) -> None:
     """Parameters, metrics with intervals, dataset digest, files, and a nested run for each candidate with its folds."""
     version = registered(settings, trained)
-    work, _, scores, chosen, _, evaluation, _ = trained
+    work, _, result = trained
+    scores, chosen, evaluation = result.candidates, result.chosen, result.evaluation
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["mae"] == evaluation.metrics["mae"].value
@@ -165,11 +169,14 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
 
 def test_every_run_has_the_same_names(settings: Settings, trained: Trained, client: Any) -> None:
     """Another candidate chosen, another hyperparameter set: the compare page has no half-empty rows."""
-    work, config, scores, chosen, *rest = trained
-    other = next(one for one in scores if one.candidate not in (chosen.candidate, "baseline"))
+    work, config, result = trained
+    names = (result.chosen.candidate, "baseline")
+    other = next(scores.candidate for scores in result.candidates if scores.candidate not in names)
+    model = result.model.model_copy(update={"candidate": other})
+    results = (("a", result), ("b", result.model_copy(update={"model": model})))
     runs = [
-        client.get_run(registered(settings, (work, config, scores, one, *rest), key * 64, number).run_id)
-        for number, (key, one) in enumerate((("a", chosen), ("b", other)), 1)
+        client.get_run(registered(settings, (work, config, each), key * 64, number).run_id)
+        for number, (key, each) in enumerate(results, 1)
     ]
     assert set(runs[0].data.params) == set(runs[1].data.params)
     assert set(runs[0].data.metrics) == set(runs[1].data.metrics)
@@ -215,7 +222,8 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
     version = registered(settings, trained)
     import mlflow
 
-    work, *_, fitted, _, _ = trained
+    work, _, result = trained
+    fitted = result.model
     source = client.get_model_version("houses", "1").source
     monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
     mlflow.set_tracking_uri(settings.tracking_uri)
@@ -367,14 +375,14 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
     """Three processes make the store at once, without git on the path: three versions, nothing printed."""
     import pickle
 
-    work, *rest = trained
+    work, config, result = trained
     running = []
     for number in range(3):
         mine = work.model_copy(update={"key": str(number) * 64})
         shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT.outcome, COSTS)
-        file.write_bytes(pickle.dumps(((settings, mine, rest[0], number + 1, *rest[1:], FACTS), extra)))
+        extra = (released(tmp_path), VERDICT, COSTS)
+        file.write_bytes(pickle.dumps(((settings, mine, config, number + 1, result, provenance(mine.key)), extra)))
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
         running.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))

@@ -16,7 +16,7 @@ from towline.errors import ConfigError, DataError, PromotionRejectedError
 from towline.promotion.gate import Check, Verdict
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import JudgedVersion
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 PUBLIC = {
     "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__",

@@ -1,16 +1,13 @@
 """Trainings of a backtest: the steps of the training flow in a temporary folder, without Prefect, MLflow and ledger."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-import towline
 from towline.config import PipelineConfig, Settings
 from towline.data import sources, splits
 from towline.data.schema.contract import Contract
@@ -21,12 +18,12 @@ from towline.errors import ConfigError, DataValidationError, TowlineError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import ReleaseLocation
 from towline.promotion.gate import Verdict
-from towline.promotion.holdout_comparison import judge_release
+from towline.promotion.holdout_comparison import Champion, judge_release
+from towline.provenance import Provenance
 from towline.release.packaging import package_release
 from towline.release.smoke_test import SmokeTestResult
 from towline.steps import step
 from towline.training.cross_validation import (
-    CrossValidationResult,
     baseline_candidate,
     check_candidates,
     choose_candidate,
@@ -35,6 +32,7 @@ from towline.training.cross_validation import (
 from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.history import choose_history
+from towline.training.result import TrainingResult
 
 LATENCY_ROWS = 20  # predicted one by one to measure the latency
 
@@ -127,7 +125,7 @@ class Trainer:
         """The gate's verdict on a challenger, computed once per pair."""
         key = trained.version, champion.version if champion else None
         if key not in self._verdicts:
-            champion_release = (champion.version, champion.location) if champion else None
+            champion_release = Champion(champion.version, champion.location) if champion else None
             self._verdicts[key] = judge_release(
                 trained.work, self.config, trained.evaluation, trained.smoke, champion_release
             )
@@ -147,21 +145,22 @@ class Trainer:
         work.save(Contract.FILE, contract)
         check_candidates(config, contract)
         splits.split_table(work, config)
-        scores: Sequence[CrossValidationResult] = [
-            cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)
-        ]
+        candidates = (baseline_candidate(config), *config.candidates)
+        scores = tuple(cross_validate(work, config, candidate) for candidate in candidates)
         chosen = choose_candidate(scores, config, contract.task)
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)
         fitted = refit(work, config, chosen, measured)
         version = sum(isinstance(training, TrainedModel) for training in self._trainings.values()) + 1
-        named = SimpleNamespace(name=config.name, version=version)
-        facts = {
-            "created": datetime.now(UTC).isoformat(), "git_commit": "", "git_dirty": "false",
-            "towline": towline.__version__, "python": "",
-        }  # fmt: skip
-        checked = Validation(rules=(), notes=(), failed=0, warned=0, docs="")
-        packed = package_release(work, config, settings, named, fitted, evaluation, scores, checked, facts)
+        result = TrainingResult(
+            candidates=scores,
+            model=fitted,
+            evaluation=evaluation,
+            validation=Validation(rules=(), notes=(), failed=0, warned=0, docs=""),
+        )
+        created = datetime.now(UTC).isoformat()
+        provenance = Provenance(run_key=work.run_key(config), created=created, actor="", trigger="backtest")
+        packed = package_release(work, config, version, result, provenance)
         model = open_release(settings.layout.release(packed.path), digest=packed.digest)
         return TrainedModel(
             version=version,
@@ -178,7 +177,7 @@ class Trainer:
 
 def _measure_latency(model: Model, work: Workspace) -> SmokeTestResult:
     """The result of a smoke test, measured in this process."""
-    rows = work.part("holdout")[2].head(LATENCY_ROWS).astype(object)
+    rows = work.subset("holdout").rows.head(LATENCY_ROWS).astype(object)
     times = []
     for row in rows.where(rows.notna(), None).to_dict("records"):
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from towline.cli.tables import check_file
 if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
     from towline.monitoring.results import DriftResult
-    from towline.training.evaluation.interval import Interval
+    from towline.training.evaluation.predictions import Interval
 
 MAX_CHECKS = 15
 

@@ -58,7 +58,7 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
     from towline import api
     from towline.config import read_config
-    from towline.promotion import outcome
+    from towline.promotion.image_check import record_image
     from towline.registry.ledger import actor
     from towline.release.image import build_release_image
     from towline.steps import step
@@ -68,7 +68,7 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
     with step("image") as told:
         built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
         told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
-    outcome.record_image(ledger, entry.model, entry.version, built, actor(), entry.release)
+    record_image(ledger, entry.model, entry.version, built, actor=actor(), release=entry.release)
     if note := api.update_mlflow(settings, entry.model):
         click.echo(f"note: {note}", err=True)
     return built

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from towline.preflight import PreflightResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry
-    from towline.training.evaluation.interval import Interval
+    from towline.training.evaluation.predictions import Interval
 
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 

@@ -13,7 +13,7 @@ from towline.config.monitoring import (
     ScheduleConfig,
     SloConfig,
 )
-from towline.config.pipeline import ConfigOrPath, PipelineConfig, build_config, read_config
+from towline.config.pipeline import ConfigOrPath, PipelineConfig, TrainingConfig, build_config, read_config
 from towline.config.record import Duration, Frozen, OptionalDuration, format_duration
 from towline.config.settings import Settings
 from towline.config.training import (
@@ -74,6 +74,7 @@ __all__ = [
     "SplitConfig",
     "SqlSource",
     "Task",
+    "TrainingConfig",
     "ValidationConfig",
     "build_config",
     "format_duration",

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -48,30 +48,21 @@ _logger = logging.getLogger(__name__)
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xls", ".json", ".jsonl", ".feather")
 
 
-class PipelineConfig(Frozen):
-    """What one pipeline does: logged with each run and copied into each release."""
+class TrainingConfig(Frozen):
+    """The part of a config that training depends on: runs whose training configs are equal share their fits."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="the model's name")
-    description: str = ""
     task: Task | None = Field(None, description="default: inferred from the target")
     seed: int = Field(42, ge=0, lt=2**32)
     data: DataConfig
-    validation: ValidationConfig = ValidationConfig()
     split: SplitConfig = SplitConfig()
     candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    gate: GateConfig = GateConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     package: PackageConfig = PackageConfig()
-    drift: DriftConfig = DriftConfig()
-    quality: QualityConfig = QualityConfig()
-    retrain: RetrainConfig = RetrainConfig()
-    slo: SloConfig = SloConfig()
-    alerts: AlertConfig = AlertConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
 
     @field_validator("candidates")
     @classmethod
@@ -85,7 +76,7 @@ class PipelineConfig(Frozen):
         return candidates
 
     @model_validator(mode="after")
-    def _columns_agree(self) -> "PipelineConfig":
+    def _columns_agree(self) -> Self:
         for role in ("time", "group"):
             if (column := getattr(self.data, role)) == self.data.target:
                 raise ValueError(f"data.{role} and data.target are both {column!r}")
@@ -114,15 +105,35 @@ class PipelineConfig(Frozen):
         """Whether what is released has learnt from the holdout too, once that was measured on."""
         return self.by_time if self.split.refit is None else self.split.refit
 
-    def canonical(self) -> str:
-        """One JSON text for configs that make equal models: part of the run key.
-
-        How a model is watched does not count, nor whether the snapshot is kept.
-        """
-        trained = self.model_dump(
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that a run depends on, so not of monitoring, nor of whether the snapshot is kept."""
+        fields = self.model_dump(
             mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}}
         )
-        return json.dumps(trained, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PipelineConfig(TrainingConfig):
+    """The config of one pipeline: logged with each run and copied into each release."""
+
+    description: str = ""
+    validation: ValidationConfig = ValidationConfig()
+    gate: GateConfig = GateConfig()
+    drift: DriftConfig = DriftConfig()
+    quality: QualityConfig = QualityConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    slo: SloConfig = SloConfig()
+    alerts: AlertConfig = AlertConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The part that training depends on; equal for configs that differ in the gate or in monitoring only."""
+        fields = {name: getattr(self, name) for name in TrainingConfig.model_fields}
+        fields["package"] = PackageConfig(trusted=self.package.trusted)
+        return TrainingConfig.model_validate(fields)
 
     def masked(self) -> "PipelineConfig":
         """What may be shown and stored: without passwords, and without what is literal in the webhook's path."""
@@ -130,10 +141,6 @@ class PipelineConfig(Frozen):
         shown = source.masked() if isinstance(source, SqlSource) else source
         data = self.data.model_copy(update={"source": shown})
         return self.model_copy(update={"data": data, "alerts": self.alerts.masked()})
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from towline.config import Frozen, PipelineConfig
+from towline.config import Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
 from towline.files import replacing
@@ -25,8 +25,8 @@ class SplitSummary(Frozen):
     cut: str | None
 
 
-def split_table(work: Workspace, config: PipelineConfig) -> SplitSummary:
-    """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``parts.json``).
+def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
+    """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
     By time the newest rows are held out: a share, or what is younger than a duration. At random a row's side hangs on
     a seeded hash of its content (or its group), so that it stays there when rows are added or shuffled, and copies of a
@@ -60,7 +60,7 @@ def split_table(work: Workspace, config: PipelineConfig) -> SplitSummary:
     with replacing(work.file("split.npz")) as file:
         np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
     parts = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
-    work.save("parts.json", parts)
+    work.save("split.json", parts)
     return parts
 
 
@@ -72,7 +72,7 @@ def _holdout_start(times: pd.Series, holdout: float | dt.timedelta) -> int:
     return _nearest_start(starts, len(times) * (1 - holdout))
 
 
-def _share(config: PipelineConfig) -> float:
+def _share(config: TrainingConfig) -> float:
     held = config.split.holdout
     if isinstance(held, dt.timedelta):
         raise ConfigError("a duration cannot be held out at random", where="split.holdout", remedy="give a share: 0.2")
@@ -88,7 +88,7 @@ def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) 
     return threshold
 
 
-def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, parts_by: str) -> list[Fold]:
+def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig, parts_by: str) -> list[Fold]:
     """Positions of (training rows, test rows) for each fold over the train part.
 
     By time the window expands: each fold learns from all rows before its test rows, and rows of one timestamp are on
@@ -130,7 +130,7 @@ def _fold_error(what: str, *, by_time: bool) -> DataValidationError:
     return DataValidationError(what, where="cross_validation.folds", remedy=remedy)
 
 
-def _expanding_folds(rows: pd.DataFrame, config: PipelineConfig, count: int) -> list[Fold]:
+def _expanding_folds(rows: pd.DataFrame, config: TrainingConfig, count: int) -> list[Fold]:
     times = rows[config.data.time]
     order = np.argsort(times.to_numpy(), kind="stable")
     starts = _distinct_starts(times.iloc[order])
@@ -141,7 +141,7 @@ def _expanding_folds(rows: pd.DataFrame, config: PipelineConfig, count: int) -> 
     return [_purge_groups(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
 
 
-def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: PipelineConfig, count: int) -> list[Fold]:
+def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig, count: int) -> list[Fold]:
     group = config.data.group
     groups = _group_codes(rows, group) if group else None
     if groups is not None and groups.max() + 1 < count:
@@ -182,7 +182,7 @@ def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:
     return pd.factorize(rows[group], use_na_sentinel=False)[0]
 
 
-def _purge_groups(rows: pd.DataFrame, config: PipelineConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
     if config.data.group:
         groups = _group_codes(rows, config.data.group)
         older = older[~np.isin(groups[older], groups[newer])]

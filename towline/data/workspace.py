@@ -1,4 +1,10 @@
-"""The folder in which one run keeps what its steps hand each other."""
+"""The workspace of a run: the folder in which its steps exchange files.
+
+The name of a workspace is a digest of everything that its files depend on: the training part of the config, the
+dataset, the code and ``as_of``. Runs that differ in the gate or in validation rules only have one workspace in common,
+so the later one reuses the fits of the earlier one; their *run keys* differ. A workspace is used by one process at a
+time. It is removed at the end of a run that was promoted, and kept after a rejection.
+"""
 
 import contextlib
 import functools
@@ -11,6 +17,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,14 +31,33 @@ from towline.errors import TransientError
 from towline.provenance import code_digest
 from towline.store import StoreLayout
 
-ABANDONED = timedelta(days=30)
-SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is not to outlive it
+ABANDONED_AFTER = timedelta(days=30)
+SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is removed with it (data.keep_snapshot: false)
+SMOKE_TEST_ROWS = "smoke-test-rows.parquet"
+
+
+class Subset(NamedTuple):
+    """One side of the split, n rows.
+
+    Attributes:
+        features: the canonical frame for an estimator.
+        labels: (n,) target values; object for classification.
+        rows: the raw rows.
+    """
+
+    features: pd.DataFrame
+    labels: np.ndarray
+    rows: pd.DataFrame
 
 
 class Workspace(Frozen):
-    """A small reference to that folder; steps are handed this, never a frame.
+    """A reference to a workspace. Tasks exchange this record, never frames.
 
-    ``token`` is drawn when the folder is made: remembered results of steps hold only while their files do.
+    Attributes:
+        store: the store's folder.
+        key: names the folder.
+        token: drawn when the folder is created: results of tasks that are cached for it are valid as long as it exists.
+        dataset: the rows of the run.
     """
 
     store: Path
@@ -43,57 +69,72 @@ class Workspace(Frozen):
     def path(self) -> Path:
         return StoreLayout(self.store).workspace(self.key)
 
+    def run_key(self, config: PipelineConfig) -> str:
+        """The identity of a run of this config in this workspace; a tag of everything that the run registers."""
+        return hashlib.sha256(f"{self.key}\n{config.digest}".encode()).hexdigest()
+
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Keeps another process from doing the same run at the same time; at its end, a snapshot of its own is removed.
+        """Keeps other processes out of the workspace; removes a snapshot of its own at the end.
 
         Raises:
-            TransientError: one is at it, or has ended it since this workspace was opened.
+            TransientError: another process uses the workspace, or has removed it since it was opened.
         """
-        with files.exclusive_lock(self.file("lock"), wait=False) as mine:
-            if not mine:
+        with files.exclusive_lock(self.file("lock"), wait=False) as acquired:
+            if not acquired:
                 raise TransientError(
-                    "this very run is under way in another process", where=str(self.path), remedy="wait for it to end"
+                    "the same run is under way in another process", where=str(self.path), remedy="wait for it to end"
                 )
-            if not self._stands():
+            if not self._is_current():
                 self.remove()
                 raise TransientError(
-                    "this very run was in another process's hands",
+                    "another process has finished the same run",
                     where=str(self.path),
-                    remedy="run the same command again: it tells what came of it, or goes on",
+                    remedy="run the same command again: it shows the result, or continues the run",
                 )
             try:
                 yield
             finally:
-                self.file(SNAPSHOT).unlink(missing_ok=True)
+                for name in (SNAPSHOT, SMOKE_TEST_ROWS):
+                    self.file(name).unlink(missing_ok=True)
 
-    def _stands(self) -> bool:
+    def _is_current(self) -> bool:
         token = self.file("token")
         return token.exists() and token.read_text() == self.token
 
-    @property
-    def judged(self) -> bool:
-        """Whether a run has come as far as its verdict here: what it decided may not be mirrored everywhere yet."""
-        return self.file("verdict.json").exists()
+    def verdict_file(self, run_key: str) -> Path:
+        """The verdict of a run that has not ended: if it exists, the run is continued after the gate."""
+        return self.file(f"verdict-{run_key[:16]}.json")
+
+    def has_verdict(self, run_key: str) -> bool:
+        return self.verdict_file(run_key).exists()
+
+    def provenance_file(self, run_key: str) -> Path:
+        return self.file(f"provenance-{run_key[:16]}.json")
+
+    def end_run(self, run_key: str) -> None:
+        """Marks a run as ended; its fits stay for runs with another gate."""
+        self.provenance_file(run_key).unlink(missing_ok=True)
+        self.verdict_file(run_key).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Takes the folder away in one move and then deletes it, with what a kill kept from being deleted.
+        """Removes the folder: a rename, then the deletion; and what interrupted deletions have left.
 
-        Folders of other runs go too where nothing was written for 30 days, no process is at it, and no verdict waits
-        to be carried out: their configs have changed, or they were given up.
+        Workspaces of other runs are removed too if nothing was written to them for 30 days, no process uses them and
+        they hold no verdict that is still to be carried out.
         """
         _move_aside(self.path)
         for other in self.path.parent.glob("[!.]*"):
-            if files.age(other) > ABANDONED and not (other / "verdict.json").exists():
-                # of another user's folder this one may not be able to dispose
+            if files.age(other) > ABANDONED_AFTER and not any(other.glob("verdict-*.json")):
+                # the folder may belong to another user
                 with (
                     contextlib.suppress(OSError, TransientError),
-                    files.exclusive_lock(other / "lock", wait=False) as ours,
+                    files.exclusive_lock(other / "lock", wait=False) as acquired,
                 ):
-                    if ours:
+                    if acquired:
                         _move_aside(other)
-        for gone in self.path.parent.glob(".gone-*"):
-            shutil.rmtree(gone, ignore_errors=True)
+        for removed in self.path.parent.glob(".gone-*"):
+            shutil.rmtree(removed, ignore_errors=True)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -108,19 +149,19 @@ class Workspace(Frozen):
         return Contract.read(self.path)
 
     def table(self) -> pd.DataFrame:
-        """The snapshot as read; shared between steps, not to be changed."""
-        return _table(self.store, self.dataset)
+        """The rows of the snapshot; shared between steps, do not change them."""
+        return _read_table(self.store, self.dataset)
 
-    def parts(self) -> dict[str, np.ndarray]:
-        """Positions in the table: ``train`` (time-ordered where there is a time) and ``holdout``."""
+    def split_positions(self) -> dict[str, np.ndarray]:
+        """Positions in the table: ``train`` (ordered by time if there is one) and ``holdout``."""
         with np.load(self.file("split.npz"), allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}
 
-    def part(self, name: str) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-        """Features ready for an estimator, target values, and the raw rows of one part (``train`` or ``holdout``)."""
-        rows = self.table().iloc[self.parts()[name]].reset_index(drop=True)
+    def subset(self, name: str) -> Subset:
+        """The rows of ``train`` or ``holdout``."""
+        rows = self.table().iloc[self.split_positions()[name]].reset_index(drop=True)
         contract = self.contract()
-        return contract.features(rows), contract.labels(rows), rows
+        return Subset(contract.features(rows), contract.labels(rows), rows)
 
 
 def _move_aside(folder: Path) -> None:
@@ -129,7 +170,7 @@ def _move_aside(folder: Path) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _table(store: Path, dataset: Dataset) -> pd.DataFrame:
+def _read_table(store: Path, dataset: Dataset) -> pd.DataFrame:
     return read_snapshot(dataset, store)
 
 
@@ -142,30 +183,32 @@ def open_workspace(
     *,
     ended: Container[str] = (),
 ) -> Workspace:
-    """The workspace of the run that this config, data, code and ``as_of`` make; what a killed run left is kept.
+    """Opens the workspace of a run, or creates it. Files of an interrupted run are kept.
 
     Args:
-        config: what the run does.
-        dataset: what it does it on.
-        project: where the flows stand; they are part of the code.
-        store: where workspaces are made.
-        as_of: as the run was given it.
-        ended: keys of runs that are not to be found done, but done anew under a key of their own.
+        config: of the run.
+        dataset: its rows.
+        project: the folder of the flows, which are part of the code.
+        store: where workspaces are created.
+        as_of: of the run.
+        ended: run keys that are not used again: a forced run gets the next key that has not ended.
 
     Raises:
         TransientError: the store cannot be written.
     """
-    parts = (config.digest, dataset.digest, code_digest(config, project), as_of.isoformat() if as_of else "")
-    for again in itertools.count():
-        key = hashlib.sha256("\n".join((*parts, str(again or ""))).encode()).hexdigest()
+    time = as_of.isoformat() if as_of else ""
+    parts = (config.training.digest, dataset.digest, code_digest(config, project), time)
+    for attempt in itertools.count():
+        key = hashlib.sha256("\n".join((*parts, str(attempt or ""))).encode()).hexdigest()
         work = Workspace(store=store, key=key, token="", dataset=dataset)
-        if key not in ended or work.judged:
+        run_key = work.run_key(config)
+        if run_key not in ended or work.has_verdict(run_key):
             break
     token = work.file("token")
     if not token.exists():
         files.write(token, secrets.token_hex(8))
     if not config.data.keep_snapshot:
-        own = work.file(SNAPSHOT)
-        StoreLayout(store).dataset(dataset.path).replace(own)
-        dataset = dataset.model_copy(update={"path": own.relative_to(store).as_posix()})
+        snapshot = work.file(SNAPSHOT)
+        (store / dataset.path).replace(snapshot)
+        dataset = dataset.model_copy(update={"path": snapshot.relative_to(store).as_posix()})
     return work.model_copy(update={"token": token.read_text(), "dataset": dataset})

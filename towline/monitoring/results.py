@@ -7,7 +7,7 @@ import datetime as dt
 from typing import Literal
 
 from towline.config import Frozen
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 CLOCK = "clock"  # name of the check of timestamps
 

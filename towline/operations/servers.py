@@ -19,7 +19,8 @@ from towline import files
 from towline.config import Settings
 from towline.errors import TransientError
 from towline.http_request import HttpRequestError, send_request
-from towline.processes import ProcessRecord, process_start_time
+from towline.operations.process_record import ProcessRecord
+from towline.processes import process_start_time
 
 Kind = Literal["prefect", "mlflow", "evidently", "status"]
 

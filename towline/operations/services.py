@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from towline import files
 from towline.config import Settings
 from towline.errors import TowlineError
-from towline.processes import ProcessRecord, process_start_time
+from towline.operations.process_record import ProcessRecord
+from towline.processes import process_start_time
 
 if TYPE_CHECKING:
     from towline.serving.process.worker import ServiceInfo

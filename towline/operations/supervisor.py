@@ -22,8 +22,9 @@ from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError, TowlineError
 from towline.monitoring import service_check
 from towline.operations import servers, up_state
+from towline.operations.process_record import ProcessRecord
 from towline.operations.up_state import SupervisedProcess, UpState
-from towline.processes import ProcessRecord, process_start_time
+from towline.processes import process_start_time
 
 SCHEDULES = "schedules"
 _POLL_S = 0.5

@@ -7,7 +7,7 @@ from typing import Literal
 
 from towline import files
 from towline.config import Settings
-from towline.processes import ProcessRecord
+from towline.operations.process_record import ProcessRecord
 
 ProcessStatus = Literal["runs", "waits", "restarts"]
 

@@ -1,25 +1,30 @@
-"""Whether a model may serve: every reason with its numbers.
+"""The promotion gate: statistical checks that decide whether a challenger may replace the champion.
 
-Models are compared on the holdout by a paired bootstrap: each resample scores both, and the standard deviation of the
-difference is its standard error (Efron & Tibshirani, 1993). Limits use Student's t with the number of units drawn
-(rows, groups or blocks of time, see ``bootstrap``) less one degrees of freedom.
+The gate compares models on the holdout by a paired bootstrap. Each resample scores both models, and the standard
+deviation of the difference is its standard error (Efron & Tibshirani, 1993). Limits use Student's t distribution; its
+degrees of freedom are the number of resampling units (rows, groups or blocks of time, see ``bootstrap``) minus one.
 
-Against the champion this is a test of non-inferiority (Blackwelder, 1982) at one-sided 5 %. The excess is how much
-worse the challenger is, less the accepted margin: fail when even its lower limit is above 0, pass when its upper limit
-is at most 0 or the challenger scores no worse at all, else inconclusive. Only rows the champion was not trained on
-count; where they are too few, all do, and a challenger that looks worse is inconclusive rather than failed.
+Checks:
 
-So one exactly at the margin fails with 5 % probability and one that equals the champion with far less; one beyond the
-margin passes with at most 5 %, plus the chance that it scores no worse by luck, which is small once the margin is some
-standard errors wide. A margin narrower than two standard errors of the difference leaves an equal challenger
-inconclusive up to half of the time: the holdout is then too small for the margin.
+* **bounds**: each metric in ``gate.max`` and ``gate.min`` is within its bound.
+* **baseline**: the challenger must be better than the baseline, with 95 % confidence. The check also passes if the
+  champion is worse than the baseline and worse than the challenger: a rejection would keep the worst model in service.
+* **champion**: a test of non-inferiority (Blackwelder, 1982), one-sided, at 5 %. The excess is the loss of the
+  challenger against the champion minus the accepted margin. The check fails if the lower limit of the excess is above
+  0. It passes if the upper limit is at most 0, or if the challenger scores no worse than the champion. Else it is
+  inconclusive. Only rows that the champion was not trained on count. If there are too few of them, all rows count, and
+  a challenger that looks worse is inconclusive instead of failed.
+* **slices**: the same tests for each slice, against the baseline (without a margin) and against the champion
+  (``slice_margin``). The 5 % are divided by the number of tests (Bonferroni): a sound model fails the check with a
+  probability of at most 5 %.
+* **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
 
-Against the baseline it must be shown to be better. It need not where the champion scores worse than the baseline, and
-worse than the challenger: a refusal would leave the worst of the three serving.
-
-Slices are held to the same test against the baseline (no margin; not where the champion is worse than both already) and
-the champion (``slice_margin``), each at 5 % divided by the number of tests (Bonferroni): a sound model fails any
-slice with at most 5 % probability.
+Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
+champion with far less. A challenger beyond the margin passes with a probability of at most 5 %, plus the probability
+that it scores no worse by chance; this is small if the margin is several standard errors wide. If the margin is
+narrower
+than two standard errors of the difference, an equal challenger is inconclusive in up to half of the cases: the holdout
+is too small for that margin.
 """
 
 import math
@@ -30,19 +35,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from towline.config import GREATER_IS_BETTER, METRICS, Frozen, PipelineConfig
+from towline.config import GREATER_IS_BETTER, METRICS, Frozen, GateConfig, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
-from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, find_slices
+from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, SliceRows, find_slices
 from towline.training.evaluation.predictions import Predictions
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-Champion = tuple[int, Predictions, np.ndarray]
-LEVEL = 0.05
-MIN_UNSEEN = 50
-_KEYS = {
+VerdictOutcome = Literal["pass", "fail", "inconclusive"]
+SIGNIFICANCE = 0.05
+MIN_UNSEEN_ROWS = 50
+MIN_UNITS = 10  # with fewer resampling units, the standard error of a slice is unreliable
+_CONFIG_KEYS = {
     "metric": "evaluation.metric",
     "baseline": "gate.baseline_margin",
     "champion": "gate.champion_margin",
@@ -50,40 +55,99 @@ _KEYS = {
     "latency": "gate.latency_ms",
     "image": "package.image",
 }
-MIN_UNITS = 10  # fewer units in a slice give no standard error worth the name
 
 
 class Check(Frozen):
-    """One condition, what was measured and what it was held to."""
+    """The result of one condition.
+
+    Attributes:
+        name: of the condition, e.g. ``champion`` or ``max mae``.
+        outcome: pass, fail or inconclusive.
+        detail: one sentence with the numbers.
+        value: the measured value, if it is a single number.
+        bound: the limit for ``value``.
+    """
 
     name: str
-    outcome: Outcome
+    outcome: VerdictOutcome
     detail: str
     value: float | None = None
     bound: float | None = None
 
     @property
     def key(self) -> str:
-        """The key of the config that the condition follows; empty where it follows none."""
+        """The config key that sets the condition; empty if no key does."""
         kind, _, metric = self.name.partition(" ")
-        return f"gate.{kind}.{metric}" if metric and kind in ("max", "min") else _KEYS.get(self.name, "")
+        return f"gate.{kind}.{metric}" if metric and kind in ("max", "min") else _CONFIG_KEYS.get(self.name, "")
 
 
 class Verdict(Frozen):
-    """Every check; the outcome is the worst of theirs. ``champion`` is the version compared against."""
+    """The gate's decision on one challenger.
 
-    outcome: Outcome
+    Attributes:
+        outcome: the worst outcome of all checks.
+        checks: every check.
+        primary: the metric that decides.
+        champion: version that the challenger was compared with; None if no version serves.
+    """
+
+    outcome: VerdictOutcome
     checks: tuple[Check, ...]
     primary: str
     champion: int | None = None
+
+    def with_check(self, check: Check) -> "Verdict":
+        """The verdict with one more check, which may worsen the outcome.
+
+        Example:
+            >>> passed = Verdict(outcome="pass", checks=(), primary="mae")
+            >>> passed.with_check(Check(name="image", outcome="fail", detail="no answer")).outcome
+            'fail'
+        """
+        checks = (*self.checks, check)
+        return self.model_copy(update={"checks": checks, "outcome": _worst(self.outcome, check.outcome)})
 
     def _repr_html_(self) -> str:
         rows = [(check.outcome, check.name, check.detail) for check in self.checks]
         return render_table(("", "check", "detail"), rows, caption=f"gate: {self.outcome}")
 
 
+class ChampionPredictions(NamedTuple):
+    """The champion's predictions for the challenger's holdout rows.
+
+    Attributes:
+        version: the champion's number.
+        predictions: for the n holdout rows; probabilities in the order of the challenger's classes.
+        unseen: (n,) bool: rows that the champion was not trained on.
+    """
+
+    version: int
+    predictions: Predictions
+    unseen: np.ndarray
+
+
+class Holdout(NamedTuple):
+    """The n holdout rows and the predictions of all models that are compared on them.
+
+    Attributes:
+        contract: task and classes.
+        rows: the raw rows, for slices, groups and time.
+        truth: (n,) true values or labels.
+        challenger: predictions of the new model.
+        baseline: predictions of the baseline.
+        champion: predictions of the serving version; None if no version serves or it cannot predict these rows.
+    """
+
+    contract: Contract
+    rows: pd.DataFrame
+    truth: np.ndarray
+    challenger: Predictions
+    baseline: Predictions
+    champion: ChampionPredictions | None = None
+
+
 class _Excess(NamedTuple):
-    """How much worse than a reference a model is beyond what is accepted; positive is bad."""
+    """The loss of a model against a reference beyond the margin; positive is worse."""
 
     model: float
     reference: float
@@ -91,16 +155,15 @@ class _Excess(NamedTuple):
     error: float
     units: int
 
-    def limit(self, level: float) -> float:
-        """Half the width of its one-sided interval."""
-        return self.error * float(student.ppf(1 - level, self.units - 1)) if self.units > 1 else math.inf
+    def limit(self, significance: float) -> float:
+        """Half the width of the one-sided interval."""
+        return self.error * float(student.ppf(1 - significance, self.units - 1)) if self.units > 1 else math.inf
 
 
 class _Comparison(NamedTuple):
-    """What all comparisons share: the primary metric, and one set of resamples for them to be paired."""
+    """All comparisons share the primary metric and one set of resamples, so that they are paired."""
 
-    truth: np.ndarray
-    contract: Contract
+    holdout: Holdout
     metric: str
     units: np.ndarray
     draws: np.ndarray
@@ -108,241 +171,217 @@ class _Comparison(NamedTuple):
     def excess(
         self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray | None = None
     ) -> _Excess | None:
-        """Excess loss of ``model`` over ``reference`` plus ``margin`` x |reference|; None where undefined."""
-        places = np.arange(len(self.truth)) if rows is None else rows
-        scored, against, point = self._losses(model, reference, margin, places, np.ones((1, len(places))))
-        drawn = self._losses(model, reference, margin, places, self.draws[:, places])[2]
-        drawn = drawn[np.isfinite(drawn)]
-        if not np.isfinite(point[0]) or len(drawn) < len(self.draws) / 2:
+        """Excess loss of ``model`` over ``reference`` + ``margin`` x |reference|; None if it is undefined."""
+        positions = np.arange(len(self.holdout.truth)) if rows is None else rows
+        scored, against, point = self._losses(model, reference, margin, positions, np.ones((1, len(positions))))
+        resampled = self._losses(model, reference, margin, positions, self.draws[:, positions])[2]
+        resampled = resampled[np.isfinite(resampled)]
+        if not np.isfinite(point[0]) or len(resampled) < len(self.draws) / 2:
             return None
         return _Excess(
             model=float(scored[0]),
             reference=float(against[0]),
             value=float(point[0]),
-            error=float(drawn.std(ddof=1)),
-            units=len(np.unique(self.units[places])),
+            error=float(resampled.std(ddof=1)),
+            units=len(np.unique(self.units[positions])),
         )
 
-    def worse(self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray) -> bool:
-        """Whether there is an excess at all: what no resample is needed for."""
+    def is_worse(self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray) -> bool:
+        """Whether the point estimate has an excess; needs no resamples."""
         return bool(self._losses(model, reference, margin, rows, np.ones((1, len(rows))))[2][0] > 0)
+
+    def champion_is_worst(self, margin: float, rows: np.ndarray) -> bool:
+        """Whether the champion is worse than the baseline and the challenger on the ``rows`` that it has not seen."""
+        challenger, baseline, champion = self.holdout.challenger, self.holdout.baseline, self.holdout.champion
+        return (
+            champion is not None
+            and self.is_worse(champion.predictions, baseline, -margin, rows)
+            and self.is_worse(champion.predictions, challenger, 0.0, rows)
+        )
+
+    def has_enough_rows(self, rows: np.ndarray) -> bool:
+        return len(rows) >= MIN_ROWS and len(np.unique(self.units[rows])) >= MIN_UNITS
 
     def _losses(
         self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray, draws: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scored, against = (
-            resample_metric(self.truth[rows], part.take(rows), self.contract, self.metric, draws)
+            resample_metric(self.holdout.truth[rows], part.take(rows), self.holdout.contract, self.metric, draws)
             for part in (model, reference)
         )
         sign = 1 if GREATER_IS_BETTER[self.metric] else -1
         return scored, against, sign * (against - scored) - margin * np.abs(against)
 
 
-def apply_gate(
-    config: PipelineConfig,
-    contract: Contract,
-    evaluation: Evaluation,
-    smoke: SmokeTestResult,
-    truth: np.ndarray,
-    challenger: Predictions,
-    baseline: Predictions,
-    champion: Champion | None,
-    rows: pd.DataFrame,
-) -> Verdict:
-    """Holds a model to its bounds, the baseline, the champion, every slice, its release and its latency.
+def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestResult, holdout: Holdout) -> Verdict:
+    """Runs all checks.
 
     Args:
-        config: holds the bounds and margins; its seed draws the resamples.
-        contract: task and classes of the truth.
+        config: ``gate`` sets bounds and margins, ``seed`` and ``evaluation.resamples`` the resamples.
         evaluation: of the challenger, on the same rows.
-        smoke: what its release did in a process of its own.
-        truth: (n,) of the holdout.
-        challenger: its predictions on the holdout.
-        baseline: the dummy's predictions there.
-        champion: version, its predictions on the holdout in the order of ``contract.classes``, and (n,) bool: the
-            rows that it has not seen.
-        rows: the holdout as read, for slices, groups and time.
+        smoke: result of the smoke test of the challenger's release.
+        holdout: rows, truth and predictions.
     """
-    drawn = resampling_units(rows, config)
-    draws = draw_weights(len(rows), config.evaluation.resamples, config.seed, drawn)
-    comparison = _Comparison(truth, contract, evaluation.primary, drawn, draws)
+    units = resampling_units(holdout.rows, config)
+    draws = draw_weights(len(holdout.rows), config.evaluation.resamples, config.seed, units)
+    comparison = _Comparison(holdout, evaluation.primary, units, draws)
+    slices = find_slices(holdout.rows, holdout.contract, config)[0]
     checks = [
-        *_check_bounds(config, evaluation),
-        _check_baseline(comparison, challenger, baseline, config.gate.baseline_margin, champion),
-        *([_check_champion(comparison, challenger, champion, config.gate.champion_margin)] if champion else []),
-        _check_slices(comparison, config, challenger, baseline, champion, rows),
+        *_check_bounds(config.gate, evaluation),
+        _check_baseline(comparison, config.gate.baseline_margin),
+        *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
+        _check_slices(comparison, slices, config.gate.slice_margin),
         _check_smoke_test(smoke),
         _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
-    outcomes = {check.outcome for check in checks}
-    outcome: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
-    version = champion[0] if champion else None
-    return Verdict(outcome=outcome, checks=tuple(checks), primary=evaluation.primary, champion=version)
+    return Verdict(
+        outcome=_worst(*(check.outcome for check in checks)),
+        checks=tuple(checks),
+        primary=evaluation.primary,
+        champion=holdout.champion.version if holdout.champion else None,
+    )
 
 
-def _check_bounds(config: PipelineConfig, evaluation: Evaluation) -> Iterator[Check]:
-    def measured(name: str) -> float | None:
+def _worst(*outcomes: VerdictOutcome) -> VerdictOutcome:
+    return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+def _check_bounds(gate: GateConfig, evaluation: Evaluation) -> Iterator[Check]:
+    def finite_value(name: str) -> float | None:
         value = evaluation.metrics[name].value if name in evaluation.metrics else None
         return value if value is not None and math.isfinite(value) else None
 
-    value = measured(evaluation.primary)
-    if value is None:
+    if finite_value(evaluation.primary) is None:
         detail = f"{evaluation.primary} is undefined on the {evaluation.rows:,} rows of the holdout"
         yield Check(name="metric", outcome="fail", detail=detail)
-    for most, bounds in ((True, config.gate.max), (False, config.gate.min)):
+    for side, bounds in (("max", gate.max), ("min", gate.min)):
         for name, bound in bounds.items():
-            label = f"{'max' if most else 'min'} {name}"
-            value = measured(name)
+            label, value = f"{side} {name}", finite_value(name)
             if value is None:
                 known = name in METRICS[evaluation.task]
-                detail = f"{name} is undefined on the holdout" if known else f"{name} is no metric of {evaluation.task}"
-                yield Check(name=label, outcome="fail", detail=detail, bound=bound)
-            elif most:
-                yield _check_maximum(label, value, bound, f"{name} {value:.4g}")
+                reason = "undefined on the holdout" if known else f"not a metric of the task {evaluation.task}"
+                yield Check(name=label, outcome="fail", detail=f"{name} is {reason}", bound=bound)
             else:
-                outcome: Outcome = "pass" if value >= bound else "fail"
-                detail = f"{name} {value:.4g}, at least {bound:.4g}"
-                yield Check(name=label, outcome=outcome, detail=detail, value=value, bound=bound)
+                yield _check_bound(label, value, bound, f"{name} {value:.4g}", is_maximum=side == "max")
 
 
-def _check_maximum(name: str, value: float, bound: float, detail: str) -> Check:
-    outcome: Outcome = "pass" if value <= bound else "fail"
-    return Check(name=name, outcome=outcome, detail=f"{detail}, at most {bound:.4g}", value=value, bound=bound)
+def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maximum: bool) -> Check:
+    passed = value <= bound if is_maximum else value >= bound
+    detail = f"{detail}, at {'most' if is_maximum else 'least'} {bound:.4g}"
+    return Check(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
-def _check_baseline(
-    comparison: _Comparison, challenger: Predictions, baseline: Predictions, margin: float, champion: Champion | None
-) -> Check:
-    metric = comparison.metric
-    found = comparison.excess(challenger, baseline, -margin)
-    if found is None:
+def _check_baseline(comparison: _Comparison, margin: float) -> Check:
+    metric, champion = comparison.metric, comparison.holdout.champion
+    excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
+    if excess is None:
         return Check(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
-    upper = found.value + found.limit(LEVEL)
-    outcome: Outcome = "fail" if found.value >= 0 else "pass" if upper < 0 else "inconclusive"
-    detail = f"{metric} {found.model:.4g} against {found.reference:.4g}, {_describe_difference(found, -margin)}"
+    upper = excess.value + excess.limit(SIGNIFICANCE)
+    outcome: VerdictOutcome = "fail" if excess.value >= 0 else "pass" if upper < 0 else "inconclusive"
+    detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}, {_describe_difference(excess, -margin)}"
     if outcome != "pass" and champion:
-        version, answers, unseen = champion
-        rows = np.flatnonzero(unseen)
-        if len(rows) >= MIN_UNSEEN and _champion_is_worse(comparison, challenger, baseline, margin, answers, rows):
-            outcome, detail = "pass", f"{detail}; but version {version}, which serves, does worse than either"
+        rows = np.flatnonzero(champion.unseen)
+        if len(rows) >= MIN_UNSEEN_ROWS and comparison.champion_is_worst(margin, rows):
+            outcome = "pass"
+            detail = f"{detail}; but version {champion.version}, which serves, is worse than both"
     return Check(
         name="baseline",
         outcome=outcome,
         detail=detail,
-        value=-found.value + margin * abs(found.reference),
-        bound=margin * abs(found.reference),
+        value=-excess.value + margin * abs(excess.reference),
+        bound=margin * abs(excess.reference),
     )
 
 
-def _check_champion(comparison: _Comparison, challenger: Predictions, champion: Champion, margin: float) -> Check:
-    version, answers, unseen = champion
+def _check_champion(comparison: _Comparison, champion: ChampionPredictions, margin: float) -> Check:
+    version, predictions, unseen = champion
     metric, name = comparison.metric, "champion"
-    enough = int(unseen.sum()) >= MIN_UNSEEN
-    found = comparison.excess(challenger, answers, margin, np.flatnonzero(unseen) if enough else None)
-    if found is None:
+    enough = int(unseen.sum()) >= MIN_UNSEEN_ROWS
+    rows = np.flatnonzero(unseen) if enough else None
+    excess = comparison.excess(comparison.holdout.challenger, predictions, margin, rows)
+    if excess is None:
         return Check(name=name, outcome="inconclusive", detail=f"{metric} cannot be compared with version {version}'s")
-    width = found.limit(LEVEL)
-    worse = found.value + margin * abs(found.reference)
-    outcome: Outcome = "inconclusive"
-    if found.value - width > 0:
-        outcome = "fail" if enough else "inconclusive"  # it may be ahead only for having seen the answers
-    elif found.value + width <= 0 or worse <= 0:
+    width = excess.limit(SIGNIFICANCE)
+    loss = excess.value + margin * abs(excess.reference)
+    outcome: VerdictOutcome = "inconclusive"
+    if excess.value - width > 0:
+        outcome = "fail" if enough else "inconclusive"  # the champion may be better only because it has seen the rows
+    elif excess.value + width <= 0 or loss <= 0:
         outcome = "pass"
-    where = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"
+    seen = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"
     return Check(
         name=name,
         outcome=outcome,
-        detail=f"{metric} {found.model:.4g} against {found.reference:.4g} of version {version} {where}, "
-        + _describe_difference(found, margin),
-        value=-worse,
-        bound=-margin * abs(found.reference),
+        detail=f"{metric} {excess.model:.4g} against {excess.reference:.4g} of version {version} {seen}, "
+        + _describe_difference(excess, margin),
+        value=-loss,
+        bound=-margin * abs(excess.reference),
     )
 
 
-def _describe_difference(found: _Excess, margin: float) -> str:
-    """The difference in the metric's own unit with its 90 % interval, positive in favour of the model."""
-    gain, width = -found.value - margin * abs(found.reference), found.limit(LEVEL)
+def _describe_difference(excess: _Excess, margin: float) -> str:
+    """The difference in the metric's own unit with its 90 % interval; positive if the model is better."""
+    gain, width = -excess.value - margin * abs(excess.reference), excess.limit(SIGNIFICANCE)
     word = "better" if gain >= 0 else "worse"
     return f"{word} by {abs(gain):.4g} (90 % interval {gain - width:+.4g} to {gain + width:+.4g}, + is better)"
 
 
-def _check_slices(
-    comparison: _Comparison,
-    config: PipelineConfig,
-    challenger: Predictions,
-    baseline: Predictions,
-    champion: Champion | None,
-    rows: pd.DataFrame,
-) -> Check:
-    places = [
-        cut for cut in find_slices(rows, comparison.contract, config)[0] if _has_enough_rows(comparison, cut.rows)
-    ]
-    if not places:
-        return Check(name="slices", outcome="pass", detail="no slice has rows enough to be judged")
-    tests = [
-        (cut, cut.rows, baseline, 0.0, "the baseline")
-        for cut in places
-        if not _champion_is_worse_in_slice(comparison, challenger, baseline, champion, cut.rows)
-    ]
-    if champion:
-        version, answers, unseen = champion
-        for cut in places:
-            new = cut.rows[unseen[cut.rows]]
-            if _has_enough_rows(comparison, new):
-                tests.append((cut, new, answers, config.gate.slice_margin, f"version {version}"))
-    collapsed = []
-    for cut, where, reference, margin, name in tests:
-        if not comparison.worse(challenger, reference, margin, where):
+class _SliceTest(NamedTuple):
+    part: SliceRows
+    rows: np.ndarray
+    reference: Predictions
+    margin: float
+    reference_name: str
+
+
+def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin: float) -> Check:
+    slices = tuple(part for part in slices if comparison.has_enough_rows(part.rows))
+    if not slices:
+        return Check(name="slices", outcome="pass", detail="no slice has enough rows for a test")
+    tests = list(_slice_tests(comparison, slices, margin))
+    failures = []
+    for test in tests:
+        challenger = comparison.holdout.challenger
+        if not comparison.is_worse(challenger, test.reference, test.margin, test.rows):
             continue
-        found = comparison.excess(challenger, reference, margin, where)
-        if found is not None and found.value > found.limit(LEVEL / len(tests)):
-            numbers = f"{comparison.metric} {found.model:.4g} against {found.reference:.4g} of {name}"
-            collapsed.append(f"{cut.column} = {cut.value}: {numbers} on {len(where):,} rows")
-    if collapsed:
-        more = f" and {len(collapsed) - 5} more" if len(collapsed) > 5 else ""
-        detail = f"{len(collapsed)} of {len(places)} slices collapse: {'; '.join(collapsed[:5])}{more}"
-        return Check(name="slices", outcome="fail", detail=detail, value=float(len(collapsed)), bound=0.0)
-    detail = f"none of {len(places)} slices collapses ({len(tests)} tests at {LEVEL:.0%} in all)"
+        excess = comparison.excess(challenger, test.reference, test.margin, test.rows)
+        if excess is not None and excess.value > excess.limit(SIGNIFICANCE / len(tests)):
+            numbers = f"{excess.model:.4g} against {excess.reference:.4g} of {test.reference_name}"
+            where = f"{test.part.column} = {test.part.value}"
+            failures.append(f"{where}: {comparison.metric} {numbers} on {len(test.rows):,} rows")
+    if failures:
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        detail = f"{len(failures)} of {len(slices)} slices collapse: {'; '.join(failures[:5])}{more}"
+        return Check(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
+    detail = f"none of {len(slices)} slices collapses ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
     return Check(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
 
 
-def _champion_is_worse(
-    comparison: _Comparison,
-    challenger: Predictions,
-    baseline: Predictions,
-    margin: float,
-    champion: Predictions,
-    rows: np.ndarray,
-) -> bool:
-    """Whether a refusal for the baseline's sake would keep a model that fails it too, and by more."""
-    return comparison.worse(champion, baseline, -margin, rows) and comparison.worse(champion, challenger, 0.0, rows)
+def _slice_tests(comparison: _Comparison, slices: tuple[SliceRows, ...], margin: float) -> Iterator[_SliceTest]:
+    """Each slice against the baseline, unless the champion is worse there; and against the champion on unseen rows."""
+    champion = comparison.holdout.champion
+    against_champion = []
+    for part in slices:
+        unseen = part.rows[champion.unseen[part.rows]] if champion else part.rows[:0]
+        enough = comparison.has_enough_rows(unseen)
+        if not (enough and comparison.champion_is_worst(0.0, unseen)):
+            yield _SliceTest(part, part.rows, comparison.holdout.baseline, 0.0, "the baseline")
+        if champion and enough:
+            name = f"version {champion.version}"
+            against_champion.append(_SliceTest(part, unseen, champion.predictions, margin, name))
+    yield from against_champion
 
 
-def _champion_is_worse_in_slice(
-    comparison: _Comparison, challenger: Predictions, baseline: Predictions, champion: Champion | None, rows: np.ndarray
-) -> bool:
-    """The same of a slice, on those of its rows that are new to the champion."""
-    if champion is None:
-        return False
-    _, answers, unseen = champion
-    new = rows[unseen[rows]]
-    return _has_enough_rows(comparison, new) and _champion_is_worse(comparison, challenger, baseline, 0.0, answers, new)
-
-
-def _has_enough_rows(comparison: _Comparison, rows: np.ndarray) -> bool:
-    return len(rows) >= MIN_ROWS and len(np.unique(comparison.units[rows])) >= MIN_UNITS
-
-
-def _check_latency(measured: float, bound: float) -> Check:
-    if measured > 0 and math.isfinite(measured):
-        return _check_maximum("latency", measured, bound, f"one row takes {measured:.3g} ms")
-    return Check(name="latency", outcome="fail", detail="the time of one row was not measured", bound=bound)
+def _check_latency(latency_ms: float, bound: float) -> Check:
+    if latency_ms > 0 and math.isfinite(latency_ms):
+        return _check_bound("latency", latency_ms, bound, f"one row takes {latency_ms:.3g} ms", is_maximum=True)
+    return Check(name="latency", outcome="fail", detail="the latency of one row was not measured", bound=bound)
 
 
 def _check_smoke_test(smoke: SmokeTestResult) -> Check:
-    faults = [] if smoke.identical else ["its answers differ from the fitted model's"]
+    faults = [] if smoke.identical else ["its predictions differ from the fitted model's"]
     if smoke.modules:
         faults.append(f"it imported {', '.join(smoke.modules)}")
-    good = f"the release answers {smoke.rows:,} rows identically in a process of its own, in {smoke.seconds:.3g} s"
-    detail = " and ".join(faults) + (f": {smoke.detail}" if smoke.detail else "") if faults else good
+    passed = f"the release predicts {smoke.rows:,} rows identically in a process of its own, in {smoke.seconds:.3g} s"
+    detail = " and ".join(faults) + (f": {smoke.detail}" if smoke.detail else "") if faults else passed
     return Check(name="smoke", outcome="fail" if faults else "pass", detail=detail)

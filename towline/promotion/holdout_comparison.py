@@ -1,4 +1,12 @@
-"""The gate's case put together: challenger, baseline and champion on the same holdout rows."""
+"""The comparison on the holdout: challenger, baseline and champion predict the same rows, then the gate decides.
+
+The champion predicts through its own contract, and only the rows that it was not trained on count. It was usually
+fitted again on all rows up to its release, so there may be few of them. Then the predictions count that its recipe made
+for its
+own holdout before that fit: neither recipe was trained on these rows.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,125 +18,117 @@ from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import HOLDOUT, ReleaseLocation
-from towline.promotion.gate import MIN_UNSEEN, Check, Verdict, apply_gate
+from towline.promotion.gate import MIN_UNSEEN_ROWS, ChampionPredictions, Check, Holdout, Verdict, apply_gate
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.predictions import Predictions
 
 
-def judge_release(
-    work: Workspace,
-    config: PipelineConfig,
-    evaluation: Evaluation,
-    smoke: SmokeTestResult,
-    champion: tuple[int, ReleaseLocation] | None,
-) -> Verdict:
-    """Decides whether a release may serve; saved as ``verdict.json`` beside the run, for a release never changes.
+class Champion(NamedTuple):
+    """The version that serves, and its release."""
 
-    The champion answers the same rows through its own contract and is judged only by rows it was not trained on. Where
-    those are few, because it was fitted again on all rows up to its day, what its recipe had said of its own holdout
-    counts too: two recipes on rows that neither was fitted on. A champion that cannot answer these rows cannot serve
-    them either, so it does not stand in the way. One that is damaged, or predicts something else, leaves the verdict
-    inconclusive.
+    version: int
+    release: ReleaseLocation
+
+
+def judge_release(
+    work: Workspace, config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestResult, champion: Champion | None
+) -> Verdict:
+    """Decides whether a release may serve.
+
+    A champion that cannot predict the holdout rows cannot serve them either: it does not block the challenger. A
+    champion that is damaged or predicts another target makes the verdict inconclusive.
 
     Args:
-        work: the run's folder.
-        config: holds the bounds and margins.
-        evaluation: what the challenger reached on the holdout.
-        smoke: what came of the smoke test.
-        champion: version and release of what serves now; None if there is none.
+        work: the run's workspace.
+        config: ``gate`` sets bounds and margins.
+        evaluation: of the challenger on the holdout.
+        smoke: result of the smoke test of its release.
+        champion: what serves now; None if no version serves.
     """
-    contract, rows = work.contract(), work.part("holdout")[2]
-    truth, challenger, baseline = load_evaluation_predictions(
-        work
-    )  # of the model that was measured, not of one fitted again
-    asked, unasked = None, None
+    holdout = work.subset("holdout")
+    truth, challenger, baseline = load_evaluation_predictions(work)  # of the evaluated model, not of a refitted one
+    compared = Holdout(work.contract(), holdout.rows, truth, challenger, baseline)
+    failed_check: Check | None = None
     if champion:
         try:
-            asked = _predict_with_champion(
-                open_release(champion[1].directory, digest=champion[1].digest), contract, rows
-            )
+            model = open_release(champion.release.directory, digest=champion.release.digest)
+            compared = compared._replace(champion=_predict_with_champion(model, compared.contract, holdout.rows))
         except ReleaseError as error:
-            unasked = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
+            failed_check = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
-            told = "; ".join((f"version {champion[0]} cannot answer these rows: {error.what}", *error.details))
-            unasked = Check(name="champion", outcome="pass", detail=told)
-    verdict = apply_gate(config, contract, evaluation, smoke, truth, challenger, baseline, asked, rows)
-    if champion and unasked:
-        outcome = "inconclusive" if (verdict.outcome, unasked.outcome) == ("pass", "inconclusive") else verdict.outcome
-        checks = (*verdict.checks, unasked)
-        verdict = verdict.model_copy(update={"checks": checks, "outcome": outcome, "champion": champion[0]})
-    work.save("verdict.json", verdict)
+            reasons = (f"version {champion.version} cannot predict these rows: {error.what}", *error.details)
+            failed_check = Check(name="champion", outcome="pass", detail="; ".join(reasons))
+    verdict = apply_gate(config, evaluation, smoke, compared)
+    if champion and failed_check:
+        verdict = verdict.with_check(failed_check).model_copy(update={"champion": champion.version})
     return verdict
 
 
-def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame) -> tuple[int, Predictions, np.ndarray]:
-    """The champion's version, its predictions, and which rows (n,) it was not trained on.
+def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame) -> ChampionPredictions:
+    """The champion's predictions for the rows (n,).
 
     Raises:
-        DataError: it cannot take the rows.
-        ReleaseError: it solves another task, or a class it knows is no more.
+        DataError: the rows do not fit the champion's contract.
+        ReleaseError: it has another task, or a class that no longer exists.
     """
-    own = model.contract
-    gone = set(own.classes) - set(contract.classes)
-    if (own.target, own.task) != (contract.target, contract.task) or gone:
+    old = model.contract
+    removed = set(old.classes) - set(contract.classes)
+    if (old.target, old.task) != (contract.target, contract.task) or removed:
         raise ReleaseError(
-            f"the champion, version {model.version}, predicts something else: {own.task} of {own.target}"
-            + (f", classes {', '.join(sorted(map(str, gone)))} are no more" if gone else ""),
+            f"the champion, version {model.version}, predicts something else: {old.task} of {old.target}"
+            + (f", classes {', '.join(sorted(map(str, removed)))} no longer exist" if removed else ""),
             where=str(model.directory),
-            remedy="give the pipeline a new name if the change is wanted",
+            remedy="give the pipeline a new name if the change is intended",
         )
-    found, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
-    if int(unseen.sum()) < MIN_UNSEEN:
-        found, kept = _use_saved_predictions(model, rows, found, unseen)
-        unseen = unseen | kept
-    if found.probabilities is not None:
+    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
+    if int(unseen.sum()) < MIN_UNSEEN_ROWS:
+        predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
+        unseen = unseen | replaced
+    if predictions.probabilities is not None:
         aligned = np.zeros((len(rows), len(contract.classes)))
-        aligned[:, [contract.classes.index(label) for label in own.classes]] = found.probabilities
-        found = Predictions(labels=found.labels, probabilities=aligned)
-    return model.version, found, unseen
+        aligned[:, [contract.classes.index(label) for label in old.classes]] = predictions.probabilities
+        predictions = Predictions(labels=predictions.labels, probabilities=aligned)
+    return ChampionPredictions(model.version, predictions, unseen)
 
 
 def _use_saved_predictions(
-    model: Model, rows: pd.DataFrame, found: Predictions, unseen: np.ndarray
+    model: Model, rows: pd.DataFrame, predictions: Predictions, unseen: np.ndarray
 ) -> tuple[Predictions, np.ndarray]:
-    """Its predictions, for rows of its own holdout what its measured model said; and which rows (n,) these are."""
+    """Predictions for rows of the champion's own holdout replaced by the saved ones; and a mask (n,) of these rows."""
     path, columns = model.directory / HOLDOUT, [column.name for column in model.contract.columns]
     none = np.zeros(len(rows), dtype=bool)
     if not path.exists() or not set(columns) <= set(rows.columns):
-        return found, none
-    with np.load(path, allow_pickle=False) as saved:
-        content = {name: saved[name] for name in saved.files}
-    if (found.probabilities is None) != ("probabilities" not in content):
-        return found, none
-    order = np.argsort(content["rows"], kind="stable")
-    own = hash_rows(rows[columns], model.metadata.seeds["run"])
-    at = order[np.searchsorted(content["rows"], own, sorter=order).clip(max=len(order) - 1)]
-    kept = (content["rows"][at] == own) & ~unseen
-    labels, given = found.labels.copy(), content["labels"][at[kept]]
+        return predictions, none
+    with np.load(path, allow_pickle=False) as file:
+        saved = {name: file[name] for name in file.files}
+    if (predictions.probabilities is None) != ("probabilities" not in saved):
+        return predictions, none
+    order = np.argsort(saved["rows"], kind="stable")
+    hashes = hash_rows(rows[columns], model.metadata.seeds["run"])
+    positions = order[np.searchsorted(saved["rows"], hashes, sorter=order).clip(max=len(order) - 1)]
+    replaced = (saved["rows"][positions] == hashes) & ~unseen
+    labels, saved_labels = predictions.labels.copy(), saved["labels"][positions[replaced]]
     if model.contract.classes:
         classes = np.empty(len(model.contract.classes), dtype=object)
         classes[:] = model.contract.classes
-        labels, given = labels.astype(object), classes[given]
-    labels[kept] = given
-    probabilities = found.probabilities
+        labels, saved_labels = labels.astype(object), classes[saved_labels]
+    labels[replaced] = saved_labels
+    probabilities = predictions.probabilities
     if probabilities is not None:
         probabilities = probabilities.copy()
-        probabilities[kept] = content["probabilities"][at[kept]]
-    return Predictions(labels, probabilities), kept
+        probabilities[replaced] = saved["probabilities"][positions[replaced]]
+    return Predictions(labels, probabilities), replaced
 
 
 def _find_unseen_rows(model: Model, rows: pd.DataFrame) -> np.ndarray:
-    """Which of the holdout rows (n,) the champion was not trained on, by its own split; none where that is unknown."""
+    """(n,) bool: rows that the champion was not trained on, according to its split; all False if that is unknown."""
     split = model.metadata.dataset["split"]
-    if split["by"] != "time" and split.get("refitted"):
+    by_time = split["by"] == "time"
+    columns = [split["time"]] if by_time else [column.name for column in model.contract.columns]
+    if (split.get("refitted") and not by_time) or not set(columns) <= set(rows.columns):
         return np.zeros(len(rows), dtype=bool)
-    columns = [split["time"]] if split["by"] == "time" else [column.name for column in model.contract.columns]
-    if not set(columns) <= set(rows.columns):
-        return np.zeros(len(rows), dtype=bool)
-    if split["by"] == "time":
-        later: np.ndarray = (pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])).to_numpy(
-            dtype=bool
-        )
-        return later
+    if by_time:
+        later = pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])
+        return np.asarray(later.to_numpy(dtype=bool))
     return is_held_out(rows[columns], split["group"], split["seed"], split["holdout"])

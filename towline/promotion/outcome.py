@@ -1,36 +1,44 @@
-"""What a run comes to: where it came from, what it decided, and what a repeated run finds done already."""
+"""The outcome of a training run: a version that was promoted, or one that the gate rejected.
 
-import json
-import platform
-import socket
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+The ledger records the decision; ``Outcome`` is its summary for callers. All functions can be repeated: a run is
+identified by its key, and a repeated call finds the earlier entry.
+"""
+
 from typing import Any, Literal
 
 from pydantic import Field
 
-import towline
 from towline import notebook
-from towline.config import Frozen, PipelineConfig, Settings
+from towline.config import Frozen, Settings
 from towline.data.splits import SplitSummary
-from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
-from towline.errors import ReleaseError
-from towline.promotion.gate import Check, Verdict
-from towline.provenance import code_digest, find_commit
-from towline.registry.ledger import Entry, JudgedVersion, Ledger, actor, open_ledger
+from towline.promotion.gate import Verdict
+from towline.provenance import Provenance
+from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.resolution import highest
-from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Release
-from towline.training.cross_validation import CrossValidationResult
-from towline.training.evaluation.holdout import Evaluation
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
+from towline.training.result import TrainingResult
 
 
 class Outcome(Frozen):
-    """The end of a run, enough for a summary without opening a store.
+    """The summary of a finished run.
 
-    ``settings`` are the keys of the config that a refusal followed; ``note`` says what is still to be done.
+    Attributes:
+        model, version: which version the run registered.
+        event: the decision.
+        repeated: an identical run had finished before; nothing was done.
+        reason: of the decision, in one line.
+        run_key: identifies the run.
+        release: folder of the release, relative to the store.
+        dataset, checked, split, candidates: summaries of the steps; empty for a repeated run.
+        chosen: name of the selected candidate.
+        primary, metrics: the metric that decides; all holdout metrics.
+        verdict: all checks of the gate; None for a repeated run.
+        previous: version that served before a promotion.
+        run_id, link: of the run in MLflow.
+        settings: config keys of the checks that did not pass.
+        note: what remains to be done, e.g. when MLflow could not be reached.
     """
 
     model: str
@@ -66,188 +74,107 @@ class Outcome(Frozen):
         return "".join(parts)
 
     @classmethod
-    def of(
-        cls,
-        work: Workspace,
-        entry: Entry,
-        validation: Validation,
-        parts: SplitSummary,
-        scores: Sequence[CrossValidationResult],
-        chosen: CrossValidationResult,
-        evaluation: Evaluation,
-        verdict: Verdict,
-        link: str,
-        run_id: str,
-        note: str,
-    ) -> "Outcome":
+    def from_entry(cls, entry: Entry, run_key: str, **details: Any) -> "Outcome":
+        """The outcome that a ledger entry records; ``details`` are further attributes."""
+        failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
         return cls(
             model=entry.model,
             version=entry.version,
             event="promoted" if entry.event == "promoted" else "refused",
             reason=entry.reason,
-            run_key=work.key,
+            run_key=run_key,
             release=entry.release,
-            dataset=work.dataset.model_dump(include={"source", "digest", "rows", "start", "end"}),
-            checked={
-                "rules": len(validation.rules),
-                "warned": validation.warned,
-                "notes": list(validation.notes),
-                "warnings": [rule.finding for rule in validation.rules if not rule.passed],
-            },
-            split=parts.model_dump(),
-            candidates=tuple(
-                {
-                    "name": score.candidate,
-                    "mean": score.mean.get(evaluation.primary),
-                    "sd": score.sd.get(evaluation.primary),
-                    "seconds": score.seconds,
-                    "trials": score.trials,
-                    "failed": score.failed,
-                }
-                for score in scores
-            ),
-            chosen=chosen.candidate,
-            primary=evaluation.primary,
-            metrics=evaluation.metrics,
-            verdict=verdict,
             previous=entry.previous,
-            run_id=run_id,
-            link=link,
-            settings=_failed_settings(entry),
-            note=note,
+            settings=tuple(dict.fromkeys(check["key"] for check in failed if check.get("key"))),
+            **details,
         )
 
 
-def register(settings: Settings, work: Workspace, model: str, facts: Mapping[str, str]) -> Entry:
-    """Has the ledger give a run its version number; the same run gets the same one.
+def summarize(entry: Entry, work: Workspace, split: SplitSummary, result: TrainingResult, **details: Any) -> Outcome:
+    """The outcome of a run that was carried out.
 
-    Numbers of releases that are in the store are not given again, whatever the ledger has lost of them.
+    Args:
+        entry: the ledger's decision.
+        work: the run's workspace.
+        split: sizes of the train and holdout parts.
+        result: what training produced.
+        details: further attributes of ``Outcome``: run_key, verdict, run_id, link and note.
     """
-    evidence = {"dataset": work.dataset.digest, **facts}
-    reason, least = f"trained, trigger {facts['trigger']}", highest(settings, model) + 1
-    return open_ledger(settings).register(model, facts["actor"], reason, evidence, work.key, least)
-
-
-def find_finished(settings: Settings, config: PipelineConfig, work: Workspace) -> Outcome | None:
-    """What an identical run has come to before, or None. A killed run's leftovers are for the flow to finish first."""
-    entry = open_ledger(settings).finished(config.name, work.key)
-    if entry is None or work.judged:
-        return None
-    work.remove()
-    return Outcome(
-        model=entry.model,
-        version=entry.version,
-        event="promoted" if entry.event == "promoted" else "refused",
-        repeated=True,
-        reason=entry.reason,
-        run_key=work.key,
-        release=entry.release,
-        previous=entry.previous,
-        settings=_failed_settings(entry),
+    evaluation, validation = result.evaluation, result.validation
+    return Outcome.from_entry(
+        entry,
+        dataset=work.dataset.model_dump(include={"source", "digest", "rows", "start", "end"}),
+        checked={
+            "rules": len(validation.rules),
+            "warned": validation.warned,
+            "notes": list(validation.notes),
+            "warnings": [rule.finding for rule in validation.rules if not rule.passed],
+        },
+        split=split.model_dump(),
+        candidates=tuple(
+            {
+                "name": scores.candidate,
+                "mean": scores.mean.get(evaluation.primary),
+                "sd": scores.sd.get(evaluation.primary),
+                "seconds": scores.seconds,
+                "trials": scores.trials,
+                "failed": scores.failed,
+            }
+            for scores in result.candidates
+        ),
+        chosen=result.chosen.candidate,
+        primary=evaluation.primary,
+        metrics=evaluation.metrics,
+        **details,
     )
 
 
-def _failed_settings(entry: Entry) -> tuple[str, ...]:
-    """Of the config: what the checks follow that a version did not pass."""
-    failed = [check for check in entry.evidence.get("checks", ()) if check["outcome"] != "pass"]
-    return tuple(dict.fromkeys(check["key"] for check in failed if check.get("key")))
+def find_finished(settings: Settings, model: str, work: Workspace, run_key: str) -> Outcome | None:
+    """The outcome of an identical run that has finished; None if there is none.
 
-
-def build_image(
-    settings: Settings,
-    work: Workspace,
-    config: PipelineConfig,
-    version: int,
-    package: Release,
-    verdict: Verdict,
-    facts: Mapping[str, str],
-) -> tuple[Verdict, ReleaseImage | None]:
-    """Builds the image of a release that passed, and adds to its verdict what came of it; an image goes to the ledger.
-
-    Raises:
-        TransientError: no Docker engine answers; the same run, given again, goes on from here.
+    A run that was interrupted after its verdict counts as unfinished: the flow completes it.
     """
-    if any(check.name == "image" for check in verdict.checks):  # killed after it was concluded
-        return verdict, None
-    built: ReleaseImage | None = None
-    try:
-        built = build_release_image(settings.layout.release(package.path), config.package.repository, package.digest)
-    except ReleaseError as error:
-        check = Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:])))
-    else:
-        check = Check(name="image", outcome="pass", detail=built.text())
-        record_image(open_ledger(settings), config.name, version, built, facts["actor"], package.path)
-    outcome = verdict.outcome if built else "fail"
-    verdict = verdict.model_copy(update={"outcome": outcome, "checks": (*verdict.checks, check)})
-    work.save("verdict.json", verdict)
-    return verdict, built
+    entry = open_ledger(settings).finished(model, run_key)
+    if entry is None or work.has_verdict(run_key):
+        return None
+    return Outcome.from_entry(entry, run_key, repeated=True)
 
 
-def record_image(ledger: Ledger, model: str, version: int, built: ReleaseImage, actor: str, release: str) -> Entry:
-    """Records an image of a version's release."""
-    evidence = {"image": built.tag, "image_id": built.id, "image_digest": built.digest, "bytes": built.bytes}
-    return ledger.packaged(model, version, actor, f"image {built.tag}", evidence, release)
+def register_version(settings: Settings, model: str, dataset: str, provenance: Provenance) -> Entry:
+    """Has the ledger assign a version number to a run; the same run gets the same number.
+
+    Numbers of releases in the store are never assigned again, even if the ledger was lost.
+
+    Args:
+        settings: locate the ledger and the store.
+        model: the model's name.
+        dataset: digest of the dataset.
+        provenance: of the run.
+    """
+    evidence = {"dataset": dataset, **provenance.model_dump()}
+    reason, least = f"trained, trigger {provenance.trigger}", highest(settings, model) + 1
+    return open_ledger(settings).register(model, provenance.actor, reason, evidence, provenance.run_key, least)
 
 
-def conclude(
-    ledger: Ledger,
-    work: Workspace,
-    model: str,
-    version: int,
-    package: Release,
-    verdict: Verdict,
-    facts: Mapping[str, str],
+def decide_promotion(
+    ledger: Ledger, model: str, version: int, release: Release, verdict: Verdict, provenance: Provenance
 ) -> Entry:
-    """Promotes or refuses a version, once: the same run concluded again finds its own row.
+    """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
 
     Raises:
-        PromotionRejectedError: the champion changed since the version was judged.
+        PromotionRejectedError: the champion changed after the verdict.
     """
-    if entry := ledger.finished(model, work.key):
+    if entry := ledger.finished(model, provenance.run_key):
         return entry
     evidence = {
-        "release": package.digest,
+        "release": release.digest,
         "verdict": verdict.outcome,
         "checks": [{**check.model_dump(), "key": check.key} for check in verdict.checks],
     }
-    judged = JudgedVersion(version, work.key, package.path, evidence)
+    judged = JudgedVersion(version, provenance.run_key, release.path, evidence)
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        return ledger.promote(model, judged, verdict.champion, facts["actor"], reason)
+        return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
-    return ledger.refuse(model, judged, facts["actor"], f"{verdict.outcome}: {', '.join(failed)}")
-
-
-def provenance(
-    settings: Settings, work: Workspace, config: PipelineConfig, *, as_of: datetime | None, trigger: str
-) -> dict[str, str]:
-    """Who ran what, from which commit and code, when; drawn once for a run, so that a resumed one tells the same.
-
-    ``git_dirty`` is true where the commit does not hold all of the run's code and config; ``git_missing`` names what.
-    """
-    kept = work.file("provenance.json")
-    if kept.exists():
-        return dict(json.loads(kept.read_bytes()))
-    head, missing = find_commit(config, settings.project)
-    facts = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "actor": actor(),
-        "host": socket.gethostname(),
-        "trigger": trigger,
-        "as_of": as_of.isoformat() if as_of else "",
-        "git_commit": head,
-        "git_dirty": ("true" if missing else "false") if head else "",
-        "git_missing": _shorten(missing),
-        "code": code_digest(config, settings.project),
-        "config": config.digest,
-        "towline": towline.__version__,
-        "python": platform.python_version(),
-        "run_key": work.key,
-    }
-    work.save_json("provenance.json", facts)
-    return facts
-
-
-def _shorten(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")

@@ -1,12 +1,15 @@
-"""A run's results put into one immutable folder, whole or not at all."""
+"""A release: an immutable folder with everything that is needed to serve one version, named by its content.
+
+It holds the model, its contract, the compiled scorer, the drift reference, metrics, the model card, a probe and lock
+files. The manifest lists each file with its digest; the folder's name contains the digest of the manifest.
+"""
 
 import functools
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,40 +17,36 @@ import yaml
 from threadpoolctl import ThreadpoolController
 
 from towline import files, origins
-from towline.config import Frozen, PipelineConfig, Settings
+from towline.config import Frozen, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.example import example_value
 from towline.data.splits import hash_rows
-from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.compiled.parity import ParityCertificate, certify
 from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
+from towline.provenance import Provenance
 from towline.release import model_card, reference, runtime, sbom
+from towline.store import StoreLayout
 from towline.training import model_io, performance_estimation
-from towline.training.cross_validation import CrossValidationResult
-from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
+from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import encode_labels
 from towline.training.final_fit import FittedModel, training_rows
+from towline.training.result import TrainingResult
 
 LIBRARIES = ("numpy", "pandas", "pydantic", "scikit-learn", "skops")
 PROBES = 50
 
 
-class Version(Protocol):
-    """What the registry calls this model."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-
-
 class Release(Frozen):
-    """A reference to a release: its folder relative to the store, its manifest's digest, its size in bytes.
+    """A reference to a release.
 
-    ``predictions_file`` is the workspace's file with what its model says of the holdout.
+    Attributes:
+        path: its folder, relative to the store.
+        digest: SHA-256 of its manifest.
+        bytes: size of its files.
+        predictions_file: the workspace's file with its model's predictions for the holdout.
     """
 
     path: str
@@ -57,104 +56,80 @@ class Release(Frozen):
 
 
 def package_release(
-    work: Workspace,
-    config: PipelineConfig,
-    settings: Settings,
-    version: Version,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    scores: Sequence[CrossValidationResult],
-    validation: Validation,
-    facts: Mapping[str, str],
+    work: Workspace, config: PipelineConfig, version: int, result: TrainingResult, provenance: Provenance
 ) -> Release:
-    """Writes the release of a run beside its final place and renames it; the same inputs give the same release.
+    """Writes the release of a run: into a draft folder, which is renamed; the same inputs give the same release.
 
     Args:
-        work: the run's folder.
-        config: what the run did; copied into the release.
-        settings: says which store the release goes to.
-        version: its name, and its number in the ledger.
-        fitted: the model to release.
-        evaluation: what its recipe reached on the holdout.
-        scores: what every candidate reached in cross-validation.
-        validation: what was checked before.
-        facts: provenance; ``created``, ``git_commit``, ``git_dirty``, ``towline`` and ``python`` go into the manifest.
+        work: the run's workspace; names the store.
+        config: of the run; copied into the release.
+        version: the model's number in the ledger.
+        result: of training.
+        provenance: of the run; parts of it go into the manifest.
 
     Raises:
-        TransientError: the disk is full or the store cannot be written; nothing is left behind.
-        ReleaseError: this release exists already and has been changed since.
+        TransientError: the disk is full or the store cannot be written; no draft remains.
+        ReleaseError: the release exists and was changed.
     """
-    home = settings.layout.releases / version.name
-    manifest = _manifest(work, config, version, fitted, evaluation, scores, facts)
-    with files.disk(home), files.exclusive_lock(home / ".lock"):
-        for stale in home.glob(".draft-*"):  # of a killed run: the lock says that nobody writes there now
+    releases = StoreLayout(work.store).releases / config.name
+    manifest = _manifest(work, config, version, result, provenance)
+    with files.disk(releases), files.exclusive_lock(releases / ".lock"):
+        for stale in releases.glob(".draft-*"):  # of an interrupted run: the lock excludes another writer
             shutil.rmtree(stale)
-        draft = home / f".draft-{work.key[:16]}"
+        draft = releases / f".draft-{provenance.run_key[:16]}"
         try:
-            _write(draft, work, config, manifest, fitted, evaluation, scores, validation)
-            for path in performance_estimation.save_estimator(work, config, fitted.candidate):
+            _write_files(draft, work, config, manifest, result)
+            for path in performance_estimation.save_estimator(work, config, result.model.candidate):
                 files.write(draft / path.name, path.read_bytes())
             manifest = manifest.model_copy(update={"files": describe_files(draft)})
             files.write(draft / MANIFEST, manifest.text())
-            target = home / manifest.folder
+            target = releases / manifest.folder
             if target.exists():
                 verify_release(target)
             else:
                 draft.rename(target)
-                files.sync(home)
+                files.sync(releases)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return Release(
-        path=target.relative_to(settings.store).as_posix(),
+        path=target.relative_to(work.store).as_posix(),
         digest=manifest.digest,
         bytes=sum(entry.size for entry in manifest.files.values()),
-        predictions_file=fitted.predictions_file,
+        predictions_file=result.model.predictions_file,
     )
 
 
 def _manifest(
-    work: Workspace,
-    config: PipelineConfig,
-    version: Version,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    scores: Sequence[CrossValidationResult],
-    facts: Mapping[str, str],
+    work: Workspace, config: PipelineConfig, version: int, result: TrainingResult, provenance: Provenance
 ) -> Manifest:
-    contract = work.contract()
-    data = work.dataset
-    estimator = next(score.estimator for score in scores if score.candidate == fitted.candidate)
-    types = model_io.untrusted_types(work.file(fitted.file))
-    homes = model_io.packages_in_model(work.file(fitted.file)) | {estimator.partition(".")[0]}
+    contract, data, model = work.contract(), work.dataset, result.model
+    estimator = result.chosen.estimator
+    packages = model_io.packages_in_model(work.file(model.file)) | {estimator.partition(".")[0]}
     return Manifest(
-        name=version.name,
-        version=version.version,
-        run_key=work.key,
-        created=facts["created"],
+        name=config.name,
+        version=version,
+        run_key=provenance.run_key,
+        created=provenance.created,
         task=contract.task,
         target=contract.target,
         classes=contract.classes,
         positive=contract.positive,
-        threshold=fitted.threshold,
+        threshold=model.threshold,
         dataset={
-            "digest": data.digest,
-            "rows": data.rows,
-            "start": data.start,
-            "end": data.end,
-            "source": data.source,
-            "split": _split(work, config, fitted),
-            "history": fitted.history.model_dump(mode="json"),
-            "training_rows": fitted.rows,
+            **data.model_dump(include={"digest", "rows", "start", "end", "source"}),
+            "split": _split(work, config, model),
+            "history": model.history.model_dump(mode="json"),
+            "training_rows": model.rows,
         },
         estimator=estimator,
-        params=fitted.params,
-        metrics=evaluation.metrics,
-        primary=evaluation.primary,
-        commit=facts["git_commit"] + ("-dirty" if facts["git_dirty"] == "true" else ""),
-        towline=facts["towline"],
-        python=facts["python"],
-        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.installed_versions(homes),
-        trusted=types,
+        params=model.params,
+        metrics=result.evaluation.metrics,
+        primary=result.evaluation.primary,
+        commit=provenance.commit_label,
+        towline=provenance.towline,
+        python=provenance.python,
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.installed_versions(packages),
+        trusted=model_io.untrusted_types(work.file(model.file)),
         seeds={"run": config.seed},
     )
 
@@ -165,7 +140,7 @@ def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict
     ``train_end`` is the time of the newest row that the released model has seen; where that was fitted again after
     the holdout was measured on, ``measured_end`` is the same of the model that was measured.
     """
-    by = json.loads(work.file("parts.json").read_bytes())["by"]
+    by = json.loads(work.file("split.json").read_bytes())["by"]
     if by == "time":
         ends = {"train_end": fitted.end, "measured_end": fitted.measured_end or fitted.end}
         return {"by": by, "time": config.data.time, "refitted": fitted.refitted, **ends}
@@ -173,62 +148,53 @@ def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict
     return {"by": by, "refitted": fitted.refitted, **own}
 
 
-def _write(
-    draft: Path,
-    work: Workspace,
-    config: PipelineConfig,
-    manifest: Manifest,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    scores: Sequence[CrossValidationResult],
-    validation: Validation,
+def _write_files(
+    draft: Path, work: Workspace, config: PipelineConfig, manifest: Manifest, result: TrainingResult
 ) -> None:
-    contract = work.contract()
+    contract, fitted = work.contract(), result.model
     plots = {path.name: path.read_bytes() for path in sorted(work.file("plots").glob("*.png"))}
     rows = training_rows(work, config, fitted)
-    seen = contract.features(rows)
     model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
-    certificate, plan = _compiled(work, config, contract, model, seen)
-    needs = runtime.select_lock_file(compiled=bool(plan), packages=model_io.packages_in_model(work.file(fitted.file)))
-    written = model_card.render_card(
-        manifest, config, contract, evaluation, scores, validation, plots, certificate, fitted
-    )
+    certificate, plan = _compile(work, config, model, contract.features(rows))
+    packages = model_io.packages_in_model(work.file(fitted.file))
+    lock_file = runtime.select_lock_file(compiled=bool(plan), packages=packages)
+    card = model_card.render_card(manifest, config, contract, result, plots, certificate)
     metrics = {
-        "evaluation": evaluation.model_dump(mode="json"),
-        "cross_validation": [score.model_dump(mode="json") for score in scores],
+        "evaluation": result.evaluation.model_dump(mode="json"),
+        "cross_validation": [scores.model_dump(mode="json") for scores in result.candidates],
     }
     contents: dict[str, str | bytes] = {
         Contract.FILE: contract.model_dump_json(indent=1),
         **reference.build_reference(work, config, rows),
         "config.yaml": _render_config(config),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
-        "validation.json": validation.model_dump_json(indent=1),
+        "validation.json": result.validation.model_dump_json(indent=1),
         "probe.json": json.dumps(_probe(work, config, model), indent=1, ensure_ascii=False),
         "certificate.json": certificate.model_dump_json(indent=1),
         "environment.lock": _environment(),
-        runtime.NAME: needs,
-        sbom.NAME: sbom.build_sbom(manifest, needs),
-        "card.md": written.markdown,
-        "card.html": written.html,
+        runtime.NAME: lock_file,
+        sbom.NAME: sbom.build_sbom(manifest, lock_file),
+        "card.md": card.markdown,
+        "card.html": card.html,
         **{f"plots/{name}": content for name, content in plots.items()},
     }
     for name, content in contents.items():
         files.write(draft / name, content)
     if fitted.refitted:
         with files.replacing(draft / HOLDOUT) as file:
-            np.savez_compressed(file, allow_pickle=False, **_measured(work, config))
-    with work.file(fitted.file).open("rb") as model, files.replacing(draft / "model.skops") as copy:
-        shutil.copyfileobj(model, copy)
+            np.savez_compressed(file, allow_pickle=False, **_evaluated_holdout(work, config))
+    with work.file(fitted.file).open("rb") as model_file, files.replacing(draft / "model.skops") as copy:
+        shutil.copyfileobj(model_file, copy)
     if plan:
         files.write(draft / PLAN_FILE, plan)
 
 
-def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
+def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
     """What the model that was measured said of each holdout row, by the row's hash: the released one has seen them.
 
     A later challenger can so be compared on rows that neither recipe was fitted on.
     """
-    contract, rows = work.contract(), work.part("holdout")[2]
+    contract, rows = work.contract(), work.subset("holdout").rows
     _, found, _ = load_evaluation_predictions(work)
     content = {"rows": hash_rows(rows[[column.name for column in contract.columns]], config.seed)}
     content["labels"] = encode_labels(found.labels, contract.classes) if contract.classes else found.labels
@@ -237,13 +203,13 @@ def _measured(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
     return content
 
 
-def _compiled(
-    work: Workspace, config: PipelineConfig, contract: Contract, model: Any, seen: pd.DataFrame
+def _compile(
+    work: Workspace, config: PipelineConfig, model: Any, train: pd.DataFrame
 ) -> tuple[ParityCertificate, bytes]:
-    """The compiled scorer, if it answers every row as the model does, and the proof."""
-    tables = {"train": seen, "holdout": work.part("holdout")[0]}
+    """The compiled scorer and its certificate; empty if it does not predict each row as the model does."""
+    tables = {"train": train, "holdout": work.subset("holdout").features}
     with ThreadpoolController().limit(limits=1):
-        return certify(model, contract, tables, config.seed)
+        return certify(model, work.contract(), tables, config.seed)
 
 
 def _render_config(config: PipelineConfig) -> str:
@@ -265,7 +231,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
     No row of the table is among them: each column holds values of the holdout in an order of its own, and a column with
     personal data made-up ones.
     """
-    contract, holdout = work.contract(), work.part("holdout")[2]
+    contract, holdout = work.contract(), work.subset("holdout").rows
     chosen = np.unique(np.linspace(0, len(holdout) - 1, PROBES).astype(int))
     rng = np.random.default_rng(config.seed)
     columns: dict[str, list[Any]] = {}

@@ -44,7 +44,7 @@ def build_reference(work: "Workspace", config: PipelineConfig, learnt: "pd.DataF
 
     contract = work.contract()
     features = contract.features(learnt)
-    held = work.part("holdout")[2]
+    held = work.subset("holdout").rows
     table = prediction_columns(load_evaluation_predictions(work)[1], contract)
     inputs = profile_features(features, contract)
     told = describe_columns(table, prediction_kinds(contract))

@@ -84,7 +84,7 @@ def finish_smoke_test(
     a dict, ``peak_mb`` the process's peak memory (MiB). A process that does not answer is a failed smoke test with the
     cause as its detail, never an error.
     """
-    rows = work.part("holdout")[2][[column.name for column in work.contract().feature_columns]]
+    rows = work.subset("holdout").rows[[column.name for column in work.contract().feature_columns]]
     rows.to_parquet(work.file("smoke-rows.parquet"), index=False)
     job = {
         "release": str(StoreLayout(work.store).release(package.path)),

@@ -1,4 +1,8 @@
-"""Candidates compared on folds of the train part, and one of them chosen."""
+"""Cross-validation of the candidates on folds of the train part, and the selection of one of them.
+
+The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. In
+a binary task the decision threshold is chosen on the out-of-fold predictions.
+"""
 
 import logging
 import threading
@@ -7,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -16,9 +20,19 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
 from towline import files
-from towline.config import DEFAULT_METRIC, GREATER_IS_BETTER, METRICS, Candidate, Frozen, Metric, PipelineConfig, Task
+from towline.config import (
+    DEFAULT_METRIC,
+    GREATER_IS_BETTER,
+    METRICS,
+    Candidate,
+    Frozen,
+    Metric,
+    PipelineConfig,
+    Task,
+    TrainingConfig,
+)
 from towline.data.schema.contract import Contract
-from towline.data.splits import SplitSummary, make_folds
+from towline.data.splits import Fold, SplitSummary, make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training import model_io
@@ -30,9 +44,10 @@ from towline.training.evaluation.predictions import Predictions, encode_labels
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
-_COMPARED = 100  # rows that a model answers before and after it was stored
+_COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
+_SINGLE_THREADED = ("baseline", "linear")  # most of their time is preparation, which holds the interpreter's lock
 
-# classes of scikit-learn whose fitted state holds rows of the table
+# base classes of scikit-learn whose fitted estimators contain rows of the table
 ROW_STORING_CLASSES = frozenset({
     "BaseLabelPropagation", "BaseLibSVM", "GaussianProcessClassifier", "GaussianProcessRegressor", "KernelRidge",
     "NeighborsBase",
@@ -40,14 +55,15 @@ ROW_STORING_CLASSES = frozenset({
 
 
 class CrossValidationResult(Frozen):
-    """A candidate's cross-validation.
+    """The scores of one candidate.
 
     Attributes:
-        candidate, estimator, params: what was tried; with a search, the best parameters found.
-        folds: each fold's metrics; one that is undefined there is left out.
-        mean, sd: over the folds that have the metric.
-        threshold: binary: from this probability on a row is called positive; None is the estimator's own rule.
-        seconds, cpu_seconds: wall and process time, a search included.
+        candidate, estimator: its name and its estimator.
+        params: hyperparameters; after a search, the best ones.
+        folds: metrics of each fold; a metric that is undefined in a fold is left out.
+        mean, sd: of each metric, over the folds in which it is defined.
+        threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
@@ -67,51 +83,110 @@ class CrossValidationResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Folds:
-    """The train part and its cut; positions count within the part."""
+class _FoldScores(NamedTuple):
+    """Predictions for the test rows of each fold, the threshold behind their labels, and the metrics of each fold."""
 
+    predictions: list[Predictions]
+    threshold: float | None
+    metrics: list[dict[str, float]]
+
+    def summary(self, statistic: Callable[[list[float]], Any]) -> dict[str, float]:
+        """Each metric over the folds in which it is defined."""
+        names = dict.fromkeys(name for fold in self.metrics for name in fold)
+        return {name: float(statistic([fold[name] for fold in self.metrics if name in fold])) for name in names}
+
+
+@dataclass(frozen=True)
+class _CrossValidation:
+    """The train part and its folds, with the candidate that is scored on them."""
+
+    work: Workspace
+    config: TrainingConfig
+    candidate: Candidate
     contract: Contract
     features: pd.DataFrame
     labels: np.ndarray
-    pairs: list[tuple[np.ndarray, np.ndarray]]
+    folds: list[Fold]
+    untested: threading.Lock  # free until the first fitted model was stored and read back
 
-    def predict(
-        self, make: Callable[[], Model], candidate: Candidate, fitted: Callable[[Model], None]
-    ) -> list[Predictions]:
-        """Predictions for the test side of each fold, of a pipeline fitted on its train side; ``fitted`` is told each.
+    def score(self, params: dict[str, Any]) -> _FoldScores:
+        """Fits and scores the candidate with these hyperparameters."""
+        predictions, threshold = self._predict_folds(params), None
+        truth = [self.labels[test] for _, test in self.folds]
+        metric = _threshold_metric(self.config, self.contract.task)
+        has_probabilities = all(part.probabilities is not None for part in predictions)
+        if metric and has_probabilities and self.candidate.estimator != "baseline":
+            chances = _positive_probabilities(predictions, self.contract)
+            threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
+            predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
+        metrics = [
+            {
+                name: value
+                for name, value in compute_metrics(fold_truth, part, self.contract).items()
+                if np.isfinite(value)
+            }
+            for fold_truth, part in zip(truth, predictions, strict=True)
+        ]
+        return _FoldScores(predictions, threshold, metrics)
 
-        Folds run in threads where that pays: trees free the interpreter, a linear fit is mostly preparation, which
-        does not. Each fold computes in one thread, so that no result depends on the number of processors.
+    def _predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
+        """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
+
+        Folds run in threads if that saves time. Each fold computes in one thread, so that no result depends on the
+        number of processors.
         """
         pools = ThreadpoolController()
 
-        def one(fold: int, train: np.ndarray, test: np.ndarray) -> Predictions:
-            started = time.perf_counter()
+        def predict_fold(fold: int) -> Predictions:
+            started, (train, test) = time.perf_counter(), self.folds[fold]
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = make().fit(self.features.iloc[train], self.labels[train])
-                found = predict(model, self.features.iloc[test], self.contract)
-                fitted(model)
-            log.debug("%s: fold %d in %.1f s", candidate.name, fold + 1, time.perf_counter() - started)
-            return found
+                model = self._build(params).fit(self.features.iloc[train], self.labels[train])
+                predictions = predict(model, self.features.iloc[test], self.contract)
+                self._check_storage(model)
+            log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
+            return predictions
 
-        workers = 1 if candidate.estimator in ("baseline", "linear") else min(len(self.pairs), joblib.cpu_count())
+        parallel = self.candidate.estimator not in _SINGLE_THREADED
+        workers = min(len(self.folds), joblib.cpu_count()) if parallel else 1
         with pools.limit(limits=1):
-            # the longest first: expanding folds would otherwise leave one thread alone with the last
-            order = sorted(range(len(self.pairs)), key=lambda fold: -len(self.pairs[fold][0]))
-            jobs = (joblib.delayed(one)(fold, *self.pairs[fold]) for fold in order)
-            found = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
-            return [found[fold] for fold in range(len(self.pairs))]
+            # the longest first: the last of expanding folds would else run alone at the end
+            order = sorted(range(len(self.folds)), key=lambda fold: -len(self.folds[fold][0]))
+            jobs = (joblib.delayed(predict_fold)(fold) for fold in order)
+            by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
+            return [by_fold[fold] for fold in range(len(self.folds))]
 
-    def truth(self) -> list[np.ndarray]:
-        return [self.labels[test] for _, test in self.pairs]
+    def _build(self, params: dict[str, Any]) -> Model:
+        return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
+
+    def _check_storage(self, model: Model) -> None:
+        """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
+        if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
+            path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
+            trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
+            model_io.check_round_trip(model, path, where, trusted, lambda each: predict(each, rows, self.contract))
+
+    def save(self, predictions: list[Predictions]) -> None:
+        """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
+        arrays = {
+            "rows": np.concatenate([test for _, test in self.folds]),
+            "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)]),
+        }
+        labels = np.concatenate([part.labels for part in predictions])
+        if self.contract.task == "regression":
+            arrays["predicted"] = labels
+        else:
+            arrays["classes"] = encode_labels(labels, self.contract.classes)
+        if all(part.probabilities is not None for part in predictions):
+            arrays["probabilities"] = np.concatenate([part.probabilities for part in predictions])
+        with files.replacing(self.work.file(f"oof-{self.candidate.name}.npz")) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def primary_metric(config: PipelineConfig, task: Task) -> Metric:
-    """The metric that decides.
+def primary_metric(config: TrainingConfig, task: Task) -> Metric:
+    """The metric that decides between candidates and in the gate.
 
     Raises:
-        ConfigError: the one configured is not a metric of the task.
+        ConfigError: the configured metric is not one of the task.
     """
     metric = config.evaluation.metric or DEFAULT_METRIC[task]
     if metric not in METRICS[task]:
@@ -121,107 +196,87 @@ def primary_metric(config: PipelineConfig, task: Task) -> Metric:
 
 
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
-    """Finds what cannot be used with these columns and this task, before time is spent on anything.
+    """Checks that all candidates can be used with these columns and this task, before anything is fitted.
 
     Raises:
-        ConfigError: names it.
-        FitError: no column to learn from.
+        ConfigError: a candidate or a key that cannot be used.
+        FitError: no feature column remains.
     """
     check_config(config, contract.task)
     for candidate in config.candidates:
         model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
-        _check_rows_kept(candidate, pipeline_of(model), contract)
+        _check_stored_rows(candidate, pipeline_of(model), contract)
 
 
-def _check_rows_kept(candidate: Candidate, pipeline: Pipeline, contract: Contract) -> None:
-    """Such a model would hold the numbers of each person it was fitted on."""
-    classes = {one.__name__ for one in type(pipeline.named_steps["estimate"]).__mro__}
+def _check_stored_rows(candidate: Candidate, pipeline: Pipeline, contract: Contract) -> None:
+    """Refuses estimators that would contain the numbers of each person that they are fitted on."""
+    classes = {base.__name__ for base in type(pipeline.named_steps["estimate"]).__mro__}
     numbers = [column.name for column in contract.feature_columns if column.pii and column.kind == "numeric"]
     if numbers and classes & ROW_STORING_CLASSES:
         raise ConfigError(
-            f"{candidate.estimator} keeps the rows that it is fitted on, and {numbers[0]!r} is pii",
+            f"{candidate.estimator} stores the rows that it is fitted on, and {numbers[0]!r} is pii",
             where=f"candidates.{candidate.name}",
             remedy=f"choose another estimator, or list {numbers[0]!r} under data.drop",
         )
 
 
-def baseline_candidate(config: PipelineConfig) -> Candidate:
-    """The candidate each other must beat: the class shares, or the constant that is best for the metric."""
-    squares = config.evaluation.metric in ("rmse", "r2")
-    return Candidate(estimator="baseline", params={"strategy": "mean"} if squares else {})
+def baseline_candidate(config: TrainingConfig) -> Candidate:
+    """The candidate that every other one must beat: class shares, or the constant that is best for the metric."""
+    squared = config.evaluation.metric in ("rmse", "r2")
+    return Candidate(estimator="baseline", params={"strategy": "mean"} if squared else {})
 
 
-def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate) -> CrossValidationResult:
-    """Fits and scores a candidate on the folds of the train part, after its search if it has one.
+def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate) -> CrossValidationResult:
+    """Fits and scores a candidate on the folds of the train part, after its hyperparameter search if it has one.
 
-    Saves ``oof-<name>.npz``: rows (positions in the train part), fold, and predicted values, or classes (positions in
-    ``contract.classes``) and probabilities (n, k). In a binary task the threshold that is best on all of these
-    predictions together (``evaluation.threshold``) decides the labels that are scored; the baseline has none.
+    Saves the out-of-fold predictions as ``oof-<name>.npz``. In a binary task the labels are decided by the threshold
+    that maximises ``evaluation.threshold`` on all out-of-fold predictions; the baseline has no threshold.
+
+    Args:
+        work: the run's workspace.
+        config: of the training.
+        candidate: to score.
 
     Raises:
-        ConfigError: an estimator, a parameter, a search or a metric that cannot be used.
-        DataValidationError: the rows cannot be cut into the folds.
-        FitError: no column to learn from; a model that cannot be stored or read back, told after the first fold.
+        ConfigError: an estimator, parameter, search space or metric that cannot be used.
+        DataValidationError: the rows cannot be split into the folds.
+        FitError: no feature column remains; or the model cannot be stored or read back.
     """
     started = time.perf_counter(), time.process_time()
     contract = work.contract()
     metric = primary_metric(config, contract.task)
-    features, labels, rows = work.part("train")
-    by = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by
-    cut = _Folds(contract, features, labels, make_folds(rows, labels, config, by))
-    where, untried = f"candidates.{candidate.name}", threading.Lock()
+    features, labels, rows = work.subset("train")
+    by = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by
+    folds = make_folds(rows, labels, config, by)
+    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, threading.Lock())
+    build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    def fitted(model: Model) -> None:
-        """Whether it can be stored is tried on the first model; of our own candidates it is known."""
-        if "." in candidate.estimator and untried.acquire(blocking=False):
-            path, few = work.file(f"trial-{candidate.name}.skops"), features.head(_COMPARED)
-            model_io.check_round_trip(
-                model, path, where, model_io.trusted_packages(config), lambda one: predict(one, few, contract)
-            )
-
-    deciding = None if candidate.estimator == "baseline" else _threshold_metric(config, contract.task)
-
-    def attempt(params: dict[str, Any]) -> tuple[list[Predictions], float | None, list[dict[str, float]]]:
-        found = cut.predict(
-            lambda: build_model(candidate, contract, config.seed, params, config.package.trusted), candidate, fitted
-        )
-        limit = None
-        if deciding and all(part.probabilities is not None for part in found):
-            limit = best_threshold(
-                np.concatenate(cut.truth()), _positive_probabilities(found, contract), contract.positive, deciding
-            )
-            found = [_apply_threshold(part, limit, contract) for part in found]
-        measured = (compute_metrics(truth, part, contract) for truth, part in zip(cut.truth(), found, strict=True))
-        return found, limit, [{k: v for k, v in fold.items() if np.isfinite(v)} for fold in measured]
-
-    def objective(params: dict[str, Any]) -> float:
-        return _summarize(attempt(params)[2], np.mean).get(metric, np.nan)
-
-    build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # before anything is fitted
-    failed, params, trials = "", candidate.params, 0
-    limit, measured = None, list[dict[str, float]]()
+    failed, params, trials, scores = "", candidate.params, 0, _FoldScores([], None, [])
     with _collect_warnings() as notes:
         try:
             if candidate.search:
-                kept = work.file(f"search-{candidate.name}.json")
-                default = default_search_space(candidate, contract.task)
-                params, trials = search_parameters(kept, candidate, default, metric, config.seed, objective)
-            found, limit, measured = attempt(params)
-            _save_predictions(work, candidate, cut, found)
-            if metric not in _summarize(measured, np.mean):
+
+                def objective(params: dict[str, Any]) -> float:
+                    return run.score(params).summary(np.mean).get(metric, np.nan)
+
+                file, space = work.file(f"search-{candidate.name}.json"), default_search_space(candidate, contract.task)
+                params, trials = search_parameters(file, candidate, space, metric, config.seed, objective)
+            scores = run.score(params)
+            run.save(scores.predictions)
+            if metric not in scores.summary(np.mean):
                 failed = f"{metric} is undefined in every fold"
         except TowlineError:
             raise
-        except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates go on
+        except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue
             failed = describe_error(error)
     return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
         params=params,
-        folds=tuple(measured),
-        mean=_summarize(measured, np.mean),
-        sd=_summarize(measured, np.std),
-        threshold=limit,
+        folds=tuple(scores.metrics),
+        mean=scores.summary(np.mean),
+        sd=scores.summary(np.std),
+        threshold=scores.threshold,
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
@@ -231,100 +286,89 @@ def cross_validate(work: Workspace, config: PipelineConfig, candidate: Candidate
 
 
 def choose_candidate(
-    scores: Sequence[CrossValidationResult], config: PipelineConfig, task: Task
+    scores: Sequence[CrossValidationResult], config: TrainingConfig, task: Task
 ) -> CrossValidationResult:
-    """The candidate with the best mean of the primary metric, the baseline aside; the first one on a tie.
+    """Selects the candidate with the best mean of the primary metric, not the baseline; the first one on a tie.
 
     Raises:
-        FitError: none could be fitted; says why for each.
+        FitError: no candidate could be fitted; the details give the reason for each.
     """
     metric = primary_metric(config, task)
-    tried = [one for one in scores if one.estimator != "baseline"]
-    able = [one for one in tried if not one.failed]
-    if not able:
+    candidates = [result for result in scores if result.estimator != "baseline"]
+    fitted = [result for result in candidates if not result.failed]
+    if not fitted:
         raise FitError(
             "no candidate could be fitted",
             where="candidates",
-            remedy="mend their params, or try others: linear, forest, boosting",
-            details=tuple(f"{one.candidate}: {one.failed}" for one in tried),
+            remedy="correct their params, or use others: linear, forest, boosting",
+            details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
     sign = 1 if GREATER_IS_BETTER[metric] else -1
-    return max(able, key=lambda one: sign * one.mean[metric])
+    return max(fitted, key=lambda result: sign * result.mean[metric])
 
 
-def best_threshold(truth: np.ndarray, chance: np.ndarray, positive: object, metric: str) -> float:
-    """The threshold on ``chance`` (n,) that maximises a metric of the labels; the highest one on a tie.
+def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, metric: str) -> float:
+    """The decision threshold that maximises a metric of the labels; the highest one on a tie.
 
-    Every distinct probability is tried in one sorted pass. The threshold lies midway to the next lower one, so that a
-    difference in the last digit moves no row across it.
+    Every distinct probability is considered in one sorted pass. The threshold is the middle between it and the next
+    lower one, so that a difference in the last digit moves no row across it.
+
+    Args:
+        truth: (n,) true labels.
+        chances: (n,) probabilities of the positive class.
+        positive: the positive class.
+        metric: f1, precision, recall or accuracy.
+
+    Example:
+        >>> truth = np.array(["no", "no", "yes", "yes"])
+        >>> best_threshold(truth, np.array([0.1, 0.3, 0.5, 0.9]), "yes", "f1")
+        0.4
     """
-    order = np.argsort(-chance, kind="stable")
-    ordered, hits = chance[order], np.cumsum(truth[order] == positive)
-    last = np.flatnonzero(np.diff(ordered, append=-1.0))  # rows of equal probability are called positive together
-    hit, called = hits[last], last + 1
-    total, n = hits[-1], len(truth)
+    order = np.argsort(-chances, kind="stable")
+    ordered, hits = chances[order], np.cumsum(truth[order] == positive)
+    last = np.flatnonzero(np.diff(ordered, append=-1.0))  # rows of equal probability get the same label
+    true_positives, predicted = hits[last], last + 1
+    positives, n = hits[-1], len(truth)
     value = {
-        "f1": 2 * hit / (called + total),
-        "precision": hit / called,
-        "recall": hit / max(total, 1),
-        "accuracy": (n - total - called + 2 * hit) / n,
+        "f1": 2 * true_positives / (predicted + positives),
+        "precision": true_positives / predicted,
+        "recall": true_positives / max(positives, 1),
+        "accuracy": (n - positives - predicted + 2 * true_positives) / n,
     }[metric]
     best = int(np.argmax(value))
-    at = ordered[last[best]]
-    below = ordered[last[best + 1]] if best + 1 < len(last) else 0.0
-    middle = (at + below) / 2
-    return float(middle if middle > below else at)
+    chance = ordered[last[best]]
+    next_lower = ordered[last[best + 1]] if best + 1 < len(last) else 0.0
+    middle = (chance + next_lower) / 2
+    return float(middle if middle > next_lower else chance)
 
 
-def _threshold_metric(config: PipelineConfig, task: Task) -> str | None:
-    """The metric a binary threshold maximises."""
+def _threshold_metric(config: TrainingConfig, task: Task) -> str | None:
+    """The metric that a binary threshold maximises."""
     metric = config.evaluation.threshold
     return None if task != "binary" or metric == "none" else metric
 
 
-def _positive_probabilities(found: list[Predictions], contract: Contract) -> np.ndarray:
+def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
     column = contract.classes.index(contract.positive)
-    return np.concatenate([part.probabilities[:, column] for part in found if part.probabilities is not None])
+    return np.concatenate([part.probabilities[:, column] for part in predictions if part.probabilities is not None])
 
 
-def _apply_threshold(part: Predictions, threshold: float, contract: Contract) -> Predictions:
+def _apply_threshold(predictions: Predictions, threshold: float, contract: Contract) -> Predictions:
     (negative,) = (label for label in contract.classes if label != contract.positive)
-    labels = np.full(len(part.labels), negative, dtype=object)
-    labels[_positive_probabilities([part], contract) >= threshold] = contract.positive
-    return Predictions(labels, part.probabilities)
-
-
-def _summarize(measured: list[dict[str, float]], summary: Callable[[list[float]], Any]) -> dict[str, float]:
-    """Each metric over the folds in which it is defined."""
-    names = dict.fromkeys(name for fold in measured for name in fold)
-    return {name: float(summary([fold[name] for fold in measured if name in fold])) for name in names}
-
-
-def _save_predictions(work: Workspace, candidate: Candidate, cut: _Folds, found: list[Predictions]) -> None:
-    arrays = {
-        "rows": np.concatenate([test for _, test in cut.pairs]),
-        "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(cut.pairs)]),
-    }
-    labels = np.concatenate([part.labels for part in found])
-    regression = cut.contract.task == "regression"
-    arrays["predicted" if regression else "classes"] = (
-        labels if regression else encode_labels(labels, cut.contract.classes)
-    )
-    if all(part.probabilities is not None for part in found):
-        arrays["probabilities"] = np.concatenate([part.probabilities for part in found])
-    with files.replacing(work.file(f"oof-{candidate.name}.npz")) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    labels = np.full(len(predictions.labels), negative, dtype=object)
+    labels[_positive_probabilities([predictions], contract) >= threshold] = contract.positive
+    return Predictions(labels, predictions.probabilities)
 
 
 @contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
     """Collects the libraries' warnings, each once and in one line, instead of printing them.
 
-    Where folds run in threads one may be missed: until Python 3.14 all threads share one set of filters.
+    If folds run in threads, a warning may be missed: before Python 3.14 all threads share one set of filters.
     """
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield notes
-    lines = (f"{one.category.__name__}: {str(one.message).strip().splitlines()[0][:160]}" for one in caught)
+    lines = (f"{each.category.__name__}: {str(each.message).strip().splitlines()[0][:160]}" for each in caught)
     notes.extend(dict.fromkeys(lines))

@@ -23,9 +23,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from towline.config import Candidate, Task
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
-from towline.training.classifier import Classifier
 from towline.training.estimator_import import describe_error, import_estimator, nearest
-from towline.training.features import CalendarParts
+from towline.training.pipeline_components import CalendarParts, Classifier
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20

@@ -1,12 +1,16 @@
-"""The chosen candidate fitted: on the train part, to be measured; then on all rows, to be released."""
+"""The final fits: the chosen candidate on the train part, for evaluation; then on all rows, for the release.
+
+Both fits use the same candidate, hyperparameters and threshold. The second one is the *refit*: what was evaluated is a
+recipe, and the released model is the same recipe on all rows.
+"""
 
 import numpy as np
 import pandas as pd
 
 from towline import files
-from towline.config import Frozen, PipelineConfig
+from towline.config import Frozen, TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.data.workspace import Workspace
+from towline.data.workspace import Subset, Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
 from towline.training.cross_validation import CrossValidationResult, baseline_candidate
@@ -17,21 +21,27 @@ from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.history import History, choose_history, fit_history, load_rows
 
+EVALUATED_MODEL = "model.skops"
+REFITTED_MODEL = "refitted.skops"
+BASELINE_MODEL = "baseline.skops"
 EVALUATION_PREDICTIONS = "holdout-predictions.npz"
 REFITTED_PREDICTIONS = "refitted-predictions.npz"
 
 
 class FittedModel(Frozen):
-    """A model, fitted on ``rows`` rows and stored in the workspace under ``file``.
+    """A fitted model in the workspace.
 
     Attributes:
-        history: which rows of those it was given it learnt from, and how that was chosen.
-        start, end: the times (ISO) of the rows it learnt from; None where rows have no time.
-        measured_end: of a model that was fitted again on all rows: where the one that was measured ends.
-        measured: the same: the history of that one.
-        refitted: whether it was fitted again after the measurement.
-        trend: that was removed from its targets, if any.
-        predictions_file: the file with its predictions for the holdout.
+        candidate, params, threshold: what was fitted.
+        file, sha256: the model's file and its digest.
+        rows: number of rows that it was fitted on.
+        history: how these rows were selected.
+        start, end: times (ISO) of these rows; None without a time column.
+        measured_end: of a refitted model: ``end`` of the evaluated model.
+        measured: of a refitted model: ``history`` of the evaluated model.
+        refitted: whether it was fitted on all rows after the evaluation.
+        trend: that was removed from its targets; None if none was.
+        predictions_file: its predictions for the holdout.
     """
 
     candidate: str
@@ -51,57 +61,65 @@ class FittedModel(Frozen):
 
 
 def fit(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, history: History | None = None
+    work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, history: History | None = None
 ) -> FittedModel:
-    """Fits the chosen candidate on the train part, as far as the history takes it, and the baseline on all of it.
+    """Fits the chosen candidate on the history of the train part, and the baseline on the train part.
 
-    Files: ``model.skops``, ``baseline.skops``.
+    Writes ``model.skops`` and ``baseline.skops``.
+
+    Args:
+        work: the run's workspace.
+        config: of the training.
+        chosen: the selected candidate.
+        history: selects the rows; default: all rows of the train part.
 
     Raises:
-        FitError: it cannot be fitted on all rows, or not be stored.
+        FitError: the candidate cannot be fitted on these rows, or the model cannot be stored.
     """
-    features, labels, rows = work.part("train")
-    one = _fit_rows(work, config, chosen, history or History(), (features, labels, rows), "model.skops")
-    where = "candidates.baseline"
-    dummy = build_model(baseline_candidate(config), work.contract(), config.seed).fit(features, labels)
-    model_io.save_model(dummy, work.file("baseline.skops"), where)
-    return one
+    train = work.subset("train")
+    model = _fit_rows(work, config, chosen, history or History(), train, EVALUATED_MODEL)
+    baseline = build_model(baseline_candidate(config), work.contract(), config.seed).fit(train.features, train.labels)
+    model_io.save_model(baseline, work.file(BASELINE_MODEL), "candidates.baseline")
+    return model
 
 
-def refit(work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, measured: FittedModel) -> FittedModel:
-    """Does what was measured once more, on all rows up to the newest; else hands back what was measured.
+def refit(
+    work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, evaluated: FittedModel
+) -> FittedModel:
+    """Fits the evaluated recipe again on all rows; returns ``evaluated`` if ``split.refit`` is off.
 
-    Estimator, parameters and threshold stay as they were chosen. Of several histories one is chosen in the same way as
-    before, now on the newest rows there are: the choice is part of what was measured. Files: ``refitted.skops`` and
-    ``refitted-predictions.npz``, its answers to the holdout, which it has seen: they prove a release, and tell
-    nothing of how good it is.
+    If there are several histories, one is selected again on the newest rows: the selection is a part of the recipe.
+    Writes ``refitted.skops`` and ``refitted-predictions.npz``, its predictions for the holdout. The model has seen
+    these
+    rows: the predictions prove that the release works, not how good it is.
 
     Raises:
         FitError: as ``fit``.
     """
     if not config.refits:
-        return measured
-    history = choose_history(work, config, chosen, whole=True)
-    one = _fit_rows(work, config, chosen, history, load_rows(work, config, whole=True), "refitted.skops")
-    update = {
-        "refitted": True,
-        "measured_end": measured.end,
-        "predictions_file": REFITTED_PREDICTIONS,
-        "measured": measured.history,
-    }
-    return one.model_copy(update=update)
+        return evaluated
+    history = choose_history(work, config, chosen, all_rows=True)
+    model = _fit_rows(work, config, chosen, history, load_rows(work, config, all_rows=True), REFITTED_MODEL)
+    return model.model_copy(
+        update={
+            "refitted": True,
+            "measured_end": evaluated.end,
+            "measured": evaluated.history,
+            "predictions_file": REFITTED_PREDICTIONS,
+        }
+    )
 
 
-def training_rows(work: Workspace, config: PipelineConfig, model: FittedModel) -> pd.DataFrame:
-    """The raw rows that a model learnt from."""
+def training_rows(work: Workspace, config: TrainingConfig, model: FittedModel) -> pd.DataFrame:
+    """The raw rows that a model was fitted on."""
     contract, time = work.contract(), config.data.time
-    rows = work.table() if model.refitted else work.part("train")[2]
-    places = model.history.learnt(rows[time] if time else None, contract.labels(rows))
-    return rows.iloc[places].reset_index(drop=True)
+    rows = work.table() if model.refitted else work.subset("train").rows
+    positions = model.history.select_rows(rows[time] if time else None, contract.labels(rows))
+    return rows.iloc[positions].reset_index(drop=True)
 
 
 def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
-    """What a model says of the holdout rows, as it was saved."""
+    """A model's saved predictions for the holdout."""
     contract = work.contract()
     with np.load(work.file(model.predictions_file), allow_pickle=False) as saved:
         labels = saved["labels"]
@@ -111,43 +129,42 @@ def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
 
 def _fit_rows(
     work: Workspace,
-    config: PipelineConfig,
+    config: TrainingConfig,
     chosen: CrossValidationResult,
     history: History,
-    part: tuple[pd.DataFrame, np.ndarray, pd.DataFrame],
+    subset: Subset,
     file: str,
 ) -> FittedModel:
-    features, labels, rows = part
     contract, where = work.contract(), f"candidates.{chosen.candidate}"
-    times = rows[config.data.time] if config.data.time else None
     try:
-        model, places, trend = fit_history(config, contract, chosen, history, features, labels, times)
+        trained = fit_history(config, contract, chosen, history, subset)
     except TowlineError:
         raise
     except Exception as error:  # an estimator may raise anything
         what = f"{chosen.candidate} could not be fitted on all rows: {describe_error(error)}"
-        raise FitError(what, where=where, remedy="mend its params, or leave it out") from error
-    model_io.save_model(model, work.file(file), where)
-    if file != "model.skops":
-        _save_predictions(work, predict(model, work.part("holdout")[0], contract), contract)
-    own = None if times is None else times.iloc[places]
+        raise FitError(what, where=where, remedy="correct its params, or remove it from candidates") from error
+    model_io.save_model(trained.model, work.file(file), where)
+    if file == REFITTED_MODEL:
+        _save_predictions(work, predict(trained.model, work.subset("holdout").features, contract), contract)
+    times = subset.rows[config.data.time].iloc[trained.positions] if config.data.time else None
     return FittedModel(
         candidate=chosen.candidate,
         params=chosen.params,
         file=file,
         sha256=files.sha256(work.file(file)),
-        rows=len(places),
+        rows=len(trained.positions),
         threshold=chosen.threshold,
         history=history,
-        start=None if own is None else own.min().isoformat(),
-        end=None if own is None else own.max().isoformat(),
-        trend=trend,
+        start=None if times is None else times.min().isoformat(),
+        end=None if times is None else times.max().isoformat(),
+        trend=trained.trend,
     )
 
 
-def _save_predictions(work: Workspace, found: Predictions, contract: Contract) -> None:
-    content = {"labels": encode_labels(found.labels, contract.classes) if contract.classes else found.labels}
-    if found.probabilities is not None:
-        content["probabilities"] = found.probabilities
+def _save_predictions(work: Workspace, predictions: Predictions, contract: Contract) -> None:
+    labels = predictions.labels
+    arrays = {"labels": encode_labels(labels, contract.classes) if contract.classes else labels}
+    if predictions.probabilities is not None:
+        arrays["probabilities"] = predictions.probabilities
     with files.replacing(work.file(REFITTED_PREDICTIONS)) as file:
-        np.savez(file, allow_pickle=False, **content)
+        np.savez(file, allow_pickle=False, **arrays)

@@ -1,9 +1,10 @@
-"""How much of the past a model learns from: windows and half-lives, compared on the newest rows of the train part.
+"""The history that a model learns from: how far back, with which weights, and with or without the target's trend.
 
-Where the world changes, old rows teach what is no longer true, and few rows teach little; which weighs more is seen
-only in the data. Each history is fitted on the rows before a recent stretch, as long as the holdout, and measured on
-that stretch (the last block of a time-ordered validation; Bergmeir & Benitez, 2012). A half-life lets rows count less
-the older they are (exponential forgetting); a level brings the target of old rows to what it is now (``level``).
+If the world changes, old rows mislead and few rows teach little; only the data shows which effect is larger. Each
+configured history is fitted on the rows before the most recent stretch, which is as long as the holdout, and scored on
+that stretch (the last block of a time-ordered validation; Bergmeir & Benitez, 2012). ``window`` limits the age of the
+rows, ``half_life`` weights rows by their age (exponential forgetting), ``detrend`` adjusts old targets to the newest
+trend (see ``detrend``).
 """
 
 import datetime as dt
@@ -15,22 +16,22 @@ import pandas as pd
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, HistoryConfig, PipelineConfig
+from towline.config import GREATER_IS_BETTER, HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.data.workspace import Workspace
-from towline.training.classifier import Classifier
+from towline.data.workspace import Subset, Workspace
 from towline.training.cross_validation import CrossValidationResult, primary_metric
 from towline.training.detrend import Trend, remove_trend
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
+from towline.training.pipeline_components import Classifier
 
 MIN_ROWS = 200
-MIN_CLASS = 10  # rows of each class
+MIN_CLASS_ROWS = 10
 
 
 class HistoryTrial(HistoryConfig):
-    """One history: how many rows it had, and the metric on the stretch after them."""
+    """The score of one history: rows it was fitted on, and the metric on the recent rows after them."""
 
     rows: int
     value: float | None
@@ -38,11 +39,12 @@ class HistoryTrial(HistoryConfig):
 
 
 class History(HistoryConfig):
-    """What is learnt from.
+    """The selected history.
 
     Attributes:
-        metric, rows, start, end: what the choice was made on, and the times (ISO) of those rows; empty without one.
-        trials: every history, as configured.
+        metric, rows, start, end: the selection's metric, its recent rows and their times (ISO); empty if there was only
+            one history.
+        trials: every configured history with its score.
     """
 
     metric: str = ""
@@ -51,14 +53,14 @@ class History(HistoryConfig):
     end: str = ""
     trials: tuple[HistoryTrial, ...] = ()
 
-    def learnt(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
+    def select_rows(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
         """Positions of the rows to learn from, oldest first.
 
-        A window that holds few rows reaches further back, to 200 rows and 10 of each class, or to all there are.
+        A window with few rows is extended into the past, to 200 rows and 10 of each class, or to all rows.
 
         Args:
-            times: (n,) of the rows; None where they have none.
-            labels: (n,) their target; object for classification.
+            times: (n,) time of each row; None if the table has no time column.
+            labels: (n,) target values; object for classification.
         """
         if times is None or self.window is None:
             return np.arange(len(labels))
@@ -67,12 +69,12 @@ class History(HistoryConfig):
         start = int(np.searchsorted(ordered, ordered[-1] - np.timedelta64(self.window), side="right"))
         start = min(start, max(0, len(order) - MIN_ROWS))
         for label in set(labels) if labels.dtype == object else ():
-            places = np.flatnonzero(labels[order] == label)
-            start = min(start, int(places[max(0, len(places) - MIN_CLASS)]))
+            positions = np.flatnonzero(labels[order] == label)
+            start = min(start, int(positions[max(0, len(positions) - MIN_CLASS_ROWS)]))
         return order[start:]
 
     def weights(self, times: pd.Series | None) -> np.ndarray | None:
-        """(n,) how much each row counts; the newest counts 1."""
+        """(n,) weight of each row; the newest row has the weight 1. None without a half-life."""
         if times is None or self.half_life is None:
             return None
         age = (times.max() - times).dt.total_seconds().to_numpy()
@@ -80,128 +82,141 @@ class History(HistoryConfig):
 
 
 class TrainedCandidate(NamedTuple):
-    """A fitted candidate, the positions of the rows it learnt from, and the level their targets were brought to."""
+    """A fitted candidate.
+
+    Attributes:
+        model: the fitted pipeline.
+        positions: of the rows that it was fitted on.
+        trend: that was removed from their targets; None if none was.
+    """
 
     model: Model
-    places: np.ndarray
+    positions: np.ndarray
     trend: Trend | None
 
 
-def load_rows(work: Workspace, config: PipelineConfig, *, whole: bool) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Features, target values and raw rows of the train part, or of all rows, oldest first."""
-    if not whole:
-        return work.part("train")
+def load_rows(work: Workspace, config: TrainingConfig, *, all_rows: bool) -> Subset:
+    """The train part, or all rows, ordered by time if there is a time column."""
+    if not all_rows:
+        return work.subset("train")
     contract, rows = work.contract(), work.table()
     if config.data.time:
         rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
     rows = rows.reset_index(drop=True)
-    return contract.features(rows), contract.labels(rows), rows
+    return Subset(contract.features(rows), contract.labels(rows), rows)
 
 
 def choose_history(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, *, whole: bool = False
+    work: Workspace, config: TrainingConfig, chosen: CrossValidationResult, *, all_rows: bool = False
 ) -> History:
-    """The history from which the chosen candidate learns best; the first one on a tie.
+    """Selects the history from which the chosen candidate learns best; the first one on a tie.
 
-    Each is fitted on the train part (or, ``whole``, on all rows) without its newest stretch, which is as long as the
-    holdout, and measured there by the primary metric. With one configured there is nothing to choose. Where no history
-    could be measured it is the longest one, evenly weighted.
+    With one configured history there is nothing to select. If no history could be scored, it is the longest one, with
+    equal weights and without detrending.
+
+    Args:
+        work: the run's workspace.
+        config: ``data`` names the histories.
+        chosen: the selected candidate.
+        all_rows: use all rows instead of the train part; in both cases the most recent stretch is for scoring.
     """
     options = config.data.histories
     if len(options) == 1:
         return History(**dict(options[0]))
-    contract, metric = work.contract(), primary_metric(config, work.contract().task)
-    features, labels, rows = load_rows(work, config, whole=whole)
-    times = rows[config.data.time]
-    recent = (times > times.max() - min(_holdout_length(work, config), (times.max() - times.min()) / 3)).to_numpy()
-    tried = [
-        _try_history(option, config, contract, chosen, features, labels, times, recent, metric) for option in options
-    ]
-    able = [one for one in tried if one.value is not None]
+    metric, subset = primary_metric(config, work.contract().task), load_rows(work, config, all_rows=all_rows)
+    times = subset.rows[config.data.time]
+    recent_span = min(_holdout_length(work, config), (times.max() - times.min()) / 3)
+    recent = (times > times.max() - recent_span).to_numpy()
+    trials = [_try_history(option, work.contract(), config, chosen, subset, recent) for option in options]
+    scored = [trial for trial in trials if trial.value is not None]
     sign = 1 if GREATER_IS_BETTER[metric] else -1
-    best = max(able, key=lambda one: sign * (one.value or 0.0)) if able else _longest_history(tried)
+    best = max(scored, key=lambda trial: sign * (trial.value or 0.0)) if scored else _longest_history(trials)
     return History(
         **{name: getattr(best, name) for name in HistoryConfig.model_fields},
         metric=metric,
         rows=int(recent.sum()),
         start=times[recent].min().isoformat(),
         end=times[recent].max().isoformat(),
-        trials=tuple(tried),
+        trials=tuple(trials),
     )
 
 
 def fit_history(
-    config: PipelineConfig,
-    contract: Contract,
-    chosen: CrossValidationResult,
-    history: History,
-    features: pd.DataFrame,
-    labels: np.ndarray,
-    times: pd.Series | None,
+    config: TrainingConfig, contract: Contract, chosen: CrossValidationResult, history: History, subset: Subset
 ) -> TrainedCandidate:
-    """The chosen candidate fitted on what a history takes of some rows.
+    """Fits the chosen candidate on the rows that a history selects.
 
-    Labels are decided by the threshold that cross-validation chose. An estimator that takes no weights learns evenly.
-    With a level the candidate is fitted four times: its folds say what is expected of each row.
+    The decision threshold is the one of cross-validation. An estimator that takes no sample weights is fitted without
+    them. Detrending needs three more fits, whose predictions are the expected targets.
+
+    Args:
+        config: of the training.
+        contract: of the rows.
+        chosen: the selected candidate.
+        history: selects and weights the rows.
+        subset: the rows to select from.
     """
-    learnt = history.learnt(times, labels)
-    candidate = next(one for one in config.candidates if one.name == chosen.candidate)
-    own = None if times is None else times.iloc[learnt]
-    weights = history.weights(own)
-    table, truth, trend = features.iloc[learnt], labels[learnt], None
+    times = subset.rows[config.data.time] if config.data.time else None
+    positions = history.select_rows(times, subset.labels)
+    candidate = next(each for each in config.candidates if each.name == chosen.candidate)
+    selected_times = None if times is None else times.iloc[positions]
+    weights = history.weights(selected_times)
+    features, targets, trend = subset.features.iloc[positions], subset.labels[positions], None
 
-    def learn(rows: np.ndarray, target: np.ndarray) -> Model:
+    def fit_rows(rows: np.ndarray, target: np.ndarray) -> Model:
         model = build_model(candidate, contract, config.seed, chosen.params, config.package.trusted)
         if isinstance(model, Classifier):
             model.threshold = chosen.threshold
-        more: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if weights is not None and has_fit_parameter(pipeline_of(model).named_steps["estimate"], "sample_weight"):
-            more = {"estimate__sample_weight": weights[rows]}
-        return model.fit(table.iloc[rows], target[rows], **more)
+            options = {"estimate__sample_weight": weights[rows]}
+        return model.fit(features.iloc[rows], target[rows], **options)
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
-        if history.detrend is not None and own is not None:
-            raw = truth
-            truth, trend = remove_trend(
-                raw, own, history.detrend, lambda seen, asked: learn(seen, raw).predict(table.iloc[asked])
+        if history.detrend is not None and selected_times is not None:
+            observed = targets
+            targets, trend = remove_trend(
+                observed,
+                selected_times,
+                history.detrend,
+                lambda train, test: fit_rows(train, observed).predict(features.iloc[test]),
             )
-        return TrainedCandidate(learn(np.arange(len(learnt)), truth), learnt, trend)
+        return TrainedCandidate(fit_rows(np.arange(len(positions)), targets), positions, trend)
 
 
 def _try_history(
     option: HistoryConfig,
-    config: PipelineConfig,
     contract: Contract,
+    config: TrainingConfig,
     chosen: CrossValidationResult,
-    features: pd.DataFrame,
-    labels: np.ndarray,
-    times: pd.Series,
+    subset: Subset,
     recent: np.ndarray,
-    metric: str,
 ) -> HistoryTrial:
-    history, before = History(**dict(option)), np.flatnonzero(~recent)
-    value, failed, used = None, "", 0
+    """Fits on the rows before the recent ones (n,) and scores on the recent ones."""
+    older, metric = np.flatnonzero(~recent), primary_metric(config, contract.task)
+    before = Subset(subset.features.iloc[older], subset.labels[older], subset.rows.iloc[older])
+    value, failed, rows = None, "", 0
     try:
-        one = fit_history(config, contract, chosen, history, features.iloc[before], labels[before], times.iloc[before])
-        used = len(one.places)
-        found = compute_metrics(labels[recent], predict(one.model, features[recent], contract), contract)[metric]
-        value, failed = (float(found), "") if np.isfinite(found) else (None, f"{metric} is undefined")
-    except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories go on
+        trained = fit_history(config, contract, chosen, History(**dict(option)), before)
+        rows = len(trained.positions)
+        predictions = predict(trained.model, subset.features[recent], contract)
+        score = compute_metrics(subset.labels[recent], predictions, contract)[metric]
+        value, failed = (float(score), "") if np.isfinite(score) else (None, f"{metric} is undefined")
+    except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories continue
         failed = describe_error(error)
-    return HistoryTrial(**dict(option), rows=used, value=value, failed=failed)
+    return HistoryTrial(**dict(option), rows=rows, value=value, failed=failed)
 
 
-def _holdout_length(work: Workspace, config: PipelineConfig) -> dt.timedelta:
-    """How long the holdout is."""
-    table, parts = work.table()[config.data.time], work.parts()
-    train, holdout = table.iloc[parts["train"]], table.iloc[parts["holdout"]]
-    asked = config.split.holdout
-    whole: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())
-    return asked if isinstance(asked, dt.timedelta) else whole
+def _holdout_length(work: Workspace, config: TrainingConfig) -> dt.timedelta:
+    times, positions = work.table()[config.data.time], work.split_positions()
+    train, holdout = times.iloc[positions["train"]], times.iloc[positions["holdout"]]
+    length: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())
+    configured = config.split.holdout
+    return configured if isinstance(configured, dt.timedelta) else length
 
 
-def _longest_history(tried: list[HistoryTrial]) -> HistoryTrial:
-    nothing = dt.timedelta(0)
-    return max(
-        tried, key=lambda one: (one.detrend is None, one.half_life is None, one.window is None, one.window or nothing)
-    )
+def _longest_history(trials: list[HistoryTrial]) -> HistoryTrial:
+    def rank(trial: HistoryTrial) -> tuple[bool, bool, bool, dt.timedelta]:
+        return trial.detrend is None, trial.half_life is None, trial.window is None, trial.window or dt.timedelta(0)
+
+    return max(trials, key=rank)

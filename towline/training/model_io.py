@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from towline import files, origins
-from towline.config import PipelineConfig
+from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
 from towline.training.estimator_import import LIBRARIES, describe_error
 from towline.training.evaluation.predictions import Predictions
@@ -34,8 +34,8 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
-    "towline.training.classifier.Classifier",
-    "towline.training.features.CalendarParts",
+    "towline.training.pipeline_components.Classifier",
+    "towline.training.pipeline_components.CalendarParts",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
     "xgboost.sklearn.XGBRFClassifier",
@@ -45,7 +45,7 @@ TRUSTED_TYPES = (
 """On top of what skops itself trusts: numpy arrays and scikit-learn's public estimators."""
 
 
-def trusted_packages(config: PipelineConfig) -> tuple[str, ...]:
+def trusted_packages(config: TrainingConfig) -> tuple[str, ...]:
     """The packages whose types the config trusts: those of its candidates' paths, and ``package.trusted``.
 
     Of scikit-learn only the part named (``sklearn.gaussian_process``), of the boosting libraries nothing: their types

@@ -30,8 +30,7 @@ from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 LOSSES = ("mae", "rmse", "mape")
 ESTIMATE, LOSS = "estimate.json", "loss.skops"
@@ -141,7 +140,7 @@ def _fit(
     if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
         return EstimatorState(metric=metric, rows=rows, unavailable=f"{rows} rows are too few to fit it"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = SplitSummary.model_validate_json(work.file("parts.json").read_bytes()).by == "time"
+        by_time = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by == "time"
         curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=by_time)
         fit = _fit_loss_model if contract.task == "regression" else curves
         past = [
@@ -256,7 +255,7 @@ def calibrate(state: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
 
 def _load_folds(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_ScoredRows]:
     """The folds' test sides and the holdout, oldest first."""
-    features, truth, rows = work.part("holdout")
+    features, truth, rows = work.subset("holdout")
     holdout = _ScoredRows(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
@@ -266,7 +265,7 @@ def _load_folds(work: Workspace, config: PipelineConfig, candidate: str, contrac
     with np.load(path, allow_pickle=False) as saved:
         content = {name: saved[name] for name in saved.files}
     labels = content["predicted"] if contract.task == "regression" else _class_array(contract)[content["classes"]]
-    features, truth, _ = work.part("train")
+    features, truth, _ = work.subset("train")
     scored = _ScoredRows(features, truth, Predictions(labels, content.get("probabilities")))
     positions = content["rows"]
     scored = scored._replace(features=features.iloc[positions].reset_index(drop=True), truth=truth[positions])

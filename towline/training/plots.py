@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from towline.config import GREATER_IS_BETTER, PipelineConfig
+from towline.config import GREATER_IS_BETTER, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.plot_style import (
     BEFORE,
@@ -29,7 +29,7 @@ from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.metrics import EncodedPredictions
-from towline.training.final_fit import FittedModel
+from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,13 +39,7 @@ MOST = {"columns": 20, "slices": 30, "classes": 20, "curves": len(LINES)}
 DENSE = 2_000  # more points than this become a density
 
 
-def draw_plots(
-    work: Workspace,
-    config: PipelineConfig,
-    scores: Sequence[CrossValidationResult],
-    evaluation: Evaluation,
-    fitted: FittedModel,
-) -> tuple[str, ...]:
+def draw_plots(work: Workspace, config: TrainingConfig, result: TrainingResult) -> tuple[str, ...]:
     """Draws what there is to see into ``plots/`` of the workspace; what is undefined on these rows is not drawn.
 
     Returns:
@@ -55,24 +49,18 @@ def draw_plots(
     """
     names = []
     with styled():
-        for name, figure in _figures(work, config, scores, evaluation, fitted):
+        for name, figure in _figures(work, config, result):
             save(figure, work.file(f"plots/{name}.png"))
             names.append(f"{name}.png")
     return tuple(names)
 
 
-def _figures(
-    work: Workspace,
-    config: PipelineConfig,
-    scores: Sequence[CrossValidationResult],
-    evaluation: Evaluation,
-    fitted: FittedModel,
-) -> list[tuple[str, Figure]]:
-    contract = work.contract()
+def _figures(work: Workspace, config: TrainingConfig, result: TrainingResult) -> list[tuple[str, Figure]]:
+    contract, evaluation = work.contract(), result.evaluation
     truth, answers, _ = load_evaluation_predictions(work)
     coded = EncodedPredictions.of(truth, answers, contract)
     drawn: list[tuple[str, Figure | None]] = [
-        ("fold_scores", plot_fold_scores(scores, evaluation.primary)),
+        ("fold_scores", plot_fold_scores(result.candidates, evaluation.primary)),
         ("importance", plot_importance(evaluation)),
         ("slices", plot_slices(evaluation)),
     ]
@@ -82,10 +70,10 @@ def _figures(
             ("residuals", plot_residuals(coded, contract.target)),
         ]
         if config.data.time and config.split.by != "random":
-            times = pd.to_datetime(work.part("holdout")[2][config.data.time])
+            times = pd.to_datetime(work.subset("holdout").rows[config.data.time])
             drawn.append(("over_time", plot_over_time(coded, times, contract.target)))
-        if fitted.trend:
-            drawn.append(("trend", plot_trend(fitted.trend, contract.target)))
+        if result.model.trend:
+            drawn.append(("trend", plot_trend(result.model.trend, contract.target)))
     else:
         # in the order of Coded: a binary task's positive class is the second
         names = [str(label) for label in sorted(contract.classes, key=lambda label: label == contract.positive)]

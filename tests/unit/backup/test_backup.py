@@ -22,9 +22,11 @@ from tests.shelf import MODEL, Shelf
 from towline import load
 from towline.errors import ReleaseError
 from towline.inference.predictor import open_release
+from towline.operations import servers
 from towline.operations.backup import placement
 from towline.prediction_log import parquet_store
 from towline.prediction_log.writer import PredictionLog
+from towline.processes import process_start_time
 from towline.registry.ledger import Ledger
 from towline.serving.auth import create_key
 
@@ -486,3 +488,16 @@ def test_further_folders_come_back_to_their_places(home: Shelf, command: Command
     assert (new / "1" / "model.lock").read_text() == "content"
     assert (new / "1" / ".hidden").is_dir()
     assert not list(new.glob(".restore*"))
+
+
+def test_a_server_of_the_store_must_be_stopped_before_a_restore(home: Shelf, command: Command, tmp_path: Path) -> None:
+    """Its record is enough to tell: a restore would replace the database under it."""
+    archive = tmp_path / "a.tar.zst"
+    assert command("backup", archive).code == 0
+    server = servers.Server(
+        kind="mlflow", pid=os.getpid(), start_time=process_start_time(os.getpid()), url="http://127.0.0.1:1"
+    )
+    (home.settings.store / "servers" / "mlflow.json").write_text(server.model_dump_json())
+    done = command("restore", archive, "--force")
+    assert done.code == 2
+    assert f"process {os.getpid()} (mlflow) works on this store" in done.err

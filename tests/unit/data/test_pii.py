@@ -126,7 +126,7 @@ def checked(folder: Path, frame: pd.DataFrame, settings: PipelineConfig) -> suit
     dataset = sources.load_dataset(settings.data, folder, folder, None, settings.privacy.pii)
     work = open_workspace(settings, dataset, folder, folder, None)
     try:
-        return suite.validate_table(work, settings, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
+        return suite.validate_table(work, settings, settings.validation, None, dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
     finally:
         for name in ("contract.json", "suite.json", "validation.json", "data_docs.html"):
             if work.file(name).exists():

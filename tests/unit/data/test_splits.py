@@ -39,8 +39,8 @@ def parts(rows: pd.DataFrame, wish: PipelineConfig) -> tuple[SplitSummary, np.nd
         work = Workspace(store=Path(folder), key="k" * 64, token="t", dataset=dataset)
         work.save("contract.json", infer_contract(work.table(), wish))
         made = split_table(work, wish)
-        assert SplitSummary.model_validate_json(work.file("parts.json").read_bytes()) == made
-        positions = work.parts()
+        assert SplitSummary.model_validate_json(work.file("split.json").read_bytes()) == made
+        positions = work.split_positions()
     train, holdout = positions["train"], positions["holdout"]
     assert train.dtype == holdout.dtype == np.int64
     assert (len(train), len(holdout)) == (made.train, made.holdout)

@@ -36,7 +36,7 @@ class Desk:
         settings = PipelineConfig(name="desk", data={"source": source, "target": "y", **(data or {})}, **config)
         dataset = sources.load_dataset(settings.data, self.folder, self.folder, None, settings.privacy.pii)
         self.work = Workspace(store=self.folder, key=f"{self.count:016}", token="t", dataset=dataset)
-        return validate_table(self.work, settings, previous, NOW)
+        return validate_table(self.work, settings, settings.validation, previous, NOW)
 
     def refused(self, *args: Any, **kwargs: Any) -> list[Rule]:
         """The rules that failed, as they are on disk after the refusal."""

@@ -55,12 +55,42 @@ def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
 def test_a_forced_run_takes_the_next_key_that_has_not_ended(tmp_path: Path) -> None:
     """The same key each time it is given, until that run has ended; one killed after its verdict is taken up."""
     plain = opened(tmp_path)
-    forced = opened(tmp_path, plain.key)
-    assert forced.key != plain.key
-    assert opened(tmp_path, plain.key) == forced
-    assert opened(tmp_path, plain.key, forced.key).key not in {plain.key, forced.key}
-    forced.save_json("verdict.json", {})
-    assert opened(tmp_path, plain.key, forced.key) == forced
+    first = plain.run_key(CONFIG)
+    forced = opened(tmp_path, first)
+    second = forced.run_key(CONFIG)
+    assert second != first
+    assert opened(tmp_path, first) == forced
+    assert opened(tmp_path, first, second).run_key(CONFIG) not in {first, second}
+    forced.verdict_file(second).write_text("{}")
+    assert opened(tmp_path, first, second) == forced
+
+
+def test_a_changed_gate_has_the_same_workspace_and_another_run_key(tmp_path: Path) -> None:
+    """Bounds, validation rules and monitoring change no fit; the split and personal data do."""
+
+    def opened_with(**sections: object) -> tuple[str, str]:
+        config = build_config({**CONFIG.model_dump(mode="json"), **sections}, "test")
+        work = open_workspace(config, DATA, REPOSITORY, tmp_path, None)
+        return work.key, work.run_key(config)
+
+    key, run_key = opened_with()
+    for sections in ({"gate": {"champion_margin": 0.5}}, {"validation": {"min_rows": 30}}, {"description": "Fares"}):
+        assert opened_with(**sections)[0] == key
+        assert opened_with(**sections)[1] != run_key
+    assert opened_with(drift={"min_rows": 80}) == (key, run_key)
+    for sections in ({"split": {"holdout": 0.3}}, {"privacy": {"pii": ["name"]}}, {"seed": 7}):
+        assert opened_with(**sections)[0] != key
+
+
+def test_an_ended_run_leaves_its_fits_to_runs_with_another_gate(tmp_path: Path) -> None:
+    """After a rejection its verdict and provenance go; other files and the token stay."""
+    work = opened(tmp_path)
+    run_key = work.run_key(CONFIG)
+    for file in (work.verdict_file(run_key), work.provenance_file(run_key), work.file("model.skops")):
+        file.write_text("{}")
+    work.end_run(run_key)
+    assert sorted(path.name for path in work.path.iterdir()) == ["model.skops", "token"]
+    assert opened(tmp_path) == work
 
 
 def test_what_a_kill_kept_from_being_deleted_goes_with_the_next(tmp_path: Path) -> None:
@@ -93,7 +123,7 @@ def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -
     young = aged(other(tmp_path, "young"), 29)
     written = aged(other(tmp_path, "written-to-again"), 31)
     (written / "costs-fit.json").write_text("{}")
-    judged = aged(other(tmp_path, "judged", "verdict.json"), 400)
+    judged = aged(other(tmp_path, "judged", "verdict-0123.json"), 400)
     held = aged(other(tmp_path, "held", "lock"), 400)
     with files.exclusive_lock(held / "lock"):
         opened(tmp_path).remove()

@@ -61,7 +61,7 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
         model="m", version=1, since=NOW, trained=NOW, drift=night(), quality=window(), slos=(burning,),
         flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), target=SloTarget(availability=0.9, p95=0.1, edge=0.1),
     )  # fmt: skip
-    texts.append(format_metrics([full], NOW, ledger=True))
+    texts.append(format_metrics([full], NOW, ledger_up=True))
     found: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):

@@ -8,7 +8,7 @@ import pytest
 from towline.config import RetrainConfig
 from towline.monitoring.policy import Evidence, decide
 from towline.monitoring.results import ChampionComparison, DriftResult, DriftState, QualityResult, QualityState
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 2, tzinfo=dt.UTC)
 PLAIN = RetrainConfig()

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,21 +15,16 @@ from towline.data import sources, splits
 from towline.data.schema.inference import infer_contract
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
+from towline.provenance import Provenance
 from towline.release.packaging import Release, package_release
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
+from towline.training.result import TrainingResult
 
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-FACTS = {
-    "created": "2026-03-01T12:00:00+00:00",
-    "git_commit": "0" * 40,
-    "git_dirty": "false",
-    "towline": "0.1.0",
-    "python": "3.11.7",
-}
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,14 @@ class Run:
     validation: Validation
 
     def package(self, version: int = 3) -> Release:
-        named = SimpleNamespace(name=self.config.name, version=version)
-        return package_release(
-            self.work, self.config, self.settings, named, self.fitted, self.evaluation, self.scores, self.validation,
-            FACTS,
+        result = TrainingResult(
+            candidates=self.scores, model=self.fitted, evaluation=self.evaluation, validation=self.validation
+        )
+        provenance = Provenance(
+            run_key=self.work.run_key(self.config), created="2026-03-01T12:00:00+00:00", actor="ann", trigger="manual",
+            git_commit="0" * 40, git_dirty="false",
         )  # fmt: skip
+        return package_release(self.work, self.config, version, result, provenance)
 
 
 def table(rows: int = 400) -> pd.DataFrame:
@@ -89,7 +86,7 @@ def make_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **d
     work = open_workspace(config, dataset, folder, settings.store, None)
     contract = infer_contract(work.table(), config)
     work.save("contract.json", contract)
-    work.save("parts.json", splits.split_table(work, config))
+    work.save("split.json", splits.split_table(work, config))
     metrics = {"mae": 4.0} if contract.task == "regression" else {"roc_auc": 0.8}
     candidate = config.candidates[0]
     chosen = CrossValidationResult(

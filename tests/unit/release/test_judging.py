@@ -12,6 +12,7 @@ from towline.inference.predictor import open_release
 from towline.manifest import ReleaseLocation
 from towline.promotion import holdout_comparison
 from towline.promotion.gate import Check, SmokeTestResult, Verdict
+from towline.promotion.holdout_comparison import Champion
 from towline.release.packaging import Release
 from towline.training.evaluation.holdout import load_evaluation_predictions
 
@@ -20,7 +21,7 @@ GOOD = SmokeTestResult(identical=True, rows=80, latency_ms=5.0, seconds=0.1, pea
 
 def judge(run: Run, champion: Path | None) -> Verdict:
     return holdout_comparison.judge_release(
-        run.work, run.config, run.evaluation, GOOD, (3, ReleaseLocation(champion)) if champion else None
+        run.work, run.config, run.evaluation, GOOD, Champion(3, ReleaseLocation(champion)) if champion else None
     )
 
 
@@ -30,10 +31,11 @@ def champion_check(verdict: Verdict) -> Check:
 
 
 def test_the_first_version_needs_no_champion(regression: Run) -> None:
-    """The verdict is kept in the run's folder."""
+    """There is no check against a champion, and the others decide."""
     verdict = judge(regression, None)
     assert verdict.outcome == "pass", verdict
-    assert Verdict.model_validate_json(regression.work.file("verdict.json").read_bytes()) == verdict
+    assert verdict.champion is None
+    assert "champion" not in {check.name for check in verdict.checks}
 
 
 def test_a_model_does_as_well_as_itself(regression: Run, packed: Release) -> None:
@@ -47,7 +49,7 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
     """By time those after the end of its training."""
     run = build(tmp_path, table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._find_unseen_rows(model, run.work.part("holdout")[2]).all()
+    assert holdout_comparison._find_unseen_rows(model, run.work.subset("holdout").rows).all()
     everything = run.work.table()
     end = pd.Timestamp(model.metadata.dataset["split"]["train_end"])
     unseen = holdout_comparison._find_unseen_rows(model, everything)
@@ -59,7 +61,7 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
 def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(regression: Run, packed: Release) -> None:
     """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
     model = open_release(regression.settings.store / packed.path)
-    rows = regression.work.part("holdout")[2]
+    rows = regression.work.subset("holdout").rows
     assert not holdout_comparison._find_unseen_rows(model, rows).any()
     _, found, unseen = holdout_comparison._predict_with_champion(
         model, regression.work.contract(), rows.sample(frac=1, random_state=1)
@@ -78,7 +80,7 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     older = build(tmp_path / "older", frame.head(700), target="value", time="at")
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
-    rows = newer.work.part("holdout")[2]
+    rows = newer.work.subset("holdout").rows
     _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), rows)
     assert unseen.sum() == 100
     np.testing.assert_array_equal(found.labels, model.predict(rows))
@@ -89,7 +91,7 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     run = build(tmp_path, table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
     _, found, unseen = holdout_comparison._predict_with_champion(
-        model, run.work.contract(), run.work.part("holdout")[2]
+        model, run.work.contract(), run.work.subset("holdout").rows
     )
     _, measured, _ = load_evaluation_predictions(run.work)
     assert unseen.all()
@@ -101,9 +103,9 @@ def test_after_a_random_split_the_champion_tells_its_own_holdout(tmp_path: Path,
     """Whatever table a row stands in, and in whatever order."""
     run = build(tmp_path, table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._find_unseen_rows(model, run.work.part("holdout")[2]).all()
+    assert holdout_comparison._find_unseen_rows(model, run.work.subset("holdout").rows).all()
     assert not holdout_comparison._find_unseen_rows(
-        model, run.work.part("train")[2].sample(frac=1, random_state=1)
+        model, run.work.subset("train").rows.sample(frac=1, random_state=1)
     ).any()
 
 
@@ -141,7 +143,7 @@ def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., Run]) -> No
     frame.loc[frame["doors"] == 7, "sold"] = "a new one"
     more = build(tmp_path / "more", frame, target="sold")
     champion = open_release(fewer.settings.store / fewer.package().path)
-    rows = more.work.part("holdout")[2]
+    rows = more.work.subset("holdout").rows
     _, answers, _ = holdout_comparison._predict_with_champion(champion, more.work.contract(), rows)
     assert answers.probabilities is not None
     np.testing.assert_array_equal(answers.probabilities[:, 1:], champion.predict_proba(rows))

@@ -42,7 +42,7 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Release) -> N
     }  # fmt: skip
     assert manifest.digest == packed.digest
     assert manifest.files["model.skops"].sha256 == regression.fitted.sha256
-    times, parts = regression.work.table()["at"], regression.work.parts()
+    times, parts = regression.work.table()["at"], regression.work.split_positions()
     split = manifest.dataset["split"]
     assert split["train_end"] == times.max().isoformat() == manifest.dataset["end"]
     assert split["measured_end"] == times.iloc[parts["train"]].max().isoformat()
@@ -56,12 +56,12 @@ def test_the_release_holds_what_it_should(regression: Run, packed: Release) -> N
 def test_what_is_released_has_learnt_from_all_rows(regression: Run) -> None:
     """The released model was fitted up to the newest row; metrics and the card tell of the measured one."""
     work, directory = regression.work, regression.settings.store / regression.package().path
-    _, truth, rows = work.part("holdout")
+    _, truth, rows = work.subset("holdout")
     released = open_release(directory).predict(rows)
     error = float(np.abs(released - truth).mean())
     assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it has seen them
     assert verify_release(directory).metrics == regression.evaluation.metrics
-    assert regression.fitted.rows == len(work.table()) > len(work.parts()["train"])
+    assert regression.fitted.rows == len(work.table()) > len(work.split_positions()["train"])
     assert "fitted without them" in " ".join((directory / "card.md").read_text().split())
     assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
 

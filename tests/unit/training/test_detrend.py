@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.training.test_fitting import _prepared
+from tests.unit.training.test_cross_validation import _prepared
 from towline.errors import ConfigError
 from towline.training import model_io
 from towline.training.cross_validation import check_candidates, choose_candidate, cross_validate
@@ -85,7 +85,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
         chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "regression")
         history = choose_history(work, config, chosen)
         measured = fit(work, config, chosen, history)
-        features, truth, _ = work.part("holdout")
+        features, truth, _ = work.subset("holdout")
         answers = model_io.load_model(work.file("model.skops")).predict(features)
         errors[detrend is None] = np.abs(answers - truth).mean() / truth.mean()
         if detrend:

@@ -20,11 +20,11 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, ReleaseError
 from towline.training import model_io
-from towline.training.classifier import Classifier
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.holdout import Evaluation, evaluate, find_slices, load_evaluation_predictions
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
+from towline.training.pipeline_components import Classifier
 
 DATA = Path(__file__).parents[3] / "data"
 LABELS = np.array(["a", "b", "c", "d"], dtype=object)

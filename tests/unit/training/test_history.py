@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.training.test_fitting import _prepared
+from tests.unit.training.test_cross_validation import _prepared
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
@@ -53,10 +53,10 @@ def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
     measured = fit(work, config, chosen, history)
     assert measured.rows == 200  # four days are fewer than a fit needs
     wide = fit(work, config, chosen, History())
-    features, truth, _ = work.part("holdout")
+    features, truth, _ = work.subset("holdout")
     fit(work, config, chosen, history)
     error = np.abs(model_io.load_model(work.file("model.skops")).predict(features) - truth).mean()
-    assert wide.rows == len(work.part("train")[2])
+    assert wide.rows == len(work.subset("train").rows)
     assert error < 1
 
 
@@ -77,7 +77,7 @@ def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
     assert len(history.trials) == 4
     assert history.half_life == 2 * DAY
     assert "half-life 2d" in str(history)
-    weights = history.weights(work.part("train")[2]["at"])
+    weights = history.weights(work.subset("train").rows["at"])
     assert weights is not None
     assert weights[-1] == 1
     assert weights[-49] == pytest.approx(0.5)
@@ -93,10 +93,10 @@ def test_a_thin_window_reaches_back() -> None:
     """A window of few rows takes more of them, and rows of every class."""
     times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
     numbers = np.zeros(1000)
-    assert len(History(window=30 * DAY).learnt(times, numbers)) == 720
-    assert History(window=DAY).learnt(times, numbers).tolist() == list(range(800, 1000))
+    assert len(History(window=30 * DAY).select_rows(times, numbers)) == 720
+    assert History(window=DAY).select_rows(times, numbers).tolist() == list(range(800, 1000))
     classes = np.array(["rare"] * 20 + ["usual"] * 980, dtype=object)
-    assert History(window=DAY).learnt(times, classes).tolist() == list(range(10, 1000))
+    assert History(window=DAY).select_rows(times, classes).tolist() == list(range(10, 1000))
 
 
 def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     released = refit(work, config, chosen, measured)
     newest = work.table()["at"].max()
     assert released.end == newest.isoformat()
-    assert released.measured_end == measured.end == work.part("train")[2]["at"].max().isoformat()
+    assert released.measured_end == measured.end == work.subset("train").rows["at"].max().isoformat()
     assert (released.params, released.threshold) == (measured.params, measured.threshold)
     assert (measured.history.window, released.history.window) == (None, 4 * DAY)  # the turn is in the holdout
     assert released.history.end == newest.isoformat()
     assert released.measured == measured.history
-    features, _, _ = work.part("holdout")
+    features, _, _ = work.subset("holdout")
     np.testing.assert_array_equal(
         final_fit.holdout_predictions(work, released).labels,
         model_io.load_model(work.file(released.file)).predict(features),
@@ -132,7 +132,7 @@ def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None
     assert history.half_life == 2 * DAY
     assert [one.failed for one in history.trials] == ["", ""]
     fit(work, config, chosen, history)
-    features, truth, _ = work.part("holdout")
+    features, truth, _ = work.subset("holdout")
     model = model_io.load_model(work.file("model.skops"))
     assert (model.classes_[model.predict_proba(features).argmax(axis=1)] == truth).mean() > 0.8
     assert model.threshold == chosen.threshold
@@ -144,7 +144,7 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
     data = {"time": "at", "half_life": "2d"}
     work, config = _prepared(tmp_path, _turned(400), data=data, candidates=[neighbours])
     chosen = cross_validate(work, config, config.candidates[0])
-    assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.part("train")[2])
+    assert fit(work, config, chosen, choose_history(work, config, chosen)).rows == len(work.subset("train").rows)
 
 
 @pytest.mark.parametrize("key", ["window", "half_life", "detrend"])

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from towline.data.validation.suite import Validation
 from towline.training.evaluation.holdout import evaluate
 from towline.training.evaluation.metrics import EncodedPredictions
 from towline.training.plots import draw_plots, plot_confusion_matrix
+from towline.training.result import TrainingResult
 
 DATA = Path(__file__).parents[3] / "data"
 COMMON = ["fold_scores.png", "importance.png", "slices.png"]
@@ -21,7 +23,10 @@ CLASSES = ["confusion_matrix.png", "roc.png", "precision_recall.png", "calibrati
 
 def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
     work, config, scores, fitted = trained
-    names = draw_plots(work, config, scores, evaluate(work, config, fitted), fitted)
+    validation = Validation(rules=(), notes=(), failed=0, warned=0)
+    evaluation = evaluate(work, config, fitted)
+    result = TrainingResult(candidates=scores, model=fitted, evaluation=evaluation, validation=validation)
+    names = draw_plots(work, config, result)
     for name in names:
         with Image.open(work.file(f"plots/{name}")) as image:
             image.load()

@@ -102,7 +102,9 @@ class Contract(Frozen):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert_column(values, column.kind, column.format)
             if column.pii:
-                converted[column.name] = pseudonymize_column(column, self.salt, converted[column.name])
+                converted[column.name] = pseudonymize_column(
+                    converted[column.name], column.name, column.kind, self.salt
+                )
             if len(bad):
                 shown = list_examples(values, bad, shown=not column.pii)
                 details.append(f"column {column.name!r} ({column.kind}): {shown}")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from towline.config import Kind, PipelineConfig, Task
+from towline.config import Kind, Task, TrainingConfig
 from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, Label, Role
@@ -22,7 +22,7 @@ _NO = {"no", "false", "0", "n", "f", "negative"}
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 
 
-def infer_contract(frame: pd.DataFrame, config: PipelineConfig, time_format: str | None = None) -> Contract:
+def infer_contract(frame: pd.DataFrame, config: TrainingConfig, time_format: str | None = None) -> Contract:
     """Reads kinds, roles, ranges and classes off a table; ``data.columns`` and ``task`` of the config come first.
 
     Args:
@@ -54,7 +54,7 @@ def infer_contract(frame: pd.DataFrame, config: PipelineConfig, time_format: str
     )
 
 
-def _column(values: pd.Series, name: str, config: PipelineConfig, task: Task, time_format: str | None) -> Column:
+def _column(values: pd.Series, name: str, config: TrainingConfig, task: Task, time_format: str | None) -> Column:
     data = config.data
     role: Role = "target" if name == data.target else "group" if name == data.group else "feature"
     asked = data.columns.get(name)
@@ -97,7 +97,7 @@ def _spelling(levels: pd.Series) -> Spelling:
     return text_columns.detect_spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
 
 
-def _private(column: Column, config: PipelineConfig) -> Column:
+def _private(column: Column, config: TrainingConfig) -> Column:
     """Without a value of the table where it holds personal data."""
     if column.name not in config.privacy.pii:
         return column

@@ -51,8 +51,8 @@ def detect_notation(values: pd.Series) -> Notation | None:
         values: text as it is written, nulls included.
 
     Example:
-        >>> detect(pd.Series(["1,5", "2,25", "3,0"])).remedy
-        "data.decimal: ','"
+        >>> detect_notation(pd.Series(["$ 1.50", "$ 2.25"])).what
+        'numbers with a currency'
     """
     counts = values.dropna().astype(str).value_counts().head(_SAMPLE)
     counts = counts[[not (is_blank(text) or is_null_marker(text)) for text in counts.index]]

@@ -1,16 +1,17 @@
-"""What a model knows of columns with personal data: categories as salted hashes, numbers to three digits.
+"""Pseudonyms: what a model gets in place of the values of columns with personal data.
 
-A hash does not tell its value, but whoever holds a release holds its salt, and can check a guess. Numbers are rounded
-because models keep some of those that they were fitted on: limits of bins, thresholds, medians.
+Categories become salted hashes and numbers are rounded to three digits, because models contain some of the numbers that
+they were fitted on: bin edges, thresholds, medians. A hash does not reveal its value, but whoever has a release also
+has its salt and can check a guess.
 """
 
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from towline.config import Kind
+
 if TYPE_CHECKING:
     import numpy as np
-
-    from towline.data.schema.contract import Column
 
 DIGITS = 3
 
@@ -20,30 +21,40 @@ def derive_salt(model: str) -> str:
     return hashlib.sha256(f"towline pseudonyms\0{model}".encode()).hexdigest()[:32]
 
 
-def pseudonymize_value(column: "Column", salt: str, value: Any) -> Any:
-    """What a model is given in place of a canonical value; null stays null."""
-    if column.kind == "category":
-        return value if value is None else _hash(salt, column.name, value)
-    return float(f"{value:.{DIGITS}g}") if column.kind == "numeric" else value
+def pseudonymize_value(value: Any, column: str, kind: Kind, salt: str) -> Any:
+    """The pseudonym of a canonical value; null stays null.
+
+    Args:
+        value: text of a category, a number, or a time, which stays as it is.
+        column: its name; the same text in another column has another hash.
+        kind: of the column.
+        salt: of the model.
+
+    Example:
+        >>> pseudonymize_value(48213.58, "income", "numeric", "")
+        48200.0
+    """
+    if kind == "category":
+        return value if value is None else _hash(value, column, salt)
+    return float(f"{value:.{DIGITS}g}") if kind == "numeric" else value
 
 
-def pseudonymize_column(column: "Column", salt: str, values: "np.ndarray") -> "np.ndarray":
-    """The same of a canonical column (n,)."""
+def pseudonymize_column(values: "np.ndarray", column: str, kind: Kind, salt: str) -> "np.ndarray":
+    """The pseudonyms of a canonical column (n,)."""
     import pandas as pd
 
-    if column.kind not in ("category", "numeric"):
+    if kind not in ("category", "numeric"):
         return values
-    codes, uniques = pd.factorize(values)  # -1 for null, which stays
-    found = values.copy()
-    there = codes >= 0
+    codes, distinct = pd.factorize(values)  # -1 for null, which stays
+    pseudonyms = values.copy()
+    present = codes >= 0
     lookup = values[:0].copy()
-    lookup.resize(len(uniques))
-    lookup[:] = [pseudonymize_value(column, salt, value) for value in uniques]
-    found[there] = lookup[codes[there]]
-    return found
+    lookup.resize(len(distinct))
+    lookup[:] = [pseudonymize_value(value, column, kind, salt) for value in distinct]
+    pseudonyms[present] = lookup[codes[present]]
+    return pseudonyms
 
 
-def _hash(salt: str, column: str, text: str) -> str:
-    """Of the same text in another column it is another."""
+def _hash(text: str, column: str, salt: str) -> str:
     message = f"{column}\0{text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(message, key=salt.encode(), digest_size=12).hexdigest()

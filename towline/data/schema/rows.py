@@ -1,4 +1,8 @@
-"""Rows as a program or a request gives them, in the canonical form that ``Contract.features`` gives a table."""
+"""Reads rows of a request or a program into the canonical form in which ``Contract.features`` gives a table.
+
+Values that the training table did not have (null, out of range, an unseen category) are *input anomalies*: they are
+counted, not refused. Values that do not fit their column's kind are faults, and the rows are refused.
+"""
 
 import math
 from collections.abc import Container, Mapping, Sequence
@@ -22,9 +26,9 @@ _KINDS: Mapping[Kind, str] = {
 
 
 class _Field(NamedTuple):
-    """What a row's value is tested against, to be taken as it is; else ``slow`` reads it.
+    """The fast path for one column: a number within ``low`` and ``high``, or a text among ``levels``, is canonical.
 
-    ``low`` and ``high`` are of numbers; ``levels`` are the categories that need no reading.
+    ``checker`` reads every other value.
     """
 
     name: str
@@ -32,11 +36,11 @@ class _Field(NamedTuple):
     low: float
     high: float
     levels: Container[str]
-    slow: "_ValueChecker"
+    checker: "_ValueChecker"
 
 
 class _ValueChecker:
-    """Reads any value of one column."""
+    """Reads any value of one column and reports faults and anomalies."""
 
     def __init__(self, column: Column) -> None:
         self.name, self.kind, self.reader = column.name, column.kind, column.reader
@@ -45,23 +49,23 @@ class _ValueChecker:
         self.known = None if column.categories is None else frozenset(column.categories)
         self.null = self.reader.read(None)
 
-    def read(self, value: Any, position: int, faults: list[Fault], odd: list[InputAnomaly]) -> Any:
-        """The canonical value; appends what is wrong or odd about it."""
+    def read(self, value: Any, position: int, faults: list[Fault], anomalies: list[InputAnomaly]) -> Any:
+        """The canonical value; appends its fault or anomaly."""
         read = self.reader.read(value)
         if read is None or read != read:  # noqa: PLR0124 - NaN
             if self.reader.is_null(value):
-                odd.append((self.name, "null"))
+                anomalies.append((self.name, "null"))
             elif self.reader.format.coerce and isinstance(value, str):
-                odd.append((self.name, "unreadable"))
+                anomalies.append((self.name, "unreadable"))
             else:
                 faults.append(Fault(position, self.name, self._expected()))
         elif isinstance(read, float) and abs(read) > LARGEST:
             faults.append(Fault(position, self.name, "is too large"))
         elif self.kind == "category":
             if self.known is not None and read not in self.known:
-                odd.append((self.name, "unseen"))
+                anomalies.append((self.name, "unseen"))
         elif self.kind != "datetime" and not self.low <= read <= self.high:
-            odd.append((self.name, "out_of_range"))
+            anomalies.append((self.name, "out_of_range"))
         return read
 
     def _expected(self) -> str:
@@ -72,23 +76,23 @@ class _ValueChecker:
 
 
 class _AnyText:
-    """Every text that is not blank."""
+    """Contains every text that is not blank."""
 
     def __contains__(self, text: object) -> bool:
         return isinstance(text, str) and bool(text) and not text.isspace()
 
 
 def _field(column: Column) -> _Field:
-    slow, plain = _ValueChecker(column), not column.format.na_values
-    low, high = (slow.low, slow.high) if plain else (math.inf, -math.inf)
-    levels: Container[str] = slow.known or ()
-    if column.kind == "category" and slow.known is None and plain and column.format.spelling == "text":
+    checker, plain = _ValueChecker(column), not column.format.na_values
+    low, high = (checker.low, checker.high) if plain else (math.inf, -math.inf)
+    levels: Container[str] = checker.known or ()
+    if column.kind == "category" and checker.known is None and plain and column.format.spelling == "text":
         levels = _AnyText()
-    return _Field(column.name, column.kind, low, high, levels, slow)
+    return _Field(column.name, column.kind, low, high, levels, checker)
 
 
 class RowReader:
-    """Reads rows against a contract; made once for a model.
+    """Reads rows against a contract; create one for each model.
 
     Canonical values are float (NaN for null) for numeric and boolean, str or None for category, naive UTC datetime or
     None for datetime.
@@ -98,55 +102,56 @@ class RowReader:
         self._fields = tuple(_field(column) for column in contract.feature_columns)
         self.fields = tuple(field.name for field in self._fields)
         self._salt = contract.salt
-        self._private = [(at, column) for at, column in enumerate(contract.feature_columns) if column.pii]
+        columns = enumerate(contract.feature_columns)
+        self._pii = [(index, column.name, column.kind) for index, column in columns if column.pii]
 
-    def read(self, rows: Sequence[Mapping[str, Any]], odd: list[InputAnomaly] | None = None) -> list[Row]:
-        """Canonical values of the features, in the contract's order; other fields of a row are left out.
+    def read(self, rows: Sequence[Mapping[str, Any]], anomalies: list[InputAnomaly] | None = None) -> list[Row]:
+        """Canonical values of the features, in the contract's order; other fields of a row are ignored.
 
         Args:
-            rows: as they came.
-            odd: is told each value that the training table had not: its column, and whether it is ``null``,
-                ``out_of_range``, ``unseen`` or ``unreadable`` (null, for the column is declared numeric).
+            rows: of a request or a program.
+            anomalies: a list to which anomalies are appended: the column, and ``null``, ``out_of_range``, ``unseen`` or
+                ``unreadable`` (text in a column that is declared numeric, read as null).
 
         Raises:
-            InputValidationError: a field is missing or does not fit its kind, with each such field and row.
+            InputValidationError: fields are missing or do not fit their kind; names each of them.
         """
         faults: list[Fault] = []
-        odd = [] if odd is None else odd
-        found = [self._row(row, position, faults, odd) for position, row in enumerate(rows)]
+        anomalies = [] if anomalies is None else anomalies
+        canonical = [self._row(row, position, faults, anomalies) for position, row in enumerate(rows)]
         if faults:
             raise InputValidationError(faults[:_LISTED], len(faults))
-        for at, column in self._private:
-            for row in found:
-                row[at] = pseudonymize_value(column, self._salt, row[at])
-        return found
+        for index, name, kind in self._pii:
+            for row in canonical:
+                row[index] = pseudonymize_value(row[index], name, kind, self._salt)
+        return canonical
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """Canonical rows as one array (n,) a column: float64, object or datetime64[us]."""
+        """Canonical rows as one array (n,) for each column: float64, object or datetime64[us]."""
         values = zip(*rows, strict=True) if rows else ((),) * len(self._fields)
         return [_array(column, field.kind) for field, column in zip(self._fields, values, strict=True)]
 
-    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], odd: list[InputAnomaly]) -> Row:
+    def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], anomalies: list[InputAnomaly]) -> Row:
         canonical: Row = []
-        for name, kind, low, high, levels, slow in self._fields:
+        for name, kind, low, high, levels, checker in self._fields:
             try:
                 value = row[name]
             except KeyError:
                 faults.append(Fault(position, name, "is missing"))
                 continue
-            given = value.__class__
-            if given is str:
+            type_ = value.__class__
+            if type_ is str:
                 if kind == "category" and value in levels:
                     canonical.append(value)
                     continue
-            elif (given is float or given is int) and kind == "numeric" and low <= value <= high:
+            elif (type_ is float or type_ is int) and kind == "numeric" and low <= value <= high:
                 canonical.append(float(value))
                 continue
             elif value is None:
-                canonical.append(slow.null)
-                odd.append((name, "null"))
+                canonical.append(checker.null)
+                anomalies.append((name, "null"))
                 continue
-            canonical.append(slow.read(value, position, faults, odd))
+            canonical.append(checker.read(value, position, faults, anomalies))
         return canonical
 
 

@@ -3,12 +3,12 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from towline.config import Frozen, PipelineConfig, Severity
+from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema import notation
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST
@@ -73,29 +73,29 @@ def check_rules(
     table: pd.DataFrame,
     shown: pd.DataFrame,
     contract: Contract,
-    config: PipelineConfig,
-    previous: Contract | None,
-    coerced: Sequence[CoercedValues] = (),
+    config: TrainingConfig,
+    *,
+    allowed_leaks: Collection[str] = (),
+    previous: Contract | None = None,
 ) -> list[Rule]:
-    """All of these rules.
+    """Checks all rules of this module.
 
     Args:
         table: the snapshot.
-        shown: the table that examples are of.
+        shown: the table that examples are taken from: without values of columns with personal data.
         contract: of the table.
         config: of the pipeline.
-        previous: the champion's contract, if there is a champion.
-        coerced: what the snapshot holds as null that was no number.
+        allowed_leaks: columns that are known not to be leaks.
+        previous: the champion's contract; None if no version serves.
     """
     rules = [
-        *_coerced(coerced),
         *_lookalikes(table, contract),
         *_notation(table, contract, config),
         *_finite(table, shown, contract),
-        *_classes(table, contract, config),
+        *_classes(table, contract, config.cross_validation.folds + 1),
         _distinct(table, shown, contract),
         *_champion(contract, config, previous),
-        *_leaks(table, contract, config),
+        *_leaks(table, contract, config.seed, set(allowed_leaks)),
     ]
     features = len(contract.feature_columns)
     detail = f"{features:,} features, {len(table):,} rows"
@@ -103,14 +103,13 @@ def check_rules(
     return [*rules, Rule(rule="fewer_features_than_rows", column=None, severity="warn", passed=not wide, detail=detail)]
 
 
-def _leaks(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
-    allowed = set(config.validation.allow_leaks)
-    found = [leak for leak in find_leaks(table, contract, config.seed) if not set(leak.columns) <= allowed]
-    for leak in found:
+def _leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
+    leaks = [leak for leak in find_leaks(table, contract, seed) if not set(leak.columns) <= allowed]
+    for leak in leaks:
         detail = f"{leak.detail}; list under data.drop or, if really known when predicting, validation.allow_leaks"
         column = ", ".join(leak.columns)
         yield Rule(rule=f"no_leak_by_{leak.kind}", column=column, severity="error", passed=False, detail=detail)
-    if not found:
+    if not leaks:
         yield Rule(rule="no_leak", column=None, severity="error", passed=True, detail="no column gives the target away")
 
 
@@ -130,7 +129,8 @@ def _offences(
     )
 
 
-def _coerced(coerced: Sequence[CoercedValues]) -> Iterator[Rule]:
+def check_coerced(coerced: Sequence[CoercedValues]) -> Iterator[Rule]:
+    """Warns of values of numeric columns that are not numbers and were read as null."""
     for column in coerced:
         yield Rule(
             rule="values_numeric",
@@ -174,7 +174,7 @@ def _lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
         yield Rule(rule="levels_distinct", column=None, severity="warn", passed=True, detail=detail)
 
 
-def _notation(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
+def _notation(table: pd.DataFrame, contract: Contract, config: TrainingConfig) -> Iterator[Rule]:
     """Text that is numbers or dates in a notation that the config does not name."""
     for column in contract.columns:
         values = table[column.name]
@@ -206,10 +206,9 @@ def _finite(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Ite
         yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
 
 
-def _classes(table: pd.DataFrame, contract: Contract, config: PipelineConfig) -> Iterator[Rule]:
+def _classes(table: pd.DataFrame, contract: Contract, need: int) -> Iterator[Rule]:
     if contract.task == "regression":
         return
-    need = config.cross_validation.folds + 1
     counts = Counter(contract.labels(table[table[contract.target].notna()]).tolist())
     short = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < need)
     lacking = sum(rows for rows, _ in short)
@@ -234,7 +233,7 @@ def _distinct(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> R
     return _offences("rows_distinct", None, bad, shown, "no row stands in the table twice", "warn")
 
 
-def _champion(contract: Contract, config: PipelineConfig, previous: Contract | None) -> Iterator[Rule]:
+def _champion(contract: Contract, config: TrainingConfig, previous: Contract | None) -> Iterator[Rule]:
     if previous is None:
         return
     present = {column.name: column for column in contract.columns}

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from towline import files
-from towline.config import Frozen, PipelineConfig, Severity
+from towline.config import Frozen, Severity, TrainingConfig, ValidationConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.validation import custom_rules, data_docs
@@ -41,7 +41,9 @@ class Validation(Frozen):
         return f"{len(self.rules)} rules, {self.failed} failed, {self.warned} warned"
 
 
-def validate_table(work: Workspace, config: PipelineConfig, previous: Contract | None, now: dt.datetime) -> Validation:
+def validate_table(
+    work: Workspace, config: TrainingConfig, declared: ValidationConfig, previous: Contract | None, now: dt.datetime
+) -> Validation:
     """Infers the contract, checks the table against it and keeps what was found.
 
     Saves ``contract.json``, ``suite.json``, ``validation.json`` and ``data_docs.html`` in the workspace, the last two
@@ -49,7 +51,8 @@ def validate_table(work: Workspace, config: PipelineConfig, previous: Contract |
 
     Args:
         work: whose table is read.
-        config: the declared rules and the user's own expectations.
+        config: names columns, folds and the split.
+        declared: rules and expectations of the user.
         previous: the champion's contract, if there is a champion.
         now: rows after it are from the future; UTC, naive or aware.
 
@@ -61,16 +64,18 @@ def validate_table(work: Workspace, config: PipelineConfig, previous: Contract |
     contract = infer_contract(table, config, work.dataset.time_format)
     _privacy(contract, config)
     work.save(Contract.FILE, contract)
-    expectations = build_expectations(contract, config, previous=previous, now=now)
+    expectations = build_expectations(contract, config, declared, previous=previous, now=now)
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own use of each other
         pii = frozenset(column.name for column in contract.columns if column.pii)
         shown = table.assign(**dict.fromkeys(pii, HIDDEN))
-        coerced = work.dataset.coerced
         rules = [
             *_evaluate(table, shown, pii, expectations),
-            *custom_rules.check_rules(table, shown, contract, config, previous, coerced),
+            *custom_rules.check_rules(
+                table, shown, contract, config, allowed_leaks=declared.allow_leaks, previous=previous
+            ),
+            *custom_rules.check_coerced(work.dataset.coerced),
         ]
     notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
@@ -95,7 +100,7 @@ def validate_table(work: Workspace, config: PipelineConfig, previous: Contract |
     return validation
 
 
-def _privacy(contract: Contract, config: PipelineConfig) -> None:
+def _privacy(contract: Contract, config: TrainingConfig) -> None:
     """A misspelt column would be logged although the config says otherwise; buckets need values of the table."""
     names = [column.name for column in contract.columns] + list(config.data.drop)
     privacy = config.privacy
@@ -119,15 +124,20 @@ def _failed(rules: Iterable[Rule], severity: Severity) -> list[Rule]:
 
 
 def build_expectations(
-    contract: Contract, config: PipelineConfig, *, previous: Contract | None = None, now: dt.datetime | None = None
+    contract: Contract,
+    config: TrainingConfig,
+    declared: ValidationConfig,
+    *,
+    previous: Contract | None = None,
+    now: dt.datetime | None = None,
 ) -> list[dict[str, Any]]:
     """The expectations as Great Expectations reads them: ``{type, kwargs, meta, severity}``.
 
     Raises:
         ConfigError: a declared rule or an expectation of the user's that makes no sense for its column.
     """
-    expectations = [*_table(contract, config), *_declared(contract, config)]
-    expectations += [*_time(config, now), *_champion(contract, previous), *_user_expectations(contract, config)]
+    expectations = [*_table(contract, config, declared), *_declared(contract, declared)]
+    expectations += [*_time(config, now), *_champion(contract, previous), *_user_expectations(contract, declared)]
     for number, expectation in enumerate(expectations):
         expectation["meta"]["towline"]["id"] = number
     return expectations
@@ -138,8 +148,8 @@ def _expect(type_: str, says: str, severity: Severity = "error", where: str = ""
     return {"type": type_, "kwargs": kwargs, "meta": meta, "severity": GE_SEVERITY[severity]}
 
 
-def _table(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
-    rules, target = config.validation, contract.target
+def _table(contract: Contract, config: TrainingConfig, rules: ValidationConfig) -> Iterator[dict[str, Any]]:
+    target = contract.target
     # each fold needs a row, and so does the part before the first
     folds = config.cross_validation.folds
     held = config.split.holdout
@@ -168,9 +178,9 @@ def _table(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any
             )
 
 
-def _declared(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
+def _declared(contract: Contract, rules: ValidationConfig) -> Iterator[dict[str, Any]]:
     present = {column.name: column for column in contract.columns}
-    for name, rule in config.validation.columns.items():
+    for name, rule in rules.columns.items():
         where = f"validation.columns.{name}"
         if name not in present:
             continue  # the column set names it
@@ -190,7 +200,7 @@ def _declared(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, 
             yield _one_of(name, spelled, rule.severity, where)
         if rule.unique:
             yield _expect("expect_column_values_to_be_unique", "no value twice", rule.severity, where, column=name)
-    key = config.validation.unique
+    key = rules.unique
     if key and present.keys() >= set(key):
         says = f"no two rows with the same {', '.join(key)}"
         if len(key) == 1:
@@ -201,7 +211,7 @@ def _declared(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, 
             )
 
 
-def _time(config: PipelineConfig, now: dt.datetime | None) -> Iterator[dict[str, Any]]:
+def _time(config: TrainingConfig, now: dt.datetime | None) -> Iterator[dict[str, Any]]:
     time = config.data.time
     if time is None:
         return
@@ -231,10 +241,10 @@ def _champion(contract: Contract, previous: Contract | None) -> Iterator[dict[st
             yield _one_of(old.name, old.categories, "warn", where, ", as in the champion's training")
 
 
-def _user_expectations(contract: Contract, config: PipelineConfig) -> Iterator[dict[str, Any]]:
+def _user_expectations(contract: Contract, rules: ValidationConfig) -> Iterator[dict[str, Any]]:
     """The user's expectations; what Great Expectations would take for valid and misread is refused."""
     kinds: dict[str, str] = {column.name: column.kind for column in contract.columns}
-    for number, own in enumerate(config.validation.expectations):
+    for number, own in enumerate(rules.expectations):
         where = f"validation.expectations[{number}]"
         kwargs = dict(own.kwargs)
         named = [kwargs.get(key) for key in ("column", "column_A", "column_B")] + list(kwargs.get("column_list") or ())

@@ -38,8 +38,7 @@ from towline.inference.compiled.plan import (
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
-from towline.training.classifier import Classifier
-from towline.training.features import CalendarParts
+from towline.training.pipeline_components import CalendarParts, Classifier
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
@@ -138,7 +137,7 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
     if linear:
         link = "expit" if len(estimator.classes_) == 2 else "softmax"
     threshold, positive = None, 1
-    order = tuple(model.places_.tolist())
+    order = tuple(model.positions_.tolist())
     if model.threshold is not None:
         threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
     return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees)

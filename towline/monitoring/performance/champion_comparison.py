@@ -26,8 +26,7 @@ from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is only shown
 

@@ -24,7 +24,7 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.performance.quality import PerformanceBound, performance_bound
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training import performance_estimation
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 from towline.training.performance_estimation import EstimatorState
 
 COMPARED_WINDOWS = 3

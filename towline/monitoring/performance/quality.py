@@ -41,8 +41,7 @@ from towline.training import performance_estimation
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
-from towline.training.evaluation.interval import Interval
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 MAX_ROWS = 50_000  # a metric is measured on; of more rows, evenly spaced ones are used
 MAX_UNKNOWN_CLASS = 0.05  # from this share of labels of an unknown class on, quality is degraded whatever the metric

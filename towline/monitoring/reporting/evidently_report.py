@@ -21,7 +21,7 @@ from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
-from towline.monitoring.reporting.samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
+from towline.monitoring.reporting.plot_samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult
 from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry

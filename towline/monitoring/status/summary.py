@@ -13,7 +13,7 @@ from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import SloStatus
 from towline.registry.ledger import Entry, Ledger, open_ledger
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
 TRAFFIC_DAYS = 30

@@ -18,8 +18,8 @@ from towline.operations.backup.archive import BackupManifest, ServedRelease, che
 from towline.operations.backup.contents import ASIDE, STORE
 from towline.operations.backup.databases import LEDGER, TRACKING, Database
 from towline.operations.backup.placement import Placement, occupied, staging_folder
+from towline.operations.process_record import ProcessRecord
 from towline.prediction_log import segments
-from towline.processes import ProcessRecord
 from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
 from towline.serving.model_reloader import check_probe_rows

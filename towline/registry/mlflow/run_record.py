@@ -21,15 +21,16 @@ import yaml
 from towline.config import PipelineConfig, format_duration
 from towline.data.schema.contract import Contract
 from towline.data.schema.example import example_row
-from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
 from towline.markdown import escape
 from towline.origins import installed_versions
+from towline.provenance import Provenance
 from towline.registry.mlflow import links
 from towline.training import model_io
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
+from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, LoggedModel
@@ -39,35 +40,31 @@ _REQUIREMENTS = ("towline", "scikit-learn", "skops", "numpy", "pandas")
 _SECTIONS = ("data", "validation", "split", "cross_validation", "evaluation", "gate")
 
 
-def tags(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, facts: Mapping[str, str]
-) -> dict[str, str]:
-    """The tags of a run and of its candidates' runs: their provenance."""
+def tags(work: Workspace, config: PipelineConfig, result: TrainingResult, provenance: Provenance) -> dict[str, str]:
+    """Provenance of a run and of its candidates' runs."""
     values = {
-        **facts,
+        **provenance.model_dump(),
         "dataset": work.dataset.digest,
-        "config": config.digest,
-        "candidate": chosen.candidate,
+        "candidate": result.chosen.candidate,
         "seed": str(config.seed),
         "mlflow.source.name": "towline run",
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": facts.get("git_commit", ""),
-        "mlflow.user": facts.get("actor", ""),
+        "mlflow.source.git.commit": provenance.git_commit,
+        "mlflow.user": provenance.actor,
     }
     return {name: value for name, value in values.items() if value}
 
 
-def version_tags(work: Workspace, chosen: CrossValidationResult, facts: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a version: the few that fit into MLflow's list of versions."""
-    shown = {name: facts[name] for name in ("trigger", "as_of", "git_commit", "git_dirty") if facts.get(name)}
-    return {"candidate": chosen.candidate, "dataset": work.dataset.digest, **shown}
+def version_tags(work: Workspace, result: TrainingResult, provenance: Provenance) -> dict[str, str]:
+    """The few that the list of versions has room for."""
+    origin = provenance.model_dump(include={"trigger", "as_of", "git_commit", "git_dirty"})
+    shown = {name: value for name, value in origin.items() if value}
+    return {"candidate": result.chosen.candidate, "dataset": work.dataset.digest, **shown}
 
 
-def params(
-    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, fitted: FittedModel
-) -> dict[str, str]:
-    """The parameters of a run: candidate, data and model, then every key of the config (``gate.latency_ms``)."""
-    contract = work.contract()
+def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> dict[str, str]:
+    """What was fitted on what, then every setting of the config (``gate.latency_ms``)."""
+    contract, chosen, fitted = work.contract(), result.chosen, result.model
     values = {
         "candidate": chosen.candidate,
         "estimator": chosen.estimator,
@@ -110,13 +107,13 @@ def cross_validation(scores: CrossValidationResult) -> dict[str, float]:
     }
 
 
-def metrics(chosen: CrossValidationResult, evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of a run: holdout with interval, baseline, and cross-validation of the chosen candidate."""
-    values: dict[str, float | None] = {}
+def metrics(result: TrainingResult) -> dict[str, float]:
+    """Holdout metrics with the ends of their intervals, the baseline's, and the chosen candidate's cross-validation."""
+    evaluation, values = result.evaluation, dict[str, float | None]()
     for name, interval in evaluation.metrics.items():
         values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     values |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
-    values |= {"holdout_rows": float(evaluation.rows), **cross_validation(chosen)}
+    values |= {"holdout_rows": float(evaluation.rows), **cross_validation(result.chosen)}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
@@ -128,12 +125,13 @@ def experiment_tags(evaluation: Evaluation) -> dict[str, str]:
     return links.KIND | {f"mlflow.sharedViewState.{links.VIEW}": json.dumps({"selectedColumns": columns})}
 
 
-def describe(work: Workspace, chosen: CrossValidationResult, fitted: FittedModel, evaluation: Evaluation) -> str:
-    """A version's description in Markdown; lists of versions show its first line as plain text."""
-    data, best = work.dataset, evaluation.metrics[evaluation.primary]
+def describe(work: Workspace, result: TrainingResult) -> str:
+    """The version's page in Markdown; lists of versions show its first words as they are."""
+    data, fitted, evaluation = work.dataset, result.model, result.evaluation
+    best = evaluation.metrics[evaluation.primary]
     covered = f", {fitted.start} to {fitted.end}" if fitted.start else ""
     lines = [
-        f"{chosen.candidate}: {evaluation.primary} {_number(best.value)}",
+        f"{fitted.candidate}: {evaluation.primary} {_number(best.value)}",
         "",
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
         + (f" The metrics are of a model without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
@@ -172,15 +170,9 @@ def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
     )
 
 
-def write_artifacts(
-    folder: Path,
-    work: Workspace,
-    config: PipelineConfig,
-    scores: Sequence[CrossValidationResult],
-    evaluation: Evaluation,
-    validation: Validation,
-) -> None:
-    """Writes the files of a run: plots, data docs, config, environment, and its records as JSON and tables."""
+def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, result: TrainingResult) -> None:
+    """The files of a run: plots, data docs, config, environment, and its records as JSON and as tables."""
+    evaluation, validation = result.evaluation, result.validation
     if work.file("plots").is_dir():
         shutil.copytree(work.file("plots"), folder / "plots")
     for name in (validation.docs, Contract.FILE):
@@ -195,7 +187,7 @@ def write_artifacts(
     ]  # fmt: skip
     tried = [
         {"candidate": one.candidate, **cross_validation(one), "seconds": one.seconds, "failed": one.failed}
-        for one in scores
+        for one in result.candidates
     ]
     contents = {
         "config.yaml": yaml.safe_dump(config.masked().model_dump(mode="json"), sort_keys=False, allow_unicode=True),

@@ -9,19 +9,18 @@ versions were deleted in MLflow.
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, Settings
-from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace
+from towline.provenance import Provenance
 from towline.registry.mlflow import links, run_record
 from towline.registry.mlflow.client import RUN_KEY, VERSION, connect, create_version, ensure_experiment
 from towline.training.cross_validation import CrossValidationResult
-from towline.training.evaluation.holdout import Evaluation
-from towline.training.final_fit import FittedModel
+from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,14 +52,10 @@ def register(
     work: Workspace,
     config: PipelineConfig,
     number: int,
-    scores: Sequence[CrossValidationResult],
-    chosen: CrossValidationResult,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    validation: Validation,
-    facts: Mapping[str, str],
+    result: TrainingResult,
+    provenance: Provenance,
 ) -> RegisteredVersion:
-    """Records a run, a nested run for each candidate, the model, and a version of it; once for each ``work.key``.
+    """Records a run, a nested run for each candidate, the model, and a version of it; once for each run key.
 
     Runs have the status KILLED until they are complete, so that a killed run does not stay RUNNING. Its remains are
     deleted when the same run key is registered again.
@@ -70,34 +65,30 @@ def register(
         work: the run's folder.
         config: what the run does.
         number: the version that the ledger gave the run.
-        scores: the cross-validation of every candidate.
-        chosen: the candidate that was fitted.
-        fitted: the model.
-        evaluation: its holdout metrics.
-        validation: what the table was checked for.
-        facts: provenance: ``git_commit``, ``git_dirty``, ``trigger`` and others; each becomes a tag.
+        result: of training.
+        provenance: of the run; each of its fields becomes a tag.
 
     Raises:
         TransientError: the store is locked, down, full or cannot be written.
     """
+    run_key = provenance.run_key
     with connect(settings) as client, files.exclusive_lock(work.file("register.lock")):
         experiment_id = ensure_experiment(client, settings, config.name, config.description)
         present = client.get_experiment(experiment_id).tags.items()
-        for key, value in run_record.experiment_tags(evaluation).items() - present:
+        for key, value in run_record.experiment_tags(result.evaluation).items() - present:
             client.set_experiment_tag(experiment_id, key, value)
-        for version in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{work.key}'"):
-            client.set_model_version_tag(config.name, version.version, VERSION, str(number))
-            return _version(config.name, number, version.version, version.run_id, experiment_id)
-        _remove_unfinished(client, experiment_id, work.key)
+        for known in client.search_model_versions(f"name = '{config.name}' and tags.`{RUN_KEY}` = '{run_key}'"):
+            client.set_model_version_tag(config.name, known.version, VERSION, str(number))
+            return _version(config.name, number, known.version, known.run_id, experiment_id)
+        _remove_unfinished(client, experiment_id, run_key)
 
-        tags = run_record.tags(work, config, chosen, facts) | {RUN_KEY: work.key, VERSION: str(number)}
-        start_ms = int((time.time() - sum(candidate.seconds for candidate in scores)) * 1000)
-        run = _create_run(client, experiment_id, f"{chosen.candidate} {work.key[:8]}", tags, start_ms)
-        for candidate in scores:
-            is_chosen = candidate.candidate == chosen.candidate
-            start_ms = _log_candidate(client, run, candidate, tags, start_ms, chosen=is_chosen)
-        model_id = _log_model(client, run, work, config.name, chosen, fitted)
-        _log_run(client, run, model_id, work, config, scores, chosen, fitted, evaluation, validation)
+        tags = run_record.tags(work, config, result, provenance) | {RUN_KEY: run_key, VERSION: str(number)}
+        began = int((time.time() - sum(scores.seconds for scores in result.candidates)) * 1000)
+        run = _create_run(client, experiment_id, f"{result.chosen.candidate} {run_key[:8]}", tags, began)
+        for scores in result.candidates:
+            began = _log_candidate(client, run, scores, tags, began, chosen=scores == result.chosen)
+        model_id = _log_model(client, run, work, config.name, result, run_key)
+        _log_run(client, run, model_id, work, config, result)
         client.set_terminated(run.info.run_id)
         mlflow_number = create_version(
             client,
@@ -106,8 +97,8 @@ def register(
             source=f"models:/{model_id}",
             run_id=run.info.run_id,
             model_id=model_id,
-            tags={RUN_KEY: work.key, **run_record.version_tags(work, chosen, facts)},
-            description=run_record.describe(work, chosen, fitted, evaluation),
+            tags={RUN_KEY: run_key, **run_record.version_tags(work, result, provenance)},
+            description=run_record.describe(work, result),
         )
         return _version(config.name, number, mlflow_number, run.info.run_id, experiment_id)
 
@@ -198,16 +189,16 @@ def _log_candidate(
 
 
 def _log_model(
-    client: "MlflowClient", run: "Run", work: Workspace, name: str, chosen: CrossValidationResult, fitted: FittedModel
+    client: "MlflowClient", run: "Run", work: Workspace, name: str, result: TrainingResult, run_key: str
 ) -> str:
     """Logs the model file of the workspace, so that MLflow, the workspace and the release hold the same bytes."""
     from mlflow.entities import LoggedModelOutput
 
     logged = client.create_logged_model(
-        run.info.experiment_id, name, run.info.run_id, {RUN_KEY: work.key}, run_record.candidate(chosen)
+        run.info.experiment_id, name, run.info.run_id, {RUN_KEY: run_key}, run_record.candidate(result.chosen)
     )
     with tempfile.TemporaryDirectory() as folder:
-        run_record.write_model(Path(folder), logged, run.info.run_id, work, fitted)
+        run_record.write_model(Path(folder), logged, run.info.run_id, work, result.model)
         client.log_model_artifacts(logged.model_id, folder)
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, 0)])
@@ -220,28 +211,24 @@ def _log_run(
     model_id: str,
     work: Workspace,
     config: PipelineConfig,
-    scores: Sequence[CrossValidationResult],
-    chosen: CrossValidationResult,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-    validation: Validation,
+    result: TrainingResult,
 ) -> None:
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
     run_id, now = run.info.run_id, int(time.time() * 1000)
     dataset = run_record.dataset(work, config)
-    params = [Param(name, value) for name, value in run_record.params(work, config, chosen, fitted).items()]
+    params = [Param(name, value) for name, value in run_record.params(work, config, result).items()]
     metrics = [
         Metric(name, value, now, 0, model_id, dataset.name, dataset.digest, run_id)
-        for name, value in run_record.metrics(chosen, evaluation).items()
+        for name, value in run_record.metrics(result).items()
     ]
     tables = [{"path": f"{name}.json", "type": "table"} for name in ("candidates", "slices", "costs")]
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     tags = {
         "mlflow.loggedArtifacts": json.dumps(tables),
-        "mlflow.note.content": run_record.describe(work, chosen, fitted, evaluation),
+        "mlflow.note.content": run_record.describe(work, result),
     }
     client.log_batch(run_id, metrics, params, [RunTag(name, value) for name, value in tags.items()])
     with tempfile.TemporaryDirectory() as folder:
-        run_record.write_artifacts(Path(folder), work, config, scores, evaluation, validation)
+        run_record.write_artifacts(Path(folder), work, config, result)
         client.log_artifacts(run_id, folder)

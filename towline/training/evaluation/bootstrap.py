@@ -14,17 +14,16 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from towline.config import PipelineConfig
+from towline.config import TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import EncodedPredictions
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 CELLS = 100_000  # of a chunk of weights: stays in the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def resampling_units(rows: pd.DataFrame, config: PipelineConfig) -> np.ndarray:
+def resampling_units(rows: pd.DataFrame, config: TrainingConfig) -> np.ndarray:
     """(n,) which rows are drawn together: codes from 0."""
     n = len(rows)
     if config.data.group:

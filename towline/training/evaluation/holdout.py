@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 
 from towline import files
-from towline.config import GREATER_IS_BETTER, Frozen, Metric, PipelineConfig, Task
+from towline.config import GREATER_IS_BETTER, Frozen, Metric, Task, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Interval, Predictions, decode_labels, encode_labels
 from towline.training.final_fit import EVALUATION_PREDICTIONS, FittedModel
 
 MIN_ROWS = 30  # of a slice: fewer say nothing
@@ -69,7 +68,7 @@ class SliceRows(NamedTuple):
     rows: np.ndarray  # positions
 
 
-def evaluate(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> Evaluation:
+def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Evaluation:
     """Measures the model and the baseline on the holdout; saves ``evaluation.json`` and ``holdout-predictions.npz``.
 
     Raises:
@@ -77,7 +76,7 @@ def evaluate(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> Ev
         ReleaseError: a stored model cannot be read.
     """
     contract = work.contract()
-    features, truth, rows = work.part("holdout")
+    features, truth, rows = work.subset("holdout")
     decisive = primary_metric(config, contract.task)
     places, slice_notes = find_slices(rows, contract, config)
     model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
@@ -134,7 +133,7 @@ def _save_predictions(
 
 
 def find_slices(
-    rows: pd.DataFrame, contract: Contract, config: PipelineConfig
+    rows: pd.DataFrame, contract: Contract, config: TrainingConfig
 ) -> tuple[tuple[SliceRows, ...], tuple[str, ...]]:
     """The slices to report by, each of 30 rows or more, and notes on what was left out.
 
@@ -241,7 +240,7 @@ def _importance(
     return tuple(sorted(each, key=lambda row: (-row[1], row[0]))), (note,)
 
 
-def _notes(points: dict[str, float], truth: np.ndarray, drawn: int, config: PipelineConfig) -> tuple[str, ...]:
+def _notes(points: dict[str, float], truth: np.ndarray, drawn: int, config: TrainingConfig) -> tuple[str, ...]:
     notes = []
     if drawn < len(truth):
         of = "groups" if config.data.group else f"blocks of {-(-len(truth) // drawn)} consecutive rows"

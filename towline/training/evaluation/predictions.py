@@ -1,36 +1,68 @@
-"""What a model says about rows; nothing here needs scikit-learn."""
+"""Predictions and metric values as data; this module needs no scikit-learn, so that serving can use it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from towline.config import Frozen
+
+
+class Interval(Frozen):
+    """The value of a metric with its 95 % interval; None if undefined.
+
+    Example:
+        >>> Interval(value=21.3, low=20.6, high=22.1).text()
+        '21.3 [20.6, 22.1]'
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def text(self) -> str:
+        """The value and its interval with four digits."""
+        if self.value is None:
+            return "undefined"
+        limits = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}{limits}"
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says about n rows.
+    """A model's predictions for n rows.
 
     Attributes:
         labels: (n,) predicted values, or class labels.
-        probabilities: (n, k) in the order of ``contract.classes``; None for regression and for a model that gives none.
+        probabilities: (n, k) in the order of ``contract.classes``; None for regression, and if the model has none.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Predictions":
-        """The same for some rows: positions, or a mask of length n."""
+        """The predictions for some rows: positions, or a mask (n,)."""
         probabilities = self.probabilities
         return Predictions(self.labels[rows], None if probabilities is None else probabilities[rows])
 
 
-def decode_labels(places: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
-    """(n,) the labels at positions of ``classes``, each of Python's own type; object."""
+def decode_labels(positions: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
+    """(n,) labels at positions of ``classes``, with their Python types; object.
+
+    Example:
+        >>> decode_labels(np.array([1, 0]), ("no", "yes")).tolist()
+        ['yes', 'no']
+    """
     labels = np.empty(len(classes), dtype=object)
     labels[:] = classes
-    return np.asarray(labels[places])
+    return np.asarray(labels[positions])
 
 
 def encode_labels(labels: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
-    """(n,) positions of labels in ``classes``; -1 for a label that is not one of them."""
-    position = {label: at for at, label in enumerate(classes)}
+    """(n,) positions of labels in ``classes``; -1 for any other label.
+
+    Example:
+        >>> encode_labels(np.array(["yes", "maybe"], dtype=object), ("no", "yes")).tolist()
+        [1, -1]
+    """
+    position = {label: index for index, label in enumerate(classes)}
     return np.fromiter((position.get(label, -1) for label in labels), np.int64, len(labels))

@@ -30,7 +30,7 @@ from towline.monitoring.reporting.metrics_exporter import ModelMetricsSnapshot, 
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import BurnRate, SloState, SloStatus
 from towline.release.packaging import _render_config as stored
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 MODEL = "demo"

@@ -38,7 +38,7 @@ def test_the_previous_one_was_right(shelf: Shelf) -> None:
     assert (found.previous_is_better, found.input_valid, found.rows) == (True, True, 200)
     assert found.champion == pytest.approx(1000, rel=0.1)
     assert found.previous < 20
-    assert "version 1 better by" in found.reason
+    assert "version 1 is better by" in found.reason
 
 
 def test_the_champion_is_right(shelf: Shelf) -> None:
@@ -46,7 +46,7 @@ def test_the_champion_is_right(shelf: Shelf) -> None:
     found = asked(shelf.release(2), shelf.release(1), later()["value"] + 2000)
     assert not found.previous_is_better
     assert found.previous == pytest.approx(1000, rel=0.1)
-    assert "version 1 worse by" in found.reason
+    assert "version 1 is worse by" in found.reason
 
 
 def test_no_difference_is_no_reason(shelf: Shelf) -> None:
@@ -87,7 +87,7 @@ def test_too_few_rows(shelf: Shelf) -> None:
     truth = [value if place < 20 else None for place, value in enumerate(later()["value"])]
     found = asked(shelf.release(2), shelf.release(1), truth)
     assert (found.rows, found.previous_is_better) == (20, False)
-    assert "20 labelled rows are new to both, 50 are needed" in found.reason
+    assert "20 labelled rows are new to both champions, 50 are needed" in found.reason
     empty = logged(shelf.release(2), later(), later()["value"]).slice(0, 0)
     assert compare(empty, ReleaseLocation(shelf.release(2)), ReleaseLocation(shelf.release(1)), CONFIG, None).rows == 0
 

@@ -20,7 +20,7 @@ from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
 from towline.training.cross_validation import cross_validate
 from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 from towline.training.final_fit import fit
 from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrate, fit_estimator
 
@@ -167,8 +167,8 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
     assert calibrate(state, answers.probabilities)[:, 1].mean() == pytest.approx(rate, rel=0.1)
     assert len(state.model_dump_json()) < 20_000
     for curve in state.curves:
-        assert np.all(np.diff(curve.given) > 0)
-        assert np.all(np.diff(curve.true) >= 0)
+        assert np.all(np.diff(curve.predicted) > 0)
+        assert np.all(np.diff(curve.calibrated) >= 0)
 
 
 def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:

@@ -23,7 +23,7 @@ from towline.data.profile import profile_features
 from towline.data.schema.inference import infer_contract
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.evidently_report import add_missing_windows, add_window, write_report
-from towline.monitoring.reporting.samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
+from towline.monitoring.reporting.plot_samples import MAX_ROWS, OTHER, pair_samples, sample_log, sample_profile
 from towline.monitoring.results import DriftCheckResult, DriftResult, DriftState
 from towline.prediction_log import parquet_store
 
@@ -79,14 +79,14 @@ def statuses(run: Any) -> dict[str, str]:
     ("state", "verdict"), [("ok", "SUCCESS"), ("drift", "FAIL"), ("invalid_schema", "FAIL"), ("unknown", "WARNING")]
 )
 def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str, tmp_path: Path) -> None:
-    """Evidently's own test statuses carry the verdict on the night and on each column; values and times are ours."""
+    """Evidently's own test statuses carry the verdict on the window and on each column; values and times are ours."""
     drift = night(state=state)
     add_report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     [(project, run)] = stored(tmp_path / "evidently")
     assert project == "bikes"
     assert run.timestamp.isoformat() == "2026-02-28T00:00:00"
     assert statuses(run) == {
-        "verdict on the night": verdict,
+        "verdict on the window": verdict,
         **{f"{f.column}: {f.name}": "FAIL" if f.alarm else "SUCCESS" for f in drift.checks},
     }
     values = {result.display_name: result.value for result in run.metric_results.values()}
@@ -101,7 +101,7 @@ def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
     drift = night(state="invalid_schema", checks=(gone,))
     page = add_report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
-    assert statuses(run) == {"verdict on the night": "FAIL", "temp: missing": "FAIL"}
+    assert statuses(run) == {"verdict on the window": "FAIL", "temp: missing": "FAIL"}
     assert "Not drawn: temp (missing)" in page.read_text()
 
 
@@ -139,7 +139,7 @@ def test_rows_that_crash_evidently_still_give_the_scores(
     page = add_report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run)["temp: distribution"] == "FAIL"
-    assert "Exact scores" in page.read_text()
+    assert "Exact checks" in page.read_text()
     assert caplog.text == ""
 
 
@@ -261,7 +261,7 @@ def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
     """The modules that watch, and catching up on nothing, leave it out."""
     code = (
         "import sys, pathlib, datetime; from towline.monitoring import journal;"
-        "from towline.monitoring.reporting import evidently_report, samples;"
+        "from towline.monitoring.reporting import evidently_report, plot_samples;"
         "from towline.monitoring.status import summary;"
         f"evidently_report.add_missing_windows("
         f"[], pathlib.Path({str(tmp_path)!r}), 'm', datetime.datetime.now(datetime.UTC));"

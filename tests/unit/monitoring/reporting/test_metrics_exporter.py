@@ -24,7 +24,7 @@ from towline.monitoring.reporting.metrics_exporter import (
 )
 from towline.monitoring.results import QualityResult
 from towline.registry.ledger import JudgedVersion
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_read_takes_none_away(shelf: Shelf) -> None:
     damaged = Journal.of(shelf.settings, MODEL)
     damaged.add(night(0), NOW)
     path = damaged.folder / "drift.jsonl"
-    path.write_text(path.read_text().replace('"state":"ok"', '"state":7'))
+    path.write_text(path.read_text().replace('"at":"', '"at":"x'))
     found = told(shelf)
     assert found["monitoring_readable",] == 0
     assert ("champion_version",) not in found

@@ -30,7 +30,7 @@ from towline.monitoring.slo.metrics_scraper import (
 )
 from towline.monitoring.slo.slo_history import accumulate, append_sample, thin_out
 from towline.serving import auth
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 MINUTE, HOUR, DAY = dt.timedelta(minutes=1), dt.timedelta(hours=1), dt.timedelta(days=1)

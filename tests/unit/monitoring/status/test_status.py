@@ -29,7 +29,7 @@ from towline.monitoring.status.links import Links, evidently_project
 from towline.monitoring.status.page import render_index, render_status
 from towline.monitoring.status.summary import DailyCount, FlowStatus, ModelStatus, count_predictions, read_status
 from towline.prediction_log import parquet_store
-from towline.training.evaluation.interval import Interval
+from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 DAY = dt.timedelta(days=1)

@@ -11,11 +11,10 @@ import pytest
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
-from towline.promotion.gate import Check, SmokeTestResult, Verdict, apply_gate
+from towline.promotion.gate import ChampionPredictions, Check, Holdout, SmokeTestResult, Verdict, apply_gate
 from towline.training.evaluation.holdout import Evaluation
-from towline.training.evaluation.interval import Interval
 from towline.training.evaluation.metrics import compute_metrics
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 
 GOOD = SmokeTestResult(identical=True, rows=400, latency_ms=4.0, seconds=0.2, peak_mb=200.0, modules=())
 N = 1200
@@ -37,6 +36,9 @@ class Case:
         alone = self.rng.normal(size=len(self.truth))
         return Predictions(self.truth + noise * (np.sqrt(1 - own**2) * self.common + own * alone))
 
+    def holdout(self, model: Predictions, champion: ChampionPredictions | None = None) -> Holdout:
+        return Holdout(self.contract, self.rows, self.truth, model, self.baseline, champion)
+
     def decide(
         self, model: Predictions, champion: Predictions | None = None, unseen: int = N, smoke: SmokeTestResult = GOOD
     ) -> Verdict:
@@ -45,10 +47,8 @@ class Case:
             task="regression", primary="mae", rows=len(self.truth), baseline={}, slices=(), importance=(), notes=(),
             metrics={k: Interval(value=v if np.isfinite(v) else None) for k, v in found.items()},
         )  # fmt: skip
-        old = (7, champion, np.arange(len(self.truth)) < unseen) if champion else None
-        verdict = apply_gate(
-            self.config, self.contract, evaluation, smoke, self.truth, model, self.baseline, old, self.rows
-        )
+        old = ChampionPredictions(7, champion, np.arange(len(self.truth)) < unseen) if champion else None
+        verdict = apply_gate(self.config, evaluation, smoke, self.holdout(model, old))
         assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
         return verdict
 
@@ -103,9 +103,7 @@ def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
         task="regression", primary="mae", rows=N, baseline={}, slices=(), importance=(), notes=(),
         metrics={name: Interval(value=value) for name in ("mae", "r2")},
     )  # fmt: skip
-    verdict = apply_gate(
-        case.config, case.contract, evaluation, GOOD, case.truth, model, case.baseline, None, case.rows
-    )
+    verdict = apply_gate(case.config, evaluation, GOOD, case.holdout(model))
     failed = {check.name for check in verdict.checks if check.outcome == "fail"}
     assert failed == {"metric", "max mae", "min r2"}
 
@@ -129,7 +127,7 @@ def test_the_lesser_evil() -> None:
     assert _check(case.decide(poor), "baseline").outcome == "fail"
     told = case.decide(poor, stale)
     assert told.outcome == "pass"
-    assert "but version 7, which serves, does worse than either" in _check(told, "baseline").detail
+    assert "but version 7, which serves, is worse than both" in _check(told, "baseline").detail
     assert _check(case.decide(poor, stale, unseen=49), "baseline").outcome == "fail"
     assert _check(case.decide(poor, case.model(1.0)), "baseline").outcome == "fail"
     assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"

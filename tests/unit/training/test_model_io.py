@@ -178,5 +178,5 @@ def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Cal
     path = trained.work.file(trained.fitted.file)
     assert model_io.untrusted_types(path)
     model = model_io.load_model(path, model_io.trusted_packages(trained.config))
-    assert np.isfinite(model.predict(trained.work.part("holdout")[0])).all()
+    assert np.isfinite(model.predict(trained.work.subset("holdout").features)).all()
     assert not list(trained.work.path.glob("trial-*"))

@@ -85,7 +85,7 @@ def test_bike_through_time(tmp_path: Path) -> None:
     fitted = fit(work, config, chosen)
     again = CrossValidationResult.model_validate_json(chosen.model_dump_json())
     assert again == chosen
-    features, truth, _ = work.part("train")
+    features, truth, _ = work.subset("train")
     assert fitted.rows == len(features)
     assert metrics.mean_absolute_error(truth, _load(work).predict(features)) < chosen.mean["mae"]
     assert np.unique(_load(work, "baseline.skops").predict(features)).tolist() == [np.median(truth)]
@@ -102,7 +102,7 @@ def test_threshold_for_rare_positives(tmp_path: Path) -> None:
     assert tuned.mean["f1"] > plain.mean["f1"]
     assert tuned.mean["roc_auc"] == plain.mean["roc_auc"]
     fit(work, config, tuned)
-    model, features = _load(work), work.part("holdout")[0]
+    model, features = _load(work), work.subset("holdout").features
     expected = np.where(model.predict_proba(features)[:, 1] >= tuned.threshold, "yes", "no")
     assert model.predict(features).tolist() == expected.tolist()
 
@@ -115,7 +115,7 @@ def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> N
     assert one.mean["roc_auc"] > 0.8
     assert one.mean["f1"] > 0.6
     fit(work, config, one)
-    assert set(_load(work).predict(work.part("holdout")[0]).tolist()) == set(labels)
+    assert set(_load(work).predict(work.subset("holdout").features).tolist()) == set(labels)
 
 
 def test_several_classes(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_several_classes(tmp_path: Path) -> None:
     assert one.threshold is None
     assert one.mean["f1"] > 0.8
     with np.load(work.file("oof-forest.npz")) as saved:
-        truth = work.part("train")[1][saved["rows"]]
+        truth = work.subset("train").labels[saved["rows"]]
         best = np.array(["ant", "mule", "zebra"])[saved["probabilities"].argmax(axis=1)]
         assert (best == truth).mean() > 0.8
         assert sorted(saved["rows"]) == list(range(len(truth)))
@@ -279,7 +279,7 @@ def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> No
     table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
     work, config = _prepared(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
-    assert len(model_io.load_model(work.file("model.skops")).predict(work.part("holdout")[0])) > 0
+    assert len(model_io.load_model(work.file("model.skops")).predict(work.subset("holdout").features)) > 0
 
 
 def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Pa
     name = next(column for column in table.columns if column != "y")
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
     work, config = _prepared(tmp_path, table, candidates=neighbours, privacy={"pii": [name]})
-    with pytest.raises(ConfigError, match="keeps the rows"):
+    with pytest.raises(ConfigError, match="stores the rows"):
         cross_validation.check_candidates(config, work.contract())
     (tmp_path / "other").mkdir()
     work, config = _prepared(tmp_path / "other", table, candidates=neighbours)

@@ -34,7 +34,7 @@ def test_classification_too(binary: Run) -> None:
 def test_another_answer_is_found(regression: Run, packed: Release, tmp_path: Path) -> None:
     """One value off by the last bit is told, and so is another shape."""
     model = open_release(regression.settings.store / packed.path)
-    answers = model.predict_frame(regression.work.part("holdout")[0])
+    answers = model.predict_frame(regression.work.subset("holdout").features)
     labels = answers.labels.copy()
     np.savez(tmp_path / "same.npz", labels=labels)
     assert smoke_test._differences(tmp_path / "same.npz", answers, model.contract, 0.0) == []

@@ -1,0 +1,24 @@
+"""The examples in docstrings run and show what they return."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = (
+    "towline.data.schema.notation",
+    "towline.data.schema.pseudonyms",
+    "towline.data.schema.values",
+    "towline.promotion.gate",
+    "towline.store",
+    "towline.training.cross_validation",
+    "towline.training.evaluation.metrics",
+    "towline.training.evaluation.predictions",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_a_module(name: str) -> None:
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -1,0 +1,21 @@
+"""A process record names a process in a file: by its pid and its start time, since pids are used again."""
+
+from pydantic import BaseModel, ConfigDict
+
+from towline.processes import is_running
+
+
+class ProcessRecord(BaseModel):
+    """A process; ``pid`` is 0 and ``start_time`` empty where there is none.
+
+    It reads the records of its subclasses too: other fields are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int = 0
+    start_time: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return is_running(self.pid, self.start_time)

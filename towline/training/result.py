@@ -1,0 +1,28 @@
+"""The result of training: what the steps after it (registration, packaging, the gate) need to know."""
+
+from towline.config import Frozen
+from towline.data.validation.suite import Validation
+from towline.training.cross_validation import CrossValidationResult
+from towline.training.evaluation.holdout import Evaluation
+from towline.training.final_fit import FittedModel
+
+
+class TrainingResult(Frozen):
+    """The models of one run and their scores; the files are in the workspace.
+
+    Attributes:
+        candidates: cross-validation of each candidate, the baseline first.
+        model: the model to release.
+        evaluation: of the selected candidate on the holdout.
+        validation: of the table.
+    """
+
+    candidates: tuple[CrossValidationResult, ...]
+    model: FittedModel
+    evaluation: Evaluation
+    validation: Validation
+
+    @property
+    def chosen(self) -> CrossValidationResult:
+        """Cross-validation of the candidate that was selected."""
+        return next(scores for scores in self.candidates if scores.candidate == self.model.candidate)
