@@ -8,6 +8,6 @@ The service tells its rows, so this works with any model. It needs towline[loadt
 users, knows a fixed rate besides, and writes a report.
 """
 
-from towline.operations.loadtest.locustfile import Client
+from towline.operations.loadtest.generator import Client
 
 __all__ = ["Client"]

@@ -12,7 +12,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "cronsim", "docker", "evidently", "fastapi", "great_expectations", "jinja2", "matplotlib", "mlflow", "optuna",
         "prefect", "psycopg", "rich",
     ),
-    "loadtest": ("locust", "matplotlib"),
+    "loadtest": ("locust",),
 }  # fmt: skip
 
 

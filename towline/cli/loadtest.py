@@ -1,12 +1,13 @@
-"""towline loadtest: how a service bears load."""
+"""towline loadtest: latency and errors of a service under load."""
 
+import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -14,10 +15,7 @@ from towline import extras
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
-if TYPE_CHECKING:
-    from towline.operations.loadtest.run import Result
-
-_EVERY = 5.0  # seconds between lines where there is no terminal
+_INTERVAL_S = 5.0  # between lines without a terminal
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -27,14 +25,14 @@ class _Seconds(click.ParamType[float]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
         if not match or not (seconds := float(match[1]) * _UNITS[match[2]]):
-            self.fail(f"{value!r} is no duration; write e.g. 30s or 5m", param, ctx)
+            self.fail(f"{value!r} is not a duration; write e.g. 30s or 5m", param, ctx)
         return seconds
 
 
 @click.command()
 @click.argument("url")
-@click.option("--users", type=click.IntRange(1, 10_000), help="So many, each waiting for its answer.  [default: 20]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests/s that wait for nobody, instead.")
+@click.option("--users", type=click.IntRange(1, 10_000), help="Users, each waiting for its answer.  [default: 20]")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests/s at a fixed rate, instead of users.")
 @click.option("--duration", "seconds", type=_Seconds(), default="30s", show_default=True, help="E.g. 90s, 5m.")
 @click.option("--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="API key; better in TOWLINE_API_KEY.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write a report there.")
@@ -48,11 +46,12 @@ def loadtest(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Asks a service for predictions, and tells how long they took.
+    """Sends prediction requests to a service and reports their latency.
 
-    With --users each waits for its answer before it asks again, so a slow service is asked less. With --rate requests
-    arrive like customers: on time, whatever has become of those before, and their latency counts from that moment. For
-    what the service uses of its machine, the key needs the scope admin.
+    With --users each user waits for its answer before it sends the next request, so a slow service gets fewer requests.
+    With --rate requests are sent on time whether or not earlier ones were answered, and latency counts from the time a
+    request was due. To measure CPU and memory of the service the key needs the scope admin. --report writes Locust's
+    HTML report and CSV files, and the result as JSON.
 
     \b
     Examples:
@@ -62,32 +61,38 @@ def loadtest(
     """
     extras.require("towline loadtest", "loadtest")
     if users and rate:
-        raise ConfigError("--users and --rate are two kinds of load", where="command line", remedy="give one of them")
-    from towline.operations.loadtest import report as pages
-    from towline.operations.loadtest.run import Load, run
-    from towline.operations.loadtest.target import find
+        raise ConfigError("--users and --rate exclude each other", where="command line", remedy="give one of them")
+    from towline import files
+    from towline.operations.loadtest.run import Load, run_load_test
+    from towline.operations.loadtest.target import find_target
 
     load = Load(seconds, None if rate else users or 20, rate)
-    target = find(url, key or None)
+    target = find_target(url, key or None)
+    if report:
+        with files.disk(report):
+            report.mkdir(parents=True, exist_ok=True)
     click.echo(f"{target.model} on {target.url}: {load.text()}", err=True)
-    with _line() as show:
-        result = run(target, load, key or None, show)
-    page = pages.write(result, report) if report and len(result.samples) else None
-    emit(result.document() | {"report": page and str(page)}, as_json, lambda: _summary(result, page))
+    with _progress_line() as show:
+        result = run_load_test(target, load, key or None, show, report)
+    page = report / "loadtest.html" if report else None
+    document = result.document() | {"report": page and str(page)}
+    if report:
+        files.write(report / "loadtest.json", json.dumps(document, indent=1) + "\n")
+    emit(document, as_json, lambda: _summary(document))
     if result.interrupted:
         raise click.exceptions.Exit(130)
 
 
 @contextmanager
-def _line() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that is written over, or one now and then where there is no terminal."""
+def _progress_line() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows a line of progress on stderr: overwritten on a terminal, else every five seconds."""
     terminal, last = sys.stderr.isatty(), time.monotonic()
 
     def show(text: str) -> None:
         nonlocal last
         if terminal:
             click.echo(f"\r\033[K{text}", err=True, nl=False)
-        elif time.monotonic() - last >= _EVERY:
+        elif time.monotonic() - last >= _INTERVAL_S:
             last = time.monotonic()
             click.echo(text, err=True)
 
@@ -98,23 +103,23 @@ def _line() -> Iterator[Callable[[str], None]]:
             click.echo("\r\033[K", err=True, nl=False)
 
 
-def _summary(result: "Result", page: Path | None) -> str:
+def _summary(result: dict[str, Any]) -> str:
     from towline.cli.screen import table
 
-    told, latency = result.server, result.samples.percentiles()
+    latency, server = result["latency_ms"], result["server"]
     lines = [
-        f"{len(result.samples):,} requests in {result.seconds:.1f} s, {result.answered_rate:,.1f} answered a second",
+        f"{result['requests']:,} requests in {result['seconds']:.1f} s, {result['answered_per_second']:,.1f} ok/s",
         "",
-        table(["latency, ms", *latency], [["of all requests", *(f"{value:,.1f}" for value in latency.values())]]),
+        table(["latency, ms", *latency], [["all requests", *(f"{value:,.1f}" for value in latency.values())]]),
         "",
     ]
-    if kinds := result.samples.kinds():
-        lines += [table(["failed", "error"], [[count, kind] for kind, count in kinds.items()]), ""]
-    if "unknown" in told:
-        lines.append(f"service    not known what it used: {told['unknown']}")
+    if result["errors"]:
+        lines += [table(["failed", "error"], [[count, error] for error, count in result["errors"].items()]), ""]
+    if "unknown" in server:
+        lines.append(f"service    CPU and memory unknown: {server['unknown']}")
     else:
-        memory = f"{told['memory_before_mb']:.0f} MB before, at most {told['memory_most_mb']:.0f} MB"
-        lines.append(f"service    {told['cores']:.2f} cores; {memory}")
-    lines.append(f"generator  {result.cores:.2f} cores")
-    lines += [click.style(f"note       {warning}", fg="yellow") for warning in result.warnings]
-    return "\n".join([*lines, *([f"report     {page}"] if page else [])])
+        memory = f"{server['memory_before_mb']:.0f} MB before, at most {server['memory_most_mb']:.0f} MB"
+        lines.append(f"service    {server['cores']:.2f} cores; {memory}")
+    lines.append(f"generator  {result['generator_cores']:.2f} cores")
+    lines += [click.style(f"note       {warning}", fg="yellow") for warning in result["warnings"]]
+    return "\n".join([*lines, *([f"report     {result['report']}"] if result["report"] else [])])

@@ -1,8 +1,8 @@
-"""Load is put on as told, and what comes of it is told as it was."""
+"""The load test sends the load that it was asked for, and reports what the service counted."""
 
+import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,9 +18,8 @@ from tests.support.commands import CommandResult
 from tests.support.loadtest_service import FIELDS, ROW, FakeService
 from tests.support.paths import REPOSITORY
 from towline.cli import main
-from towline.operations.loadtest import report, target
-from towline.operations.loadtest.run import Load, Result, run
-from towline.operations.loadtest.samples import Recorder, Samples, intervals
+from towline.operations.loadtest import target
+from towline.operations.loadtest.run import Load, LoadTestResult, run_load_test
 
 
 def loadtest(*words: object) -> CommandResult:
@@ -31,8 +29,8 @@ def loadtest(*words: object) -> CommandResult:
     return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
-def load(fake: FakeService, seconds: float, **kind: Any) -> Result:
-    return run(target.find(fake.url, None), Load(seconds, **kind), None, lambda _: None)
+def load(fake: FakeService, seconds: float, **kind: Any) -> dict[str, Any]:
+    return run_load_test(target.find_target(fake.url, None), Load(seconds, **kind), None, lambda _: None).document()
 
 
 def until(holds: Callable[[], object], every: float = 0.05) -> None:
@@ -42,18 +40,16 @@ def until(holds: Callable[[], object], every: float = 0.05) -> None:
         time.sleep(every)
 
 
-@pytest.mark.slow
-def test_a_rate_sees_a_stall_that_waiting_users_hide(fake: FakeService) -> None:
-    """A service that holds its answers meets every request that was due meanwhile, each late by the rest of the
-    stall; two users meet it with two requests."""
-    fake.hold_from, fake.hold_to = 21, 61  # the first two are tries before the load
+def test_a_fixed_rate_shows_a_stall_that_waiting_users_hide(fake: FakeService) -> None:
+    """At a fixed rate all requests that are due during a stall of the service are slow, each by the rest of the stall;
+    of two users only two requests are."""
+    fake.hold_from, fake.hold_to = 21, 61  # the first two are sent before the load
     result = load(fake, 1.0, rate=100.0)
     assert fake.held == 40
-    assert len(result.samples) == 100
-    assert result.failed == 0
-    held = np.sort(result.samples.seconds)[-40:]
-    assert (held >= np.arange(40) / 100.0 - 0.001).all()  # none was answered before the last of them was even due
-    assert result.samples.percentiles()["p90"] >= 299
+    assert (result["requests"], result["failed"]) == (100, 0)
+    # request 21 is due 400 ms before request 61 ends the stall, the next one 390 ms before, and so on
+    assert result["latency_ms"]["max"] >= 389
+    assert result["latency_ms"]["p90"] >= 299
 
     fake.seen.clear()
     fake.hold_to, fake.held = 61, 0
@@ -80,22 +76,22 @@ def test_errors_are_counted_by_kind(fake: FakeService, kind: dict[str, Any]) -> 
     """Refusals by their title, an answer without predictions as what it is."""
     fake.refuse_every, fake.strange_every = 5, 7
     result = load(fake, 1.5, **kind)
-    tries = len(fake.seen) - len(result.samples)
+    tries = len(fake.seen) - result["requests"]
     numbers = range(tries + 1, len(fake.seen) + 1)
     refused = sum(number % 5 == 0 for number in numbers)
     strange = sum(number % 7 == 0 and number % 5 != 0 for number in numbers)
-    assert result.samples.kinds() == {
+    assert result["errors"] == {
         "429 Too many requests with this key": refused,
         "an answer without predictions": strange,
     }
-    assert result.failed == refused + strange > 0
+    assert result["failed"] == refused + strange > 0
 
 
-def test_rows_vary_within_what_training_saw() -> None:
+def test_rows_vary_within_the_ranges_of_training() -> None:
     """The example comes first; others keep to ranges, categories and nulls, and are the same every time."""
-    rows = target.vary(ROW, FIELDS)
+    rows = target.vary_rows(ROW, FIELDS)
     assert rows[0] == ROW
-    assert rows == target.vary(ROW, FIELDS)
+    assert rows == target.vary_rows(ROW, FIELDS)
     assert len({json.dumps(row) for row in rows}) > 50
     assert all(row.keys() == ROW.keys() for row in rows)
     assert all(isinstance(row["size"], int) and 1 <= row["size"] <= 40 for row in rows)
@@ -103,16 +99,14 @@ def test_rows_vary_within_what_training_saw() -> None:
     assert {row["at"] for row in rows} == {ROW["at"]}
 
 
-def test_the_report_holds_every_request(fake: FakeService, tmp_path: Path) -> None:
-    """Page, picture and table say the same."""
+def test_the_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
+    """Locust's page and table have the same number of requests as the result."""
     done = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
     assert done.code == 0, done.err
-    page = Path(done.json["report"]).read_text()
-    assert "| requests | 50 in" in page
-    assert f"| p99, ms | {done.json['latency_ms']['p99']:,.2f} |" in page
-    picture = re.findall(r"\]\(([^)]+\.png)\)", page)[0]
-    assert (tmp_path / "load" / picture).read_bytes().startswith(b"\x89PNG")
-    assert len(Samples.read(tmp_path / "load" / "requests.csv")) == 50
+    assert "/predict" in Path(done.json["report"]).read_text()
+    (row,) = (row for row in csv.DictReader((tmp_path / "load" / "loadtest_stats.csv").open()) if row["Type"])
+    assert (row["Name"], row["Request Count"], row["Failure Count"]) == ("/predict", "50", "0")
+    assert json.loads((tmp_path / "load" / "loadtest.json").read_text()) == done.json
 
 
 def test_the_service_s_own_metrics_are_read(fake: FakeService, tmp_path: Path) -> None:
@@ -127,21 +121,21 @@ def test_the_service_s_own_metrics_are_read(fake: FakeService, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["http://127.0.0.1:9"], 5, "nothing answers"),
+        (["http://127.0.0.1:9"], 5, "does not answer"),
         (["127.0.0.1:8080"], 2, "write http://127.0.0.1:8080"),
-        (["URL", "--users", "2", "--rate", "3"], 2, "two kinds of load"),
+        (["URL", "--users", "2", "--rate", "3"], 2, "exclude each other"),
         (["URL", "--duration", "soon"], 2, "write e.g. 30s or 5m"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(fake: FakeService, words: list[str], code: int, told: str) -> None:
+def test_invalid_arguments_and_addresses_are_refused(fake: FakeService, words: list[str], code: int, told: str) -> None:
     """One error with its remedy, and no load."""
     done = loadtest(*[fake.url if word == "URL" else word for word in words])
     assert (done.code, told in done.err) == (code, True), done.err
     assert fake.seen == []
 
 
-def test_a_wrong_key_and_a_stranger_are_told(fake: FakeService) -> None:
-    """Neither is loaded."""
+def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
+    """Neither gets any load."""
     fake.key = "sesame"
     done = loadtest(fake.url, "--key", "guess")
     assert done.code == 2
@@ -205,25 +199,9 @@ def test_told_to_end_no_load_goes_on(fake: FakeService, kind: list[str], name: s
     until(lambda: seen.append(len(fake.seen)) or seen[-1] == seen[-2], every=0.7)
 
 
-def test_intervals_and_percentiles(tmp_path: Path) -> None:
-    """Requests count where they were due; a second without any has no latency."""
-    recorder = Recorder(tmp_path / "samples.csv")
-    for at, seconds, error in [(100.0, 0.01, ""), (100.9, 0.03, "500, a fault"), (102.5, 0.02, "")]:
-        recorder.add(at, seconds, 0.0, error)
-    recorder.flush()
-    samples = Samples.read(tmp_path / "samples.csv")
-    assert samples.percentiles() == {"p50": 20, "p90": 30, "p95": 30, "p99": 30, "p99.9": 30, "max": 30}
-    assert samples.kinds() == {"500 a fault": 1}
-    assert [(part.requests, part.failed, part.p50) for part in intervals(samples)] == [
-        (2, 1, 30),
-        (0, 0, None),
-        (1, 0, 20),
-    ]
-
-
-def test_a_late_generator_says_so(fake: FakeService) -> None:
-    """Latencies that are the load generator's own doing are not passed off as the service's."""
-    samples = Samples(np.arange(100) / 10, np.full(100, 0.05), np.full(100, 0.04), ("",) * 100)
-    result = Result(target.Target(fake.url, "demo@3", ()), Load(10, rate=10), samples, {"unknown": "-"}, 0.2, False)
-    assert "its machine is busy" in result.warnings[0]
-    assert f"**Note:** {result.warnings[0]}" in report.page(result)
+def test_a_late_generator_is_reported(fake: FakeService) -> None:
+    """If the load generator itself is late, its delay is not presented as the latency of the service."""
+    requests = {"late": 0.5, "first": 0.0, "last": 10.0, "requests": 100, "failed": 0, "errors": {}, "latency_ms": {}}
+    service = target.Target(fake.url, "demo@3", ())
+    result = LoadTestResult(service, Load(10, rate=10), requests, {"unknown": "-"}, 0.2, False)
+    assert "its machine is busy" in result.document()["warnings"][0]

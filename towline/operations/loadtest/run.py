@@ -1,6 +1,7 @@
-"""A load from beginning to end: its generator in a process of its own, watched from here."""
+"""A load test: runs the load generator in a process of its own, and measures the resources of the service meanwhile."""
 
 import contextlib
+import json
 import math
 import os
 import resource
@@ -9,209 +10,247 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from towline.errors import TowlineError, TransientError
-from towline.operations.loadtest.resources import Watch
-from towline.operations.loadtest.samples import Samples, intervals
-from towline.operations.loadtest.target import KEY, WAIT, Target
+from towline.operations.loadtest.target import KEY, TIMEOUT_S, Target, request_headers
 
-LATE = 0.01  # seconds; a load generator later than that blames the service for itself
-BUSY = 0.9  # of a core; the same
+MAX_LATE_SHARE = 0.01  # of requests sent more than 10 ms late; above it the latencies include the generator's own delay
+MAX_GENERATOR_CORES = 0.9
+_CPU, _MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
 @dataclass(frozen=True)
 class Load:
-    """``users`` who wait for their answers, or a ``rate`` (requests/s) that waits for nobody; one of them is None."""
+    """The load: ``users`` who wait for their answers, or a ``rate`` in requests/s (open loop). The other is None."""
 
     seconds: float
     users: int | None = None
     rate: float | None = None
 
     def text(self) -> str:
-        who = f"{self.users} users" if self.users else f"{self.rate:g} requests/s"
-        return f"{who} for {self.seconds:g} s"
+        load = f"{self.users} users" if self.users else f"{self.rate:g} requests/s"
+        return f"{load} for {self.seconds:g} s"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of it.
+class LoadTestResult:
+    """The result of a load test.
 
     Attributes:
-        target, load: what was asked and how.
-        samples: every request.
-        server: cores and memory, or why they are not known.
-        cores: that the load generator used.
-        interrupted: it was stopped before its end.
+        target: the service.
+        load: users or rate.
+        requests: the generator's summary: counts, errors, percentiles in ms, share of late requests.
+        server: cores and memory of the service, or the reason why they are unknown.
+        cores: cores that the generator used.
+        interrupted: whether the test was stopped early.
     """
 
     target: Target
     load: Load
-    samples: Samples
+    requests: dict[str, Any]
     server: dict[str, float | str]
     cores: float
     interrupted: bool
 
     @property
-    def seconds(self) -> float:
-        """From the first request to the last answer."""
-        if not len(self.samples):
-            return 0.0
-        return float((self.samples.at + self.samples.seconds).max() - self.samples.at[0])
-
-    @property
-    def failed(self) -> int:
-        return int(self.samples.failed.sum())
-
-    @property
-    def answered_rate(self) -> float:
-        """Right answers a second."""
-        return (len(self.samples) - self.failed) / max(self.seconds, 1e-9)
-
-    @property
     def warnings(self) -> list[str]:
-        """What makes the figures say less than they seem to."""
-        found = []
-        late = self.samples.late
-        if self.load.rate and len(late) and (share := float((late > LATE).mean())) > 0.01:
-            found.append(
-                f"the load generator sent {share:.0%} of the requests more than {LATE * 1e3:.0f} ms late: "
-                "its machine is busy, and its own delay is in these latencies"
+        """Reasons why the figures may not be those of the service."""
+        warnings = []
+        if self.requests["late"] > MAX_LATE_SHARE:
+            warnings.append(
+                f"the load generator sent {self.requests['late']:.0%} of the requests more than 10 ms late: "
+                "its machine is busy, and its own delay is included in these latencies"
             )
-        if self.cores > BUSY:
-            found.append(f"the load generator used {self.cores:.2f} cores of its one: the service may answer more")
+        if self.cores > MAX_GENERATOR_CORES:
+            warnings.append(f"the load generator used {self.cores:.2f} of 1 core: the service may be faster than this")
         if self.interrupted:
-            found.append(f"stopped before its end, which would have come after {self.load.seconds:g} s")
-        return found
+            warnings.append(f"stopped before the end of the {self.load.seconds:g} s")
+        return warnings
 
     def document(self) -> dict[str, Any]:
-        samples = self.samples
+        seconds = self.requests["last"] - self.requests["first"]
+        answered = self.requests["requests"] - self.requests["failed"]
         return {
             "url": self.target.url,
             "model": self.target.model,
             "users": self.load.users,
             "rate": self.load.rate,
-            "seconds": round(self.seconds, 3),
-            "requests": len(samples),
-            "failed": self.failed,
-            "errors": samples.kinds(),
-            "answered_per_second": round(self.answered_rate, 2),
-            "latency_ms": samples.percentiles(),
+            "seconds": round(seconds, 3),
+            **{name: self.requests[name] for name in ("requests", "failed", "errors", "latency_ms")},
+            "answered_per_second": round(answered / max(seconds, 1e-9), 2),
             "server": self.server,
             "generator_cores": round(self.cores, 3),
             "interrupted": self.interrupted,
             "warnings": self.warnings,
-            "over_time": [asdict(interval) for interval in intervals(samples)],
         }
 
 
-def run(target: Target, load: Load, key: str | None, show: Callable[[str], None]) -> Result:
-    """Puts the load on and tells how it goes, in one line again and again.
+def run_load_test(
+    target: Target, load: Load, key: str | None, show: Callable[[str], None], report: Path | None = None
+) -> LoadTestResult:
+    """Runs a load test. Ctrl-C ends it early; the result is then that of the requests until then.
 
-    Ctrl-C ends it early; what has happened until then is the result.
+    Args:
+        target: the service.
+        load: users or rate, and the duration.
+        key: API key; with the scope admin the resources of the service are measured too.
+        show: called with a line of progress twice a second.
+        report: folder for Locust's HTML report and CSV files.
 
     Raises:
-        TransientError: no request could be made.
-        TowlineError: the load generator failed; with the end of what it said.
+        TransientError: no request was sent.
+        TowlineError: the load generator failed; with the last lines of its output.
     """
-    watch = Watch(target.url, key)
+    meter = ResourceMeter(target.url, key)
+    meter.measure()
+    cpu_before = _children_cpu()
+    interrupted = False
     with tempfile.TemporaryDirectory() as folder:
-        kept, said = Path(folder) / "samples.csv", Path(folder) / "said.txt"
-        kept.touch()
-        watch.start()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        begin = time.time()
-        interrupted = False
-        with said.open("wb") as output:
+        results, output = Path(folder) / "results.json", Path(folder) / "output.txt"
+        with output.open("wb") as stream:
             process = subprocess.Popen(
-                _command(target, load, kept),
+                _command(target, load, results, report),
                 env={**os.environ, "PYTHONUNBUFFERED": "1"} | ({KEY: key} if key else {}),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # so that Ctrl-C reaches this process alone
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,  # Ctrl-C reaches this process only
             )
             try:
-                _follow(process, kept, load, show)
+                _follow(process, results, load, show, meter)
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                _end(process)
-        watch.stop()
-        samples = Samples.read(kept)
-        end = said.read_text(errors="replace").strip()[-2000:]
-    if not interrupted and (process.returncode or not len(samples)):
-        raise _failed(process.returncode, end, target)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    begin = float(samples.at[0]) if len(samples) else begin
-    finish = float((samples.at + samples.seconds).max()) if len(samples) else time.time()
-    server = watch.told(begin, finish)
-    return Result(target, load, samples, server, busy / max(finish - begin, 1e-9), interrupted)
+                _stop(process)
+        summary = _read_summary(results)
+        if summary is None or (process.returncode and not interrupted):
+            raise _generator_error(process.returncode, output.read_text(errors="replace"), target)
+    time.sleep(0.6 if meter.measurements else 0)  # workers update their CPU metric twice a second
+    meter.measure()
+    seconds = max(summary["last"] - summary["first"], 1e-9)
+    cores = (_children_cpu() - cpu_before) / seconds
+    return LoadTestResult(target, load, summary, meter.usage(seconds), cores, interrupted)
 
 
-def _command(target: Target, load: Load, kept: Path) -> list[str]:
-    if load.rate:
-        words = [target.url, repr(load.rate), repr(load.seconds), str(kept)]
-        return [sys.executable, "-m", "towline.operations.loadtest.arrivals", *words]
-    file = Path(__file__).with_name("locustfile.py")
-    return [
-        sys.executable, "-m", "locust", "--headless", "--locustfile", str(file), "--host", target.url,
-        "--users", str(load.users), "--spawn-rate", str(load.users), "--run-time", f"{math.ceil(load.seconds)}s",
-        "--stop-timeout", f"{WAIT:g}", "--samples", str(kept),
-        "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
+class Measurement(NamedTuple):
+    """CPU seconds and resident bytes of all workers."""
+
+    cpu: float
+    memory: float
+
+
+class ResourceMeter:
+    """Reads CPU and memory of the service from its ``/metrics``."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._request = urllib.request.Request(f"{url}/metrics", headers=request_headers(key))  # noqa: S310 - http(s)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.measurements: list[Measurement] = []
+        self.error = ""
+
+    def measure(self) -> None:
+        try:
+            with self._opener.open(self._request, timeout=2) as response:
+                lines = response.read().decode().splitlines()
+        except OSError as error:
+            self.error = f"/metrics: {error}"
+            return
+        cpu, memory = _sum_metric(lines, _CPU), _sum_metric(lines, _MEMORY)
+        if cpu is None or memory is None:
+            self.error = "/metrics has neither CPU nor memory"
+        else:
+            self.measurements.append(Measurement(cpu, memory))
+
+    def usage(self, seconds: float) -> dict[str, float | str]:
+        """Cores used over a test of so many seconds, and memory in MB before, at most and after."""
+        if len(self.measurements) < 2:
+            return {"unknown": self.error or "the test was too short"}
+        first, last = self.measurements[0], self.measurements[-1]
+        return {
+            "cores": round((last.cpu - first.cpu) / seconds, 3),
+            "memory_before_mb": round(first.memory / 1e6, 1),
+            "memory_most_mb": round(max(measurement.memory for measurement in self.measurements) / 1e6, 1),
+            "memory_after_mb": round(last.memory / 1e6, 1),
+        }
+
+
+def _sum_metric(lines: list[str], suffix: str) -> float | None:
+    """The sum of a metric over its labels; any prefix of its name."""
+    values = [
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if not line.startswith("#") and line.partition("{")[0].partition(" ")[0].endswith(suffix)
+    ]
+    return sum(values) if values else None
+
+
+def _command(target: Target, load: Load, results: Path, report: Path | None) -> list[str]:
+    generator = str(Path(__file__).with_name("generator.py"))
+    command = [
+        sys.executable, "-m", "locust", "--headless", "--locustfile", generator, "--host", target.url,
+        "--results", str(results), "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
     ]  # fmt: skip
+    if load.rate:
+        command += ["--rate", repr(load.rate), "--seconds", repr(load.seconds), "Arrivals"]
+    else:
+        users = str(load.users)
+        command += ["--users", users, "--spawn-rate", users, "--run-time", f"{math.ceil(load.seconds)}s"]
+        command += ["--stop-timeout", f"{TIMEOUT_S:g}", "Client"]
+    if report:
+        command[-1:-1] = ["--html", str(report / "loadtest.html"), "--csv", str(report / "loadtest")]
+    return command
 
 
-def _follow(process: "subprocess.Popen[bytes]", kept: Path, load: Load, show: Callable[[str], None]) -> None:
-    """Until the generator ends; ``show`` gets a line twice a second."""
-    lines = _tail(kept)
-    requests = failed = 0
-    began: float | None = None
+def _follow(
+    process: "subprocess.Popen[bytes]", results: Path, load: Load, show: Callable[[str], None], meter: ResourceMeter
+) -> None:
     while process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
-        new = Samples.of(next(lines))
-        if not len(new):
-            continue
-        began = float(new.at[0]) if began is None else began
-        requests, failed = requests + len(new), failed + int(new.failed.sum())
-        passed = min(load.seconds, time.time() - began)
-        rate = requests / max(time.time() - began, 0.5)
-        show(
-            f"{passed:4.0f} of {load.seconds:g} s   {requests:,} requests   {rate:,.0f}/s   "
-            f"p99 now {new.percentiles()['p99']:,.1f} ms   {failed:,} failed"
-        )
+        if meter.measurements:
+            meter.measure()
+        if summary := _read_summary(results):
+            passed = time.time() - summary["first"]
+            show(
+                f"{min(load.seconds, passed):4.0f} of {load.seconds:g} s   {summary['requests']:,} requests   "
+                f"{summary['requests'] / max(passed, 0.5):,.0f}/s   "
+                f"p99 now {summary['latency_ms'].get('p99', 0.0):,.1f} ms   {summary['failed']:,} failed"
+            )
 
 
-def _tail(path: Path) -> Iterator[list[str]]:
-    """The whole lines that have come since."""
-    rest = ""
-    with path.open(encoding="utf-8") as file:
-        while True:
-            *lines, rest = (rest + file.read()).split("\n")
-            yield lines
+def _read_summary(results: Path) -> dict[str, Any] | None:
+    try:
+        summary: dict[str, Any] = json.loads(results.read_bytes())
+    except FileNotFoundError:
+        return None
+    return summary
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _stop(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(WAIT + 5)
+            process.wait(TIMEOUT_S + 5)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
 
 
-def _failed(code: int, end: str, target: Target) -> TowlineError:
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _generator_error(code: int, output: str, target: Target) -> TowlineError:
     if code == TransientError.exit_code:
-        return TransientError("the service went away before the load began", where=target.url, remedy="try again")
-    details = tuple(end.splitlines()[-8:])
+        return TransientError("the service stopped before the load test began", where=target.url, remedy="try again")
     if not code:
-        return TransientError(
-            "no request was made in that time", where="towline loadtest", remedy="give --duration more"
-        )
-    return TowlineError(f"the load generator ended with {code}", where="towline loadtest", details=details)
+        remedy = "increase --duration"
+        return TransientError("no request was sent in that time", where="towline loadtest", remedy=remedy)
+    details = tuple(output.strip().splitlines()[-8:])
+    return TowlineError(f"the load generator ended with code {code}", where="towline loadtest", details=details)

@@ -1,4 +1,4 @@
-"""The service under load: found, tried once, and what to ask it. Works with any model: the service tells its rows."""
+"""The service under load: its address, its model and rows to send. The service itself describes its rows."""
 
 import json
 import random
@@ -13,128 +13,120 @@ from towline.errors import ConfigError, TowlineError, TransientError
 
 KEY = "TOWLINE_API_KEY"
 PATH = "/predict"
-VARIED = 100  # different rows asked
-WAIT = 10.0  # seconds until no answer is an error
-_KEY_REMEDY = f"set {KEY} to a key that `towline keys create` showed"
-
-Row = Mapping[str, Any]
+ROWS = 100  # different rows that are sent
+TIMEOUT_S = 10.0
+_REMEDY = "give the address of a service that `towline serve` has started"
 
 
 @dataclass(frozen=True)
 class Target:
-    """``bodies`` are those of one-row requests; ``model`` is name@version."""
+    """A service: ``model`` is name@version; ``bodies`` are requests of one row each."""
 
     url: str
     model: str
     bodies: tuple[bytes, ...]
 
 
-def find(url: str, key: str | None) -> Target:
-    """Asks the service for its model and an example, and tries a prediction.
+def find_target(url: str, key: str | None) -> Target:
+    """Asks a service for its model and its fields, and sends one prediction request.
 
     Raises:
-        ConfigError: the address or the key is wrong, or what answers is not a service of ours.
-        TransientError: nothing answers, or it is not ready.
+        ConfigError: the address or the key is wrong, or the server is not a service of towline.
+        TransientError: the service does not answer, or is not ready.
     """
     url = url.rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
-        raise ConfigError(f"not a service's address: {url}", where="URL", remedy="write http://127.0.0.1:8080")
-    example = _example(_get(url, "/openapi.json", key), url)
-    fields = _get(url, "/metadata", key).get("fields") or []
-    bodies = tuple(json.dumps({"rows": [row]}).encode() for row in vary(example, fields))
-    answer = _ask(url, PATH, key, bodies[0])
-    if not answered(answer):
-        raise _stranger(url)
+        raise ConfigError(f"not the address of a service: {url}", where="URL", remedy="write http://127.0.0.1:8080")
+    try:
+        post = _request(url, "/openapi.json", key)["paths"][PATH]["post"]
+        (example,) = post["requestBody"]["content"]["application/json"]["example"]["rows"]
+        fields = _request(url, "/metadata", key).get("fields") or []
+        bodies = tuple(json.dumps({"rows": [row]}).encode() for row in vary_rows(example, fields))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise _not_towline(url) from None
+    answer = _request(url, PATH, key, bodies[0])
+    if not has_prediction(answer):
+        raise _not_towline(url)
     model = answer.get("model") or {}
     return Target(url, f"{model.get('name', '?')}@{model.get('version', '?')}", bodies)
 
 
-def headers(key: str | None) -> dict[str, str]:
-    plain = {"Content-Type": "application/json", "User-Agent": "towline-loadtest"}
-    return plain | ({"Authorization": f"Bearer {key}"} if key else {})
+def request_headers(key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "User-Agent": "towline-loadtest"}
+    return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
-def answered(document: object) -> bool:
-    """Whether it is an answer to one row."""
-    found = document.get("predictions") if isinstance(document, dict) else None
-    return isinstance(found, list) and len(found) == 1
+def has_prediction(document: object) -> bool:
+    """Whether a document is the answer to a request of one row."""
+    predictions = document.get("predictions") if isinstance(document, dict) else None
+    return isinstance(predictions, list) and len(predictions) == 1
 
 
-def vary(example: Row, fields: Sequence[Mapping[str, Any]], count: int = VARIED, seed: int = 1) -> list[dict[str, Any]]:
-    """The example, and rows that differ from it within what the training table held.
+def vary_rows(
+    example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]], count: int = ROWS, seed: int = 1
+) -> list[dict[str, Any]]:
+    """The example row, and rows that differ from it within the ranges of the training table.
 
     Args:
         example: one whole row.
-        fields: as ``/metadata`` tells them: name, kind, min, max, categories, nulls_in_training.
-        count: how many rows in all.
-        seed: of the draws.
+        fields: as in ``/metadata``: name, kind, min, max, categories, nulls_in_training.
+        count: number of rows.
+        seed: of the random draws.
     """
-    draw = random.Random(seed)  # noqa: S311 - nothing secret
-    return [dict(example), *({**example, **_changed(example, fields, draw)} for _ in range(count - 1))]
+    draw = random.Random(seed)  # noqa: S311 - not for cryptography
+    return [dict(example), *({**example, **_draw_values(example, fields, draw)} for _ in range(count - 1))]
 
 
-def _changed(example: Row, fields: Sequence[Mapping[str, Any]], draw: random.Random) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
+def _draw_values(
+    example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]], draw: random.Random
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for field in fields:
         name, low, high = field["name"], field.get("min"), field.get("max")
         if name not in example or draw.random() < 0.3:
             continue
         if field.get("nulls_in_training") and draw.random() < 0.2:
-            changed[name] = None
+            values[name] = None
         elif field.get("categories"):
-            changed[name] = draw.choice(field["categories"])
+            values[name] = draw.choice(field["categories"])
         elif field["kind"] == "numeric" and low is not None and high is not None:
-            whole = isinstance(example[name], int)
-            changed[name] = draw.randint(int(low), int(high)) if whole else draw.uniform(low, high)
-    return changed
+            integer = isinstance(example[name], int)
+            values[name] = draw.randint(int(low), int(high)) if integer else draw.uniform(low, high)
+    return values
 
 
-def _example(document: Any, url: str) -> dict[str, Any]:
-    try:
-        asked = document["paths"][PATH]["post"]["requestBody"]["content"]["application/json"]
-        (row,) = asked["example"]["rows"]
-    except (KeyError, TypeError, ValueError):
-        raise _stranger(url) from None
-    return dict(row)
-
-
-def _get(url: str, path: str, key: str | None) -> Any:
-    return _ask(url, path, key, None)
-
-
-def _ask(url: str, path: str, key: str | None, body: bytes | None) -> Any:
+def _request(url: str, path: str, key: str | None, body: bytes | None = None) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url + path, body, headers(key))  # noqa: S310 - http or https, looked at above
+    request = urllib.request.Request(url + path, body, request_headers(key))  # noqa: S310 - http or https, see above
     try:
-        with opener.open(request, timeout=WAIT) as answer:
-            return json.load(answer)
+        with opener.open(request, timeout=TIMEOUT_S) as response:
+            return json.load(response)
     except urllib.error.HTTPError as error:
-        raise _refused(error, url + path) from None
+        raise _refusal(error, url + path) from None
     except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise TransientError(
-            f"nothing answers: {reason}", where=url, remedy="start it: towline serve NAME; or mend the address"
-        ) from None
+        reason, remedy = (
+            getattr(error, "reason", error),
+            "start the service: towline serve NAME; or correct the address",
+        )
+        raise TransientError(f"the service does not answer: {reason}", where=url, remedy=remedy) from None
     except ValueError:
-        raise _stranger(url) from None
+        raise _not_towline(url) from None
 
 
-def _refused(error: urllib.error.HTTPError, where: str) -> TowlineError:
+def _refusal(error: urllib.error.HTTPError, where: str) -> TowlineError:
     try:
-        problem = json.load(error)
+        document = json.load(error)
     except ValueError:
-        problem = {}
-    told = problem if isinstance(problem, dict) else {}
-    what = f"{error.code} {told.get('title') or error.reason}"
-    detail = str(told.get("detail") or "")
+        document = {}
+    problem = document if isinstance(document, dict) else {}
+    what, detail = f"{error.code} {problem.get('title') or error.reason}", str(problem.get("detail") or "")
     if error.code in (401, 403):
-        return ConfigError(what, where=where, remedy=_KEY_REMEDY)
+        return ConfigError(what, where=where, remedy=f"set {KEY} to a key created with `towline keys create`")
     if error.code in (429, 503):
         return TransientError(what, where=where, remedy=detail or "try again when /readyz answers 200")
-    return ConfigError(what, where=where, remedy=detail or "give the address of a service of `towline serve`")
+    return ConfigError(what, where=where, remedy=detail or _REMEDY)
 
 
-def _stranger(url: str) -> ConfigError:
-    remedy = "give the address of a service of `towline serve`"
-    return ConfigError("what answers there is not a service of towline", where=url, remedy=remedy)
+def _not_towline(url: str) -> ConfigError:
+    return ConfigError("the server is not a service of towline", where=url, remedy=_REMEDY)
