@@ -97,8 +97,8 @@ def test_an_unchanged_ledger_is_not_read_again(shelf: Shelf, monkeypatch: pytest
     """Looking twice a second at a long history costs nothing while nothing is written."""
     served = opened(shelf)
     reads: list[Path] = []
-    read = served._watch._sqlite
-    monkeypatch.setattr(served._watch, "_sqlite", lambda file: reads.append(file) or read(file))
+    read = served._watch._read_sqlite
+    monkeypatch.setattr(served._watch, "_read_sqlite", lambda file: reads.append(file) or read(file))
     for _ in range(50):
         served.check_ledger()
     assert reads == []
@@ -212,7 +212,7 @@ def test_without_the_ledger_the_last_release_serves(
     if outage == "locked":
         holder = sqlite3.connect(shelf.ledger_file, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        running._watch._seen = None  # an unchanged file is not even opened
+        running._watch._last_stamp = None  # an unchanged file is not even opened
     elif outage == "damaged":
         break_ledger(shelf)
     elif outage == "gone":
