@@ -55,8 +55,8 @@ def test_a_log_from_its_first_answer_to_its_last(commands: StoreCommands, model:
 
     shown = command(commands, "log", "show", MODEL, "--tail", "3")
     assert (shown["rows"], shown["waiting"], len(shown["days"])) == (40, 40, 2)
-    kept = {field["name"]: field["kept"] for field in shown["fields"]}
-    assert [kept.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
+    policies = {field["name"]: field["policy"] for field in shown["fields"]}
+    assert [policies.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
     number = int(shown["tail"][-1]["request_id"].removeprefix("r0-"))
     assert shown["tail"][-1]["prediction"] == model.predict_rows([rows[number]]).predictions[0]
     assert command(commands, "log", "compact", MODEL) == {
