@@ -50,12 +50,15 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
 
     record = up_state.find_running(up.commands.settings)
     assert record is not None
-    assert {part.name: part.state for part in record.parts} == {"schedules": "runs", f"service of {MODEL}": "runs"}
+    assert {process.name: process.status for process in record.processes} == {
+        "schedules": "runs",
+        f"service of {MODEL}": "runs",
+    }
     code, _, err = up.commands.run(str(up.commands.config), "--port", str(up.port), command="up")
     assert code == 2
     assert f"towline up runs already on this store, process {record.pid}" in err
 
-    service = next(part for part in record.parts if part.url)
+    service = next(process for process in record.processes if process.url)
     os.kill(service.pid, signal.SIGKILL)
     up.wait_until(lambda: f"service of {MODEL}: ended (exit code -9, 1 in a row)" in up.output)
     up.wait_until(up.is_ready)
@@ -65,7 +68,7 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
     config.write_text(yaml.safe_dump(edited))
     up.wait_until(lambda: {r["expected_start_time"][11:16] for r in _coming(up.runs("drift"))} == {"05:15"})
     config.write_text("name: [")
-    up.wait_until(lambda: "the configs go on as they were" in up.output)
+    up.wait_until(lambda: "the edited configs are not used" in up.output)
 
     assert up.process is not None
     up.process.send_signal(signal.SIGTERM)
@@ -87,7 +90,7 @@ def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(up: UpProce
     up.wait_until(lambda: "Running" in up.states("training"))
     record = up_state.find_running(up.commands.settings)
     assert record is not None
-    os.kill(next(part.pid for part in record.parts if part.name == "schedules"), signal.SIGKILL)
+    os.kill(next(process.pid for process in record.processes if process.name == "schedules"), signal.SIGKILL)
     up.wait_until(up.is_ready)
     assert up.states("training") == ["Completed", "Crashed"]
     assert "schedules: ended (exit code -9, 1 in a row)" in up.output
