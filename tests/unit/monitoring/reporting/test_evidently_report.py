@@ -102,7 +102,7 @@ def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
     page = add_report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run) == {"verdict on the window": "FAIL", "temp: missing": "FAIL"}
-    assert "Not drawn: temp (missing)" in page.read_text()
+    assert "Not plotted: temp (missing)" in page.read_text()
 
 
 def crashing() -> Iterator[tuple[str, Any]]:
@@ -153,7 +153,7 @@ def test_views_that_fail_leave_the_scores(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ValueDriftCalculation, "calculate", fail)
     page = add_report(night(), rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     assert statuses(stored(tmp_path / "evidently")[0][1])["temp: distribution"] == "FAIL"
-    assert "Not drawn: all columns (a \\u2039b\\u203afault" in page.read_text()
+    assert "Not plotted: all columns (a \\u2039b\\u203afault" in page.read_text()
 
 
 def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> None:
