@@ -1,7 +1,7 @@
-"""Every error towline raises.
+"""All errors that towline raises for causes outside its code, with their exit codes.
 
 TowlineError
-├── UserError                            the caller can fix the cause; never retried
+├── UserError                            the user must correct the cause; never retried
 │   ├── ConfigError               T100   exit 2   the YAML or the command line
 │   ├── DataError                 T200   exit 2   a table that cannot be read
 │   │   └── InputValidationError  T210   exit 2   rows to predict that violate the contract
@@ -11,7 +11,7 @@ TowlineError
 │   └── ReleaseError              T600   exit 6   a release that differs from its manifest
 └── TransientError                T900   exit 5   a store or a server is down or full; retried
 
-Exit 0 is done, 1 a fault in towline itself, 130 an interrupt.
+Exit code 0 means success, 1 a bug in towline, 130 an interrupt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 
 
 class TowlineError(Exception):
-    """What went wrong, where, and the remedy.
+    """An error for the user: what went wrong, where, and how to correct it.
 
     Args:
-        what: one sentence, no trailing stop.
-        where: the file, column, key or address it was seen at.
-        remedy: what the reader can do about it.
-        details: more lines, one finding each; shown indented.
+        what: one sentence without a full stop.
+        where: the file, column, key or address that is affected.
+        remedy: what the user can do.
+        details: further lines, one finding per line; shown indented.
     """
 
     code: ClassVar[str] = "T000"
@@ -67,20 +67,20 @@ def _rebuild(kind: type[TowlineError], what: str, where: str, remedy: str, detai
 
 
 def restored(document: Mapping[str, Any]) -> TowlineError:
-    """The error that ``as_dict`` was asked of, in another process; its kind where it can be made of these parts."""
+    """Restores an error from its ``as_dict``, e.g. of another process; InputValidationError becomes DataError."""
     kinds, name = {TowlineError.__name__: TowlineError}, str(document["error"])
-    found = [TowlineError]
-    while found:
-        below = found.pop().__subclasses__()
-        kinds |= {kind.__name__: kind for kind in below}
-        found += below
+    pending = [TowlineError]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        kinds |= {kind.__name__: kind for kind in subclasses}
+        pending += subclasses
     kind = DataError if name == InputValidationError.__name__ else kinds.get(name, TowlineError)
     details = tuple(map(str, document["details"]))
     return _rebuild(kind, str(document["what"]), str(document["where"]), str(document["remedy"]), details)
 
 
 class UserError(TowlineError):
-    """The caller can fix the cause; running again changes nothing."""
+    """The user must correct the cause; a retry fails again."""
 
 
 class ConfigError(UserError):
@@ -95,7 +95,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One value that cannot be taken: its row, counted from 0, its field, and why."""
+    """One invalid value: its row, counted from 0, its field, and the reason."""
 
     row: int
     field: str
@@ -115,7 +115,7 @@ class InputValidationError(DataError):
         super().__init__(
             f"row {first.row + 1}: {first.field!r} {first.message}",
             where=first.field,
-            remedy="give every field a value of its kind; null where it is not known",
+            remedy="give every field a value of its kind, or null if it is unknown",
             details=tuple(map(str, faults[:10])) if count > 1 else (),
         )
         self.faults = tuple(faults)

@@ -1,4 +1,7 @@
-"""The manifest of a release: every file it holds with its digest, checked before anything in it is opened."""
+"""The manifest of a release describes the model and lists every file of the release with its size and SHA-256 digest.
+
+The files are compared with the manifest before any of them is opened.
+"""
 
 import hashlib
 import json
@@ -17,7 +20,7 @@ from towline.training.evaluation.predictions import Interval
 MANIFEST = "manifest.json"
 HOLDOUT = "holdout.npz"
 MAX_MANIFEST_BYTES = 2**20
-MAX_FILE_BYTES = 2**31  # bytes; a release is read whole by every replica
+MAX_FILE_BYTES = 2**31  # bytes; every replica reads the whole release
 REMEDY = "fetch the release again from the registry's artifacts, or roll back to the previous version"
 
 # every part of a name begins with a letter or digit: no "..", no hidden file, no absolute path
@@ -25,26 +28,26 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za
 
 
 class FileEntry(Frozen):
-    """What one file of a release must be: its digest and its size in bytes."""
+    """The expected digest and size in bytes of one file of a release."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, le=MAX_FILE_BYTES)
 
 
 class ReleaseLocation(NamedTuple):
-    """A release's directory, and its manifest's digest as the ledger recorded it; empty where it has none."""
+    """The directory of a release, and the digest of its manifest in the ledger; empty if none is recorded."""
 
     directory: Path
     digest: str = ""
 
 
 class Manifest(Frozen):
-    """What a release is, where it comes from, and every file in it but this one.
+    """Describes a release: the model, its origin, and every file except the manifest.
 
     Attributes:
-        libraries: versions of what it was made with, the estimator's own library among them.
-        trusted: types in its model beyond the fixed list, which the config trusted. They are built where the ledger
-            vouches for the release, by its digest.
+        libraries: versions of the libraries used in training, including that of the estimator.
+        trusted: types in the model that are not in the fixed list and that the config trusted. They are loaded only if
+            the ledger has recorded the digest of this manifest.
     """
 
     format: Literal[1] = 1
@@ -71,7 +74,7 @@ class Manifest(Frozen):
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
 
     def text(self) -> str:
-        """The one text a manifest has: what is written, and what its digest is taken of."""
+        """The canonical JSON text of the manifest; it is written to the file, and the digest is computed from it."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @property
@@ -80,33 +83,35 @@ class Manifest(Frozen):
 
     @property
     def folder(self) -> str:
-        """The name of the release's directory, which holds the digest of what is in it."""
+        """The name of the release's directory, which contains the start of the digest."""
         return f"v{self.version}-{self.digest[:12]}"
 
 
 def verify_release(directory: Path) -> Manifest:
-    """Checks that a directory is exactly what its manifest says, without opening anything but the manifest.
+    """Checks that a directory holds exactly the files of its manifest; parses no file except the manifest.
 
     Raises:
-        ReleaseError: names the file and what differs: missing, extra, a link or special file, size or digest.
+        ReleaseError: a file is missing, unexpected, a link or a special file, or differs in size or digest.
     """
     directory = directory.resolve()
     if not directory.is_dir():
         raise ReleaseError("there is no release here", where=str(directory), remedy=REMEDY)
     try:
-        found = _regular_files(directory)
-        manifest = _read_checked(directory, found.pop(MANIFEST, None))
-        _compare_files(directory, found, manifest)
+        sizes = _regular_files(directory)
+        manifest = _read_checked(directory, sizes.pop(MANIFEST, None))
+        _compare_files(directory, sizes, manifest)
     except OSError as error:
         raise _release_error(Path(error.filename or directory), f"cannot be read: {error.strerror}") from error
     return manifest
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest alone, checked against the folder's name: enough to list a release, not to load it.
+    """Reads the manifest and compares it with the name of the folder; the other files are not checked.
+
+    Enough to list a release; loading one needs ``verify_release``.
 
     Raises:
-        ReleaseError: there is none, or it is not what was written.
+        ReleaseError: there is no manifest, or it was changed.
     """
     path = directory / MANIFEST
     try:
@@ -116,7 +121,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
-    """The entry of every file beneath a directory, by its name relative to it."""
+    """The entry of every file below a directory, by its relative path."""
     return {
         name: FileEntry(sha256=files.sha256(directory / name), size=size)
         for name, size in sorted(_regular_files(directory).items())
@@ -124,23 +129,23 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
 
 
 def _regular_files(directory: Path) -> dict[str, int]:
-    """Sizes of the files beneath a directory by relative name; a link, pipe, device or empty folder is refused."""
-    found: dict[str, int] = {}
+    """Sizes of the files below a directory, by relative path; a link, pipe, device or empty folder is an error."""
+    sizes: dict[str, int] = {}
     pending = [directory]
     while pending:
         folder = pending.pop()
         paths = list(folder.iterdir())
         if not paths and folder != directory:
-            raise _release_error(folder, "is an empty folder the manifest does not know")
+            raise _release_error(folder, "is an empty folder that is not in the manifest")
         for path in paths:
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
                 pending.append(path)
             elif stat.S_ISREG(status.st_mode):
-                found[path.relative_to(directory).as_posix()] = status.st_size
+                sizes[path.relative_to(directory).as_posix()] = status.st_size
             else:
                 raise _release_error(path, "is a link or a special file")
-    return found
+    return sizes
 
 
 def _read_checked(directory: Path, size: int | None) -> Manifest:
@@ -148,12 +153,12 @@ def _read_checked(directory: Path, size: int | None) -> Manifest:
     if size is None:
         raise _release_error(path, "is missing")
     if size > MAX_MANIFEST_BYTES:
-        raise _release_error(path, f"has {size:,} bytes, more than the {MAX_MANIFEST_BYTES:,} a manifest may have")
+        raise _release_error(path, f"has {size:,} bytes, more than the allowed {MAX_MANIFEST_BYTES:,}")
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
-    named = re.fullmatch(r"v(\d+)-([0-9a-f]{12})", directory.name)
-    if named and named[2] != digest[:12]:
-        raise _release_error(path, f"has the digest {digest[:12]}, the folder's name says {named[2]}")
+    match = re.fullmatch(r"v(\d+)-([0-9a-f]{12})", directory.name)
+    if match and match[2] != digest[:12]:
+        raise _release_error(path, f"has the digest {digest[:12]}, the folder's name says {match[2]}")
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as invalid:
@@ -161,21 +166,21 @@ def _read_checked(directory: Path, size: int | None) -> Manifest:
         key = ".".join(map(str, first["loc"]))
         raise _release_error(path, f"is not a manifest: {key + ': ' if key else ''}{first['msg']}") from None
     if manifest.digest != digest:
-        raise _release_error(path, "is not in the form it was written in")
-    if named and int(named[1]) != manifest.version:
-        raise _release_error(path, f"is of version {manifest.version}, the folder's name says {named[1]}")
+        raise _release_error(path, "is not in its canonical form")
+    if match and int(match[1]) != manifest.version:
+        raise _release_error(path, f"is of version {manifest.version}, the folder's name says {match[1]}")
     return manifest
 
 
-def _compare_files(directory: Path, found: dict[str, int], manifest: Manifest) -> None:
-    for name in sorted(manifest.files.keys() | found.keys()):
+def _compare_files(directory: Path, sizes: dict[str, int], manifest: Manifest) -> None:
+    for name in sorted(manifest.files.keys() | sizes.keys()):
         path, entry = directory / name, manifest.files.get(name)
         if entry is None:
             raise _release_error(path, "is not in the manifest")
-        if name not in found:
+        if name not in sizes:
             raise _release_error(path, "is missing")
-        if found[name] != entry.size:
-            raise _release_error(path, f"has {found[name]:,} bytes, the manifest says {entry.size:,}")
+        if sizes[name] != entry.size:
+            raise _release_error(path, f"has {sizes[name]:,} bytes, the manifest says {entry.size:,}")
     for name, entry in manifest.files.items():
         if (digest := files.sha256(directory / name)) != entry.sha256:
             raise _release_error(
@@ -184,5 +189,5 @@ def _compare_files(directory: Path, found: dict[str, int], manifest: Manifest) -
 
 
 def _release_error(path: Path, finding: str) -> ReleaseError:
-    what = f"the release is not what its manifest says: {path.name} {finding}"
+    what = f"the release differs from its manifest: {path.name} {finding}"
     return ReleaseError(what, where=str(path), remedy=REMEDY)

@@ -219,7 +219,7 @@ def test_no_image_of_what_does_not_answer_alike(
     monkeypatch.setattr(image, "open_release", lambda *_, **__: _Other())
     before = {one.id for one in engine.images.list()}
     name = f"other-{time.time_ns()}"
-    with pytest.raises(ReleaseError, match="gives other predictions"):
+    with pytest.raises(ReleaseError, match="the predictions of the container differ"):
         image.build_release_image(release(compiled), name)
     assert {one.id for one in engine.images.list()} <= before
     assert not engine.containers.list(all=True, filters={"label": "io.towline.trial"})

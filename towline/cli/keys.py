@@ -1,4 +1,4 @@
-"""towline keys: who may ask a service."""
+"""towline keys: creates, lists and revokes API keys."""
 
 import datetime as dt
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """API keys of the services on this store.
+    """Manages the API keys of the services of this store.
 
     \b
     Examples:
@@ -27,11 +27,11 @@ def keys() -> None:
 @keys.command()
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["predict", "admin"]), default=["predict"],
-              show_default=True, help="What its holder may do; admin may predict too. Can be repeated.")  # fmt: skip
-@click.option("--expires", metavar="DURATION", help="Ends by itself, e.g. after 90d or 12h.")
+              show_default=True, help="Permission of the key; admin includes predict. Can be repeated.")  # fmt: skip
+@click.option("--expires", metavar="DURATION", help="Lifetime, e.g. 90d or 12h; default: unlimited.")
 @json_option
 def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json: bool) -> None:
-    """Makes a key for NAME and shows it, once.
+    """Creates a key for NAME and shows it once.
 
     \b
     Examples:
@@ -43,18 +43,18 @@ def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json:
 
     text, key = create_key(Settings.from_environment().store, name, scopes, _lifetime(expires))
 
-    def told() -> str:
+    def text_output() -> str:
         until = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
         click.echo(f"key {key.id} for {key.name} ({', '.join(key.scopes)}{until}); it is not shown again", err=True)
         return text
 
-    emit({"key": text, **_shown(key)}, as_json, told)
+    emit({"key": text, **_describe(key)}, as_json, text_output)
 
 
 @keys.command("list")
 @json_option
 def list_keys(as_json: bool) -> None:
-    """Lists keys, never their text.
+    """Lists the keys, without their text.
 
     \b
     Example:
@@ -63,13 +63,13 @@ def list_keys(as_json: bool) -> None:
     from towline.config import Settings
     from towline.serving.auth import read_keys
 
-    shown = [_shown(key) for key in read_keys(Settings.from_environment().store).keys]
+    shown = [_describe(key) for key in read_keys(Settings.from_environment().store).keys]
 
     def text() -> str:
         from towline.cli.screen import table
 
         if not shown:
-            return "no keys yet: towline keys create NAME makes one"
+            return "no keys yet: `towline keys create NAME` creates one"
         head = ["id", "name", "scopes", "created", "expires", "state"]
         rows = [{**row, "scopes": ", ".join(row["scopes"])} for row in shown]
         return table(
@@ -89,8 +89,8 @@ def list_keys(as_json: bool) -> None:
 @keys.command()
 @click.argument("id")
 @json_option
-def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
-    """Ends a key; running services refuse it within two seconds.
+def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - shown in the help
+    """Revokes a key; running services refuse it within two seconds.
 
     \b
     Example:
@@ -100,10 +100,10 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - the word of the help
     from towline.serving.auth import revoke_key
 
     key = revoke_key(Settings.from_environment().store, id)
-    emit(_shown(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")
+    emit(_describe(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")
 
 
-def _shown(key: "ApiKey") -> dict[str, Any]:
+def _describe(key: "ApiKey") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
     return {**key.model_dump(mode="json", exclude={"sha256"}), "state": key.state(now)}
 

@@ -1,4 +1,4 @@
-"""towline log: what services have answered, and how it is forgotten."""
+"""towline log: shows, compacts, purges and erases logged predictions."""
 
 import datetime as dt
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def log() -> None:
-    """The log of predictions.
+    """Manages the prediction log.
 
     \b
     Examples:
@@ -30,10 +30,10 @@ def log() -> None:
 
 @log.command()
 @click.argument("name")
-@click.option("--tail", metavar="N", type=click.IntRange(min=1), help="Also the last N predictions.")
+@click.option("--tail", metavar="N", type=click.IntRange(min=1), help="Also show the last N predictions.")
 @json_option
 def show(name: str, tail: int | None, as_json: bool) -> None:
-    """What a model's log holds.
+    """Shows what a model's log contains.
 
     \b
     Examples:
@@ -43,24 +43,24 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
     from towline.prediction_log import maintenance
 
     folder = _folder(name)[1]
-    found = maintenance.summarize(folder)
+    summary = maintenance.summarize(folder)
     last = maintenance.read_latest(folder, tail) if tail else None
-    document: dict[str, Any] = {"model": name, "folder": str(folder), **found._asdict()}
-    document["fields"] = [field._asdict() for field in found.fields]
+    document: dict[str, Any] = {"model": name, "folder": str(folder), **summary._asdict()}
+    document["fields"] = [field._asdict() for field in summary.fields]
 
     def text() -> str:
         from towline.cli.screen import table
 
-        lines = [f"{name}: {found.rows:,} predictions, {found.bytes / 1e6:,.1f} MB in {folder}"]
-        if found.rows:
-            first, end = (str(moment)[:19].replace("T", " ") for moment in (found.first, found.last))
+        lines = [f"{name}: {summary.rows:,} predictions, {summary.bytes / 1e6:,.1f} MB in {folder}"]
+        if summary.rows:
+            first, end = (str(moment)[:19].replace("T", " ") for moment in (summary.first, summary.last))
             lines[0] += f", from {first} to {end} UTC"
-            lines += ["", table(["day", "version", "predictions"], [list(day.values()) for day in found.days[-14:]])]
-        if len(found.days) > 14:
-            lines.append(f"and {len(found.days) - 14} earlier; --json lists all")
-        if found.waiting:
-            lines.append(f"{found.waiting:,} of these are not in Parquet yet")
-        lines += ["", table(["column", "logged"], [field[:3:2] for field in found.fields])] if found.fields else []
+            lines += ["", table(["day", "version", "predictions"], [list(day.values()) for day in summary.days[-14:]])]
+        if len(summary.days) > 14:
+            lines.append(f"and {len(summary.days) - 14} earlier days and versions; --json lists all")
+        if summary.waiting:
+            lines.append(f"{summary.waiting:,} predictions are not in Parquet yet")
+        lines += ["", table(["column", "logged"], [field[:3:2] for field in summary.fields])] if summary.fields else []
         if last is not None:
             lines += ["", _tail(last)]
         return "\n".join(lines)
@@ -70,13 +70,13 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 
 @log.command()
 @click.argument("name")
-@click.option("--older-than", metavar="DURATION", required=True, help="How far back the log goes on, e.g. 90d or 12w.")
+@click.option("--older-than", metavar="DURATION", required=True, help="Age of what to remove, e.g. 90d or 12w.")
 @json_option
 def purge(name: str, older_than: str, as_json: bool) -> None:
     """Removes old predictions and labels.
 
-    Whole days in UTC go, and labels that were added before them. Hash keys go with the months they were used in: what
-    they hashed can then never be matched again.
+    Removes whole days (UTC) of predictions, the labels that were added before that day, and the hash keys of earlier
+    months. Values that were hashed with a removed key can never be matched again.
 
     \b
     Example:
@@ -86,31 +86,31 @@ def purge(name: str, older_than: str, as_json: bool) -> None:
 
     settings, folder = _folder(name)
     before = (dt.datetime.now(dt.UTC) - _duration(older_than)).date()
-    gone = maintenance.purge(folder, before)
-    forgotten = labels.purge(settings.layout.labels(name), before)
+    removed = maintenance.purge(folder, before)
+    removed_labels = labels.purge(settings.layout.labels(name), before)
     document = {
-        "model": name, "before": before.isoformat(), "predictions": gone.rows, "days": gone.files,
-        "labels": forgotten, "hash_keys": gone.keys,
+        "model": name, "before": before.isoformat(), "predictions": removed.rows, "days": removed.files,
+        "labels": removed_labels, "hash_keys": removed.keys,
     }  # fmt: skip
     emit(
         document,
         as_json,
         lambda: (
-            f"{name}: {gone.rows:,} predictions of {gone.files} days before {before} removed,"
-            f" {forgotten:,} labels, {len(gone.keys)} hash keys"
+            f"{name}: {removed.rows:,} predictions of {removed.files} days before {before} removed,"
+            f" {removed_labels:,} labels, {len(removed.keys)} hash keys"
         ),
     )
 
 
 @log.command()
 @click.argument("name")
-@click.option("--key", metavar="COLUMN=VALUE", required=True, help="Whose predictions; a column that is logged.")
+@click.option("--key", metavar="COLUMN=VALUE", required=True, help="A logged column and its value.")
 @json_option
 def erase(name: str, key: str, as_json: bool) -> None:
     """Removes every prediction and label in which a column has a value.
 
-    A hashed column is matched under every key that is kept. Running services go on; give the command again for what
-    they answer afterwards.
+    A hashed column is matched with every stored hash key. Services may keep running; run the command again to erase
+    predictions that they log afterwards.
 
     \b
     Examples:
@@ -124,25 +124,27 @@ def erase(name: str, key: str, as_json: bool) -> None:
     column, equals, value = key.partition("=")
     if not (column and equals and value):
         raise ConfigError("not COLUMN=VALUE", where="--key", remedy="write --key customer_id=4711")
-    where = Log(folder, settings.layout.labels(name), maintenance.summarize(folder).fields if folder.is_dir() else ())
-    forgotten = 0
+    model_log = Log(
+        folder, settings.layout.labels(name), maintenance.summarize(folder).fields if folder.is_dir() else ()
+    )
+    removed_labels = 0
 
-    def first(found: "pa.Table") -> None:
-        nonlocal forgotten
-        forgotten = labels.erase(where, column, value, found)
+    def erase_labels(predictions: "pa.Table") -> None:
+        nonlocal removed_labels
+        removed_labels = labels.erase(model_log, column, value, predictions)
 
-    gone = maintenance.erase(folder, column, value, first)
-    forgotten += labels.erase(where, column, value)
+    removed = maintenance.erase(folder, column, value, erase_labels)
+    removed_labels += labels.erase(model_log, column, value)
     document = {
-        "model": name, "column": column, "predictions": gone.rows, "labels": forgotten, "parts": gone.files,
-        "not_searched": gone.not_searched,
+        "model": name, "column": column, "predictions": removed.rows, "labels": removed_labels, "parts": removed.files,
+        "not_searched": removed.not_searched,
     }  # fmt: skip
 
     def text() -> str:
-        blind = (
-            f"; {gone.not_searched:,} predictions of other versions do not hold {column!r}" if gone.not_searched else ""
-        )
-        return f"{name}: {gone.rows:,} predictions and {forgotten:,} labels erased, {gone.files} parts rewritten{blind}"
+        counts = f"{removed.rows:,} predictions and {removed_labels:,} labels erased, {removed.files} parts rewritten"
+        skipped = removed.not_searched
+        note = f"; {skipped:,} predictions of other versions do not hold {column!r}" if skipped else ""
+        return f"{name}: {counts}{note}"
 
     emit(document, as_json, text)
 
@@ -151,7 +153,7 @@ def erase(name: str, key: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def compact(name: str, as_json: bool) -> None:
-    """Turns finished segments into Parquet and merges small parts.
+    """Converts finished segments to Parquet and merges small parts.
 
     \b
     Example:
@@ -161,7 +163,7 @@ def compact(name: str, as_json: bool) -> None:
 
     converted, before, after = maintenance.compact(_folder(name)[1])
     document = {"model": name, "segments": converted, "parts_before": before, "parts": after}
-    emit(document, as_json, lambda: f"{name}: {converted} segments converted, {before} parts are {after} now")
+    emit(document, as_json, lambda: f"{name}: {converted} segments converted, {before} parts merged into {after}")
 
 
 def _folder(name: str) -> "tuple[Settings, Path]":
@@ -170,14 +172,14 @@ def _folder(name: str) -> "tuple[Settings, Path]":
     from towline.config import Settings
 
     settings = Settings.from_environment()
-    rooms = (settings.layout.prediction_logs, settings.layout.all_labels)
-    known = sorted({path.name for room in rooms if room.is_dir() for path in room.iterdir() if path.is_dir()})
+    folders = (settings.layout.prediction_logs, settings.layout.all_labels)
+    known = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
     if name not in known:
         near = get_close_matches(name, known, 1)
-        there = f"there is a log of: {', '.join(known)}" if known else "`towline serve` begins one"
-        remedy = f"did you mean {near[0]}?" if near else there
-        raise ConfigError(f"nothing is logged of {name!r}", where=str(rooms[0]), remedy=remedy)
-    return settings, rooms[0] / name
+        available = f"models with a log: {', '.join(known)}" if known else "`towline serve` starts one"
+        remedy = f"did you mean {near[0]}?" if near else available
+        raise ConfigError(f"no log of {name!r}", where=str(folders[0]), remedy=remedy)
+    return settings, folders[0] / name
 
 
 def _duration(text: str) -> dt.timedelta:
@@ -201,7 +203,7 @@ def _tail(rows: "pa.Table") -> str:
     inputs = [name for name in rows.column_names if name.startswith(INPUT_PREFIX)]
     lines = []
     for row in rows.to_pylist():
-        told = ", ".join(f"{name.removeprefix(INPUT_PREFIX)}={row[name]}" for name in inputs if row[name] is not None)
+        values = ", ".join(f"{name.removeprefix(INPUT_PREFIX)}={row[name]}" for name in inputs if row[name] is not None)
         place = f"{row['request_id']}[{row['row']}]"
-        lines.append([f"{row['time']:%Y-%m-%d %H:%M:%S}", place, row["version"], row["prediction"], told[:60]])
+        lines.append([f"{row['time']:%Y-%m-%d %H:%M:%S}", place, row["version"], row["prediction"], values[:60]])
     return table(["time (UTC)", "request", "version", "prediction", "inputs"], lines)

@@ -1,4 +1,4 @@
-"""towline package: a version as it is shipped."""
+"""towline package: verifies the release of a version, and builds its container image."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("version")
-@click.option("--image", is_flag=True, help="Build its container image, and try a container of it.")
-@click.option("--repository", default="", metavar="NAME", help="What the image's tag begins with; default: the model.")
+@click.option("--image", is_flag=True, help="Build its container image and run a smoke test.")
+@click.option(
+    "--repository", default="", metavar="NAME", help="Repository of the image's tag; default: the model's name."
+)
 @json_option
 def package(version: str, image: bool, repository: str, as_json: bool) -> None:
-    """Tells where a version's release is, every file checked, or makes a container image of it.
+    """Verifies the release of a version and shows its path; with --image builds its container image.
 
-    The image is named NAME:v3-<digest of the release> once a container of it has answered the release's probe rows as
-    the release does. A tag that exists is never moved. The image is recorded with the version.
+    The image gets the tag NAME:v3-<digest of the release> after a smoke test: a container must give the same
+    predictions for the probe rows as the release. An existing tag is never moved. The image is recorded with the
+    version.
 
     \b
     Examples:
@@ -37,25 +40,25 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
     entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
     manifest = verify_release(directory)
-    size = sum(one.size for one in manifest.files.values())
-    told: dict[str, Any] = {
+    size = sum(file.size for file in manifest.files.values())
+    document: dict[str, Any] = {
         "model": entry.model,
         "version": entry.version,
         "release": str(directory),
         "release_digest": manifest.digest,
         "release_bytes": size,
     }
-    whole = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all digests match"
-    lines = [screen.head("release") + f"{directory}: {whole}"]
+    summary = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all digests match"
+    lines = [screen.head("release") + f"{directory}: {summary}"]
     if image or repository:
         with screen.progress(settings.layout.log()):
-            built = _made(settings, ledger, entry, repository)
-        told |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
+            built = _build_image(settings, ledger, entry, repository)
+        document |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
         lines += [screen.head("image") + built.text(), screen.head("id") + built.id]
-    emit(told, as_json, lambda: "\n".join(lines))
+    emit(document, as_json, lambda: "\n".join(lines))
 
 
-def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
+def _build_image(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
     from towline import api
     from towline.config import read_config
     from towline.promotion.image_check import record_image
@@ -65,9 +68,9 @@ def _made(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: st
 
     directory = settings.layout.release(entry.release)
     config = read_config(directory / "config.yaml")
-    with step("image") as told:
+    with step("image") as record:
         built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
-        told.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
+        record.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     record_image(ledger, entry.model, entry.version, built, actor=actor(), release=entry.release)
     if note := api.update_mlflow(settings, entry.model):
         click.echo(f"note: {note}", err=True)

@@ -10,9 +10,9 @@ from towline.cli import emit, json_option
 @click.command(
     epilog="""\b
 Examples:
-  towline score new.csv scored.csv                          by the only model's champion
+  towline score new.csv scored.csv                          with the champion of the only model
   towline score new.parquet scored.parquet --model bike-demand
-  towline score new.csv scored.csv --model bike-demand@3    by that version
+  towline score new.csv scored.csv --model bike-demand@3    with that version
   towline score new.csv scored.csv --model path/to/release
   towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
 """
@@ -20,10 +20,10 @@ Examples:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
-@click.option("--separator", default=",", show_default=True, help="Of a CSV.")
-@click.option("--prefix", default="", help="Put before the names of the columns that are added.")
+@click.option("--separator", default=",", show_default=True, help="Column separator of a CSV.")
+@click.option("--prefix", default="", help="Prefix of the names of added columns.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types to read.")
+@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types a release may contain.")
 @json_option
 def score(
     source: Path,
@@ -37,7 +37,7 @@ def score(
 ) -> None:
     """Writes the rows of IN (CSV, CSV.gz, Parquet) with their predictions to OUT.
 
-    The columns of IN are written unchanged. Added are prediction, probability_CLASS, model and version.
+    The columns of IN are copied unchanged. The columns prediction, probability_CLASS, model and version are added.
     """
     from towline import api
 

@@ -1,4 +1,4 @@
-"""towline serve: a release behind HTTP."""
+"""towline serve: serves a model over HTTP."""
 
 import sys
 from dataclasses import asdict
@@ -17,45 +17,51 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that answer.")
-@click.option("--insecure", is_flag=True, help="Serve other machines without any key.")
-@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: speak TLS.")
-@click.option("--private-key", type=click.Path(path_type=Path), help="PEM file, if not in the certificate's.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second for each key, a worker.")
-@click.option("--allowed-hosts", metavar="NAMES", help="Host headers to answer to, e.g. api.example.com,*.example.org.")
-@click.option("--cors-origins", metavar="ORIGINS", help="Sites whose pages may ask, e.g. https://app.example.com.")
-@click.option("--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
-@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Rows of a request.")
-@click.option("--no-log", is_flag=True, help="Keep no log of predictions.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Number of worker processes."
+)
+@click.option("--insecure", is_flag=True, help="Serve other machines without API keys.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file; serves HTTPS.")
+@click.option("--private-key", type=click.Path(path_type=Path), help="PEM file, if not part of the certificate file.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests/s for each key, per worker.")
+@click.option("--allowed-hosts", metavar="NAMES", help="Allowed Host headers, e.g. api.example.com,*.example.org.")
+@click.option(
+    "--cors-origins", metavar="ORIGINS", help="Sites whose pages may send requests, e.g. https://app.example.com."
+)
+@click.option(
+    "--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Most bytes of a request."
+)
+@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Most rows of a request.")
+@click.option("--no-log", is_flag=True, help="Do not log predictions.")
 @click.option(
     "--trust",
     "trusted",
     multiple=True,
     metavar="PACKAGE",
-    help="A package whose types to read.",
+    help="A package whose types a release may contain.",
 )
 @click.option(
     "--grace",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0, 60),
-    help="Seconds to go on accepting when told to end.",
+    help="Seconds to accept requests after SIGTERM.",
 )
 @click.option(
     "--drain",
     default=25.0,
     show_default=True,
     type=click.FloatRange(1, 600),
-    help="Seconds until it has ended, at most.",
+    help="Most seconds from SIGTERM to the end.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the model's first version instead of ending.")
 @json_option
-def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: str | None, **given: Any) -> None:
-    """Answers requests over HTTP.
+def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: str | None, **options: Any) -> None:
+    """Serves a model over HTTP.
 
-    NAME is a model, whose champion is served and followed as it changes; a version of one, NAME@3; or a folder that
-    holds a release. Ends in order on SIGTERM and Ctrl-C.
+    NAME is a model, a version (NAME@3), or the path of a release. For a model, its champion is served; a newly promoted
+    champion replaces it without a restart. SIGTERM and Ctrl-C shut the service down gracefully.
 
     \b
     Examples:
@@ -78,10 +84,10 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
             emit(asdict(service), as_json, service.text)
             sys.stdout.flush()
 
-        given |= {"allowed_hosts": _listed(allowed_hosts), "cors_origins": _listed(cors_origins)}
-        run_service(ServeOptions(settings=settings, log=not no_log, **given), started)
+        options |= {"allowed_hosts": _split(allowed_hosts), "cors_origins": _split(cors_origins)}
+        run_service(ServeOptions(settings=settings, log=not no_log, **options), started)
 
 
-def _listed(given: str | None) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(part.strip() for part in (given or "").split(",") if part.strip())
+def _split(names: str | None) -> tuple[str, ...]:
+    """The items of a list separated by commas."""
+    return tuple(part.strip() for part in (names or "").split(",") if part.strip())

@@ -1,4 +1,4 @@
-"""A table scored whole through the predictor that serves programs and requests."""
+"""Batch scoring: predictions for all rows of a file, with the same model code that the service uses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
 class BatchResult(Frozen):
-    """What was written: rows, the columns added, and which model they come from."""
+    """The result of scoring a file: rows, output, added columns, and the model."""
 
     rows: int
     output: str
@@ -39,21 +39,22 @@ class BatchResult(Frozen):
 def score_file(
     model: Model, source: Path, output: Path, separator: str = ",", *, prefix: str = "", safe_csv: bool = False
 ) -> BatchResult:
-    """Writes the rows of a file with ``prediction``, ``probability_<class>``, ``model`` and ``version`` added.
+    """Writes a file's rows with the added columns ``prediction``, ``probability_<class>``, ``model`` and ``version``.
 
-    The columns of the file are written as they were read: the text of a CSV is not changed.
+    The columns of the input are copied unchanged; the text of a CSV is not reformatted.
 
     Args:
-        model: what answers.
+        model: the model.
         source: CSV, CSV.gz or Parquet.
-        output: CSV, CSV.gz or Parquet, by its name; replaced whole, or not at all; never the source itself.
-        separator: of a CSV, in and out.
-        prefix: of the names of the added columns.
+        output: CSV, CSV.gz or Parquet; the suffix decides. An existing file is replaced when the new one is
+            complete. It must not be the source.
+        separator: column separator of a CSV, for input and output.
+        prefix: prefix of the names of the added columns.
         safe_csv: put ' before text in a CSV that a spreadsheet would run as a formula.
 
     Raises:
-        ConfigError: an output format that is not known, or an output that is the source.
-        DataError: the file cannot be read, does not fit the model's contract, or has a column of an added name.
+        ConfigError: the output format is unknown, or the output is the source.
+        DataError: the file cannot be read, violates the model's contract, or already has one of the added columns.
         TransientError: the output cannot be written.
     """
     if not output.name.endswith(FORMATS):
@@ -64,9 +65,9 @@ def score_file(
         raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
     table = formats.read_file(source, separator)
     names = _added_columns(model, prefix)
-    if taken := [name for name in names if name in table.column_names]:
+    if duplicates := [name for name in names if name in table.column_names]:
         raise DataError(
-            f"the input has a column {taken[0]!r}, the name of a column that is added",
+            f"the input already has a column {duplicates[0]!r}, which scoring would add",
             where=str(source),
             remedy="add --prefix, e.g. --prefix scored_",
         )
@@ -83,7 +84,7 @@ def score_file(
             if output.suffix == ".parquet":
                 pq.write_table(table, file)
             else:
-                # integers and flags with nulls stay what they are
+                # nullable types: integers and booleans with nulls do not become floats
                 frame = (_escape_formulas(table) if safe_csv else table).to_pandas(types_mapper=_NULLABLE.get)
                 compression: Any = {"method": "gzip", "mtime": 0} if output.suffix == ".gz" else None
                 frame.to_csv(file, index=False, sep=separator, compression=compression)
@@ -103,7 +104,7 @@ def _added_columns(model: Model, prefix: str) -> tuple[str, ...]:
 
 
 def _escape_formulas(table: pa.Table) -> pa.Table:
-    """The table with ' before each text, name or cell, that begins like a formula and is no number."""
+    """The table with ' before each column name or text that begins like a formula and is not a number."""
     for index, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         if text_columns.is_text(column.type):
             formula = pc.match_substring_regex(column, _FORMULA)

@@ -1,4 +1,7 @@
-"""A release that answers: rows in whatever container in, predictions in their order out."""
+"""A model is a verified release that is loaded for predictions.
+
+It takes rows as dicts or as a pandas, polars or Arrow table, and returns predictions in the order of the rows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +31,8 @@ Rows = Any
 class Model:
     """A verified release, loaded.
 
-    Rows may hold more columns than the model needs; they are left out. Every answer goes through the release's
-    contract, so that the same values give the same prediction whatever they came in.
+    Columns that the model does not need are ignored. All rows are read through the contract of the release, so the
+    same values give the same prediction in every container.
     """
 
     metadata: Manifest
@@ -48,24 +51,24 @@ class Model:
 
     @property
     def compiled(self) -> bool:
-        """Whether the compiled scorer answers; else scikit-learn does, a thousand times slower for one row."""
+        """Whether the compiled scorer is used; otherwise scikit-learn is, about a thousand times slower for one row."""
         return self.scorer.compiled
 
     def predict(self, rows: Rows) -> "np.ndarray":
         """Predicted values (float64) or class labels (objects of the labels' own type), one for each row.
 
         Raises:
-            DataError: a field is missing or cannot be read; names the field and the rows.
+            DataError: a field is missing or cannot be read; the error names the field and the rows.
         """
         import numpy as np
 
         if (listed := _as_dicts(rows)) is not None:
-            found = self.predict_rows(listed).predictions
-            labels = np.empty(len(found), dtype=object if self.contract.classes else np.float64)
-            labels[:] = found
+            predictions = self.predict_rows(listed).predictions
+            labels = np.empty(len(predictions), dtype=object if self.contract.classes else np.float64)
+            labels[:] = predictions
             return labels
         labels = self.predict_frame(self.to_features(rows)).labels
-        return labels.astype(object) if self.contract.classes else labels  # numpy's own flags and numbers → Python's
+        return labels.astype(object) if self.contract.classes else labels  # NumPy scalars → Python objects
 
     def predict_proba(self, rows: Rows) -> "np.ndarray":
         """Probabilities (rows, classes) in the order of ``metadata.classes``.
@@ -76,48 +79,51 @@ class Model:
         import numpy as np
 
         if (listed := _as_dicts(rows)) is not None:
-            given = self.predict_rows(listed).probabilities
-            probabilities = None if given is None else np.array(given).reshape(len(given), len(self.contract.classes))
+            shares = self.predict_rows(listed).probabilities
+            width = len(self.contract.classes)
+            probabilities = None if shares is None else np.array(shares).reshape(len(shares), width)
         else:
             probabilities = self.predict_frame(self.to_features(rows)).probabilities
         if probabilities is None:
             raise DataError(
-                f"{self.name} version {self.version} gives no probabilities",
+                f"{self.name} version {self.version} is a regression and has no probabilities",
                 where=str(self.directory),
-                remedy="ask for predict()",
+                remedy="call predict() instead",
             )
         return probabilities
 
     def predict_rows(self, rows: Sequence[Mapping[str, Any]]) -> RowPredictions:
-        """Predictions and probabilities as lists of Python's own values.
+        """Predictions and probabilities as lists of Python objects.
 
         Raises:
-            InputValidationError: a field is missing or does not fit its kind; names each row and field.
+            InputValidationError: a field is missing or does not fit its kind; the error names each row and field.
         """
         return self.predict_canonical(self.reader.read(rows))
 
     def predict_canonical(self, canonical: Sequence[Row]) -> RowPredictions:
-        """The same of rows that ``reader.read`` gave."""
+        """Predictions and probabilities of canonical rows, as ``reader.read`` returns them."""
         if not canonical:
             return RowPredictions([], [] if self.contract.classes else None)
         return self.scorer.predict_rows(canonical)
 
     def to_features(self, rows: Rows) -> "pd.DataFrame":
-        """The canonical frame of a table of rows.
+        """The canonical features of a table of rows.
 
         Raises:
-            DataError: as ``contract.features``; and a number is too large, which the training table could not hold.
+            DataError: as ``contract.features``; also if a number is larger than a training table may hold.
         """
         features = self.contract.features(_to_frame(rows))
         for column in self.contract.feature_columns:
             if column.kind == "numeric" and (features[column.name].abs() > LARGEST).any():
                 raise DataError(
-                    f"column {column.name!r} holds numbers beyond {LARGEST:g}", where="rows", remedy="mend the values"
+                    f"column {column.name!r} holds numbers beyond {LARGEST:g}",
+                    where="rows",
+                    remedy="correct the values",
                 )
         return features
 
     def predict_frame(self, features: "pd.DataFrame") -> Predictions:
-        """Labels and, for a classification, probabilities; ``features`` are the contract's."""
+        """Labels and, for a classification, probabilities of canonical features."""
         import numpy as np
 
         if len(features) == 0:
@@ -132,12 +138,13 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
 
     Args:
         directory: the release.
-        trusted: packages of your own whose estimators may be in it, beside the fixed list of types.
-        digest: of its manifest, as the ledger recorded it. The types that the manifest records are then trusted too:
-            they are what the config named when the model was made.
+        trusted: your packages whose types the release may contain, besides the fixed list of types.
+        digest: digest of its manifest, as recorded in the ledger. If it is given, the types that the manifest lists
+            are trusted too: the config named them when the model was trained.
 
     Raises:
-        ReleaseError: it is not what its manifest says, or not the one recorded, or holds a type that is not trusted.
+        ReleaseError: the release differs from its manifest or from the recorded digest, or holds a type that is not
+            trusted.
     """
     manifest = verify_release(directory)
     if digest and manifest.digest != digest:
@@ -157,7 +164,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
 
 
 def _as_dicts(rows: Rows) -> Sequence[Mapping[str, Any]] | None:
-    """The rows, if they are dicts."""
+    """The rows as a sequence of dicts; None if they are a table."""
     if isinstance(rows, Mapping):
         return [rows]
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):

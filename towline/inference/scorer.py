@@ -1,4 +1,7 @@
-"""Scorers: score canonical rows or frames. A release is scored by its compiled plan, or else by scikit-learn."""
+"""A scorer computes the predictions of canonical rows or frames.
+
+A release with a compiled plan is scored by ``CompiledScorer``, any other release by scikit-learn.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ from towline.training.evaluation.predictions import Predictions
 if TYPE_CHECKING:
     import pandas as pd
 
-TOLERANCE = 1e-12  # allowed difference between scorers: of a value (relative above 1) or a probability
+TOLERANCE = 1e-12  # largest difference allowed between two scorers: of a value (relative above 1) or a probability
 
 
 class RowPredictions(NamedTuple):
@@ -23,7 +26,7 @@ class RowPredictions(NamedTuple):
 
 
 class Scorer(Protocol):
-    """Scores canonical rows or a canonical frame, in their order; equal values get equal predictions."""
+    """Scores canonical rows or a canonical frame; keeps their order. Equal values get equal predictions."""
 
     @property
     def compiled(self) -> bool: ...
@@ -32,7 +35,7 @@ class Scorer(Protocol):
 
 
 class SklearnScorer:
-    """Scores with the fitted scikit-learn pipeline: any estimator, about a thousand times slower for one row."""
+    """Scores with the fitted scikit-learn pipeline: for any estimator, about 1,000 times slower for one row."""
 
     compiled = False
 
@@ -44,7 +47,7 @@ class SklearnScorer:
 
         columns = self._reader.columns(rows)
         for column in columns:
-            if column.dtype == object:  # as Contract.features has it
+            if column.dtype == object:  # as in Contract.features
                 column[[value is None for value in column]] = math.nan
         series = {
             name: pd.Series(values, dtype=object) if values.dtype == object else values
@@ -57,7 +60,7 @@ class SklearnScorer:
 
         try:
             return predict(self.estimator, features, self._contract)
-        except ValueError as error:  # scikit-learn's own checks of its input
+        except ValueError as error:  # scikit-learn rejects the input
             reason = "".join(str(error).strip().splitlines()[:1])
             raise DataError(f"the model cannot score these rows: {reason}", where="rows") from error
 

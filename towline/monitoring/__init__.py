@@ -1,1 +1,1 @@
-"""Monitoring: what the log tells of a model that serves."""
+"""Monitoring of a served model: drift, quality, SLOs and alerts."""

@@ -1,6 +1,6 @@
-"""A remote run is a flow run on a worker of a work pool that this process asks for and waits for.
+"""A remote run is a flow run on a worker of a work pool, which this process creates and waits for.
 
-Its steps are logged, its result returned and its error raised as if the flow ran here.
+Its steps are logged, its result is returned and its error is raised as if the flow ran in this process.
 """
 
 import datetime as dt
@@ -32,13 +32,13 @@ from towline.orchestration.step_table import StepTableReader
 from towline.promotion.outcome import Outcome
 
 _POLL_S = 1.0
-_SERVER_TIMEOUT_S = 300.0  # a run is not given up while the server is down for less
-_UNCLAIMED_NOTICE_S = 20.0  # after which the user is told why no worker has taken the run
+_SERVER_TIMEOUT_S = 300.0  # how long the server may be down before the wait ends with an error
+_UNCLAIMED_NOTICE_S = 20.0  # after which the user gets the reason why no worker has started the run
 _POOL_TIMEOUT_S = 120.0  # for the first worker of a pool to start
 
 
 class RemoteTarget(NamedTuple):
-    """Where runs go: the URL of Prefect's API, ``user:password`` or nothing, and the work pool."""
+    """Where to run: the URL of Prefect's API, ``user:password`` or nothing, and the work pool."""
 
     url: str
     auth: str
@@ -64,7 +64,7 @@ def run_remote(
     Raises:
         ConfigError: there is no such pool, or the server refuses the password.
         TransientError: the server is down, the run lost its process, or it was cancelled.
-        KeyboardInterrupt: raised while waiting; the run goes on, and ``notify`` has received its URL.
+        KeyboardInterrupt: raised while waiting; the run continues, and ``notify`` has received its URL.
         TowlineError: the error that the flow raised.
     """
     prefect_settings = {
@@ -163,7 +163,7 @@ def _waiting_reason(client: SyncPrefectClient, run: FlowRun, pool: str) -> str:
         return "waits: another run of this model is under way"
     if not _pool_has_worker(client, pool):
         return f"waits: pool {pool!r} has no worker; start one: python -m flows.deployments --pool {pool}"
-    return "waits for a worker to take it"
+    return "waits for a worker to start it"
 
 
 def _read_result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) -> Outcome | MonitoringRun:
@@ -174,7 +174,7 @@ def _read_result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) 
         raise TransientError(
             f"the run lost its process: {message}",
             where=page,
-            remedy="a worker runs it again, once; the same command again resumes from the last completed step",
+            remedy="a worker retries the run once; the same command again resumes from the last completed step",
         )
     if state.is_cancelled():
         raise TransientError("the run was cancelled", where=page, remedy="run the same command again")
@@ -214,5 +214,5 @@ def _unreachable(target: RemoteTarget, error: Exception) -> TransientError:
     return TransientError(
         f"the Prefect server does not answer: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         where=target.url,
-        remedy="check that it runs, and the address in the profile; a run that has started goes on",
+        remedy="check that it runs, and the address in the profile; a run that has started continues",
     )

@@ -1,7 +1,7 @@
-"""A clock that was set back: predictions that are dated before ones that were written earlier.
+"""Clock skew: the clock was set back, so that predictions have earlier times than predictions written before them.
 
-The order in which one worker wrote counts; that several write at once, or that parts are merged, is nothing odd. What
-was found in a segment is kept beside the parts when it becomes some, so that whoever reads them need not look for it.
+Only the order in which one worker wrote its segment counts; several workers that write at once are no clock skew. The
+skews of a segment are stored in ``clock.jsonl`` when it is converted to Parquet, which does not keep that order.
 """
 
 import datetime as dt
@@ -14,21 +14,23 @@ import orjson
 from towline import files
 from towline.config import Frozen
 
-PREVIOUS_CLOCK = "after"  # the only key of a line that says what a segment's clock had been at before it began
-TOLERANCE = dt.timedelta(minutes=5)  # of several requests one may be answered, or written, long after it came
+PREVIOUS_CLOCK = (
+    "after"  # only key of a segment's first line, which holds the time of the clock before the segment began
+)
+TOLERANCE = dt.timedelta(minutes=5)  # requests are not always answered and written in their order
 FILE = "clock.jsonl"
-_MARK = ".opened"  # its time is that at which a segment was last begun or ended
-_MAX_SKEWS = 20  # of one segment
+_MARK = ".opened"  # its modification time is when a segment was last begun or ended
+_MAX_SKEWS = 20  # per segment
 _SLACK = TOLERANCE // dt.timedelta(microseconds=1)
 
 
 class ClockSkew(Frozen):
-    """A clock that went from ``before`` to ``after``, as one segment shows it.
+    """The clock of one segment went back from ``before`` to ``after``.
 
     Attributes:
-        source: the segment.
-        rows: that are dated before ``before``, but for the tolerance.
-        back: how far at most, in seconds.
+        source: name of the segment.
+        rows: number of rows dated before ``before`` by more than the tolerance.
+        back: largest step back, in seconds.
     """
 
     source: str
@@ -43,24 +45,24 @@ class ClockSkew(Frozen):
 
 
 class ClockSkewDetector:
-    """The times of one segment as they were written; ``found`` is what is odd about them."""
+    """Finds clock skews in the times of one segment, in the order in which they were written."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._newest = 0
-        self._found: dict[int, list[int]] = {}  # newest before → first after, rows, furthest
+        self._skews: dict[int, list[int]] = {}  # newest before → first after, rows, furthest
 
     def observe(self, at: int, rows: int) -> None:
-        """Rows that were dated ``at``, in microseconds; none where a clock is only known to have been there."""
+        """Adds rows dated ``at``, in microseconds; ``rows`` is 0 if only the time of the clock is known."""
         if at >= self._newest:
             self._newest = at
         elif rows and self._newest - at > _SLACK:
-            known = self._found.get(self._newest)
+            known = self._skews.get(self._newest)
             if known is not None:
                 known[1] += rows
                 known[2] = max(known[2], self._newest - at)
-            elif len(self._found) < _MAX_SKEWS:
-                self._found[self._newest] = [at, rows, self._newest - at]
+            elif len(self._skews) < _MAX_SKEWS:
+                self._skews[self._newest] = [at, rows, self._newest - at]
 
     @property
     def skews(self) -> list[ClockSkew]:
@@ -68,12 +70,12 @@ class ClockSkewDetector:
             ClockSkew(
                 source=self._source, before=_to_datetime(before), after=_to_datetime(after), rows=rows, back=far / 1e6
             )
-            for before, (after, rows, far) in self._found.items()
+            for before, (after, rows, far) in self._skews.items()
         ]
 
 
 def segment_start_line(folder: Path, now: float) -> bytes:
-    """Notes that a segment begins; a line to begin it with where the clock was ahead of now before."""
+    """Records that a segment begins; returns its first line if the clock was ahead before, else an empty one."""
     mark = folder / _MARK
     try:
         before = mark.stat().st_mtime
@@ -86,20 +88,21 @@ def segment_start_line(folder: Path, now: float) -> bytes:
 
 
 def record_clock(folder: Path) -> None:
-    """Notes what the clock says."""
+    """Records the present time of the clock."""
     os.close(os.open(folder / _MARK, os.O_WRONLY | os.O_CREAT, 0o600))
     os.utime(folder / _MARK)
 
 
-def write_skews(folder: Path, found: Iterable[ClockSkew]) -> None:
-    """Writes down what a segment showed; for callers that hold the folder. Twice does no harm."""
-    for one in found:
-        files.append(folder / FILE, orjson.dumps(one.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
+def write_skews(folder: Path, skews: Iterable[ClockSkew]) -> None:
+    """Stores the skews of a segment, for callers that hold the lock; a skew may be written twice."""
+    for skew in skews:
+        files.append(folder / FILE, orjson.dumps(skew.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
 
 
 def read_skews(folder: Path) -> list[ClockSkew]:
-    """What was written down, each once."""
-    return list({(one.source, one.before): one for one in files.records(folder / FILE, ClockSkew)}.values())
+    """The stored skews, without duplicates."""
+    skews = files.records(folder / FILE, ClockSkew)
+    return list({(skew.source, skew.before): skew for skew in skews}.values())
 
 
 def _to_datetime(microseconds: int) -> dt.datetime:

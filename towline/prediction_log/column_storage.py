@@ -1,4 +1,4 @@
-"""How a logged column is stored in Parquet: its Arrow type, its metadata, and values in canonical form."""
+"""Storage of logged columns in Parquet: the Arrow type, the metadata, and the values in canonical form."""
 
 import json
 import math
@@ -18,7 +18,7 @@ ARROW_TYPES = {
 
 
 def to_arrow_field(name: str, field: LoggedColumn) -> pa.Field:
-    """The column of a part that holds a logged column; its metadata says how values are written and kept."""
+    """The Arrow field of a logged column; its metadata holds the kind, the logging policy and the value format."""
     metadata: dict[str, str] = {"kind": field.kind, "kept": field.policy}
     if field.format:
         metadata["format"] = json.dumps(field.format)
@@ -26,16 +26,16 @@ def to_arrow_field(name: str, field: LoggedColumn) -> pa.Field:
 
 
 def from_arrow_field(name: str, column: pa.Field) -> LoggedColumn:
-    """The logged column that a column of a part holds: the inverse of ``arrow_field``."""
+    """The logged column of an Arrow field: the inverse of ``to_arrow_field``."""
     facts = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
     kind: Kind = facts.get("kind", "category")
-    kept: LoggingPolicy = facts.get("kept", "keep")
+    policy: LoggingPolicy = facts.get("kept", "keep")
     stored: StoredType = str(column.type)  # type: ignore[assignment]
-    return LoggedColumn(name, kind, kept, stored, json.loads(facts.get("format", "{}")))
+    return LoggedColumn(name, kind, policy, stored, json.loads(facts.get("format", "{}")))
 
 
 def input_array(values: Sequence[Any], field: LoggedColumn) -> pa.Array:
-    """Canonical values of a column that was logged as it came; hashes and buckets are text."""
+    """Canonical values of a column that was logged unmodified; hashes and buckets are text."""
     read: Callable[[Any], Any] = category_name
     if field.policy == "keep":
         reader = field.reader
@@ -44,7 +44,7 @@ def input_array(values: Sequence[Any], field: LoggedColumn) -> pa.Array:
 
 
 def prediction_array(values: Sequence[Any], stored: str) -> pa.Array:
-    """Predictions in the type that the model's classes have."""
+    """Predictions in the type of the model's classes."""
     readers: dict[str, Callable[[Any], Any]] = {
         "float64": parse_number,
         "int64": _whole,
@@ -55,12 +55,12 @@ def prediction_array(values: Sequence[Any], stored: str) -> pa.Array:
 
 
 def _array(values: Sequence[Any], stored: str, read: Callable[[Any], Any], *, direct: bool) -> pa.Array:
-    """``direct``: values of the stored type are canonical."""
+    """An Arrow array; ``direct`` means that values of the stored type are canonical and need no parsing."""
     if direct and stored not in ("string", "timestamp"):
         try:
             return pa.array(values, ARROW_TYPES[stored], from_pandas=True)
         except (pa.ArrowException, TypeError, OverflowError):
-            pass  # a number or a flag that is spelled out
+            pass  # some numbers or booleans are text
     return pa.array([read(value) for value in values], ARROW_TYPES[stored], from_pandas=True)
 
 

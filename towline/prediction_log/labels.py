@@ -318,13 +318,13 @@ def _find_logged_keys(folder: Path, by: LoggedColumn, names: Sequence[str]) -> s
     if not folder.is_dir():
         return set()
     column = REQUEST if by.name == REQUEST else INPUT_PREFIX + by.name
-    wanted, logged = pa.array(names, pa.string()), set[_Key]()
-    with parquet_store.exclusive_lock(folder):
+    searched, logged = pa.array(names, pa.string()), set[_Key]()
+    with parquet_store.lock_store(folder):
         for _, table in parquet_store.iter_tables(folder, columns=[column, "row"]):
             if column not in table.column_names:
                 continue
             texts = pa.array(_to_texts(table[column], by.reader), pa.string())
-            matching = pc.is_in(texts, wanted, skip_nulls=True)
+            matching = pc.is_in(texts, searched, skip_nulls=True)
             rows = table["row"].filter(matching).to_pylist() if by.name == REQUEST else None
             keys = texts.filter(matching).to_pylist()
             logged |= set(zip(keys, rows or [None] * len(keys), strict=True))

@@ -31,29 +31,29 @@ from towline.prediction_log.parquet_store import (
     LogPart,
     concat_tables,
     convert_segments,
-    exclusive_lock,
     iter_unconverted,
     list_parts,
+    lock_store,
     open_part,
     part_path,
     read_predictions,
 )
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
 
-_MAX_MERGED_BYTES = 128_000_000  # bytes; a part that has them is left alone
+_MAX_MERGED_BYTES = 128_000_000  # bytes; larger parts are not merged
 _ROW_GROUP_ROWS = 65_536  # rows
-_GRACE_S = 2.0  # seconds for services to write what waits
-_CLOSE_TIMEOUT_S = 10.0  # seconds for them to close their segments
+_GRACE_S = 2.0  # seconds for services to write their queues
+_CLOSE_TIMEOUT_S = 10.0  # seconds for services to close their segments
 
 
 class DeletionResult(NamedTuple):
-    """What was removed from a log.
+    """The result of a purge or an erasure.
 
     Attributes:
-        rows: predictions.
-        files: parts or days.
-        keys: months whose hash keys went.
-        blind: predictions that could not be looked at, as their version does not log the column.
+        rows: number of removed predictions.
+        files: number of parts that were rewritten, or of days that were removed.
+        keys: months whose hash keys were removed.
+        not_searched: number of predictions that were not searched, as their version does not log the column.
     """
 
     rows: int
@@ -63,10 +63,10 @@ class DeletionResult(NamedTuple):
 
 
 def close_segments(folder: Path) -> None:
-    """Has running services end the segments they write to, with all that was sent before; they go on in new ones.
+    """Makes running services close their open segments; later predictions go to new segments.
 
     Raises:
-        TransientError: one does not within ten seconds.
+        TransientError: a service does not close its segment within ten seconds.
     """
     time.sleep(_GRACE_S)
     before = set(segments.list_segments(folder))
@@ -76,7 +76,7 @@ def close_segments(folder: Path) -> None:
             raise TransientError(
                 "a service still writes to the log",
                 where=str(min(still)),
-                remedy="run the same command again; if the service hangs, end it",
+                remedy="run the same command again; if the service hangs, stop it",
             )
         with files.disk(folder):
             segments.request_roll(folder)
@@ -84,7 +84,18 @@ def close_segments(folder: Path) -> None:
 
 
 class LogSummary(NamedTuple):
-    """What a log holds: rows by day and version, the columns as the newest version logs them, and the rest."""
+    """A summary of a log.
+
+    Attributes:
+        rows: number of predictions.
+        first: time of the earliest prediction.
+        last: time of the latest prediction.
+        days: rows by day and version.
+        fields: the columns that the newest version logs.
+        waiting: number of rows that are not in Parquet yet.
+        bytes: size of all files.
+        hash_keys: months that have a hash key.
+    """
 
     rows: int
     first: str | None
@@ -97,15 +108,15 @@ class LogSummary(NamedTuple):
 
 
 def summarize(folder: Path) -> LogSummary:
-    """Tells of a log; ``waiting`` are the rows that are not in Parquet yet.
+    """Summarizes a log.
 
     Raises:
         DataError: a part cannot be read.
-        TransientError: the folder cannot be written, which its lock needs.
+        TransientError: the folder, which holds the lock file, cannot be written.
     """
     rows: Counter[tuple[dt.date, int]] = Counter()
     fields: dict[int, list[LoggedColumn]] = {}
-    with exclusive_lock(folder):
+    with lock_store(folder):
         for part in list_parts(folder):
             file = open_part(part.path)
             rows[part.day, part.version] += file.metadata.num_rows
@@ -137,14 +148,14 @@ def summarize(folder: Path) -> LogSummary:
 
 
 def read_latest(folder: Path, count: int) -> pa.Table:
-    """The last predictions, in order of time.
+    """The last ``count`` predictions, in order of time.
 
     Raises:
-        DataError, TransientError: as ``read``.
+        DataError, TransientError: as ``read_predictions``.
     """
     table = read_predictions(folder, dt.datetime.now(dt.UTC))
-    for facts in reversed(summarize(folder).days):
-        table = read_predictions(folder, dt.datetime.fromisoformat(facts["day"]))
+    for day in reversed(summarize(folder).days):
+        table = read_predictions(folder, dt.datetime.fromisoformat(day["day"]))
         if len(table) >= count:
             break
     ordered = table.sort_by([("time", "ascending"), ("request_id", "ascending"), ("row", "ascending")])
@@ -160,12 +171,15 @@ def _field(column: pa.Field) -> LoggedColumn:
 
 
 def compact(folder: Path) -> tuple[int, int, int]:
-    """Converts finished segments and merges small parts; returns segments, and parts before and after.
+    """Converts finished segments and merges small parts.
+
+    Returns:
+        Number of converted segments, number of parts before merging, and after.
 
     Raises:
         TransientError: the disk is full or cannot be written.
     """
-    with exclusive_lock(folder):
+    with lock_store(folder):
         converted = convert_segments(folder)
         before = len(list_parts(folder))
         merge_parts(folder)
@@ -173,9 +187,10 @@ def compact(folder: Path) -> tuple[int, int, int]:
 
 
 def merge_parts(folder: Path, before: dt.date | None = None) -> None:
-    """Makes one part of the small ones of a day and version, for callers that hold the folder; the days before a day.
+    """Merges the small parts of each day and version before a day; for callers that hold the lock.
 
-    The merged part names those it stands for and takes its place in one rename: ``held`` finishes what a kill left.
+    The metadata of the merged part names the parts that it replaces. If the process is killed before they are removed,
+    the next ``lock_store`` removes them.
     """
     groups: dict[tuple[dt.date, int], list[LogPart]] = defaultdict(list)
     unconverted = {path.stem for path in segments.list_segments(folder)}
@@ -211,7 +226,7 @@ def purge(folder: Path, before: dt.date) -> DeletionResult:
     Raises:
         TransientError: the disk is full or cannot be written.
     """
-    with exclusive_lock(folder):
+    with lock_store(folder):
         convert_segments(folder)
         rows = sum(
             open_part(part.path).metadata.num_rows for part in list_parts(folder, end=before - dt.timedelta(days=1))
@@ -223,15 +238,15 @@ def purge(folder: Path, before: dt.date) -> DeletionResult:
 
 
 def erase(folder: Path, column: str, value: str, first: Callable[[pa.Table], None]) -> DeletionResult:
-    """Removes every row in which a column has a value, also where the value is hashed.
+    """Removes every row in which a column has a value, whether the value is logged unmodified or hashed.
 
-    Only the parts that hold such a row are written anew, each whole or not at all; after a kill the same call goes on.
+    Only parts with such rows are rewritten, each in one rename. After an interruption, the same call can be repeated.
 
     Args:
         folder: ``predictions/<name>`` of the store.
         column: a logged column, or ``request_id``.
-        value: as a request would give it.
-        first: is given the rows (without their probabilities) before any of them is removed.
+        value: the value as in a request.
+        first: called with the matching rows (without probabilities) before any of them is removed.
 
     Raises:
         ConfigError: the column is not logged, or only as a bucket.
@@ -240,65 +255,65 @@ def erase(folder: Path, column: str, value: str, first: Callable[[pa.Table], Non
     close_segments(folder)
     if not folder.is_dir():
         return DeletionResult(0, 0)
-    with exclusive_lock(folder):
+    with lock_store(folder):
         convert_segments(folder)
         keys = HashKeys(folder / HASH_KEYS)
         masks: dict[Path, pa.Array] = {}
-        found: list[pa.Table] = []
-        ways: dict[str, set[str]] = defaultdict(set)
-        blind = 0
+        matching: list[pa.Table] = []
+        policies: dict[str, set[str]] = defaultdict(set)
+        not_searched = 0
         for part in list_parts(folder):
             file = open_part(part.path)
             for field in file.schema_arrow:
-                ways[field.name].add(_field(field).policy)
+                policies[field.name].add(_field(field).policy)
             name = column if column == "request_id" else INPUT_PREFIX + column
             if name not in file.schema_arrow.names or _field(file.schema_arrow.field(name)).policy == "bucket":
-                blind += file.metadata.num_rows
+                not_searched += file.metadata.num_rows
                 continue
-            table = file.read(columns=[each for each in file.schema_arrow.names if each != "probabilities"])
+            table = file.read(columns=[other for other in file.schema_arrow.names if other != "probabilities"])
             mask = match_rows(table, column, value, keys)
             if pc.any(mask).as_py():
                 masks[part.path] = mask
-                found.append(table.filter(mask))
-        _check_searchable(column, ways)
-        if found:
-            first(concat_tables(found))
+                matching.append(table.filter(mask))
+        _check_searchable(column, policies)
+        if matching:
+            first(concat_tables(matching))
         for path, mask in masks.items():
             _remove_rows(path, mask)
-        return DeletionResult(sum(map(len, found)), len(found), not_searched=blind)
+        return DeletionResult(sum(map(len, matching)), len(matching), not_searched=not_searched)
 
 
 def match_rows(table: pa.Table, column: str, value: str, keys: HashKeys) -> pa.Array:
-    """Which rows (n,) of a table hold a value in a column, kept as it is or hashed."""
+    """A mask (n,) of the rows in which a column has a value, whether it is logged unmodified or hashed."""
     if column == "request_id":
         return pc.equal(table[column], value)
     field = _field(table.schema.field(INPUT_PREFIX + column))
     values = table[INPUT_PREFIX + column]
-    wanted: Any
+    stored: Any  # the forms in which the log may hold the value
     if field.policy == "hash":
         text = field.reader.spell(value)
-        wanted = [] if text is None else keys.hashes(column, text)
+        stored = [] if text is None else keys.hashes(column, text)
     elif field.policy == "keep":
         read = field.reader.read(value)
-        wanted = [None if read != read else bool(read) if field.kind == "boolean" else read]  # noqa: PLR0124 - NaN
+        stored = [None if read != read else bool(read) if field.kind == "boolean" else read]  # noqa: PLR0124 - NaN
     else:
-        wanted = [value]
-    return pc.is_in(values, pa.array(wanted, values.type, from_pandas=True), skip_nulls=True)
+        stored = [value]
+    return pc.is_in(values, pa.array(stored, values.type, from_pandas=True), skip_nulls=True)
 
 
-def _check_searchable(column: str, ways: dict[str, set[str]]) -> None:
-    if not ways or column == "request_id" or ways[INPUT_PREFIX + column] & {"keep", "hash"}:
+def _check_searchable(column: str, policies: dict[str, set[str]]) -> None:
+    if not policies or column == "request_id" or policies[INPUT_PREFIX + column] & {"keep", "hash"}:
         return
     names = [
         name.removeprefix(INPUT_PREFIX)
-        for name, how in ways.items()
-        if name.startswith(INPUT_PREFIX) and how - {"bucket"}
+        for name, used in policies.items()
+        if name.startswith(INPUT_PREFIX) and used - {"bucket"}
     ]
-    coarse = "bucket" in ways[INPUT_PREFIX + column]
+    is_bucket = "bucket" in policies[INPUT_PREFIX + column]
     raise ConfigError(
-        f"{column!r} is logged as a bucket, which is nobody's own" if coarse else f"{column!r} is not logged",
+        f"{column!r} is logged as a bucket, which many values share" if is_bucket else f"{column!r} is not logged",
         where="--key",
-        remedy=f"there are: {', '.join(['request_id', *names])}",
+        remedy=f"use one of: {', '.join(['request_id', *names])}",
     )
 
 
@@ -314,11 +329,11 @@ def _remove_rows(path: Path, mask: pa.Array) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Converts a folder's finished segments and merges the parts of days that are over."""
+    """Converts the finished segments of a folder and merges the parts of past days."""
     os.nice(10)
     folder = Path(arguments[0])
     try:
-        with exclusive_lock(folder):
+        with lock_store(folder):
             convert_segments(folder)
             merge_parts(folder, before=dt.datetime.now(dt.UTC).date())
     except TowlineError as error:

@@ -27,7 +27,7 @@ from towline.prediction_log.column_storage import ARROW_TYPES, input_array, pred
 from towline.prediction_log.privacy import LoggedColumn
 
 INPUT_PREFIX = "input."  # before the name of a logged column
-REPLACED_PARTS = b"replaces"  # the names of the parts that a merged one stands for
+REPLACED_PARTS = b"replaces"  # metadata of a merged part: the names of the parts that it replaces
 MERGED_PREFIX = "merged-"
 _CHUNK_ROWS = 20_000  # rows in memory at once
 _DAY = 86_400_000_000  # microseconds
@@ -42,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 
 class LogPart(NamedTuple):
-    """A Parquet file: predictions of one version on one day, out of one segment or merged from several parts."""
+    """A Parquet file with the predictions of one version on one day, from one segment or merged from several parts."""
 
     path: Path
     day: dt.date
@@ -56,27 +56,27 @@ def read_predictions(
     end: dt.datetime | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """The predictions from ``start`` up to but not at ``end``, also those that are not in Parquet yet; in no order.
+    """The predictions from ``start`` (included) to ``end`` (excluded), in no order; also those not yet in Parquet.
 
     Args:
         folder: ``predictions/<name>`` of the store.
-        start: in UTC where it has no zone.
-        end: the same.
-        columns: only these.
+        start: earliest time; UTC if it has no time zone.
+        end: latest time, excluded; UTC if it has no time zone.
+        columns: columns to read; default: all.
 
     Returns:
         request_id (string), row (int32), time (timestamp[us, UTC]), version (int32), model (string), ``input.<name>``
         (float64, bool, string, or timestamp[us] in UTC without a zone), prediction, probabilities (list of float64).
-        What a version did not log is null; a column whose type is not the same in all versions is string.
+        A column that a version did not log is null; a column whose type differs between versions is string.
 
     Raises:
         DataError: a part cannot be read.
-        TransientError: the folder cannot be written, which its lock needs.
+        TransientError: the folder, which holds the lock file, cannot be written.
     """
     start, end = to_utc(start), to_utc(end)
     if not folder.is_dir():
         return concat_tables([], columns)
-    with exclusive_lock(folder):
+    with lock_store(folder):
         return concat_tables([table for _, table in iter_tables(folder, start, end, columns)], columns)
 
 
@@ -86,36 +86,38 @@ def iter_tables(
     end: dt.datetime | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """The same file by file, each with its path; for callers that hold the folder."""
-    wanted = None if columns is None else [*dict.fromkeys([*columns, "time"])]
+    """The same predictions as one table per file, with its path; for callers that hold the lock."""
+    needed = None if columns is None else [*dict.fromkeys([*columns, "time"])]
     for part in list_parts(folder, start and start.date(), end and end.date()):
         file = open_part(part.path)
-        have = None if wanted is None else [name for name in file.schema_arrow.names if name in wanted]
-        yield part.path, filter_time(file.read(columns=have), start, end)
+        present = None if needed is None else [name for name in file.schema_arrow.names if name in needed]
+        yield part.path, filter_time(file.read(columns=present), start, end)
     for path, _, table in iter_unconverted(folder):
-        yield path, filter_time(table if wanted is None else _select_columns(table, wanted), start, end)
+        yield path, filter_time(table if needed is None else _select_columns(table, needed), start, end)
 
 
 def iter_unconverted(
-    folder: Path, odd: list[clock_skew.ClockSkew] | None = None
+    folder: Path, skews: list[clock_skew.ClockSkew] | None = None
 ) -> Iterator[tuple[Path, tuple[dt.date, int], pa.Table]]:
-    """What is in segments alone: the segment, day and version, and a table; for callers that hold the folder.
+    """The predictions that are only in segments: path of the segment, day and version, and a table.
+
+    For callers that hold the lock.
 
     Args:
         folder: ``predictions/<name>`` of the store.
-        odd: takes what segments show of a clock that was set back.
+        skews: a list to which clock skews of the segments are added.
     """
     for path in segments.list_segments(folder):
-        order = clock_skew.ClockSkewDetector(path.stem)
-        for (day, version), table in _segment_tables(path, order):
-            if not part_path(folder, day, path.stem, version).exists():  # else a kill came before the segment went
+        detector = clock_skew.ClockSkewDetector(path.stem)
+        for (day, version), table in _segment_tables(path, detector):
+            if not part_path(folder, day, path.stem, version).exists():  # else it was converted, and not yet removed
                 yield path, (day, version), table
-        if odd is not None:
-            odd += order.skews
+        if skews is not None:
+            skews += detector.skews
 
 
 def count_unconverted(folder: Path) -> Counter[dt.date]:
-    """Rows by day of what is in segments alone; for callers that do not hold the folder."""
+    """Number of rows by day that are only in segments; for callers that do not hold the lock."""
     count: Counter[dt.date] = Counter()
     for path in segments.list_segments(folder):
         rows: Counter[tuple[dt.date, int]] = Counter()
@@ -128,7 +130,7 @@ def count_unconverted(folder: Path) -> Counter[dt.date]:
                 record = orjson.loads(line) if line.endswith(b"\n") else {}
                 if "of" in record:
                     rows[_day_and_version((record["at"] // _DAY, record["of"]))] += len(record["rows"])
-            except (ValueError, KeyError, TypeError):  # the disk's doing
+            except (ValueError, KeyError, TypeError):  # a damaged line
                 continue
         for (day, version), written in rows.items():
             if not part_path(folder, day, path.stem, version).exists():
@@ -138,14 +140,14 @@ def count_unconverted(folder: Path) -> Counter[dt.date]:
 
 def list_parts(folder: Path, start: dt.date | None = None, end: dt.date | None = None) -> list[LogPart]:
     """The parts of the days from ``start`` to ``end``, both included, in order."""
-    found = []
+    parts = []
     for path in sorted(folder.glob("day=*/part-*.parquet")):
-        named = _PART_NAME.fullmatch(path.name)
-        if named:
+        match = _PART_NAME.fullmatch(path.name)
+        if match:
             day = dt.date.fromisoformat(path.parent.name.removeprefix("day="))
             if (start is None or day >= start) and (end is None or day <= end):
-                found.append(LogPart(path, day, int(named[2]), named[1]))
-    return found
+                parts.append(LogPart(path, day, int(match[2]), match[1]))
+    return parts
 
 
 def part_path(folder: Path, day: dt.date, source: str, version: int) -> Path:
@@ -153,10 +155,10 @@ def part_path(folder: Path, day: dt.date, source: str, version: int) -> Path:
 
 
 def open_part(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
-    """A part to read from, columns of text as dictionaries where they are named in ``levels``.
+    """Opens a part; the text columns named in ``levels`` are read as Arrow dictionaries.
 
     Raises:
-        DataError: it is no whole Parquet file.
+        DataError: it is not a complete Parquet file.
     """
     try:
         return pq.ParquetFile(path, read_dictionary=list(levels))
@@ -169,8 +171,8 @@ def open_part(path: Path, levels: Sequence[str] = ()) -> pq.ParquetFile:
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keeps every other process from changing the parts; first clears what a killed one left.
+def lock_store(folder: Path) -> Iterator[None]:
+    """Locks the log against changes by other processes; first removes the leftovers of an interrupted process.
 
     Raises:
         TransientError: the folder cannot be written.
@@ -187,40 +189,40 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def convert_segments(folder: Path) -> int:
-    """Turns the finished segments into parts, for callers that hold the folder; returns how many segments.
+    """Converts the finished segments to parts, for callers that hold the lock; returns the number of segments.
 
     Raises:
-        TransientError: the disk is full or cannot be written. What is not converted stays as it is.
+        TransientError: the disk is full or cannot be written. Segments that are not converted stay unchanged.
     """
     count = 0
     for path in segments.finished_segments(folder):
         with ExitStack() as stack, files.disk(folder):
             writers: dict[tuple[dt.date, int], pq.ParquetWriter] = {}
-            order = clock_skew.ClockSkewDetector(path.stem)
-            for key, table in _segment_tables(path, order):
+            detector = clock_skew.ClockSkewDetector(path.stem)
+            for key, table in _segment_tables(path, detector):
                 if key not in writers:
                     file = stack.enter_context(files.replacing(part_path(folder, key[0], path.stem, key[1])))
                     writers[key] = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writers[key].write_table(table)
         for day, _ in writers:
             files.sync(folder / f"day={day.isoformat()}")
-        clock_skew.write_skews(folder, order.skews)
+        clock_skew.write_skews(folder, detector.skews)
         files.sync(folder)
         path.unlink()
         count += 1
     return count
 
 
-def concat_tables(found: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
+def concat_tables(tables: Sequence[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
     """Tables of several versions as one: a column whose types differ becomes string."""
     types: dict[str, pa.DataType] = {}
-    names = [name for table in found for name in table.column_names if name.startswith(INPUT_PREFIX)]
+    names = [name for table in tables for name in table.column_names if name.startswith(INPUT_PREFIX)]
     for field in (*_LEADING_FIELDS, *(pa.field(name, pa.null()) for name in dict.fromkeys(names)), *_TRAILING_FIELDS):
-        kinds = {table.schema.field(field.name).type for table in found if field.name in table.column_names}
+        kinds = {table.schema.field(field.name).type for table in tables if field.name in table.column_names}
         types[field.name] = kinds.pop() if len(kinds) == 1 else pa.string() if kinds else field.type
-    wanted = [name for name in types if columns is None or name in columns]
-    schema = pa.schema([(name, types[name]) for name in wanted])
-    return pa.concat_tables([schema.empty_table(), *(_cast_table(table, schema) for table in found)]).combine_chunks()
+    selected = [name for name in types if columns is None or name in columns]
+    schema = pa.schema([(name, types[name]) for name in selected])
+    return pa.concat_tables([schema.empty_table(), *(_cast_table(table, schema) for table in tables)]).combine_chunks()
 
 
 def _cast_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -254,7 +256,7 @@ def to_utc(moment: dt.datetime | None) -> dt.datetime | None:
 
 
 class _RowBuffer:
-    """Rows of one version and day, on their way to a table."""
+    """Collects rows of one version and day for a table."""
 
     def __init__(self, head: dict[str, Any]) -> None:
         self.fields = [LoggedColumn(*field) for field in head["fields"]]
@@ -275,7 +277,7 @@ class _RowBuffer:
         count = len(record["rows"])
         probabilities = record["probabilities"] or [None] * count
         if {len(record["predictions"]), len(probabilities)} != {count} or {*map(len, record["rows"])} != {self.width}:
-            raise ValueError("not as many values as the head says")
+            raise ValueError("the number of values differs from that in the head")
         self.ids += [record["id"]] * count
         self.places += range(record["first"], record["first"] + count)
         self.times += [record["at"]] * count
@@ -301,28 +303,30 @@ class _RowBuffer:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _segment_tables(path: Path, order: clock_skew.ClockSkewDetector) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
-    """A segment's rows by day and version, in tables of a limited size; ``order`` sees them as they were written."""
+def _segment_tables(
+    path: Path, detector: clock_skew.ClockSkewDetector
+) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
+    """A segment's rows by day and version, in tables of limited size; ``detector`` observes all rows in order."""
     heads: dict[int | None, dict[str, Any]] = {}
     collected: dict[tuple[int, int], _RowBuffer] = {}
     unread = 0
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
-                break  # under way, or cut short by a kill: never counted as written
+                break  # being written, or truncated by a kill: it was never counted as written
             try:
                 record = orjson.loads(line)
                 if "of" not in record:
-                    order.observe(record.get(clock_skew.PREVIOUS_CLOCK, 0), 0)
+                    detector.observe(record.get(clock_skew.PREVIOUS_CLOCK, 0), 0)
                     heads[record.get("version")] = record
                     continue
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
                     collected[key] = _RowBuffer(heads[record["of"]])
                 collected[key].add(record)
-                order.observe(record["at"], len(record["rows"]))
+                detector.observe(record["at"], len(record["rows"]))
             except (ValueError, KeyError, TypeError):
-                unread += 1  # the disk's doing
+                unread += 1  # a damaged line
                 continue
             if len(collected[key].ids) >= _CHUNK_ROWS:
                 yield _day_and_version(key), collected[key].table()

@@ -1,7 +1,7 @@
-"""What of a request may be written down: each column kept, dropped, hashed or put into a bucket.
+"""The privacy filter decides what of a request is logged: each column is kept, dropped, hashed or put into a bucket.
 
-Hashes are HMAC-SHA256 under a key that changes each month and never leaves the store. They hide a value from whoever
-has the log without the keys; removing a month's key makes its hashes meaningless for everybody.
+Hashes are HMAC-SHA256 with a key that changes each month and never leaves the store. Without the keys, the values
+cannot be recovered from the log. After the key of a month is removed, nobody can match the hashes of that month.
 """
 
 import datetime as dt
@@ -23,15 +23,20 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import ValueFormat, ValueReader, category_name
 
 StoredType = Literal["float64", "bool", "string", "timestamp"]
-HASH_KEYS = "hash-keys"  # the folder of a model's keys, beside its segments and parts
+HASH_KEYS = "hash-keys"  # folder of a model's keys, beside its segments and parts
 BUCKETS = 10
 _STORED_TYPES: Mapping[Kind, StoredType] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
 
 
 class LoggedColumn(NamedTuple):
-    """One logged column: its kind in the contract (a key has the kind category), how it is kept, the type stored.
+    """A logged column.
 
-    ``format`` says how its values are written where they are text, as JSON.
+    Attributes:
+        name: its name in requests.
+        kind: its kind in the contract; ``category`` for a join key that is no feature.
+        policy: whether values are kept, hashed or put into a bucket.
+        stored: the type in Parquet.
+        format: how text values are parsed, as the fields of ``ValueFormat``.
     """
 
     name: str
@@ -42,12 +47,12 @@ class LoggedColumn(NamedTuple):
 
     @property
     def reader(self) -> ValueReader:
-        """Reads values of this column, whatever they came in."""
+        """Parses values of this column from JSON, CSV or Parquet."""
         return ValueReader(self.kind, ValueFormat(**self.format))
 
 
 class HashKeys:
-    """The keys of one model, ``folder/2026-11``: one a month, made by whichever process first needs it."""
+    """The hash keys of one model: a file for each month (``2026-11``), created by the first process that needs it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +62,7 @@ class HashKeys:
         """The key of a month (``2026-11``).
 
         Raises:
-            OSError: it cannot be read, or there is none and none can be made.
+            OSError: it cannot be read or created.
         """
         if month not in self._known:
             path = self.folder / month
@@ -70,22 +75,22 @@ class HashKeys:
         return month in self._known
 
     def hashes(self, column: str, text: str) -> list[str]:
-        """What a value is called under every key that is kept."""
+        """The hashes of a value with every stored key."""
         return [hash_value(month, self.month_key(month), column, text) for month in self.months()]
 
     def months(self) -> list[str]:
         return sorted(path.name for path in self.folder.glob("????-??"))
 
     def remove(self, before: dt.date) -> list[str]:
-        """Removes the keys of months that ended before a day; returns which."""
-        gone = [month for month in self.months() if month < _month(before)]
-        for month in gone:
+        """Removes the keys of months that ended before a day; returns the months."""
+        removed = [month for month in self.months() if month < _month(before)]
+        for month in removed:
             (self.folder / month).unlink(missing_ok=True)
             self._known.pop(month, None)
-        return gone
+        return removed
 
     def _make(self, path: Path) -> None:
-        for folder in (self.folder.parent, self.folder):  # not the mode of parents that mkdir makes by itself
+        for folder in (self.folder.parent, self.folder):  # mkdir(parents=True) ignores the mode for parents
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self.folder / f".{path.name}.{secrets.token_hex(8)}"
         try:
@@ -94,7 +99,7 @@ class HashKeys:
                 file.write(secrets.token_bytes(32))
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, path)  # fails where another process was first
+            os.link(draft, path)  # fails if another process was first
         except FileExistsError:
             pass
         finally:
@@ -102,13 +107,13 @@ class HashKeys:
 
 
 def hash_value(month: str, key: bytes, column: str, text: str) -> str:
-    """A value's name in the log, which tells the key but neither the value nor that another column holds it."""
+    """The hash of a value, with the month of its key; equal values of two columns have different hashes."""
     message = f"{column}\0{text}".encode("utf-8", "surrogatepass")
     return f"{month}:{hmac.digest(key, message, 'sha256')[:16].hex()}"
 
 
 class PrivacyFilter:
-    """How the rows of one release are logged; ``fields`` are the columns that are, in their order."""
+    """Applies the logging policies of one release to rows; ``fields`` are the logged columns in their order."""
 
     def __init__(
         self, contract: Contract, privacy: PrivacyConfig, profile: Mapping[str, Any] | None, keys: HashKeys
@@ -122,54 +127,56 @@ class PrivacyFilter:
         fields: list[LoggedColumn] = []
         names = [name for name in columns if privacy.of(name) != "drop"]
         for place, name in enumerate([*names, *(key for key in privacy.join_on if key not in columns)]):
-            column, kept = columns.get(name), privacy.of(name)
+            column, policy = columns.get(name), privacy.of(name)
             kind, reader = (column.kind, column.reader) if column else ("category", ValueReader("category"))
-            if kept == "bucket" and kind == "boolean":
-                kept = "keep"  # two values are as coarse as it gets
-            if kept == "hash":
+            if policy == "bucket" and kind == "boolean":
+                policy = "keep"  # two values cannot be grouped further
+            if policy == "hash":
                 self._hashed.append((place, name, reader))
-            elif kept == "bucket":
+            elif policy == "bucket":
                 self._buckets.append((place, _bucket_function(reader, facts.get(name, {}), *ranges[name])))
-            stored = _STORED_TYPES.get(kind, "string") if kept == "keep" else "string"
-            fields.append(LoggedColumn(name, kind, kept, stored, reader.format.model_dump(exclude_defaults=True)))
+            stored = _STORED_TYPES.get(kind, "string") if policy == "keep" else "string"
+            fields.append(LoggedColumn(name, kind, policy, stored, reader.format.model_dump(exclude_defaults=True)))
         self.fields = tuple(fields)
         self._features = _row_getter(names)
         self._extra = [field.name for field in fields[len(names) :]]
 
     def needs_no_file(self, at: float) -> bool:
-        """Whether ``apply`` needs no file for rows of this time."""
+        """Whether ``filter_rows`` needs to read no key file for rows of this time."""
         return not self._hashed or self._keys.is_cached(_month(dt.datetime.fromtimestamp(at, dt.UTC)))
 
     def filter_rows(self, rows: Iterable[Mapping[str, Any]], at: float) -> list[list[Any]]:
-        """What may be written of rows that the release has answered; ``at`` is the time of it, in seconds since 1970.
+        """The values to log for rows that were predicted.
 
-        Kept values are as they came: the log's reader makes them canonical.
+        Kept values are not parsed here; ``column_storage`` makes them canonical on conversion to Parquet.
+
+        Args:
+            rows: the rows of a request.
+            at: time of the prediction, in seconds since 1970.
 
         Raises:
-            OSError: a column is to be hashed and there is no key.
+            OSError: a column must be hashed and the key cannot be read or created.
         """
         month = _month(dt.datetime.fromtimestamp(at, dt.UTC)) if self._hashed else ""
         key = self._keys.month_key(month) if month else b""
-        found = []
+        filtered = []
         for row in rows:
-            values = [
-                *self._features(row),
-                *(category_name(row.get(name)) for name in self._extra),
-            ]  # a key may be anything
+            # a join key may have any JSON type
+            values = [*self._features(row), *(category_name(row.get(name)) for name in self._extra)]
             for place, name, reader in self._hashed:
                 text = reader.spell(values[place])
                 values[place] = None if text is None else hash_value(month, key, name, text)
             for place, bucket in self._buckets:
                 values[place] = bucket(values[place])
-            found.append(values)
-        return found
+            filtered.append(values)
+        return filtered
 
 
 def read_privacy_filter(directory: Path, contract: Contract, keys: HashKeys) -> PrivacyFilter:
-    """The policy of a release, from its own config.
+    """The privacy filter of a release, from the config inside it.
 
     Raises:
-        OSError, ValueError, TowlineError: the release holds no config or profile that can be read.
+        OSError, ValueError, TowlineError: the config or the profile in the release cannot be read.
     """
     path = directory / "config.yaml"
     privacy = build_config(yaml.safe_load(path.read_bytes()), str(path)).privacy
@@ -188,7 +195,7 @@ def _row_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any
 def _bucket_function(
     reader: ValueReader, facts: Mapping[str, Any], low: float | None, high: float | None
 ) -> Callable[[Any], str | None]:
-    """A column's coarse value: a tenth of the training rows, a month, or one of the ten commonest levels."""
+    """Returns a function from value to bucket: a decile of the training rows, a month, or a frequent level."""
     if reader.kind == "datetime":
         return lambda value: _month(moment) if (moment := reader.read(value)) else None
     if reader.kind != "numeric":
@@ -212,7 +219,7 @@ def _bucket_function(
 
 
 def _month(moment: dt.date) -> str:
-    return f"{moment.year:04}-{moment.month:02}"  # a tenth of the time of %Y-%m
+    return f"{moment.year:04}-{moment.month:02}"  # takes a tenth of the time of strftime
 
 
 def _common_or_other(text: str | None, common: frozenset[str]) -> str | None:

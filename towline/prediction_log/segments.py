@@ -1,6 +1,7 @@
-"""The files a worker writes its log to, one at a time: what was flushed is whole, whatever happens next.
+"""A segment is a file of JSON lines to which one worker appends its predictions.
 
-An open segment is locked by its writer. The lock goes with the process, so a segment that nobody holds is finished.
+An open segment is locked by its writer. The lock ends with the process, so a segment without a lock is finished. Lines
+that were flushed stay complete if the process is killed.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ from pathlib import Path
 from towline.prediction_log import clock_skew
 
 FOLDER = "segments"
-ROLL = "roll"  # touched by whoever wants the open segments closed
+ROLL = "roll"  # touching this file asks the writers to close their segments
 _RETRY = 1.0  # seconds
-_BLOCK = 500  # lines that are written at once
+_BLOCK = 500  # lines per write
 
 
 class SegmentWriter:
@@ -25,14 +26,14 @@ class SegmentWriter:
 
     Args:
         folder: ``predictions/<name>`` of the store; made when the first line is written.
-        worker: names the process in its segments' names.
-        most_bytes: a segment that has grown so far is due to be closed.
-        most_seconds: the same for its age.
+        worker: name of the process; part of the names of its segments.
+        most_bytes: size at which a segment is closed.
+        most_seconds: age at which a segment is closed.
 
     Attributes:
-        waiting: rows in lines that are not written.
-        bytes: of these lines.
-        failure: why the last attempt to write failed; None after one that did not.
+        waiting: number of rows in lines that are not written yet.
+        bytes: size of the lines that are not written yet.
+        failure: error of the last attempt to write; None if it succeeded.
     """
 
     def __init__(self, folder: Path, worker: str, most_bytes: int, most_seconds: float) -> None:
@@ -52,14 +53,14 @@ class SegmentWriter:
         self._rolled = 0
 
     def add(self, version: int, head: bytes, line: bytes, rows: int) -> None:
-        """One line or several; ``head`` says what those of ``version`` hold and is written before the first of them."""
+        """Adds one or more lines; ``head`` describes the lines of ``version`` and is written once, before the first."""
         self._heads[version] = head
         self._lines.append((line, rows))
         self.waiting += rows
         self.bytes += len(line)
 
     def flush(self) -> int:
-        """Writes what was added; returns how many rows the disk took, 0 while it takes none."""
+        """Writes the added lines; returns the number of rows written, 0 while the disk fails."""
         now = time.monotonic()
         if not self._lines or (self.failure and now < self._retry):
             return 0
@@ -84,13 +85,13 @@ class SegmentWriter:
         return before - self.waiting
 
     def is_due(self) -> bool:
-        """Whether the open segment is large or old enough, was asked for, or is no longer there."""
+        """Whether to close the open segment: it is large or old, a roll was requested, or the file was removed."""
         if self._file < 0:
             return False
         return (
             self._size >= self._most_bytes
             or time.monotonic() - self._opened >= self._most_seconds
-            or self._asked() != self._rolled
+            or self._roll_request() != self._rolled
             or os.fstat(self._file).st_nlink == 0
         )
 
@@ -107,7 +108,7 @@ class SegmentWriter:
         self._file, self._headed, self._torn = -1, set(), False
 
     def has_finished(self) -> bool:
-        """Whether there are finished segments, of this process or of one that has died."""
+        """Whether there are finished segments, of this process or of one that ended."""
         return next(finished_segments(self.folder), None) is not None
 
     def _append(self, data: bytes) -> None:
@@ -131,11 +132,11 @@ class SegmentWriter:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.mkdir(exist_ok=True)
         name = f"{self._worker}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
-        draft = home / f".{name}"  # nobody may find it finished before it is locked
+        draft = home / f".{name}"  # hidden until it is locked: without a lock it would count as finished
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            rolled = self._asked()
+            rolled = self._roll_request()
             self._first = clock_skew.segment_start_line(self.folder, time.time())
             draft.rename(home / f"{name}.jsonl")
         except BaseException:
@@ -144,7 +145,7 @@ class SegmentWriter:
             raise
         self._file, self._size, self._opened, self._rolled, self._headed = file, 0, time.monotonic(), rolled, set()
 
-    def _asked(self) -> int:
+    def _roll_request(self) -> int:
         try:
             return (self.folder / ROLL).stat().st_mtime_ns
         except OSError:
@@ -157,14 +158,14 @@ def list_segments(folder: Path) -> list[Path]:
 
 
 def finished_segments(folder: Path) -> Iterator[Path]:
-    """The segments that no living process writes to."""
+    """The segments that no running process writes to."""
     for path in list_segments(folder):
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not hinder each other
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that several readers can check at once
         except BlockingIOError:
             continue
         finally:
@@ -173,5 +174,5 @@ def finished_segments(folder: Path) -> Iterator[Path]:
 
 
 def request_roll(folder: Path) -> None:
-    """Asks the living writers to close their segments: they do within about a second."""
+    """Asks the running writers to close their segments, which they do within about a second."""
     (folder / ROLL).touch()

@@ -1,4 +1,4 @@
-"""The log of what a service answered: JSON lines, written by a thread that the service never waits for."""
+"""The prediction log of a service, written as JSON lines by a background thread that requests never wait for."""
 
 import contextlib
 import datetime as dt
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from towline.inference.predictor import Model
     from towline.inference.scorer import RowPredictions
 
-_POLL_S = 0.05  # seconds between two looks at the queue
+_POLL_S = 0.05  # interval at which the queue is read
 _MAINTENANCE_S = 1.0
-_CONVERT_DELAY_S = 30.0  # a service that starts has better things to do than to tidy up
-_MAX_LINE_ROWS = 64  # rows in a line, at most
-# seconds of work before other threads get their turn, by how full the queue is: the interpreter is the service's, too
+_CONVERT_DELAY_S = 30.0  # delay of the first conversion, so that the start of a service is not slowed down
+_MAX_LINE_ROWS = 64  # most rows in a line
+# by how full the queue is: seconds of work before other threads, which answer requests, get the interpreter
 _TIME_SLICES = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
 _PAUSE_S = 0.0002
-_FLUSH_BYTES = 256_000  # bytes of lines that are written without waiting for the rest of the queue
-_MAX_PENDING_BYTES = 2_000_000  # bytes of lines that wait while the disk takes none
+_FLUSH_BYTES = 256_000  # pending bytes at which lines are written before the rest of the queue is encoded
+_MAX_PENDING_BYTES = 2_000_000  # most bytes of lines that wait while the disk fails
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
 
@@ -40,28 +40,29 @@ _Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPrediction
 
 
 class _EncodedLines:
-    """Lines of one version that are ready to be written."""
+    """Encoded lines of one version, ready to be written."""
 
     def __init__(self, head: bytes) -> None:
         self.head, self.lines, self.rows = head, list[bytes](), 0
 
 
 class PredictionLog:
-    """Takes what was answered and returns at once; a thread writes.
+    """Logs predictions: callers hand them over without waiting, and a thread writes them.
 
-    Who calls makes the line of a few rows itself, where that needs no file: the thread would have to ask for the
-    interpreter, which takes many times as long. It has the rest: many rows, a version's first, a month's first.
+    Requests of few rows are encoded by the caller, since waiting for the interpreter would take the thread much longer
+    than the encoding. The thread encodes requests of many rows, and those for which a file must be read: the first of
+    a version, and the first of a month if a column is hashed.
 
     Args:
         folder: ``predictions/<name>`` of the store; made when the first record is written.
         worker: names this process among those that write for the same model.
-        capacity: rows that may wait; what comes beyond is dropped and counted.
-        segment_bytes: a segment that has grown so far is closed.
-        segment_seconds: the same for its age.
-        convert: whether closed segments are turned into Parquet, by a process of its own.
+        capacity: rows that may wait; further rows are dropped and counted.
+        segment_bytes: size at which a segment is closed.
+        segment_seconds: age at which a segment is closed.
+        convert: whether a separate process converts closed segments to Parquet.
 
     Attributes:
-        written: rows that are in a segment. ``written``, ``drops`` and ``depth`` add up to what was sent.
+        written: number of rows that are in a segment. ``written + drops + depth`` is the number of rows sent.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class PredictionLog:
     ) -> None:
         self.folder, self.worker, self.capacity = folder, worker, capacity
         self.written = 0
-        self._sent = self._refused = 0  # by those who call
-        self._taken = self._lost = 0  # by the thread
+        self._sent = self._refused = 0  # changed by callers
+        self._taken = self._lost = 0  # changed by the thread
         self._callers = threading.Lock()
         self._queue: deque[_Record] = deque()
         self._made: dict[int, _EncodedLines] = {}
@@ -89,7 +90,7 @@ class PredictionLog:
         self._converter: subprocess.Popen[bytes] | None = None
         self._convert_at = time.monotonic() + _CONVERT_DELAY_S
         self._began, self._turn_length = 0.0, _TIME_SLICES[0][1]
-        self._tended = self._complained = self._keyless = -60.0
+        self._maintained = self._warned = self._keyless = -60.0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -100,20 +101,20 @@ class PredictionLog:
 
     @property
     def drops(self) -> int:
-        """Rows that never will be: there was no room for them, or they could not be made ready."""
+        """Rows that were dropped: the queue was full, or they could not be encoded."""
         return self._refused + self._lost
 
     def write(
         self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "RowPredictions"
     ) -> None:
-        """Returns soon; what the references lead to must not be changed. Never waits for the disk, never raises."""
+        """Logs a request. Never waits for the disk and never raises. The caller must not change the arguments later."""
         count, record, line = len(rows), (request_id, at, model, rows, answer), None
         if count <= _MAX_LINE_ROWS and self._encoder.ready(model, at):
-            with contextlib.suppress(Exception):  # the thread will meet it again, and say so
+            with contextlib.suppress(Exception):  # the thread gets the same error and reports it
                 line = self._encoder.line(record, 0, rows)
         with self._callers:
             waiting = self._sent - self._taken
-            # a request of more rows than fit is taken when nothing else waits
+            # a request with more rows than the capacity is accepted if nothing else waits
             if (waiting and waiting + count > self.capacity) or self._closing.is_set():
                 self._refused += count
                 return
@@ -127,7 +128,7 @@ class PredictionLog:
                 made.rows += count
 
     def close(self, timeout: float = 10.0) -> None:
-        """Writes what waits and ends the thread; what the disk has not taken after ``timeout`` seconds is dropped."""
+        """Writes the waiting rows and ends the thread; rows not written after ``timeout`` seconds are dropped."""
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout + 1.0)
@@ -148,20 +149,21 @@ class PredictionLog:
     def _turn(self) -> None:
         try:
             now = time.monotonic()
-            tend = now - self._tended >= _MAINTENANCE_S
-            due = tend and self._segments.is_due()  # asked first: what was sent before is in the segment that is closed
+            maintain = now - self._maintained >= _MAINTENANCE_S
+            # checked before the queue is drained: the closed segment then holds all rows sent before the request
+            due = maintain and self._segments.is_due()
             self._drain()
             if self._segments.failure:
-                self._complain(self._segments.failure)
+                self._warn(self._segments.failure)
             if due:
                 self._segments.roll()
                 self._convert_at = now
-            if tend:
-                self._tended = now
+            if maintain:
+                self._maintained = now
                 if now >= self._convert_at:
                     self._convert()
-        except Exception as error:  # noqa: BLE001 - the service goes on, and so does its log
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - the thread must survive any error
+            self._warn(error)
 
     def _drain(self) -> None:
         self._began = time.perf_counter()
@@ -170,7 +172,7 @@ class PredictionLog:
         for _ in range(len(self._queue)):
             record = self._queue.popleft()
             if self._segments.bytes > _MAX_PENDING_BYTES or time.monotonic() < self._keyless:
-                # not left in the queue: Python's collector would go through it again and again
+                # dropped now: a long queue slows down Python's garbage collector
                 self._taken += len(record[3])
                 self._lost += len(record[3])
                 continue
@@ -192,18 +194,18 @@ class PredictionLog:
             self._taken += len(part)
             try:
                 self._segments.add(*self._encoder.line(record, first, part), len(part))
-            except Exception as error:  # noqa: BLE001 - no policy, no log: counted
+            except Exception as error:  # noqa: BLE001 - without a privacy filter nothing may be logged; the rows are counted
                 self._lost += len(part)
-                if isinstance(error, OSError):  # no key to hash with: not tried again for each row
+                if isinstance(error, OSError):  # no hash key: do not retry for each row
                     self._keyless = time.monotonic() + _MAINTENANCE_S
-                self._complain(error)
+                self._warn(error)
             if time.perf_counter() - self._began > self._turn_length:
                 self._rest()
 
     def _rest(self) -> None:
         share = (self._sent - self._taken) / self.capacity
         self._turn_length = next((seconds for most, seconds in _TIME_SLICES if share < most), _TIME_SLICES[-1][1])
-        time.sleep(_PAUSE_S if share < _TIME_SLICES[0][0] else 0)  # 0: whoever waits for the interpreter goes first
+        time.sleep(_PAUSE_S if share < _TIME_SLICES[0][0] else 0)  # 0: only lets waiting threads run
         self._began = time.perf_counter()
 
     def _convert(self) -> None:
@@ -211,22 +213,22 @@ class PredictionLog:
             self._convert_at = float("inf")
             return
         if self._converter is not None and self._converter.poll() is None and not self._closing.is_set():
-            return  # tried again a second later
+            return  # try again a second later
         command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(self.folder)]
         quiet = subprocess.DEVNULL
         try:
             self._converter = subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)
-        except OSError as error:  # no room for another process: the segments stay, and are converted later
-            self._complain(error)
+        except OSError as error:  # no process can be started: convert the segments later
+            self._warn(error)
             self._convert_at = time.monotonic() + _CONVERT_DELAY_S
             return
         self._convert_at = float("inf")
 
-    def _complain(self, error: Exception) -> None:
-        """At most once a minute, and never with a value in it."""
+    def _warn(self, error: Exception) -> None:
+        """Logs a warning at most once a minute, without any logged value."""
         now = time.monotonic()
-        if now - self._complained >= 60.0:
-            self._complained = now
+        if now - self._warned >= 60.0:
+            self._warned = now
             reason = error.strerror if isinstance(error, OSError) else type(error).__name__
             _logger.warning(
                 "predictions are not logged: %s; waiting %d, dropped %d, in %s",
@@ -235,19 +237,19 @@ class PredictionLog:
 
 
 class _Encoder:
-    """Makes lines of answered rows. A line names its version, whose fields the version's head lists."""
+    """Encodes predictions as lines. A line names its version; the head of the version lists the columns."""
 
     def __init__(self, keys: HashKeys) -> None:
         self._keys = keys
         self._known: dict[Path, tuple[PrivacyFilter, bytes]] = {}
 
     def ready(self, model: "Model", at: float) -> bool:
-        """Whether a line of this model can be made without a look at any file."""
+        """Whether a line of this model can be encoded without reading a file."""
         known = self._known.get(model.directory)
         return known is not None and known[0].needs_no_file(at)
 
     def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
-        """The version, its head, and a line: ``rows`` are those of the record from ``first`` on."""
+        """The version, its head, and a line with ``rows``, which are part of the record from row ``first`` on."""
         request_id, at, model, _, answer = record
         policy, head = self._known.get(model.directory) or self._read(model)
         end = first + len(rows)
@@ -282,14 +284,14 @@ def _prediction_type(classes: "Sequence[Label]") -> str:
 
 
 def _json_default(value: Any) -> Any:
-    """What JSON has no word for, as a text of the same meaning."""
-    if isinstance(value, dt.datetime):  # pandas' own
+    """A value that JSON cannot represent, as text."""
+    if isinstance(value, dt.datetime):  # includes pandas timestamps
         return None if is_blank(value) else str(value)
     return category_name(value) if not isinstance(value, Decimal) else str(value)
 
 
 def _replace_unencodable(value: Any) -> Any:
-    """The same record without integers beyond 64 bits and halves of surrogate pairs."""
+    """The record with integers beyond 64 bits as text, and without unpaired surrogates."""
     if isinstance(value, dict):
         return {key: _replace_unencodable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The container image of a release: built, tried and only then named."""
+"""Container images of releases: an image is built, gets a smoke test, and is tagged only if the test passes."""
 
 import gzip
 import io
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("towline.steps")
 _LABEL = "io.towline"
 _START_TIMEOUT_S = 60  # seconds until a container must be ready
-_STALE_S = 900  # seconds after which a container that tries an image belongs to a run that was killed
+_STALE_S = 900  # seconds after which the container of a smoke test is a leftover of a killed run
 _MEMORY = "1g"
-_REMEDY = "read the lines above; the release itself is whole, so the same command may be given again"
+_REMEDY = "correct the error in the lines above, then run the same command again; the release is not affected"
 
 
 class ReleaseImage(Frozen):
-    """An image of a release. ``id`` is the digest of its configuration, which names every layer by its own.
+    """An image of a release.
 
     Attributes:
-        tag: what it is called: the model and its release's folder.
-        release: the digest of the release in it.
-        digest: of the manifest that a registry holds; empty until it is pushed.
-        bytes: of all its layers. base: of these, those of the base image.
-        rows: how many probe rows a container of it answered as the release does.
-        seconds: from its start until it was ready.
+        tag: its tag, from the repository and the folder name of the release.
+        id: digest of the image configuration, which contains the digests of all layers.
+        release: digest of the release in it.
+        digest: digest of the image manifest in a registry; empty until the image is pushed.
+        bytes: size of all layers.
+        base: size of the layers of the base image.
+        rows: number of probe rows for which the smoke test compared predictions.
+        seconds: time from the start of the container until it was ready.
     """
 
     tag: str
@@ -58,34 +60,34 @@ class ReleaseImage(Frozen):
 
 
 def build_release_image(directory: Path, repository: str = "", digest: str = "") -> ReleaseImage:
-    """Builds the image of a release unless it is there, starts a container of it and holds its answers to the release.
+    """Builds the image of a release unless it exists, and runs a smoke test: a container must give equal predictions.
 
-    It is given its tag, ``<repository or model>:v7-<12 digits of the release>``, when it has answered. A tag that is
-    there already is never moved: if it is of this release it is tried again, else refused.
+    The image gets its tag, ``<repository or model>:v7-<12 digits of the release>``, after the smoke test. An existing
+    tag is never moved: an image of the same release is tested again, any other image is an error.
 
     Args:
         directory: the release.
-        repository: what the tag begins with, such as ``registry.example.com/team/bike-demand``; default: the model.
-        digest: of the release, as the ledger recorded it.
+        repository: repository of the tag, such as ``registry.example.com/team/bike-demand``; default: the model's name.
+        digest: digest of the release in the ledger.
 
     Raises:
-        ReleaseError: the release is not what its manifest says, the build failed, the tag is another image's, or a
-            container does not answer as the release does.
-        TransientError: no Docker engine answers; the release stays where it is.
+        ReleaseError: the release differs from its manifest, the build failed, the tag belongs to another image, or the
+            predictions of the container differ.
+        TransientError: the Docker engine does not answer; the release is not affected.
     """
     manifest = verify_release(directory)
     tag = f"{repository or manifest.name}:{manifest.folder}"
     with _docker_client(directory) as client:
-        found = _tagged_image(client, tag, manifest)
-        number = found or _build_image(client, directory, manifest)
+        existing_id = _tagged_image(client, tag, manifest)
+        image_id = existing_id or _build_image(client, directory, manifest)
         try:
-            rows, seconds = _smoke_test(client, number, directory, manifest, digest)
-            if not found and not _tagged_image(client, tag, manifest):
-                client.images.get(number).tag(*tag.rsplit(":", 1))
+            rows, seconds = _smoke_test(client, image_id, directory, manifest, digest)
+            if not existing_id and not _tagged_image(client, tag, manifest):
+                client.images.get(image_id).tag(*tag.rsplit(":", 1))
         except BaseException:
-            if not found:
-                with suppress(Exception):  # what went wrong is told, not that it could not be swept up
-                    client.images.remove(number)
+            if not existing_id:
+                with suppress(Exception):  # the first error is reported, not that of the cleanup
+                    client.images.remove(image_id)
             raise
         image = client.images.get(tag)
         base = client.images.get(f"python:{_python(manifest)}-slim-bookworm")
@@ -116,10 +118,10 @@ def _docker_client(directory: Path) -> Iterator["DockerClient"]:
     except (DockerException, RequestException) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise TransientError(
-            f"the Docker engine did not do its part: {first[:300]}" if client else "no Docker engine answers",
+            f"the Docker engine reports an error: {first[:300]}" if client else "no Docker engine answers",
             where=str(directory),
-            remedy="start Docker, or name its engine in DOCKER_HOST, and give the same command again; the release is "
-            "there, and `towline serve` answers from it without an image",
+            remedy="start Docker, or set DOCKER_HOST to the address of its engine, and run the same command again; "
+            "`towline serve` works without an image",
         ) from error
     finally:
         if client is not None:
@@ -127,7 +129,7 @@ def _docker_client(directory: Path) -> Iterator["DockerClient"]:
 
 
 def _tagged_image(client: "DockerClient", tag: str, manifest: Manifest) -> str:
-    """The id of the image that has this tag; empty where none has."""
+    """The id of the image with this tag; empty if there is none."""
     from docker.errors import ImageNotFound
 
     try:
@@ -136,9 +138,9 @@ def _tagged_image(client: "DockerClient", tag: str, manifest: Manifest) -> str:
         return ""
     if image.labels.get(f"{_LABEL}.release") != manifest.digest:
         raise ReleaseError(
-            "the tag is another image's, and a tag is never moved",
+            "another image already has this tag",
             where=tag,
-            remedy=f"see `docker image inspect {tag}`; remove it, or give --repository",
+            remedy=f"see `docker image inspect {tag}`; remove that image, or choose another tag with --repository",
         )
     return str(image.id)
 
@@ -147,19 +149,19 @@ def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) ->
     compiled = (directory / PLAN_FILE).is_file()
     if not compiled and (foreign := _unlocked_packages(manifest)):
         raise ReleaseError(
-            f"its estimator comes from {', '.join(foreign)}, which the image would not hold",
+            f"the estimator needs {', '.join(foreign)}, which the image does not contain",
             where=str(directory),
-            remedy="use the release as the base of an image of your own: docs/containers.md",
+            remedy="write your own Dockerfile for the release: docs/containers.md",
         )
     own = directory / runtime.NAME
     requirements = own.read_text("utf-8") if own.is_file() else runtime.select_lock_file(compiled=compiled)
     runtime.check_versions(requirements, manifest.libraries, compiled=compiled)
     lines: list[str] = []
-    number = ""
+    image_id = ""
     with tempfile.TemporaryFile() as context:
         _write_context(context, directory, requirements, _container_command(manifest))
         context.seek(0)
-        for told in client.api.build(
+        for message in client.api.build(
             fileobj=context,
             custom_context=True,
             encoding="gzip",
@@ -170,35 +172,35 @@ def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) ->
             buildargs={"PYTHON": _python(manifest)},
             labels=_labels(manifest),
         ):
-            for line in str(told.get("stream", "")).splitlines():
+            for line in str(message.get("stream", "")).splitlines():
                 lines.append(line)
                 if line.startswith("Step "):
                     _LOG.info("image: %s", line, extra={"step": f"image {line.split()[1]}", "status": "begin"})
-            number = told.get("aux", {}).get("ID", number)
-            if "error" in told:
+            image_id = message.get("aux", {}).get("ID", image_id)
+            if "error" in message:
                 raise ReleaseError(
-                    f"the image could not be built: {str(told['error'])[:300]}",
+                    f"the image could not be built: {str(message['error'])[:300]}",
                     where=str(directory),
                     remedy=_REMEDY,
                     details=tuple(line for line in lines if line.strip())[-15:],
                 )
-    return number
+    return image_id
 
 
 def _unlocked_packages(manifest: Manifest) -> list[str]:
-    """Packages that the model needs and no lock file of ours names."""
+    """Packages that the model needs and that are in no lock file of towline."""
     paths = [*manifest.trusted, *([manifest.estimator] if "." in manifest.estimator else [])]
     return sorted({path.partition(".")[0] for path in paths} - {"sklearn", *runtime.LIBRARIES})
 
 
 def _container_command(manifest: Manifest) -> list[str]:
-    """What a container of the image does; it has no ledger that vouches for the types in its release."""
+    """The command of the container; it has no ledger with the digest of the release, so the types are trusted here."""
     trust = [word for name in manifest.trusted for word in ("--trust", name)]
-    return ["serve", "/release", "--host", "0.0.0.0", *trust]  # noqa: S104 - the container's own network
+    return ["serve", "/release", "--host", "0.0.0.0", *trust]  # noqa: S104 - inside the container's network
 
 
 def _write_context(file: IO[bytes], directory: Path, requirements: str, command: list[str]) -> None:
-    """The build's context: the Dockerfile, the lock file, towline itself and the release, always the same bytes."""
+    """Writes the build context: the Dockerfile, the lock file, towline and the release; always the same bytes."""
     package = Path(__file__).parents[1]
     with (
         gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed,
@@ -240,17 +242,21 @@ def _python(manifest: Manifest) -> str:
 
 
 def _smoke_test(
-    client: "DockerClient", number: str, directory: Path, manifest: Manifest, digest: str
+    client: "DockerClient", image_id: str, directory: Path, manifest: Manifest, digest: str
 ) -> tuple[int, float]:
-    """Starts a container without network, rights or a writable root; returns how many rows it answered as we do."""
+    """Compares predictions of a container without network, capabilities or a writable root with those of the release.
+
+    Returns:
+        Number of compared rows, and seconds until the container was ready.
+    """
     _remove_stale_containers(client)
     container = client.containers.run(
-        number,
+        image_id,
         [*_container_command(manifest), "--insecure"],  # it has no network
         detach=True,
         network_mode="none",
         read_only=True,
-        tmpfs={"/tmp": "size=64m"},  # noqa: S108 - the container's own
+        tmpfs={"/tmp": "size=64m"},  # noqa: S108 - inside the container
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         mem_limit=_MEMORY,
@@ -260,22 +266,22 @@ def _smoke_test(
         began = time.perf_counter()
         _run_health_check(container, directory, "--wait", str(_START_TIMEOUT_S))
         seconds = round(time.perf_counter() - began, 1)
-        given = json.loads(_run_health_check(container, directory, "--rows", "/release/probe.json"))
+        response = json.loads(_run_health_check(container, directory, "--rows", "/release/probe.json"))
     finally:
         container.remove(force=True, v=True)
-    asked = json.loads((directory / "probe.json").read_bytes())["rows"]
-    ours = open_release(directory, digest=digest).predict_rows(asked)
-    for what, theirs, own in (
-        ("predictions", given.get("predictions"), ours.predictions),
-        ("probabilities", given.get("probabilities"), ours.probabilities),
+    probe_rows = json.loads((directory / "probe.json").read_bytes())["rows"]
+    expected = open_release(directory, digest=digest).predict_rows(probe_rows)
+    for what, actual, expected_values in (
+        ("predictions", response.get("predictions"), expected.predictions),
+        ("probabilities", response.get("probabilities"), expected.probabilities),
     ):
-        if json.dumps(theirs) != json.dumps(own):  # as text: to Python 1 is equal to True
+        if json.dumps(actual) != json.dumps(expected_values):  # compared as text: in Python 1 == True
             raise ReleaseError(
-                f"a container of the image gives other {what} for the {len(asked)} probe rows than the release does",
+                f"the {what} of the container differ from those of the release for the {len(probe_rows)} probe rows",
                 where=str(directory),
-                remedy="build on the processor architecture that it was trained on, with the same versions",
+                remedy="build on the processor architecture that the model was trained on, with the same versions",
             )
-    return len(asked), seconds
+    return len(probe_rows), seconds
 
 
 def _run_health_check(container: "Container", directory: Path, *words: str) -> str:
@@ -283,20 +289,20 @@ def _run_health_check(container: "Container", directory: Path, *words: str) -> s
     if code == 0:
         return str((output[0] or b"").decode())
     container.reload()
-    said = container.logs(tail=15).decode("utf-8", "replace").splitlines()
+    log_lines = container.logs(tail=15).decode("utf-8", "replace").splitlines()
     raise ReleaseError(
-        f"a container of the image {'did not get ready' if '--wait' in words else 'did not answer the probe rows'}",
+        f"a container of the image {'did not become ready' if '--wait' in words else 'did not answer the probe rows'}",
         where=str(directory),
-        remedy=f"its last lines are above; it was {container.status}",
-        details=tuple(said),
+        remedy=f"read the last lines of its log above; the container was {container.status}",
+        details=tuple(log_lines),
     )
 
 
 def _remove_stale_containers(client: "DockerClient") -> None:
-    """Removes containers of runs that were killed while they tried an image."""
+    """Removes the containers that killed runs left during a smoke test."""
     from docker.errors import DockerException
 
-    for left in client.containers.list(all=True, filters={"label": f"{_LABEL}.trial"}):
-        if time.time() - int(left.labels[f"{_LABEL}.trial"]) > _STALE_S:
+    for container in client.containers.list(all=True, filters={"label": f"{_LABEL}.trial"}):
+        if time.time() - int(container.labels[f"{_LABEL}.trial"]) > _STALE_S:
             with suppress(DockerException):
-                left.remove(force=True, v=True)
+                container.remove(force=True, v=True)

@@ -41,7 +41,7 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TOWLINE_STORE", str(store))
     create_key(store, "shop", ["predict"], None)
     answer(sample_store, range(20))
-    with parquet_store.exclusive_lock(store / "predictions" / MODEL):
+    with parquet_store.lock_store(store / "predictions" / MODEL):
         parquet_store.convert_segments(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
     artifacts.mkdir(parents=True)

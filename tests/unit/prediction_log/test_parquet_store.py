@@ -50,7 +50,7 @@ def moment(day: int, hour: int) -> dt.datetime:
 
 
 def convert(folder: Path) -> int:
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         return parquet_store.convert_segments(folder)
 
 
@@ -205,7 +205,7 @@ def test_merging(folder: Path, releases: Callable[..., FakeRelease]) -> None:
         fill(folder, two, range(start + 60, start + 80), HOUR / 100)
     convert(folder)
     before = parquet_store.read_predictions(folder).sort_by("request_id")
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         maintenance.merge_parts(folder, before=dt.date(2026, 10, 1))
     assert Counter((part.day.day, part.version) for part in parquet_store.list_parts(folder)) == {
         (30, 1): 1, (30, 2): 1, (1, 1): 3, (1, 2): 1, (2, 1): 1,

@@ -185,7 +185,7 @@ def test_one_tensor_does_not_do_for_texts(service: RunningService) -> None:
     document = {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]}
     answer = service.client.post(INFER, document)
     assert answer.status_code == 422
-    assert "one named input a column" in answer.json()["detail"]
+    assert "one named input per column" in answer.json()["detail"]
 
 
 def test_the_models_own_description(service: RunningService) -> None:
@@ -285,9 +285,9 @@ def test_every_number_of_bytes(numbers: RunningService, datatype: str) -> None:
 EIGHT = b"\0" * 8
 BAD_BINARY = {
     "too short": ({"inputs": [raw("size", [1], "FP64", EIGHT)]}, b"\0" * 4, "beyond the end"),
-    "too long": ({"inputs": [raw("size", [1], "FP64", EIGHT)]}, b"\0" * 12, "behind the last"),
-    "nobody's": ({"inputs": [tensor("size", [1.0], "FP64")]}, b"\0", "behind the last"),
-    "no inputs": ({}, b"\0", "behind the last"),
+    "too long": ({"inputs": [raw("size", [1], "FP64", EIGHT)]}, b"\0" * 12, "after the last"),
+    "nobody's": ({"inputs": [tensor("size", [1.0], "FP64")]}, b"\0", "after the last"),
+    "no inputs": ({}, b"\0", "after the last"),
     "negative": (
         {"inputs": [{**raw("size", [1], "FP64", b""), "parameters": {"binary_data_size": -8}}]},
         b"",
@@ -298,12 +298,12 @@ BAD_BINARY = {
         b"",
         "beyond",
     ),
-    "half a number": ({"inputs": [raw("size", [1], "FP64", b"\0" * 9)]}, b"\0" * 9, "whole number"),
-    "other shape": ({"inputs": [raw("size", [2], "FP64", EIGHT)]}, EIGHT, "not of its shape"),
+    "half a number": ({"inputs": [raw("size", [1], "FP64", b"\0" * 9)]}, b"\0" * 9, "not a multiple"),
+    "other shape": ({"inputs": [raw("size", [2], "FP64", EIGHT)]}, EIGHT, "not have the given shape"),
     "no datatype": ({"inputs": [raw("size", [1], "FP65", EIGHT)]}, EIGHT, "datatype"),
-    "long text": ({"inputs": [raw("size", [1], "BYTES", b"\xff\0\0\0a")]}, b"\xff\0\0\0a", "longer than its tensor"),
-    "half a length": ({"inputs": [raw("size", [1], "BYTES", b"\1\0")]}, b"\1\0", "no texts"),
-    "no UTF-8": ({"inputs": [raw("size", [1], "BYTES", b"\1\0\0\0\xff")]}, b"\1\0\0\0\xff", "no texts"),
+    "long text": ({"inputs": [raw("size", [1], "BYTES", b"\xff\0\0\0a")]}, b"\xff\0\0\0a", "beyond its tensor"),
+    "half a length": ({"inputs": [raw("size", [1], "BYTES", b"\1\0")]}, b"\1\0", "not texts"),
+    "no UTF-8": ({"inputs": [raw("size", [1], "BYTES", b"\1\0\0\0\xff")]}, b"\1\0\0\0\xff", "not texts"),
     "NUL": ({"inputs": [raw("size", [1], "BYTES", b"\1\0\0\0\0")]}, b"\1\0\0\0\0", "NUL"),
 }
 
@@ -362,16 +362,16 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
     "inputs an object": (INFER, {"inputs": {}}, '"inputs"'),
     "input no object": (INFER, {"inputs": [1]}, "inputs[0] is not an object"),
     "input no name": (INFER, with_input(name=None), "inputs[0] has no name"),
-    "input twice": (INFER, with_input(name="kind"), "inputs[1] has the name"),
+    "input twice": (INFER, with_input(name="kind"), "inputs[1] has the same name"),
     "no shape": (INFER, with_input(shape=None), "inputs[0]: the shape"),
     "empty shape": (INFER, with_input(shape=[]), "inputs[0]: the shape"),
     "negative shape": (INFER, with_input(shape=[-1]), "inputs[0]: the shape"),
     "shape of floats": (INFER, with_input(shape=[3.0]), "inputs[0]: the shape"),
     "shape of flags": (INFER, with_input(shape=[True]), "inputs[0]: the shape"),
-    "wrong shape": (INFER, with_input(shape=[2, 1]), "inputs[0]: the data is not of its shape"),
+    "wrong shape": (INFER, with_input(shape=[2, 1]), "inputs[0]: the data does not have"),
     "wide shape": (INFER, with_input(shape=[3, 2], data=[1.0] * 6), "not [n] or [n, 1]"),
-    "nested otherwise": (INFER, with_input(data=[[1.0, 2.0], [3.0]]), "inputs[0]: the data is not of its shape"),
-    "too deeply nested": (INFER, with_input(data=[[[1.0]], [[2.0]], [[3.0]]]), "the data is not of its shape"),
+    "nested otherwise": (INFER, with_input(data=[[1.0, 2.0], [3.0]]), "inputs[0]: the data does not have"),
+    "too deeply nested": (INFER, with_input(data=[[[1.0]], [[2.0]], [[3.0]]]), "not have the given shape"),
     "other number of rows": (INFER, with_input(shape=[1, 1], data=[1.0]), "the same number of rows"),
     "no datatype": (INFER, with_input(datatype=None), "inputs[0]: the datatype"),
     "unknown datatype": (INFER, with_input(datatype="FP128"), "inputs[0]: the datatype"),
@@ -379,8 +379,8 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
     "unknown content type": (INFER, with_input(parameters={"content_type": "base64"}), "inputs[0]: the content_type"),
     "no data": (INFER, with_input(data=None), "inputs[0]: data is not a list"),
     "text for a number": (INFER, with_input(data=["a", 1, 2]), "not FP64"),
-    "unknown output": (INFER, {**PANDAS, "outputs": [{"name": "x"}]}, "outputs names"),
-    "outputs no list": (INFER, {**PANDAS, "outputs": 1}, "outputs names"),
+    "unknown output": (INFER, {**PANDAS, "outputs": [{"name": "x"}]}, "outputs holds a name"),
+    "outputs no list": (INFER, {**PANDAS, "outputs": 1}, "outputs holds a name"),
     "id no text": (INFER, {**PANDAS, "id": 1}, "id is not"),
     "id too long": (INFER, {**PANDAS, "id": "x" * 129}, "id is not"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A plan on disk: its tables as NumPy arrays, the rest as JSON; nothing in it is ever executed."""
+"""The file format of a plan: tables as NumPy arrays, the rest as JSON. Reading it never executes code."""
 
 import dataclasses
 import json
@@ -28,16 +28,16 @@ from towline.inference.compiled.plan import (
 
 PLAN_FILE = "plan.npz"
 FORMAT = 2
-#: the scorers of a plan by the name that the file, the certificate and the model card give them
+#: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
 
 
 def write_plan(plan: Plan, file: IO[bytes]) -> None:
-    """Writes a plan; equal plans give equal bytes."""
+    """Writes a plan; equal plans are written as equal bytes."""
     arrays: dict[str, np.ndarray] = {}
     slots: list[dict[str, Any]] = []
 
-    def keep(slot: FeatureLookup, **tables: np.ndarray | None) -> None:
+    def add_slot(slot: FeatureLookup, **tables: np.ndarray | None) -> None:
         at = len(slots)
         slots.append(_lookup_document(slot))
         if isinstance(slot, NumericLookup):
@@ -47,16 +47,16 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
     scorer, extra = plan.scorer, {}
     if isinstance(scorer, LinearSum):
         for share in scorer.shares:
-            keep(share.slot, rows=share.rows, slope=share.slope)
+            add_slot(share.slot, rows=share.rows, slope=share.slope)
     elif isinstance(scorer, BitmaskForest):
         arrays["leaves"] = scorer.leaves
         for slot, masks in scorer.masks:
-            keep(slot, masks=masks)
+            add_slot(slot, masks=masks)
     elif isinstance(scorer, TraversedForest):
         arrays |= scorer.nodes._asdict()
         extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
         for vector in scorer.vectors:
-            keep(vector.slot, at=vector.at, rows=vector.rows)
+            add_slot(vector.slot, at=vector.at, rows=vector.rows)
     arrays["start"] = scorer.start  # type: ignore[attr-defined]
     described = {
         "format": FORMAT,
@@ -70,10 +70,10 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """Reads a plan whose digest has been checked.
+    """Reads a plan; its digest must have been checked.
 
     Raises:
-        ReleaseError: it is not a plan of this format.
+        ReleaseError: the file is not a plan of this format.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -92,7 +92,7 @@ def read_plan(path: Path) -> Plan:
 def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScorer:
     if raw["format"] != FORMAT:
         raise ValueError(f"format {raw['format']}, not {FORMAT}")
-    slots = [_read_lookup(one, arrays.get(f"cuts.{at}")) for at, one in enumerate(raw["slots"])]
+    slots = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
     start = arrays["start"]
     if raw["scorer"] == "linear":
         shares = [LinearTerm(slot, arrays[f"rows.{at}"], arrays.get(f"slope.{at}")) for at, slot in enumerate(slots)]

@@ -1,4 +1,7 @@
-"""From a fitted pipeline to a plan: each block of the preprocessing is asked what it makes of each value."""
+"""The compiler turns a fitted pipeline into a plan.
+
+It fills the tables of the plan by calling each transformer of the preprocessing with every value that matters.
+"""
 
 import dataclasses
 from bisect import bisect_left
@@ -49,16 +52,16 @@ _LINKS: dict[str, LinkFunction] = {
     "LogitLink": "expit",
     "MultinomialLogit": "softmax",
 }
-MAX_MASK_BYTES = 64 * 2**20  # bytes of masks; larger ensembles are walked
+MAX_MASK_BYTES = 64 * 2**20  # bytes of masks; larger ensembles become a TraversedForest
 
 
 class NotCompiledError(Exception):
-    """A pipeline has a part that no plan is made of; says which."""
+    """A part of the pipeline cannot be compiled; the message names it."""
 
 
 @dataclass(frozen=True)
 class EncodedColumn:
-    """A slot and the design columns ``at`` that its table fills; a number's first row is ``[0, indicator]``."""
+    """A slot and the design columns ``at`` that its table fills; the first row of a number is ``[0, indicator]``."""
 
     slot: FeatureLookup
     at: np.ndarray
@@ -68,7 +71,7 @@ class EncodedColumn:
 
 @dataclass(frozen=True)
 class _Tree:
-    """One tree; ``values`` (nodes, width), children of a leaf are -1."""
+    """One tree: ``values`` are (nodes, width), the children of a leaf are -1."""
 
     feature: np.ndarray
     threshold: np.ndarray
@@ -83,14 +86,14 @@ class _Tree:
 
 
 def compile_plan(model: Any, contract: Contract) -> Plan:
-    """The plan of a fitted model of ours.
+    """Compiles a fitted model to a plan.
 
     Args:
-        model: as ``estimators.build`` makes it.
-        contract: whose canonical features it takes.
+        model: a fitted model, as ``estimators.build`` creates it.
+        contract: the contract of its features.
 
     Raises:
-        NotCompiledError: the pipeline has a part that no plan is made of.
+        NotCompiledError: a part of the pipeline cannot be compiled.
     """
     pipeline = model.pipeline if isinstance(model, Classifier) else model
     if not isinstance(pipeline, Pipeline) or list(pipeline.named_steps) != ["prepare", "estimate"]:
@@ -103,7 +106,7 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     if type(estimator) in _LINEAR:
         return Plan(_compile_linear(estimator, blocks), _output_transform(model, estimator, contract, "identity"))
     if type(estimator) in _FORESTS:
-        trees = [_sklearn_tree(one.tree_) for one in estimator.estimators_]
+        trees = [_sklearn_tree(fitted.tree_) for fitted in estimator.estimators_]
         start = np.zeros(trees[0].values.shape[1])
         return Plan(
             _compile_traversal(start, blocks, width, trees, single=True),
@@ -115,7 +118,7 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         link = _LINKS.get(type(estimator._loss.link).__name__)
         if link is None:
             raise NotCompiledError(f"the loss {estimator.loss!r}")
-        trees = [_boosted_tree(one.nodes) for round_ in estimator._predictors for one in round_]
+        trees = [_boosted_tree(predictor.nodes) for iteration in estimator._predictors for predictor in iteration]
         start = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel()
         fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
         nodes = sum(len(tree.leaf) for tree in trees)
@@ -146,7 +149,7 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
 def _encoded_columns(
     group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]
 ) -> Iterator[EncodedColumn]:
-    """What one transformer of the ColumnTransformer makes of each of its columns."""
+    """The encoded columns of one transformer of the ColumnTransformer."""
     name, transformer, columns = group
     if name == "remainder" or not len(columns):
         return
@@ -225,7 +228,7 @@ def _compile_linear(estimator: Any, blocks: Sequence[EncodedColumn]) -> LinearSu
     shares = []
     for block in blocks:
         of = weights[:, block.at].T
-        if block.number:  # the value's own share is the slope; in row 0 its place is taken by nothing
+        if block.number:  # the slope covers the value, so row 0 holds 0 in its column
             rest = block.rows.copy()
             rest[0, 0] = 0.0
             shares.append(LinearTerm(block.slot, rest @ of, of[0]))
@@ -263,7 +266,7 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[EncodedColumn], trees:
     cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
     for number, tree in enumerate(trees):
         count = 0
-        spans: dict[int, tuple[int, int]] = {}  # of each node, the leaves below it
+        spans: dict[int, tuple[int, int]] = {}  # node → range of the leaves below it
         for node in _postorder(tree):
             if tree.leaf[node]:
                 leaves[number, count] = tree.values[node, 0]
@@ -288,7 +291,7 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[EncodedColumn], trees:
 def _lookup_masks(
     block: EncodedColumn, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
 ) -> tuple[FeatureLookup, np.ndarray]:
-    """The masks of one slot: what each of its places leaves open of each tree."""
+    """The masks of one slot: for each row of its table, the leaves of each tree that are still reachable."""
     slot = block.slot
     if isinstance(slot, NumericLookup):
         own = cuts.get(int(block.at[0]), [])
@@ -322,8 +325,8 @@ def _postorder(tree: _Tree) -> Iterator[int]:
     """The nodes, children before their parent and left before right."""
     pending = [(0, False)]
     while pending:
-        node, seen = pending.pop()
-        if seen or tree.leaf[node]:
+        node, expanded = pending.pop()
+        if expanded or tree.leaf[node]:
             yield node
         else:
             pending += [(node, True), (int(tree.right[node]), False), (int(tree.left[node]), False)]

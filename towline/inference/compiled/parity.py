@@ -1,4 +1,7 @@
-"""The parity certificate: a compiled scorer answers as scikit-learn does, on every row tried, or it is not used."""
+"""The parity certificate records whether a compiled scorer gives the same predictions as scikit-learn.
+
+A plan is used only if it agrees with scikit-learn on every row that was compared.
+"""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -24,16 +27,16 @@ CHUNK_ROWS = 20_000
 
 
 class ParityCertificate(Frozen):
-    """What came of compiling a model.
+    """The result of compiling a model and comparing it with scikit-learn.
 
     Attributes:
-        compiled: whether the release holds a plan that answered as scikit-learn does.
-        reason: why it does not; empty where it does.
-        scorer: what kind of plan it is.
-        rows: how many rows were compared, by where they come from.
-        wrong_labels: rows with another class.
-        largest_difference: of a value (relative where it is beyond 1) or a probability.
-        identical: share of rows that are the same to the last bit.
+        compiled: whether the release holds a plan that agrees with scikit-learn.
+        reason: why it holds none; empty if it holds one.
+        scorer: kind of the plan.
+        rows: number of compared rows by source: ``train``, ``holdout``, ``generated``.
+        wrong_labels: number of rows with another class.
+        largest_difference: largest difference of a value (relative above 1) or a probability.
+        identical: share of rows with predictions that are equal to the last bit.
         tolerance: the largest difference allowed.
     """
 
@@ -56,17 +59,17 @@ class ParityCertificate(Frozen):
 def certify(
     model: Any, contract: Contract, tables: dict[str, pd.DataFrame], seed: int
 ) -> tuple[ParityCertificate, bytes]:
-    """Compiles a model and compares it with itself.
+    """Compiles a model and compares the plan with the model.
 
     Args:
-        model: fitted.
-        contract: whose features it takes.
-        tables: canonical features by where they come from: ``train``, ``holdout``. Rows ``generated`` around the
-            plan's own cuts are added.
-        seed: of the generated rows.
+        model: the fitted model.
+        contract: the contract of its features.
+        tables: canonical features by source: ``train``, ``holdout``. Generated rows around the thresholds of the plan
+            are compared too.
+        seed: seed of the generated rows.
 
     Returns:
-        The certificate, and the plan as a file; empty if it is not used.
+        The certificate, and the content of the plan file; empty if the plan is not used.
     """
     try:
         plan = compile_plan(model, contract)
@@ -86,7 +89,7 @@ def certify(
             same += int((distance == 0).sum())
             total += len(part)
     holds = wrong == 0 and largest <= TOLERANCE
-    found = ParityCertificate(
+    certificate = ParityCertificate(
         compiled=holds,
         reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
         scorer=codec.KINDS[type(plan.scorer)] if holds else "scikit-learn",
@@ -95,11 +98,11 @@ def certify(
         largest_difference=largest,
         identical=same / total,
     )
-    return found, written.getvalue() if holds else b""
+    return certificate, written.getvalue() if holds else b""
 
 
 def _differences(ours: Predictions, theirs: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
-    """Rows with another class, and how far each row (n,) is off."""
+    """The number of rows with another class, and the largest difference in each row (n,)."""
     if not contract.classes:
         truth = theirs.labels.astype(np.float64)
         apart = np.abs(ours.labels - truth) / np.maximum(1.0, np.abs(truth))
@@ -115,7 +118,7 @@ def _nan_as_inf(apart: np.ndarray) -> np.ndarray:
 
 
 def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Rows whose every cell is drawn by itself: a training value, null, unseen, extreme, or next to a cut."""
+    """Random rows; each cell is drawn independently: a training value, null, unseen, extreme or near a threshold."""
     rng = np.random.default_rng(seed)
     cuts = dict(_thresholds(plan))
     columns = {}
@@ -144,7 +147,7 @@ def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
 
 
 def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
-    """The thresholds that lie on each numeric input column, in its own units."""
+    """The thresholds of each numeric input column, in the units of the column."""
     head = plan.scorer
     if isinstance(head, BitmaskForest):
         for slot, _ in head.masks:
@@ -154,5 +157,5 @@ def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
         inner = head.nodes.kids[::2] != np.arange(len(head.nodes.feature))
         for vector in head.vectors:
             if isinstance(vector.slot, NumericLookup):
-                found = np.unique(head.nodes.threshold[inner & (head.nodes.feature == vector.at[0])])
-                yield vector.slot.column, vector.slot.unscaled(found).tolist()
+                thresholds = np.unique(head.nodes.threshold[inner & (head.nodes.feature == vector.at[0])])
+                yield vector.slot.column, vector.slot.unscaled(thresholds).tolist()

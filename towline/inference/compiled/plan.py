@@ -1,12 +1,16 @@
-"""The compiled scorer: a fitted pipeline as tables, answered with numpy alone.
+"""A plan is a fitted pipeline in the form of lookup tables, which NumPy evaluates without scikit-learn.
 
-Each input column of a model is a *slot*: its value finds a row in the slot's table. What the tables hold depends on the
-head. In ``Linear`` a row holds the column's share of the sum. In ``Bits``, which is QuickScorer (Lucchese et al., SIGIR
-2015) with its comparisons made beforehand, a row holds for each tree of at most 64 leaves which of them this column
-leaves open; the conjunction over the columns leaves one. ``Walk`` goes down larger trees node by node, all at once.
+Each input column of the model has a *slot*: a lookup from the column's value to a row of a table. What the rows hold
+depends on the scorer:
 
-Trees are summed in scikit-learn's order, so their answers are the same to the last bit. One row and many rows go
-through the same operations, so they are the same too.
+- ``LinearSum``: the term that the column adds to the weighted sum.
+- ``BitmaskForest``: for each tree, a bitmask of the leaves that are still reachable given the column's value. The AND
+  of the masks of all columns leaves one leaf per tree. This is QuickScorer (Lucchese et al., SIGIR 2015) with
+  precomputed comparisons, for trees of at most 64 leaves.
+- ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
+
+Trees are summed in scikit-learn's order, so the sums are equal to the last bit. One row and many rows go through the
+same operations, so their predictions are equal too.
 """
 
 import math
@@ -21,9 +25,9 @@ import numpy as np
 from towline.errors import DataError
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
-NULL, UNKNOWN_LEVEL = 0, 1  # rows of a level's table; of a part's, the first
-CHUNK_ROWS = 64  # rows at once: their masks then stay in the cache
-NARROW_LEAVES = 32  # leaves of trees whose masks take half of the room
+NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table row 0 is null too
+CHUNK_ROWS = 64  # rows per step: their masks fit into the CPU cache
+NARROW_LEAVES = 32  # trees with at most so many leaves need masks of 32 bits only
 
 _CALENDAR_PARTS: Mapping[str, tuple[Callable[[datetime], int], int]] = {
     "month": (lambda moment: moment.month, 1),
@@ -37,7 +41,7 @@ CALENDAR_VALUES: Mapping[str, range] = {
 
 
 class FeatureLookup(Protocol):
-    """Where a canonical value of column ``column`` stands in a table."""
+    """Maps canonical values of the input column ``column`` to row numbers of a table."""
 
     @property
     def column(self) -> int: ...
@@ -47,7 +51,7 @@ class FeatureLookup(Protocol):
 
 @dataclass(frozen=True)
 class NumericLookup:
-    """``cuts`` are ascending; place k means that k of them are below the value; null stands last."""
+    """A number: row k of the table is for values above exactly k of the ascending ``cuts``; the last is for null."""
 
     column: int
     mean: float = 0.0
@@ -55,7 +59,7 @@ class NumericLookup:
     cuts: tuple[float, ...] = ()
 
     def scaled(self, value: Any) -> Any:
-        """As StandardScaler does it, for one value or an array."""
+        """The value or array, scaled as by StandardScaler."""
         return value if self.scale is None else (value - self.mean) / self.scale
 
     def unscaled(self, value: Any) -> Any:
@@ -67,14 +71,14 @@ class NumericLookup:
         return bisect_left(self.cuts, value if self.scale is None else self.scaled(value))
 
     def indices(self, values: np.ndarray) -> np.ndarray:
-        found: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")
-        found[np.isnan(values)] = len(self.cuts) + 1
-        return found
+        rows: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")
+        rows[np.isnan(values)] = len(self.cuts) + 1
+        return rows
 
 
 @dataclass(frozen=True)
 class CategoryLookup:
-    """A category: null, unseen, then the known levels."""
+    """A category: row 0 is for null, row 1 for unknown levels, the others for the known levels."""
 
     column: int
     keys: Mapping[str | None, int]
@@ -83,13 +87,13 @@ class CategoryLookup:
         return self.keys.get(value, UNKNOWN_LEVEL)
 
     def indices(self, values: np.ndarray) -> np.ndarray:
-        found = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in values]
-        return np.array(found, dtype=np.intp)
+        rows = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in values]
+        return np.array(rows, dtype=np.intp)
 
 
 @dataclass(frozen=True)
 class CalendarLookup:
-    """A calendar part: null, then its values in order."""
+    """A calendar part of a date: row 0 is for null, the others for the part's values in order."""
 
     column: int
     part: str
@@ -101,25 +105,25 @@ class CalendarLookup:
     def indices(self, values: np.ndarray) -> np.ndarray:
         missing = np.isnat(values)
         if self.part == "month":
-            found = values.astype("datetime64[M]").astype(np.int64) % 12
+            rows = values.astype("datetime64[M]").astype(np.int64) % 12
         elif self.part == "hour":
-            found = values.astype("datetime64[h]").astype(np.int64) % 24
+            rows = values.astype("datetime64[h]").astype(np.int64) % 24
         elif self.part == "weekday":
-            found = (values.astype("datetime64[D]").astype(np.int64) + 3) % 7  # the first of 1970 was a Thursday
+            rows = (values.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
         else:
-            found = (values.astype("datetime64[D]") - values.astype("datetime64[M]")).astype(np.int64)
-        return np.where(missing, NULL, found + 1)
+            rows = (values.astype("datetime64[D]") - values.astype("datetime64[M]")).astype(np.int64)
+        return np.where(missing, NULL, rows + 1)
 
 
 class RawScorer(Protocol):
-    """The estimator: raw scores, (n, outputs), of a few canonical rows or of canonical columns."""
+    """Computes raw scores, (n, outputs), of canonical rows or of canonical columns."""
 
     def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]: ...
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
 class LinearTerm(NamedTuple):
-    """A slot's share of a sum: a row of the table; of a number ``slope × value + rows[0]``, or ``rows[1]`` if null."""
+    """What one slot adds to the sum: a row of its table; for numbers ``slope × value + rows[0]``, null ``rows[1]``."""
 
     slot: FeatureLookup
     rows: np.ndarray
@@ -127,7 +131,7 @@ class LinearTerm(NamedTuple):
 
 
 class LinearSum:
-    """A weighted sum over the columns, term by term in their order."""
+    """A linear model: a weighted sum over the columns, added in their order."""
 
     def __init__(self, start: np.ndarray, shares: Sequence[LinearTerm]) -> None:
         self.start, self.shares = start, tuple(shares)
@@ -138,9 +142,9 @@ class LinearSum:
         self._outputs = range(len(start))
 
     def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
-        return [self._one(row) for row in rows]
+        return [self._score_row(row) for row in rows]
 
-    def _one(self, row: Sequence[Any]) -> list[float]:
+    def _score_row(self, row: Sequence[Any]) -> list[float]:
         total: list[float] = self._start.copy()
         for slot, rows, slope in self._shares:
             value = row[slot.column]
@@ -169,11 +173,11 @@ class LinearSum:
 
 
 class BitmaskForest:
-    """Trees of at most 32 or 64 leaves, numbered from the left.
+    """Trees of at most 32 or 64 leaves, scored with bitmasks of leaves; leaves are numbered from the left.
 
     Args:
-        start: (outputs,) what the sums begin with.
-        masks: for each slot (its places, trees) uint32 or uint64: the leaves that stay open.
+        start: (outputs,) initial values of the sums.
+        masks: for each slot (rows of its table, trees) uint32 or uint64: the leaves that are still reachable.
         leaves: (trees, 32 or 64) values; tree t adds to output t mod outputs.
     """
 
@@ -183,7 +187,7 @@ class BitmaskForest:
         self.start, self.leaves = start, leaves
         outputs, width = len(start), leaves.shape[1]
         kind = np.uint32 if width == NARROW_LEAVES else np.uint64
-        # the sums begin with trees of one leaf each, which is always open
+        # the initial values are added as trees of one leaf each, which is always reachable
         self._flat = np.concatenate([np.pad(start[:, None], ((0, 0), (0, width - 1))), leaves]).ravel()
         self._tree = np.arange(outputs + len(leaves)) * width
         begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
@@ -213,14 +217,14 @@ class BitmaskForest:
         return total
 
     def _sum(self, mask: np.ndarray) -> np.ndarray:
-        leaf = np.bitwise_count((mask & -mask) - 1)  # the zeros below the lowest open leaf
+        leaf = np.bitwise_count((mask & -mask) - 1)  # the number of zeros below the lowest reachable leaf
         steps = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
-        total: np.ndarray = steps.cumsum(axis=1)[:, -1]  # sum() would add in pairs
+        total: np.ndarray = steps.cumsum(axis=1)[:, -1]  # sum() adds pairwise, in another order
         return total
 
 
 class DesignColumns(NamedTuple):
-    """A slot's columns ``at`` in the design matrix: the table's rows; a number stands in the first of them."""
+    """The columns ``at`` of the design matrix that one slot fills with a row of its table; a number fills the first."""
 
     slot: FeatureLookup
     at: np.ndarray
@@ -229,7 +233,7 @@ class DesignColumns(NamedTuple):
 
 
 class TreeNodes(NamedTuple):
-    """The nodes of all trees, one after the other; a leaf leads to itself.
+    """The nodes of all trees, concatenated; the children of a leaf are the leaf itself.
 
     ``kids`` holds (right, left) of each node, ``values`` (nodes, width).
     """
@@ -243,14 +247,15 @@ class TreeNodes(NamedTuple):
 
 
 class TraversedForest:
-    """Trees of any size, all at once, a level at a time.
+    """Trees of any size; all trees are traversed at once, level by level.
 
     Args:
-        start: (outputs,) what the sums begin with.
-        vectors: what the design matrix is made of.
-        width: its columns.
-        nodes: the trees; trees of a forest add a whole row of ``values``, others tree t to output t mod outputs.
-        depth: of the deepest.
+        start: (outputs,) initial values of the sums.
+        vectors: the parts of the design matrix.
+        width: number of columns of the design matrix.
+        nodes: the trees. A tree of a random forest adds a whole row of ``values``; a boosted tree t adds to output
+            t mod outputs.
+        depth: depth of the deepest tree.
         single: whether features are rounded to float32 first, as scikit-learn's forests do.
     """
 
@@ -302,11 +307,11 @@ class TraversedForest:
             with np.errstate(over="ignore"):
                 design = design.astype(np.float32)
             if np.isinf(design).any():
-                raise DataError("a number is too large for this model", where="rows", remedy="mend the value")
+                raise DataError("a number is too large for this model", where="rows", remedy="correct the value")
         flat, rows = design.ravel(), np.arange(len(design))[:, None] * self.width
         holes = bool(np.isnan(flat).any())
         at = np.repeat(roots[None, :], len(design), axis=0)
-        for _ in range(self.depth):  # take() costs half of what indexing does
+        for _ in range(self.depth):  # take() takes half the time of indexing
             value = flat.take(rows + feature.take(at))
             left = value <= threshold.take(at)
             if holes:
@@ -321,15 +326,17 @@ class TraversedForest:
 
 @dataclass(frozen=True)
 class OutputTransform:
-    """From raw scores to a value, or to a class and its probabilities.
+    """Turns raw scores into a value, or into a class and its probabilities.
 
     Attributes:
-        link: from scores to values or probabilities; ``mean`` divides by ``trees``.
-        order: for each of the model's classes, its position among the contract's.
-        classes: how many the contract has; 0 for a regression.
-        threshold: of a binary model, on the probability of model class ``positive``; None takes the likelier.
-        by_score: whether the likelier class is read off the scores, as linear models do.
-        trees: of a forest.
+        link: function from scores to values or probabilities; ``mean`` divides by ``trees``.
+        order: for each class of the model, its position among the classes of the contract.
+        classes: number of classes of the contract; 0 for a regression.
+        threshold: threshold of a binary model on the probability of its class ``positive``; None predicts the class
+            with the larger probability.
+        by_score: whether the class is decided by the largest score instead of the largest probability, as in
+            scikit-learn's linear models.
+        trees: number of trees of a random forest.
     """
 
     link: LinkFunction
@@ -347,18 +354,18 @@ class OutputTransform:
 
     def label(self, raw: Sequence[float]) -> tuple[int, list[float]]:
         """Position of the class in the contract, and the probabilities in the contract's order."""
-        found = self._probabilities(raw)
+        shares = self._probabilities(raw)
         if self.threshold is not None:
-            best = self.positive if found[self.positive] >= self.threshold else 1 - self.positive
+            best = self.positive if shares[self.positive] >= self.threshold else 1 - self.positive
         elif self.by_score and len(raw) == 1:
             best = int(raw[0] > 0)
         else:
-            best = _argmax(raw if self.by_score else found)
-        total = sum(found)
-        if self.classes == len(found):
-            return self.order[best], [share / total for share in found]
+            best = _argmax(raw if self.by_score else shares)
+        total = sum(shares)
+        if self.classes == len(shares):
+            return self.order[best], [share / total for share in shares]
         spread = [0.0] * self.classes
-        for at, share in zip(self.order, found, strict=True):
+        for at, share in zip(self.order, shares, strict=True):
             spread[at] = share / total
         return self.order[best], spread
 
@@ -376,26 +383,26 @@ class OutputTransform:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled model: canonical rows or columns in, values or class positions and probabilities out."""
+    """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities."""
 
     scorer: RawScorer
     output: OutputTransform
 
     def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
-        """The value, or the class's position and the probabilities, of each canonical row."""
+        """For each canonical row the value, or the position of the class and the probabilities."""
         raw = self.scorer.score_rows(rows)
         if not self.output.classes:
             return [(self.output.value(scores[0]), None) for scores in raw]
         return [self.output.label(scores) for scores in raw]
 
     def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The same of n rows: values (n,) float64, or positions (n,) int64 with probabilities (n, classes)."""
+        """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
         raw = self.scorer.score_columns(columns).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
-        found = [self.output.label(scores) for scores in raw]
-        places = np.array([place for place, _ in found], dtype=np.int64)
-        return places, np.array([shares for _, shares in found]).reshape(len(raw), self.output.classes)
+        labels = [self.output.label(scores) for scores in raw]
+        positions = np.array([position for position, _ in labels], dtype=np.int64)
+        return positions, np.array([shares for _, shares in labels]).reshape(len(raw), self.output.classes)
 
 
 def _exp(value: float) -> float:

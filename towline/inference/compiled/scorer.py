@@ -1,4 +1,4 @@
-"""The scorer of compiled models: scores canonical rows or columns with a plan."""
+"""The compiled scorer scores canonical rows or columns with a plan."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from towline.training.evaluation.predictions import Predictions
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_ROWWISE = 32  # rows up to which scoring row by row is faster than column by column
+MAX_ROWWISE = 32  # up to so many rows, scoring row by row is faster than column by column
 
 
 class CompiledScorer:

@@ -53,7 +53,7 @@ def read_log(
     names = [field.name for field in fields if field.policy == "keep"]
     columns = {*(INPUT_PREFIX + name for name in names), "time", "prediction", "probabilities"}
     start, end = parquet_store.to_utc(start), parquet_store.to_utc(end)
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         for rows in _logged_rows(folder, version, start, end, columns, clock):
             available = rows.schema.names
             renamed = {name: rows[INPUT_PREFIX + name] for name in names if INPUT_PREFIX + name in available}

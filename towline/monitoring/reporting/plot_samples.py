@@ -129,7 +129,7 @@ def sample_log(folder: Path, version: int, start: dt.datetime | None, end: dt.da
 
     if not folder.is_dir():
         return pd.DataFrame()
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         return sample_rows(selected()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
 
 

@@ -1,4 +1,7 @@
-"""The history of a service's counters: running totals that continue across restarts, thinned out as they age."""
+"""The history of a service's counters: running totals that continue across restarts.
+
+Old totals are kept at a lower resolution.
+"""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -13,19 +16,19 @@ from towline.monitoring.slo.metrics_scraper import RequestCounters, ServiceSampl
 
 FILE = "service.jsonl"
 _DAY = dt.timedelta(days=1)
-_CLOCK_TOLERANCE = dt.timedelta(minutes=1)  # a scrape further back shows that the clock was set back
+_CLOCK_TOLERANCE = dt.timedelta(minutes=1)  # an earlier scrape means that the clock was set back
 _REWRITE_AFTER = 100  # superfluous lines until the file is rewritten
 
 
 class CounterTotals(Frozen):
-    """What one service had done by a time, counted from the first scrape that reached it.
+    """The counters of one service at a time, counted from the first successful scrape.
 
     Attributes:
         scrapes: number of scrapes since the first.
-        missed: number of these that found the service down.
-        counters: sums of increases. A restart begins at 0 again; what was counted between the last scrape and the end
-            of the process is lost, as in Prometheus.
-        last: the last scrape that reached it; stored with the newest totals only.
+        missed: number of those scrapes that failed because the service was down.
+        counters: sums of increases. A restart begins at 0 again; increases between the last scrape and the end of
+            the process are lost, as in Prometheus.
+        last: the last successful scrape; stored with the newest totals only.
     """
 
     at: dt.datetime
@@ -62,7 +65,7 @@ def record_scrape(
 
 
 def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> None:
-    """Adds a scrape to the totals: one a minute is kept for a day, one an hour for ``period``.
+    """Adds a scrape to the totals; they are kept per minute for a day, and per hour for ``period``.
 
     Raises:
         TransientError: the store cannot be written.
@@ -76,11 +79,11 @@ def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> 
         totals = advance(newest, sample)
         if totals is None:
             return
-        thinned = [each for each in history if each.service != sample.service or each.at < sample.at]
-        clock_set_back = len(thinned) < len(history)
-        thinned = thin_out([*thinned, totals], sample.at, period)
-        if clock_set_back or len(thinned) <= len(history) + 1 - _REWRITE_AFTER:
-            files.write(path, b"".join(map(_to_line, thinned)))
+        reduced = [each for each in history if each.service != sample.service or each.at < sample.at]
+        clock_set_back = len(reduced) < len(history)
+        reduced = downsample([*reduced, totals], sample.at, period)
+        if clock_set_back or len(reduced) <= len(history) + 1 - _REWRITE_AFTER:
+            files.write(path, b"".join(map(_to_line, reduced)))
         else:
             files.append(path, _to_line(totals))
 
@@ -119,20 +122,20 @@ def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotal
     return totals.model_copy(update={"counters": counters, "last": sample})
 
 
-def thin_out(history: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
-    """The last totals of each minute of the last day, of each hour before, and those at the start of the period."""
-    thinned: dict[tuple[str, str, int], CounterTotals] = {}
+def downsample(history: Sequence[CounterTotals], now: dt.datetime, period: dt.timedelta) -> list[CounterTotals]:
+    """Keeps the last totals of each minute of the last day and of each hour before, and those at the period's start."""
+    reduced: dict[tuple[str, str, int], CounterTotals] = {}
     newest = {totals.service: totals for totals in history}
     for totals in history:
         age, seconds = now - totals.at, int(totals.at.timestamp())
         slot = ("day", seconds // 60) if age <= _DAY else ("period", seconds // 3600) if age <= period else ("base", 0)
         if totals is newest[totals.service]:
             if age <= period:
-                thinned[totals.service, *slot] = totals
+                reduced[totals.service, *slot] = totals
         else:
-            thinned[totals.service, *slot] = totals.model_copy(update={"last": None})
+            reduced[totals.service, *slot] = totals.model_copy(update={"last": None})
     active = {service for service, totals in newest.items() if now - totals.at <= period}
-    return [totals for totals in thinned.values() if totals.service in active]
+    return [totals for totals in reduced.values() if totals.service in active]
 
 
 def _restarted(last: ServiceSample, before: RequestCounters, sample: ServiceSample, counters: RequestCounters) -> bool:

@@ -1,1 +1,1 @@
-"""The service's own API documentation."""
+"""API documentation of a service: the OpenAPI document and the page at /docs."""

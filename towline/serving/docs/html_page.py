@@ -1,4 +1,4 @@
-"""The page at /docs: one HTML document that needs nothing but itself, and runs no script."""
+"""The page at /docs: a single HTML document that loads nothing and runs no script."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ td:first-child { white-space: nowrap } td.number { text-align: right; font-varia
 .POST { color: var(--post) } tr:target td { background: var(--box) }
 @media (max-width: 40rem) { body { padding: 1.2rem .9rem 3rem } }
 """
-# nothing may be loaded, run, framed or sent: this page is text and one style
+# content security policy: the page may load, run, frame and send nothing
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,45 +44,45 @@ POLICY = (
 
 
 def render(model: "Model", document: dict[str, Any], address: str, answer: bytes) -> str:
-    """The page as text; every value is escaped.
+    """Renders the page; every value is escaped.
 
     Args:
-        model: whose fields it shows.
-        document: its OpenAPI document.
-        address: of this service, as the reader wrote it.
-        answer: to the example.
+        model: the model that the page describes.
+        document: the OpenAPI document of the service.
+        address: address of the service, as in the request.
+        answer: response to the example request, as JSON.
     """
     contract = model.contract
-    asked = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    sections = [_head(model), _example(asked, address, answer)]
+    request = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    sections = [_head(model), _example(request, address, answer)]
     columns = "".join(map(_column, contract.feature_columns))
     paths = "".join(
         f'<tr><td><span class="method {method.upper()}">{method.upper()}</span> <code>{escape(path)}</code></td>'
-        f"<td>{escape(told['summary'])}</td><td>{'key' if 'security' in told else 'open'}</td></tr>"
+        f"<td>{escape(operation['summary'])}</td><td>{'key' if 'security' in operation else 'open'}</td></tr>"
         for path, methods in document["paths"].items()
-        for method, told in methods.items()
+        for method, operation in methods.items()
     )
     errors = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td class="number">{kind.status}</td>'
         f"<td>{escape(kind.title)}{f'. <span class=soft>{escape(kind.remedy)}</span>' if kind.remedy else ''}</td></tr>"
-        for code, kind in sorted(PROBLEM_TYPES.items(), key=lambda one: one[1].status)
+        for code, kind in sorted(PROBLEM_TYPES.items(), key=lambda item: item[1].status)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(model.name)} {model.version}</title><style>{_STYLE}</style></head><body>
 {"".join(sections)}
 <h2>A row</h2>
-<p>Give every field, <code>null</code> where its value is not known; further fields are left out. Values outside of what
-the training table held are answered too.</p>
+<p>Give every field, <code>null</code> if its value is unknown; additional fields are ignored. Values outside the
+range of the training data are accepted too.</p>
 <div class="wide"><table><thead><tr><th>Field</th><th>Kind</th><th>In training</th><th>Nulls</th></tr></thead>
 <tbody>{columns}</tbody></table></div>
 <h2>Paths</h2>
 <div class="wide"><table><thead><tr><th>Path</th><th>What it does</th><th>Access</th></tr></thead>
 <tbody>{paths}</tbody></table></div>
-<p class="soft">The same for programs: <a href="openapi.json">openapi.json</a></p>
+<p class="soft">As an OpenAPI document: <a href="openapi.json">openapi.json</a></p>
 <h2>Errors</h2>
-<p>An error is a JSON document (RFC 9457, <code>application/problem+json</code>). It names rows from 0 and fields, never
-a value, and the request id that the service's log knows.</p>
+<p>An error is a JSON document (RFC 9457, <code>application/problem+json</code>). It names
+fields and rows, counted from 0, but no values, and the request id as in the log of the service.</p>
 <div class="wide"><table><thead><tr><th>Code</th><th>Status</th><th>Meaning</th></tr></thead>
 <tbody>{errors}</tbody></table></div>
 </body></html>
@@ -96,41 +96,41 @@ def _head(model: "Model") -> str:
         facts.append((f"{name} on the holdout", interval.text()))
     if model.contract.classes:
         facts.append(("classes", ", ".join(map(str, model.contract.classes))))
-    told = "".join(f"<li><span class=soft>{escape(name)}</span> <b>{escape(value)}</b></li>" for name, value in facts)
+    items = "".join(f"<li><span class=soft>{escape(name)}</span> <b>{escape(value)}</b></li>" for name, value in facts)
     return (
         f"<header><h1>{escape(model.name)}</h1><p class=soft>Predicts <b>{escape(model.contract.target)}</b>.</p>"
-        f'<ul class="facts">{told}</ul></header>'
+        f'<ul class="facts">{items}</ul></header>'
     )
 
 
-def _example(asked: dict[str, Any], address: str, answer: bytes) -> str:
-    line = json.dumps(asked, ensure_ascii=False)
+def _example(request: dict[str, Any], address: str, answer: bytes) -> str:
+    line = json.dumps(request, ensure_ascii=False)
     quoted = line.replace("'", "'\\''")
     curl = f"curl {address}/predict -H 'Content-Type: application/json' \\\n  -d '{quoted}'"
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in json.loads(answer).items())
     answered = "{{\n{}\n}}".format(",\n".join(lines))
     return (
-        f"<h2>Ask</h2><pre>{escape(curl)}</pre>"
-        "<p class=soft>The row is made up.</p>"
-        "<p class=soft>Where keys are needed, with <code>-H 'Authorization: Bearer KEY'</code>. Many rows go in one "
-        "request; their answers come in the same order.</p>"
-        f"<h2>The answer</h2><pre>{escape(answered)}</pre>"
+        f"<h2>Request</h2><pre>{escape(curl)}</pre>"
+        "<p class=soft>The row is an example.</p>"
+        "<p class=soft>If the service has keys, add <code>-H 'Authorization: Bearer KEY'</code>. One request may "
+        "hold many rows; the predictions have the same order.</p>"
+        f"<h2>Response</h2><pre>{escape(answered)}</pre>"
     )
 
 
 def _column(column: Column) -> str:
     if column.pii:
-        held = "personal data"
+        values = "personal data"
     elif column.kind == "boolean":
-        held = "true, false"
+        values = "true, false"
     elif column.min is not None and column.max is not None:
-        held = f"{column.min:.6g} to {column.max:.6g}"
+        values = f"{column.min:.6g} to {column.max:.6g}"
     elif column.categories:
         more = f", … ({len(column.categories):,})" if len(column.categories) > 12 else ""
-        held = ", ".join(column.categories[:12]) + more
+        values = ", ".join(column.categories[:12]) + more
     else:
-        held = f"{column.levels:,} different" if column.kind == "category" else ""
+        values = f"{column.levels:,} levels" if column.kind == "category" else ""
     return (
-        f"<tr><td><code>{escape(column.name)}</code></td><td>{column.kind}</td><td>{escape(held)}</td>"
+        f"<tr><td><code>{escape(column.name)}</code></td><td>{column.kind}</td><td>{escape(values)}</td>"
         f"<td>{'yes' if column.nullable else 'none'}</td></tr>"
     )

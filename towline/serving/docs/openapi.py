@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of a service: its paths, and the rows its model takes."""
+"""The OpenAPI 3.1 document of a service: its paths, and the schema of a row."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 def describe_fields(contract: Contract) -> list[Json]:
-    """What a row must hold: each feature with its kind and what the training table held of it."""
+    """The fields of a row: each feature with its kind, and its range or levels in training."""
     return [
         {
             "name": column.name,
@@ -35,11 +35,11 @@ def describe_fields(contract: Contract) -> list[Json]:
 
 
 def openapi_document(model: "Model", most: int) -> Json:
-    """The whole document.
+    """Builds the document.
 
     Args:
-        model: the one that answers now.
-        most: rows of a request.
+        model: the model that is served.
+        most: most rows of a request.
     """
     contract = model.contract
     row = example_row(contract)
@@ -52,10 +52,10 @@ def openapi_document(model: "Model", most: int) -> Json:
         },
         "paths": {
             "/predict": {"post": _predict(model, row, most)},
-            "/metadata": {"get": _get("What the model is: data, metrics, versions of libraries", "describe")},
+            "/metadata": {"get": _get("Metadata of the model: data, metrics, versions of libraries", "describe")},
             "/metrics": {"get": _get("Metrics for Prometheus; needs the scope admin", "metrics", "text/plain")},
-            "/livez": {"get": _get("Whether the process lives", "live", keyed=False)},
-            "/readyz": {"get": _get("Whether it should be sent requests", "ready", keyed=False)},
+            "/livez": {"get": _get("Whether the process runs", "live", keyed=False)},
+            "/readyz": {"get": _get("Whether load balancers should send requests", "ready", keyed=False)},
             "/invocations": {"post": _invocations(model, row, most)},
             "/ping": {"get": _get("MLflow's readiness", "ping", keyed=False)},
             "/version": {"get": _get("The version of towline", "version", "text/plain", keyed=False)},
@@ -78,30 +78,30 @@ def openapi_document(model: "Model", most: int) -> Json:
 
 
 def _column(column: Column) -> Json:
-    """One field. Its range and its categories are told, not demanded: others are answered too, and counted."""
-    seen = []
+    """The schema of one field. Its range and categories are only described: other values are valid, and counted."""
+    notes = []
     if column.min is not None and column.max is not None:
-        seen.append(f"in training from {column.min:g} to {column.max:g}")
+        notes.append(f"in training from {column.min:g} to {column.max:g}")
     if column.categories:
         more = f" and {len(column.categories) - SHOWN} more" if len(column.categories) > SHOWN else ""
-        seen.append(f"in training one of {', '.join(column.categories[:SHOWN])}{more}")
+        notes.append(f"in training one of {', '.join(column.categories[:SHOWN])}{more}")
     if not column.nullable:
-        seen.append("never null in training")
-    told: Json = {"description": "; ".join([column.kind, *seen])}
+        notes.append("never null in training")
+    schema: Json = {"description": "; ".join([column.kind, *notes])}
     if column.kind == "datetime":
-        return told | {"type": ["string", "null"], "format": "date-time"}
-    return told | {"type": [*_TYPES[column.kind], "null"]}
+        return schema | {"type": ["string", "null"], "format": "date-time"}
+    return schema | {"type": [*_TYPES[column.kind], "null"]}
 
 
 def _row(contract: Contract, row: Json) -> Json:
     columns = contract.feature_columns
-    told: Json = {
+    schema: Json = {
         "type": "object",
-        "description": "Every feature, null where its value is not known. Further fields are left out.",
+        "description": "Every feature, null if its value is unknown. Additional fields are ignored.",
         "properties": {column.name: _column(column) for column in columns},
         "required": [column.name for column in columns],
     }
-    return told | {"examples": [row]}
+    return schema | {"examples": [row]}
 
 
 def _label(contract: Contract) -> Json:
@@ -147,15 +147,15 @@ def _refusal(status: int) -> Json:
 
 def _get(summary: str, name: str, media: str = "application/json", *, keyed: bool = True) -> Json:
     refusals = (401, 403, 405, 429, 503) if keyed else (405, 503)
-    told: Json = {
+    operation: Json = {
         "summary": summary,
         "operationId": name,
-        "responses": {"200": {"description": "The answer", "content": {media: {}}}} | _refusals(refusals),
+        "responses": {"200": {"description": "Success", "content": {media: {}}}} | _refusals(refusals),
     }
-    return told | {"security": _KEYED} if keyed else told
+    return operation | {"security": _KEYED} if keyed else operation
 
 
-def _post(summary: str, name: str, asked: Json, told: Json) -> Json:
+def _post(summary: str, name: str, request: Json, response: Json) -> Json:
     return {
         "summary": summary,
         "operationId": name,
@@ -164,12 +164,12 @@ def _post(summary: str, name: str, asked: Json, told: Json) -> Json:
             {
                 "name": "X-Request-Id",
                 "in": "header",
-                "description": "Comes back with the answer, and is written to the prediction log.",
+                "description": "Returned in the response and stored in the prediction log.",
                 "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:/+=@-]{1,128}$"},
             }
         ],
-        "requestBody": {"required": True, "content": {"application/json": asked}},
-        "responses": {"200": {"description": "The predictions", "content": {"application/json": told}}}
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {"200": {"description": "The predictions", "content": {"application/json": response}}}
         | _refusals(_STATUSES),
     }
 
@@ -180,7 +180,7 @@ def _refusals(statuses: tuple[int, ...]) -> Json:
 
 def _predict(model: "Model", row: Json, most: int) -> Json:
     a_row = {"$ref": "#/components/schemas/Row"}
-    asked: Json = {
+    request: Json = {
         "schema": {
             "oneOf": [
                 {
@@ -204,9 +204,9 @@ def _predict(model: "Model", row: Json, most: int) -> Json:
     }
     if model.contract.classes:
         properties["probabilities"] = _probabilities(model.contract)
-    told = {"schema": {"type": "object", "properties": properties, "required": sorted(properties)}}
-    asked["example"] = {"rows": [row]}
-    return _post("Predictions for rows", "predict", asked, told)
+    response = {"schema": {"type": "object", "properties": properties, "required": sorted(properties)}}
+    request["example"] = {"rows": [row]}
+    return _post("Predictions for rows", "predict", request, response)
 
 
 def _probabilities(contract: Contract) -> Json:
@@ -233,17 +233,17 @@ def _invocations(model: "Model", row: Json, most: int) -> Json:
     formats = {
         "dataframe_split": split, "dataframe_records": rows, "instances": rows, "inputs": {"anyOf": [columns, rows]},
     }  # fmt: skip
-    asked: Json = {
+    request: Json = {
         "schema": {
             "oneOf": [
                 {"type": "object", "properties": {name: schema}, "required": [name]} for name, schema in formats.items()
             ]
         }
     }
-    asked["example"] = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
+    request["example"] = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
     predictions = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
-    told = {"schema": {"type": "object", "properties": {"predictions": predictions}, "required": ["predictions"]}}
-    return _post("Predictions, by MLflow's scoring protocol", "invocations", asked, told)
+    response = {"schema": {"type": "object", "properties": {"predictions": predictions}, "required": ["predictions"]}}
+    return _post("Predictions, by MLflow's scoring protocol", "invocations", request, response)
 
 
 def _infer(model: "Model", row: Json, most: int) -> Json:
@@ -260,7 +260,7 @@ def _infer(model: "Model", row: Json, most: int) -> Json:
         "required": ["name", "shape", "datatype", "data"],
     }
     output = {"type": "object", "properties": {"name": {"enum": [LABELS, PROBABILITIES]}}, "required": ["name"]}
-    request = {
+    body = {
         "type": "object",
         "properties": {
             "id": {"type": "string", "maxLength": 128},
@@ -270,13 +270,13 @@ def _infer(model: "Model", row: Json, most: int) -> Json:
         },
         "required": ["inputs"],
     }
-    asked: Json = {"schema": request}
+    request: Json = {"schema": body}
     inputs = [
-        {"name": told["name"], "shape": [1, 1], "datatype": told["datatype"], "data": [_tensor_value(told, row)]}
-        for told in describe_model(model)["inputs"]
+        {"name": column["name"], "shape": [1, 1], "datatype": column["datatype"], "data": [_tensor_value(column, row)]}
+        for column in describe_model(model)["inputs"]
     ]
-    asked["example"] = {"inputs": inputs}
-    told = {
+    request["example"] = {"inputs": inputs}
+    response = {
         "schema": {
             "type": "object",
             "properties": {
@@ -288,7 +288,7 @@ def _infer(model: "Model", row: Json, most: int) -> Json:
             "required": ["model_name", "outputs"],
         }
     }
-    return _post("Predictions, by the Open Inference Protocol v2", "infer", asked, told)
+    return _post("Predictions, by the Open Inference Protocol v2", "infer", request, response)
 
 
 def _tensor_value(tensor: Json, row: Json) -> Any:

@@ -1,7 +1,8 @@
-"""One HTTP connection: uvicorn's, with bounds on what a request may bring beside its body and how long it may take.
+"""The HTTP/1.1 connection of the service: that of uvicorn, with limits on headers, chunk framing and time per request.
 
-uvicorn's parser takes headers without end and waits for the rest of a request for ever. It parses whatever one read of
-the socket brings, up to 256 KB, in one go, and resets a connection whose sender is not done when it is refused.
+uvicorn accepts headers of any size and waits for the rest of a request without a timeout. It parses everything that one
+read of the socket returns, up to 256 KB, in one step. When it refuses a request that is still being sent, it resets the
+connection, so that the client does not see the response.
 """
 
 import asyncio
@@ -17,44 +18,41 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-MAX_HEADER_BYTES = 65_536  # bytes of a request that are not its body: line, headers, the framing of chunks
-MAX_FRAMING_RATIO = 4  # bytes of a body for each further byte of framing
-REQUEST_TIMEOUT_S = 60.0  # seconds in which a request must have come whole
-MAX_BUFFERED_BODY = 262_144  # bytes of a body that wait for the application
-PARSE_SLICE = 2_048  # bytes that are parsed at once
-CONNECTION_TURN_S = 0.0001  # seconds that one connection parses what is large before the next one has its turn
-PARSE_TURN_S, PARSE_PAUSE_S = (
-    0.0003,
-    0.001,
-)  # seconds that all of them together parse at once, and how long they pause then
-DISCARD_BUFFER = 65_536  # bytes that are discarded at once, before the next pause
-LINGER_BYTES = 64_000_000  # read and discarded from the sender of a refused request, at most
-LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # how long it is read from, at most: in all, and without a byte
-LINGER_LOOK = 1.0  # seconds between two looks at that
+MAX_HEADER_BYTES = 65_536  # most bytes of a request besides its body: request line, headers, framing of chunks
+MAX_FRAMING_RATIO = 4  # bytes of a body that allow one further byte of framing
+REQUEST_TIMEOUT_S = 60.0  # seconds until a request must be complete
+MAX_BUFFERED_BODY = 262_144  # most bytes of a body that wait for the application
+PARSE_SLICE = 2_048  # bytes that are parsed in one step
+CONNECTION_TURN_S = 0.0001  # seconds that one connection parses a large read before the next connection
+PARSE_TURN_S, PARSE_PAUSE_S = 0.0003, 0.001  # seconds that all connections parse large reads, and pause afterwards
+DISCARD_BUFFER = 65_536  # bytes that are discarded before a pause
+LINGER_BYTES = 64_000_000  # most bytes that are discarded of a refused request
+LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # most seconds until the connection is closed: in total, and without data
+LINGER_LOOK = 1.0  # seconds between two checks of these limits
 
 
 class CoalescingTransport:
-    """A transport; what is written in one turn of the event loop leaves in one call to the system."""
+    """A transport that sends everything written in one iteration of the event loop with one system call."""
 
     def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         self.raw, self._connection = transport, connection
         self._call_soon = connection.loop.call_soon
-        self._held: list[bytes] = []
+        self._pending: list[bytes] = []
         self.lingering = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
 
     def write(self, data: bytes) -> None:
-        if not self._held:
+        if not self._pending:
             self._call_soon(self.flush)
-        self._held.append(data)
+        self._pending.append(data)
 
     def is_closing(self) -> bool:
         return self.lingering or self.raw.is_closing()
 
     def close(self) -> None:
-        """Closes behind what was written; if the other end is not done sending, only when it is."""
+        """Closes after the pending data is sent; if the client is still sending, only when it has finished."""
         self.flush()
         if self._connection.expects_more and not self.is_closing():
             self._connection.linger()
@@ -62,18 +60,18 @@ class CoalescingTransport:
             self.raw.close()
 
     def flush(self) -> None:
-        if self._held and not self.raw.is_closing():
-            held, self._held = self._held, []
-            self.raw.writelines(held)
+        if self._pending and not self.raw.is_closing():
+            pending, self._pending = self._pending, []
+            self.raw.writelines(pending)
 
 
 class BodyFlowControl(FlowControl):
-    """Whether the connection is parsed. ``asked``: whether the application wants the body of its request."""
+    """Pauses and resumes parsing; ``body_requested``: whether the application has started to read the body."""
 
     def __init__(self, transport: asyncio.Transport, connection: "HttpConnection") -> None:
         super().__init__(transport)
         self._connection = connection
-        self.asked = False
+        self.body_requested = False
 
     def pause_reading(self) -> None:
         if not self.read_paused:
@@ -81,14 +79,16 @@ class BodyFlowControl(FlowControl):
             self._connection.pause()
 
     def resume_reading(self) -> None:
-        self.asked = True
-        if self.read_paused and not self._connection.pipeline:  # one request is parsed ahead, at most a slice of them
+        self.body_requested = True
+        if (
+            self.read_paused and not self._connection.pipeline
+        ):  # at most one slice of pipelined requests is parsed ahead
             self.read_paused = False
             self._connection.resume()
 
 
 class RequestCycle(RequestResponseCycle):
-    """uvicorn's request and its answer. Where the answer comes before the whole body, the connection ends with it."""
+    """uvicorn's request and response. A response before the end of the body closes the connection."""
 
     @property
     def keep_alive(self) -> bool:
@@ -100,7 +100,7 @@ class RequestCycle(RequestResponseCycle):
 
 
 class ParseScheduler:
-    """Parses large reads slice by slice, those of all connections in turn, so that small requests come in between."""
+    """Parses large reads in slices, in turn for all connections, so that small requests are answered in between."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -122,27 +122,27 @@ class ParseScheduler:
             if time.perf_counter() >= end:
                 break
         if self._waiting:
-            self._loop.call_later(PARSE_PAUSE_S, self._turn)  # a small request takes several turns of the loop
+            self._loop.call_later(PARSE_PAUSE_S, self._turn)  # a small request needs several iterations of the loop
 
 
-_DISCARDED = bytearray(DISCARD_BUFFER)  # what any of them reads
-_PACES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ParseScheduler]" = weakref.WeakKeyDictionary()
+_DISCARDED = bytearray(DISCARD_BUFFER)  # shared buffer: its content is never read
+_SCHEDULERS: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ParseScheduler]" = weakref.WeakKeyDictionary()
 
 
 class HttpConnection(HttpToolsProtocol):
-    """Answers 431 to headers that do not end, 400 to a body in tiny chunks and 408 to what does not come whole."""
+    """Answers 431 to too large headers, 400 to a body in tiny chunks, and 408 to a request that takes too long."""
 
     flow: BodyFlowControl
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._beside = 0  # bytes of the present request, without its body
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._overhead = 0  # bytes of the current request besides its body
         self._body = 0
-        self._length: int | None = None  # as the present request has it, once looked up; 0 for chunks
-        self._began = self.loop.time()  # when the present request did; 0 while none has
+        self._length: int | None = None  # Content-Length of the current request, once it was read; 0 for chunks
+        self._began = self.loop.time()  # when the current request began; 0 between requests
         self._unparsed: deque[memoryview] = deque()
-        self._queued = False  # whether Pace has it
-        self._pace = _PACES.get(self.loop) or _PACES.setdefault(self.loop, ParseScheduler(self.loop))
+        self._queued = False  # whether the scheduler has this connection
+        self._scheduler = _SCHEDULERS.get(self.loop) or _SCHEDULERS.setdefault(self.loop, ParseScheduler(self.loop))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -155,7 +155,7 @@ class HttpConnection(HttpToolsProtocol):
 
     @property
     def expects_more(self) -> bool:
-        """Whether a request is under way of which bytes have yet to come or to be parsed."""
+        """Whether a request has bytes that were not received or parsed yet."""
         return bool(self._unparsed or self.pipeline or (self.cycle is not None and self.cycle.more_body))
 
     def data_received(self, data: bytes) -> None:
@@ -169,7 +169,7 @@ class HttpConnection(HttpToolsProtocol):
             self._parse(data)
 
     def parse_waiting(self) -> bool:
-        """Parses what waits for it, for a short time; whether there is more that may be parsed."""
+        """Parses waiting bytes for a short time; returns whether more can be parsed."""
         end = time.perf_counter() + CONNECTION_TURN_S
         while self._unparsed and not self.flow.read_paused:
             first = self._unparsed.popleft()
@@ -185,39 +185,39 @@ class HttpConnection(HttpToolsProtocol):
         return self._queued
 
     def _announced(self) -> int:
-        """How many of the next bytes are one piece for the parser: the rest of a body of which the length is known."""
+        """How many of the next bytes can be parsed in one step: the rest of a body with a known length."""
         if self.cycle is None or not self.cycle.more_body:
             return 0
         if self._length is None:
-            # the parser has seen to it that this is a number, and the only one
+            # the parser has checked that the header occurs once and is a number
             self._length = int(dict(self.headers).get(b"content-length", b"0"))
         return self._length - self._body
 
     def pause(self) -> None:
-        """Called by the flow: the application has enough for now."""
+        """Called by the flow control: the application cannot take more data now."""
         self.transport.raw.pause_reading()
 
     def resume(self) -> None:
-        """Called by the flow: the application takes more."""
+        """Called by the flow control: the application can take more data."""
         if self._unparsed:
             self._queue()
         elif not self.transport.is_closing():
             self.transport.raw.resume_reading()
 
     def linger(self) -> None:
-        """Goes on reading, and discards what comes, so that the sender gets to read its answer."""
+        """Continues to read and discards the data, so that the client can read its response."""
         transport = self.transport.raw
         self.transport.flush()
         self.transport.lingering = True
         self._unset_keepalive_if_required()
         self.pipeline.clear()
-        self.connection_lost(ConnectionAbortedError())  # for this protocol it ends here
-        transport.pause_reading()  # so that the next read is into the other protocol's buffer
+        self.connection_lost(ConnectionAbortedError())  # for this protocol the connection ends here
+        transport.pause_reading()  # so that the next read uses the buffer of the new protocol
         transport.set_protocol(LingeringClose(transport, self.loop, self.connections))
         transport.resume_reading()
 
     def on_headers_complete(self) -> None:
-        """uvicorn's, with a cycle of ours, and nothing of what this service does not use."""
+        """As in uvicorn, with ``RequestCycle`` and without the features that this service does not use."""
         scope, version = self.scope, self.parser.get_http_version()
         if version != "1.1":
             scope["http_version"] = version
@@ -248,13 +248,13 @@ class HttpConnection(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self.flow.asked = False
+        self.flow.body_requested = False
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         size, cycle = len(body), self.cycle
         self._body += size
-        self._beside -= size
+        self._overhead -= size
         cycle.body += body
         if len(cycle.body) > MAX_BUFFERED_BODY:
             self.flow.pause_reading()
@@ -264,17 +264,17 @@ class HttpConnection(HttpToolsProtocol):
         cycle = self.cycle
         cycle.more_body = False
         cycle.message_event.set()
-        self._beside = self._body = 0
+        self._overhead = self._body = 0
         self._length = None
         self._began = 0.0
 
     def end_if_stale(self, now: float) -> None:
-        """Answers 408 to a request that began too long ago to be still coming."""
+        """Answers 408 to a request that is not complete after ``REQUEST_TIMEOUT_S``."""
         if self._began and now - self._began > REQUEST_TIMEOUT_S and not self.transport.is_closing():
-            self.send_400_response(f"The request did not come whole within {REQUEST_TIMEOUT_S:g} seconds.", 408)
+            self.send_400_response(f"The request was not complete within {REQUEST_TIMEOUT_S:g} seconds.", 408)
 
     def send_400_response(self, msg: str, status: int = 400) -> None:
-        """Ends the connection with a problem, as the application's own errors are told."""
+        """Sends a problem document, as the application does for its errors, and closes the connection."""
         title = http.HTTPStatus(status).phrase
         body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": msg}).encode()
         headers = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
@@ -286,30 +286,33 @@ class HttpConnection(HttpToolsProtocol):
     def _queue(self) -> None:
         if not self._queued and not self.flow.read_paused:
             self._queued = True
-            self._pace.add(self)
+            self._scheduler.add(self)
 
     def _parse(self, data: bytes | memoryview) -> None:
-        self._beside += len(data)
+        self._overhead += len(data)
         super().data_received(data)  # type: ignore[arg-type]
-        # small chunks have more framing than content: what may come beside a body grows with it
-        if self._beside > MAX_HEADER_BYTES + self._body // MAX_FRAMING_RATIO:
+        # chunked bodies need framing: the limit grows with the size of the body
+        if self._overhead > MAX_HEADER_BYTES + self._body // MAX_FRAMING_RATIO:
             if self.transport.is_closing():
                 return
             if self._body:
-                self.send_400_response("The body comes in very small chunks: send larger ones, or a Content-Length.")
+                self.send_400_response("The chunks of the body are very small: send larger ones, or a Content-Length.")
             else:
                 self.send_400_response("The request's headers are too large.", 431)
         elif (
-            self.cycle is not None and self.cycle.more_body and not self.flow.asked and not self.transport.is_closing()
+            self.cycle is not None
+            and self.cycle.more_body
+            and not self.flow.body_requested
+            and not self.transport.is_closing()
         ):
-            self.flow.pause_reading()  # until the application knows who asks
+            self.flow.pause_reading()  # until the application has checked the key and reads the body
 
 
 class LingeringClose(asyncio.BufferedProtocol):
-    """The end of a connection whose sender was refused and is not done: what it sends is discarded.
+    """Closes a connection whose request was refused while the client is still sending; discards the received data.
 
-    If it were closed at once, the system would answer the next bytes with a reset, and the sender would not see why it
-    was refused.
+    If the socket were closed at once, the system would answer further data with a reset, and the client would not see
+    the response.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
@@ -317,10 +320,10 @@ class LingeringClose(asyncio.BufferedProtocol):
         self._left = LINGER_BYTES
         self._last = loop.time()
         self._until = self._last + LINGER_SECONDS
-        connections.add(self)  # the server waits for it when it ends
-        self._timer = loop.call_later(LINGER_LOOK, self._look)
+        connections.add(self)  # the server waits for it on shutdown
+        self._timer = loop.call_later(LINGER_LOOK, self._check_limits)
         if transport.can_write_eof():
-            transport.write_eof()  # behind the answer: who has read it closes
+            transport.write_eof()  # after the response: the client closes when it has read it
 
     def get_buffer(self, sizehint: int) -> bytearray:
         del sizehint
@@ -331,7 +334,7 @@ class LingeringClose(asyncio.BufferedProtocol):
         self._left -= nbytes
         if self._left < 0:
             self._transport.abort()
-        elif nbytes == DISCARD_BUFFER:  # as fast as it can be sent it would take a core
+        elif nbytes == DISCARD_BUFFER:  # at full speed, discarding would use a whole core
             self._transport.pause_reading()
             self._loop.call_later(PARSE_PAUSE_S, self._resume)
 
@@ -345,11 +348,11 @@ class LingeringClose(asyncio.BufferedProtocol):
         self._connections.discard(self)
 
     def shutdown(self) -> None:
-        """Called when the server ends; the bounds hold."""
+        """Called when the server shuts down; the limits above still apply."""
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         now = self._loop.time()
         if now > self._until or now > self._last + LINGER_IDLE:
             self._transport.abort()
         else:
-            self._timer = self._loop.call_later(LINGER_LOOK, self._look)
+            self._timer = self._loop.call_later(LINGER_LOOK, self._check_limits)

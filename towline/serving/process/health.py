@@ -1,7 +1,7 @@
-"""Asks the service on this machine, without a library: ``python -m towline.serving.process.health``.
+"""Health check of the service on this machine: ``python -m towline.serving.process.health``.
 
-Ends with 0 where it is ready and 1 where it is not. ``--wait 60`` goes on asking for so many seconds; ``--rows FILE``
-sends the file's ``rows`` to be predicted and prints the answer.
+The exit code is 0 if the service is ready and 1 if not. ``--wait 60`` repeats the check for up to 60 seconds. ``--rows
+FILE`` sends the ``rows`` of the file to /predict and prints the response. Uses the standard library only.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 def main(words: Sequence[str]) -> int:
-    given = argparse.ArgumentParser(prog="python -m towline.serving.process.health")
-    given.add_argument("--port", type=int, default=8080)
-    given.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
-    given.add_argument("--rows", type=Path, metavar="FILE")
-    options = given.parse_args(words)
+    parser = argparse.ArgumentParser(prog="python -m towline.serving.process.health")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--rows", type=Path, metavar="FILE")
+    options = parser.parse_args(words)
     if options.rows:
         rows = json.loads(options.rows.read_bytes())["rows"]
-        status, answer = _ask(options.port, "POST", "/predict", json.dumps({"rows": rows}))
+        status, answer = _request(options.port, "POST", "/predict", json.dumps({"rows": rows}))
         sys.stdout.write(answer + "\n")
         return int(status != 200)
     until = time.monotonic() + options.wait
@@ -32,12 +32,12 @@ def main(words: Sequence[str]) -> int:
 
 def _ready(port: int) -> int:
     try:
-        return _ask(port, "GET", "/readyz")[0]
+        return _request(port, "GET", "/readyz")[0]
     except (OSError, http.client.HTTPException):
         return 0
 
 
-def _ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+def _request(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30 if body else 4)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})

@@ -1,4 +1,4 @@
-"""A worker process: answers HTTP requests with the model until it is told to shut down."""
+"""A worker process: answers HTTP requests with the model until it receives a stop signal."""
 
 import gc
 import logging
@@ -37,7 +37,7 @@ class ServiceInfo:
     pid: int
 
     def text(self) -> str:
-        scorer = "compiled" if self.compiled else "scikit-learn answers: slow"
+        scorer = "compiled" if self.compiled else "not compiled: scores with scikit-learn, which is slow"
         workers = f", {self.workers} workers" if self.workers > 1 else ""
         return f"{self.address} serves {self.model} version {self.version} ({scorer}{workers}); docs: {self.docs}"
 

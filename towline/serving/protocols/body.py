@@ -22,7 +22,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes:
 
     Raises:
         Problem: it is longer than ``max_bytes``, or Content-Length is not a number.
-        Gone: the client closed the connection before the body was complete.
+        ClientDisconnected: the client closed the connection before the body was complete.
     """
     length = headers.get(b"content-length")
     if length is not None:

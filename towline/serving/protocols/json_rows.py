@@ -1,4 +1,7 @@
-"""What requests say and how they are answered: our own rows, and MLflow's scoring protocol."""
+"""Two JSON protocols for prediction requests: towline's rows, and MLflow's scoring protocol.
+
+A protocol parses the JSON document of a request into rows, and writes the response.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +20,7 @@ FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 class PredictionRequest(NamedTuple):
-    """The rows of a request, and how it wants its answer (Open Inference Protocol only)."""
+    """The rows of a request; ``id`` and the requested ``outputs`` occur in the Open Inference Protocol only."""
 
     rows: Rows
     id: str | None = None
@@ -25,11 +28,14 @@ class PredictionRequest(NamedTuple):
 
 
 class WireProtocol(NamedTuple):
-    """One way to ask.
+    """A protocol for prediction requests.
 
-    ``read`` takes the document, the model's feature names and the most rows allowed, and raises Problem. ``write``
-    takes the answer, the model, what was asked and the request id, and gives JSON. ``bare``: its clients do not say
-    that they send JSON. ``nan``: they write NaN for null.
+    Attributes:
+        name: its name.
+        read: takes the document, the model and the most rows allowed; returns the request or raises Problem.
+        write: takes the predictions, the model, the request and the request id; returns JSON.
+        bare: whether clients may omit the content type.
+        nan: whether clients write NaN for null.
     """
 
     name: str
@@ -50,22 +56,23 @@ def read_rows(document: Any, model: "Model", most: int) -> PredictionRequest:
     raise wrong_shape('give one object with one member, "rows" (a list of objects) or "row" (one object)')
 
 
-def write_rows(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
-    del asked
-    told: dict[str, Any] = {"predictions": answer.predictions}
+def write_rows(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
+    """``{"predictions": […], "probabilities": […], "model": {…}, "request_id": …}``."""
+    del request
+    response: dict[str, Any] = {"predictions": answer.predictions}
     if answer.probabilities is not None:
-        told["probabilities"] = answer.probabilities
-    told["model"] = {"name": model.name, "version": model.version}
-    told["request_id"] = request_id
-    return orjson.dumps(told)
+        response["probabilities"] = answer.probabilities
+    response["model"] = {"name": model.name, "version": model.version}
+    response["request_id"] = request_id
+    return orjson.dumps(response)
 
 
 def read_invocations(document: Any, model: "Model", most: int) -> PredictionRequest:
-    """MLflow's four formats; ``params`` are of no use to these models and left out."""
-    given = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
-    if len(given) != 1:
+    """MLflow's four formats; ``params`` are ignored, as the models have none."""
+    formats = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
+    if len(formats) != 1:
         raise wrong_shape(f"give one object with exactly one of {', '.join(FORMATS)}")
-    name, table = given[0], document[given[0]]
+    name, table = formats[0], document[formats[0]]
     if name == "dataframe_split":
         return PredictionRequest(_split(table, model, most))
     if name == "dataframe_records":
@@ -77,38 +84,37 @@ def read_invocations(document: Any, model: "Model", most: int) -> PredictionRequ
     return PredictionRequest(check_records(table, name, most))
 
 
-def write_invocations(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
-    del model, asked
+def write_invocations(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
+    del model, request
     return orjson.dumps({"predictions": answer.predictions, "request_id": request_id})
 
 
 def check_records(rows: Any, name: str, most: int) -> Rows:
-    """A list of objects, no longer than allowed.
+    """Returns the rows if they are a list of at most ``most`` objects.
 
     Raises:
-        Problem: it is none.
+        Problem: they are not.
     """
     if rows.__class__ is not list:
         raise wrong_shape(f"{name} is not a list of objects")
     check_row_limit(len(rows), most)
     for row in rows:
         if row.__class__ is not dict:
-            odd = [place for place, row in enumerate(rows) if row.__class__ is not dict]
-            raise wrong_shape(
-                f"{name} holds what is not an object", *(Fault(place, "", "is not an object") for place in odd)
-            )
-    found: Rows = rows
-    return found
+            invalid = [place for place, row in enumerate(rows) if row.__class__ is not dict]
+            faults = [Fault(place, "", "is not an object") for place in invalid]
+            raise wrong_shape(f"{name} holds an item that is not an object", *faults)
+    records: Rows = rows
+    return records
 
 
 def check_row_limit(count: int, most: int) -> None:
     if count > most:
-        raise Problem("too-large", f"{count:,} rows: at most {most:,} are taken in one request")
+        raise Problem("too-large", f"{count:,} rows: one request may have at most {most:,}")
 
 
 def _split(table: Any, model: "Model", most: int) -> Rows:
     if not isinstance(table, dict) or "data" not in table or not table.keys() <= {"columns", "data", "index"}:
-        raise wrong_shape("dataframe_split is not an object with columns, data and perhaps index")
+        raise wrong_shape("dataframe_split is not an object with columns, data and optionally index")
     columns = table.get("columns")
     if columns is None:
         return _positional(table["data"], model.reader.fields, "dataframe_split.data", most)
@@ -120,7 +126,7 @@ def _split(table: Any, model: "Model", most: int) -> Rows:
 
 
 def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Rows:
-    """Lists of values, one a row, in the order of the columns; a bare value where there is one column."""
+    """Rows as lists of values in the order of the columns; with one column, a row may be a single value."""
     if not isinstance(table, list):
         raise wrong_shape(f"{name} is not a list of rows")
     check_row_limit(len(table), most)
@@ -132,12 +138,12 @@ def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Row
         if len(row) != width
     ]
     if faults:
-        raise wrong_shape(f"{name} holds rows that do not give each of the {width} columns one value", *faults)
+        raise wrong_shape(f"{name} holds rows without exactly one value for each of the {width} columns", *faults)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _columns(table: Mapping[str, Any], name: str, most: int) -> Rows:
-    """Columns by name, each a list, or a bare value in all of them."""
+    """Columns by name: each is a list, or all are single values of one row."""
     if not any(isinstance(values, list) for values in table.values()):
         return [table]
     ragged = [column for column, values in table.items() if not isinstance(values, list)]
@@ -150,7 +156,7 @@ def _columns(table: Mapping[str, Any], name: str, most: int) -> Rows:
 
 
 def _unwrapped(value: Any) -> Any:
-    """A column of shape (n, 1) is one of n."""
+    """The value of a list of one: a column of shape (n, 1) is read as shape (n,)."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 

@@ -1,4 +1,7 @@
-"""The Open Inference Protocol v2: one named tensor a column in, predictions and probabilities out."""
+"""The Open Inference Protocol v2: a request holds one named tensor per column, a response the predictions.
+
+The predictions of a classification include the probabilities.
+"""
 
 import math
 import struct
@@ -24,7 +27,7 @@ INTEGERS = {
 }
 FLOATS = {"FP16": 65504.0, "FP32": 3.4028235677973366e38, "FP64": math.inf}
 DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
-DIMENSIONS = 8  # the product of very many sizes would take minutes
+DIMENSIONS = 8  # computing the product of very many sizes would take minutes
 CONTENT_TYPES = ("str", "np", "pd", "datetime", "pd_json")
 LABELS, PROBABILITIES = "predict", "predict_proba"  # as MLServer's scikit-learn runtime names them
 BINARY_HEADER = b"inference-header-content-length"
@@ -53,7 +56,7 @@ def describe_model(model: "Model") -> dict[str, Any]:
 
 
 def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
-    """One tensor a column, of shape [n] or [n, 1]; or all columns in one of [n, columns] where all are numbers."""
+    """Reads one tensor per column, of shape [n] or [n, 1], or one of shape [n, columns] if all columns are numbers."""
     if not isinstance(document, dict) or not isinstance(inputs := document.get("inputs"), list) or not inputs:
         raise wrong_shape('give one object with "inputs", a list of tensors')
     identity = document.get("id")
@@ -63,7 +66,7 @@ def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
     for place, tensor in enumerate(inputs):
         name, shape, values = _tensor(tensor, f"inputs[{place}]", most)
         if name in tensors:
-            raise wrong_shape(f"inputs[{place}] has the name of an input before it")
+            raise wrong_shape(f"inputs[{place}] has the same name as an earlier input")
         tensors[name] = (shape, values)
     outputs = _outputs(document.get("outputs"), model)
     if len(tensors) == 1:
@@ -76,13 +79,13 @@ def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
             raise wrong_shape(f"the shape of input {name!r} is not [n] or [n, 1]")
         counts.add(len(values))
     if len(counts) != 1:
-        raise wrong_shape("the inputs have not all the same number of rows")
+        raise wrong_shape("the inputs do not have the same number of rows")
     columns = [values for _, values in tensors.values()]
     rows = [dict(zip(tensors, row, strict=True)) for row in zip(*columns, strict=True)]
     return PredictionRequest(rows, identity, outputs)
 
 
-def write_tensors(answer: "RowPredictions", model: "Model", asked: PredictionRequest, request_id: str) -> bytes:
+def write_tensors(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
     labels: list[Any] = answer.predictions
     datatype = _label_type(model)
     if datatype == "BYTES":
@@ -92,18 +95,18 @@ def write_tensors(answer: "RowPredictions", model: "Model", asked: PredictionReq
         width = len(model.contract.classes)
         flat = [share for row in answer.probabilities for share in row]
         outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [len(labels), width], "data": flat})
-    if asked.outputs:
-        outputs = [output for output in outputs if output["name"] in asked.outputs]
+    if request.outputs:
+        outputs = [output for output in outputs if output["name"] in request.outputs]
     return orjson.dumps({
         "model_name": model.name,
         "model_version": str(model.version),
-        "id": request_id if asked.id is None else asked.id,
+        "id": request_id if request.id is None else request.id,
         "outputs": outputs,
     })  # fmt: skip
 
 
 def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[Any]]:
-    """Name, shape and the values in a row, checked against shape and datatype."""
+    """The name, shape and flat values of a tensor; the values are checked against shape and datatype."""
     if not isinstance(tensor, dict):
         raise wrong_shape(f"{place} is not an object")
     name, shape, datatype, data = (tensor.get(key) for key in ("name", "shape", "datatype", "data"))
@@ -112,7 +115,7 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
         raise wrong_shape(f"{place}: the shape is not a list of sizes")
     if len(shape) > DIMENSIONS:
-        raise wrong_shape(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are taken")
+        raise wrong_shape(f"{place}: the shape has {len(shape):,} dimensions: at most {DIMENSIONS} are allowed")
     if datatype not in DATATYPES:
         raise wrong_shape(f"{place}: the datatype is not one of {', '.join(DATATYPES)}")
     parameters = tensor.get("parameters") or {}
@@ -121,9 +124,9 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
         raise wrong_shape(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
     check_row_limit(shape[0], most)
     if not isinstance(data, list):
-        raise wrong_shape(f"{place}: data is not a list; tensors in shared memory are not read")
+        raise wrong_shape(f"{place}: data is not a list; shared memory is not supported")
     values = _flat(data, shape, place)
-    if content_type == "pd_json":  # each value is a document of its own: how MLServer writes columns of many types
+    if content_type == "pd_json":  # MLServer writes each value of a column with mixed types as a JSON document
         check_row_limit(len(values), most)
         values = [parse_json(value.encode()) if isinstance(value, str) else value for value in values]
     else:
@@ -138,10 +141,10 @@ def _flat(data: list[Any], shape: Sequence[int], place: str) -> list[Any]:
     values: list[Any] = data
     for inner in shape[1:]:
         if not all(isinstance(value, list) and len(value) == inner for value in values):
-            raise wrong_shape(f"{place}: the data is not of its shape")
+            raise wrong_shape(f"{place}: the data does not have the given shape")
         values = [value for part in values for value in part]
     if len(data) != shape[0] or any(isinstance(value, list) for value in values):
-        raise wrong_shape(f"{place}: the data is not of its shape")
+        raise wrong_shape(f"{place}: the data does not have the given shape")
     return values
 
 
@@ -168,21 +171,21 @@ def _check(values: list[Any], datatype: str, name: str) -> None:
 def _matrix(shape: Sequence[int], values: list[Any], model: "Model") -> list[Mapping[str, Any]]:
     columns = model.contract.feature_columns
     if any(column.kind not in ("numeric", "boolean") for column in columns):
-        raise wrong_shape("columns that are not all numbers cannot come in one tensor: give one named input a column")
+        raise wrong_shape("a single tensor can only hold numbers: send one named input per column")
     if shape[1] != len(columns):
-        raise wrong_shape(f"the one tensor has {shape[1]} columns, not {len(columns)}")
+        raise wrong_shape(f"the tensor has {shape[1]} columns, not {len(columns)}")
     names, width = [column.name for column in columns], len(columns)
     return [dict(zip(names, values[at : at + width], strict=True)) for at in range(0, len(values), width)]
 
 
-def _outputs(asked: Any, model: "Model") -> tuple[str, ...]:
-    if asked is None:
+def _outputs(outputs: Any, model: "Model") -> tuple[str, ...]:
+    if outputs is None:
         return ()
     known = {LABELS, PROBABILITIES} if model.contract.classes else {LABELS}
-    listed = asked if isinstance(asked, list) else [None]
+    listed = outputs if isinstance(outputs, list) else [None]
     names = [output.get("name") if isinstance(output, dict) else None for output in listed]
     if not all(isinstance(name, str) and name in known for name in names):
-        raise wrong_shape(f"outputs names what is not one of {', '.join(sorted(known))}")
+        raise wrong_shape(f"outputs holds a name that is not one of {', '.join(sorted(known))}")
     return tuple(str(name) for name in names)
 
 
@@ -194,22 +197,22 @@ def _label_type(model: "Model") -> str:
 
 
 def json_length(headers: Mapping[bytes, bytes], length: int) -> int:
-    """Where in a body of this length its document ends.
+    """The length of the JSON document at the start of a body of ``length`` bytes.
 
     Raises:
-        Problem: the header that says so is no such number.
+        Problem: the header is not a number within the body.
     """
-    given = headers[BINARY_HEADER]
-    if not given.isdigit() or len(given) > 18 or int(given) > length:
-        raise Problem("bad-request", "Inference-Header-Content-Length is no place in the body")
-    return int(given)
+    value = headers[BINARY_HEADER]
+    if not value.isdigit() or len(value) > 18 or int(value) > length:
+        raise Problem("bad-request", "Inference-Header-Content-Length is not a position in the body")
+    return int(value)
 
 
 def attach_binary_data(document: Any, tail: bytes) -> None:
-    """Gives each tensor of a request that came as bytes its data.
+    """Parses the binary data behind the JSON document and stores it as ``data`` of the tensors.
 
     Raises:
-        Problem: sizes, datatypes or texts are not right.
+        Problem: a size, datatype or text is invalid.
     """
     inputs = document.get("inputs") if isinstance(document, dict) else None
     at = 0
@@ -223,7 +226,7 @@ def attach_binary_data(document: Any, tail: bytes) -> None:
         tensor["data"] = _binary_values(tail[at : at + size], tensor.get("datatype"), f"inputs[{place}]")
         at += size
     if at != len(tail):
-        raise wrong_shape("there are bytes behind the last tensor")
+        raise wrong_shape("there are bytes after the last tensor")
 
 
 def _binary_values(part: bytes, datatype: Any, place: str) -> list[Any]:
@@ -233,7 +236,7 @@ def _binary_values(part: bytes, datatype: Any, place: str) -> list[Any]:
         raise wrong_shape(f"{place}: the datatype is not one of {', '.join(_NUMPY_TYPES)}, BYTES")
     dtype = np.dtype(_NUMPY_TYPES[datatype])
     if len(part) % dtype.itemsize:
-        raise wrong_shape(f"{place}: the bytes are no whole number of {datatype}")
+        raise wrong_shape(f"{place}: the number of bytes is not a multiple of the size of {datatype}")
     values: list[Any] = np.frombuffer(part, dtype).tolist()
     if dtype.kind == "f":
         return [None if value != value else value for value in values]  # noqa: PLR0124 - NaN
@@ -241,17 +244,17 @@ def _binary_values(part: bytes, datatype: Any, place: str) -> list[Any]:
 
 
 def _texts(part: bytes, place: str) -> list[str]:
-    """Each is four bytes of length, the lowest first, and so much UTF-8."""
+    """Texts in UTF-8, each after its length as a little-endian integer of four bytes."""
     texts, at = [], 0
     try:
         while at < len(part):
             (length,) = struct.unpack_from("<I", part, at)
             at += 4 + length
             if at > len(part):
-                raise wrong_shape(f"{place}: a text is longer than its tensor")
+                raise wrong_shape(f"{place}: a text extends beyond its tensor")
             texts.append(part[at - length : at].decode())
     except (struct.error, UnicodeDecodeError):
-        raise wrong_shape(f"{place}: the bytes are no texts in UTF-8") from None
+        raise wrong_shape(f"{place}: the bytes are not texts in UTF-8") from None
     if any("\0" in text for text in texts):
         raise wrong_shape(f"{place}: a text holds a NUL character")
     return texts

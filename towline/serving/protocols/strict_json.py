@@ -1,4 +1,4 @@
-"""JSON that means one thing only: whatever two parsers could read in two ways is refused."""
+"""Strict JSON: a parser that refuses documents which different parsers could read in different ways."""
 
 import gc
 import json
@@ -11,39 +11,39 @@ import orjson
 
 from towline.serving.problems import Problem
 
-MAX_DEPTH = 32  # levels; no path takes more than six
+MAX_DEPTH = 32  # levels; the protocols use at most six
 LARGE_BODY = 65_536  # bytes
-MAX_OBJECTS_PER_ROW, LISTS = 10, 50  # at most, for each row that is allowed
-MAX_KEYS = 10_000  # of one object, at most
-BEGINNING = 262_144  # bytes that are looked at before all of a body is
-# a text without an end is taken to the end: else it would be looked for again from each quote in it
+MAX_OBJECTS_PER_ROW, LISTS = 10, 50  # most objects, and most lists and objects, for each row that is allowed
+MAX_KEYS = 10_000  # most keys of one object
+BEGINNING = 262_144  # bytes that are checked before the whole body is
+# an unterminated text matches to the end: otherwise the search would restart at each quote in it
 _TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|\bNaN\b', re.DOTALL)
 _LOW, _HIGH = -(2.0**63), 2.0**64
-# the characters that structure a document, each made its position here and 1
+# the structural characters of a document; each is translated to its position here plus 1
 _MARKS = b'":{}[]'
 _QUOTE, _COLON, _BRACE, _BRACE_END, _BRACKET, _BRACKET_END = range(1, len(_MARKS) + 1)
 _TABLE = bytes(_MARKS.find(byte) + 1 for byte in range(256))
 _OTHERS = bytes(byte for byte in range(256) if byte not in _MARKS)
-_STEPS = np.array([0, 0, 0, 1, -1, 1, -1], dtype=np.int8)  # what each does to the depth
+_STEPS = np.array([0, 0, 0, 1, -1, 1, -1], dtype=np.int8)  # change of the depth at each character
 
 
 def parse_json(body: bytes, longest: int = 10_000, *, widest: int = MAX_KEYS, nan: bool = False) -> Any:
-    """One JSON document.
+    """Parses one JSON document.
 
     Args:
         body: UTF-8, without a byte order mark.
-        longest: how long a list of objects or of lists may be.
-        widest: how many keys an object may have; counted in bodies of 64 KiB and more, smaller ones have few.
-        nan: whether the word NaN is taken for null, as clients written in Python have it.
+        longest: most items of a list of objects or lists.
+        widest: most keys of an object; checked in bodies of 64 KiB and more, since smaller ones cannot hold many.
+        nan: whether NaN is read as null, as Python clients write it.
 
     Raises:
-        Problem: it is no JSON, or holds NaN, a number beyond all floats, a key twice in one object, a NUL, half of a
-            surrogate pair, or more than 32 levels (``malformed-json``); or too long a list or too many keys
-            (``too-large``).
+        Problem: ``malformed-json`` if the body is not JSON, or holds NaN, a number beyond the range of floats, a key
+            twice in one object, a NUL, an unpaired surrogate, or more than 32 levels; ``too-large`` if a list is too
+            long or an object has too many keys.
     """
     if len(body) < LARGE_BODY or not gc.isenabled():
         return _loads(body, longest, widest, nan)
-    gc.disable()  # else each of a million new lists would be looked through for cycles again and again
+    gc.disable()  # otherwise the collector would scan all new lists again and again
     try:
         return _loads(body, longest, widest, nan)
     finally:
@@ -57,7 +57,7 @@ def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
         or body.count(b"[") > LISTS * longest
     ):
         if len(body) > 2 * BEGINNING:
-            _check_size(body[:BEGINNING], longest, widest)  # tells of most that are refused, at a tenth of the cost
+            _check_size(body[:BEGINNING], longest, widest)  # detects most refused bodies at a tenth of the cost
         _check_size(body, longest, widest)
     try:
         document = orjson.loads(body)
@@ -72,16 +72,16 @@ def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
         document = json.loads(body)
         keys = _keys(document, longest, MAX_DEPTH, rounded=False)
     if body.count(b":") != keys and _colons(body, keys) != keys:
-        raise Problem("malformed-json", "a key stands twice in one object")
+        raise Problem("malformed-json", "a key occurs twice in one object")
     if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
         raise Problem("malformed-json", "a text holds a NUL character")
     return document
 
 
 def _check_size(body: bytes, longest: int, widest: int) -> None:
-    """Refuses what costs far more to build than its bytes let expect, before it is built.
+    """Refuses, before it is parsed, a body whose objects would take far more time and memory than its size suggests.
 
-    While it is built no other request is answered.
+    No other request is answered while a body is parsed.
     """
     marks = _marks(body)
     depth = np.cumsum(_STEPS[marks], dtype=np.int32)
@@ -91,13 +91,13 @@ def _check_size(body: bytes, longest: int, widest: int) -> None:
     if counts[_BRACE] > MAX_OBJECTS_PER_ROW * longest or counts[_BRACE] + counts[_BRACKET] > LISTS * longest:
         raise Problem("too-large", f"the body holds far more lists and objects than {longest:,} rows need")
     if counts[_COLON] > widest and (keys := _most_keys(marks, depth)) > widest:
-        raise Problem("too-large", f"an object holds {keys:,} keys: at most {widest:,} are taken")
+        raise Problem("too-large", f"an object holds {keys:,} keys: at most {widest:,} are allowed")
 
 
 def _most_keys(marks: np.ndarray, depth: np.ndarray) -> int:
-    """How many keys the object with the most of them has."""
+    """The number of keys of the object with the most keys."""
     most = 0
-    for level in range(1, int(depth.max()) + 1):  # a key's object is the one that was opened last on the same level
+    for level in range(1, int(depth.max()) + 1):  # a key belongs to the object opened last on its level
         here = marks[depth == level]
         here = here[(here == _COLON) | (here == _BRACE)]
         begins = np.flatnonzero(here == _BRACE)
@@ -111,16 +111,16 @@ def _too_deep() -> Problem:
 
 
 def _without_nan(body: bytes) -> bytes:
-    """Each NaN outside of strings made null."""
-    return _TEXT_OR_NAN.sub(lambda found: b"null" if found[0] == b"NaN" else found[0], body)
+    """The body with each NaN outside of strings replaced by null."""
+    return _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
 
 
 class _Beyond64Bits(Exception):
-    """A float that may have been written as an integer."""
+    """A float may have been written as an integer of more than 64 bits."""
 
 
 def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
-    """How many keys all objects of a document have together."""
+    """The number of keys of all objects of a document."""
     if not depth:
         raise _too_deep()
     keys = 0
@@ -130,7 +130,7 @@ def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
     elif value.__class__ is list:
         inner = value
         if len(value) > longest and value[0].__class__ in (dict, list):
-            raise Problem("too-large", f"a list holds {len(value):,} entries: at most {longest:,} are taken")
+            raise Problem("too-large", f"a list holds {len(value):,} entries: at most {longest:,} are allowed")
     for item in inner:
         kind = item.__class__
         if kind is float:
@@ -142,7 +142,7 @@ def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
 
 
 def _colons(body: bytes, keys: int) -> int:
-    """How many colons stand outside of strings: one behind each key that was written."""
+    """The number of colons outside of strings: one for each key in the text, including duplicates."""
     spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
     if not spaced and body.count(b'":') == keys:
         return keys
@@ -150,10 +150,10 @@ def _colons(body: bytes, keys: int) -> int:
 
 
 def _marks(body: bytes) -> np.ndarray:
-    """The colons, braces and brackets of a document that stand outside of strings, in order."""
+    """The colons, braces and brackets of a document outside of strings, in order."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = np.frombuffer(body.translate(_TABLE, _OTHERS), dtype=np.uint8)
-    inside = np.cumsum(marks == _QUOTE, dtype=np.uint8) & 1  # wraps around, and stays odd or even
+    inside = np.cumsum(marks == _QUOTE, dtype=np.uint8) & 1  # overflow does not change whether it is odd or even
     outside: np.ndarray = marks[(inside == 0) & (marks != _QUOTE)]
     return outside

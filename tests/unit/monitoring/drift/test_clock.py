@@ -44,7 +44,7 @@ def write(store: MonitoredStore, folder: Path) -> Callable[[str, Sequence[dt.dat
 
 
 def convert(folder: Path) -> None:
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         parquet_store.convert_segments(folder)
 
 

@@ -323,7 +323,7 @@ def test_reading_the_log_of_one_version(tmp_path: Path) -> None:
 
     for hour, version, size in ((-1, 1, 1.0), (0, 1, 2.0), (5, 2, 3.0), (23, 1, 4.0)):
         write(hour, version, size)
-    with parquet_store.exclusive_lock(folder):
+    with parquet_store.lock_store(folder):
         parquet_store.convert_segments(folder)
     write(24 - 1e-3, 1, 5.0)
     write(24, 1, 6.0)

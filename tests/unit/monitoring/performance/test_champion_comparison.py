@@ -134,7 +134,7 @@ def test_no_previous_one(sample_store: SampleStore) -> None:
     (damaged / "contract.json").write_text("{}")
     found = asked(sample_store.release(2), damaged, truth)
     assert (found.previous_is_better, found.previous) == (False, None)
-    assert "not what its manifest says" in found.reason
+    assert "differs from its manifest" in found.reason
 
 
 def test_another_target(sample_store: SampleStore, tmp_path: Path) -> None:

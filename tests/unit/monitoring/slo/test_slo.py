@@ -21,7 +21,7 @@ from towline.monitoring.slo.metrics_scraper import (
     parse_metrics,
     scrape_metrics,
 )
-from towline.monitoring.slo.slo_history import accumulate, append_sample, thin_out
+from towline.monitoring.slo.slo_history import accumulate, append_sample, downsample
 from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -366,10 +366,10 @@ def test_thinning_changes_no_count_of_a_whole_window() -> None:
         sample(NOW - at * MINUTE, 10 * (5 - at % 5), 0, started=float(-(at // 5))) for at in range(5 * 24 * 60, -1, -1)
     ]
     whole = accumulate(samples)
-    thinned = thin_out(whole, NOW, PERIOD)
-    assert len(thinned) < len(whole) / 3
+    reduced = downsample(whole, NOW, PERIOD)
+    assert len(reduced) < len(whole) / 3
     for hours in (1, 6, 72):
-        now, before = (burn_rate._count_requests(each, NOW - hours * HOUR, NOW).total for each in (thinned, whole))
+        now, before = (burn_rate._count_requests(each, NOW - hours * HOUR, NOW).total for each in (reduced, whole))
         assert now == pytest.approx(before, rel=0.002)
 
 
