@@ -1,1 +1,1 @@
-"""Inference: a release opened for predictions, one row or a whole file."""
+"""Inference: opens a release and predicts single rows, tables or whole files."""

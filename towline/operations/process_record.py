@@ -1,4 +1,4 @@
-"""A process record names a process in a file: by its pid and its start time, since pids are used again."""
+"""A process record names a process in a file: by its pid and its start time, since the system reuses pids."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -6,7 +6,7 @@ from towline.processes import is_running
 
 
 class ProcessRecord(BaseModel):
-    """A process; ``pid`` is 0 and ``start_time`` empty where there is none.
+    """A process; ``pid`` is 0 and ``start_time`` is empty if there is none.
 
     It reads the records of its subclasses too: other fields are ignored.
     """

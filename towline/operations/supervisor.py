@@ -28,7 +28,7 @@ from towline.processes import process_start_time
 
 SCHEDULES = "schedules"
 _POLL_S = 0.5
-_STABLE_AFTER_S = 60.0  # a process that runs for so long has no failures any more
+_STABLE_AFTER_S = 60.0  # after so many seconds the failures of a process are reset
 _MAX_BACKOFF_S = 60.0
 _SERVER_ATTEMPTS = 3
 _MLFLOW_CHECK_S = 30.0
@@ -47,9 +47,9 @@ class ManagedProcess:
         name: as ``towline up`` and ``towline status`` show it.
         command: a module and its arguments.
         log: the file that gets its output.
-        url: where it answers, if it does.
-        enabled: whether it is to run; a service waits for the first version of its model.
-        process: it, while it runs.
+        url: its address, if it has one.
+        enabled: whether it should run; a service waits for the first version of its model.
+        process: the running process; None while it does not run.
         started: when it was last started, or has last ended, on the monotonic clock.
         failures: how often in a row it has ended.
         error: the last line that it logged when it ended.
@@ -115,7 +115,7 @@ class Supervisor:
     Args:
         settings: where the store and the project are.
         paths: of the configs.
-        configs: their present content.
+        configs: their current content.
         ports: of each model's service; empty for none.
         notify: receives each line for the user.
     """
@@ -271,7 +271,7 @@ class Supervisor:
             check.report = report
 
     def _check_mlflow(self) -> None:
-        """Compares MLflow with the ledger now and then; a child process adds what MLflow lacks."""
+        """Compares MLflow with the ledger at intervals; a child process adds missing versions to MLflow."""
         from towline.registry.mlflow.mirror import is_quick_to_read
         from towline.registry.mlflow.synchronization import find_differences
 

@@ -18,7 +18,7 @@ class SupervisedProcess(ProcessRecord):
     Attributes:
         name: ``schedules``, or ``service of <model>``.
         status: runs; waits for the first version; restarts after it ended unexpectedly.
-        url: where it answers, if it does.
+        url: its address, if it has one.
         failures: how often in a row it has ended unexpectedly.
         error: the last line that it logged when it ended.
     """
@@ -53,7 +53,7 @@ class UpState(ProcessRecord):
 
 
 def read(settings: Settings) -> UpState | None:
-    """The state that the last ``towline up`` wrote, whether or not it still runs."""
+    """The state written by the last ``towline up``, even if it no longer runs."""
     try:
         return UpState.model_validate_json(path(settings).read_bytes())
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""The prediction log: what services answered, and the ground-truth labels that came later."""
+"""The prediction log: the predictions of services, and the ground-truth labels that arrive later."""

@@ -1,1 +1,1 @@
-"""A model as it is shipped: the folder, its manifest, and what answers from it."""
+"""Releases: writes a model as a folder of verified files, and builds container images of it."""

@@ -1,1 +1,1 @@
-"""A release behind HTTP: the process, its keys, what it serves, and the application."""
+"""The HTTP service of a model: processes, API keys, model reloading and the application."""

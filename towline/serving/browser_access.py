@@ -86,13 +86,13 @@ def is_from_browser(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def check_hosts(names: Sequence[str]) -> None:
-    """Raises ConfigError if one of the names for ``Hosts`` is none."""
+    """Raises ConfigError if a name is not a host name that ``AllowedHosts`` supports."""
     _check(names, _HOST, "--allowed-hosts", "a host name", "give names without scheme and port: api.example.com")
 
 
 def check_origins(origins: Sequence[str]) -> None:
-    """Raises ConfigError if one of those for ``Origins`` is no origin."""
-    remedy = "give scheme, host and perhaps port, without a path: https://app.example.com"
+    """Raises ConfigError if a text is not an origin that ``CorsOrigins`` supports."""
+    remedy = "give scheme, host and optionally port, without a path: https://app.example.com"
     _check([origin for origin in origins if origin != "*"], _ORIGIN, "--cors-origins", "an origin", remedy)
 
 

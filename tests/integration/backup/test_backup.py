@@ -377,7 +377,7 @@ def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command,
     finally:
         log.close()
     assert done.code == 2
-    assert f"a service of {MODEL} works on this store" in done.err
+    assert f"a service of {MODEL} uses this store" in done.err
 
 
 def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
@@ -435,7 +435,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("backup", "{store}/inside.tar.zst"), "would lie in what it is of"),
+        (("backup", "{store}/inside.tar.zst"), "would be written into the data it backs up"),
         (("backup", "{tmp}/a.zip"), "let it end in"),
         (("backup", "{tmp}/a.tar.zst", "--database", "x=mysql://h/d"), "is neither"),
         (("backup", "{tmp}/a.tar.zst", "--database", "x=postgresql://u:pw@h/d"), "can be read by everybody"),
@@ -503,4 +503,4 @@ def test_a_server_of_the_store_must_be_stopped_before_a_restore(
     (home.settings.store / "servers" / "mlflow.json").write_text(server.model_dump_json())
     done = command("restore", archive, "--force")
     assert done.code == 2
-    assert f"process {os.getpid()} (mlflow) works on this store" in done.err
+    assert f"process {os.getpid()} (mlflow) uses this store" in done.err

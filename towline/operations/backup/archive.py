@@ -1,7 +1,7 @@
 """A backup archive is a compressed tar of files and folders; its last member is a manifest with the digest of each.
 
-Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. An archive may come from anywhere: links, devices and
-names that lead elsewhere are refused. ``tar`` and ``zstd`` open it too.
+Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. Archives are not trusted: links, devices and
+names outside of the target are refused. ``tar`` and ``zstd`` can open an archive too.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _MAX_MANIFEST = 2**29
 
 
 class Member(Frozen):
-    """What a file must be: sha256, size in bytes, permissions. The sha256 of a folder is empty."""
+    """The expected sha256, size in bytes and permissions of a file. The sha256 of a folder is empty."""
 
     sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
     size: int = Field(ge=0)
@@ -53,7 +53,7 @@ class Dump(Frozen):
 
 
 class BackupManifest(Frozen):
-    """What a backup holds; ``store`` is the path of the store that it is of."""
+    """The content of a backup; ``store`` is the path of the store that was backed up."""
 
     format: Literal[2] = 2
     towline: str
@@ -160,7 +160,7 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupMan
         target: where a member is written; None writes nothing. The caller removes what was written if an error follows.
 
     Raises:
-        ReleaseError: names the member that is not what the manifest says, or that no backup may hold.
+        ReleaseError: a member differs from the manifest or is not allowed in a backup; the error names it.
         TransientError: the disk is full or cannot be written.
         ConfigError: there is no such file.
     """
@@ -182,7 +182,7 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupMan
                 if block.strip(b"\0"):
                     raise _damaged(path, path.name, "has content after its last member: something was appended")
     except (tarfile.TarError, pa.ArrowException, EOFError, UnicodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; a codec's error has no number
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error; errors of a codec have no number
             raise
         raise _damaged(path, name, f"is followed by what cannot be read ({error})") from None
     if manifest is None:
@@ -280,5 +280,5 @@ def _compare(path: Path, manifest: BackupManifest, members: dict[str, Member]) -
 
 
 def _damaged(path: Path, member: str, problem: str) -> ReleaseError:
-    what = f"the backup is not what its manifest says: {member} {problem}"
+    what = f"the backup differs from its manifest: {member} {problem}"
     return ReleaseError(what, where=str(path), remedy="take another copy of the backup, or an earlier one")

@@ -1,6 +1,6 @@
 """The contents of a store that a backup holds.
 
-Left out are locks, logs, servers and runs of the moment, unfinished files, links and special files.
+Locks, logs, records of running processes, unfinished files, links and special files are not backed up.
 """
 
 import stat
@@ -14,7 +14,7 @@ from towline.prediction_log.privacy import HASH_KEYS
 from towline.store import StoreLayout
 
 STORE = "store"
-ASIDE = ".before-restore-"  # prefix of the folder for what a restore has replaced
+ASIDE = ".before-restore-"  # prefix of the folder for files that a restore replaced
 _EXCLUDED = {"locks", "logs", "servers", "work", "lost+found"}
 _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -28,7 +28,7 @@ class StoreEntry(NamedTuple):
 
 
 def sections(root: Path) -> list[str]:
-    """The names of what lies directly in a store and is backed up, sorted."""
+    """The names of the files and folders directly in a store that are backed up, sorted."""
     names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
     return [name for name in names if name not in _EXCLUDED and not _is_transient(name)]
 
@@ -87,7 +87,7 @@ def _is_transient(name: str) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """Empty where there is nothing any more."""
+    """The kind of a path; empty if the file was removed meanwhile."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

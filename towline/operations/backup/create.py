@@ -29,7 +29,7 @@ _LEDGER_ATTEMPTS = 5
 
 
 class BackupResult(Frozen):
-    """A backup that was written; ``notes`` name what one might expect in it and is not."""
+    """A backup that was written; ``notes`` name content that a user might expect and that is missing."""
 
     file: str
     bytes: int
@@ -63,12 +63,16 @@ def backup(
         ConfigError: the file would lie inside what it backs up, or has another suffix.
         ReleaseError: the ledger was changed. Or the ledger was lost, or a release that serves is damaged: the backup is
             written in these cases.
-        TransientError: the disk is full; a database is away; a file cannot be read.
+        TransientError: the disk is full; a database is down; a file cannot be read.
     """
     target = target.absolute()
     for root in (settings.store, *folders.values()):
         if target.resolve().is_relative_to(root.resolve()):
-            raise ConfigError("the backup would lie in what it is of", where=str(target), remedy="name another folder")
+            raise ConfigError(
+                "the backup would be written into the data it backs up",
+                where=str(target),
+                remedy="choose another folder",
+            )
     for name, folder in folders.items():
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name a folder that exists")

@@ -66,7 +66,7 @@ class Database:
         """Writes the database into a new file; False where there is none yet.
 
         Raises:
-            TransientError: it is damaged, away, or refuses the user; the disk is full.
+            TransientError: it is damaged, down, or refuses the user; the disk is full.
             ConfigError: PostgreSQL's programs are not installed.
         """
         if self.file is not None:
@@ -88,7 +88,7 @@ class Database:
         self._run("pg_restore", "--single-transaction", "--exit-on-error", "--no-comments", *clean, str(dump))
 
     def describe_contents(self) -> str:
-        """What the database holds, in a few words; empty when nothing.
+        """A short description of the content of the database; empty if it has none.
 
         Raises:
             TransientError, ConfigError: as ``dump``.

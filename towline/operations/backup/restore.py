@@ -36,7 +36,7 @@ class RestoredModel(Frozen):
 
 
 class RestoreResult(Frozen):
-    """What was restored; ``aside`` names the folders with what was there before."""
+    """The result of a restore; ``aside`` names the folders with the files that it replaced."""
 
     created: str
     files: int
@@ -52,7 +52,7 @@ def verify(archive: Path) -> BackupManifest:
     """Reads an archive and compares every member with its manifest; writes nothing.
 
     Raises:
-        ReleaseError: names the member that is not what the manifest says.
+        ReleaseError: a member differs from the manifest; the error names it.
     """
     with step("verify") as running:
         manifest = unpack(archive)
@@ -82,7 +82,7 @@ def restore(
     Raises:
         ConfigError: a target is not empty or in use; the archive holds what has no target.
         ReleaseError: the archive, the ledger or a release that serves is damaged.
-        TransientError: the disk is full; a database is away.
+        TransientError: the disk is full; a database is down.
     """
     roots = {STORE: settings.store, **folders}
     check_exists(archive)
@@ -107,7 +107,7 @@ def restore(
                 f"{name}@{model.version} answers {model.rows} rows as recorded" for name, model in models.items()
             )
         _move_dumps(dumps, databases, settings.store, staged[STORE] / STORE)
-        os.sync()  # what was unpacked outlasts a power cut before it is moved into place
+        os.sync()  # unpacked files must survive a power cut before they are moved into place
         placement = stack.enter_context(Placement(f"{ASIDE}{token}"))
         with step("put in place") as running:
             for name, root in roots.items():
@@ -219,7 +219,7 @@ def _check_unused(layout: StoreLayout, databases: Mapping[str, Database]) -> Non
         }
     for user, path in users.items():
         remedy = "stop it (servers: towline ui --stop), or restore --into another folder"
-        raise ConfigError(f"{user} works on this store", where=str(path), remedy=remedy)
+        raise ConfigError(f"{user} uses this store", where=str(path), remedy=remedy)
 
 
 def _check_empty(roots: Mapping[str, Path], databases: Mapping[str, Database]) -> None:
