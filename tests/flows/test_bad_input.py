@@ -28,7 +28,7 @@ from towline.config import Settings, read_config
 from towline.errors import TransientError
 from towline.operations import servers
 from towline.orchestration import flow_runner
-from towline.registry.mlflow import tracking
+from towline.registry.mlflow import client
 
 Command = Callable[..., CommandResult]
 Source = bytes | pd.DataFrame | None
@@ -280,7 +280,7 @@ def test_a_locked_mlflow_store_is_waited_for_and_named(
     towline: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process holds the store: exit code 5 within a minute. After it: version 1 and no other."""
-    monkeypatch.setattr(tracking, "_WAIT", 1)  # seconds to each of three tries
+    monkeypatch.setattr(client, "_TIMEOUT_S", 1)  # seconds to each of three tries
     config = make(taxis(), RAW)
     store.mkdir()
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:

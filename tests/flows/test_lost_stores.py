@@ -167,10 +167,10 @@ def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
 def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is decided, MLflow being locked fails no run; the next command that may write puts it there."""
     from towline.promotion import outcome
-    from towline.registry.mlflow import tracking
+    from towline.registry.mlflow import client
 
     decide = outcome.decide_promotion
-    monkeypatch.setattr(tracking, "_WAIT", 0.2)
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.2)
     locks: list[sqlite3.Connection] = []
 
     def late(*given: Any) -> Any:

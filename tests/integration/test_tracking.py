@@ -382,7 +382,7 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
         mine = work.model_copy(update={"key": str(number) * 64})
         shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT, COSTS)
+        extra = (released(tmp_path), VERDICT.outcome, COSTS)
         file.write_bytes(pickle.dumps(((settings, mine, config, number + 1, result, provenance(mine.key)), extra)))
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
