@@ -9,7 +9,7 @@ from tasks.data import load, split, validate
 from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
 from tasks.training import choose_history, cross_validate, evaluate, fit, plot, refit
-from towline.config import ConfigOrPath, Settings
+from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
@@ -45,6 +45,7 @@ def training_flow(
     work, provenance, training = run.work, run.provenance, config.training
     with work.exclusive_lock():
         if outcome := find_finished(settings, config.name, work, provenance.run_key):
+            work.end_run(provenance.run_key, keep_fits=_are_fits_kept(outcome, config))
             return outcome
         validation = validate(work, training, config.validation, run.champion_contract, settings)
         check_candidates(config, work.contract())
@@ -78,8 +79,10 @@ def training_flow(
             run_id=version.run_id,
             note=note,
         )
-        if outcome.event == "promoted" or not config.data.keep_snapshot:
-            work.remove()
-        else:
-            work.end_run(provenance.run_key)
+        work.end_run(provenance.run_key, keep_fits=_are_fits_kept(outcome, config))
         return outcome
+
+
+def _are_fits_kept(outcome: Outcome, config: PipelineConfig) -> bool:
+    """A rejected version may pass another gate; that run reuses the fits."""
+    return outcome.event == "refused" and config.data.keep_snapshot

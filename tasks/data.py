@@ -19,12 +19,17 @@ from towline.registry.resolution import check_recorded
 from towline.steps import step
 
 
-class Run(Frozen):
-    """A run that begins: its workspace with the data, its origin, and the contract of the version that serves."""
+class Origin(Frozen):
+    """What a run determines once, when it begins: its provenance, and the contract of the version that serves then."""
 
-    work: Workspace
     provenance: Provenance
     champion_contract: Contract | None
+
+
+class Run(Origin):
+    """A run that has loaded its data into a workspace."""
+
+    work: Workspace
 
 
 @retrying_task("load")
@@ -42,13 +47,18 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     rows = [{"fact": name, "value": value} for name, value in dataset.model_dump(exclude={"columns"}).items()]
     artifacts.table(rows, key=f"{config.name}-dataset", description=progress.note)
     run_key = work.run_key(config)
-    file = work.provenance_file(run_key)
-    if file.exists():  # a resumed run keeps its origin
-        provenance = Provenance.model_validate_json(file.read_bytes())
+    file = work.origin_file(run_key)
+    if file.exists():  # a resumed run keeps it, even if its own version was promoted before the interruption
+        origin = Origin.model_validate_json(file.read_bytes())
     else:
-        provenance = collect_provenance(config, settings.project, run_key, actor=actor(), trigger=trigger, as_of=as_of)
-        files.write(file, provenance.model_dump_json(indent=1))
-    return Run(work=work, provenance=provenance, champion_contract=read_champion_contract(settings, config.name))
+        origin = Origin(
+            provenance=collect_provenance(
+                config, settings.project, run_key, actor=actor(), trigger=trigger, as_of=as_of
+            ),
+            champion_contract=read_champion_contract(settings, config.name),
+        )
+        files.write(file, origin.model_dump_json(indent=1))
+    return Run(work=work, provenance=origin.provenance, champion_contract=origin.champion_contract)
 
 
 @cached_task("validate", ignored_input="settings")

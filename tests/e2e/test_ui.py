@@ -99,7 +99,7 @@ def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], page: Page) -
     shows(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
     shows(page, f"{door}{leads['model card']}", "Performance on the holdout")
     assert "drift" not in first, "no night was looked at"
-    shows(page, first["status"], "seen-bikes", "serves since", "No night was looked at yet", "training", "Data refused")
+    shows(page, first["status"], "seen-bikes", "serves since", "No window was checked yet", "training", "Data refused")
 
 
 def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, str], page: Page) -> None:

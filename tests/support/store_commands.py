@@ -67,7 +67,8 @@ class StoreCommands:
 
     def __init__(self, store: Path, config: Path) -> None:
         self.store, self.config = store, config
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        hidden = ("PREFECT_", "COLUMNS")  # pytest-xdist sets the width of a terminal
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         self.environment |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         self.settings = Settings.from_environment(self.environment)
         self.ledger = Ledger(self.settings.ledger_url)

@@ -109,21 +109,30 @@ class Workspace(Frozen):
     def has_verdict(self, run_key: str) -> bool:
         return self.verdict_file(run_key).exists()
 
-    def provenance_file(self, run_key: str) -> Path:
-        return self.file(f"provenance-{run_key[:16]}.json")
+    def origin_file(self, run_key: str) -> Path:
+        """What a run determined when it began; a resumed run reads it."""
+        return self.file(f"origin-{run_key[:16]}.json")
 
-    def end_run(self, run_key: str) -> None:
-        """Marks a run as ended; its fits stay for runs with another gate."""
-        self.provenance_file(run_key).unlink(missing_ok=True)
-        self.verdict_file(run_key).unlink(missing_ok=True)
+    def end_run(self, run_key: str, *, keep_fits: bool) -> None:
+        """Ends a run: removes its files, or all of the workspace unless runs with another gate may reuse its fits."""
+        if keep_fits:
+            self.origin_file(run_key).unlink(missing_ok=True)
+            self.verdict_file(run_key).unlink(missing_ok=True)
+            self._sweep()
+        else:
+            self.remove()
 
     def remove(self) -> None:
-        """Removes the folder: a rename, then the deletion; and what interrupted deletions have left.
+        """Removes the folder: a rename, then the deletion."""
+        _move_aside(self.path)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Deletes what interrupted deletions have left, and abandoned workspaces.
 
         Workspaces of other runs are removed too if nothing was written to them for 30 days, no process uses them and
         they hold no verdict that is still to be carried out.
         """
-        _move_aside(self.path)
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED_AFTER and not any(other.glob("verdict-*.json")):
                 # the folder may belong to another user

@@ -24,6 +24,10 @@ from towline.processes import process_start_time
 
 Kind = Literal["prefect", "mlflow", "evidently", "status"]
 
+_MODULES: dict[Kind, str] = {
+    "evidently": "towline.monitoring.reporting.evidently_server",
+    "status": "towline.cli.status_server",
+}
 PORTS: dict[Kind, int] = {"prefect": 4200, "mlflow": 5000, "evidently": 5100, "status": 5200}  # if they are free
 
 TELEMETRY_OFF = {
@@ -158,8 +162,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
         }
-    if kind in ("evidently", "status"):
-        return [f"towline.cli.{kind}_server", str(port)], settings.environment()
+    if module := _MODULES.get(kind):
+        return [module, str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     artifacts = str(settings.layout.mlflow_artifacts)
     stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]

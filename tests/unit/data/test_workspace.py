@@ -86,9 +86,9 @@ def test_an_ended_run_leaves_its_fits_to_runs_with_another_gate(tmp_path: Path) 
     """After a rejection its verdict and provenance go; other files and the token stay."""
     work = opened(tmp_path)
     run_key = work.run_key(CONFIG)
-    for file in (work.verdict_file(run_key), work.provenance_file(run_key), work.file("model.skops")):
+    for file in (work.verdict_file(run_key), work.origin_file(run_key), work.file("model.skops")):
         file.write_text("{}")
-    work.end_run(run_key)
+    work.end_run(run_key, keep_fits=True)
     assert sorted(path.name for path in work.path.iterdir()) == ["model.skops", "token"]
     assert opened(tmp_path) == work
 
