@@ -42,18 +42,18 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
     """
     with step("check config"):
         check_config(config)
-    with step("load") as told:
+    with step("load") as progress:
         dataset = load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         work = open_workspace(config, dataset, settings.project, settings.store, as_of)
-        told.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns"
+        progress.note = f"{dataset.rows:,} rows × {len(dataset.columns)} columns"
     try:
-        with step("validate") as told:
+        with step("validate") as progress:
             previous = read_champion_contract(settings, config.name)
             validation = validate_table(
                 work, config, config.validation, previous, datetime.now(UTC).replace(tzinfo=None)
             )
             cross_validation.check_candidates(config, work.contract())
-            told.note = f"{len(validation.rules)} rules, {validation.warned} warned"
+            progress.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
         with (
             contextlib.suppress(TransientError),

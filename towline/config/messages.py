@@ -47,13 +47,13 @@ def describe_problems(
         errors: of a ``ValidationError``.
         known: the keys that there are below each path at which an unknown one was found.
     """
-    found: dict[tuple[str, ...], ConfigProblem] = {}
+    problems: dict[tuple[str, ...], ConfigProblem] = {}
     for error in errors:
         problem = _problem(error, known)
-        if problem.keys not in found or len(error["loc"]) > len(problem.keys) + 1:
-            found[problem.keys] = problem
-    # a list or a union is told to be wrong again for what is wrong within it
-    return [one for one in found.values() if not any(keys[: len(one.keys)] == one.keys != keys for keys in found)]
+        if problem.keys not in problems or len(error["loc"]) > len(problem.keys) + 1:
+            problems[problem.keys] = problem
+    # pydantic reports a list or a union as wrong too if one of its members is wrong
+    return [one for one in problems.values() if not any(keys[: len(one.keys)] == one.keys != keys for keys in problems)]
 
 
 def _problem(error: Mapping[str, Any], known: "Mapping[tuple[str, ...], set[str]]") -> ConfigProblem:

@@ -47,7 +47,7 @@ def hide_passwords(url: str) -> str:
 def hide_path(begin: str, path: str) -> str:
     """The path of a webhook with a ``${_TOWLINE_SECRET_…}`` in place of what is literal in it; ``begin`` is its host.
 
-    The whole path is the secret, so the name is a hash of it: two webhooks of one host are told apart.
+    The whole path is the secret, so the name is a hash of it: two webhooks of one host have different names.
     """
     name = f"{PREFIX}{hashlib.sha256((begin + path).encode()).hexdigest()[:12]}"
     parts = _parts(path)
@@ -64,7 +64,7 @@ def mask_path(path: str) -> str:
 
 
 def _parts(path: str) -> list[str]:
-    """What stands before, between and in its references; the first separator, which ends the host, by itself."""
+    """The texts before, between and in its references; the first separator is a text of its own."""
     return [path[:1], *re.split(r"(\$\{\w+\})", path[1:])] if path[:1] in ("/", "?") else [path]
 
 
@@ -81,10 +81,10 @@ def expand_variables(url: str) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        found = _value(match[1])
+        text = _value(match[1])
         # a user or a password stands before : or @ and may hold any character
         inside = match.start() > 0 and url[match.end() : match.end() + 1] in ("@", ":") and "@" in url[match.end() :]
-        return quote(found, safe="") if inside else found
+        return quote(text, safe="") if inside else text
 
     return _REFERENCE.sub(value, url)
 

@@ -35,8 +35,8 @@ class Settings(Frozen):
             if name.startswith("TOWLINE_") and name not in known:
                 raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
         here = (cwd or Path.cwd()).resolve()
-        found = next((d for d in (here, *here.parents) if (d / "flows" / "training.py").is_file()), here)
-        project = Path(env.get("TOWLINE_PROJECT", found)).resolve()
+        nearest = next((d for d in (here, *here.parents) if (d / "flows" / "training.py").is_file()), here)
+        project = Path(env.get("TOWLINE_PROJECT", nearest)).resolve()
         store = (project / env.get("TOWLINE_STORE", "mlruns")).resolve()
         layout = StoreLayout(store)
         return cls(

@@ -53,13 +53,13 @@ def assign_blocks(
     days = pd.to_datetime(times).to_numpy().astype("datetime64[D]")
     known = ~np.isnat(days)
     present, codes = np.unique(days[known], return_inverse=True)
-    kept = np.arange(len(present))
+    selected = np.arange(len(present))
     if len(present) > most:
         weeks = len(present) // 7
         starts = np.unique(np.linspace(0, weeks - 1, most // 7).astype(int)) * 7
-        kept = (starts[:, None] + np.arange(7)).ravel()
+        selected = (starts[:, None] + np.arange(7)).ravel()
     place = np.full(len(present), -1)
-    place[kept] = np.arange(len(kept))
+    place[selected] = np.arange(len(selected))
     blocks = np.full(len(days), -1)
     blocks[known] = place[codes]
     return "time", blocks
@@ -129,9 +129,9 @@ def deserialize_blocks(content: bytes) -> dict[str, Blocks]:
     """The reverse of ``packed``."""
     with np.load(io.BytesIO(content), allow_pickle=False) as saved:
         arrays = {name: saved[name] for name in saved.files}
-    found = {}
+    blocks = {}
     for part in dict.fromkeys(name.partition("/")[0] for name in arrays):
         names = arrays[f"{part}/names"].tolist()
         counts = {name: arrays[f"{part}/{at}"].astype(np.int64) for at, name in enumerate(names)}
-        found[part] = Blocks(str(arrays[f"{part}/kind"]), arrays[f"{part}/rows"], counts)
-    return found
+        blocks[part] = Blocks(str(arrays[f"{part}/kind"]), arrays[f"{part}/rows"], counts)
+    return blocks

@@ -31,17 +31,17 @@ def list_files(source: str | list[str], project: Path) -> list[Path]:
         return [path for part in source for path in list_files(part, project)]
     path = (project / source).absolute()
     if path.is_dir():
-        found = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
-        if not found:
+        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
+        if not matches:
             raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy="check data.source")
-        return found
+        return matches
     if path.exists():
         return [path]
     root = Path(path.anchor)
-    found = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
-    if not found:
+    matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+    if not matches:
         raise _missing_file(path)
-    return found
+    return matches
 
 
 def _missing_file(path: Path) -> DataError:
@@ -105,7 +105,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     if next(records, None) is None:
         raise DataError("a header and no rows", where=str(path), remedy="give a file with rows")
     if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
-        raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="mend the line")
+        raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
     try:
         return pyarrow.csv.read_csv(
             io.BytesIO(raw),
@@ -121,7 +121,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(
                     f"{len(fields)} fields where the header has {len(header)}",
                     where=f"{path}:{line}",
-                    remedy="mend the line: a separator too many or too few, or a quote left open",
+                    remedy="correct the line: it has too many or too few separators, or an open quote",
                 ) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # what follows is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
@@ -204,11 +204,11 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
             raise TransientError(
                 f"the database does not answer: {reason}", where=where, remedy="see that it runs and may be reached"
             ) from None
-        raise DataError(f"the query failed: {reason}", where=where, remedy="mend data.source.query") from None
+        raise DataError(f"the query failed: {reason}", where=where, remedy="correct data.source.query") from None
     finally:
         engine.dispose()
     if not rows:
-        raise DataError("the query gave no rows", where=where, remedy="mend data.source.query")
+        raise DataError("the query gave no rows", where=where, remedy="correct data.source.query")
     columns = [_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
     return pa.Table.from_arrays(columns, names)
 
@@ -218,18 +218,18 @@ def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError):  # the last for an infinite Decimal
         kinds = [_kind(value) for value in values]
-        found = sorted({kind for kind in kinds if kind})
+        mixed_kinds = sorted({kind for kind in kinds if kind})
     else:
         if not isinstance(array.type, pa.BaseExtensionType):
             return array
         return pa.array([None if value is None else str(value) for value in values])  # UUID
-    if len(found) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
-        convert = float if found == ["number"] else str
+    if len(mixed_kinds) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
+        convert = float if mixed_kinds == ["number"] else str
         return pa.array([None if value is None else convert(value) for value in values])
-    rare = min(found, key=kinds.count)
+    rare = min(mixed_kinds, key=kinds.count)
     rows = [row for row, kind in enumerate(kinds) if kind == rare]
     raise DataError(
-        f"column {name!r} mixes {' and '.join(found)}",
+        f"column {name!r} mixes {' and '.join(mixed_kinds)}",
         where=where,
         remedy="make it one type in the query, e.g. CAST",
         details=(list_examples(values, rows),),

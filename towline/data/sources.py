@@ -139,24 +139,24 @@ def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
 
 def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
     pieces: list[pa.Table] = []
-    first, names, wanted = "", list[str](), list[str]()
+    first, names, columns = "", list[str](), list[str]()
     for where, table in tables:
         if not names:
             first, names = where, table.column_names
             _check_names(names, config, where)
-            wanted = [name for name in names if name not in config.drop]
+            columns = [name for name in names if name not in config.drop]
         if sorted(table.column_names) != sorted(names):
             absent, more = sorted(set(names) - set(table.column_names)), sorted(set(table.column_names) - set(names))
-            found = [f"missing: {', '.join(absent[:10])}"] if absent else []
-            found += [f"only here: {', '.join(more[:10])}"] if more else []
+            differences = [f"missing: {', '.join(absent[:10])}"] if absent else []
+            differences += [f"only here: {', '.join(more[:10])}"] if more else []
             raise DataError(
                 f"other columns than {Path(first).name}",
                 where=where,
                 remedy="leave the file out of data.source, or give it the same columns",
-                details=tuple(found or ["a column stands twice"]),
+                details=tuple(differences or ["a column stands twice"]),
             )
-        piece = pa.Table.from_arrays([_to_plain_type(table[name], name, where) for name in wanted], wanted)
-        for name in wanted:
+        piece = pa.Table.from_arrays([_to_plain_type(table[name], name, where) for name in columns], columns)
+        for name in columns:
             clash = next((p for p in pieces if not _compatible(p[name].type, piece[name].type)), None)
             if clash is not None:
                 raise DataError(
@@ -165,7 +165,7 @@ def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> 
                     remedy="make it one type in all files, or name it in data.drop",
                 )
         pieces.append(piece)
-    for name in wanted:
+    for name in columns:
         if len(kinds := {piece[name].type for piece in pieces} - {pa.null()}) > 1 and pa.large_string() in kinds:
             pieces = [piece.set_column(piece.column_names.index(name), name, _as_text(piece[name])) for piece in pieces]
     return pa.concat_tables(pieces, promote_options="permissive")
@@ -193,9 +193,9 @@ def _check_names(names: list[str], config: DataConfig, where: str) -> None:
         )
     if "" in names:
         raise DataError(f"column {names.index('') + 1} has no name", where=where, remedy="name it in the header")
-    wanted = [("data.target", config.target), ("data.time", config.time), ("data.group", config.group)]
-    wanted += [("data.drop", name) for name in config.drop] + [("data.columns", name) for name in config.columns]
-    for key, name in wanted:
+    configured = [("data.target", config.target), ("data.time", config.time), ("data.group", config.group)]
+    configured += [("data.drop", name) for name in config.drop] + [("data.columns", name) for name in config.columns]
+    for key, name in configured:
         if name is not None and name not in names:
             near = difflib.get_close_matches(name, names, 1)
             known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(map(repr, names[:30]))
@@ -347,14 +347,14 @@ def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, wh
     keep = pc.less_equal(times, pa.scalar(newest, _TIME))
     if config.reach:
         keep = pc.and_(keep, pc.greater(times, pa.scalar(newest - config.reach, _TIME)))
-    kept = table.filter(pc.fill_null(keep, True))
-    if not kept.num_rows:
+    selected = table.filter(pc.fill_null(keep, True))
+    if not selected.num_rows:
         raise DataError(
             f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {format_duration(config.reach)}",
             where=where,
             remedy=f"rows run from {_iso(pc.min(times))} to {_iso(pc.max(times))}: move --as-of or widen data.window",
         )
-    return kept
+    return selected
 
 
 def _canonicalize(table: pa.Table, time: str | None) -> pa.Table:

@@ -174,8 +174,8 @@ def _distinct_starts(times: pd.Series) -> np.ndarray:
     return starts
 
 
-def _nearest_start(starts: np.ndarray, wanted: float) -> int:
-    return int(starts[np.abs(starts - wanted).argmin()])
+def _nearest_start(starts: np.ndarray, target: float) -> int:
+    return int(starts[np.abs(starts - target).argmin()])
 
 
 def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:

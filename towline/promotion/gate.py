@@ -308,11 +308,11 @@ def _check_champion(comparison: _Comparison, champion: ChampionPredictions, marg
         outcome = "fail" if enough else "inconclusive"  # the champion may be better only because it has seen the rows
     elif excess.value + width <= 0 or loss <= 0:
         outcome = "pass"
-    seen = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"
+    basis = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"
     return Check(
         name=name,
         outcome=outcome,
-        detail=f"{metric} {excess.model:.4g} against {excess.reference:.4g} of version {version} {seen}, "
+        detail=f"{metric} {excess.model:.4g} against {excess.reference:.4g} of version {version} {basis}, "
         + _describe_difference(excess, margin),
         value=-loss,
         bound=-margin * abs(excess.reference),

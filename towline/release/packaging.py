@@ -195,11 +195,11 @@ def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.
     A later challenger can so be compared on rows that neither recipe was fitted on.
     """
     contract, rows = work.contract(), work.subset("holdout").rows
-    _, found, _ = load_evaluation_predictions(work)
+    _, predictions, _ = load_evaluation_predictions(work)
     content = {"rows": hash_rows(rows[[column.name for column in contract.columns]], config.seed)}
-    content["labels"] = encode_labels(found.labels, contract.classes) if contract.classes else found.labels
-    if found.probabilities is not None:
-        content["probabilities"] = found.probabilities
+    content["labels"] = encode_labels(predictions.labels, contract.classes) if contract.classes else predictions.labels
+    if predictions.probabilities is not None:
+        content["probabilities"] = predictions.probabilities
     return content
 
 
@@ -221,8 +221,8 @@ def _render_config(config: PipelineConfig) -> str:
 @functools.cache
 def _environment() -> str:
     """Every installed distribution, ``name==version``; no addresses."""
-    found = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}
-    return "\n".join(sorted(found)) + "\n"
+    packages = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}
+    return "\n".join(sorted(packages)) + "\n"
 
 
 def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any]:

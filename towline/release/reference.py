@@ -30,42 +30,43 @@ class Reference(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def build_reference(work: "Workspace", config: PipelineConfig, learnt: "pd.DataFrame") -> dict[str, str | bytes]:
+def build_reference(work: "Workspace", config: PipelineConfig, training_rows: "pd.DataFrame") -> dict[str, str | bytes]:
     """The files that hold it, by name.
 
     Args:
         work: the run's folder.
         config: names the columns of time and group.
-        learnt: the raw rows that the model learnt from. Answers are those to the holdout: to rows that a model has
-            learnt from they are too sure.
+        training_rows: the raw rows that the model was fitted on. The reference of the predictions comes from the
+            holdout, because predictions for training rows are overconfident.
     """
     from towline.data.profile import describe_columns, duplicate_share, profile_features
     from towline.training.evaluation.holdout import load_evaluation_predictions
 
     contract = work.contract()
-    features = contract.features(learnt)
+    features = contract.features(training_rows)
     held = work.subset("holdout").rows
     table = prediction_columns(load_evaluation_predictions(work)[1], contract)
     inputs = profile_features(features, contract)
-    told = describe_columns(table, prediction_kinds(contract))
+    predictions = describe_columns(table, prediction_kinds(contract))
     parts = {}
-    for name, frame, facts, raw in (("inputs", features, inputs, learnt), ("answers", table, told, held)):
+    for name, frame, facts, raw in (("inputs", features, inputs, training_rows), ("answers", table, predictions, held)):
         data = config.data
         times, groups = (raw[column] if column else None for column in (data.time, data.group))
         kind, unit = blocks.assign_blocks(times, groups, len(facts["columns"]))
         parts[name] = blocks.count_blocks(frame, facts["columns"], kind, unit)
-    text = json.dumps({**inputs, "repeated": duplicate_share(features), "answers": told}, ensure_ascii=False)
+    text = json.dumps({**inputs, "repeated": duplicate_share(features), "answers": predictions}, ensure_ascii=False)
     return {PROFILE: text, BLOCKS: blocks.serialize_blocks(parts)}
 
 
-def prediction_columns(found: Predictions, contract: Contract) -> "pd.DataFrame":
+def prediction_columns(predictions: Predictions, contract: Contract) -> "pd.DataFrame":
     """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
     import pandas as pd
 
-    labels = found.labels if contract.task == "regression" else [category_name(label) for label in found.labels]
+    names = [category_name(label) for label in predictions.labels] if contract.task != "regression" else None
+    labels = predictions.labels if names is None else names
     table = pd.DataFrame({PREDICTION: pd.Series(labels, dtype=np.float64 if contract.task == "regression" else object)})
-    if contract.task == "binary" and found.probabilities is not None:
-        table[PROBABILITY] = found.probabilities[:, contract.classes.index(contract.positive)]
+    if contract.task == "binary" and predictions.probabilities is not None:
+        table[PROBABILITY] = predictions.probabilities[:, contract.classes.index(contract.positive)]
     return table
 
 
@@ -78,6 +79,6 @@ def prediction_kinds(contract: Contract) -> dict[str, Kind]:
 def read_reference(release: Path) -> Reference:
     """The reference of a verified release; one made before there were blocks has none."""
     facts = json.loads((release / PROFILE).read_bytes())
-    told = facts.pop("answers", {"rows": 0, "columns": {}})
+    predictions = facts.pop("answers", {"rows": 0, "columns": {}})
     file = release / BLOCKS
-    return Reference(facts, told, blocks.deserialize_blocks(file.read_bytes()) if file.exists() else {})
+    return Reference(facts, predictions, blocks.deserialize_blocks(file.read_bytes()) if file.exists() else {})

@@ -93,12 +93,12 @@ def finish_smoke_test(
         "digest": package.digest,
     }
     try:
-        answer, told = process.communicate(json.dumps(job) + "\n", timeout)
+        answer, errors = process.communicate(json.dumps(job) + "\n", timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         return _failed(len(rows), f"no answer within {timeout:.0f} s")
     if process.returncode:
-        last = told.strip().splitlines()[-1:] or ["no message"]
+        last = errors.strip().splitlines()[-1:] or ["no message"]
         return _failed(len(rows), f"the process ended with exit code {process.returncode}: {last[0]}")
     return SmokeTestResult.model_validate_json(answer.strip().splitlines()[-1])
 
@@ -143,7 +143,7 @@ def _run_job() -> None:
     latency, differences = _predict_single_rows(model)
     tolerance = TOLERANCE if model.compiled else 0.0
     differences = _differences(Path(job["expected"]), answers, model.contract, tolerance) + differences
-    found = {
+    result = {
         "identical": not differences,
         "rows": len(answers.labels),
         "latency_ms": latency,
@@ -152,7 +152,7 @@ def _run_job() -> None:
         "modules": sorted(blocker.asked),
         "detail": "; ".join(differences) or f"{len(answers.labels):,} rows answered identically",
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 def _differences(path: Path, answers: "Predictions", contract: "Contract", tolerance: float) -> list[str]:

@@ -39,23 +39,23 @@ def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[
     except Exception as error:  # an imported module may raise anything
         what = f"cannot import {module_name!r}: {describe_error(error)}"
         raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
-    found = getattr(module, attribute, None)
+    imported = getattr(module, attribute, None)
     functions = package not in LIBRARIES
-    if not (isinstance(found, type) or (functions and inspect.isfunction(found))):
+    if not (isinstance(imported, type) or (functions and inspect.isfunction(imported))):
         names = [name for name in dir(module) if name[0].isupper() or functions]
-        wanted = "class or function" if functions else "class"
-        what = f"{module_name} has no {wanted} {attribute!r}"
+        expected = "class or function" if functions else "class"
+        what = f"{module_name} has no {expected} {attribute!r}"
         raise ConfigError(what, where=where, remedy=nearest(attribute, names))
-    home = found.__module__.partition(".")[0]
+    home = imported.__module__.partition(".")[0]
     if home != package:  # what a module has imported is not its own
-        _permit(home, f"{path} is {found.__module__}.{found.__qualname__}, which", where, trusted)
+        _permit(home, f"{path} is {imported.__module__}.{imported.__qualname__}, which", where, trusted)
         functions = functions and home not in LIBRARIES
-    if isinstance(found, type) and not all(callable(getattr(found, name, None)) for name in ("fit", "predict")):
+    if isinstance(imported, type) and not all(callable(getattr(imported, name, None)) for name in ("fit", "predict")):
         what = f"{path} is not a scikit-learn compatible estimator: it has no fit and predict"
         raise ConfigError(what, where=where, remedy=_REMEDY)
-    if not isinstance(found, type) and not functions:
+    if not isinstance(imported, type) and not functions:
         raise ConfigError(f"{path} is a function of {LIBRARIES[home]}", where=where, remedy="name a class")
-    return found
+    return imported
 
 
 def _permit(package: str, path: str, where: str, trusted: Sequence[str]) -> None:

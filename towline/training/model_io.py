@@ -186,9 +186,9 @@ def _is_trusted(name: str, trusted: Sequence[str]) -> bool:
 def _is_recorded(name: str, recorded: Sequence[str]) -> bool:
     if name not in recorded:
         return False
-    found = _resolve_type(name)
-    return isinstance(found, type) or (
-        inspect.isfunction(found) and origins.find_origin(name.partition(".")[0]) == "project"
+    resolved = _resolve_type(name)
+    return isinstance(resolved, type) or (
+        inspect.isfunction(resolved) and origins.find_origin(name.partition(".")[0]) == "project"
     )
 
 
@@ -197,9 +197,9 @@ def _resolve_type(name: str) -> Any:
     package, (module, _, attribute) = name.partition(".")[0], name.rpartition(".")
     if package in sys.stdlib_module_names:
         return None
-    found = getattr(importlib.import_module(module), attribute, None)
-    home = str(getattr(found, "__module__", None)).partition(".")[0]
-    return found if home == package else None
+    resolved = getattr(importlib.import_module(module), attribute, None)
+    home = str(getattr(resolved, "__module__", None)).partition(".")[0]
+    return resolved if home == package else None
 
 
 def _remedy(name: str) -> str:

@@ -109,16 +109,16 @@ def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: str) -> Fi
 
 def plot_importance(evaluation: Evaluation) -> Figure | None:
     """How much worse the primary metric gets when a column is shuffled."""
-    found = evaluation.importance[: MOST["columns"]][::-1]
-    if not found:
+    importance = evaluation.importance[: MOST["columns"]][::-1]
+    if not importance:
         return None
-    figure, axes = _figure(1.2 + 0.24 * len(found))
-    names, means, errors = zip(*found, strict=True)
-    axes.barh(range(len(found)), means, xerr=errors, color=MODEL, height=0.62, error_kw={"ecolor": INK, "lw": 0.9})
+    figure, axes = _figure(1.2 + 0.24 * len(importance))
+    names, means, errors = zip(*importance, strict=True)
+    axes.barh(range(len(importance)), means, xerr=errors, color=MODEL, height=0.62, error_kw={"ecolor": INK, "lw": 0.9})
     axes.axvline(0, color=SOFT, linewidth=0.8)
     _names(axes, [_short(name, 32) for name in names])
     axes.set_xlabel(f"loss of {evaluation.primary} when shuffled, ± 1 sd")
-    more = len(evaluation.importance) - len(found)
+    more = len(evaluation.importance) - len(importance)
     rest = f" ({more} lesser columns left out)" if more else ""
     first = f"{_short(names[-1])} matters most" if means[-1] > 0 else "no column matters"
     title(figure, f"Importance: {first}{rest}")
@@ -232,11 +232,11 @@ def plot_calibration(coded: EncodedPredictions, names: Sequence[str]) -> Figure 
         return None
     if coded.task == "binary":
         chance, hit = coded.probabilities[:, 1], coded.truth == 1
-        said, came = f"predicted probability of {_short(names[1])}", f"share of rows that are {_short(names[1])}"
+        x_label, y_label = f"predicted probability of {_short(names[1])}", f"share of rows that are {_short(names[1])}"
     else:
         best = coded.probabilities.argmax(axis=1)
         chance, hit = coded.probabilities.max(axis=1), coded.truth == best
-        said, came = "probability of the likeliest class", "share of rows where it is the true one"
+        x_label, y_label = "probability of the likeliest class", "share of rows where it is the true one"
     bins = [part for part in np.array_split(np.argsort(chance, kind="stable"), 10) if len(part)]
     x = np.array([chance[part].mean() for part in bins])
     y = np.array([hit[part].mean() for part in bins])
@@ -248,7 +248,7 @@ def plot_calibration(coded: EncodedPredictions, names: Sequence[str]) -> Figure 
     axes.plot(x, y, color=MODEL, marker="o", markersize=5, linewidth=1.5, label="model, with 95 % intervals")
     ends = np.concatenate([x, y])
     low, high = max(0.0, ends.min() - 0.05), min(1.0, ends.max() + 0.05)
-    axes.set(xlim=(low, high), ylim=(low, high), xlabel=said, ylabel=came, aspect="equal")
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel=x_label, ylabel=y_label, aspect="equal")
     gap = float(np.average(np.abs(x - y), weights=rows))
     title(figure, f"Probabilities are off by {100 * gap:.1f} points on average")
     axes.legend(loc="upper left")
@@ -312,16 +312,16 @@ def plot_over_time(coded: EncodedPredictions, times: pd.Series, target: str) -> 
     return figure
 
 
-def plot_trend(found: Trend, target: str) -> Figure:
+def plot_trend(trend: Trend, target: str) -> Figure:
     """How high the target stood beyond what the features explain, beside the newest level, which was learnt."""
     figure, axes = _figure(2.8, 7.2)
-    axes.plot(pd.to_datetime(list(found.times)), found.values, color=MODEL, linewidth=1.6)
-    axes.axhline(1 if found.is_factor else 0, color=SOFT, linewidth=0.9, linestyle=DASHED)
-    if found.is_factor:
+    axes.plot(pd.to_datetime(list(trend.times)), trend.values, color=MODEL, linewidth=1.6)
+    axes.axhline(1 if trend.is_factor else 0, color=SOFT, linewidth=0.9, linestyle=DASHED)
+    if trend.is_factor:
         axes.set_ylim(bottom=0)
     _dates(axes)
-    axes.set_ylabel("share of the newest level" if found.is_factor else "beside the newest level")
-    title(figure, f"{_short(target)}, beyond what the columns explain: {found}")
+    axes.set_ylabel("share of the newest level" if trend.is_factor else "beside the newest level")
+    title(figure, f"{_short(target)}, beyond what the columns explain: {trend}")
     return figure
 
 
@@ -366,10 +366,10 @@ def _merged(coded: EncodedPredictions, names: list[str]) -> tuple[np.ndarray, np
     if len(names) <= MOST["classes"]:
         return coded.truth, coded.predicted, names
     counts = np.bincount(coded.truth, minlength=len(names))
-    kept = np.sort(np.argsort(-counts, kind="stable")[: MOST["classes"] - 1])
-    position = np.full(len(names), len(kept))
-    position[kept] = np.arange(len(kept))
-    shown = [*(names[at] for at in kept), f"{len(names) - len(kept)} others"]
+    largest = np.sort(np.argsort(-counts, kind="stable")[: MOST["classes"] - 1])
+    position = np.full(len(names), len(largest))
+    position[largest] = np.arange(len(largest))
+    shown = [*(names[at] for at in largest), f"{len(names) - len(largest)} others"]
     return position[coded.truth], position[coded.predicted], shown
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def search_parameters(
-    kept: Path,
+    trials_file: Path,
     candidate: Candidate,
     default: Mapping[str, Any],
     metric: Metric,
@@ -31,7 +31,7 @@ def search_parameters(
     seconds spent in trials; it lets no further trial begin and stops none.
 
     Args:
-        kept: the JSON file that every ended trial is kept in.
+        trials_file: JSON file to which each trial is written when it ends.
         candidate: with the search to make and the parameters it varies on.
         default: the space when the search gives none.
         metric: what the objective measures, which says whether more is better.
@@ -44,12 +44,12 @@ def search_parameters(
     import optuna
     from optuna.trial import TrialState, create_trial
 
-    wanted = candidate.search or SearchConfig()
-    specs = wanted.space or default
+    search = candidate.search or SearchConfig()
+    specs = search.space or default
     space = _space(specs, f"candidates.{candidate.name}.search.space")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if GREATER_IS_BETTER[metric] else "minimize")
-    ended: list[dict[str, Any]] = json.loads(kept.read_bytes()) if kept.exists() else []
+    ended: list[dict[str, Any]] = json.loads(trials_file.read_bytes()) if trials_file.exists() else []
     for one in ended:
         state = TrialState.PRUNED if one["score"] is None else TrialState.COMPLETE
         used = {name: space[name] for name in one["drawn"]}
@@ -59,7 +59,7 @@ def search_parameters(
         return {**candidate.params, **{name: _value(specs[name], value) for name, value in drawn.items()}}
 
     raised: Exception | None = None
-    while len(ended) < wanted.trials and sum(one["seconds"] for one in ended) < (wanted.timeout or math.inf):
+    while len(ended) < search.trials and sum(one["seconds"] for one in ended) < (search.timeout or math.inf):
         study.sampler = optuna.samplers.TPESampler(seed=(seed + len(ended)) % 2**32)
         trial = study.ask(space if ended else None)
         started = time.perf_counter()
@@ -73,7 +73,7 @@ def search_parameters(
         study.tell(trial, score if able else None, state=TrialState.COMPLETE if able else TrialState.PRUNED)
         seconds = round(time.perf_counter() - started, 3)
         ended.append({"drawn": trial.params, "score": score if able else None, "seconds": seconds})
-        files.write(kept, json.dumps(ended, indent=1))
+        files.write(trials_file, json.dumps(ended, indent=1))
     if all(one["score"] is None for one in ended):
         raise raised or ValueError(f"{metric} is undefined in each of {len(ended)} trials")
     return params(study.best_trial.params), len(ended)

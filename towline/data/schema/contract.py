@@ -86,8 +86,8 @@ class Contract(Frozen):
         from towline.data.schema.columns import convert_column, list_examples
         from towline.data.schema.pseudonyms import pseudonymize_column
 
-        wanted = self.feature_columns
-        absent = [column.name for column in wanted if column.name not in rows.columns]
+        columns = self.feature_columns
+        absent = [column.name for column in columns if column.name not in rows.columns]
         if absent:
             near = difflib.get_close_matches(absent[0], [str(name) for name in rows.columns], 1)
             raise DataError(
@@ -96,7 +96,7 @@ class Contract(Frozen):
                 remedy=f"rename {near[0]!r}" if near else "give every feature column; a null is allowed",
             )
         converted, details = {}, []
-        for column in wanted:
+        for column in columns:
             values = rows[column.name]
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
@@ -110,7 +110,7 @@ class Contract(Frozen):
                 details.append(f"column {column.name!r} ({column.kind}): {shown}")
         if details:
             raise DataError(
-                "values do not fit the contract", where="rows", remedy="mend the values", details=tuple(details[:10])
+                "values do not fit the contract", where="rows", remedy="correct the values", details=tuple(details[:10])
             )
         index = pd.RangeIndex(len(rows))
         series = {  # pandas would turn an array of strings into its own string type

@@ -57,10 +57,10 @@ def infer_contract(frame: pd.DataFrame, config: TrainingConfig, time_format: str
 def _column(values: pd.Series, name: str, config: TrainingConfig, task: Task, time_format: str | None) -> Column:
     data = config.data
     role: Role = "target" if name == data.target else "group" if name == data.group else "feature"
-    asked = data.columns.get(name)
+    configured = data.columns.get(name)
     if name == data.time:
-        role, asked = "time", "datetime"
-    kind, note = (asked, "") if asked else _kind(values)
+        role, configured = "time", "datetime"
+    kind, note = (configured, "") if configured else _kind(values)
     if role == "target":
         kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
     fmt = column_format(data, name)
@@ -71,7 +71,7 @@ def _column(values: pd.Series, name: str, config: TrainingConfig, task: Task, ti
         raise ConfigError(
             f"column {name!r} holds values that are not {kind}",
             where="task" if role == "target" else f"data.columns: {name}",
-            remedy="mend the values, or choose a kind or task they fit",
+            remedy="correct the values, or choose a kind or task that fits them",
             details=(list_examples(values, bad, shown=name not in config.privacy.pii),),
         )
     series = pd.Series(canonical)
@@ -80,16 +80,16 @@ def _column(values: pd.Series, name: str, config: TrainingConfig, task: Task, ti
         min=None, max=None, categories=None,
         format=fmt.model_copy(update={"spelling": _spelling(series)}) if kind == "category" else fmt,
     )  # fmt: skip
-    found = plain.model_copy(update=_facts(series, plain))
+    column = plain.model_copy(update=_facts(series, plain))
     if role == "time" and data.columns.get(name) == "ignore":
-        return found.model_copy(update={"derive": (), "note": "data.columns says ignore"})
+        return column.model_copy(update={"derive": (), "note": "data.columns says ignore"})
     if kind in ("text", "ignore"):
         note = note or f"data.columns says {kind}"
     elif role == "feature":
-        note = _useless(series, found, bool(asked))
+        note = _useless(series, column, bool(configured))
     if role == "feature" and note:
         return plain.model_copy(update={"role": "ignored", "note": note})
-    return found
+    return column
 
 
 def _spelling(levels: pd.Series) -> Spelling:
@@ -116,14 +116,14 @@ def _facts(values: pd.Series, column: Column) -> dict[str, Any]:
     return {"min": float(finite.min()), "max": float(finite.max()), "integer": whole}
 
 
-def _useless(values: pd.Series, column: Column, asked: bool) -> str:
+def _useless(values: pd.Series, column: Column, configured: bool) -> str:
     if column.levels == 0:
         return "holds no values"
     if column.levels == 1 and not column.nullable:
         return "constant"
     if column.kind == "datetime" and not column.derive:
         return "spans too little time for any calendar part"
-    if not asked and _identifies(values, column):
+    if not configured and _identifies(values, column):
         return f"identifies the row; data.columns: {{{column.name}: {column.kind}}} would keep it"
     return ""
 
@@ -187,16 +187,16 @@ def _classes(target: pd.Series) -> tuple[Label, ...]:
     return tuple(sorted(labels))
 
 
-def _positive(target: pd.Series, classes: tuple[Label, ...], asked: str | int | bool | None) -> Label | None:
+def _positive(target: pd.Series, classes: tuple[Label, ...], configured: str | int | bool | None) -> Label | None:
     names = {label: str(category_name(label)).lower() for label in classes}
-    if asked is not None:
-        exact = [label for label in classes if category_name(label) == category_name(asked)]
-        if isinstance(asked, bool) and not exact:  # YAML reads yes and no as booleans
-            exact = [label for label in classes if names[label] in (_YES if asked else _NO)]
+    if configured is not None:
+        exact = [label for label in classes if category_name(label) == category_name(configured)]
+        if isinstance(configured, bool) and not exact:  # YAML reads yes and no as booleans
+            exact = [label for label in classes if names[label] in (_YES if configured else _NO)]
         if len(exact) == 1:
             return exact[0]
         raise ConfigError(
-            f"no class {asked!r} in the target", where="data.positive", remedy=f"the classes are {list(classes)}"
+            f"no class {configured!r} in the target", where="data.positive", remedy=f"the classes are {list(classes)}"
         )
     named = [label for label in classes if names[label] in _YES]
     if len(named) == 1:

@@ -83,16 +83,16 @@ def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
 
 
 def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
-    found = []
+    shares = []
     for date in _DATES:
         for clock in _CLOCKS:
             date_format = date + clock
             if parse_time(texts[0], date_format) or (len(texts) > 1 and parse_time(texts[1], date_format)):
                 read = [parse_time(text, date_format) is not None for text in texts]
-                found.append((float(weights[read].sum()), date_format))
-    best = max((share for share, _ in found), default=0.0)
+                shares.append((float(weights[read].sum()), date_format))
+    best = max((share for share, _ in shares), default=0.0)
     if best < SHARE:
         return None
-    formats = [date_format for share, date_format in found if share == best][:2]
+    formats = [date_format for share, date_format in shares if share == best][:2]
     remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
     return Notation("dates in another form", best, remedy, texts[0])

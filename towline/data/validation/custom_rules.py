@@ -45,8 +45,8 @@ class Rule(Frozen):
 
     def line(self) -> str:
         """The finding with its examples and the rule's name, for an error."""
-        seen = f", e.g. {'; '.join(self.examples[:3])}" if self.examples else ""
-        return f"{self.finding}{seen} [{self.rule}]"
+        examples = f", e.g. {'; '.join(self.examples[:3])}" if self.examples else ""
+        return f"{self.finding}{examples} [{self.rule}]"
 
 
 def show_value(value: object) -> str:

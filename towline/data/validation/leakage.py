@@ -89,8 +89,8 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         measure="R²" if regression else "AUC",
     )
     suspects = [column for column in sample.columns if column.suspect]
-    found = [_affine_copy(c, labels) if regression else _renamed_copy(c, codes) for c in suspects]
-    leaks = {leak.columns[0]: leak for leak in found if leak}
+    copies = [_affine_copy(c, labels) if regression else _renamed_copy(c, codes) for c in suspects]
+    leaks = {leak.columns[0]: leak for leak in copies if leak}
     if regression and (leak := _sum([c for c in suspects if c.name not in leaks], labels, contract.target)):
         leaks |= dict.fromkeys(leak.columns, leak)
     alone: dict[str, float] = {}
@@ -164,31 +164,31 @@ def _sum(columns: Sequence[_Column], target: np.ndarray, target_name: str) -> Le
     if not (np.isfinite(x).all() and np.isfinite(z).all()):  # values near the largest float
         return None
     enough = 2 * len(columns) + 200
-    kept = np.argsort(-np.abs(z @ x))[: len(z) // 3]
+    selected = np.argsort(-np.abs(z @ x))[: len(z) // 3]
 
     def weights(chosen: np.ndarray, rows: int | None = enough) -> np.ndarray | None:
         solved: np.ndarray = np.linalg.lstsq(x[:rows, chosen], z[:rows], rcond=None)[0]
         exact = np.abs(x[:rows, chosen] @ solved - z[:rows]).max() <= 1e-6
         return solved if exact else None
 
-    solved = weights(kept)
+    solved = weights(selected)
     if solved is None:
         return None
     order = np.argsort(np.abs(solved))
-    kept = kept[order][np.abs(solved[order]) > 1e-6]
-    if len(kept) > 30:  # no short sum stands out of this many
+    selected = selected[order][np.abs(solved[order]) > 1e-6]
+    if len(selected) > 30:  # no short sum stands out of this many
         return None
-    for column in kept:
-        if len(kept) > 1 and weights(fewer := kept[kept != column]) is not None:
-            kept = fewer
-    kept = np.sort(kept)
-    solved = weights(kept, None)
-    if solved is None or not 2 <= len(kept) <= 3:
+    for column in selected:
+        if len(selected) > 1 and weights(fewer := selected[selected != column]) is not None:
+            selected = fewer
+    selected = np.sort(selected)
+    solved = weights(selected, None)
+    if solved is None or not 2 <= len(selected) <= 3:
         return None
-    raw = solved * y.std() / table.std(axis=0)[kept]
-    names = tuple(columns[i].name for i in kept)
+    raw = solved * y.std() / table.std(axis=0)[selected]
+    names = tuple(columns[i].name for i in selected)
     terms = [one if abs(w - 1) < 1e-6 else f"{w:.4g} × {one}" for one, w in zip(names, raw, strict=True)]
-    constant = float(np.mean(y - table[:, kept] @ raw))
+    constant = float(np.mean(y - table[:, selected] @ raw))
     terms += [f"{constant:.4g}"] if abs(constant) > 1e-6 * y.std() else []
     return Leak(columns=names, kind="sum", score=1.0, detail=f"{' + '.join(terms)} = {target_name}")
 

@@ -94,7 +94,7 @@ def validate_table(
         raise DataValidationError(
             f"the table breaks {validation.failed} of {len(rules)} rules",
             where=f"{work.dataset.source}, report {report}",
-            remedy="mend the source; where a rule is wrong, change it under data or validation in the config",
+            remedy="correct the source, or change a wrong rule under data or validation in the config",
             details=(*lines[:LINES], *more),
         )
     return validation
@@ -104,8 +104,8 @@ def _privacy(contract: Contract, config: TrainingConfig) -> None:
     """A misspelt column would be logged although the config says otherwise; buckets need values of the table."""
     names = [column.name for column in contract.columns] + list(config.data.drop)
     privacy = config.privacy
-    for key, asked in (("privacy.pii", privacy.pii), ("privacy.columns", privacy.columns)):
-        for name in asked:
+    for key, configured in (("privacy.pii", privacy.pii), ("privacy.columns", privacy.columns)):
+        for name in configured:
             if name not in names and name not in privacy.join_on:  # a key may come with requests alone
                 near = difflib.get_close_matches(name, [*names, *privacy.join_on], 1)
                 known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(names[:30])
@@ -337,7 +337,7 @@ def _evaluate(
         except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
             details = tuple(line.strip() for line in str(error).splitlines()[1:7])
             raise ConfigError(
-                f"{type_} does not take these kwargs", where=where, remedy="mend its kwargs", details=details
+                f"{type_} does not take these kwargs", where=where, remedy="correct its kwargs", details=details
             ) from None
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
@@ -352,23 +352,23 @@ def _evaluate(
 
 
 def _rule(shown: pd.DataFrame, pii: frozenset[str], expectation: Mapping[str, Any], result: Any) -> Rule:
-    kwargs, said = expectation["kwargs"], expectation["meta"]["towline"]
+    kwargs, meta = expectation["kwargs"], expectation["meta"]["towline"]
     columns = [name for key in ("column", "column_A", "column_B") if (name := kwargs.get(key))]
     columns += list(kwargs.get("column_list") or ())
     hidden = not pii.isdisjoint(columns)
     if (message := _exception(result.exception_info)) is not None:
         raise ConfigError(
             f"{expectation['type']} could not be evaluated" + ("" if hidden else f": {message.strip()[:300]}"),
-            where=f"{said['where']}, column {kwargs.get('column')!r}",
+            where=f"{meta['where']}, column {kwargs.get('column')!r}",
             remedy="check that its kwargs fit the type of the column",
         )
-    found = result.result
-    count = int(found.get("unexpected_count") or 0)
-    rows = [int(row) for row in found.get("partial_unexpected_index_list") or ()]
-    detail = said["says"]
-    if (observed := found.get("observed_value")) is not None and not isinstance(observed, list) and not hidden:
+    details = result.result
+    count = int(details.get("unexpected_count") or 0)
+    rows = [int(row) for row in details.get("partial_unexpected_index_list") or ()]
+    detail = meta["says"]
+    if (observed := details.get("observed_value")) is not None and not isinstance(observed, list) and not hidden:
         detail += f"; observed {custom_rules.show_value(observed)}"
-    if missing := (found.get("details") or {}).get("mismatched", {}).get("missing"):
+    if missing := (details.get("details") or {}).get("mismatched", {}).get("missing"):
         detail += f"; missing {', '.join(map(repr, missing))}"
     return Rule(
         rule=expectation["type"],

@@ -185,7 +185,7 @@ def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, resul
          "high": s.metric.high, "baseline": s.baseline}
         for s in evaluation.slices
     ]  # fmt: skip
-    tried = [
+    candidates = [
         {"candidate": one.candidate, **cross_validation(one), "seconds": one.seconds, "failed": one.failed}
         for one in result.candidates
     ]
@@ -195,7 +195,7 @@ def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, resul
         "validation.json": validation.model_dump_json(indent=1),
         "evaluation.json": evaluation.model_dump_json(indent=1),
         "slices.json": json.dumps(table(slices), ensure_ascii=False),
-        "candidates.json": json.dumps(table(tried), ensure_ascii=False),
+        "candidates.json": json.dumps(table(candidates), ensure_ascii=False),
     }
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")

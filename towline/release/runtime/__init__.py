@@ -36,9 +36,9 @@ def select_lock_file(*, compiled: bool, packages: Collection[str] = ()) -> str:
 def parse_lock_file(text: str) -> Iterator[LockedPackage]:
     """The packages that a lock file names."""
     for block in re.split(r"\n(?=[A-Za-z0-9])", text.strip()):
-        if found := _LINE.match(block):
+        if match := _LINE.match(block):
             hashes = tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
-            yield LockedPackage(found["name"].lower(), found["version"], (found["marker"] or "").strip(), hashes)
+            yield LockedPackage(match["name"].lower(), match["version"], (match["marker"] or "").strip(), hashes)
 
 
 def check_versions(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:

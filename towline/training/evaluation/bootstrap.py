@@ -128,19 +128,19 @@ def _of_counts(coded: EncodedPredictions, metric: str) -> Statistic:
     n = len(coded.truth)
 
     def members(codes: np.ndarray, of: np.ndarray) -> sparse.csr_array:
-        kept = np.flatnonzero(of & np.isin(codes, labels))
-        at = codes[kept] if coded.task == "multiclass" else np.zeros(len(kept), dtype=np.int64)
-        return sparse.csr_array((np.ones(len(kept)), (at, kept)), shape=(len(labels), n))
+        selected = np.flatnonzero(of & np.isin(codes, labels))
+        at = codes[selected] if coded.task == "multiclass" else np.zeros(len(selected), dtype=np.int64)
+        return sparse.csr_array((np.ones(len(selected)), (at, selected)), shape=(len(labels), n))
 
     everywhere = np.ones(n, dtype=bool)
     hit = members(coded.truth, coded.truth == coded.predicted)
-    true, said = members(coded.truth, everywhere), members(coded.predicted, everywhere)
+    true, predicted = members(coded.truth, everywhere), members(coded.predicted, everywhere)
 
     def statistic(w: np.ndarray) -> np.ndarray:
-        hits, trues, saids = hit @ w.T, true @ w.T, said @ w.T  # (labels, B)
-        below = {"precision": saids, "recall": trues, "f1": (trues + saids) / 2}[metric]
+        hits, trues, predictions = hit @ w.T, true @ w.T, predicted @ w.T  # (labels, B)
+        below = {"precision": predictions, "recall": trues, "f1": (trues + predictions) / 2}[metric]
         ratio = np.divide(hits, below, out=np.zeros_like(hits), where=below > 0)
-        occurs = trues > 0 if coded.task == "binary" else trues + saids > 0
+        occurs = trues > 0 if coded.task == "binary" else trues + predictions > 0
         return _nanmean(np.where(occurs, ratio, np.nan))
 
     return statistic
@@ -160,8 +160,8 @@ def _of_ranks(positive: np.ndarray, score: np.ndarray, metric: str) -> Statistic
         if metric == "roc_auc":  # a false alarm is beaten by the positives above it and draws with those beside it
             beaten = ((new_all - new_hits) * (caught - new_hits / 2)).sum(axis=1)
             return np.asarray(beaten / (positives * (w.sum(axis=1) - positives)))
-        seen = np.cumsum(new_all, axis=1)
-        precision = np.divide(caught, seen, out=np.zeros_like(caught), where=seen > 0)
+        reached = np.cumsum(new_all, axis=1)
+        precision = np.divide(caught, reached, out=np.zeros_like(caught), where=reached > 0)
         return np.asarray((new_hits * precision).sum(axis=1) / positives)
 
     return statistic

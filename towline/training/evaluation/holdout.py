@@ -87,7 +87,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
         dummy = predict(model_io.load_model(work.file("baseline.skops")), features, contract)
         importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
     points = compute_metrics(truth, answers, contract)
-    found = Evaluation(
+    evaluation = Evaluation(
         task=contract.task,
         primary=decisive,
         rows=len(rows),
@@ -100,9 +100,9 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
         importance=importance,
         notes=_notes(points, truth, int(drawn.max()) + 1, config) + slice_notes + importance_notes,
     )
-    work.save("evaluation.json", found)
+    work.save("evaluation.json", evaluation)
     _save_predictions(work, contract, truth, answers, dummy)
-    return found
+    return evaluation
 
 
 def load_evaluation_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
@@ -143,26 +143,26 @@ def find_slices(
     Raises:
         ConfigError: a configured column is not in the table.
     """
-    asked = config.evaluation.slices
-    for name in asked or ():
+    slice_columns = config.evaluation.slices
+    for name in slice_columns or ():
         if name not in rows.columns:
             near = difflib.get_close_matches(name, list(rows.columns), 1, 0.5)
             remedy = f"did you mean {near[0]}?" if near else f"columns: {', '.join(rows.columns[:20])}"
             raise ConfigError(f"no column {name!r} to slice by", where="evaluation.slices", remedy=remedy)
-    if asked is None:
+    if slice_columns is None:
         limits = {"category": LEVELS, "boolean": LEVELS, "numeric": INTEGERS}
         columns = [c for c in contract.feature_columns if not c.pii]
         few = [c for c in columns if c.kind in limits and (c.kind != "numeric" or c.integer)]
-        asked = tuple(c.name for c in few if 2 <= rows[c.name].nunique() <= limits[c.kind])
-    found: list[SliceRows] = []
-    for at, name in enumerate(asked):
+        slice_columns = tuple(c.name for c in few if 2 <= rows[c.name].nunique() <= limits[c.kind])
+    slices: list[SliceRows] = []
+    for at, name in enumerate(slice_columns):
         values = _values(rows[name])
         places = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
         large = sorted((cut for cut in places if len(cut.rows) >= MIN_ROWS), key=lambda cut: -len(cut.rows))[:LEVELS]
-        if len(found) + len(large) > MAX_SLICES:
-            return tuple(found), (f"slices: {', '.join(asked[at:])} left out, more than {MAX_SLICES} slices",)
-        found += sorted(large, key=lambda cut: _by_value(cut.value))
-    return tuple(found), ()
+        if len(slices) + len(large) > MAX_SLICES:
+            return tuple(slices), (f"slices: {', '.join(slice_columns[at:])} left out, more than {MAX_SLICES} slices",)
+        slices += sorted(large, key=lambda cut: _by_value(cut.value))
+    return tuple(slices), ()
 
 
 def _values(column: pd.Series) -> np.ndarray:
