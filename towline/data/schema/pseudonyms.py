@@ -41,6 +41,7 @@ def pseudonymize_value(value: Any, column: str, kind: Kind, salt: str) -> Any:
 
 def pseudonymize_column(values: "np.ndarray", column: str, kind: Kind, salt: str) -> "np.ndarray":
     """The pseudonyms of a canonical column (n,)."""
+    import numpy as np
     import pandas as pd
 
     if kind not in ("category", "numeric"):
@@ -48,8 +49,7 @@ def pseudonymize_column(values: "np.ndarray", column: str, kind: Kind, salt: str
     codes, distinct = pd.factorize(values)  # -1 for null, which stays
     pseudonyms = values.copy()
     present = codes >= 0
-    lookup = values[:0].copy()
-    lookup.resize(len(distinct))
+    lookup = np.empty(len(distinct), dtype=values.dtype)
     lookup[:] = [pseudonymize_value(value, column, kind, salt) for value in distinct]
     pseudonyms[present] = lookup[codes[present]]
     return pseudonyms
