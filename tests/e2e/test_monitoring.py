@@ -61,9 +61,11 @@ def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
     rows = warm()
     learn(up, rows)
     assert {ask(up, row) for row in rows} == {1}
+    commands, ledger = up.commands, up.commands.ledger
+    # requests during a long training would fill another window with drift
+    up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
     up.wait_until(lambda: ask(up, rows[0]) == 2)
 
-    commands, ledger = up.commands, up.commands.ledger
     nights = Journal.of(commands.settings, MODEL).drift(version=1)
     (night,) = [one for one in nights if one.state == "drift"]
     assert {"temp_c", "feels_like_c"} <= {check.column for check in night.checks if check.alarm}
