@@ -293,10 +293,10 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "text"),
     [
         ("house-valu", "did you mean house-value?"),
-        ("bikes", "models: house-value"),
+        ("bikes", "name one of: house-value"),
         (f"{MODEL}@9", "house-value@1, house-value@2"),
         (f"{MODEL}@x", "NAME@3"),
         ("../house-value", "no release"),
@@ -304,11 +304,13 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
         ("", "NAME@3"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(sample_store: SampleStore, name: str, told: str) -> None:
-    """With what there is, or how it is written."""
-    with pytest.raises(TowlineError) as caught:
+def test_the_error_for_a_missing_model_lists_models_and_versions(
+    sample_store: SampleStore, name: str, text: str
+) -> None:
+    """If the name is invalid, the error shows the correct form."""
+    with pytest.raises(TowlineError) as error:
         opened(sample_store, name)
-    assert told in str(caught.value)
+    assert text in str(error.value)
 
 
 def test_an_empty_store_is_told_from_an_outage(tmp_path: Path) -> None:
