@@ -11,7 +11,9 @@ from tests.support.commands import CommandResult
 from towline.errors import ConfigError
 
 
-def test_load_opens_a_model_by_name_version_and_folder(towline: Callable[..., CommandResult], config: Path, store: Path) -> None:
+def test_load_opens_a_model_by_name_version_and_folder(
+    towline: Callable[..., CommandResult], config: Path, store: Path
+) -> None:
     """The champion's name, its version and the folder of its release give equal predictions."""
     outcome = towline("run", config, "--json").json
     rows = pd.read_csv(config.parent / "bikes.csv").tail(50)

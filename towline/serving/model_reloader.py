@@ -210,14 +210,12 @@ class ModelReloader:
 
     def _set_model(self, release: RecordedRelease, model: Model) -> None:
         self.model, self._current = model, release
-        if self.follows:
-            self._write_last_known_good(LastKnownGood(
-                name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
-            ))  # fmt: skip
-
-    def _write_last_known_good(self, last_good: LastKnownGood) -> None:
-        path = self._path()
-        text = last_good.model_dump_json(indent=1) + "\n"
+        if not self.follows:
+            return
+        last_good = LastKnownGood(
+            name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
+        )
+        path, text = self._path(), last_good.model_dump_json(indent=1) + "\n"
         try:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 files.write(path, text)

@@ -297,7 +297,7 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
     [
         ("house-valu", "did you mean house-value?"),
         ("bikes", "name one of: house-value"),
-        (f"{MODEL}@9", "house-value@1, house-value@2"),
+        (f"{MODEL}@9", "name one of its versions: house-value@1 (champion), house-value@2 ("),
         (f"{MODEL}@x", "NAME@3"),
         ("../house-value", "no release"),
         ("HOUSE", "NAME@3"),
