@@ -25,9 +25,9 @@ def train(ledger: Ledger, version: int, model: str = "bikes") -> None:
 def promote(
     ledger: Ledger, version: int, expected: int | None, model: str = "bikes", evidence: dict[str, str] | None = None
 ) -> None:
-    given = evidence or PASS | {"release": f"{version}" * 64}
+    recorded = evidence or PASS | {"release": f"{version}" * 64}
     ledger.promote(
-        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", given), expected, "ann", ""
+        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", recorded), expected, "ann", ""
     )
 
 

@@ -94,15 +94,15 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
 ) -> None:
     """Training rows and 5,000 generated rows are compared: trees to the last bit, sums within 1e-12."""
     model, contract, features = fitted(target, estimator, threshold, **params)
-    found, file = certify(model, contract, {"train": features}, seed=1)
-    assert found.compiled, found.reason
+    certificate, file = certify(model, contract, {"train": features}, seed=1)
+    assert certificate.compiled, certificate.reason
     assert file
-    assert found.rows == {"train": ROWS, "generated": 5000}
-    assert found.scorer == codec.KINDS[head]
-    assert found.wrong_labels == 0
-    assert found.largest_difference <= 1e-12
+    assert certificate.rows == {"train": ROWS, "generated": 5000}
+    assert certificate.scorer == codec.KINDS[head]
+    assert certificate.wrong_labels == 0
+    assert certificate.largest_difference <= 1e-12
     if head is not LinearSum and target == "value":
-        assert found.identical == 1.0
+        assert certificate.identical == 1.0
 
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
@@ -154,9 +154,9 @@ def test_an_unknown_estimator_is_not_compiled() -> None:
     model, contract, features = fitted("value", "sklearn.svm.SVR")
     with pytest.raises(NotCompiledError, match="SVR"):
         compile_plan(model, contract)
-    found, file = certify(model, contract, {"train": features}, 1)
-    assert not found.compiled
-    assert "SVR" in found.reason
+    certificate, file = certify(model, contract, {"train": features}, 1)
+    assert not certificate.compiled
+    assert "SVR" in certificate.reason
     assert file == b""
 
 
@@ -164,18 +164,18 @@ def test_a_wrong_plan_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A leaf with a difference of a millionth is detected."""
     model, contract, features = fitted("value", "boosting", max_iter=20)
 
-    def spoilt(*given: Any) -> Plan:
-        plan = compile_plan(*given)
+    def spoilt(*arguments: Any) -> Plan:
+        plan = compile_plan(*arguments)
         assert isinstance(plan.scorer, BitmaskForest)
         leaves = plan.scorer.leaves.copy()
         leaves[3, 0] += 1e-6
         return Plan(BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves), plan.output)
 
     monkeypatch.setattr(parity, "compile_plan", spoilt)
-    found, file = certify(model, contract, {"train": features}, 1)
-    assert not found.compiled
-    assert "values differ by up to" in found.reason
-    assert 1e-12 < found.largest_difference < 2e-6
+    certificate, file = certify(model, contract, {"train": features}, 1)
+    assert not certificate.compiled
+    assert "values differ by up to" in certificate.reason
+    assert 1e-12 < certificate.largest_difference < 2e-6
     assert file == b""
 
 
@@ -194,6 +194,6 @@ def test_an_invalid_plan_file_is_refused(tmp_path: Path) -> None:
     """The error names the file."""
     for content in (b"", b"PK\x03\x04nonsense"):
         (tmp_path / "plan.npz").write_bytes(content)
-        with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as told:
+        with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as error:
             codec.read_plan(tmp_path / "plan.npz")
-        assert "plan.npz" in told.value.where
+        assert "plan.npz" in error.value.where

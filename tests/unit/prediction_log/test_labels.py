@@ -98,7 +98,7 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
 
 
 @pytest.mark.parametrize(
-    ("classes", "text", "said"),
+    ("classes", "text", "message"),
     [
         (CLASSES, "request_id,y\na,yes\nb,maybe\nc,\n", r"(?s)'y': 1 of 3 values are null.*row 3: null"),
         ((), "request_id,y\na,1.5\nb,many\n", r"(?s)1 of 2 values .* no number.*row 2: 'many'"),
@@ -109,11 +109,11 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
     ],
 )
 def test_a_file_with_an_invalid_label_is_refused(
-    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, said: str
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, message: str
 ) -> None:
     """The error lists rows, and nothing is written."""
     desk = desks(classes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         desk.add(text)
     assert not list(desk.log.labels.glob("part-*"))
 
@@ -127,20 +127,20 @@ def test_a_request_of_several_rows_needs_a_row_column(desk: LabelledLog) -> None
 
 
 @pytest.mark.parametrize(
-    ("classes", "text", "found"),
+    ("classes", "text", "expected"),
     [
         ((), "12.50", 12.5), ((), "-3", -3.0), ((0, 1), "1", 1), ((False, True), "true", True), (("0", "1"), "1", "1"),
     ],
 )  # fmt: skip
 def test_labels_have_the_type_of_the_predictions(
-    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, found: Any
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, expected: Any
 ) -> None:
     desk = desks(classes)
     desk.predict("a")
     desk.add(f"request_id,y\na,{text}\n")
     label = desk.read()["a"]
-    assert label == found
-    assert type(label) is type(found)
+    assert label == expected
+    assert type(label) is type(expected)
 
 
 def test_the_label_column_is_the_target_or_the_only_other_column(desk: LabelledLog) -> None:
@@ -148,14 +148,14 @@ def test_the_label_column_is_the_target_or_the_only_other_column(desk: LabelledL
     desk.predict("a")
     assert desk.add("request_id,bought\na,yes\n").added == 1
     assert desk.add("request_id,clerk,y\na,Eva,yes\n").known == 1
-    for text, how, said in (
+    for text, how, message in (
         ("request_id,x,z\na,yes,1\n", {}, "--column; columns: x, z"),
         ("request_id,x,z\na,yes,1\n", {"column": "y"}, "no column 'y'"),
         ("id,y\na,yes\n", {}, r"no column 'request_id'"),
         ("street,y\nGasse,yes\n", {"by": "street"}, r"(?s)not logged with 'street'.*customer, order"),
         ("age,y\n4,yes\n", {"by": "age"}, "not logged with 'age'"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             desk.add(text, **how)
     assert desk.add("request_id;bought\na;yes\n", separator=";").known == 1
 

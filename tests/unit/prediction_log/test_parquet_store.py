@@ -256,25 +256,28 @@ def test_days_before_a_day_are_purged(folder: Path, release: FakeRelease) -> Non
 
 def test_an_erased_value_is_in_no_file(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """Rows in parts and segments are removed, also hashed ones; other parts are not rewritten."""
-    kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
-    fill(folder, kept, range(700_040, 700_045))
+    unmodified, hashed = (
+        releases({"join_on": ["customer"], "columns": {"customer": "keep"}}),
+        releases(PRIVACY, version=2),
+    )
+    fill(folder, unmodified, range(700_040, 700_045))
     convert(folder)
     untouched = {part.path: part.path.stat() for part in parquet_store.list_parts(folder)}
-    fill(folder, kept, range(700_045, 700_050))
+    fill(folder, unmodified, range(700_045, 700_050))
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
     keys = maintenance.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
     assert sum(secret.encode() in read_all_bytes(folder) for secret in secrets) == 3
-    found: list[pa.Table] = []
-    gone = maintenance.erase(folder, "customer", "700047", found.append)
+    erased: list[pa.Table] = []
+    gone = maintenance.erase(folder, "customer", "700047", erased.append)
     assert (gone.rows, gone.files, gone.not_searched) == (2, 2, 0)
-    assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
+    assert erased[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
         assert secret.encode() not in read_all_bytes(folder)
     assert len(ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
-    assert maintenance.erase(folder, "customer", "700047", found.append).rows == 0
-    assert len(found) == 1
+    assert maintenance.erase(folder, "customer", "700047", erased.append).rows == 0
+    assert len(erased) == 1
 
 
 def test_rows_can_be_erased_while_a_service_writes(
@@ -330,8 +333,8 @@ def test_rows_are_erased_by_any_logged_column(
 def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """The error lists the columns; rows of versions without the column are counted."""
     fill(folder, releases(PRIVACY), range(3))
-    for column, said in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
-        with pytest.raises(ConfigError, match=said):
+    for column, message in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
+        with pytest.raises(ConfigError, match=message):
             maintenance.erase(folder, column, "1", lambda _: None)
     fill(folder, releases({}, version=2), range(3, 8))
     assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.DeletionResult(1, 1, (), 5)
@@ -342,9 +345,9 @@ def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None
     """It is not in the statistics of Parquet either."""
     fill(folder, release, range(30))
     convert(folder)
-    told = read_all_bytes(folder)
-    assert b"Ulm" in told
-    assert not any(secret in told for secret in (b"Gasse", b"eva@", b"803317715", b"A-100-Z7", b"1985-02-11"))
+    content = read_all_bytes(folder)
+    assert b"Ulm" in content
+    assert not any(secret in content for secret in (b"Gasse", b"eva@", b"803317715", b"A-100-Z7", b"1985-02-11"))
 
 
 def test_the_error_names_a_damaged_part(folder: Path, release: FakeRelease) -> None:

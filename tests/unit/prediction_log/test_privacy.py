@@ -27,9 +27,9 @@ def applied(policy: PrivacyFilter, row: dict[str, object], at: float = OCTOBER) 
 def test_each_column_is_logged_by_its_policy(release: FakeRelease, keys: HashKeys) -> None:
     """Other fields of a request are logged only if they are join keys."""
     policy = read_privacy_filter(release.directory, release.contract, keys)
-    found = applied(policy, ROW | {"colour": "red"})
+    values = applied(policy, ROW | {"colour": "red"})
     key = keys.month_key("2026-10")
-    assert found == {
+    assert values == {
         "size": 12.5,
         "age": "40..50",
         "zip": hash_value("2026-10", key, "zip", "803317715"),

@@ -88,10 +88,10 @@ def test_a_request_may_exceed_the_capacity_if_nothing_waits(folder: Path, releas
     log.write("big", OCTOBER, release, rows, RowPredictions([float(n) for n in range(1_000)], None))
     log.close()
     assert log.written == 1_000
-    found = read_segment_lines(folder)
-    places = [line["first"] + place for line in found for place in range(len(line["rows"]))]
-    assert places == [row[0] for line in found for row in line["rows"]] == list(range(1_000))
-    assert [value for line in found for value in line["predictions"]] == list(range(1_000))
+    records = read_segment_lines(folder)
+    places = [line["first"] + place for line in records for place in range(len(line["rows"]))]
+    assert places == [row[0] for line in records for row in line["rows"]] == list(range(1_000))
+    assert [value for line in records for value in line["predictions"]] == list(range(1_000))
 
 
 class Disk:
@@ -228,11 +228,11 @@ def test_a_missing_hash_key_is_created_later(
     log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then rows are dropped, and creation is tried at intervals."""
-    tried = 0
+    attempts = 0
 
     def full(*_: object) -> None:
-        nonlocal tried
-        tried += 1
+        nonlocal attempts
+        attempts += 1
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -240,7 +240,7 @@ def test_a_missing_hash_key_is_created_later(
         for _ in range(500):
             log.write("r", OCTOBER, release, [ROW], make_answer())
         wait_until(lambda: log.drops == 500)
-        assert tried <= 3
+        assert attempts <= 3
     wait_until(lambda: log.write("later", OCTOBER, release, [ROW], make_answer()) or log.written > 0)
     assert {line["id"] for line in read_segment_lines(folder)} == {"later"}
 

@@ -72,15 +72,15 @@ def model(tmp_path: Path) -> FakeModel:
 
 @pytest.fixture
 def service(model: FakeModel) -> Iterator[RunningService]:
-    with run_service(model) as found:
-        yield found
+    with run_service(model) as running:
+        yield running
 
 
 @pytest.fixture
 def locked(model: FakeModel) -> Iterator[RunningService]:
     """A service that was given keys."""
-    with run_service(model, KEYS) as found:
-        yield found
+    with run_service(model, KEYS) as running:
+        yield running
 
 
 def filled(path: str) -> str:
@@ -154,13 +154,13 @@ def test_a_key_may_be_in_one_of_three_headers(locked: RunningService, headers: d
 
 
 @pytest.mark.parametrize(
-    "given",
+    "header",
     ["", "Bearer", "Bearer ", "pkey", "Bearer pkey x", "Basic", "Basic !!!", "Basic cGtleQ==", "Digest pkey",
      "Bearer " + "x" * 5000],
 )  # fmt: skip
-def test_an_invalid_key_gets_401(locked: RunningService, given: str) -> None:
+def test_an_invalid_key_gets_401(locked: RunningService, header: str) -> None:
     """The response has a challenge, and no part of the key."""
-    answer = locked.client.send(BODY, authorization=given)
+    answer = locked.client.send(BODY, authorization=header)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="towline"'
     assert answer.json()["code"] == "no-key"
@@ -170,8 +170,8 @@ def test_an_invalid_key_gets_401(locked: RunningService, given: str) -> None:
 def test_a_browser_prompts_for_the_key(locked: RunningService) -> None:
     """A user opens the pages with the key as password."""
     assert locked.client.get("/docs").headers["www-authenticate"].startswith("Basic ")
-    given = "Basic " + base64.b64encode(b":pkey").decode()
-    assert locked.client.get("/docs", authorization=given).status_code == 200
+    header = "Basic " + base64.b64encode(b":pkey").decode()
+    assert locked.client.get("/docs", authorization=header).status_code == 200
 
 
 def test_a_key_with_other_bytes_than_ascii_gets_401(locked: RunningService) -> None:
@@ -227,12 +227,12 @@ def test_hsts_is_sent_only_with_tls(model: FakeModel) -> None:
         assert "max-age" in service.client.get("/livez").headers["strict-transport-security"]
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "ä", "a\tb", "<script>", '"', "a,b"])
-def test_an_unsafe_request_id_is_replaced(service: RunningService, given: str) -> None:
+@pytest.mark.parametrize("header", ["", "a b", "x" * 129, "ä", "a\tb", "<script>", '"', "a,b"])
+def test_an_unsafe_request_id_is_replaced(service: RunningService, header: str) -> None:
     """It could break a log or a header."""
-    status, headers, _ = asyncio.run(send_asgi(service.app, [BODY], x_request_id=given))
+    status, headers, _ = asyncio.run(send_asgi(service.app, [BODY], x_request_id=header))
     assert status == 200
-    assert headers["x-request-id"] != given
+    assert headers["x-request-id"] != header
     assert headers["x-request-id"].replace("-", "").isalnum()
 
 
@@ -358,9 +358,9 @@ ORIGIN = "https://app.example.com"
 
 def test_cors_is_disabled_by_default(locked: RunningService) -> None:
     """A preflight is refused, and a response cannot be read by the page."""
-    told = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
-    assert told.status_code == 405
-    assert not [name for name in told.headers if name.startswith("access-control")]
+    response = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
+    assert response.status_code == 405
+    assert not [name for name in response.headers if name.startswith("access-control")]
     answer = locked.client.send(BODY, x_api_key="pkey", origin=ORIGIN)
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -369,18 +369,18 @@ def test_cors_is_disabled_by_default(locked: RunningService) -> None:
 def test_allowed_origins_get_cors_headers(model: FakeModel, path: str) -> None:
     """The preflight is answered without a key; these sites may read responses and errors."""
     with run_service(model, KEYS, cors_origins=(ORIGIN,)) as service:
-        told = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
-        assert told.status_code == 200
-        assert told.headers["access-control-allow-origin"] == ORIGIN
-        assert "content-type" in told.headers["access-control-allow-headers"]
-        assert path == "/nope" or ROUTES[path][0] in told.headers["access-control-allow-methods"]
+        response = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert "content-type" in response.headers["access-control-allow-headers"]
+        assert path == "/nope" or ROUTES[path][0] in response.headers["access-control-allow-methods"]
         method = ROUTES.get(path, ("GET",))[0]
         answer = service.client.request(method, filled(path), headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         assert "access-control-allow-credentials" not in answer.headers
         for other in ("https://evil.example", "null", ORIGIN + ".evil.example", "http://app.example.com"):
-            for asked in ("OPTIONS", method):
-                answer = service.client.request(asked, filled(path), headers=preflight(other))
+            for sent_method in ("OPTIONS", method):
+                answer = service.client.request(sent_method, filled(path), headers=preflight(other))
                 assert "access-control-allow-origin" not in answer.headers
                 assert answer.headers["vary"] == "Origin"
 
@@ -506,14 +506,14 @@ def test_a_disconnected_client_leaves_no_trace(service: RunningService, body: li
 def test_contract_violations_are_listed(service: RunningService) -> None:
     """Each has row, field and reason; at most twenty are listed, with the total."""
     rows = [ROW, {**ROW, "size": "wide", "at": "soon"}, {"kind": "house", "sunny": 3}]
-    told = service.client.post("/predict", {"rows": rows}).json()
-    assert (told["status"], told["code"], told["error_count"]) == (422, "T210", 5)
-    assert [(error["row"], error["field"]) for error in told["errors"]] == [
+    response = service.client.post("/predict", {"rows": rows}).json()
+    assert (response["status"], response["code"], response["error_count"]) == (422, "T210", 5)
+    assert [(error["row"], error["field"]) for error in response["errors"]] == [
         (1, "size"), (1, "at"), (2, "size"), (2, "sunny"), (2, "at"),
     ]  # fmt: skip
-    told = service.client.post("/predict", {"rows": [{}] * 30}).json()
-    assert len(told["errors"]) == 20
-    assert told["error_count"] == 120
+    response = service.client.post("/predict", {"rows": [{}] * 30}).json()
+    assert len(response["errors"]) == 20
+    assert response["error_count"] == 120
 
 
 def test_errors_contain_no_value(service: RunningService) -> None:
@@ -691,9 +691,9 @@ def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pyte
     async def ask() -> list[int]:
         app, _, _ = create_application(model, KEYS)
         assert (await send_asgi(app, [BODY]))[0] == 401
-        held = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
+        pending_requests = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
         statuses = [(await send_asgi(app, [BODY], x_api_key="pkey"))[0]]
-        done, waiting = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        done, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
         assert len(waiting) == 2
         for task in waiting:
             task.cancel()
@@ -727,10 +727,10 @@ def test_large_requests_are_parsed_on_a_thread(service: RunningService, model: F
 def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
     """The list of files is left out."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
-        told = service.client.get("/metadata").json()
-    assert (told["name"], told["version"], told["classes"]) == ("house-price", 3, ["no", "yes"])
-    assert "files" not in told
-    assert [field["name"] for field in told["fields"]] == list(ROW)
+        response = service.client.get("/metadata").json()
+    assert (response["name"], response["version"], response["classes"]) == ("house-price", 3, ["no", "yes"])
+    assert "files" not in response
+    assert [field["name"] for field in response["fields"]] == list(ROW)
 
 
 def test_the_root_redirects_to_the_page(service: RunningService) -> None:

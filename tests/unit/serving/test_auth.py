@@ -209,9 +209,9 @@ def test_the_commands_create_list_and_revoke_a_key(store: Path, command: Callabl
     assert "sha256" not in rows[0]
     lasts = dt.datetime.fromisoformat(rows[0]["expires"]) - dt.datetime.fromisoformat(rows[0]["created"])
     assert lasts == dt.timedelta(days=90)
-    shown = command("keys", "list").out
-    assert rows[0]["id"] in shown
-    assert text.split("_", 2)[2] not in shown
+    listing = command("keys", "list").out
+    assert rows[0]["id"] in listing
+    assert text.split("_", 2)[2] not in listing
     assert command("keys", "revoke", rows[0]["id"]).code == 0
     assert command("keys", "revoke", rows[0]["id"], "--json").json["state"] == "revoked"
     assert command("keys", "list", "--json").json[0]["state"] == "revoked"
@@ -219,7 +219,7 @@ def test_the_commands_create_list_and_revoke_a_key(store: Path, command: Callabl
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("create", "shop", "--expires", "tomorrow"), "not a duration"),
         (("create", "shop", "--expires", "0d"), "not a duration"),
@@ -232,10 +232,10 @@ def test_the_commands_create_list_and_revoke_a_key(store: Path, command: Callabl
     ],
 )
 def test_invalid_commands_have_an_error_and_write_no_file(
-    store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], told: str
+    store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], message: str
 ) -> None:
     """The exit code is 2."""
     done = command("keys", *words, "--json")
     assert done.code == 2
-    assert told in json.dumps(done.json)
+    assert message in json.dumps(done.json)
     assert not file(store).exists()

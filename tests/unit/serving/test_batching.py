@@ -137,8 +137,8 @@ def test_concurrent_requests_get_their_own_predictions(slow: Slow) -> None:
     with run_service(slow) as service:
 
         async def one(size: int) -> list[str]:
-            found = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})
-            predictions: list[str] = found.json()["predictions"]
+            answer = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})
+            predictions: list[str] = answer.json()["predictions"]
             return predictions
 
         async def ask() -> list[list[str]]:
@@ -169,11 +169,11 @@ def test_requests_of_consecutive_loop_iterations_share_a_call(tmp_path: Path) ->
 
     async def ask() -> list[Any]:
         turn = MicroBatcher()
-        asked = [turn.score(old, rows(n)) for n in (1, 2)]
-        asked += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
+        futures = [turn.score(old, rows(n)) for n in (1, 2)]
+        futures += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
         nobody = turn.score(new, rows(5))
         nobody.cancel()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*futures, return_exceptions=True)
 
     *answered, unlucky = run(ask())
     assert [answer.predictions for answer in answered] == [

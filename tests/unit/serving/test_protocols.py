@@ -24,15 +24,15 @@ INFER = "/v2/models/house-price/infer"
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[RunningService]:
-    with run_service(FakeModel(make_contract(), tmp_path)) as found:
-        yield found
+    with run_service(FakeModel(make_contract(), tmp_path)) as running:
+        yield running
 
 
 @pytest.fixture
 def numbers(tmp_path: Path) -> Iterator[RunningService]:
     """A model whose features are all numbers."""
-    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path)) as found:
-        yield found
+    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path)) as running:
+        yield running
 
 
 def tensor(name: str, values: list[Any], datatype: str, **more: Any) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def test_each_format_gives_the_same_predictions(service: RunningService, path: s
     """The log holds the same rows too."""
     answer = service.client.post(path, document)
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["outputs"][0]["data"] if path.startswith("/v2") else told["predictions"]) == PREDICTED
+    content = answer.json()
+    assert (content["outputs"][0]["data"] if path.startswith("/v2") else content["predictions"]) == PREDICTED
     logged = service.log.records[0][3]
     assert [service.live.model.reader.read([row]) for row in logged] == [
         service.live.model.reader.read([row]) for row in ROWS
@@ -128,9 +128,9 @@ def test_no_rows_get_an_empty_list(service: RunningService) -> None:
 def test_a_classification_returns_probabilities(tmp_path: Path) -> None:
     """Each protocol with a place for them has them in the order of the classes."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
-        told = service.client.post("/predict", {"rows": ROWS}).json()
-        assert told["predictions"] == ["no", "yes", "no"]
-        assert told["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+        content = service.client.post("/predict", {"rows": ROWS}).json()
+        assert content["predictions"] == ["no", "yes", "no"]
+        assert content["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
         assert service.client.post("/invocations", {"inputs": ROWS}).json()["predictions"] == ["no", "yes", "no"]
         labels, shares = service.client.post(INFER, PANDAS).json()["outputs"]
         assert labels == {"name": "predict", "datatype": "BYTES", "shape": [3, 1], "data": ["no", "yes", "no"]}
@@ -186,13 +186,13 @@ def test_a_single_tensor_is_refused_if_a_column_is_no_number(service: RunningSer
 
 def test_the_model_description_has_names_datatypes_and_shapes(service: RunningService) -> None:
     """The clients of MLServer and Triton read it."""
-    told = service.client.get("/v2/models/house-price/versions/3").json()
-    assert told["name"] == "house-price"
-    assert told["versions"] == ["3"]
-    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [
+    content = service.client.get("/v2/models/house-price/versions/3").json()
+    assert content["name"] == "house-price"
+    assert content["versions"] == ["3"]
+    assert [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in content["inputs"]] == [
         ("size", "FP64", [-1, 1]), ("kind", "BYTES", [-1, 1]), ("sunny", "BOOL", [-1, 1]), ("at", "BYTES", [-1, 1]),
     ]  # fmt: skip
-    assert told["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1, 1]}]
+    assert content["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1, 1]}]
     assert service.client.get("/v2/models/house-price/ready").json()["ready"] is True
     assert service.client.get("/v2").json()["name"] == "towline"
 
@@ -303,13 +303,13 @@ BAD_BINARY = {
 }
 
 
-@pytest.mark.parametrize(("document", "tail", "told"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
-def test_invalid_binary_tensors_are_refused(service: RunningService, document: Any, tail: bytes, told: str) -> None:
+@pytest.mark.parametrize(("document", "tail", "detail"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
+def test_invalid_binary_tensors_are_refused(service: RunningService, document: Any, tail: bytes, detail: str) -> None:
     """The error names the input."""
     body, headers = binary(document, tail)
     answer = service.client.send(body, INFER, **headers)
     assert answer.status_code == 422
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 30, "1e2", ""])
@@ -380,14 +380,14 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "document", "told"), SHAPES.values(), ids=SHAPES.keys())
-def test_a_document_of_the_wrong_shape_gets_422(service: RunningService, path: str, document: Any, told: str) -> None:
+@pytest.mark.parametrize(("path", "document", "detail"), SHAPES.values(), ids=SHAPES.keys())
+def test_a_document_of_the_wrong_shape_gets_422(service: RunningService, path: str, document: Any, detail: str) -> None:
     """The error names the place and the problem."""
     answer = service.client.post(path, document)
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "wrong-shape"
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def test_valid_json_gives_the_same_values_as_the_json_module(document: object, s
     """This holds for every layout of the document."""
     options = {"compact": {"separators": (",", ":")}, "indented": {"indent": 2}, "ascii": {"ensure_ascii": True}}
     text = json.dumps(document, **({"ensure_ascii": False} | options.get(style, {})))
-    found = parse_json(text.encode())
-    assert found == json.loads(text)
-    assert repr(found) == repr(json.loads(text))  # 1 and 1.0 are equal, and not the same
+    parsed = parse_json(text.encode())
+    assert parsed == json.loads(text)
+    assert repr(parsed) == repr(json.loads(text))  # 1 and 1.0 are equal, and not the same
 
 
 def test_spaces_before_colons_are_accepted() -> None:
@@ -149,9 +149,9 @@ def test_errors_contain_no_value() -> None:
     assert "Eva" not in str(error.value.document("id"))
     with pytest.raises(Problem) as error:
         parse_json(b'{"name": "Eva Muster" oops}')
-    told = error.value.detail
-    assert "Eva" not in told
-    assert "column" in told
+    detail = error.value.detail
+    assert "Eva" not in detail
+    assert "column" in detail
 
 
 def test_garbage_collection_is_enabled_again() -> None:
