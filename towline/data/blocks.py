@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from towline.files import read_arrays
+
 if TYPE_CHECKING:  # drift detection does not import it
     import pandas as pd
 
@@ -127,8 +129,7 @@ def serialize_blocks(parts: Mapping[str, Blocks]) -> bytes:
 
 def deserialize_blocks(content: bytes) -> dict[str, Blocks]:
     """The reverse of ``packed``."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-        arrays = {name: saved[name] for name in saved.files}
+    arrays = read_arrays(io.BytesIO(content))
     blocks = {}
     for part in dict.fromkeys(name.partition("/")[0] for name in arrays):
         names = arrays[f"{part}/names"].tolist()

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from towline.config import Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
-from towline.files import replacing
+from towline.files import write_arrays
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -57,8 +57,7 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
             where=f"split by {by}" + (f", groups of {data.group!r} whole" if data.group else ""),
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
-    with replacing(work.file("split.npz")) as file:
-        np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
+    write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
     parts = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
     work.save("split.json", parts)
     return parts

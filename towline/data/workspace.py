@@ -163,8 +163,7 @@ class Workspace(Frozen):
 
     def split_positions(self) -> dict[str, np.ndarray]:
         """Positions in the table: ``train`` (ordered by time if there is one) and ``holdout``."""
-        with np.load(self.file("split.npz"), allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
+        return files.read_arrays(self.file("split.npz"))
 
     def subset(self, name: str) -> Subset:
         """The rows of ``train`` or ``holdout``."""

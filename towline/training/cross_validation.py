@@ -40,7 +40,7 @@ from towline.training.config_checks import check_config
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.training.evaluation.predictions import Predictions
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
@@ -167,19 +167,10 @@ class _CrossValidation:
 
     def save(self, predictions: list[Predictions]) -> None:
         """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
-        arrays = {
-            "rows": np.concatenate([test for _, test in self.folds]),
-            "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)]),
-        }
-        labels = np.concatenate([part.labels for part in predictions])
-        if self.contract.task == "regression":
-            arrays["predicted"] = labels
-        else:
-            arrays["classes"] = encode_labels(labels, self.contract.classes)
-        if all(part.probabilities is not None for part in predictions):
-            arrays["probabilities"] = np.concatenate([part.probabilities for part in predictions])
-        with files.replacing(self.work.file(f"oof-{self.candidate.name}.npz")) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        rows = np.concatenate([test for _, test in self.folds])
+        fold = np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)])
+        arrays = Predictions.concatenate(predictions).to_arrays(self.contract.classes)
+        files.write_arrays(self.work.file(f"oof-{self.candidate.name}.npz"), rows=rows, fold=fold, **arrays)
 
 
 def primary_metric(config: TrainingConfig, task: Task) -> Metric:
