@@ -70,14 +70,14 @@ def _where(column: str, value: object, row: int = 12) -> pd.DataFrame:
 BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "missing file": (None, RAW, 2, ["no such file", "taxis.csv", "data.source"]),
     "empty file": (b"", RAW, 2, ["the file is empty", "taxis.csv", "header"]),
-    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header and no rows", "taxis.csv"]),
+    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (csv(taxis()).replace(b"night,", b"n\xe4cht,", 1), RAW, 2, ["0xe4", "taxis.csv:1", "iconv"]),
     "duplicate columns": (
-        csv(taxis()).replace(b"night,", b"miles,", 1), RAW, 2, ["columns stand twice: 'miles'", "rename or remove"],
+        csv(taxis()).replace(b"night,", b"miles,", 1), RAW, 2, ["several columns have the same name: 'miles'", "rename or remove"],
     ),
     "target missing": (
-        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean 'fares'?"],
+        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean fares?"],
     ),
     "target all null": (taxis().assign(fare=None), RAW, 3, ["fare", "150 rows", "never null"]),
     "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "two different values", "observed 1"]),

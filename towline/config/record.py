@@ -73,7 +73,7 @@ def format_share(share: float | dt.timedelta) -> Any:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, as a remedy; else all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(names)
+    """A remedy for an unknown name: the most similar known name, else up to 30 known names."""
+    names = sorted(set(known))
+    similar = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])
