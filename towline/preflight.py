@@ -38,7 +38,7 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
         ConfigError: the config names what cannot be used.
         DataError: the table cannot be read.
         DataValidationError: it breaks its contract, or that of the champion.
-        FitError: no column is left to learn from.
+        FitError: there is no feature column.
     """
     with step("check config"):
         check_config(config)

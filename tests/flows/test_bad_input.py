@@ -74,7 +74,10 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (csv(taxis()).replace(b"night,", b"n\xe4cht,", 1), RAW, 2, ["0xe4", "taxis.csv:1", "iconv"]),
     "duplicate columns": (
-        csv(taxis()).replace(b"night,", b"miles,", 1), RAW, 2, ["several columns have the same name: 'miles'", "rename or remove"],
+        csv(taxis()).replace(b"night,", b"miles,", 1),
+        RAW,
+        2,
+        ["several columns have the same name: 'miles'", "rename or remove"],
     ),
     "target missing": (
         taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean fares?"],

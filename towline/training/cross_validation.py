@@ -32,11 +32,11 @@ from towline.config import (
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, SplitSummary, make_folds
+from towline.data.splits import Fold, make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training import model_io
-from towline.training.config_checks import check_config
+from towline.training.config_checks import check_config, metric_error
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
@@ -181,8 +181,7 @@ def primary_metric(config: TrainingConfig, task: Task) -> Metric:
     """
     metric = config.evaluation.metric or DEFAULT_METRIC[task]
     if metric not in METRICS[task]:
-        remedy = f"the task is {task}: use one of " + ", ".join(METRICS[task])
-        raise ConfigError(f"{metric} is not a metric of this task", where="evaluation.metric", remedy=remedy)
+        raise metric_error("evaluation.metric", metric, task)
     return metric
 
 
@@ -237,8 +236,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
     contract = work.contract()
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
-    by = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by
-    folds = make_folds(rows, labels, config, by)
+    folds = make_folds(rows, labels, config)
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 

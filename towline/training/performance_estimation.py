@@ -23,7 +23,6 @@ from threadpoolctl import ThreadpoolController
 from towline import files
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
-from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.training import model_io
 from towline.training.cross_validation import primary_metric
@@ -141,8 +140,7 @@ def _fit(
     if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
         return EstimatorState(metric=metric, rows=rows, unavailable=f"{rows} rows are too few to fit it"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by == "time"
-        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=by_time)
+        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=config.by_time)
         fit = _fit_loss_model if contract.task == "regression" else curves
         past = [
             _measure_past_error(fit, folds[: number + 1], contract, metric, config.seed)
@@ -376,16 +374,7 @@ def _row_losses(fold: _ScoredRows, metric: Metric) -> np.ndarray:
 
 def _loss_contract(contract: Contract) -> Contract:
     """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has."""
-    prediction = Column(
-        name=contract.target,
-        kind="numeric",
-        role="feature",
-        nullable=False,
-        min=None,
-        max=None,
-        categories=None,
-        levels=0,
-    )
+    prediction = Column(name=contract.target, kind="numeric", role="feature")
     others = tuple(column for column in contract.columns if column.name != contract.target)
     return contract.model_copy(update={"columns": (*others, prediction), "target": "loss"})
 

@@ -71,7 +71,7 @@ def test_bike_by_time() -> None:
     assert abs(made.holdout / len(rows) - 0.2) < 0.001
     assert rows["datetime"][train].max() < rows["datetime"][holdout].min() == pd.Timestamp(made.cut or "")
     older = rows.iloc[train]
-    cut = make_folds(older, older["rentals"].to_numpy(float), wish, "time")
+    cut = make_folds(older, older["rentals"].to_numpy(float), wish)
     assert len(cut) == 5
     for learn, test in at_least_one(cut):
         assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
@@ -95,7 +95,7 @@ def test_bank_days_stay_whole() -> None:
     _, train, holdout = parts(rows, wish)
     assert not set(rows["date"][train]) & set(rows["date"][holdout])
     older = rows.iloc[train]
-    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), wish, "time")):
+    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), wish)):
         assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
 
 
@@ -150,7 +150,7 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
     assume(older["g"].nunique() > 5 and older["t"].dt.day.nunique() > 1)
     made: list[tuple[np.ndarray, np.ndarray]] = []
     with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
-        made = make_folds(older, older["y"].to_numpy(), wish, by)
+        made = make_folds(older, older["y"].to_numpy(), wish)
     assert made or by == "time"
     for learn, test in made:
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
@@ -181,10 +181,10 @@ def test_time_folds_shrink() -> None:
     """Few distinct timestamps give fewer folds; fewer than three are refused."""
     times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
     labels = np.arange(27.0)
-    made = make_folds(times, labels, config(time="t"), "time")
+    made = make_folds(times, labels, config(time="t"))
     assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
     with pytest.raises(DataValidationError, match="2 distinct times"):
-        make_folds(times[:18], labels[:18], config(time="t"), "time")
+        make_folds(times[:18], labels[:18], config(time="t"))
 
 
 def test_random_folds_partition() -> None:
@@ -192,11 +192,11 @@ def test_random_folds_partition() -> None:
     rows = table(500, 3)
     labels = rows["y"].to_numpy(object)
     for truth in (labels, rows["x"].to_numpy(float)):
-        made = make_folds(rows, truth, config(), "random")
+        made = make_folds(rows, truth, config())
         assert sorted(np.concatenate([test for _, test in made])) == list(range(500))
-    shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config(), "random")]
+    shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config())]
     assert max(shares) - min(shares) < 0.02
-    one, two = (make_folds(rows, labels, config(), "random") for _ in range(2))
+    one, two = (make_folds(rows, labels, config()) for _ in range(2))
     assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
 
 
@@ -204,16 +204,16 @@ def test_refusals() -> None:
     """Too few rows, groups or rows of a class, and sides that lack a class, are named with numbers and remedy."""
     rows = table(100, 3)
     labels = np.array(["a"] * 97 + ["b"] * 3, dtype=object)
-    cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str, str]] = [
-        (rows[:4], labels[:4], config(), "random", "4 training rows: fewer than 5 folds"),
-        (rows, labels, config(), "random", "class 'b' has 3 training rows: fewer than 5 folds"),
-        (rows.assign(g=rows["g"] % 2), labels, config(group="g"), "random", "2 groups of 'g'"),
-        (rows.sort_values("t"), labels, config(time="t"), "time", "fold 1 of 5 has no row of class 'b'"),
-        (rows.sort_values("t"), labels[::-1], config(time="t"), "time", "fold 1 of 5 is tested on rows of one class"),
+    cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str]] = [
+        (rows[:4], labels[:4], config(), "4 training rows: fewer than 5 folds"),
+        (rows, labels, config(), "class 'b' has 3 training rows: fewer than 5 folds"),
+        (rows.assign(g=rows["g"] % 2), labels, config(group="g"), "2 groups of 'g'"),
+        (rows.sort_values("t"), labels, config(time="t"), "fold 1 of 5 has no training row of class 'b'"),
+        (rows.sort_values("t"), labels[::-1], config(time="t"), "fold 1 of 5 has test rows of one class"),
     ]
-    for frame, truth, wish, by, words in at_least_one(cases):
+    for frame, truth, wish, words in at_least_one(cases):
         with pytest.raises(DataValidationError) as caught:
-            make_folds(frame, truth, wish, by)
+            make_folds(frame, truth, wish)
         assert words in caught.value.what
         assert "cross_validation.folds" in caught.value.remedy
     alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})

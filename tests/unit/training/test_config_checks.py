@@ -63,7 +63,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"task": "regression", "candidates": [{"estimator": "linear", "weights": "balanced"}]},
         "class weights cannot be used", "candidates.linear.weights", "leave weights out",
     ),
-    "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "no cron line", "schedule.drift", "five fields"),
+    "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "not a cron line", "schedule.drift", "five fields"),
 }  # fmt: skip
 
 

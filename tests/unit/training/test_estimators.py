@@ -144,7 +144,7 @@ def test_calendar_parts(mixed: pd.DataFrame) -> None:
         ({"estimator": "sklearn.svm.SVC"}, "sklearn.svm.SVC is not a scikit-learn regressor", "give a regressor"),
         ({"estimator": "sklearn.cluster.KMeans"}, "is not a scikit-learn regressor", "give a regressor"),
         ({"estimator": "sklearn.decomposition.PCA"}, "it has no fit and predict", "name a class of scikit-learn"),
-        ({"estimator": "sklearn.ensemble.VotingRegressor"}, "cannot be made: TypeError", "constructor"),
+        ({"estimator": "sklearn.ensemble.VotingRegressor"}, "cannot be created: TypeError", "constructor"),
         ({"estimator": "linear", "weights": "balanced"}, "class weights cannot be used", "leave weights out"),
     ],
 )
@@ -173,7 +173,7 @@ def test_weights_only_where_they_exist() -> None:
 def test_no_usable_column() -> None:
     """A table without features is refused with the note of each ignored column."""
     frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
-    with pytest.raises(FitError, match="no column is left to learn from") as refused:
+    with pytest.raises(FitError, match="there is no feature column") as refused:
         build_model(Candidate(estimator="linear"), _contract(frame), 7)
     assert refused.value.details == ("constant: constant",)
 
