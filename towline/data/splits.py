@@ -16,29 +16,40 @@ from towline.files import write_arrays
 Fold = tuple[np.ndarray, np.ndarray]
 
 
+MIN_DISTINCT = 0.5  # least share of rows with distinct features for which copies of a row are kept together
+
+
 class SplitSummary(Frozen):
-    """How the table was split: rows of each part, and the time (ISO) at which a time-split holdout begins."""
+    """How the table was split.
+
+    Attributes:
+        train, holdout: rows of each part.
+        cut: the time (ISO) at which the holdout of a split by time begins.
+        copies: of a random split: whether rows with equal features are in the same part, or are drawn one by one.
+    """
 
     by: Literal["time", "random"]
     train: int
     holdout: int
     cut: str | None
+    copies: Literal["together", "apart"] = "together"
 
 
 def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
     """Splits the table; saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
     A split by time holds out the newest rows: a share of the rows, or those younger than a duration. A random split
-    depends on a seeded hash of each row's content (or its group): a row stays in its part if rows are added or
-    shuffled, and copies of a row are in the same part. Rows with the same time or group are always in one part; in a
-    split by time, older rows of a group in the holdout are left out of both parts.
+    depends on a seeded hash of each row's features (or its group), not of its target: a row stays in its part if rows
+    are added or shuffled, and copies of a row are in the same part. If most rows share their features with another
+    row, as in a table of a few categories, each copy is drawn on its own. Rows with the same time or group are always
+    in one part; in a split by time, older rows of a group in the holdout are left out of both parts.
 
     Raises:
         DataValidationError: one part would be empty.
     """
     rows, contract, data = work.table(), work.contract(), config.data
     order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
-    by, cut = "random", None
+    by, cut, copies = "random", None, "together"
     if config.by_time:
         times = rows[data.time].iloc[order]
         start = _holdout_start(times, config.split.holdout)
@@ -46,7 +57,10 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        hashes = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
+        features = rows[[data.group]] if data.group else rows.drop(columns=data.target)
+        hashes = hash_rows(features, config.seed)
+        if not data.group and len(np.unique(hashes)) < MIN_DISTINCT * len(rows):
+            hashes, copies = _number_copies(hashes), "apart"
         in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
         train, holdout = order[~in_holdout], order[in_holdout]
     if not len(train) or not len(holdout):
@@ -56,7 +70,7 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
     write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
+    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut, copies=copies)
     work.save("split.json", summary)
     return summary
 
@@ -77,12 +91,22 @@ def _holdout_share(config: TrainingConfig) -> float:
     return share
 
 
-def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
-    """(n,) whether a random split with this seed and share holds out each row, in any table.
+def is_held_out(
+    features: pd.DataFrame, seed: int, share: float, copies: Literal["together", "apart"] = "together"
+) -> np.ndarray:
+    """(n,) whether a random split with this seed and share holds out each row.
 
     The few rows that were moved to have each class in both parts are not known here.
+
+    Args:
+        features: the columns that were hashed: the group, or all columns but the target. All rows of the table if
+            copies are drawn apart.
+        seed: of the split.
+        share: of the rows that is held out.
+        copies: ``SplitSummary.copies`` of the split.
     """
-    return _is_below(hash_rows(rows[[group]] if group else rows, seed), share)
+    hashes = hash_rows(features, seed)
+    return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
 def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:
@@ -189,6 +213,12 @@ def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray,
 def _is_below(hashes: np.ndarray, share: float) -> np.ndarray:
     """(n,) whether each hash is in the lowest share of all possible values."""
     return np.asarray(hashes < np.uint64(int(share * 2**64)))
+
+
+def _number_copies(hashes: np.ndarray) -> np.ndarray:
+    """Another hash for each copy of a row, by its number among the copies."""
+    numbers = pd.Series(hashes).groupby(hashes).cumcount().to_numpy(np.uint64)
+    return _mix_bits(hashes + numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:

@@ -112,7 +112,7 @@ def test_bank_at_random_is_stratified() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([3, 10**6]))
+@given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([300, 10**6]))
 def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
     """A row keeps its side when rows are shuffled or appended; copies stay together; each class is on both sides."""
     base = table(rows, seed, levels).drop(columns=["row", "g", "t"])
@@ -121,9 +121,10 @@ def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
     more.loc[rows + 1, "x"] = None
     held = []
     for frame in (base, shuffled, more):
-        _, train, holdout = parts(frame, config(share))
+        summary, train, holdout = parts(frame, config(share))
         assert len(train) + len(holdout) == len(frame)
         keys = frame.astype({"x": float}).apply(tuple, axis=1)
+        assume(summary.copies == "together")  # test_a_table_of_few_distinct_rows_has_an_unbiased_holdout has the others
         assert not set(keys[train]) & set(keys[holdout])
         for name, group in at_least_one(frame.drop_duplicates().groupby("y")):
             if len(group) > 1:
@@ -216,8 +217,31 @@ def test_refusals() -> None:
             make_folds(frame, truth, wish)
         assert words in caught.value.what
         assert "cross_validation.folds" in caught.value.remedy
-    alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})
+    alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30, "g": [1] * 30})
     with pytest.raises(DataValidationError, match="holdout would be empty"):
-        parts(alone, config())
+        parts(alone, config(group="g"))
     with pytest.raises(DataValidationError, match="would be empty"):
         parts(rows.assign(g=1), config(time="t", group="g"))
+
+
+def test_a_table_of_few_distinct_rows_has_an_unbiased_holdout() -> None:
+    """With the same features in many rows, the target's mean given the features is the same in both parts."""
+    rng = np.random.default_rng(3)
+    base = pd.DataFrame({"x": rng.integers(0, 12, 4000).astype(float)})
+    base["y"] = np.where(rng.random(4000) < 0.2 + base["x"] / 20, "yes", "no")
+    _, train, holdout = parts(base, config(by="random"))
+    assert abs(len(holdout) / len(base) - 0.2) < 0.03
+    yes = (base["y"] == "yes").astype(float)
+    by_level = [yes.iloc[rows].groupby(base["x"].iloc[rows]).mean() for rows in (train, holdout)]
+    assert np.corrcoef(*by_level)[0, 1] > 0.8
+    more = pd.concat([base, base.head(50)], ignore_index=True)
+    assert set(parts(more, config(by="random"))[2]) & set(range(4000)) == set(holdout)
+
+
+def test_rows_that_differ_in_the_target_alone_are_in_one_part() -> None:
+    """The holdout tells nothing of a row whose features are in the train part."""
+    rng = np.random.default_rng(4)
+    base = pd.DataFrame({"x": np.repeat(rng.normal(size=600), 2)}).assign(y=np.tile(["no", "yes"], 600))
+    base = pd.concat([base, pd.DataFrame({"x": rng.normal(size=400), "y": "no"})], ignore_index=True)
+    _, train, holdout = parts(base, config(by="random"))
+    assert set(base["x"].iloc[train]) & set(base["x"].iloc[holdout]) == set()
