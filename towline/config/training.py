@@ -88,6 +88,16 @@ class SqlSource(Frozen):
         return self.model_copy(update={"url": mask_passwords(self.url)})
 
 
+class ClassesConfig(Frozen):
+    """What happens to rare classes of the target."""
+
+    rare: Literal["keep", "merge", "drop"] = Field(
+        "keep", description="merge: one class for all of them; drop: their rows are left out"
+    )
+    min_rows: int = Field(20, ge=2, description="a class with fewer rows is rare")
+    other: str = Field("other", min_length=1, description="the class that rare classes are merged into")
+
+
 class DataConfig(Frozen):
     """Where the rows come from and which of their columns count."""
 
@@ -116,13 +126,26 @@ class DataConfig(Frozen):
     )
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="how times are written where they are not ISO 8601: a strptime format, epoch_s or epoch_ms; of all "
-        "columns, or {column: format}",
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, epoch_d "
+        "(days since 1970) or decimal_year; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+    max_unlabelled: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="largest share of rows without a target, which are left out; with more the run stops",
+    )
+    max_unreadable: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="largest share of words in a column of numbers, which are null; with more it is a category",
+    )
+    classes: ClassesConfig = ClassesConfig()
     keep_snapshot: bool = Field(True, description="whether the snapshot of the rows outlives the run that read them")
 
     @model_validator(mode="after")
@@ -133,7 +156,7 @@ class DataConfig(Frozen):
         for date_format in formats:
             if (
                 date_format is not None
-                and date_format not in ("epoch_s", "epoch_ms")
+                and date_format not in ("epoch_s", "epoch_ms", "epoch_d", "decimal_year")
                 and not _is_date_format(date_format)
             ):
                 raise ValueError(f"date_format {date_format!r} is no strptime format of a date, e.g. %d.%m.%Y")

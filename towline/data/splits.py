@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -121,26 +122,24 @@ def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -
         labels: (n,) target values; object for classification.
         config: number of folds, seed, time and group column.
 
+    Returns:
+        The folds. A fold may lack classes; one with fewer than two classes to learn from is left out.
+
     Raises:
-        DataValidationError: there are too few rows, times, groups or rows of a class, or a fold lacks classes.
+        DataValidationError: there are too few rows, times or groups, or fewer than two folds have two classes.
     """
     count = config.cross_validation.folds
     if len(rows) < count:
         raise _too_few_folds(f"{len(rows)} training rows", count)
     folds = _expanding_folds(rows, config, count) if config.by_time else _shuffled_folds(rows, labels, config, count)
-    classes = set(labels) if labels.dtype == object else set()
-    for number, (train, test) in enumerate(folds, 1):
-        missing = sorted(classes - set(labels[train]))
-        if missing:
-            fault = f"has no training row of class {missing[0]!r}"
-        elif not len(train):
-            fault = "has no training row"
-        elif classes and len(set(labels[test])) < 2:
-            fault = "has test rows of one class only"
-        else:
-            continue
-        raise _fold_error(f"fold {number} of {len(folds)} {fault}", by_time=config.by_time)
-    return folds
+    classes = labels.dtype == object
+    usable = [
+        (train, test) for train, test in folds if len(test) and (len(set(labels[train])) > 1 if classes else len(train))
+    ]
+    if len(usable) < 2:
+        what = f"{len(usable)} of {len(folds)} folds have training rows" + (" of two classes" if classes else "")
+        raise _fold_error(what, by_time=config.by_time)
+    return usable
 
 
 def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
@@ -175,10 +174,12 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
         return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
     codes, classes = pd.factorize(labels)
     sizes = np.bincount(codes)
-    if sizes.min() < count:
-        raise _too_few_folds(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
+    if sizes.max() < count:
+        raise _too_few_folds(f"class {classes[sizes.argmax()]!r}, the largest, has {sizes.max()} training rows", count)
     stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds; validation names them
+        return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
 
 
 def _distinct_starts(times: pd.Series) -> np.ndarray:

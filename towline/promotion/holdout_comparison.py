@@ -132,4 +132,5 @@ def _find_unseen_rows(model: Model, table: pd.DataFrame, holdout: np.ndarray) ->
     if by_time:
         later = pd.to_datetime(table[split["time"]].iloc[holdout]) > pd.Timestamp(split["train_end"])
         return np.asarray(later.to_numpy(dtype=bool))
-    return is_held_out(table[columns], split["seed"], split["holdout"], split["copies"])[holdout]
+    held_out = is_held_out(table[columns], split["seed"], split["holdout"], split["copies"])
+    return np.asarray(held_out[holdout])
