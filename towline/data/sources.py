@@ -16,7 +16,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from towline.config import DataConfig, Frozen, Kind, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
@@ -60,9 +59,9 @@ class Dataset(Frozen):
     start: str | None
     end: str | None
     source: str
-    formats: dict[str, ValueFormat] = Field(default_factory=dict)
+    formats: tuple[tuple[str, ValueFormat], ...] = ()
     coerced: tuple[CoercedValues, ...] = ()
-    left_out: dict[str, int] = Field(default_factory=dict)
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 def load_dataset(
@@ -115,9 +114,9 @@ def load_dataset(
         start=_iso(pc.min(table[config.time])) if config.time else None,
         end=_iso(pc.max(table[config.time])) if config.time else None,
         source=source,
-        formats=columns,
+        formats=tuple(columns.items()),
         coerced=coerced,
-        left_out=left_out,
+        left_out=tuple(left_out.items()),
     )
     snapshot = StoreLayout(store).dataset(dataset.path)
     with replacing(snapshot) as file:

@@ -89,7 +89,7 @@ def test_times(tmp_path: Path, written: str, date_format: str, moment: dt.dateti
     guessed = written.isdigit()
     csv = "t,y\n" + f"{written},1.5\n{written},2.5\n"
     dataset, snapshot, contract = trained(tmp_path, csv, time="t", **({} if guessed else {"date_format": date_format}))
-    assert dataset.formats["t"].date_format == date_format
+    assert dict(dataset.formats)["t"].date_format == date_format
     assert snapshot["t"].tolist() == [pd.Timestamp(moment)] * 2
     time = contract.columns[0]
     given: list[Any] = [written, moment, moment.isoformat(), *([int(written)] if guessed else [])]

@@ -1,8 +1,7 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 
 
 def infer_contract(
-    frame: pd.DataFrame, config: TrainingConfig, formats: Mapping[str, ValueFormat] = MappingProxyType({})
+    frame: pd.DataFrame, config: TrainingConfig, formats: Iterable[tuple[str, ValueFormat]] = ()
 ) -> Contract:
     """Infers the contract; ``data.columns`` and ``task`` of the config have priority.
 
@@ -39,8 +38,9 @@ def infer_contract(
     """
     target = frame[config.data.target]
     task = config.task or _infer_task(target)
+    known = dict(formats)
     columns = tuple(
-        _hide_values(_infer_column(frame[name], config, task, formats.get(name)), config) for name in frame.columns
+        _hide_values(_infer_column(frame[name], config, task, known.get(name)), config) for name in frame.columns
     )
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:

@@ -130,8 +130,8 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
         detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
         yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
-    for reason, rows in dataset.left_out.items():
-        share = rows / (dataset.rows + sum(dataset.left_out.values()))
+    for reason, rows in dataset.left_out:
+        share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
         detail = f"rows {reason} are left out"
         yield Rule(rule="rows_labelled", severity="warn", count=rows, share=share, detail=detail)
 
