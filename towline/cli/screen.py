@@ -215,7 +215,13 @@ def _candidate_table(outcome: "Outcome") -> str:
         ]
         for candidate in outcome.candidates
     ]
-    return table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    first = outcome.candidates[0]
+    if first["rows"] < first["rows_available"]:
+        text += (
+            f"\n  each fold fitted on {first['rows']:,} of {first['rows_available']:,} rows (cross_validation.max_rows)"
+        )
+    return text
 
 
 def _metric_table(metrics: "Mapping[str, Interval]") -> str:

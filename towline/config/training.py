@@ -261,6 +261,9 @@ CandidateOrName = Annotated[Candidate, BeforeValidator(lambda given: given, json
 
 class CrossValidationConfig(Frozen):
     folds: int = Field(5, ge=2, le=50)
+    max_rows: int = Field(
+        50_000, ge=1_000, description="a fold is fitted on at most so many rows, a seeded sample; the model on all rows"
+    )
 
 
 class EvaluationConfig(Frozen):
