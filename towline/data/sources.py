@@ -310,7 +310,7 @@ def _convert_times(
     moments, unread = text_columns.parse_times(texts, fmt)
     formats: list[str] = []
     if unread.any() and fmt.date_format is None:
-        formats = notation.detect_date_formats(texts.unique().drop_null().to_pylist())
+        formats = notation.detect_date_formats(texts.to_pandas())
         if len(formats) == 1:
             fmt = fmt.model_copy(update={"date_format": formats[0]})
             moments, unread = text_columns.parse_times(texts, fmt)

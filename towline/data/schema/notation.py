@@ -37,7 +37,7 @@ _NUMBERS = (
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b-%Y", "%b %Y", "%B %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _SYMBOL = r"[$€£¥₹]|USD|EUR|GBP|CHF|JPY"
@@ -121,8 +121,9 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     frequent = len(words) and pc.max(words).as_py() > max(2, _FREQUENT_WORD * present)
     if frequent and len(np.unique(floats[~np.isnan(floats)])) <= _FEW_NUMBERS:
         return None
-    exact = text_columns.whole_or_float(floats, column)
-    values = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
+    values = text_columns.whole_or_float(floats, column)
+    if values is None:  # numbers that float64 cannot hold exactly are identifiers
+        return None
     fmt = fmt.model_copy(update={"coerce": bool(unread.any())})
     return TextColumn(values, fmt, unread | _unusual_markers(column))
 
@@ -136,18 +137,9 @@ def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat) -> Iterator[
         if len(able) == 1:
             yield able[0]
     if texts and not fmt.date_format:
-        dates = detect_date_formats(texts)
+        dates = detect_date_formats(column.to_pandas())
         if len(dates) == 1:
             yield fmt.model_copy(update={"date_format": dates[0]})
-
-
-def detect_date_formats(texts: list[str]) -> list[str]:
-    """The date formats that read all of these texts."""
-    return [
-        date_format
-        for date_format in (date + clock for date in _DATES for clock in _CLOCKS)
-        if all(parse_formatted_time(text, date_format) is not None for text in texts)
-    ]
 
 
 def detect_notation(values: pd.Series) -> Notation | None:
@@ -192,14 +184,26 @@ def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
 
 
 def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
+    formats, share = _date_formats(texts, weights)
+    if not formats:
+        return None
+    remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
+    return Notation("dates in another form", share, remedy, texts[0])
+
+
+def detect_date_formats(values: pd.Series) -> list[str]:
+    """The ``strptime`` formats that read every value of a column of text; two where day and month may be exchanged."""
+    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_SAMPLE).tolist()
+    texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
+    formats, share = _date_formats(texts, np.full(len(texts), 1 / max(len(texts), 1)))
+    return formats if share > 1 - 1e-9 else []
+
+
+def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
     shares = []
     for date_format in (date + clock for date in _DATES for clock in _CLOCKS):
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
             read = [parse_formatted_time(text, date_format) is not None for text in texts]
             shares.append((float(weights[read].sum()), date_format))
     best = max((share for share, _ in shares), default=0.0)
-    if best < SHARE:
-        return None
-    formats = [date_format for share, date_format in shares if share == best][:2]
-    remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation("dates in another form", best, remedy, texts[0])
+    return ([date_format for share, date_format in shares if share == best][:2] if best >= SHARE else []), best
