@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "search without a space": (
         {"task": "regression", "candidates": [{"estimator": "sklearn.svm.SVR", "search": {"trials": 3}}]},
-        "no search space of its own", "candidates.SVR.search.space", "name the parameters",
+        "no default search space", "candidates.SVR.search.space", "name the parameters",
     ),
     "gate metric of another task": (
         {"task": "binary", "gate": {"max": {"mae": 3}}}, "mae is not a metric of this task", "gate.max.mae", "roc_auc",

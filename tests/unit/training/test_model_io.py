@@ -151,8 +151,8 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "what"),
     [
         ("Locked", "cannot be stored: TypeError: it holds a lock"),
-        ("Forgetful", "answers otherwise when it is read back"),
-        ("Counting", r"cannot be read back: the model holds a type that is not trusted: collections\.Counter"),
+        ("Forgetful", "predicts other values after it was stored"),
+        ("Counting", r"cannot be read back: the model has a type that is not trusted: collections\.Counter"),
     ],
 )
 def test_what_cannot_be_stored_is_told_after_the_first_fold(
