@@ -1,4 +1,4 @@
-"""Splits: no row on both sides, whole groups and timestamps, and the same side in every run."""
+"""Splits: no row in both parts, whole groups and times, and the same part in every run."""
 
 import contextlib
 import tempfile
@@ -62,8 +62,8 @@ def table(rows: int, seed: int, levels: int = 10**6) -> pd.DataFrame:
     )
 
 
-def test_bike_by_time() -> None:
-    """The newest fifth of the bike table is held out, and every fold tests on rows newer than all it learns from."""
+def test_split_by_time() -> None:
+    """The newest fifth of the bike table is held out, and every fold tests on rows newer than its training rows."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     wish = config(source=str(DATA / "bike_hourly.parquet"), target="rentals", time="datetime")
     made, train, holdout = parts(rows, wish)
@@ -78,8 +78,8 @@ def test_bike_by_time() -> None:
     assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
 
 
-def test_the_newest_days_are_held_out() -> None:
-    """A duration instead of a share: what is younger than it, counted from the newest row."""
+def test_holdout_by_duration() -> None:
+    """With a duration, the rows younger than it are held out, counted from the newest row."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     made, train, holdout = parts(rows, config("28d", target="rentals", time="datetime"))
     end = rows["datetime"].max()
@@ -88,8 +88,8 @@ def test_the_newest_days_are_held_out() -> None:
     assert rows["datetime"][train].max() < pd.Timestamp(made.cut or "")
 
 
-def test_bank_days_stay_whole() -> None:
-    """Calls of one day are on one side of the split and of every fold."""
+def test_days_are_in_one_part() -> None:
+    """Calls of one day are in one part of the split and of every fold."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
     wish = config(source=str(DATA / "bank_marketing.parquet"), target="subscribed", time="date")
     _, train, holdout = parts(rows, wish)
@@ -99,8 +99,8 @@ def test_bank_days_stay_whole() -> None:
         assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
 
 
-def test_bank_at_random_is_stratified() -> None:
-    """At random the holdout has its share of each class, and another seed has another holdout."""
+def test_random_split_is_stratified() -> None:
+    """The holdout of a random split has its share of each class, and another seed gives another holdout."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
     wish = {"by": "random", "target": "subscribed", "time": "date"}
     _, train, holdout = parts(rows, config(**wish))
@@ -114,7 +114,7 @@ def test_bank_at_random_is_stratified() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([3, 10**6]))
 def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
-    """A row keeps its side when rows are shuffled or appended; copies stay together; each class is on both sides."""
+    """A row stays in its part if rows are shuffled or appended; copies are together; each class is in both parts."""
     base = table(rows, seed, levels).drop(columns=["row", "g", "t"])
     shuffled = base.sample(frac=1, random_state=seed).reset_index(drop=True)
     more = pd.concat([shuffled, table(rows // 2, seed + 1, levels)[["y", "x"]], base[:9]], ignore_index=True)
@@ -137,8 +137,8 @@ def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(60, 300), st.integers(0, 10**6), st.sampled_from(["random", "time"]))
-def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
-    """Rows of one group are on one side of the split and of every fold, by time as at random."""
+def test_groups_are_in_one_part(rows: int, seed: int, by: str) -> None:
+    """Rows of one group are in one part of the split and of every fold, by time and at random."""
     base = table(rows, seed)
     base["y"] = base["x"] / 7
     if by == "time":
@@ -159,8 +159,8 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 300), st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([0.1, 0.3, 0.6]))
-def test_time_split(rows: int, seed: int, moments: int, share: float) -> None:
-    """Equal timestamps never straddle, and the order of the rows does not matter."""
+def test_times_are_in_one_part(rows: int, seed: int, moments: int, share: float) -> None:
+    """Rows with the same time are in one part, and the order of the rows does not matter."""
     base = table(rows, seed)
     base["t"] = base["t"].dt.floor(f"{max(60 // moments, 1)}h")
     wish = config(share, time="t")
@@ -177,8 +177,8 @@ def test_time_split(rows: int, seed: int, moments: int, share: float) -> None:
     assert set(shuffled["row"][same]) == set(base["row"][holdout])
 
 
-def test_time_folds_shrink() -> None:
-    """Few distinct timestamps give fewer folds; fewer than three are refused."""
+def test_few_times_give_fewer_folds() -> None:
+    """Few distinct times give fewer folds; fewer than three times are rejected."""
     times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
     labels = np.arange(27.0)
     made = make_folds(times, labels, config(time="t"))
@@ -187,8 +187,8 @@ def test_time_folds_shrink() -> None:
         make_folds(times[:18], labels[:18], config(time="t"))
 
 
-def test_random_folds_partition() -> None:
-    """At random each training row is tested once; classes keep their shares; the seed decides."""
+def test_random_folds() -> None:
+    """Each training row is tested once; classes have their shares; the seed decides."""
     rows = table(500, 3)
     labels = rows["y"].to_numpy(object)
     for truth in (labels, rows["x"].to_numpy(float)):
@@ -200,8 +200,8 @@ def test_random_folds_partition() -> None:
     assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
 
 
-def test_refusals() -> None:
-    """Too few rows, groups or rows of a class, and sides that lack a class, are named with numbers and remedy."""
+def test_impossible_folds_are_rejected() -> None:
+    """Too few rows, groups or rows of a class, and folds that lack a class, are reported with numbers and remedy."""
     rows = table(100, 3)
     labels = np.array(["a"] * 97 + ["b"] * 3, dtype=object)
     cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str]] = [

@@ -80,10 +80,8 @@ def warned(validation: Validation) -> dict[str | None, Rule]:
         ("bank_marketing", "subscribed", "date", ["duration"]),
     ],
 )
-def test_samples_pass_without_their_leaks_and_are_refused_with_them(
-    desk: Desk, name: str, target: str, time: str, leak: list[str]
-) -> None:
-    """What the shipped configs rest on."""
+def test_sample_tables_pass_without_their_leaks(desk: Desk, name: str, target: str, time: str, leak: list[str]) -> None:
+    """The sample tables are accepted without their leaks and rejected with them."""
     source, data = str(DATA / f"{name}.parquet"), {"target": target, "time": time}
     passed = desk(source, data={**data, "drop": leak})
     assert (passed.failed, passed.warned) == (0, 0)
@@ -94,13 +92,13 @@ def test_samples_pass_without_their_leaks_and_are_refused_with_them(
 
 
 def test_a_sum_is_allowed_only_as_a_whole(desk: Desk) -> None:
-    """Allowing one part of it does not let the other in."""
+    """An allowed leak of one column of a sum does not allow the other column."""
     source, data = str(DATA / "bike_hourly.parquet"), {"target": "rentals", "time": "datetime"}
     assert desk.refused(source, data=data, validation={"allow_leaks": ["casual"]})[0].rule == "no_leak_by_sum"
 
 
 def test_declared_column_rules(desk: Desk, table: pd.DataFrame) -> None:
-    """Each broken rule names column, count, share and rows; a warn-level one does not refuse."""
+    """Each broken rule reports column, count, share and rows; a rule with the severity warn does not reject."""
     table.loc[12, "x"] = -3
     table.loc[[5, 6], "k"] = None
     rules = {
@@ -121,7 +119,7 @@ def test_declared_column_rules(desk: Desk, table: pd.DataFrame) -> None:
 
 
 def test_compound_key(desk: Desk, table: pd.DataFrame) -> None:
-    """Columns that together identify a row, and a key of one column."""
+    """Columns that together identify a row, and a key of one column, are checked."""
     table.loc[9, "t"] = table.loc[3, "t"]
     table.loc[9, "k"] = table.loc[3, "k"]
     (rule,) = desk.refused(table, validation={"unique": ["t", "k"]})
@@ -131,14 +129,14 @@ def test_compound_key(desk: Desk, table: pd.DataFrame) -> None:
 
 
 def test_columns_the_rules_name_must_exist(desk: Desk, table: pd.DataFrame) -> None:
-    """A column that went missing is a fault of the table."""
+    """A missing column of a rule is a fault of the table."""
     (rule,) = desk.refused(table, validation={"columns": {"gone": {"min": 0}}, "unique": ["away", "t"]})
     assert rule.rule == "expect_table_columns_to_match_set"
     assert rule.detail.endswith("missing 'away', 'gone'")
 
 
-def test_time(desk: Desk, table: pd.DataFrame) -> None:
-    """Rows without a time or from the future are refused; rows out of order and doubled are warned of."""
+def test_rules_for_times(desk: Desk, table: pd.DataFrame) -> None:
+    """Rows without a time or from the future are rejected; rows out of order and duplicates give a warning."""
     shuffled = pd.concat([table.iloc[::-1], table.head(3)])
     assert {rule.rule: rule.count for rule in warned(desk(shuffled, data={"time": "t"})).values()} == {
         "expect_column_values_to_be_increasing": 299,
@@ -153,13 +151,13 @@ def test_time(desk: Desk, table: pd.DataFrame) -> None:
 
 
 def test_rows_of_a_zone_ahead_of_utc_are_not_from_the_future(desk: Desk, table: pd.DataFrame) -> None:
-    """Local time runs up to 14 hours ahead of the clock that is asked."""
+    """Local time may be up to 14 hours ahead of UTC."""
     table.loc[299, "t"] = NOW + dt.timedelta(hours=13)
     assert desk(table, data={"time": "t"}).failed == 0
 
 
-def test_target(desk: Desk, table: pd.DataFrame) -> None:
-    """Null, constant, or a class too small for the folds."""
+def test_rules_for_the_target(desk: Desk, table: pd.DataFrame) -> None:
+    """A null or constant target, and a class too small for the folds, are rejected."""
     null = table.assign(y=table["y"].where(table.index != 7))
     assert [rule.examples for rule in desk.refused(null)] == [("row 8: null",)]
     assert "two different values" in desk.refused(table.assign(y="no"))[0].detail
@@ -171,19 +169,19 @@ def test_target(desk: Desk, table: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 19])
 def test_too_few_rows(desk: Desk, table: pd.DataFrame, rows: int) -> None:
-    """Fewer than min_rows, or than the folds need, whichever is more."""
+    """Fewer rows than min_rows, or than the folds need, are rejected."""
     assert desk.refused(table.head(rows))[0].rule == "expect_table_row_count_to_be_between"
 
 
-def test_rows_for_the_folds(desk: Desk, table: pd.DataFrame) -> None:
-    """A small min_rows does not let a table in that cannot be folded."""
+def test_folds_need_rows(desk: Desk, table: pd.DataFrame) -> None:
+    """A small min_rows does not accept a table that has too few rows for the folds."""
     number = table.assign(y=np.arange(300) % 97 * 1.7)
     failed = desk.refused(number.head(6), validation={"min_rows": 2})
     assert [rule.detail for rule in failed] == ["needs at least 8 rows for 5 folds and a holdout; observed 6"]
 
 
 def test_empty_columns_and_infinities(desk: Desk, table: pd.DataFrame) -> None:
-    """Named, unless the config leaves the column out."""
+    """They are reported, unless the config leaves the column out."""
     table["empty"] = np.nan
     assert [rule.column for rule in desk.refused(table)] == ["empty"]
     assert desk(table, data={"drop": ["empty"]}).failed == 0
@@ -194,20 +192,20 @@ def test_empty_columns_and_infinities(desk: Desk, table: pd.DataFrame) -> None:
 
 
 def test_columns_left_out_are_noted(desk: Desk, table: pd.DataFrame) -> None:
-    """A constant is no fault."""
+    """A constant column is no fault; a note says that it is left out."""
     validation = desk(table.assign(c=1))
     assert validation.failed == 0
     assert any(note.startswith("c: ") for note in validation.notes)
 
 
-def test_more_features_than_rows_is_warned_of(desk: Desk, table: pd.DataFrame) -> None:
-    """It trains, with a word of caution."""
+def test_more_features_than_rows_gives_a_warning(desk: Desk, table: pd.DataFrame) -> None:
+    """The table is accepted with a warning."""
     wide = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 40))).rename(columns="c{}".format)
     assert warned(desk(wide.assign(y=np.arange(30) % 2)))[None].rule == "fewer_features_than_rows"
 
 
-def test_champions_contract(desk: Desk, table: pd.DataFrame) -> None:
-    """A column gone or of another kind is refused; what is merely new is warned of with its count."""
+def test_rules_of_the_champions_contract(desk: Desk, table: pd.DataFrame) -> None:
+    """A missing column or one of another kind is rejected; new values give a warning with their count."""
     desk(table)
     champion = desk.work.contract()
     assert desk(table, champion).warned == 0
@@ -225,8 +223,8 @@ def test_champions_contract(desk: Desk, table: pd.DataFrame) -> None:
     assert rule.detail.startswith("numeric for the champion, category now")
 
 
-def test_users_expectations(desk: Desk, table: pd.DataFrame) -> None:
-    """By their own names, with dates as dates and rows named."""
+def test_expectations_of_the_user(desk: Desk, table: pd.DataFrame) -> None:
+    """Expectations have the names of Great Expectations; dates are dates, and rows are reported."""
     table["when"] = table["t"].astype(str)
     expectations = [
         {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "k", "regex": "^r"}, "severity": "warn"},
@@ -255,10 +253,10 @@ def test_users_expectations(desk: Desk, table: pd.DataFrame) -> None:
         ("expect_column_values_to_match_regex", {"column": "k", "regex": "("}, "could not be evaluated"),
     ],
 )
-def test_expectations_that_make_no_sense(
+def test_invalid_expectations_are_config_errors(
     desk: Desk, table: pd.DataFrame, type_: str, kwargs: dict[str, Any], said: str
 ) -> None:
-    """A fault of the config, with its place in it: never a silent pass, never a fault of the table."""
+    """An expectation that cannot be evaluated is an error of the config, never of the table, and never passes."""
     fine = {"type": "expect_column_to_exist", "kwargs": {"column": "x"}}
     with pytest.raises(ConfigError) as error:
         desk(table, validation={"expectations": [fine, {"type": type_, "kwargs": kwargs}]})
@@ -266,8 +264,8 @@ def test_expectations_that_make_no_sense(
     assert "validation.expectations[1]" in error.value.where
 
 
-def test_a_misspelt_private_column_is_not_overlooked(desk: Desk, table: pd.DataFrame) -> None:
-    """A column that privacy names must be in the table, dropped from it, or a key that requests alone bring."""
+def test_misspelt_privacy_columns_are_rejected(desk: Desk, table: pd.DataFrame) -> None:
+    """A column of privacy must be in the table, in data.drop, or a key of requests."""
     data, table = {"drop": ["x"]}, table.rename(columns={"k": "colour"})
     desk(table, data=data, privacy={"pii": ["x", "caller"], "join_on": ["caller"], "columns": {"n": "bucket"}})
     with pytest.raises(ConfigError, match=r"(?s)no column 'color'.*privacy\.pii.*did you mean colour"):
@@ -277,13 +275,13 @@ def test_a_misspelt_private_column_is_not_overlooked(desk: Desk, table: pd.DataF
 
 
 def test_bounds_on_a_category(desk: Desk, table: pd.DataFrame) -> None:
-    """Refused by name before anything runs."""
+    """A bound on a category is rejected before anything runs."""
     with pytest.raises(ConfigError, match="'k' is category"):
         desk(table, validation={"columns": {"k": {"min": 0}}})
 
 
-def test_odd_names_and_values(desk: Desk, table: pd.DataFrame) -> None:
-    """Any name works in any rule, and none reaches the report as markup."""
+def test_any_name_works_in_any_rule(desk: Desk, table: pd.DataFrame) -> None:
+    """Any column name works in any rule, and none is markup in the report."""
     rng = np.random.default_rng(1)
     odd = table.copy()
     odd[ODD] = rng.normal(size=(300, len(ODD)))
@@ -300,8 +298,8 @@ def test_odd_names_and_values(desk: Desk, table: pd.DataFrame) -> None:
     assert "{{7*7}}" in page
 
 
-def test_the_report_links_nothing_outside(desk: Desk, table: pd.DataFrame) -> None:
-    """It opens without a network, now and in ten years."""
+def test_the_report_needs_no_network(desk: Desk, table: pd.DataFrame) -> None:
+    """The report loads nothing from elsewhere."""
     validation = desk(table, data={"time": "t"})
     page = desk.work.file(validation.docs).read_text()
     assert not any(word in page for word in ("http:", "https:", "src=", "href=", "@import", "url("))
@@ -309,7 +307,7 @@ def test_the_report_links_nothing_outside(desk: Desk, table: pd.DataFrame) -> No
 
 
 def test_records_are_plain_json(desk: Desk, table: pd.DataFrame) -> None:
-    """They come back equal, and the suite is one Great Expectations reads."""
+    """Records are equal after JSON, and Great Expectations can read the suite."""
     validation = desk(table, data={"time": "t"}, validation={"columns": {"x": {"min": 0}}})
     assert Validation.model_validate_json(validation.model_dump_json()) == validation
     suite = json.loads(desk.work.file("suite.json").read_text())
@@ -317,10 +315,10 @@ def test_records_are_plain_json(desk: Desk, table: pd.DataFrame) -> None:
     assert desk.work.contract().target == "y"
 
 
-def test_not_a_word_not_a_file_not_a_packet(
+def test_great_expectations_is_silent_and_offline(
     desk: Desk, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Great Expectations runs in memory, offline and silent."""
+    """Great Expectations runs in memory, without network, files or output."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -335,8 +333,8 @@ def test_not_a_word_not_a_file_not_a_packet(
     assert not list(home.iterdir())
 
 
-def test_levels_that_look_alike_are_named(desk: Desk, table: pd.DataFrame) -> None:
-    """Levels and classes that differ in case or spaces alone; of personal data without the values."""
+def test_similar_levels_give_a_warning(desk: Desk, table: pd.DataFrame) -> None:
+    """Levels and classes that differ in case or spaces only are reported; of personal data without the values."""
     odd = table.assign(k=np.where(table.index % 9 == 0, "Red ", table["k"]))
     odd["y"] = np.where(odd.index % 7 == 0, "YES", odd["y"])
     rules = warned(desk(odd, cross_validation={"folds": 2}))
@@ -355,8 +353,8 @@ def test_levels_that_look_alike_are_named(desk: Desk, table: pd.DataFrame) -> No
         (["12 %", "3 %"], "remove it in the source"),
     ],
 )
-def test_text_in_another_notation_is_named(desk: Desk, table: pd.DataFrame, values: list[str], words: str) -> None:
-    """With the setting that reads it; declared columns and personal data's values are left alone."""
+def test_other_notations_give_a_warning(desk: Desk, table: pd.DataFrame, values: list[str], words: str) -> None:
+    """The warning names the setting that reads the text; declared columns are left alone."""
     odd = table.assign(k=[values[row % len(values)] for row in range(len(table))])
     rule = warned(desk(odd))["k"]
     assert (rule.rule, rule.severity) == ("notation", "warn")
@@ -366,8 +364,8 @@ def test_text_in_another_notation_is_named(desk: Desk, table: pd.DataFrame, valu
     assert "k" not in warned(desk(odd, data={"columns": {"k": "category"}}))
 
 
-def test_values_that_were_made_null_are_counted(desk: Desk, table: pd.DataFrame) -> None:
-    """A column declared numeric: how many values were no numbers, and which; of personal data the number alone."""
+def test_coerced_values_give_a_warning(desk: Desk, table: pd.DataFrame) -> None:
+    """Values of a declared numeric column that are no numbers are counted and listed; of personal data only counted."""
     odd = table.assign(k=["calm" if row % 10 == 0 else str(row) for row in range(len(table))])
     rule = warned(desk(odd, data={"columns": {"k": "numeric"}}))["k"]
     assert (rule.rule, rule.count, rule.share) == ("values_numeric", 30, 0.1)
