@@ -285,6 +285,6 @@ def test_one_run_a_day_across_a_clock_change(day: dt.date, line: str) -> None:
     for quarter in range(4 * 84):
         start = noon - dt.timedelta(hours=60) + dt.timedelta(minutes=15 * quarter)
         slots |= {slot.astimezone(dt.UTC) for slot in asyncio.run(schedule.get_dates(n=3, start=start))}
-    nights = [slot.astimezone(BERLIN).date() for slot in slots]
+    days = [slot.astimezone(BERLIN).date() for slot in slots]
     for offset in (-1, 0, 1):
-        assert nights.count(day + dt.timedelta(days=offset)) == 1
+        assert days.count(day + dt.timedelta(days=offset)) == 1

@@ -152,9 +152,9 @@ def test_config_names_the_positive_class() -> None:
 def test_kinds_and_tasks_that_do_not_fit_are_rejected() -> None:
     """A task or a kind that the values do not allow is rejected."""
     rows = pd.DataFrame({"y": ["1", "2", "x"] * 10, "x": ["a", "b", "c"] * 10})
-    for wish in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
+    for pipeline in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
         with pytest.raises(ConfigError):
-            infer_contract(rows, wish)
+            infer_contract(rows, pipeline)
     with pytest.raises(ConfigError, match="holds dates"):
         infer_contract(pd.DataFrame({"y": pd.to_datetime(["2026-01-01"] * 3)}), config())
     assert contract({"c": range(30)}, columns={"c": "category"}).columns[1].categories is not None
@@ -267,9 +267,9 @@ def test_any_table_fits_its_own_contract(cells: list[list[Any]], name: str) -> N
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.table(arrow), Path(folder) / "t.parquet")
         with contextlib.suppress(ConfigError, DataError):
-            wish = config(target=f"{name}0", source="t.parquet")
-            rows = read_snapshot(load_dataset(wish.data, Path(folder), Path(folder), None), Path(folder))
-            found = infer_contract(rows, wish)
+            pipeline = config(target=f"{name}0", source="t.parquet")
+            rows = read_snapshot(load_dataset(pipeline.data, Path(folder), Path(folder), None), Path(folder))
+            found = infer_contract(rows, pipeline)
     if found is None:
         return
     features = found.features(rows)
