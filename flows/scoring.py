@@ -20,7 +20,7 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
     Args:
         config: the model's config, or its path in the project.
         source: CSV, CSV.gz or Parquet file; a relative path starts at the project.
-        output: file of these formats; a relative path starts at the store. Default: scored/<model>/<name of the source>.
+        output: file of these formats; a relative path starts at the store; default: scored/<model>/<name of source>.
         as_of: use the champion of this time; default: now.
 
     Raises:

@@ -83,7 +83,7 @@ def test_bank_table() -> None:
         (list(range(ROWS)), "numeric", "ignored", "identifies"),
         ([i * 7919 % 100003 for i in range(ROWS)], "numeric", "feature", ""),
         ([5] * ROWS, "numeric", "ignored", "constant"),
-        ([None] * ROWS, "numeric", "ignored", "holds no values"),
+        ([None] * ROWS, "numeric", "ignored", "has no values"),
         (["a", None] * 100, "category", "feature", ""),
         ([pd.Timestamp(2026, i % 12 + 1, 1, i % 9) for i in range(ROWS)], "datetime", "feature", ""),
         ([pd.Timestamp(2026, 1, 1), pd.Timestamp(2026, 1, 2)] * 100, "datetime", "ignored", "too little time"),
@@ -155,7 +155,7 @@ def test_kinds_and_tasks_that_do_not_fit_are_rejected() -> None:
     for pipeline in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
         with pytest.raises(ConfigError):
             infer_contract(rows, pipeline)
-    with pytest.raises(ConfigError, match="holds dates"):
+    with pytest.raises(ConfigError, match="has dates"):
         infer_contract(pd.DataFrame({"y": pd.to_datetime(["2026-01-01"] * 3)}), config())
     assert contract({"c": range(30)}, columns={"c": "category"}).columns[1].categories is not None
     assert column([1.0, 2.0] * 9, columns={"c": "ignore"}).note == "data.columns says ignore"

@@ -192,8 +192,8 @@ def test_codes_and_words_are_no_notation(values: list[str]) -> None:
     ("data", "words"),
     [
         ({"decimal": ",", "thousands": ","}, "decimal and thousands are both ','"),
-        ({"date_format": "31.12.2026"}, "is no strptime format"),
-        ({"date_format": {"t": "%Q"}}, "is no strptime format"),
+        ({"date_format": "31.12.2026"}, "is not a strptime format"),
+        ({"date_format": {"t": "%Q"}}, "is not a strptime format"),
     ],
 )
 def test_invalid_formats_are_rejected(data: dict[str, Any], words: str) -> None:
