@@ -20,7 +20,7 @@ _NUMBERS = (
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b-%Y", "%b %Y", "%B %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _SYMBOL = r"[$€£¥₹]|USD|EUR|GBP|CHF|JPY"
@@ -83,16 +83,29 @@ def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
 
 
 def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
+    formats, share = _date_formats(texts, weights)
+    if not formats:
+        return None
+    remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
+    return Notation("dates in another form", share, remedy, texts[0])
+
+
+def detect_date_formats(values: pd.Series) -> list[str]:
+    """The ``strptime`` formats that read every value of a column of text; two if day and month can be exchanged."""
+    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_MAX_DISTINCT).tolist()
+    texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
+    formats, share = _date_formats(texts, np.full(len(texts), 1 / max(len(texts), 1)))
+    return formats if share > 1 - 1e-9 else []
+
+
+def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
+    """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
     for date in _DATES:
         for clock in _CLOCKS:
             date_format = date + clock
-            if parse_time(texts[0], date_format) or (len(texts) > 1 and parse_time(texts[1], date_format)):
+            if any(parse_time(text, date_format) for text in texts[:2]):
                 read = [parse_time(text, date_format) is not None for text in texts]
                 shares.append((float(weights[read].sum()), date_format))
     best = max((share for share, _ in shares), default=0.0)
-    if best < MIN_SHARE:
-        return None
-    formats = [date_format for share, date_format in shares if share == best][:2]
-    remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation("dates in another form", best, remedy, texts[0])
+    return ([date_format for share, date_format in shares if share == best][:2] if best >= MIN_SHARE else []), best

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.schema.values import NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, parse_time
+from towline.data.schema.values import DECIMAL_YEAR, NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, parse_time
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -199,10 +199,12 @@ def detect_spelling(values: pa.ChunkedArray) -> Spelling:
 
 
 def detect_digits_format(values: pa.ChunkedArray) -> str | None:
-    """The format of times that are written as digits; None if the format is ambiguous."""
-    digits = pc.match_substring_regex(pc.ascii_trim_whitespace(values), r"^\d+$")
-    if not len(values.drop_null()) or not pc.all(digits).as_py():
+    """The format of times that are written as digits or decimal years; None if the format is ambiguous."""
+    trimmed = pc.ascii_trim_whitespace(values)
+    if not len(values.drop_null()):
         return None
+    if not pc.all(pc.match_substring_regex(trimmed, r"^\d+$")).as_py():
+        return DECIMAL_YEAR if pc.all(pc.match_substring_regex(trimmed, r"^(1\d|20)\d\d(\.\d+)?$")).as_py() else None
     whole = [int(text) for text in values.unique().drop_null().to_pylist()]
     least, most = min(whole), max(whole)
     for date_format, low, high in _DIGITS:

@@ -21,6 +21,7 @@ LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scal
 #: texts that mean null in a column of numbers, booleans or times; in a category they are levels
 NULL_MARKERS = frozenset({"", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none"})
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
+DECIMAL_YEAR = "decimal_year"  # 2000.5 is the middle of 2000
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
@@ -39,7 +40,8 @@ class ValueFormat(Frozen):
         decimal: the decimal mark of numbers.
         thousands: the mark between groups of three digits; empty: none.
         na_values: texts, and numbers as text, that mean null in this column.
-        date_format: of times: a ``strptime`` format, ``epoch_s`` or ``epoch_ms``; ISO 8601 is always read.
+        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms`` or ``decimal_year``; ISO 8601 is always
+            read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
         coerce: a text that is not of the column's kind is null instead of an error.
@@ -193,7 +195,7 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
     """A time in naive UTC, from text or a date object; None for null and for anything else.
 
     Text is read by ``date_format``, else as ISO 8601. Numbers are read if the format has digits only (``%Y``, ``%Y%m``,
-    ``%Y%m%d``, ``epoch_s``, ``epoch_ms``). Digits beyond microseconds are cut off.
+    ``%Y%m%d``, ``epoch_s``, ``epoch_ms``) or is ``decimal_year``. Digits beyond microseconds are cut off.
     """
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
@@ -260,6 +262,8 @@ _SPELLED: dict[str, Callable[[str], str]] = {"number": _whole_text, "boolean": _
 
 def _parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
     """The time that a text or number means in a format; None if it is not in this format."""
+    if date_format == DECIMAL_YEAR:
+        return _parse_decimal_year(parse_number(value))
     if isinstance(value, str):
         text = value.strip()
     else:
@@ -276,6 +280,14 @@ def _parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
     except ValueError:
         return None
+
+
+def _parse_decimal_year(value: float) -> dt.datetime | None:
+    if not 1 <= value < 9999:
+        return None
+    year = int(value)
+    start, end = (dt.datetime(number, 1, 1) for number in (year, year + 1))  # noqa: DTZ001 - naive UTC
+    return start + dt.timedelta(seconds=round((value - year) * (end - start).total_seconds()))
 
 
 def _parse_iso_time(text: str) -> dt.datetime | None:
