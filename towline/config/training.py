@@ -115,8 +115,8 @@ class DataConfig(Frozen):
     na_values: NullMarkers = Field((), description="texts or numbers that mean null in every column, e.g. ['?', -999]")
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="format of times that are not ISO 8601: a strptime format, epoch_s or epoch_ms; for all columns, "
-        "or {column: format}",
+        description="format of times that are not ISO 8601: a strptime format, epoch_s, epoch_ms or decimal_year; for "
+        "all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
@@ -130,7 +130,7 @@ class DataConfig(Frozen):
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            if date_format not in (None, "epoch_s", "epoch_ms") and not _is_date_format(date_format):
+            if date_format not in (None, "epoch_s", "epoch_ms", "decimal_year") and not _is_date_format(date_format):
                 raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 
