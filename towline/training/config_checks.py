@@ -38,7 +38,10 @@ def _tasks_of_keys(config: PipelineConfig, tasks: Sequence[Task], *, known: bool
     for where, metric, suitable in _task_specific_keys(config):
         remaining = tuple(task for task in tasks if task in suitable)
         if not remaining and known:
-            raise metric_error(where, metric, tasks[0]) if metric else _detrend_error(where, tasks[0])
+            if metric:
+                raise metric_error(where, metric, tasks[0])
+            remedy = "remove data.detrend; data.half_life weights old rows less"
+            raise ConfigError(f"the target of a {tasks[0]} task has no trend", where=where, remedy=remedy)
         if not remaining:
             what = f"{where} is for {' or '.join(suitable)}, and {limiting_key} is for {' or '.join(tasks)}"
             raise ConfigError(what, where=where, remedy="change one of them")
@@ -56,11 +59,6 @@ def _task_specific_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tupl
         yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
     if config.data.detrend:
         yield "data.detrend", "", ("regression",)
-
-
-def _detrend_error(where: str, task: Task) -> ConfigError:
-    remedy = "remove data.detrend; data.half_life weights old rows less"
-    return ConfigError(f"the target of a {task} task has no trend", where=where, remedy=remedy)
 
 
 def metric_error(where: str, metric: str, task: Task) -> ConfigError:

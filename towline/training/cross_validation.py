@@ -116,9 +116,9 @@ class _CrossValidation:
         """Fits and scores the candidate with these hyperparameters."""
         predictions, threshold = self._predict_folds(params), None
         truth = [self.labels[test] for _, test in self.folds]
-        metric = _threshold_metric(self.config, self.contract.task)
+        metric = self.config.evaluation.threshold if self.contract.task == "binary" else "none"
         has_probabilities = all(part.probabilities is not None for part in predictions)
-        if metric and has_probabilities and self.candidate.estimator != "baseline":
+        if metric != "none" and has_probabilities and self.candidate.estimator != "baseline":
             chances = _positive_probabilities(predictions, self.contract)
             threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
             predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
@@ -144,7 +144,9 @@ class _CrossValidation:
             started, (train, test) = time.perf_counter(), self.folds[fold]
             train = self._sample_rows(train)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = self._build(params).fit(self.features.iloc[train], self.labels[train])
+                trusted = self.config.package.trusted
+                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
+                model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
@@ -174,7 +176,7 @@ class _CrossValidation:
         if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
-            model_io.check_round_trip(model, path, where, trusted, lambda each: predict(each, rows, self.contract))
+            model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
 
     def save(self, predictions: list[Predictions]) -> None:
         """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
@@ -345,12 +347,6 @@ def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, met
     return float(middle if middle > next_lower else chance)
 
 
-def _threshold_metric(config: TrainingConfig, task: Task) -> str | None:
-    """The metric that a binary threshold maximises."""
-    metric = config.evaluation.threshold
-    return None if task != "binary" or metric == "none" else metric
-
-
 def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
     column = contract.classes.index(contract.positive)
     return np.concatenate([part.probabilities[:, column] for part in predictions if part.probabilities is not None])
@@ -373,5 +369,5 @@ def _collect_warnings() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield notes
-    lines = (f"{each.category.__name__}: {str(each.message).strip().splitlines()[0][:160]}" for each in caught)
+    lines = (f"{item.category.__name__}: {str(item.message).strip().splitlines()[0][:160]}" for item in caught)
     notes.extend(dict.fromkeys(lines))

@@ -150,7 +150,7 @@ def _fit(
     errors = [measured for measured in past if measured is not None]
     if not errors:
         return state, model
-    error = math.sqrt(max(0.0, float(np.mean([each.squared_error for each in errors]))))
+    error = math.sqrt(max(0.0, float(np.mean([measured.squared_error for measured in errors]))))
     return state.model_copy(update={"error": error, "noise": errors[-1].noise}), model
 
 

@@ -113,7 +113,7 @@ class Contract(Frozen):
                     converted[column.name], column.name, column.kind, self.salt
                 )
             if len(bad):
-                examples = list_examples(values, bad, shown=not column.pii)
+                examples = list_examples(values, bad, hidden=column.pii)
                 details.append(f"column {column.name!r} ({column.kind}): {examples}")
         if details:
             what, lines = "values do not fit the contract", tuple(details[:10])

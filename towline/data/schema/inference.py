@@ -67,7 +67,7 @@ def _infer_column(values: pd.Series, config: TrainingConfig, task: Task, fmt: Va
             f"column {name!r} holds values that are not {kind}",
             where="task" if role == "target" else f"data.columns: {name}",
             remedy="correct the values, or choose a kind or task that fits them",
-            details=(list_examples(values, bad, shown=name not in config.privacy.pii),),
+            details=(list_examples(values, bad, hidden=name in config.privacy.pii),),
         )
     series = pd.Series(canonical)
     if kind == "category":

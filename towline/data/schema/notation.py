@@ -23,9 +23,9 @@ from towline.data.schema.values import (
     parse_number,
 )
 
-SHARE = 0.9  # of the values that are not null
-_MARKED = 0.05  # the least share that the default notation does not read: zero-padded codes have none
-_SAMPLE = 2_000  # distinct values that are looked at
+MIN_SHARE = 0.9  # of the values that are not null
+_MIN_UNREADABLE = 0.05  # least share that the default notation cannot read; it can read codes with leading zeros
+_MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
 _FREQUENT_WORD = 0.01
 _NUMBERS = (
@@ -50,7 +50,7 @@ _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a
 
 
 class Notation(NamedTuple):
-    """The notation of a column, the share of values in it, and the config or change that reads it."""
+    """The notation of a column, the share of values in it, and the setting or change that reads it."""
 
     what: str
     share: float
@@ -58,7 +58,7 @@ class Notation(NamedTuple):
     example: str
 
     def described(self, *, hidden: bool = False) -> str:
-        """For people; ``hidden``: without a value of the column."""
+        """The notation with an example; ``hidden``: without the example."""
         return self.what if hidden else f"{self.what}, as {self.example!r}"
 
 
@@ -108,7 +108,7 @@ def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
 
 def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn | None:
     """Numbers with a few other texts among them; None if these are too many, or levels of a category."""
-    head = column.drop_null().slice(0, _SAMPLE)
+    head = column.drop_null().slice(0, _MAX_DISTINCT)
     if not len(head) or text_columns.parse_numbers(head, fmt)[1].mean() > 0.5:
         return None
     if fmt.decimal == "." and not fmt.thousands and pc.any(pc.match_substring_regex(column, _COMMA)).as_py():
@@ -146,44 +146,44 @@ def detect_notation(values: pd.Series) -> Notation | None:
     """The notation of a column of text; None if most values are neither numbers nor dates.
 
     Args:
-        values: text as it is written, nulls included.
+        values: the text, with nulls.
 
     Example:
         >>> detect_notation(pd.Series(["$ 1.50", "$ 2.25"])).what
         'numbers with a currency'
     """
     texts, weights = _distinct_texts(values)
-    return (_number(texts, weights) or _date(str(values.name), texts, weights)) if texts else None
+    return (_detect_numbers(texts, weights) or _detect_dates(str(values.name), texts, weights)) if texts else None
 
 
 def _distinct_texts(values: pd.Series) -> tuple[list[str], np.ndarray]:
     """The most frequent texts that are not null, with their shares; none if they hold no digits."""
-    counts = values.dropna().astype(str).value_counts().head(_SAMPLE)
+    counts = values.dropna().astype(str).value_counts().head(_MAX_DISTINCT)
     counts = counts[[not (is_blank(text) or is_null_marker(text)) for text in counts.index]]
     if not any(character.isdigit() for text in counts.index[:20] for character in text):
         return [], np.empty(0)
     return list(counts.index), counts.to_numpy(float) / counts.sum()
 
 
-def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
+def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
         (what, remedy): float(weights[[not np.isnan(parse_number(text, ValueFormat(**fmt))) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
-    marked = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
-    if best >= SHARE and marked >= _MARKED:
+    unreadable = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
+    if best >= MIN_SHARE and unreadable >= _MIN_UNREADABLE:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
         return Notation(f"numbers with {what}", best, remedy, texts[0])
     for what, pattern in _UNITS:
         share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
-        if share >= SHARE:
+        if share >= MIN_SHARE:
             return Notation(f"numbers with {what}", share, "remove it in the source", texts[0])
     return None
 
 
-def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
+def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
     formats, share = _date_formats(texts, weights)
     if not formats:
         return None
@@ -192,18 +192,19 @@ def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
 
 
 def detect_date_formats(values: pd.Series) -> list[str]:
-    """The ``strptime`` formats that read every value of a column of text; two where day and month may be exchanged."""
-    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_SAMPLE).tolist()
+    """The ``strptime`` formats that read every value of a column of text; two if day and month can be exchanged."""
+    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_MAX_DISTINCT).tolist()
     texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
     formats, share = _date_formats(texts, np.full(len(texts), 1 / max(len(texts), 1)))
     return formats if share > 1 - 1e-9 else []
 
 
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
+    """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
     for date_format in (date + clock for date in _DATES for clock in _CLOCKS):
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
             read = [parse_formatted_time(text, date_format) is not None for text in texts]
             shares.append((float(weights[read].sum()), date_format))
     best = max((share for share, _ in shares), default=0.0)
-    return ([date_format for share, date_format in shares if share == best][:2] if best >= SHARE else []), best
+    return ([date_format for share, date_format in shares if share == best][:2] if best >= MIN_SHARE else []), best

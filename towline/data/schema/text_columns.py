@@ -199,7 +199,7 @@ def detect_spelling(values: pa.ChunkedArray) -> Spelling:
 
 
 def detect_digits_format(values: pa.ChunkedArray) -> str | None:
-    """The format of times that are written as digits; None if the format is ambiguous."""
+    """The format of times that are written as digits or decimal years; None if the format is ambiguous."""
     trimmed = pc.ascii_trim_whitespace(values)
     if not len(values.drop_null()):
         return None
