@@ -114,8 +114,8 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     if fmt.decimal == "." and not fmt.thousands and pc.any(pc.match_substring_regex(column, _COMMA)).as_py():
         fmt = fmt.model_copy(update={"decimal_comma": True})
     floats, unread = text_columns.parse_numbers(column, fmt)
-    present = len(column) - column.null_count
-    if unread.sum() > max(1, max_unreadable * present) or unread.sum() * 2 > present:
+    others, present = int(unread.sum()), int(unread.sum() + (~np.isnan(floats)).sum())
+    if others > max(1, max_unreadable * present) or others * 2 > present:
         return None
     words = column.filter(pa.array(unread)).value_counts().field("counts")
     frequent = len(words) and pc.max(words).as_py() > max(2, _FREQUENT_WORD * present)
@@ -129,12 +129,12 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
 
 
 def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat) -> Iterator[ValueFormat]:
-    """The format that reads all sampled values as numbers or as dates, if there is exactly one of its kind."""
+    """The format that reads all sampled values as numbers, or as dates, if there is one meaning only."""
     texts, _ = _distinct_texts(column.to_pandas())
     if texts and fmt.decimal == "." and not fmt.thousands:
         formats = [fmt.model_copy(update=changes) for _, _, changes in _NUMBERS]
         able = [other for other in formats if not any(ValueReader("numeric", other).misfits(text) for text in texts)]
-        if len(able) == 1:
+        if able and len({tuple(parse_number(text, other) for text in texts) for other in able}) == 1:
             yield able[0]
     if texts and not fmt.date_format:
         dates = detect_date_formats(column.to_pandas())
