@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from towline.api import (
         backtest,
         drift,
+        init,
         load,
         models,
         promote,
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "backtest",
     "drift",
+    "init",
     "load",
     "models",
     "promote",

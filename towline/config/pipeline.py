@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
-import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -177,28 +177,16 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
 
 
 def _is_a_table(path: Path) -> ConfigError:
-    """A table is what a config names: the error holds a config for it that can be copied."""
-    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower().partition(".")[0]).strip("-") or "model"
-    columns, project = _columns(path), Settings.from_environment().project
-    place = path.resolve()
-    source = place.relative_to(project) if place.is_relative_to(project) else place
+    """A table is what a config names: the error names the command that writes a config for it."""
+    columns = _columns(path)
+    target = columns[-1] if columns else "COLUMN"
+    shown = f"the columns are: {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}"
     return ConfigError(
-        "this is a table, and what is run is a config that names one",
+        "this is a table; a run needs a config that names one",
         where=str(path),
-        remedy=f"write these lines into configs/{name}.yaml, then: towline run configs/{name}.yaml",
-        details=(
-            f"name: {name}",
-            "data:",
-            f"  source: {_scalar(str(source))}",
-            f"  target: {_scalar(columns[-1] if columns else 'COLUMN')}   # the column to predict"
-            + (f", one of {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}" if columns else ""),
-        ),
+        remedy=f"towline init {shlex.quote(str(path))} --target {shlex.quote(target)}",
+        details=(shown,) if columns else (),
     )
-
-
-def _scalar(text: str) -> str:
-    """Text as YAML takes it."""
-    return text if re.fullmatch(r"[A-Za-z_/][\w ./-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _columns(path: Path) -> list[str]:

@@ -32,12 +32,16 @@ _UNITS = (
 
 
 class Notation(NamedTuple):
-    """What a column is written in, the share of its values that are, and the config or change that reads it."""
+    """What a column is written in, the share of its values that are, and the config or change that reads it.
+
+    ``formats`` are the formats that read it, one or two; none where no setting does.
+    """
 
     what: str
     share: float
     remedy: str
     example: str
+    formats: tuple[ValueFormat, ...] = ()
 
     def described(self, *, hidden: bool = False) -> str:
         """For people; ``hidden``: without a value of the column."""
@@ -66,15 +70,15 @@ def detect_notation(values: pd.Series) -> Notation | None:
 
 def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
-        (what, remedy): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
+        (what, remedy, fmt): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
     marked = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
     if best >= SHARE and marked >= _MARKED:
         equal = [option for option, share in shares.items() if share == best][:2]
-        what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
-        return Notation(f"numbers with {what}", best, remedy, texts[0])
+        what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
+        return Notation(f"numbers with {what}", best, remedy, texts[0], tuple(fmt for _, _, fmt in equal))
     for what, pattern in _UNITS:
         share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
         if share >= SHARE:
@@ -95,4 +99,5 @@ def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
         return None
     formats = [date_format for share, date_format in shares if share == best][:2]
     remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation("dates in another form", best, remedy, texts[0])
+    readers = tuple(ValueFormat(date_format=date_format) for date_format in formats)
+    return Notation("dates in another form", best, remedy, texts[0], readers)
