@@ -104,7 +104,7 @@ def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
         if detected is None or not detected.formats:
             continue
         fmt = _choose_format(series, detected.formats)
-        if fmt.date_format and detected.share == 1.0:
+        if fmt.date_format and detected.share > 1 - 1e-9:
             proposal.date_formats[name] = fmt.date_format
         elif not fmt.date_format:
             votes.setdefault((fmt.decimal, fmt.thousands), []).append(name)
@@ -270,16 +270,29 @@ def _times_in_digits(sample: TableSample, values: pd.Series, words: set[str]) ->
 def _propose_group(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
     """A column that numbers persons or things with several rows each."""
     for column in contract.columns:
-        words = split_words(column.name)
-        named = bool(words) and (words[-1] in ("id", "nr", "uuid") or (len(words) == 1 and words[0] in _GROUP_WORDS))
-        named |= len(words) > 1 and words[0] in _GROUP_WORDS and words[-1] in ("number", "no", "num", "code", "key")
+        values = frame[column.name]
         codes = column.kind == "category" or (column.kind == "numeric" and column.integer)
-        if column.role != "feature" or not named or not codes or column.name in proposal.drop:
+        if column.role != "feature" or not codes or column.name in proposal.drop or values.isna().any():
             continue
-        if MIN_GROUPS <= column.levels <= 0.6 * len(frame) and not frame[column.name].isna().any():
+        if MIN_GROUPS <= column.levels <= 0.6 * len(frame) and _names_group(split_words(column.name), values):
             proposal.group = column.name
             proposal.pii.pop(column.name, None)
             return
+
+
+def _names_group(words: list[str], values: pd.Series) -> bool:
+    """Whether a column's name says that it identifies a person or thing."""
+    if not words:
+        return False
+    if words[-1] in ("id", "nr", "uuid"):
+        return True
+    if words[0] not in _GROUP_WORDS:
+        return False
+    if len(words) > 1:
+        return words[-1] in ("number", "no", "num", "code", "key")
+    # a number called "member" may be a count; rows of one member stand together
+    blocks = int((values != values.shift()).sum())
+    return values.dtype.kind not in "iuf" or blocks <= 1.2 * values.nunique()
 
 
 def _propose_split(proposal: Proposal, frame: pd.DataFrame) -> None:

@@ -24,8 +24,10 @@ ROWS = 400
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder; commands run in it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
+    """An empty folder; commands run in it, and what they make is there."""
+    monkeypatch.delenv("TOWLINE_PROJECT")
+    monkeypatch.delenv("TOWLINE_STORE")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,7 +38,8 @@ def customers() -> pd.DataFrame:
     visits, leaves = rng.poisson(4, ROWS), rng.random(ROWS) < 0.3
     visits = np.where(leaves, visits // 2, visits)
     first, last = np.array(["Ann", "Bo", "Cleo", "Dan"]), np.array(["Smith", "Jones", "Khan", "Novak", "Berg"])
-    names = [f"{first[i % 4]} {last[i % 5]}{'abcdefghij'[i % 10]}{'klmnop'[i % 6]}" for i in range(ROWS)]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [f"{first[i % 4]} {last[i % 5]}{letters[i % 26]}{letters[i // 26]}" for i in range(ROWS)]
     return pd.DataFrame(
         {
             "customer_id": [f"C{number:05d}" for number in rng.permutation(ROWS)],
