@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from towline.config import DEFAULT_METRIC, SqlSource, build_config
 from towline.data.schema import notation, text_columns
-from towline.data.schema.contract import Column, Contract
+from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.schema.time_column import suggest_time_column
 from towline.data.schema.values import PLAIN, ValueFormat, parse_number
 from towline.data.sources import load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
@@ -30,11 +31,6 @@ from towline.project.sample import TableSample
 
 MIN_TIMES = 8  # distinct times that a split by time needs: a holdout and a part before each fold
 MIN_GROUPS = 10
-_TIME_WORDS = {"date", "time", "datetime", "timestamp", "ts", "created", "at", "day", "when", "year", "yr", "month"}
-_OTHER_TIMES = {
-    "birth", "born", "dob", "birthday", "built", "build", "expiry", "expires", "expiration", "due", "phd", "grad",
-    "graduation", "model", "release", "released", "end", "updated", "modified", "deleted",
-}  # fmt: skip
 _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
     "individual", "animal", "family", "account", "member", "pig", "device",
@@ -74,7 +70,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     proposal.task, proposal.metric = contract.task, DEFAULT_METRIC[contract.task]
     _propose_personal(proposal, frame)
     _propose_drop(proposal, frame, contract)
-    _propose_time(proposal, sample, frame, contract, time)
+    _propose_time(proposal, frame, time)
     if not proposal.time:
         _propose_group(proposal, frame, contract)
     frame, contract = _read(proposal, sample)
@@ -203,8 +199,6 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
         if column.role != "ignored" or column.name in proposal.pii:
             continue
         if column.note.startswith("identifies the row"):
-            if column.kind == "numeric" and set(split_words(column.name)) & {"time", "date", "timestamp", "ts"}:
-                continue  # may be the time
             proposal.drop[column.name] = "identifies the row: another value in each row"
         elif column.note == "constant":
             proposal.drop[column.name] = "constant"
@@ -214,57 +208,29 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
         proposal.drop.clear()
 
 
-def _propose_time(
-    proposal: Proposal, sample: TableSample, frame: pd.DataFrame, contract: Contract, given: str | None
-) -> None:
+def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:
     if given is not None:
-        proposal.time, proposal.time_reason = given or None, "given" if given else "said to have none"
+        proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
         proposal.drop.pop(given, None)
         return
-    scores = {
-        column.name: score for column in contract.columns
-        if column.role != "target" and (score := _time_score(column, sample, frame[column.name])) > 0
-    }  # fmt: skip
-    if not scores:
-        proposal.time_reason = "no column has a date in every row"
+    others = frame.drop(
+        columns=[name for name in frame.columns if frame[name].isna().any() or _is_in_future(frame[name])]
+    )
+    suggested = suggest_time_column(others, proposal.target)
+    if suggested is None:
+        proposal.time_reason = "no column has the time of each row"
         return
-    best = max(scores, key=scores.__getitem__)
-    others = [name for name in scores if name != best]
-    proposal.time = best
-    proposal.drop.pop(best, None)
-    proposal.pii.pop(best, None)
-    proposal.time_reason = "has a date in every row" + (f"; also dates: {', '.join(others[:3])}" if others else "")
+    proposal.time, proposal.time_reason = suggested.name, suggested.evidence
+    if suggested.date_format:
+        proposal.date_formats[suggested.name] = suggested.date_format
+    proposal.drop.pop(suggested.name, None)
+    proposal.pii.pop(suggested.name, None)
+    proposal.kinds.pop(suggested.name, None)
 
 
-def _time_score(column: Column, sample: TableSample, values: pd.Series) -> float:
-    """How likely a column is the time of its row; 0 if it cannot be."""
-    words = set(split_words(column.name))
-    if values.isna().any() or words & _OTHER_TIMES:
-        return 0.0
-    times, score = (values, 10.0) if column.kind == "datetime" else _times_in_digits(sample, values, words)
-    now = pd.Timestamp(dt.datetime.now(dt.UTC).replace(tzinfo=None))
-    if not score or times.isna().any() or times.nunique() < 2 or times.max() > now:
-        return 0.0
-    score += 2.0 * bool(words & _TIME_WORDS) + 3.0 * times.is_monotonic_increasing
-    return score + times.nunique() / len(times)
-
-
-def _times_in_digits(sample: TableSample, values: pd.Series, words: set[str]) -> tuple[pd.Series, float]:
-    """Times that are written as numbers (2026, 20260131, epoch seconds), if the column's name says so; else score 0."""
-    if not words & _TIME_WORDS or values.dtype.kind not in "iufO":
-        return values, 0.0
-    texts = sample.table[values.name]
-    if not text_columns.is_text(texts.type):
-        if values.dtype.kind not in "iuf" or not (np.isfinite(values) & (values == values.round())).all():
-            return values, 0.0
-        texts = pa.chunked_array([pa.array([str(int(value)) for value in values], pa.large_string())])
-    date_format = text_columns.detect_digits_format(texts)
-    if not date_format or (date_format == "%Y" and not words & {"year", "yr"}):
-        return values, 0.0
-    times = pd.Series(text_columns.parse_times(texts, ValueFormat(date_format=date_format))[0])
-    if date_format == "%Y" and times.min() < pd.Timestamp(1800, 1, 1):
-        return values, 0.0
-    return times, 5.0 if date_format == "%Y" else 8.0
+def _is_in_future(values: pd.Series) -> bool:
+    """Whether a column has a date after today, which a run would refuse as a time."""
+    return values.dtype.kind == "M" and values.max() > pd.Timestamp.now(dt.UTC).tz_localize(None)
 
 
 def _propose_group(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
