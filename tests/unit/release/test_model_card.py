@@ -4,7 +4,8 @@ import re
 
 from tests.support.checks import at_least_one
 from tests.support.releases import TrainedRun
-from towline.release.model_card import format_number, format_title
+from towline.html import format_number
+from towline.release.model_card import format_title
 from towline.release.packaging import Release
 
 
