@@ -15,10 +15,10 @@ DAY = dt.timedelta(days=1)
 def make_drift(ago: float = 0, state: Any = "ok", column: str = "rooms", **more: Any) -> DriftResult:
     end = NOW - ago * DAY
     moved = state == "drift"
-    found = DriftCheckResult(
+    result = DriftCheckResult(
         column=column, name="distribution", value=0.6 if moved else 0.1, threshold=0.3, alarm=moved
     )
-    facts = {"version": 1, "rows": 500, "checks": (found,), "budget": 4.0, "reason": f"{state} it is"}
+    facts = {"version": 1, "rows": 500, "checks": (result,), "budget": 4.0, "reason": f"{state} it is"}
     return DriftResult(state=state, **{**facts, "start": end - DAY, "end": end, **more})
 
 

@@ -66,10 +66,10 @@ def test_one_bad_window_warns_and_the_second_of_three_retrains(sign: str) -> Non
     """A single bad window starts no training, nor do older ones if the last one is ok."""
     made: Any = drift_windows if sign == "drift" else quality_windows
     bad, fine = ("drift", "ok") if sign == "drift" else ("degraded", "ok")
-    one = decide(evidence(**{sign: made(fine, fine, bad)}), PLAIN)
+    each = decide(evidence(**{sign: made(fine, fine, bad)}), PLAIN)
     two = decide(evidence(**{sign: made(bad, fine, bad)}), PLAIN)
     over = decide(evidence(**{sign: made(bad, bad, fine)}), PLAIN)
-    assert (one.action, two.action, over.action) == ("warn", "retrain", "nothing")
+    assert (each.action, two.action, over.action) == ("warn", "retrain", "nothing")
     assert two.trigger == sign
 
 

@@ -11,7 +11,6 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,8 +135,7 @@ class _MetricRow(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """An Evidently snapshot and its JSON."""
 
     snapshot: Any
