@@ -100,9 +100,9 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     server.server_close()
 
 
-def alert(title: str = "demo: trouble", **given: Any) -> Alert:
+def alert(title: str = "demo: trouble", **changes: Any) -> Alert:
     plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
-    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **given})
+    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **changes})
 
 
 def everything(store: Path) -> str:
@@ -305,12 +305,12 @@ def test_concurrent_runs_notify_once(hook: Hook, tmp_path: Path) -> None:
     assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
-def config(**given: Any) -> PipelineConfig:
-    return build_config({"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "alerts": given}, "x.yaml")
+def config(**changes: Any) -> PipelineConfig:
+    return build_config({"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "alerts": changes}, "x.yaml")
 
 
 @pytest.mark.parametrize(
-    ("given", "check"),
+    ("changes", "check"),
     [
         ({"webhook": f"https://hooks.example/{SECRET}"}, "add hosts"),
         ({"webhook": "${HOOK}"}, "add hosts"),
@@ -321,16 +321,16 @@ def config(**given: Any) -> PipelineConfig:
         ({"hosts": ["https://hooks.example"]}, "not a host"),
     ],
 )  # fmt: skip
-def test_an_invalid_webhook_is_a_config_error(given: dict[str, Any], check: str) -> None:
+def test_an_invalid_webhook_is_a_config_error(changes: dict[str, Any], check: str) -> None:
     """The error names the place in the config and does not repeat a secret."""
     with pytest.raises(ConfigError) as refused:
-        config(**given)
+        config(**changes)
     assert check in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         {"webhook": "${HOOK}", "hosts": ["hooks.example"]},
         {"webhook": "https://${HOST}/x", "hosts": ["hooks.example"]},
@@ -340,9 +340,9 @@ def test_an_invalid_webhook_is_a_config_error(given: dict[str, Any], check: str)
         {"hosts": ["hooks.example"]},
     ],
 )
-def test_valid_webhooks_are_accepted(given: dict[str, Any]) -> None:
+def test_valid_webhooks_are_accepted(changes: dict[str, Any]) -> None:
     """From the environment, with a port, on loopback."""
-    assert config(**given).alerts.hosts == tuple(given["hosts"])
+    assert config(**changes).alerts.hosts == tuple(changes["hosts"])
 
 
 def test_the_config_of_a_release_masks_secrets() -> None:
@@ -363,7 +363,7 @@ def test_only_the_webhook_gets_the_secret(hook: Hook, tmp_path: Path) -> None:
     assert hook.paths == [f"/services/{SECRET}"]
 
 
-def objective(name: str, state: SloState, **given: Any) -> SloStatus:
+def objective(name: str, state: SloState, **changes: Any) -> SloStatus:
     return SloStatus(
         name=name,
         state=state,
@@ -371,7 +371,7 @@ def objective(name: str, state: SloState, **given: Any) -> SloStatus:
         target=0.999,
         period=dt.timedelta(days=30),
         reason=f"{name}: {state}",
-        **given,
+        **changes,
     )
 
 
@@ -386,8 +386,8 @@ def test_breaches_of_slos_are_notified(settings: Settings) -> None:
     def states() -> set[tuple[str, str]]:
         return {(item.subject, item.severity) for item in read_open_alerts(settings.store, MODEL)}
 
-    def look(state: SloState, **given: Any) -> str:
-        result = [objective("availability", state, **given), objective("latency", "met")]
+    def look(state: SloState, **changes: Any) -> str:
+        result = [objective("availability", state, **changes), objective("latency", "met")]
         return notify_slos(settings, config(), result, NOW).text()
 
     assert look("met") == "no change"

@@ -38,24 +38,24 @@ def evaluate(
 def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -> None:
     """With one worker or two; its restart and its end are detected."""
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    looks = []
+    scrapes = []
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        looks.append(scrape_metrics(url))
+        scrapes.append(scrape_metrics(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
-        looks.append(settled(url, 20))
+        scrapes.append(settled(url, 20))
         serving.stop()
-        looks.append(scrape_metrics(url))
+        scrapes.append(scrape_metrics(url))
         port = str(serving.port)
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
             post(url, {"rows": rows[:1]})
-        looks.append(settled(url, 30))
-    assert [each.up for each in looks] == [True, True, False, True]
-    assert looks[2].why == "Connection refused"
-    assert {each.version for each in looks if each.up} == {1}
-    history = accumulate(looks)
+        scrapes.append(settled(url, 30))
+    assert [each.up for each in scrapes] == [True, True, False, True]
+    assert scrapes[2].why == "Connection refused"
+    assert {each.version for each in scrapes if each.up} == {1}
+    history = accumulate(scrapes)
     assert history[-1].counters.requests == 50
     assert history[-1].counters.errors == 0
     assert history[-1].counters.within[-1] == 50

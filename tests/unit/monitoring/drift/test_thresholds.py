@@ -29,15 +29,15 @@ def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tup
     rows = frame.assign(y=np.arange(len(frame)) / 7)
     contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(rows)
-    told = profile_features(features, contract)
+    profile = profile_features(features, contract)
     kind, unit = blocks.assign_blocks(times, groups, len(frame.columns))
-    return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
+    return profile, blocks.count_blocks(features, profile["columns"], kind, unit), contract
 
 
 def drawn(
-    told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
+    profile: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
 ) -> CheckThresholds:
-    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, told["columns"][name], of), rows, rows)
+    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, profile["columns"][name], of), rows, rows)
 
 
 def alone(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -57,14 +57,14 @@ def test_windows_without_drift_stay_below_the_threshold(draw: Callable[..., np.n
     letters = np.array(list("abcde"))
     made = {"number": np.copy, "skewed": np.exp, "level": lambda z: letters[np.digitize(z, [-1, 0, 1, 2])]}[kind]
     groups = pd.Series(np.arange(TRAINING) // 20) if draw is grouped else None
-    told, of, contract = reference(pd.DataFrame({"a": made(draw(rng, TRAINING))}), groups=groups)
+    profile, of, contract = reference(pd.DataFrame({"a": made(draw(rng, TRAINING))}), groups=groups)
     assert of.kind == ("none" if groups is None else "group")
-    limit = drawn(told, of, "a", rows).distance
+    limit = drawn(profile, of, "a", rows).distance
     result = []
     for _ in range(300):
-        accumulator = HistogramAccumulator(told, contract)
+        accumulator = HistogramAccumulator(profile, contract)
         accumulator.add(pa_table(made(draw(rng, rows))))
-        result.append(distance(told["columns"]["a"], accumulator.columns["a"]))
+        result.append(distance(profile["columns"]["a"], accumulator.columns["a"]))
     assert np.mean(np.array(result) > limit) <= 0.03
     assert limit < 2.5 * np.quantile(result, 0.95)
 
@@ -79,10 +79,10 @@ def test_groups_have_higher_thresholds_than_single_rows() -> None:
     """Few customers differ more from all rows than as many independent rows."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": grouped(rng, TRAINING)})
-    told, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
+    profile, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
     _, none, _ = reference(frame)
-    assert drawn(told, of, "a", 200).distance > 1.3 * drawn(told, none, "a", 200).distance
-    assert drawn(told, of, "a", 50_000).distance < drawn(told, of, "a", 200).distance
+    assert drawn(profile, of, "a", 200).distance > 1.3 * drawn(profile, none, "a", 200).distance
+    assert drawn(profile, of, "a", 50_000).distance < drawn(profile, of, "a", 200).distance
 
 
 def test_seasons_raise_the_threshold_of_short_windows() -> None:
@@ -91,24 +91,24 @@ def test_seasons_raise_the_threshold_of_short_windows() -> None:
     day = np.repeat(np.arange(364), 20)
     values = np.sin(day / 364 * 2 * np.pi) + rng.normal(0, 0.3, len(day))
     times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(day, unit="D"))
-    told, of, _ = reference(pd.DataFrame({"a": values}), times=times)
+    profile, of, _ = reference(pd.DataFrame({"a": values}), times=times)
     assert of.kind == "time"
-    item, quarter = (drawn(told, of, "a", 500, days=days).distance for days in (1, 91))
-    assert item > 1.2
-    assert quarter < item
-    assert drawn(told, of, "a", 500, days=1).nulls < 0.02
+    day, quarter = (drawn(profile, of, "a", 500, days=days).distance for days in (1, 91))
+    assert day > 1.2
+    assert quarter < day
+    assert drawn(profile, of, "a", 500, days=1).nulls < 0.02
 
 
 def test_more_rows_and_fewer_checks_lower_the_thresholds() -> None:
     """Thresholds fall with rows and rise with the number of checks that share a budget."""
     rng = np.random.default_rng(3)
-    told, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
+    profile, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
     for name in ("a", "b"):
-        by_rows = [drawn(told, of, name, rows) for rows in (50, 500, 5_000)]
+        by_rows = [drawn(profile, of, name, rows) for rows in (50, 500, 5_000)]
         assert by_rows == sorted(by_rows, reverse=True)
-        by_share = [drawn(told, of, name, 500, each).distance for each in (0.3, 0.03, 0.003, 0.0003)]
+        by_share = [drawn(profile, of, name, 500, each).distance for each in (0.3, 0.03, 0.003, 0.0003)]
         assert by_share == sorted(by_share)
-    assert drawn(told, of, "a", 500) == drawn(told, of, "a", 500)
+    assert drawn(profile, of, "a", 500) == drawn(profile, of, "a", 500)
 
 
 def test_threshold_of_unseen_categories() -> None:

@@ -147,7 +147,7 @@ def test_slices(regression: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "labelled", "now", "said"),
+    ("rows", "labelled", "now", "reason"),
     [
         (0, 0, NOW, "there are no predictions in this window"),
         (1, 1, NOW, "1 of 1 predictions that are due have a label, 50 are needed"),
@@ -156,14 +156,14 @@ def test_slices(regression: Case) -> None:
         (100, 100, START + 12 * HOUR, "none of 100 predictions is old enough to have a label"),
     ],
 )
-def test_too_few_labels_are_unknown(regression: Case, rows: int, labelled: int, now: dt.datetime, said: str) -> None:
+def test_too_few_labels_are_unknown(regression: Case, rows: int, labelled: int, now: dt.datetime, reason: str) -> None:
     """The reason is given: no predictions, few labels, only early labels, none due."""
     asked = fresh(max(rows, 1)).iloc[:rows]
     truth = [value if place < labelled else None for place, value in enumerate(asked["value"])]
     quality = measure(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
                     log_predictions(regression[1], asked, truth), now)  # fmt: skip
     assert quality.state == "unknown"
-    assert said in quality.reason
+    assert reason in quality.reason
 
 
 def test_a_sample_of_labels_can_be_enough(regression: Case) -> None:
@@ -320,8 +320,8 @@ def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows:
     facts["evaluation"]["metrics"][metric] = {"value": 0.5, "low": 0.1, "high": 0.9}
     (release / "metrics.json").write_text(json.dumps(facts))
     assert performance_bound(release, config, contract).bound == (0.9 if metric in ("log_loss", "brier") else 0.1)
-    own = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
-    assert performance_bound(release, own, contract).bound == 0.123
+    configured = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
+    assert performance_bound(release, configured, contract).bound == 0.123
 
 
 def test_the_order_of_the_log_does_not_matter(regression: Case) -> None:

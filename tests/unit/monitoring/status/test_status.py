@@ -77,10 +77,10 @@ def test_a_missing_release_leaves_a_status(sample_store: SampleStore) -> None:
 def test_bad_windows_of_the_champion_are_alarms(sample_store: SampleStore) -> None:
     """Drift, invalid input and degraded quality are alarms until a window is ok again."""
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(2))
-    assert [(one.title, one.reason) for one in look(sample_store).alarms] == [("drift", "drift it is")]
+    assert [(each.title, each.reason) for each in look(sample_store).alarms] == [("drift", "drift it is")]
     assert look(sample_store).health == "alarm"
     journal(sample_store, make_drift(0.5, "invalid_schema"), make_quality(1, "degraded"))
-    assert [one.title for one in look(sample_store).alarms] == ["invalid input", "degraded quality"]
+    assert [each.title for each in look(sample_store).alarms] == ["invalid input", "degraded quality"]
     journal(sample_store, make_drift(0), make_quality(0))
     assert look(sample_store).alarms == ()
     assert look(sample_store).health == "ok"
@@ -91,7 +91,7 @@ def test_bad_windows_of_the_champion_are_alarms(sample_store: SampleStore) -> No
 def test_missing_monitoring_runs_are_an_alarm(sample_store: SampleStore) -> None:
     """If drift is scheduled, two days without a window are an alarm."""
     journal(sample_store, make_drift(2))
-    assert [(one.title, one.severe) for one in look(sample_store).alarms] == [("no monitoring", False)]
+    assert [(each.title, each.severe) for each in look(sample_store).alarms] == [("no monitoring", False)]
     assert look(sample_store).health == "warning"
     never = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "schedule": {"drift": None}}, "")
     assert look(sample_store, config=never).alarms == ()
@@ -103,7 +103,7 @@ def test_slos_have_their_budget(sample_store: SampleStore) -> None:
     path = Journal.of(sample_store.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
-    def looked(errors: int) -> tuple[CounterTotals, ...]:
+    def record_scrapes(errors: int) -> tuple[CounterTotals, ...]:
         begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", scrapes=1, counters=RequestCounters())
         ended = CounterTotals(
             at=NOW, service="http://s", scrapes=2000, counters=RequestCounters(requests=10_000, errors=errors)
@@ -111,14 +111,14 @@ def test_slos_have_their_budget(sample_store: SampleStore) -> None:
         path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
         return begun, ended
 
-    promised = config(availability=0.99)
-    expected = {one.name: one for one in evaluate_slos(looked(40), promised.slo, NOW, metric="mae")}
-    result = look(sample_store, config=promised)
-    assert {goal.name: goal.budget for goal in result.slos} == {name: one.budget for name, one in expected.items()}
+    configured = config(availability=0.99)
+    expected = {each.name: each for each in evaluate_slos(record_scrapes(40), configured.slo, NOW, metric="mae")}
+    result = look(sample_store, config=configured)
+    assert {goal.name: goal.budget for goal in result.slos} == {name: each.budget for name, each in expected.items()}
     assert {goal.state for goal in result.slos} == {"met"}
     assert f"{expected['availability'].budget:.0%}</td>" in render_status(result)
-    looked(9000)
-    spent = look(sample_store, config=promised)
+    record_scrapes(9000)
+    spent = look(sample_store, config=configured)
     assert {slo.name: slo.state for slo in spent.slos}["availability"] in ("burning", "exhausted")
     assert any(alarm.title.startswith("availability") for alarm in spent.alarms)
 
@@ -129,7 +129,7 @@ def test_open_alerts_are_alarms(sample_store: SampleStore) -> None:
     pipeline = config()
     decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
     notify_decision(sample_store.settings, pipeline, None, decision)
-    assert [(one.title, one.reason) for one in look(sample_store).alarms] == [
+    assert [(each.title, each.reason) for each in look(sample_store).alarms] == [
         ("a training was started", "two bad nights")
     ]
     assert look(sample_store).health == "warning"
@@ -254,7 +254,7 @@ def test_text_has_enough_contrast() -> None:
             assert contrast(colours[name], colours["paper"]) >= 4.5, (name, scheme)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, second: str) -> float:
     """Of two colours, as the Web Content Accessibility Guidelines define it."""
 
     def luminance(colour: str) -> float:
@@ -263,7 +263,7 @@ def contrast(one: str, other: str) -> float:
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    dark, light = sorted([luminance(one), luminance(other)])
+    dark, light = sorted([luminance(first), luminance(second)])
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -318,7 +318,7 @@ def test_windows_without_values_are_drawn() -> None:
 
 
 @pytest.fixture
-def shown(
+def run_status(
     sample_store: SampleStore, command: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """The command on the sample_store's store; no Prefect server is known."""
@@ -327,32 +327,34 @@ def shown(
     return command
 
 
-def test_the_status_command(sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path) -> None:
+def test_the_status_command(
+    sample_store: SampleStore, run_status: Callable[..., CommandResult], tmp_path: Path
+) -> None:
     """It prints version, age, traffic, quality, drift by column, decisions and alarms, and writes the page."""
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "degraded"))
     log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
     sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
-    done = shown("status", "--page", tmp_path / "page.html")
+    done = run_status("status", "--page", tmp_path / "page.html")
     for text in (MODEL, "alarm", "12 predictions", "mae 21.5 [20.5, 22.5]", "300 of 400", "rooms", "0.6", "it moved"):
         assert text in done.out
     assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", done.out, re.MULTILINE)
     assert "<h2>Drift" in (tmp_path / "page.html").read_text()
-    document = shown("status", MODEL, "--json").json
+    document = run_status("status", MODEL, "--json").json
     assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "alarm", 1)
-    assert [one["model"] for one in shown("status", "--json").json] == [MODEL]
+    assert [each["model"] for each in run_status("status", "--json").json] == [MODEL]
 
 
 def test_a_config_gives_the_model_and_its_slos(
-    sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path
+    sample_store: SampleStore, run_status: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     """The SLOs of the file count, not those of the release."""
     text = f"name: {MODEL}\ndata: {{source: x, target: value}}\nslo: {{metric: 20}}\n"
     (tmp_path / "house.yaml").write_text(text)
     journal(sample_store, make_quality(1))
-    document = shown("status", tmp_path / "house.yaml", "--json").json
+    document = run_status("status", tmp_path / "house.yaml", "--json").json
     assert [goal["name"] for goal in document["slos"]] == ["metric"]
-    assert shown("status", MODEL, "--json").json["slos"] == []
-    wrong = shown("status", "nothing")
+    assert run_status("status", MODEL, "--json").json["slos"] == []
+    wrong = run_status("status", "nothing")
     assert (wrong.code, MODEL in wrong.err) == (2, True)
 
 
