@@ -3,9 +3,12 @@
 import datetime as dt
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from typing import Any
 
 from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
+from towline.monitoring.slo.metrics_scraper import ServiceSample
+from towline.monitoring.slo.slo_history import CounterTotals, advance
 from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -38,3 +41,15 @@ def get_page(url: str, **headers: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def accumulate_samples(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
+    """The totals after each scrape; scrapes in time order."""
+    newest: dict[str, CounterTotals] = {}
+    history = []
+    for sample in samples:
+        totals = advance(newest.get(sample.service), sample)
+        if totals is not None:
+            newest[sample.service] = totals
+            history.append(totals)
+    return tuple(history)

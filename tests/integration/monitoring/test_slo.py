@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import CommandResult
+from tests.support.monitoring_records import accumulate_samples
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
 from towline.config import SloConfig
@@ -21,7 +22,6 @@ from towline.monitoring.slo.metrics_scraper import (
     ServiceSample,
     scrape_metrics,
 )
-from towline.monitoring.slo.slo_history import accumulate
 from towline.serving import auth
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -30,7 +30,7 @@ NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 def evaluate(
     samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
 ) -> SloStatus:
-    result = evaluate_slos(accumulate(samples), SloConfig(**config), now)
+    result = evaluate_slos(accumulate_samples(samples), SloConfig(**config), now)
     return next(objective for objective in result if objective.name == name)
 
 
@@ -55,7 +55,7 @@ def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -
     assert [each.up for each in scrapes] == [True, True, False, True]
     assert scrapes[2].why == "Connection refused"
     assert {each.version for each in scrapes if each.up} == {1}
-    history = accumulate(scrapes)
+    history = accumulate_samples(scrapes)
     assert history[-1].counters.requests == 50
     assert history[-1].counters.errors == 0
     assert history[-1].counters.within[-1] == 50

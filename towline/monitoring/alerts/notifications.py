@@ -155,7 +155,9 @@ class AlertStore:
             if changed:
                 _write(self.path, after)
         for state in changed:
-            _log(state)
+            alert, level = state.alert, logging.ERROR if state.alert.severity == "page" else logging.WARNING
+            prefix, level = ("resolved: ", logging.INFO) if state.resolved else ("", level)
+            LOG.log(level, "%s%s: %s", prefix, _to_line(alert.title), _to_line(alert.detail))
         resolved = sum(state.resolved is not None for state in changed)
         return self._deliver(at).model_copy(update={"opened": len(changed) - resolved, "resolved": resolved})
 
@@ -164,13 +166,15 @@ class AlertStore:
         if self.config.webhook is None:
             return DeliveryReport()
         with files.exclusive_lock(self.path.with_suffix(".webhook.lock")):
-            pending = [state for state in _read(self.path) if _is_pending(state, now)]
+            unsent = [state for state in _read(self.path) if state.notified != state.status]
+            pending = [state for state in unsent if not state.resolved or state.resolved >= now - MAX_RESOLVED_AGE]
             for state in pending:
                 if why := post_webhook(self.config, state.document()):
                     LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
                     return DeliveryReport(webhook="failed", why=why)
                 with files.exclusive_lock(self.path.with_suffix(".lock")):
-                    _write(self.path, [_mark_notified(each, state) for each in _read(self.path)])
+                    notified = {state.id: {"notified": state.status}}
+                    _write(self.path, [each.model_copy(update=notified.get(each.id)) for each in _read(self.path)])
             return DeliveryReport(webhook="sent" if pending else "none")
 
 
@@ -268,21 +272,6 @@ def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[
             escalated = alert.model_copy(update={"at": updated[position].alert.at})
             updated[position] = updated[position].model_copy(update={"alert": escalated})
     return updated
-
-
-def _log(state: AlertState) -> None:
-    level = logging.INFO if state.resolved else logging.ERROR if state.alert.severity == "page" else logging.WARNING
-    prefix = "resolved: " if state.resolved else ""
-    LOG.log(level, "%s%s: %s", prefix, _to_line(state.alert.title), _to_line(state.alert.detail))
-
-
-def _is_pending(state: AlertState, now: dt.datetime) -> bool:
-    long_resolved = state.resolved is not None and state.resolved < now - MAX_RESOLVED_AGE
-    return state.notified != state.status and not long_resolved
-
-
-def _mark_notified(state: AlertState, sent: AlertState) -> AlertState:
-    return state.model_copy(update={"notified": sent.status}) if state.id == sent.id else state
 
 
 def _read(path: Path) -> tuple[AlertState, ...]:

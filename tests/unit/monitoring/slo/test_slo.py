@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.monitoring_records import accumulate_samples
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
 from towline.config import SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
@@ -21,7 +22,7 @@ from towline.monitoring.slo.metrics_scraper import (
     parse_metrics,
     scrape_metrics,
 )
-from towline.monitoring.slo.slo_history import accumulate, append_sample, downsample
+from towline.monitoring.slo.slo_history import append_sample, downsample
 from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
@@ -62,7 +63,7 @@ def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[Se
 def evaluate(
     samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
 ) -> SloStatus:
-    result = evaluate_slos(accumulate(samples), SloConfig(**config), now)
+    result = evaluate_slos(accumulate_samples(samples), SloConfig(**config), now)
     return next(objective for objective in result if objective.name == name)
 
 
@@ -170,7 +171,7 @@ def test_no_traffic_is_unknown() -> None:
 def test_without_scrapes_every_state_is_unknown() -> None:
     """The history is empty, or the service was never reached."""
     for samples in ([], [away(NOW - MINUTE), away(NOW)]):
-        result = evaluate_slos(accumulate(samples), SloConfig(p95_ms=50, metric=60), NOW)
+        result = evaluate_slos(accumulate_samples(samples), SloConfig(p95_ms=50, metric=60), NOW)
         assert [objective.state for objective in result] == ["unknown"] * 4
         assert describe_breaches(result) == ""
 
@@ -193,7 +194,7 @@ def test_an_unreachable_service_uses_the_budget_of_reachability() -> None:
     here = minutely(lambda ago: (100, 0), 600)
     gone = [away(NOW + at * MINUTE) for at in range(1, 6)]
     now = NOW + 5 * MINUTE
-    result = evaluate_slos(accumulate([*here, *gone]), SloConfig(), now)
+    result = evaluate_slos(accumulate_samples([*here, *gone]), SloConfig(), now)
     states = {objective.name: objective.state for objective in result}
     assert states == {"availability": "met", "reachability": "burning"}
     assert result[1].severity == "page"
@@ -239,9 +240,9 @@ def test_slow_requests_are_interpolated_in_the_histogram(p95_ms: float, slow: fl
 
 def test_p95_is_that_of_the_last_hour() -> None:
     """It is interpolated between two bounds; beyond the last finite bound there is none."""
-    history = accumulate([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
+    history = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
     assert burn_rate.latency_quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
-    late = accumulate([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
+    late = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
     assert burn_rate.latency_quantile(late, NOW - HOUR, NOW, 0.95) == pytest.approx(0.1)
     assert burn_rate.latency_quantile(history, NOW, NOW + HOUR, 0.95) is None
     assert (
@@ -285,7 +286,7 @@ def test_a_low_target_can_still_be_breached() -> None:
 
 def test_since_ignores_failures_of_an_earlier_champion() -> None:
     """After a rollback, errors of the version before lead to no second rollback."""
-    history = accumulate(minutely(lambda ago: (100, 50 if ago >= 3 else 0), 120))
+    history = accumulate_samples(minutely(lambda ago: (100, 50 if ago >= 3 else 0), 120))
     assert describe_breaches(evaluate_slos(history, SloConfig(), NOW))
     assert describe_breaches(evaluate_slos(history, SloConfig(), NOW, since=NOW - 3 * MINUTE)) == ""
 
@@ -346,9 +347,9 @@ def test_stored_totals_equal_those_in_memory(tmp_path: Path) -> None:
         append_sample(each, tmp_path, PERIOD)
     config = SloConfig(p95_ms=100)
     assert evaluate_slos(slo_history.read_history(tmp_path), config, NOW) == evaluate_slos(
-        accumulate(samples), config, NOW
+        accumulate_samples(samples), config, NOW
     )
-    assert evaluate_slos(accumulate(samples), config, NOW)[0].total == 100
+    assert evaluate_slos(accumulate_samples(samples), config, NOW)[0].total == 100
 
 
 def test_downsampling_bounds_the_file(tmp_path: Path) -> None:
@@ -371,7 +372,7 @@ def test_downsampling_changes_no_count_of_a_window() -> None:
     samples = [
         sample(NOW - at * MINUTE, 10 * (5 - at % 5), 0, started=float(-(at // 5))) for at in range(5 * 24 * 60, -1, -1)
     ]
-    whole = accumulate(samples)
+    whole = accumulate_samples(samples)
     reduced = downsample(whole, NOW, PERIOD)
     assert len(reduced) < len(whole) / 3
     for hours in (1, 6, 72):
