@@ -7,44 +7,16 @@ first use, so ``import towline`` is quick and needs no optional package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from towline.api import (
-        backtest,
-        drift,
-        load,
-        models,
-        promote,
-        quality,
-        rollback,
-        run,
-        score,
-        show,
-        validate,
-    )
+    from towline.api import backtest, drift, load, models, promote, quality, rollback, run, score, show, validate
     from towline.config import PipelineConfig
     from towline.errors import TowlineError, TransientError, UserError
     from towline.inference.predictor import Model
     from towline.promotion.outcome import Outcome
 
 __all__ = [
-    "Model",
-    "Outcome",
-    "PipelineConfig",
-    "TowlineError",
-    "TransientError",
-    "UserError",
-    "__version__",
-    "backtest",
-    "drift",
-    "load",
-    "models",
-    "promote",
-    "quality",
-    "rollback",
-    "run",
-    "score",
-    "show",
-    "validate",
-]
+    "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
+    "drift", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _TYPES = {

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -66,6 +67,7 @@ class ChampionChange(Frozen):
         return render_fields(self.model_dump(exclude={"row"}))
 
 
+@dataclass(frozen=True, repr=False)
 class VersionDetails:
     """A version: its manifest, its rows in the ledger and its model card.
 
@@ -75,10 +77,9 @@ class VersionDetails:
         directory: the release.
     """
 
-    def __init__(self, manifest: "Manifest", history: "Sequence[Entry]", directory: Path) -> None:
-        self.manifest = manifest
-        self.history = tuple(history)
-        self.directory = directory
+    manifest: "Manifest"
+    history: "tuple[Entry, ...]"
+    directory: Path
 
     @property
     def card(self) -> str:
@@ -195,7 +196,7 @@ def show(version: str) -> VersionDetails:
     settings, ledger = _stores()
     entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
-    history = [row for row in ledger.history(entry.model) if row.version == entry.version]
+    history = tuple(row for row in ledger.history(entry.model) if row.version == entry.version)
     return VersionDetails(verify_release(directory), history, directory)
 
 

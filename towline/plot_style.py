@@ -1,4 +1,4 @@
-"""The style of PNG charts, and their files: every chart of training and of a backtest is drawn with it."""
+"""The style of all plots, and how they are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a dollar sign in a column's name is no formula
+    "text.parse_math": False,  # a column's name may contain dollars
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "figure.titlesize": 10.5,
@@ -45,11 +45,11 @@ WIDTH = 6.4  # inches
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Applies the style to charts that are drawn in the context."""
+    """Applies the style to plots that are drawn in the block."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that the font lacks
+        warnings.simplefilter("ignore")  # characters that the font lacks are drawn as boxes
         yield
 
 
@@ -73,7 +73,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a PNG.
 
     Raises:
-        TransientError: the file cannot be written.
+        TransientError: the disk is full or cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

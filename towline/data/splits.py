@@ -1,4 +1,4 @@
-"""The holdout and the folds: which rows a model may learn from."""
+"""Splits of the table: the holdout, and the folds of cross-validation over the train part."""
 
 import datetime as dt
 import hashlib
@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from towline.config import Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
-from towline.files import replacing
+from towline.files import write_arrays
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -26,97 +26,97 @@ class SplitSummary(Frozen):
 
 
 def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
-    """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
+    """Splits the table; saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
-    By time the newest rows are held out: a share, or what is younger than a duration. At random a row's side hangs on
-    a seeded hash of its content (or its group), so that it stays there when rows are added or shuffled, and copies of a
-    row stay together. Rows of one timestamp or one group never straddle: by time, older rows of a held-out group are
-    left out of both parts.
+    A split by time holds out the newest rows: a share of the rows, or those younger than a duration. A random split
+    depends on a seeded hash of each row's content (or its group): a row stays in its part if rows are added or
+    shuffled, and copies of a row are in the same part. Rows with the same time or group are always in one part; in a
+    split by time, older rows of a group in the holdout are left out of both parts.
 
     Raises:
         DataValidationError: one part would be empty.
     """
     rows, contract, data = work.table(), work.contract(), config.data
-    by: Literal["time", "random"] = "random" if config.split.by == "random" or not data.time else "time"
     order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
-    cut = None
-    if by == "time":
+    by, cut = "random", None
+    if config.by_time:
         times = rows[data.time].iloc[order]
         start = _holdout_start(times, config.split.holdout)
-        cut = times.iloc[start].isoformat()
+        by, cut = "time", times.iloc[start].isoformat()
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        units = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
-        held = _select_holdout(units, codes, _share(config))[order]
-        train, holdout = order[~held], order[held]
+        hashes = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
+        in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
+        train, holdout = order[~in_holdout], order[in_holdout]
     if not len(train) or not len(holdout):
-        side = "holdout" if len(train) else "train part"
         raise DataValidationError(
-            f"the {side} would be empty",
-            where=f"split by {by}" + (f", groups of {data.group!r} whole" if data.group else ""),
+            f"the {'holdout' if len(train) else 'train part'} would be empty",
+            where=f"split by {by}" + (f", whole groups of {data.group!r}" if data.group else ""),
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
-    with replacing(work.file("split.npz")) as file:
-        np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    parts = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
-    work.save("split.json", parts)
-    return parts
+    write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
+    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
+    work.save("split.json", summary)
+    return summary
 
 
 def _holdout_start(times: pd.Series, holdout: float | dt.timedelta) -> int:
-    """Where the holdout begins in sorted times: a share of the rows, or those younger than a duration."""
+    """The position in sorted times at which the holdout begins."""
     starts = _distinct_starts(times)
     if isinstance(holdout, dt.timedelta):
         return int((times <= times.iloc[-1] - holdout).sum())
     return _nearest_start(starts, len(times) * (1 - holdout))
 
 
-def _share(config: TrainingConfig) -> float:
-    held = config.split.holdout
-    if isinstance(held, dt.timedelta):
-        raise ConfigError("a duration cannot be held out at random", where="split.holdout", remedy="give a share: 0.2")
-    return held
+def _holdout_share(config: TrainingConfig) -> float:
+    share = config.split.holdout
+    if isinstance(share, dt.timedelta):
+        what = "a random split cannot hold out a duration"
+        raise ConfigError(what, where="split.holdout", remedy="give a share, such as 0.2")
+    return share
 
 
 def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
-    """Which rows (n,) a random split with this seed and share sets apart, in whatever table they stand.
+    """(n,) whether a random split with this seed and share holds out each row, in any table.
 
-    A row that was moved so that its class stands on both sides is not known here; there are a few at most.
+    The few rows that were moved to have each class in both parts are not known here.
     """
-    threshold: np.ndarray = hash_rows(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
-    return threshold
+    return _is_below(hash_rows(rows[[group]] if group else rows, seed), share)
 
 
-def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig, parts_by: str) -> list[Fold]:
-    """Positions of (training rows, test rows) for each fold over the train part.
+def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:
+    """Positions of (training rows, test rows) for each fold of the train part.
 
-    By time the window expands: each fold learns from all rows before its test rows, and rows of one timestamp are on
-    one side; few distinct timestamps give fewer folds. At random they are shuffled by the seed, stratified for classes,
-    whole for groups.
+    In a split by time the window expands: each fold is trained on all rows before its test rows. Rows with the same
+    time are in one fold; few distinct times give fewer folds. In a random split the folds are shuffled by the seed,
+    stratified by class, with whole groups.
 
     Args:
         rows: the raw rows of the train part, n of them.
-        labels: their target, shape (n,); object for classification.
-        config: names the folds, the seed, and the time and group columns.
-        parts_by: ``Parts.by`` of the split.
+        labels: (n,) target values; object for classification.
+        config: number of folds, seed, time and group column.
 
     Raises:
-        DataValidationError: too few rows, timestamps, groups or rows of a class, or a fold's side that lacks classes.
+        DataValidationError: there are too few rows, times, groups or rows of a class, or a fold lacks classes.
     """
     count = config.cross_validation.folds
     if len(rows) < count:
         raise _too_few_folds(f"{len(rows)} training rows", count)
-    made = _expanding_folds(rows, config, count) if parts_by == "time" else _shuffled_folds(rows, labels, config, count)
+    folds = _expanding_folds(rows, config, count) if config.by_time else _shuffled_folds(rows, labels, config, count)
     classes = set(labels) if labels.dtype == object else set()
-    for number, (train, test) in enumerate(made, 1):
-        lacking = sorted(classes - set(labels[train]))
-        fault = f"has no row of class {lacking[0]!r} to learn from" if lacking else ""
-        fault = fault or ("" if len(train) else "has no row to learn from")
-        fault = fault or ("is tested on rows of one class only" if classes and len(set(labels[test])) < 2 else "")
-        if fault:
-            raise _fold_error(f"fold {number} of {len(made)} {fault}", by_time=parts_by == "time")
-    return made
+    for number, (train, test) in enumerate(folds, 1):
+        missing = sorted(classes - set(labels[train]))
+        if missing:
+            fault = f"has no training row of class {missing[0]!r}"
+        elif not len(train):
+            fault = "has no training row"
+        elif classes and len(set(labels[test])) < 2:
+            fault = "has test rows of one class only"
+        else:
+            continue
+        raise _fold_error(f"fold {number} of {len(folds)} {fault}", by_time=config.by_time)
+    return folds
 
 
 def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
@@ -124,7 +124,7 @@ def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValid
 
 
 def _fold_error(what: str, *, by_time: bool) -> DataValidationError:
-    # fewer folds by time seldom help where classes or times come and go
+    # fewer folds by time seldom help if classes or times occur for a while only
     first = "set split.by: random, " if by_time else ""
     remedy = f"{first}lower cross_validation.folds or give more rows"
     return DataValidationError(what, where="cross_validation.folds", remedy=remedy)
@@ -136,7 +136,7 @@ def _expanding_folds(rows: pd.DataFrame, config: TrainingConfig, count: int) -> 
     starts = _distinct_starts(times.iloc[order])
     cuts = sorted({_nearest_start(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
     if len(cuts) < 2:
-        raise _too_few_folds(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2, by_time=True)
+        raise _too_few_folds(f"{len(starts) + 1} distinct times with {len(cuts)} possible cuts", 2, by_time=True)
     ends = [*cuts[1:], len(rows)]
     return [_purge_groups(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
 
@@ -158,19 +158,15 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
 
 
 def _distinct_starts(times: pd.Series) -> np.ndarray:
-    """Where each distinct time but the first begins, in times that are sorted."""
+    """The positions in sorted times at which a new time begins, without the first."""
     if times.isna().any():
-        raise DataValidationError(
-            f"{int(times.isna().sum())} rows have no time", where=f"column {times.name!r}", remedy="leave them out"
-        )
+        what = f"{int(times.isna().sum())} rows have no time"
+        raise DataValidationError(what, where=f"column {times.name!r}", remedy="leave them out")
     values = times.to_numpy()
     starts = np.flatnonzero(values[1:] != values[:-1]) + 1
     if not len(starts):
-        raise DataValidationError(
-            "all rows have the same time",
-            where=f"column {times.name!r}",
-            remedy="set split.by: random, or give rows of several times",
-        )
+        remedy = "set split.by: random, or give rows of several times"
+        raise DataValidationError("all rows have the same time", where=f"column {times.name!r}", remedy=remedy)
     return starts
 
 
@@ -183,34 +179,40 @@ def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:
 
 
 def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+    """Both positions, without older rows of a group that occurs in the newer ones."""
     if config.data.group:
         groups = _group_codes(rows, config.data.group)
         older = older[~np.isin(groups[older], groups[newer])]
     return older, newer
 
 
-def _select_holdout(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
-    """Units below the threshold are held out; then each class of two units or more gets one on either side."""
-    held = units < np.uint64(int(share * 2**64))
+def _is_below(hashes: np.ndarray, share: float) -> np.ndarray:
+    """(n,) whether each hash is in the lowest share of all possible values."""
+    return np.asarray(hashes < np.uint64(int(share * 2**64)))
+
+
+def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
+    """(n,) whether each row is held out; each class (``codes``) with two distinct hashes gets one in either part."""
+    in_holdout = _is_below(hashes, share)
     for code in np.unique(codes):
-        own = codes == code
-        distinct = np.unique(units[own])
-        if held[own].all():
-            held[units == distinct[-1]] = False
-        if len(distinct) > 1 and not held[own].any():
-            held[units == distinct[0]] = True
-    return held
+        in_class = codes == code
+        distinct = np.unique(hashes[in_class])
+        if in_holdout[in_class].all():
+            in_holdout[hashes == distinct[-1]] = False
+        if len(distinct) > 1 and not in_holdout[in_class].any():
+            in_holdout[hashes == distinct[0]] = True
+    return in_holdout
 
 
 def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
-    """One uint64 a row: of its values, whatever the order of the columns, the rows, or an integer's dtype."""
+    """(n,) uint64 hash of each row's values; independent of the order of columns and rows and of integer dtypes."""
     total = np.zeros(len(rows), dtype=np.uint64)
     for name in rows.columns:
         values = rows[name]
         if values.dtype.kind == "M":
             plain: np.ndarray = values.to_numpy("datetime64[us]").view(np.int64)
         elif values.dtype.kind in "biuf":
-            plain = values.to_numpy(np.float64) + 0.0  # a null among later rows turns integers to floats
+            plain = values.to_numpy(np.float64) + 0.0  # integers become floats if a later table has a null
         else:
             plain = values.astype(object).where(values.notna(), "").to_numpy()
         salt = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
@@ -221,7 +223,7 @@ def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
 
 
 def _mix_bits(bits: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): spreads each bit over all."""
+    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): each bit changes all others."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     spread: np.ndarray = bits ^ (bits >> np.uint64(31))

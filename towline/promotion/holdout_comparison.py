@@ -2,8 +2,7 @@
 
 The champion predicts through its own contract, and only the rows that it was not trained on count. It was usually
 fitted again on all rows up to its release, so there may be few of them. Then the predictions count that its recipe made
-for its
-own holdout before that fit: neither recipe was trained on these rows.
+for its own holdout before that fit: neither recipe was trained on these rows.
 """
 
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from towline import files
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import hash_rows, is_held_out
@@ -100,24 +100,17 @@ def _use_saved_predictions(
     none = np.zeros(len(rows), dtype=bool)
     if not path.exists() or not set(columns) <= set(rows.columns):
         return predictions, none
-    with np.load(path, allow_pickle=False) as file:
-        saved = {name: file[name] for name in file.files}
-    if (predictions.probabilities is None) != ("probabilities" not in saved):
+    arrays = files.read_arrays(path)
+    saved = Predictions.from_arrays(arrays, model.contract.classes)
+    if (predictions.probabilities is None) != (saved.probabilities is None):
         return predictions, none
-    order = np.argsort(saved["rows"], kind="stable")
+    order = np.argsort(arrays["rows"], kind="stable")
     hashes = hash_rows(rows[columns], model.metadata.seeds["run"])
-    positions = order[np.searchsorted(saved["rows"], hashes, sorter=order).clip(max=len(order) - 1)]
-    replaced = (saved["rows"][positions] == hashes) & ~unseen
-    labels, saved_labels = predictions.labels.copy(), saved["labels"][positions[replaced]]
-    if model.contract.classes:
-        classes = np.empty(len(model.contract.classes), dtype=object)
-        classes[:] = model.contract.classes
-        labels, saved_labels = labels.astype(object), classes[saved_labels]
-    labels[replaced] = saved_labels
-    probabilities = predictions.probabilities
-    if probabilities is not None:
-        probabilities = probabilities.copy()
-        probabilities[replaced] = saved["probabilities"][positions[replaced]]
+    positions = order[np.searchsorted(arrays["rows"], hashes, sorter=order).clip(max=len(order) - 1)]
+    replaced, saved = (arrays["rows"][positions] == hashes) & ~unseen, saved.take(positions)
+    labels, probabilities = np.where(replaced, saved.labels, predictions.labels), None
+    if predictions.probabilities is not None and saved.probabilities is not None:
+        probabilities = np.where(replaced[:, None], saved.probabilities, predictions.probabilities)
     return Predictions(labels, probabilities), replaced
 
 

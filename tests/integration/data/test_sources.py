@@ -258,7 +258,7 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a readable Parquet"):
         sources.read_snapshot(dataset, tmp_path / "store")
     path.unlink()
-    with pytest.raises(DataError, match="is gone"):
+    with pytest.raises(DataError, match="is missing"):
         sources.read_snapshot(dataset, tmp_path / "store")
 
 
@@ -267,19 +267,19 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
     [
         ("", {}, ["empty"]),
         (" \n\n", {}, ["empty"]),
-        ("y,a\n", {}, ["a header and no rows"]),
-        ("y,a", {}, ["a header and no rows"]),
+        ("y,a\n", {}, ["a header, but no row"]),
+        ("y,a", {}, ["a header, but no row"]),
         ("y;a\n1;2\n", {}, ["';'", "data.separator"]),
         ("y\ta,b\n1\t2\n", {"separator": "|"}, ["data.separator"]),
         (b"y,a\n1,caf\n2," + b"\xe9\n", {}, ["not UTF-8", "0xe9", "t.csv:3", "iconv"]),
-        ("y,a\n1,2\n\n1,2,3\n", {}, ["3 fields where the header has 2", "t.csv:4"]),
+        ("y,a\n1,2\n\n1,2,3\n", {}, ["3 fields, but the header has 2", "t.csv:4"]),
         ('y,a\n1,2\n1,"2\n1,2\n', {}, ["t.csv:3", "never closed"]),
-        ("y,a,a\n1,2,3\n", {}, ["stand twice", "'a'"]),
+        ("y,a,a\n1,2,3\n", {}, ["the same name", "'a'"]),
         (",y\n0,1\n", {}, ["column 1 has no name"]),
-        ("sales,a\n1,2\n", {"target": "sale"}, ["no column 'sale'", "did you mean 'sales'?", "data.target"]),
-        ("y,stamp\n1,2\n", {"time": "stmp"}, ["data.time", "'stamp'"]),
-        ("y,shop\n1,2\n", {"group": "shp"}, ["data.group", "'shop'"]),
-        ("y,a\n1,2\n", {"drop": ("zzz",)}, ["data.drop", "the columns are: 'y', 'a'"]),
+        ("sales,a\n1,2\n", {"target": "sale"}, ["no column 'sale'", "did you mean sales?", "data.target"]),
+        ("y,stamp\n1,2\n", {"time": "stmp"}, ["data.time", "did you mean stamp"]),
+        ("y,shop\n1,2\n", {"group": "shp"}, ["data.group", "did you mean shop"]),
+        ("y,a\n1,2\n", {"drop": ("zzz",)}, ["data.drop", "known: a, y"]),
         ("y,a\n1,2\n", {"columns": {"b": "text"}}, ["data.columns"]),
         ("y,t\n1,17.5\n", {"time": "t"}, ["row 1: '17.5'", "ISO 8601", "data.date_format"]),
         ("y,t\n1,31.12.2026\n", {"time": "t"}, ["row 1: '31.12.2026'", "data.date_format"]),
