@@ -29,11 +29,11 @@ _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
 _FREQUENT_WORD = 0.01
 _NUMBERS = (
-    ("a decimal comma", "data.decimal: ','", {"decimal": ","}),
-    ("commas between thousands", "data.thousands: ','", {"thousands": ","}),
-    ("points between thousands", "data.decimal: ',' and data.thousands: '.'", {"decimal": ",", "thousands": "."}),
-    ("blanks between thousands", "data.thousands: ' '", {"thousands": " "}),
-    ("apostrophes between thousands", 'data.thousands: "\'"', {"thousands": "'"}),
+    ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
+    ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
+    ("points between thousands", "data.decimal: ',' and data.thousands: '.'", ValueFormat(decimal=",", thousands=".")),
+    ("blanks between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
+    ("apostrophes between thousands", 'data.thousands: "\'"', ValueFormat(thousands="'")),
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
@@ -136,7 +136,8 @@ def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat) -> Iterator[
     """The format that reads all sampled values as numbers, or as dates, if there is one meaning only."""
     texts, _ = _distinct_texts(column.to_pandas())
     if texts and fmt.decimal == "." and not fmt.thousands:
-        formats = [fmt.model_copy(update=changes) for _, _, changes in _NUMBERS]
+        marks = [{"decimal": other.decimal, "thousands": other.thousands} for _, _, other in _NUMBERS]
+        formats = [fmt.model_copy(update=changes) for changes in marks]
         able = [other for other in formats if not any(ValueReader("numeric", other).misfits(text) for text in texts)]
         if able and len({tuple(parse_number(text, other) for text in texts) for other in able}) == 1:
             yield able[0]
@@ -171,7 +172,7 @@ def _distinct_texts(values: pd.Series) -> tuple[list[str], np.ndarray]:
 
 def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
-        (what, remedy): float(weights[[not np.isnan(parse_number(text, ValueFormat(**fmt))) for text in texts]].sum())
+        (what, remedy, fmt): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
