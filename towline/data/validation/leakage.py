@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
@@ -128,7 +129,9 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         if score >= LEAK_SCORE[sample.measure]:
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind="alone", score=score, detail=detail)
-    if leak := _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed):
+    with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
+        leak = _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed)
+    if leak:
         leaks[leak.columns[0]] = leak
     return tuple(dict.fromkeys(leaks.values()))
 
