@@ -7,7 +7,20 @@ first use, so ``import towline`` is quick and needs no optional package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from towline.api import backtest, drift, load, models, promote, quality, rollback, run, score, show, validate
+    from towline.api import (
+        backtest,
+        drift,
+        init,
+        load,
+        models,
+        promote,
+        quality,
+        rollback,
+        run,
+        score,
+        show,
+        validate,
+    )
     from towline.config import PipelineConfig
     from towline.errors import TowlineError, TransientError, UserError
     from towline.inference.predictor import Model
@@ -15,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
-    "drift", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
+    "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

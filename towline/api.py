@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, read_config
+from towline.config.record import suggest
 from towline.errors import ConfigError, DataError
 from towline.notebook import render_document, render_fields
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
     from towline.orchestration.flow_runner import FlowName, FlowResult
     from towline.preflight import PreflightResult
+    from towline.project.initialization import InitResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry, Ledger
     from towline.registry.listing import ModelList
@@ -134,6 +136,47 @@ def run(
     pipeline = _pipeline(config, overrides, data, settings)
     parameters = {"config": pipeline, "as_of": as_of, "force": force}
     return cast("Outcome", run_flow(settings, "training", parameters, profile).value)
+
+
+def init(
+    data: str | os.PathLike[str],
+    target: str,
+    *,
+    name: str | None = None,
+    time: str | None = None,
+    query: str | None = None,
+    force: bool = False,
+) -> "InitResult":
+    """Proposes a config for a table and writes it; in a folder without a project, the files of one too.
+
+    Args:
+        data: a CSV or Parquet file, a folder or glob pattern of them, or the URL of a database.
+        target: the column to predict.
+        name: of the pipeline and the model; default: the name of the file.
+        time: the column with the time of each row; "": there is none; default: it is detected.
+        query: of the database.
+        force: replace a config of the same name.
+
+    Returns:
+        The paths and each decision with its reason.
+
+    Raises:
+        ConfigError: there is no such column, or a config of this name exists.
+        DataError: the table cannot be read.
+    """
+    from towline.project.initialization import TableReader, write_config
+
+    settings = Settings.from_environment()
+    with _private_files(settings):
+        reader = TableReader(os.fspath(data), query, settings)
+        try:
+            if target not in reader.columns:
+                raise ConfigError(
+                    f"the table has no column {target!r}", where="target", remedy=suggest(target, reader.columns)
+                )
+            return write_config(reader.propose(target, name, time), settings, force=force)
+        finally:
+            reader.close()
 
 
 def validate(

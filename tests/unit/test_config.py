@@ -1,6 +1,7 @@
 """Errors of a config: the key, the line, the remedy."""
 
 import gzip
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,18 +37,15 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["Houses 2026.csv", "houses.tsv.gz", "houses.parquet", "gone.csv"])
-def test_a_table_instead_of_a_config(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has a config for the table, which is valid as it is."""
-    monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
+def test_a_table_in_place_of_a_config_names_the_command_that_writes_one(name: str, tmp_path: Path) -> None:
+    """The remedy is a command line that holds the path and the last column, quoted for a shell."""
     header = "sold on;rooms;price: total\n" if name.endswith("csv") else "sold on\trooms\tprice: total\n"
     if name != "gone.csv":
         (tmp_path / name).write_bytes(gzip.compress(header.encode()) if name.endswith("gz") else header.encode())
     with pytest.raises(ConfigError, match="this is a table") as caught:
         read_config(tmp_path / name)
-    assert "towline run configs/" in caught.value.remedy
-    config = read_config(write(tmp_path, "\n".join(caught.value.details)))
-    assert config.data.source == name
-    assert config.data.target == ("price: total" if name[0] == "H" or name.endswith("gz") else "COLUMN")
+    target = "price: total" if name[0] == "H" or name.endswith("gz") else "COLUMN"
+    assert shlex.split(caught.value.remedy) == ["towline", "init", str(tmp_path / name), "--target", target]
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -27,7 +27,7 @@ RENAMED = {
     "Odd": "InputAnomaly", "Tally": "HistogramAccumulator", "Seen": "ColumnStats", "looks": "metrics_scraper",
     "traffic": "slo_history", "Round": "MonitoringRun", "NIGHT": "a window's length", "Finding": "DriftCheckResult",
     "Measured": "SliceMetric", "Accepted": "PerformanceBound", "BY_CHANCE": "PROBABILITY_METRICS",
-    "Answered": "LoggedPredictions", "Watched": "ModelMetricsSnapshot", "Promise": "SloTarget", "Episode": "AlertState",
+    "Answered": "LoggedPredictions", "Watched": "ModelMetricsSnapshot", "Promise": "SloConfig", "Episode": "AlertState",
     "tell": "notify", "unlabelled": "performance_estimation", "Basis": "EstimatorState", "Curve": "CalibrationCurve",
     "Past": "HistoryConfig", "Tried": "HistoryTrial", "learnt": "training_rows", "on_level": "remove_trend",
     "Restated": "DetrendedTarget", "Bits": "BitmaskForest", "Slot": "FeatureLookup", "few": "predict_rows",

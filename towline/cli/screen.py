@@ -178,7 +178,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         return "\n".join([*lines, head("run") + page])
     release = settings.layout.release(outcome.release)
     lines += [head("release") + str(release), head("report") + str(release / "card.html")]
-    return "\n".join(lines) + "\n" + _next(_next_steps(outcome))
+    return "\n".join(lines) + "\n" + next_steps(_next_steps(outcome))
 
 
 def _repeated(outcome: "Outcome", page: str) -> str:
@@ -187,7 +187,7 @@ def _repeated(outcome: "Outcome", page: str) -> str:
     text = f"nothing to do: this run has completed before, as {version}, which {state}\n"
     see = ("see the run", page) if page else ("see the version", f"towline show {outcome.model}@{outcome.version}")
     repeat = ("run it again anyway", "towline run CONFIG --force")
-    return text + _next([see, *(_after_refusal(outcome) if outcome.event == "refused" else [repeat])])
+    return text + next_steps([see, *(_after_refusal(outcome) if outcome.event == "refused" else [repeat])])
 
 
 def _data_lines(outcome: "Outcome") -> list[str]:
@@ -345,5 +345,6 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _next(steps: Sequence[tuple[str, str]]) -> str:
+def next_steps(steps: Sequence[tuple[str, str]]) -> str:
+    """The commands that may follow, as (purpose, command)."""
     return "\n".join(["", click.style("next", bold=True), *(f"  {what:<24}{command}" for what, command in steps)])

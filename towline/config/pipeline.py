@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import logging
-import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -184,29 +184,16 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
 
 
 def _table_error(path: Path) -> ConfigError:
-    """The error for a table given instead of a config; its details are a config for the table."""
-    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower().partition(".")[0]).strip("-") or "model"
-    columns, project = _read_header(path), Settings.from_environment().project
-    path_in_project = path.resolve()
-    if path_in_project.is_relative_to(project):
-        path_in_project = path_in_project.relative_to(project)
+    """The error for a table given instead of a config; it names the command that writes a config for the table."""
+    columns = _read_header(path)
+    target = columns[-1] if columns else "COLUMN"
+    shown = f"the columns are: {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}"
     return ConfigError(
         "this is a table, not a config",
         where=str(path),
-        remedy=f"write these lines into configs/{name}.yaml, then: towline run configs/{name}.yaml",
-        details=(
-            f"name: {name}",
-            "data:",
-            f"  source: {_quote(str(path_in_project))}",
-            f"  target: {_quote(columns[-1] if columns else 'COLUMN')}   # the column to predict"
-            + (f", one of {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}" if columns else ""),
-        ),
+        remedy=f"towline init {shlex.quote(str(path))} --target {shlex.quote(target)}",
+        details=(shown,) if columns else (),
     )
-
-
-def _quote(text: str) -> str:
-    """Text as a YAML scalar."""
-    return text if re.fullmatch(r"[A-Za-z_/][\w ./-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _read_header(path: Path) -> list[str]:

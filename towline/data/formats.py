@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,36 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
         raise DataError(what, where=str(path), remedy=remedy) from None
 
 
+def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
+    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``."""
+    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    blocks = 0
+    try:
+        with pyarrow.csv.open_csv(path, parse_options=parsing) as head:
+            header = head.schema.names
+        reader = pyarrow.csv.open_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            parse_options=parsing,
+            convert_options=_text_columns(header),
+        )
+        with reader:
+            for batch in reader:
+                blocks += 1
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
+        if blocks:
+            reason = str(error).split("\n")[0][:200]
+            raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
+        yield table
+
+
+def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
+    types = dict.fromkeys(header, pa.large_string())
+    return pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+
+
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw = _read_text(path)
     records = _records(raw, separator)
@@ -93,13 +123,12 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
         raise DataError("there is a header, but no row", where=str(path), remedy="give a file with rows")
     if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
         raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
-    types = dict.fromkeys(header, pa.large_string())
     try:
         return pyarrow.csv.read_csv(
             io.BytesIO(raw),
             read_options=pyarrow.csv.ReadOptions(block_size=2**24),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
+            convert_options=_text_columns(header),
         )
     except pa.ArrowException as error:
         for line, fields in _records(raw, separator):

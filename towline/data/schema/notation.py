@@ -32,12 +32,16 @@ _UNITS = (
 
 
 class Notation(NamedTuple):
-    """The notation of a column, the share of values in it, and the setting or change that reads it."""
+    """The notation of a column, the share of values in it, and the setting or change that reads it.
+
+    ``formats`` are the one or two formats that read it; none if no setting reads it.
+    """
 
     what: str
     share: float
     remedy: str
     example: str
+    formats: tuple[ValueFormat, ...] = ()
 
     def described(self, *, hidden: bool = False) -> str:
         """The notation with an example; ``hidden``: without the example."""
@@ -66,15 +70,15 @@ def detect_notation(values: pd.Series) -> Notation | None:
 
 def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
-        (what, remedy): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
+        (what, remedy, fmt): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
     unreadable = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
     if best >= MIN_SHARE and unreadable >= _MIN_UNREADABLE:
         equal = [option for option, share in shares.items() if share == best][:2]
-        what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
-        return Notation(f"numbers with {what}", best, remedy, texts[0])
+        what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
+        return Notation(f"numbers with {what}", best, remedy, texts[0], tuple(fmt for _, _, fmt in equal))
     for what, pattern in _UNITS:
         share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
         if share >= MIN_SHARE:
@@ -87,7 +91,8 @@ def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation 
     if not formats:
         return None
     remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation("dates in another form", share, remedy, texts[0])
+    readers = tuple(ValueFormat(date_format=date_format) for date_format in formats)
+    return Notation("dates in another form", share, remedy, texts[0], readers)
 
 
 def detect_date_formats(values: pd.Series) -> list[str]:
