@@ -40,15 +40,15 @@ def progress(log: Path) -> Iterator[None]:
     logging.raiseExceptions, logging.lastResort = False, None  # errors of logging are not shown
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
-    shown = _Live() if sys.stderr.isatty() else _Lines()
-    steps.addHandler(shown)
+    handler = _Live() if sys.stderr.isatty() else _Lines()
+    steps.addHandler(handler)
     try:
         with contextlib.redirect_stdout(_Printed(everything)):
             yield
     finally:
-        if isinstance(shown, _Live):
-            shown.bar.stop()
-        steps.removeHandler(shown)
+        if isinstance(handler, _Live):
+            handler.bar.stop()
+        steps.removeHandler(handler)
         root.removeHandler(everything)
         everything.close()
 
@@ -275,8 +275,8 @@ def checked(result: "PreflightResult") -> str:
 
 
 def _classes(contract: "Contract") -> str:
-    shown = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
-    return f": {', '.join(shown)}{', …' if len(contract.classes) > 8 else ''}" if shown else ""
+    labels = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
+    return f": {', '.join(labels)}{', …' if len(contract.classes) > 8 else ''}" if labels else ""
 
 
 def _column(column: "Column") -> list[object]:
