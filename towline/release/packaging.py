@@ -145,13 +145,8 @@ def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict
     if by == "time":
         ends = {"train_end": fitted.end, "measured_end": fitted.measured_end or fitted.end}
         return {"by": by, "time": config.data.time, "refitted": fitted.refitted, **ends}
-<<<<<<< HEAD
-    parameters = {"group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
-    return {"by": by, "refitted": fitted.refitted, **parameters}
-=======
     random = {"group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
     return {"by": by, "refitted": fitted.refitted, "copies": summary.copies, **random}
->>>>>>> main
 
 
 def _write_files(

@@ -71,15 +71,9 @@ def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
     """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.subset("holdout").rows
-<<<<<<< HEAD
-    assert not holdout_comparison._find_unseen_rows(model, rows).any()
-    _, predictions, unseen = holdout_comparison._predict_with_champion(
-        model, regression.work.contract(), rows.sample(frac=1, random_state=1)
-=======
     assert not holdout_comparison._find_unseen_rows(model, *holdout_of(regression)).any()
-    _, found, unseen = holdout_comparison._predict_with_champion(
+    _, predictions, unseen = holdout_comparison._predict_with_champion(
         model, regression.work.contract(), rows.sample(frac=1, random_state=1), np.arange(len(rows))
->>>>>>> main
     )
     assert unseen.all()
     _, measured, _ = load_evaluation_predictions(regression.work)
@@ -96,11 +90,7 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
     rows = newer.work.subset("holdout").rows
-<<<<<<< HEAD
-    _, predictions, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), rows)
-=======
-    _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), *holdout_of(newer))
->>>>>>> main
+    _, predictions, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), *holdout_of(newer))
     assert unseen.sum() == 100
     np.testing.assert_array_equal(predictions.labels, model.predict(rows))
 
@@ -109,13 +99,7 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     """Labels and probabilities of the measured model come back whole, in a task with classes too."""
     run = build(tmp_path, make_house_table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
-<<<<<<< HEAD
-    _, predictions, unseen = holdout_comparison._predict_with_champion(
-        model, run.work.contract(), run.work.subset("holdout").rows
-    )
-=======
-    _, found, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
->>>>>>> main
+    _, predictions, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
     _, measured, _ = load_evaluation_predictions(run.work)
     assert unseen.all()
     assert predictions.labels.tolist() == measured.labels.tolist()
