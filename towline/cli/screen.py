@@ -40,15 +40,15 @@ def progress(log: Path) -> Iterator[None]:
     logging.raiseExceptions, logging.lastResort = False, None  # errors of logging are not shown
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
-    shown = _Live() if sys.stderr.isatty() else _Lines()
-    steps.addHandler(shown)
+    handler = _Live() if sys.stderr.isatty() else _Lines()
+    steps.addHandler(handler)
     try:
         with contextlib.redirect_stdout(_Printed(everything)):
             yield
     finally:
-        if isinstance(shown, _Live):
-            shown.bar.stop()
-        steps.removeHandler(shown)
+        if isinstance(handler, _Live):
+            handler.bar.stop()
+        steps.removeHandler(handler)
         root.removeHandler(everything)
         everything.close()
 
@@ -215,7 +215,13 @@ def _candidate_table(outcome: "Outcome") -> str:
         ]
         for candidate in outcome.candidates
     ]
-    return table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    first = outcome.candidates[0]
+    if first["rows"] < first["rows_available"]:
+        text += (
+            f"\n  each fold fitted on {first['rows']:,} of {first['rows_available']:,} rows (cross_validation.max_rows)"
+        )
+    return text
 
 
 def _metric_table(metrics: "Mapping[str, Interval]") -> str:
@@ -269,8 +275,8 @@ def checked(result: "PreflightResult") -> str:
 
 
 def _classes(contract: "Contract") -> str:
-    shown = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
-    return f": {', '.join(shown)}{', …' if len(contract.classes) > 8 else ''}" if shown else ""
+    labels = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
+    return f": {', '.join(labels)}{', …' if len(contract.classes) > 8 else ''}" if labels else ""
 
 
 def _column(column: "Column") -> list[object]:

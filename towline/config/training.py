@@ -88,6 +88,16 @@ class SqlSource(Frozen):
         return self.model_copy(update={"url": mask_passwords(self.url)})
 
 
+class ClassesConfig(Frozen):
+    """What happens to rare classes of the target."""
+
+    rare: Literal["keep", "merge", "drop"] = Field(
+        "keep", description="merge: one class for all of them; drop: their rows are left out"
+    )
+    min_rows: int = Field(20, ge=2, description="a class with fewer rows is rare")
+    other: str = Field("other", min_length=1, description="the class that rare classes are merged into")
+
+
 class DataConfig(Frozen):
     """The source of the rows, and the roles of their columns."""
 
@@ -115,13 +125,26 @@ class DataConfig(Frozen):
     na_values: NullMarkers = Field((), description="texts or numbers that mean null in every column, e.g. ['?', -999]")
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="format of times that are not ISO 8601: a strptime format, epoch_s, epoch_ms or decimal_year; for "
-        "all columns, or {column: format}",
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, epoch_d "
+        "(days since 1970) or decimal_year; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+    max_unlabelled: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="largest share of rows without a target, which are left out; with more the run stops",
+    )
+    max_unreadable: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="largest share of words in a column of numbers, which are null; with more it is a category",
+    )
+    classes: ClassesConfig = ClassesConfig()
     keep_snapshot: bool = Field(True, description="whether the snapshot of the rows is kept after the run")
 
     @model_validator(mode="after")
@@ -130,7 +153,9 @@ class DataConfig(Frozen):
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            if date_format not in (None, "epoch_s", "epoch_ms", "decimal_year") and not _is_date_format(date_format):
+            if date_format not in (None, "epoch_s", "epoch_ms", "epoch_d", "decimal_year") and not _is_date_format(
+                date_format
+            ):
                 raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 
@@ -232,6 +257,9 @@ CandidateOrName = Annotated[Candidate, BeforeValidator(lambda value: value, json
 
 class CrossValidationConfig(Frozen):
     folds: int = Field(5, ge=2, le=50)
+    max_rows: int = Field(
+        50_000, ge=1_000, description="a fold is fitted on at most so many rows, a seeded sample; the model on all rows"
+    )
 
 
 class EvaluationConfig(Frozen):

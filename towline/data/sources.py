@@ -5,6 +5,7 @@ rows give the same snapshot from CSV, Parquet and SQL.
 """
 
 import hashlib
+import math
 import secrets
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
@@ -26,12 +27,11 @@ from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
 from towline.store import StoreLayout
 
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
 
 
 class CoercedValues(Frozen):
-    """Values of a declared numeric column that are not numbers and were read as null."""
+    """Texts in a column of numbers that are not numbers and were read as null."""
 
     column: str
     count: int
@@ -47,8 +47,9 @@ class Dataset(Frozen):
         digest: sha256 of column names, types, values and row order; independent of the source's format.
         start, end: of the time column (ISO).
         source: the files, or the query.
-        time_format: how the times are written in the source; None: ISO 8601.
+        formats: how columns are written, if their values show more than the config says.
         coerced: values that were read as null.
+        left_out: rows that were left out, by the reason.
     """
 
     path: str
@@ -58,8 +59,9 @@ class Dataset(Frozen):
     start: str | None
     end: str | None
     source: str
-    time_format: str | None = None
+    formats: tuple[tuple[str, ValueFormat], ...] = ()
     coerced: tuple[CoercedValues, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 def load_dataset(
@@ -94,8 +96,9 @@ def load_dataset(
         paths = formats.list_files(config.source, project)
         tables = ((str(path), formats.read_file(path, config.separator)) for path in paths)
     try:
-        table, coerced, time_format = _convert_columns(_concatenate(tables, config), config, source)
-        table = _canonicalize(_select_rows(table, config, as_of, source), config.time)
+        table, coerced, columns = _convert_columns(_concatenate(tables, config), config, source)
+        table, left_out = _select_labelled(_select_rows(table, config, as_of, source), config, source)
+        table = _canonicalize(table, config.time)
     except DataError as error:
         if any(repr(name) in error.what for name in pii):
             remedy = "correct the values, or declare a kind under data.columns"
@@ -111,8 +114,9 @@ def load_dataset(
         start=_iso(pc.min(table[config.time])) if config.time else None,
         end=_iso(pc.max(table[config.time])) if config.time else None,
         source=source,
-        time_format=time_format,
+        formats=tuple(columns.items()),
         coerced=coerced,
+        left_out=tuple(left_out.items()),
     )
     snapshot = StoreLayout(store).dataset(dataset.path)
     with replacing(snapshot) as file:
@@ -238,33 +242,34 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
 
 def _convert_columns(
     table: pa.Table, config: DataConfig, where: str
-) -> tuple[pa.Table, tuple[CoercedValues, ...], str | None]:
-    """The table with converted columns, the values that were read as null, and the format of the time column."""
-    columns, coerced, time_format = [], [], None
+) -> tuple[pa.Table, tuple[CoercedValues, ...], dict[str, ValueFormat]]:
+    """The table with converted columns, the values that were read as null, and the formats of columns."""
+    columns, coerced, formats = [], [], {}
     for name in table.column_names:
         column, fmt = table[name], column_format(config, name)
-        kind = config.columns.get(name)
+        kind, nulls = config.columns.get(name), np.zeros(0, dtype=bool)
         if name == config.time:
-            column, time_format = _convert_times(column, name, fmt, where)
+            converted, formats[name] = _convert_times(column, name, fmt, where)
         elif kind == "numeric" and text_columns.is_text(column.type):
-            floats, unread = text_columns.parse_numbers(column, fmt)
-            if unread.any():
-                rows, share = np.flatnonzero(unread), float(unread.mean())
-                examples = list_examples(column.to_pandas(), rows)
-                coerced.append(CoercedValues(column=name, count=len(rows), share=share, examples=examples))
+            floats, nulls = text_columns.parse_numbers(column, fmt)
             exact = text_columns.whole_or_float(floats, column)
-            column = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
-        elif kind is None or kind == "ignore":
-            if text_columns.is_inexact(column):
-                column = _as_text(column)
-            elif text_columns.is_text(column.type):
-                column = text_columns.infer_text(column, fmt)
-                if kind is None and text_columns.is_text(column.type):
-                    _reject_mixed(column, name, where)
-        elif kind != "text":
-            column = _convert_declared(column, kind, fmt)
-        columns.append(_remove_null_markers(column, fmt))
-    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), time_format
+            converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
+        elif kind is not None and kind != "ignore":
+            converted = column if kind == "text" else _convert_declared(column, kind, fmt)
+        elif text_columns.is_inexact(column):
+            converted = _as_text(column)
+        elif text_columns.is_text(column.type):
+            converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
+            if detected != fmt:
+                formats[name] = fmt = detected
+        else:
+            converted = column
+        if nulls.any():
+            examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
+            share = float(nulls.mean())
+            coerced.append(CoercedValues(column=name, count=int(nulls.sum()), share=share, examples=examples))
+        columns.append(_remove_null_markers(converted, fmt))
+    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), formats
 
 
 def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
@@ -292,45 +297,63 @@ def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.Chunke
 
 def _convert_times(
     column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str
-) -> tuple[pa.ChunkedArray, str | None]:
+) -> tuple[pa.ChunkedArray, ValueFormat]:
     if pa.types.is_timestamp(column.type):
-        return column, fmt.date_format
+        return column, fmt
     if pa.types.is_null(column.type):
-        return column.cast(_TIME), fmt.date_format
+        return column.cast(_TIME), fmt
     if column.type == pa.bool_():
         raise DataError(f"time column {name!r} has booleans, not dates", where=where, remedy="name another data.time")
     texts = column if text_columns.is_text(column.type) else _as_text(column)
     if fmt.date_format is None:
         fmt = fmt.model_copy(update={"date_format": text_columns.detect_digits_format(texts)})
     moments, unread = text_columns.parse_times(texts, fmt)
+    formats: list[str] = []
+    if unread.any() and fmt.date_format is None:
+        formats = notation.detect_date_formats(texts.to_pandas())
+        if len(formats) == 1:
+            fmt = fmt.model_copy(update={"date_format": formats[0]})
+            moments, unread = text_columns.parse_times(texts, fmt)
     if unread.any():
         rows = np.flatnonzero(unread)
+        examples = [f"'{date_format}'" for date_format in formats[:2]] or ["'%d.%m.%Y'", "'%m/%d/%Y'", "epoch_s"]
         raise DataError(
             f"time column {name!r}: {len(rows)} of {len(column)} values are not "
             + (f"written as {fmt.date_format}" if fmt.date_format else "ISO 8601 dates"),
             where=where,
-            remedy="set data.date_format, e.g. '%d.%m.%Y', '%m/%d/%Y', epoch_s or epoch_ms; or write 2026-01-31",
+            remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31",
             details=(list_examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(moments, _TIME)]), fmt.date_format
+    return pa.chunked_array([pa.array(moments, _TIME)]), fmt
 
 
-def _reject_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
-    """Rejects text of which at least half, but not all, is numbers: how to read it must be declared."""
-    numbers = pc.match_substring_regex(column, _NUMBER)
-    share = pc.mean(numbers).as_py()
-    if share is None or not 0.5 <= share < 1.0 or text_columns.has_zero_padding(column):
-        return
-    others = pc.fill_null(pc.invert(numbers), False)
-    rows, texts = np.flatnonzero(others.to_numpy()), column.filter(others).unique().to_pylist()
-    detected = notation.detect_notation(column.to_pandas().rename(name))
-    first = f"{detected.remedy}, or " if detected else f"data.na_values: {texts!r}, or " if len(texts) <= 3 else ""
-    raise DataError(
-        f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(rows)} are not",
-        where=where,
-        remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null), or {{{name}: category}}",
-        details=(list_examples(column.to_pandas(), rows),),
-    )
+def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:
+    """The rows with a target, and without rare classes if the config says so; the rows left out by reason."""
+    target, rows, left_out = table[config.target], table.num_rows, {}
+    if target.null_count:
+        share = target.null_count / rows
+        if share > config.max_unlabelled or target.null_count == rows:
+            raise DataError(
+                f"{share:.1%} of the rows have no target, at most {config.max_unlabelled:.0%} may lack it",
+                where=f"{where}, column {config.target!r}",
+                remedy=f"correct the source, or set data.max_unlabelled: {min(1.0, math.ceil(share * 20) / 20):g} to "
+                "leave these rows out",
+            )
+        left_out["without a target"] = target.null_count
+        table = table.filter(pc.is_valid(target))
+    if config.classes.rare == "keep":
+        return table, left_out
+    names = pa.array([category_name(value) for value in table[config.target].to_pylist()], pa.large_string())
+    counts = {entry["values"]: entry["counts"] for entry in names.value_counts().to_pylist()}
+    rare = pa.array([name for name, count in counts.items() if count < config.classes.min_rows], pa.large_string())
+    is_rare = pc.is_in(names, value_set=rare)
+    if config.classes.rare == "drop":
+        if dropped := pc.sum(is_rare).as_py():
+            left_out[f"of {len(rare)} rare classes"] = dropped
+        return table.filter(pc.invert(is_rare)), left_out
+    merged = pc.if_else(is_rare, pa.scalar(config.classes.other, pa.large_string()), names)
+    index = table.column_names.index(config.target)
+    return table.set_column(index, config.target, pa.chunked_array([merged])), left_out
 
 
 def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -16,29 +17,40 @@ from towline.files import write_arrays
 Fold = tuple[np.ndarray, np.ndarray]
 
 
+MIN_DISTINCT = 0.5  # least share of rows with distinct features for which copies of a row are kept together
+
+
 class SplitSummary(Frozen):
-    """How the table was split: rows of each part, and the time (ISO) at which a time-split holdout begins."""
+    """How the table was split.
+
+    Attributes:
+        train, holdout: rows of each part.
+        cut: the time (ISO) at which the holdout of a split by time begins.
+        copies: of a random split: whether rows with equal features are in the same part, or are drawn one by one.
+    """
 
     by: Literal["time", "random"]
     train: int
     holdout: int
     cut: str | None
+    copies: Literal["together", "apart"] = "together"
 
 
 def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
     """Splits the table; saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
     A split by time holds out the newest rows: a share of the rows, or those younger than a duration. A random split
-    depends on a seeded hash of each row's content (or its group): a row stays in its part if rows are added or
-    shuffled, and copies of a row are in the same part. Rows with the same time or group are always in one part; in a
-    split by time, older rows of a group in the holdout are left out of both parts.
+    depends on a seeded hash of each row's features (or its group), not of its target: a row stays in its part if rows
+    are added or shuffled, and copies of a row are in the same part. If most rows share their features with another
+    row, as in a table of a few categories, each copy is drawn on its own. Rows with the same time or group are always
+    in one part; in a split by time, older rows of a group in the holdout are left out of both parts.
 
     Raises:
         DataValidationError: one part would be empty.
     """
     rows, contract, data = work.table(), work.contract(), config.data
     order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
-    by, cut = "random", None
+    by, cut, copies = "random", None, "together"
     if config.by_time:
         times = rows[data.time].iloc[order]
         start = _holdout_start(times, config.split.holdout)
@@ -46,7 +58,10 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        hashes = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
+        features = rows[[data.group]] if data.group else rows.drop(columns=data.target)
+        hashes = hash_rows(features, config.seed)
+        if not data.group and len(np.unique(hashes)) < MIN_DISTINCT * len(rows):
+            hashes, copies = _number_copies(hashes), "apart"
         in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
         train, holdout = order[~in_holdout], order[in_holdout]
     if not len(train) or not len(holdout):
@@ -56,7 +71,7 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
     write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
+    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut, copies=copies)
     work.save("split.json", summary)
     return summary
 
@@ -77,12 +92,22 @@ def _holdout_share(config: TrainingConfig) -> float:
     return share
 
 
-def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
-    """(n,) whether a random split with this seed and share holds out each row, in any table.
+def is_held_out(
+    features: pd.DataFrame, seed: int, share: float, copies: Literal["together", "apart"] = "together"
+) -> np.ndarray:
+    """(n,) whether a random split with this seed and share holds out each row.
 
     The few rows that were moved to have each class in both parts are not known here.
+
+    Args:
+        features: the columns that were hashed: the group, or all columns but the target. All rows of the table if
+            copies are drawn apart.
+        seed: of the split.
+        share: of the rows that is held out.
+        copies: ``SplitSummary.copies`` of the split.
     """
-    return _is_below(hash_rows(rows[[group]] if group else rows, seed), share)
+    hashes = hash_rows(features, seed)
+    return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
 def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:
@@ -97,26 +122,24 @@ def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -
         labels: (n,) target values; object for classification.
         config: number of folds, seed, time and group column.
 
+    Returns:
+        The folds. A fold may lack classes; one with fewer than two classes to learn from is left out.
+
     Raises:
-        DataValidationError: there are too few rows, times, groups or rows of a class, or a fold lacks classes.
+        DataValidationError: there are too few rows, times or groups, or fewer than two folds have two classes.
     """
     count = config.cross_validation.folds
     if len(rows) < count:
         raise _too_few_folds(f"{len(rows)} training rows", count)
     folds = _expanding_folds(rows, config, count) if config.by_time else _shuffled_folds(rows, labels, config, count)
-    classes = set(labels) if labels.dtype == object else set()
-    for number, (train, test) in enumerate(folds, 1):
-        missing = sorted(classes - set(labels[train]))
-        if missing:
-            fault = f"has no training row of class {missing[0]!r}"
-        elif not len(train):
-            fault = "has no training row"
-        elif classes and len(set(labels[test])) < 2:
-            fault = "has test rows of one class only"
-        else:
-            continue
-        raise _fold_error(f"fold {number} of {len(folds)} {fault}", by_time=config.by_time)
-    return folds
+    classes = labels.dtype == object
+    usable = [
+        (train, test) for train, test in folds if len(test) and (len(set(labels[train])) > 1 if classes else len(train))
+    ]
+    if len(usable) < 2:
+        what = f"{len(usable)} of {len(folds)} folds have training rows" + (" of two classes" if classes else "")
+        raise _fold_error(what, by_time=config.by_time)
+    return usable
 
 
 def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
@@ -151,10 +174,12 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
         return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
     codes, classes = pd.factorize(labels)
     sizes = np.bincount(codes)
-    if sizes.min() < count:
-        raise _too_few_folds(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
+    if sizes.max() < count:
+        raise _too_few_folds(f"class {classes[sizes.argmax()]!r}, the largest, has {sizes.max()} training rows", count)
     stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds; validation names them
+        return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
 
 
 def _distinct_starts(times: pd.Series) -> np.ndarray:
@@ -189,6 +214,12 @@ def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray,
 def _is_below(hashes: np.ndarray, share: float) -> np.ndarray:
     """(n,) whether each hash is in the lowest share of all possible values."""
     return np.asarray(hashes < np.uint64(int(share * 2**64)))
+
+
+def _number_copies(hashes: np.ndarray) -> np.ndarray:
+    """Another hash for each copy of a row, by its number among the copies."""
+    numbers = pd.Series(hashes).groupby(hashes).cumcount().to_numpy(np.uint64)
+    return _mix_bits(hashes + numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:

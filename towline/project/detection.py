@@ -151,7 +151,7 @@ def _read(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, Contra
         frame = read_snapshot(dataset, store)
         while True:
             try:
-                return frame, infer_contract(frame, config, dataset.time_format)
+                return frame, infer_contract(frame, config, dataset.formats)
             except ConfigError as error:
                 name = error.where.partition(": ")[2]
                 if name not in proposal.kinds:

@@ -53,7 +53,11 @@ def judge_release(
     if champion:
         try:
             model = open_release(champion.release.directory, digest=champion.release.digest)
-            compared = compared._replace(champion=_predict_with_champion(model, compared.contract, holdout.rows))
+            compared = compared._replace(
+                champion=_predict_with_champion(
+                    model, compared.contract, work.table(), work.split_positions()["holdout"]
+                )
+            )
         except ReleaseError as error:
             failed_check = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
@@ -65,8 +69,10 @@ def judge_release(
     return verdict
 
 
-def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame) -> ChampionPredictions:
-    """The champion's predictions for the rows (n,).
+def _predict_with_champion(
+    model: Model, contract: Contract, table: pd.DataFrame, holdout: np.ndarray
+) -> ChampionPredictions:
+    """The champion's predictions for the rows of the holdout (n,).
 
     Raises:
         DataError: the rows do not fit the champion's contract.
@@ -81,7 +87,8 @@ def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame)
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is intended",
         )
-    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
+    rows = table.iloc[holdout].reset_index(drop=True)
+    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, table, holdout)
     if int(unseen.sum()) < MIN_UNSEEN_ROWS:
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced
@@ -114,14 +121,16 @@ def _use_saved_predictions(
     return Predictions(labels, probabilities), replaced
 
 
-def _find_unseen_rows(model: Model, rows: pd.DataFrame) -> np.ndarray:
-    """(n,) bool: rows that the champion was not trained on, according to its split; all False if that is unknown."""
+def _find_unseen_rows(model: Model, table: pd.DataFrame, holdout: np.ndarray) -> np.ndarray:
+    """(n,) bool: holdout rows that the champion was not trained on, by its own split; all False if that is unknown."""
     split = model.metadata.dataset["split"]
     by_time = split["by"] == "time"
-    columns = [split["time"]] if by_time else [column.name for column in model.contract.columns]
-    if (split.get("refitted") and not by_time) or not set(columns) <= set(rows.columns):
-        return np.zeros(len(rows), dtype=bool)
+    features = [column.name for column in model.contract.columns if column.role != "target"]
+    columns = [split["time"]] if by_time else [split["group"]] if split["group"] else features
+    if (split.get("refitted") and not by_time) or not set(columns) <= set(table.columns):
+        return np.zeros(len(holdout), dtype=bool)
     if by_time:
-        later = pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])
+        later = pd.to_datetime(table[split["time"]].iloc[holdout]) > pd.Timestamp(split["train_end"])
         return np.asarray(later.to_numpy(dtype=bool))
-    return is_held_out(rows[columns], split["group"], split["seed"], split["holdout"])
+    held_out = is_held_out(table[columns], split["seed"], split["holdout"], split["copies"])
+    return np.asarray(held_out[holdout])

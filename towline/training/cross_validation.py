@@ -65,6 +65,7 @@ class CrossValidationResult(Frozen):
         threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
+        rows, rows_available: rows that the largest fold was fitted on, and could have been.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -79,6 +80,8 @@ class CrossValidationResult(Frozen):
     seconds: float
     cpu_seconds: float
     trials: int = 0
+    rows: int = 0
+    rows_available: int = 0
     failed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -139,6 +142,7 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
+            train = self._sample_rows(train)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted = self.config.package.trusted
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
@@ -156,6 +160,16 @@ class _CrossValidation:
             jobs = (joblib.delayed(predict_fold)(fold) for fold in order)
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
             return [by_fold[fold] for fold in range(len(self.folds))]
+
+    def _sample_rows(self, train: np.ndarray) -> np.ndarray:
+        """At most ``cross_validation.max_rows`` of the positions, in order."""
+        limit = self.config.cross_validation.max_rows
+        if len(train) <= limit:
+            return train
+        return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
+
+    def _build(self, params: dict[str, Any]) -> Model:
+        return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
 
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
@@ -257,6 +271,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue
             failed = describe_error(error)
+    available = max(len(train) for train, _ in folds)
     return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
@@ -268,6 +283,8 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
+        rows=min(available, config.cross_validation.max_rows),
+        rows_available=available,
         failed=failed,
         notes=tuple(notes),
     )

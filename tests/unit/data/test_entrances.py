@@ -163,7 +163,7 @@ def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
     config = build_config(raw(file), "t")
     dataset = sources.load_dataset(config.data, folder, folder / "store", None)
     snapshot = sources.read_snapshot(dataset, folder / "store")
-    contract = infer_contract(snapshot, config, dataset.time_format)
+    contract = infer_contract(snapshot, config, dataset.formats)
     return contract, contract.features(snapshot)
 
 

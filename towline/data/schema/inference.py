@@ -1,6 +1,7 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, Label, Role
 from towline.data.schema.pseudonyms import derive_salt
-from towline.data.schema.values import Spelling, category_name, column_format
+from towline.data.schema.values import Spelling, ValueFormat, category_name, column_format
 from towline.errors import ConfigError
 
 MAX_LEVELS = 100  # of a category whose levels are listed
@@ -22,21 +23,24 @@ _NO = {"no", "false", "0", "n", "f", "negative"}
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 
 
-def infer_contract(frame: pd.DataFrame, config: TrainingConfig, time_format: str | None = None) -> Contract:
+def infer_contract(
+    frame: pd.DataFrame, config: TrainingConfig, formats: Iterable[tuple[str, ValueFormat]] = ()
+) -> Contract:
     """Infers the contract; ``data.columns`` and ``task`` of the config have priority.
 
     Args:
         frame: a snapshot, from ``sources.read_snapshot``.
         config: names the target, time and group, and the declared kinds.
-        time_format: ``Dataset.time_format`` of the snapshot.
+        formats: ``Dataset.formats`` of the snapshot.
 
     Raises:
         ConfigError: the values do not allow the kind, task or positive class that the config sets.
     """
     target = frame[config.data.target]
     task = config.task or _infer_task(target)
+    known = dict(formats)
     columns = tuple(
-        _hide_values(_infer_column(frame[name], name, config, task, time_format), config) for name in frame.columns
+        _hide_values(_infer_column(frame[name], config, task, known.get(name)), config) for name in frame.columns
     )
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
@@ -47,8 +51,8 @@ def infer_contract(frame: pd.DataFrame, config: TrainingConfig, time_format: str
     return Contract(target=name, task=task, columns=columns, classes=classes, positive=positive, salt=salt)
 
 
-def _infer_column(values: pd.Series, name: str, config: TrainingConfig, task: Task, time_format: str | None) -> Column:
-    data = config.data
+def _infer_column(values: pd.Series, config: TrainingConfig, task: Task, fmt: ValueFormat | None) -> Column:
+    data, name = config.data, str(values.name)
     role: Role = "target" if name == data.target else "group" if name == data.group else "feature"
     configured = data.columns.get(name)
     if name == data.time:
@@ -56,9 +60,7 @@ def _infer_column(values: pd.Series, name: str, config: TrainingConfig, task: Ta
     kind, note = (configured, "") if configured else _infer_kind(values)
     if role == "target":
         kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
-    fmt = column_format(data, name)
-    if name == data.time:
-        fmt = fmt.model_copy(update={"date_format": time_format})
+    fmt = fmt or column_format(data, name)
     canonical, bad = (values, ()) if kind in ("text", "ignore") else convert_column(values, kind, fmt)
     if len(bad):
         raise ConfigError(

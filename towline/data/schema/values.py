@@ -19,15 +19,19 @@ from towline.config import DataConfig, Frozen, Kind
 
 LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scaled or summed
 #: texts that mean null in a column of numbers, booleans or times; in a category they are levels
-NULL_MARKERS = frozenset({"", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none"})
-EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
-DECIMAL_YEAR = "decimal_year"  # 2000.5 is the middle of 2000
+NULL_MARKERS = frozenset({
+    "", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none", "n.a.",
+    "?", "??", "-", "--", "---", ".", "..", "...",
+})  # fmt: skip
+EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
+DECIMAL_YEAR = "decimal_year"
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
@@ -40,11 +44,12 @@ class ValueFormat(Frozen):
         decimal: the decimal mark of numbers.
         thousands: the mark between groups of three digits; empty: none.
         na_values: texts, and numbers as text, that mean null in this column.
-        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms`` or ``decimal_year``; ISO 8601 is always
-            read.
+        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970) or
+            ``decimal_year`` (2026.5 is the middle of 2026); ISO 8601 is always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
         coerce: a text that is not of the column's kind is null instead of an error.
+        decimal_comma: numbers with a decimal comma occur beside numbers with a point.
     """
 
     decimal: str = "."
@@ -53,6 +58,7 @@ class ValueFormat(Frozen):
     date_format: str | None = None
     spelling: Spelling = "text"
     coerce: bool = False
+    decimal_comma: bool = False
 
 
 PLAIN = ValueFormat()
@@ -195,13 +201,13 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
     """A time in naive UTC, from text or a date object; None for null and for anything else.
 
     Text is read by ``date_format``, else as ISO 8601. Numbers are read if the format has digits only (``%Y``, ``%Y%m``,
-    ``%Y%m%d``, ``epoch_s``, ``epoch_ms``) or is ``decimal_year``. Digits beyond microseconds are cut off.
+    ``%Y%m%d``, ``epoch_s``, ``epoch_ms``). Digits beyond microseconds are cut off.
     """
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     try:
         if date_format and isinstance(value, (str, numbers.Real)) and not isinstance(value, (bool, np.bool_)):
-            moment = _parse_formatted_time(value, date_format)
+            moment = parse_formatted_time(value, date_format)
             return moment if moment or not isinstance(value, str) else _parse_iso_time(value)
         if isinstance(value, str):
             return _parse_iso_time(value)
@@ -220,6 +226,8 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
         if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
             text = re.sub(mark, "", text)
+    if fmt.decimal_comma and _COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     if fmt.decimal != ".":
         if "." in text:
             return math.nan
@@ -260,7 +268,7 @@ def _date_text(moment: dt.datetime) -> str:
 _SPELLED: dict[str, Callable[[str], str]] = {"number": _whole_text, "boolean": _boolean_text, "date": _dated_text}
 
 
-def _parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
+def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
     """The time that a text or number means in a format; None if it is not in this format."""
     if date_format == DECIMAL_YEAR:
         return _parse_decimal_year(parse_number(value))
@@ -282,12 +290,13 @@ def _parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         return None
 
 
-def _parse_decimal_year(value: float) -> dt.datetime | None:
-    if not 1 <= value < 9999:
+def _parse_decimal_year(years: float) -> dt.datetime | None:
+    if not 1 <= years < dt.MAXYEAR:  # NaN too
         return None
-    year = int(value)
-    start, end = (dt.datetime(number, 1, 1) for number in (year, year + 1))  # noqa: DTZ001 - naive UTC
-    return start + dt.timedelta(seconds=round((value - year) * (end - start).total_seconds()))
+    start = dt.datetime(int(years), 1, 1)  # noqa: DTZ001 - naive UTC
+    length = start.replace(year=start.year + 1) - start
+    seconds = round((years - start.year) * length.total_seconds())
+    return start + dt.timedelta(seconds=seconds)
 
 
 def _parse_iso_time(text: str) -> dt.datetime | None:

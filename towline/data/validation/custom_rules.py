@@ -17,7 +17,7 @@ from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema import notation
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST
-from towline.data.sources import CoercedValues
+from towline.data.sources import Dataset
 from towline.data.validation.leakage import find_leaks
 
 EXAMPLES = 5
@@ -124,12 +124,16 @@ def _share(rows: int, table: pd.DataFrame) -> dict[str, Any]:
     return {"count": rows, "share": rows / max(len(table), 1)}
 
 
-def check_coerced(coerced: Sequence[CoercedValues]) -> Iterator[Rule]:
-    """Warns of values of numeric columns that are not numbers and were read as null."""
-    detail = "a number; other values are read as null, because data.columns declares it numeric"
-    for column in coerced:
+def check_dataset(dataset: Dataset) -> Iterator[Rule]:
+    """Warns of values that were read as null and of rows that were left out."""
+    for column in dataset.coerced:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
+        detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
         yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
+    for reason, rows in dataset.left_out:
+        share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
+        detail = f"rows {reason} are left out"
+        yield Rule(rule="rows_labelled", severity="warn", count=rows, share=share, detail=detail)
 
 
 def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
@@ -138,7 +142,9 @@ def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set
             detail = (
                 f"{leak.detail}; list it under data.drop or, if it is known when predicting, validation.allow_leaks"
             )
-            yield Rule(rule=f"no_leak_by_{leak.kind}", column=", ".join(leak.columns), detail=detail)
+            severity: Severity = "warn" if leak.kind == "dominant" else "error"
+            columns = ", ".join(leak.columns)
+            yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
 
 
 def _find_lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
@@ -190,16 +196,21 @@ def _find_infinities(table: pd.DataFrame, masked: pd.DataFrame, contract: Contra
 
 
 def _check_class_sizes(table: pd.DataFrame, contract: Contract, minimum: int) -> Iterator[Rule]:
+    """Warns of rare classes; an error if fewer than two classes have the rows that cross-validation needs."""
     if contract.task == "regression":
         return
-    counts = Counter(contract.labels(table[table[contract.target].notna()]).tolist())
+    counts = Counter(contract.labels(table).tolist())
     small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
+    detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
+    if small:
+        detail += "; a fold without a class neither learns nor measures it; data.classes.rare can merge or drop them"
     yield Rule(
         rule="rows_in_each_class",
         column=contract.target,
+        severity="error" if len(counts) - len(small) < 2 else "warn",
         passed=not small,
         examples=tuple(f"class {label}: {rows} row{'s' * (rows != 1)}" for rows, label in small[:EXAMPLES]),
-        detail=f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout",
+        detail=detail,
         **_share(sum(rows for rows, _ in small), table),
     )
 

@@ -1,8 +1,9 @@
 """Target leaks: columns that contain the target, or that are known only after it.
 
-There are four kinds: a copy of the target; columns whose sum is exactly the target; one column that predicts it almost
-perfectly; and one column that predicts it as well as all others together. All are measured on a seeded sample, and
-every score is cross-fitted: no row is predicted by a mean that includes it.
+There are five kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
+target; a column that has values, or nulls, for one class only; one column that predicts the target almost perfectly;
+and one column that predicts it as well as all others together, which may be honest. All are measured on a seeded
+sample, and every score is cross-fitted: no row is predicted by a mean that includes it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
@@ -20,6 +22,8 @@ MAX_CELLS = 8_000_000  # of the sample: a wide table has fewer rows
 FOLDS = 3
 BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
+COPY_LEVELS = 20  # least distinct values of a copy in another scale
+NULL_ROWS = 30  # least rows with, and without, a value for a leak by nulls
 LEAK_SCORE = {"R²": 0.98, "AUC": 0.995}  # least score of a column that is a leak
 
 # a dominant column has a score of at least DOMINANT_SCORE. Its gain over chance is DOMINANT_GAIN times that of the
@@ -36,7 +40,7 @@ class Leak(Frozen):
     """Columns that leak the target; ``score`` is R² for regression, the mean one-vs-rest AUC for classes."""
 
     columns: tuple[str, ...]
-    kind: Literal["copy", "sum", "alone", "dominant"]
+    kind: Literal["copy", "sum", "nulls", "alone", "dominant"]
     score: float
     detail: str
 
@@ -110,7 +114,10 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         measure="R²" if regression else "AUC",
     )
     columns = [column for column in sample.columns if column.can_leak]
-    copies = [_affine_copy(c, labels) if regression else _renamed_copy(c, codes) for c in columns]
+    if regression:
+        copies = [_affine_copy(c, labels) or _monotone_copy(c, labels) for c in columns]
+    else:
+        copies = [_renamed_copy(c, codes) or _class_of_nulls(c, codes, classes) for c in columns]
     leaks = {leak.columns[0]: leak for leak in copies if leak}
     if regression and (leak := _find_sum([c for c in columns if c.name not in leaks], labels, contract.target)):
         leaks |= dict.fromkeys(leak.columns, leak)
@@ -122,7 +129,9 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         if score >= LEAK_SCORE[sample.measure]:
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind="alone", score=score, detail=detail)
-    if leak := _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed):
+    with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
+        leak = _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed)
+    if leak:
         leaks[leak.columns[0]] = leak
     return tuple(dict.fromkeys(leaks.values()))
 
@@ -162,6 +171,33 @@ def _affine_copy(column: _Column, target: np.ndarray) -> Leak | None:
     score = abs(float(np.corrcoef(x / np.abs(x).max(), y / np.abs(y).max())[0, 1]))
     detail = "equals the target" if np.array_equal(x, y) else f"is the target on another scale: |r| {score:.6f}"
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY_CORRELATION else None
+
+
+def _monotone_copy(column: _Column, target: np.ndarray) -> Leak | None:
+    """A number in the same or the reverse order as the target, such as its logarithm."""
+    known = ~np.isnan(column.values)
+    x, y = column.values[known], target[known]
+    if not column.numeric or known.sum() < 20 or min(len(np.unique(x)), len(np.unique(y))) < COPY_LEVELS:
+        return None
+    score = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
+    if score < COPY_CORRELATION:
+        return None
+    detail = f"has the order of the target, as its logarithm would: rank correlation {score:.6f}"
+    return Leak(columns=(column.name,), kind="copy", score=score, detail=detail)
+
+
+def _class_of_nulls(column: _Column, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
+    """A column whose values, or whose nulls, occur in one class only: it is filled in after the event."""
+    null = np.isnan(column.values)
+    if min(null.sum(), (~null).sum()) < NULL_ROWS:
+        return None
+    for rows, word in ((~null, "values"), (null, "nulls")):
+        inside = np.unique(codes[rows])
+        # in a class of most rows this happens by chance
+        if len(inside) == 1 and (share := float(np.mean(codes == inside[0]))) <= 0.5:
+            detail = f"has {word} in rows of class {str(classes[inside[0]])[:40]} only"
+            return Leak(columns=(column.name,), kind="nulls", score=1 - share, detail=detail)
+    return None
 
 
 def _renamed_copy(column: _Column, codes: np.ndarray) -> Leak | None:

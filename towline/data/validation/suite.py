@@ -66,7 +66,7 @@ def validate_table(
         DataValidationError: a rule with the severity error failed; one detail line for each.
     """
     table = work.table()
-    contract = infer_contract(table, config, work.dataset.time_format)
+    contract = infer_contract(table, config, work.dataset.formats)
     _check_privacy(contract, config)
     work.save(Contract.FILE, contract)
     expectations = build_expectations(contract, config, declared, previous=previous, now=now)
@@ -79,7 +79,7 @@ def validate_table(
         rules = [
             *_evaluate(table, masked, pii, expectations),
             *custom_rules.check_rules(table, masked, contract, config, allowed_leaks=allowed, previous=previous),
-            *custom_rules.check_coerced(work.dataset.coerced),
+            *custom_rules.check_dataset(work.dataset),
         ]
     notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
