@@ -152,6 +152,7 @@ def _register() -> None:
         backtest,
         backup,
         config,
+        doctor,
         init,
         keys,
         labels,
@@ -174,7 +175,7 @@ def _register() -> None:
         "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
-        "Operate": (up.up, ui.ui, backup.backup, backup.restore),
+        "Operate": (up.up, ui.ui, doctor.doctor, backup.backup, backup.restore),
     }
     for purpose, commands in purposes.items():
         for command in commands:
