@@ -71,7 +71,7 @@ def read_statuses(settings: "Settings", name: str | None = None) -> list["ModelS
         TransientError: the ledger cannot be read.
     """
     from towline.registry.ledger import open_ledger
-    from towline.registry.resolution import check_recorded
+    from towline.registry.selection import check_recorded
 
     config, ledger = _read_config(name), open_ledger(settings)
     models, selected = ledger.models(), config.name if config else name
@@ -340,7 +340,7 @@ def _trend(model: "ModelStatus", column: str) -> str:
 
 
 def _color(state: str) -> str:
-    from towline.monitoring.status.page import STATE_CLASSES
+    from towline.html import STATE_CLASSES
 
     color = COLORS.get(STATE_CLASSES.get(state.lower(), state))
     return click.style(state, fg=color) if color else state

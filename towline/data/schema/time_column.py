@@ -1,0 +1,169 @@
+"""The column that says when a row was observed, so that a model is trained on the past and judged on what came after.
+
+Birth years, model years and other dates of a row's past are none. A year is taken only where its name says that it is
+the year of the observation, and where it has at least three values.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from towline.data.schema import text_columns
+from towline.data.schema.notation import detect_date_formats
+from towline.data.schema.values import DECIMAL_YEAR, ValueFormat
+
+_SAMPLE = 5_000  # rows whose values are read
+_LEAST = 3  # moments
+_READ = 0.99  # of the values of the sample
+_NULLS = 0.01
+_TIME_WORDS = {"date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at"}
+_YEAR_WORDS = {"year", "yr", "yyyy"}
+# of what a year may be that orders the rows
+_EVENT_WORDS = {
+    "acc", "accident", "admission", "arrival", "collected", "created", "event", "fiscal", "inspection", "interview",
+    "issue", "issued", "measured", "obs", "observation", "observed", "onset", "order", "ordered", "posted", "purchase",
+    "received", "recorded", "release", "reported", "response", "sale", "sample", "school", "sold", "start", "survey",
+    "tax", "test", "trade", "transaction", "visit",
+}  # fmt: skip
+# of what a date is no time of the observation
+_PAST_WORDS = {
+    "birth", "birthday", "born", "build", "built", "close", "closed", "dead", "death", "deadline", "deceased", "dob",
+    "due", "dth", "earliest", "end", "expiration", "expires", "expiry", "fm", "founded", "grad", "graduation", "hire",
+    "hired", "joined", "last", "latest", "manufactured", "marriage", "married", "model", "next", "opened", "phd",
+    "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
+}  # fmt: skip
+_YEARS = ((1_700, 2_099, "%Y", "years"), (30, 99, "%y", "two-digit years"))
+_NUMBERS = (
+    (1_900_01_01, 2_100_12_31, "%Y%m%d", "dates written as %Y%m%d"),
+    (1_900_01, 2_100_12, "%Y%m", "months written as %Y%m"),
+    (300_000_000, 4_000_000_000, "epoch_s", "times in epoch seconds"),
+    (300_000_000_000, 4_000_000_000_000, "epoch_ms", "times in epoch milliseconds"),
+)
+
+
+class TimeColumn(NamedTuple):
+    """A column of times: its name, how its values are written, and why it is taken.
+
+    ``date_format`` is a value for ``data.date_format``; None: the values are read without one.
+    """
+
+    name: str
+    date_format: str | None
+    evidence: str
+
+
+class _Candidate(NamedTuple):
+    column: TimeColumn
+    rank: tuple[float, ...]
+
+
+def suggest_time_column(frame: pd.DataFrame, target: str | None = None) -> TimeColumn | None:
+    """Finds the column by which rows are ordered in time.
+
+    Args:
+        frame: a table, with typed columns or with text as it is written; 5,000 evenly spaced rows of it are read.
+        target: a column that is not considered.
+
+    Returns:
+        The column and the evidence for it, or None if no column says when the rows were observed.
+
+    Example:
+        >>> suggest_time_column(pd.DataFrame({"sold_on": ["3/31/2026", "4/1/2026", "4/2/2026"]})).date_format
+        '%m/%d/%Y'
+    """
+    rows = np.unique(np.linspace(0, max(len(frame) - 1, 0), min(len(frame), _SAMPLE)).astype(int))
+    candidates = []
+    for place, name in enumerate(frame.columns):
+        if name == target or not isinstance(values := frame[name], pd.Series):
+            continue
+        if len(values) and float(values.isna().mean()) <= _NULLS:
+            candidate = _consider(values.iloc[rows], place)
+            candidates += [candidate] if candidate else []
+    return max(candidates, key=lambda candidate: candidate.rank).column if candidates else None
+
+
+def _consider(values: pd.Series, place: int) -> _Candidate | None:
+    """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
+    words = _words(str(values.name))
+    if words & _PAST_WORDS:
+        return None
+    moments, date_format, what = _read(values, words)
+    if moments is None:
+        return None
+    present = moments[~np.isnat(moments)]
+    distinct = len(np.unique(present))
+    if distinct < _LEAST or len(present) < _READ * len(moments):
+        return None
+    ordered = bool((np.diff(present) >= np.timedelta64(0)).all())
+    start, end = (str(np.datetime_as_string(edge, unit="D")) for edge in (present.min(), present.max()))
+    order = "the rows are in its order" if ordered else "the rows are not in its order"
+    evidence = f"{what} from {start} to {end}, {order}"
+    named = bool(words & (_TIME_WORDS | _YEAR_WORDS))
+    fine = 0 if what.endswith("years") else 1 if "decimal" in what else 2
+    clock = bool((present != present.astype("datetime64[D]")).any())
+    column = TimeColumn(str(values.name), date_format, evidence)
+    return _Candidate(column, (fine, named, clock, ordered, -place))
+
+
+def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
+    """The values as datetime64[us] (None if they are no times), their format, and what they are."""
+    if values.dtype.kind == "M":
+        times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
+        return times.to_numpy("datetime64[us]"), None, "dates"
+    if values.dtype.kind in "iuf":
+        return _read_numbers(values.to_numpy(np.float64), words)
+    present = values.dropna()
+    if values.dtype.kind == "b" or present.empty or not all(isinstance(value, str) for value in present):
+        return None, None, ""
+    texts = pa.chunked_array([pa.array(values, pa.large_string(), from_pandas=True)])
+    if not any(character.isdigit() for character in str(present.iloc[0])):
+        return None, None, ""
+    numbers, unread = text_columns.parse_numbers(texts)
+    if not unread.any() and not text_columns.has_zero_padding(texts):
+        return _read_numbers(numbers, words)
+    moments, _ = text_columns.parse_times(texts)
+    if np.mean(~np.isnat(moments)) >= _READ:
+        return moments, None, "dates"
+    formats = detect_date_formats(values)
+    reads = [text_columns.parse_times(texts, ValueFormat(date_format=each))[0] for each in formats]
+    if not reads:
+        return None, None, ""
+    best = int(np.argmax([np.mean(np.diff(read) >= np.timedelta64(0)) for read in reads]))
+    other = f" (or {formats[1 - best]}: no value tells which)" if len(formats) > 1 else ""
+    return reads[best], formats[best], f"dates written as {formats[best]}{other}"
+
+
+def _read_numbers(values: np.ndarray, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
+    present = values[np.isfinite(values)]
+    if present.size == 0 or not words & (_TIME_WORDS | _YEAR_WORDS | _EVENT_WORDS):
+        return None, None, ""
+    date_format, what = _number_format(present, words)
+    if date_format is None:
+        return None, None, ""
+    texts = pa.chunked_array([pa.array([f"{v:.15g}" if np.isfinite(v) else None for v in values], pa.large_string())])
+    return text_columns.parse_times(texts, ValueFormat(date_format=date_format))[0], date_format, what
+
+
+def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:
+    """The format in which numbers are times, and what they are."""
+    low, high = float(present.min()), float(present.max())
+    if not (present == np.floor(present)).all():
+        fractions = len(np.unique(present % 1))
+        decimal = low >= _YEARS[0][0] and high <= _YEARS[0][1] and fractions <= 366
+        return (DECIMAL_YEAR, "times in decimal years") if decimal else (None, "")
+    years = words & _YEAR_WORDS and not words - _YEAR_WORDS - _TIME_WORDS - _EVENT_WORDS
+    for least, most, date_format, what in (_YEARS if years else ()) + _NUMBERS:
+        if low >= least and high <= most:
+            return date_format, what
+    return None, ""
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name; year, date and time are split off where they are written together with another word."""
+    parts = re.findall(r"[a-z]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower())
+    parts = [re.sub(r"(?<=[a-z]{2})(date|time|year|yr)$", r" \1", part) for part in parts]
+    parts = [re.sub(r"^(yr|year)(?!s)(?=[a-z]{2})", r"\1 ", part) for part in parts]
+    return set(" ".join(parts).split())
