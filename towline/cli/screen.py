@@ -216,11 +216,9 @@ def _candidate_table(outcome: "Outcome") -> str:
         for candidate in outcome.candidates
     ]
     text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
-    first = outcome.candidates[0]
-    if first["rows"] < first["rows_available"]:
-        text += (
-            f"\n  each fold fitted on {first['rows']:,} of {first['rows_available']:,} rows (cross_validation.max_rows)"
-        )
+    sampled = next((each for each in outcome.candidates if each["rows"] < each["rows_available"]), None)
+    if sampled:
+        text += f"\n  folds fitted on {sampled['rows']:,} of {sampled['rows_available']:,} rows (cross_validation.max_rows)"
     return text
 
 
