@@ -116,8 +116,8 @@ class DataConfig(Frozen):
     )
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="how times are written where they are not ISO 8601: a strptime format, epoch_s or epoch_ms; of all "
-        "columns, or {column: format}",
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms or "
+        "decimal_year; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
@@ -133,7 +133,7 @@ class DataConfig(Frozen):
         for date_format in formats:
             if (
                 date_format is not None
-                and date_format not in ("epoch_s", "epoch_ms")
+                and date_format not in ("epoch_s", "epoch_ms", "decimal_year")
                 and not _is_date_format(date_format)
             ):
                 raise ValueError(f"date_format {date_format!r} is no strptime format of a date, e.g. %d.%m.%Y")

