@@ -366,6 +366,12 @@ def test_text_in_another_notation_is_named(desk: Desk, table: pd.DataFrame, valu
     assert "k" not in warned(desk(odd, data={"columns": {"k": "category"}}))
 
 
+def test_dates_that_only_one_format_reads_cause_no_warning(desk: Desk, table: pd.DataFrame) -> None:
+    days = pd.date_range("2024-01-03", periods=len(table), freq="36h").strftime("%m/%d/%Y")
+    validation = desk(table.assign(k=days))
+    assert "k" not in warned(validation)
+
+
 def test_values_that_were_made_null_are_counted(desk: Desk, table: pd.DataFrame) -> None:
     """A column declared numeric: how many values were no numbers, and which; of personal data the number alone."""
     odd = table.assign(k=["calm" if row % 10 == 0 else str(row) for row in range(len(table))])

@@ -10,6 +10,7 @@ from towline.data.schema.values import ValueFormat, is_blank, is_null_marker, pa
 
 SHARE = 0.9  # of the values that are not null
 _MARKED = 0.05  # the least share that the default notation does not read: zero-padded codes have none
+_SHORTEST = 6  # letters of a date, as 1/1/26
 _SAMPLE = 2_000  # distinct values that are looked at
 _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
@@ -94,6 +95,8 @@ def detect_date_formats(values: pd.Series) -> list[str]:
     """The ``strptime`` formats that read every value of a column of text; two where day and month may be exchanged."""
     texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_SAMPLE).tolist()
     texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
+    if any(len(text) < _SHORTEST or not any(character.isdigit() for character in text) for text in texts[:5]):
+        return []
     formats, share = _date_formats(texts, np.full(len(texts), 1 / max(len(texts), 1)))
     return formats if share > 1 - 1e-9 else []
 

@@ -70,7 +70,8 @@ sha256 <code>{{ dataset.digest }}</code></p>
 {%- elif column.kind == 'numeric' and column.min is not none %}{{ '{:.6g}'.format(column.min) }} to {{ '{:.6g}'.format(
 column.max) }}
 {%- elif column.categories %}{{ column.categories[:12]|join(', ') }}{{ ', …' if column.categories|length > 12 }}
-{%- elif column.derive %}{{ column.derive|join(', ') }}{% endif %}</td></tr>
+{%- elif column.derive %}{{ column.derive|join(', ') }}{% endif %}
+{%- if column.reason and not column.note %} ({{ column.reason }}){% endif %}</td></tr>
 {%- endfor %}
 </tbody></table></div>
 {%- if notes %}
