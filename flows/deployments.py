@@ -52,7 +52,7 @@ def deployments(
     """
     schedule = config.schedule
     cron_lines = {"training": schedule.train, "drift": schedule.drift, "quality": schedule.quality}
-    made = []
+    result = []
     for flow in FLOWS:
         name, line = flow.name, cron_lines.get(flow.name)
         parameters = {"trigger": "schedule"} if name == "training" else {}
@@ -78,8 +78,8 @@ def deployments(
         )
         if not isinstance(deployment, RunnerDeployment):
             raise TypeError("deployments is not for coroutines")
-        made.append(deployment)
-    return made
+        result.append(deployment)
+    return result
 
 
 def run_scheduler(paths: Sequence[str]) -> None:

@@ -18,15 +18,15 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
     """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
 
     Args:
-        config: of the model; or the path of one in the project.
-        source: CSV, CSV.gz or Parquet; a relative path starts at the project.
-        output: of the same kinds; a relative path starts at the store. Default: scored/<model>/<name of the source>.
-        as_of: by the model that served then; default: now.
+        config: the model's config, or its path in the project.
+        source: CSV, CSV.gz or Parquet file; a relative path starts at the project.
+        output: file of these formats; a relative path starts at the store; default: scored/<model>/<name of source>.
+        as_of: use the champion of this time; default: now.
 
     Raises:
         PromotionRejectedError: no version serves yet.
         DataError: the file cannot be read, or does not fit the model's contract.
-        TransientError: a store stayed away through the retries, or the output cannot be written.
+        TransientError: a store was unavailable during all retries, or the output cannot be written.
     """
     settings = Settings.from_environment()
     serving = monitoring_run.champion_at(settings, config.name, monitoring_run.resolve_time(as_of))

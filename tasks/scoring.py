@@ -1,4 +1,4 @@
-"""Score a file of rows."""
+"""The task of the scoring flow."""
 
 from tasks import retrying_task
 from towline.config import PipelineConfig, Settings
@@ -10,10 +10,10 @@ from towline.steps import step
 
 @retrying_task("score")
 def score(config: PipelineConfig, settings: Settings, serving: Entry, source: str, output: str) -> batch.BatchResult:
-    """Done again after a kill it writes the same file anew, whole."""
+    """Writes the predictions for a file; a repeated call replaces the output."""
     with step("score") as progress:
         digest = open_ledger(settings).digest(serving)
         model = open_release(settings.layout.release(serving.release), digest=digest)
-        done = batch.score_file(model, settings.project / source, settings.store / output, config.data.separator)
-        progress.note = f"{done.rows:,} rows by version {done.version}: {done.output}"
-    return done
+        result = batch.score_file(model, settings.project / source, settings.store / output, config.data.separator)
+        progress.note = f"{result.rows:,} rows by version {result.version}: {result.output}"
+    return result

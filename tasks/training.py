@@ -21,6 +21,8 @@ def cross_validate(
             progress.note = f"could not be fitted: {scores.failed}"
         else:
             progress.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
+            if scores.rows < scores.rows_available:
+                progress.note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"
     rows = [
         {"fold": number, **{name: f"{value:.4g}" for name, value in fold.items()}}
         for number, fold in enumerate(scores.folds, 1)

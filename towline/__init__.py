@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from towline.api import (
         backtest,
         drift,
+        init,
         load,
         models,
         promote,
@@ -26,25 +27,9 @@ if TYPE_CHECKING:
     from towline.promotion.outcome import Outcome
 
 __all__ = [
-    "Model",
-    "Outcome",
-    "PipelineConfig",
-    "TowlineError",
-    "TransientError",
-    "UserError",
-    "__version__",
-    "backtest",
-    "drift",
-    "load",
-    "models",
-    "promote",
-    "quality",
-    "rollback",
-    "run",
-    "score",
-    "show",
-    "validate",
-]
+    "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
+    "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _TYPES = {

@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, read_config
+from towline.config.record import suggest
 from towline.errors import ConfigError, DataError
 from towline.notebook import render_document, render_fields
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
     from towline.orchestration.flow_runner import FlowName, FlowResult
     from towline.preflight import PreflightResult
+    from towline.project.initialization import InitResult
     from towline.promotion.outcome import Outcome
     from towline.registry.ledger import Entry, Ledger
     from towline.registry.listing import ModelList
@@ -66,6 +69,7 @@ class ChampionChange(Frozen):
         return render_fields(self.model_dump(exclude={"row"}))
 
 
+@dataclass(frozen=True, repr=False)
 class VersionDetails:
     """A version: its manifest, its rows in the ledger and its model card.
 
@@ -75,10 +79,9 @@ class VersionDetails:
         directory: the release.
     """
 
-    def __init__(self, manifest: "Manifest", history: "Sequence[Entry]", directory: Path) -> None:
-        self.manifest = manifest
-        self.history = tuple(history)
-        self.directory = directory
+    manifest: "Manifest"
+    history: "tuple[Entry, ...]"
+    directory: Path
 
     @property
     def card(self) -> str:
@@ -133,6 +136,47 @@ def run(
     pipeline = _pipeline(config, overrides, data, settings)
     parameters = {"config": pipeline, "as_of": as_of, "force": force}
     return cast("Outcome", run_flow(settings, "training", parameters, profile).value)
+
+
+def init(
+    data: str | os.PathLike[str],
+    target: str,
+    *,
+    name: str | None = None,
+    time: str | None = None,
+    query: str | None = None,
+    force: bool = False,
+) -> "InitResult":
+    """Proposes a config for a table and writes it; in a folder without a project, the files of one too.
+
+    Args:
+        data: a CSV or Parquet file, a folder or glob pattern of them, or the URL of a database.
+        target: the column to predict.
+        name: of the pipeline and the model; default: the name of the file.
+        time: the column with the time of each row; "": there is none; default: it is detected.
+        query: of the database.
+        force: replace a config of the same name.
+
+    Returns:
+        The paths and each decision with its reason.
+
+    Raises:
+        ConfigError: there is no such column, or a config of this name exists.
+        DataError: the table cannot be read.
+    """
+    from towline.project.initialization import TableReader, write_config
+
+    settings = Settings.from_environment()
+    with _private_files(settings):
+        reader = TableReader(os.fspath(data), query, settings)
+        try:
+            if target not in reader.columns:
+                raise ConfigError(
+                    f"the table has no column {target!r}", where="target", remedy=suggest(target, reader.columns)
+                )
+            return write_config(reader.propose(target, name, time), settings, force=force)
+        finally:
+            reader.close()
 
 
 def validate(
@@ -195,7 +239,7 @@ def show(version: str) -> VersionDetails:
     settings, ledger = _stores()
     entry = require_release(select_version(settings, ledger, version))
     directory = settings.layout.release(entry.release)
-    history = [row for row in ledger.history(entry.model) if row.version == entry.version]
+    history = tuple(row for row in ledger.history(entry.model) if row.version == entry.version)
     return VersionDetails(verify_release(directory), history, directory)
 
 

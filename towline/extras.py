@@ -7,7 +7,7 @@ from towline.errors import ConfigError
 
 #: extra of towline → the modules it brings that towline imports
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "serve": ("httptools", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop"),
+    "serve": ("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop"),
     "pipeline": (
         "cronsim", "docker", "evidently", "fastapi", "great_expectations", "jinja2", "matplotlib", "mlflow", "optuna",
         "prefect", "psycopg", "rich",

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from towline.errors import TowlineError, TransientError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -53,6 +56,22 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def write_arrays(path: Path, **arrays: "np.ndarray") -> None:
+    """Writes named arrays to an ``.npz`` file, atomically."""
+    import numpy as np
+
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(source: Path | IO[bytes]) -> "dict[str, np.ndarray]":
+    """The arrays of an ``.npz`` file by name."""
+    import numpy as np
+
+    with np.load(source, allow_pickle=False) as file:
+        return dict(file)
 
 
 def append(path: Path, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Where the code of a package comes from, told without importing it."""
+"""The origin of a package (Python, towline, an installed package, the project), found without importing it."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ Origin = Literal["python", "towline", "installed", "project", "absent"]
 
 
 def find_origin(package: str) -> Origin:
-    """Whose a top-level package is; the project's is what is on the path and not installed."""
+    """The origin of a top-level package; a package of the project is on the path, but not installed."""
     if package in sys.stdlib_module_names or package == "__main__":
         return "python"
     if package in ("towline", "flows", "tasks"):
@@ -23,19 +23,19 @@ def find_origin(package: str) -> Origin:
         spec = None
     if spec is None:
         return "absent"
-    places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
-    installed = any({"site-packages", "dist-packages"} & set(Path(place).parts) for place in places)
+    paths = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
+    installed = any({"site-packages", "dist-packages"} & set(Path(path).parts) for path in paths)
     return "installed" if installed else "project"
 
 
 def source_files(package: str) -> list[Path]:
-    """The Python files of a package of the project."""
-    spec = importlib.util.find_spec(package)
+    """The Python files of a package of the project; none for any other package."""
+    spec = importlib.util.find_spec(package) if find_origin(package) == "project" else None
     if spec is None:
         return []
     if spec.submodule_search_locations:
-        return [file for place in spec.submodule_search_locations for file in Path(place).rglob("*.py")]
-    return [Path(spec.origin)] if spec.origin else []
+        return [file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py")]
+    return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -46,7 +46,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def _distribution(package: str) -> str:
-    for name in (package, f"{package}-cpu"):  # quicker than to read every distribution's list of packages
+    for name in (package, f"{package}-cpu"):  # faster than reading the list of packages of every distribution
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:

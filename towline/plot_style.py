@@ -1,4 +1,4 @@
-"""How every picture looks: one quiet style, written whole or not at all."""
+"""The style of all plots, and how they are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a dollar in a column's name is a dollar
+    "text.parse_math": False,  # a column's name may contain dollars
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "figure.titlesize": 10.5,
@@ -45,16 +45,16 @@ WIDTH = 6.4  # inches
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """What is drawn within has the style."""
+    """Applies the style to plots that are drawn in the block."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a script that the font lacks: boxes in a plot are no news for the user
+        warnings.simplefilter("ignore")  # characters that the font lacks are drawn as boxes
         yield
 
 
 def blank(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure; inches."""
+    """An empty figure; height and width in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -73,7 +73,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a PNG.
 
     Raises:
-        TransientError: the disk takes it not.
+        TransientError: the disk is full or cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

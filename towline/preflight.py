@@ -1,4 +1,4 @@
-"""What `towline validate` does: everything of a run that can be known before a model is trained."""
+"""Preflight checks, `towline validate`: the config and its table are checked, and nothing is trained."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from towline.training.config_checks import check_config
 
 
 class PreflightResult(NamedTuple):
-    """A table that passed: its rules, its columns, and where the report is."""
+    """The result for an accepted table: its rules, its contract, and the path of the report."""
 
     validation: Validation
     contract: Contract
@@ -32,13 +32,13 @@ class PreflightResult(NamedTuple):
 
 
 def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | None) -> PreflightResult:
-    """Checks the config, then its table, then the two together.
+    """Checks the config, its table, and the candidates with the columns of the table.
 
     Raises:
-        ConfigError: the config names what cannot be used.
+        ConfigError: the config is invalid.
         DataError: the table cannot be read.
         DataValidationError: it breaks its contract, or that of the champion.
-        FitError: no column is left to learn from.
+        FitError: there is no feature column.
     """
     with step("check config"):
         check_config(config)
@@ -55,16 +55,14 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
             cross_validation.check_candidates(config, work.contract())
             progress.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
-        with (
-            contextlib.suppress(TransientError),
-            work.exclusive_lock(),
-        ):  # a run of the same config may be at it, and ends alike
+        # removes a snapshot that is not kept, unless a run of the same config uses it
+        with contextlib.suppress(TransientError), work.exclusive_lock():
             pass
     return PreflightResult(validation, work.contract(), work.file(validation.docs))
 
 
 def read_champion_contract(settings: Settings, model: str) -> Contract | None:
-    """The contract of the version that serves, if one serves and its release is there."""
+    """The champion's contract; None if no version serves or its release is missing."""
     champion = open_ledger(settings).champion(model)
     release = settings.layout.release(champion.release) if champion else None
     return Contract.read(release) if release and (release / Contract.FILE).exists() else None

@@ -1,7 +1,7 @@
 """Processes of this machine: identity, parent and child, file permissions.
 
-A process is identified by its pid and its start time, since the pid of a process that has ended is used again. Linux
-tells both in ``/proc``, and zombies apart, in fewer lines than psutil needs; psutil has no parent-death signal.
+A process is identified by its pid and its start time, because pids are used again. Both are read from ``/proc``, which
+needs fewer lines than psutil; psutil has no parent-death signal.
 
 ``python -m towline.processes PARENT MODULE …`` runs ``python -m MODULE …`` as a process that ends with its parent.
 """
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def process_start_time(pid: int) -> str:
-    """When a running process was started, in clock ticks since boot; empty when it has ended or is a zombie."""
+    """The start time of a running process in clock ticks since boot; empty if it has ended or is a zombie."""
     fields = _stat(pid)
     return "" if fields is None else fields[19]
 
@@ -30,7 +30,7 @@ def is_running(pid: int, start_time: str) -> bool:
 
 
 def set_parent_death_signal(parent: int, sent: signal.Signals = signal.SIGTERM) -> None:
-    """Has Linux send this process a signal when its parent ends; at once if the parent has ended already."""
+    """Makes Linux send this process a signal when its parent ends; at once if the parent has ended already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
     if os.getppid() != parent:
         os.kill(os.getpid(), sent)
@@ -43,7 +43,7 @@ def child_pids(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of ``/proc/<pid>/stat`` after the command; None where the process has ended or is a zombie."""
+    """The fields of ``/proc/<pid>/stat`` after the command; None if the process has ended or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import importlib.util
 import platform
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from towline.config import Frozen, PipelineConfig, TrainingConfig, read_config
 from towline.errors import TowlineError
 
 _PACKAGE = Path(__file__).parent
-_INSTALLED = {"site-packages", "dist-packages"}
 _MAX_LISTED = 10
 
 
@@ -117,7 +115,7 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
             packages |= set(_imported_names(source))
         pending = []
         for package in sorted(packages - visited - sys.stdlib_module_names):
-            pending += [source for source in _module_files(package) if source not in files]
+            pending += [source for source in origins.source_files(package) if source not in files]
         files.update(pending)
         visited |= packages
         packages = set()
@@ -173,18 +171,3 @@ def _imported_names(source: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
-
-
-def _module_files(name: str) -> list[Path]:
-    """The files of a module or package of the project; none if it is installed or cannot be found."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is not None:
-        folders = [Path(folder) for folder in spec.submodule_search_locations]
-        return [path for folder in folders if not _INSTALLED & {*folder.parts} for path in folder.rglob("*.py")]
-    origin = Path(spec.origin or "")
-    return [origin] if origin.suffix == ".py" and not _INSTALLED & {*origin.parts} else []

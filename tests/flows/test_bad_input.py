@@ -1,4 +1,4 @@
-"""Bad input through the whole command: one screen that says what, where and the remedy, and stores untouched."""
+"""Invalid input to the commands: one screen with what, where and remedy, and unchanged stores."""
 
 import errno
 import json
@@ -70,14 +70,17 @@ def _where(column: str, value: object, row: int = 12) -> pd.DataFrame:
 BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "missing file": (None, RAW, 2, ["no such file", "taxis.csv", "data.source"]),
     "empty file": (b"", RAW, 2, ["the file is empty", "taxis.csv", "header"]),
-    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header and no rows", "taxis.csv"]),
+    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (csv(taxis()).replace(b"night,", b"n\xe4cht,", 1), RAW, 2, ["0xe4", "taxis.csv:1", "iconv"]),
     "duplicate columns": (
-        csv(taxis()).replace(b"night,", b"miles,", 1), RAW, 2, ["columns stand twice: 'miles'", "rename or remove"],
+        csv(taxis()).replace(b"night,", b"miles,", 1),
+        RAW,
+        2,
+        ["several columns have the same name: 'miles'", "rename or remove"],
     ),
     "target missing": (
-        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean 'fares'?"],
+        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean fares?"],
     ),
     "target all null": (taxis().assign(fare=None), RAW, 3, ["fare", "150 rows", "never null"]),
     "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "two different values", "observed 1"]),
@@ -109,7 +112,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     ),
     "a program as estimator": (
         taxis(), {**RAW, "candidates": ["linear", {"estimator": "subprocess.Popen", "params": {"args": ["true"]}}]}, 2,
-        ["subprocess.Popen may not be called: it is part of Python itself", "candidates.Popen.estimator",
+        ["subprocess.Popen may not be called: it is part of Python", "candidates.Popen.estimator",
          "name a class of scikit-learn"],
     ),
     "unknown estimator": (
@@ -149,7 +152,7 @@ def told(done: CommandResult) -> list[str]:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Callable[..., Path], store: Path) -> None:
+def test_invalid_input_gives_one_screen(case: str, towline: Command, make: Callable[..., Path], store: Path) -> None:
     """Exit code, message and remedy as documented; no traceback, no ledger, no release, no MLflow store."""
     source, raw, code, words = BAD[case]
     done = towline("run", make(source, raw), "--json")
@@ -171,10 +174,10 @@ def test_bad_input_is_named_on_one_screen(case: str, towline: Command, make: Cal
 
 @pytest.mark.parametrize("case", ["unknown estimator", "import path that fails", "gate metric of another task"])
 @pytest.mark.parametrize("name", ["run", "validate"])
-def test_a_config_that_cannot_run_is_named_before_anything_runs(
+def test_an_invalid_config_is_reported_before_anything_runs(
     name: str, case: str, towline: Command, make: Callable[..., Path], store: Path, prefect: str
 ) -> None:
-    """Neither command loads the table, which is not even there, and no failed run is left in Prefect."""
+    """Neither command loads the table, which does not exist, and no failed run is left in Prefect."""
     _, raw, code, words = BAD[case]
     before = _count_runs(prefect)
     done = towline(name, make(None, raw), "--json")
@@ -191,10 +194,10 @@ def _count_runs(prefect: str) -> int:
         return int(json.load(answer))
 
 
-def test_a_second_run_of_a_config_ends_before_it_starts_anything(
+def test_a_second_run_of_a_config_starts_nothing(
     command: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one holds the lock another starts no helper and no server, and says what to do; another config may run."""
+    """While one process has the lock, another starts no helper and no server; another config may run."""
     started: list[str] = []
 
     def start(what: str) -> Callable[..., None]:
@@ -220,8 +223,8 @@ def test_a_second_run_of_a_config_ends_before_it_starts_anything(
     assert started == ["sidecar", "sidecar"]
 
 
-def test_the_remedy_for_a_class_that_comes_late_helps(towline: Command, make: Callable[..., Path]) -> None:
-    """A fold by time lacks a class; with the setting that the error names first, the same table is trained on."""
+def test_the_remedy_for_a_class_that_occurs_late_works(towline: Command, make: Callable[..., Path]) -> None:
+    """A fold by time lacks a class; with the setting of the remedy the same table is trained on."""
     config = make(*BAD["one class in a fold"][:2])
     done = towline("run", config, "--json")
     key, value = re.match(r"set ([\w.]+): (\w+),", done.json["remedy"]).groups()
@@ -258,10 +261,10 @@ def versions(towline: Command) -> list[tuple[str, int]]:
     return [(row["event"], row["version"]) for row in towline("history", "--json").json]
 
 
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_incomplete_file(
     towline: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Packaging on a full disk ends with exit code 5 and no file; with room again the same command succeeds."""
+    """Packaging on a full disk ends with exit code 5 and no file; with free space the same command succeeds."""
     config = make(taxis(), RAW)
     with full_disk(store / "releases", monkeypatch):
         done = towline("run", config, "--json")
@@ -276,10 +279,10 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert versions(towline) == [("promoted", 1), ("registered", 1)]
 
 
-def test_a_locked_mlflow_store_is_waited_for_and_named(
+def test_a_locked_mlflow_store(
     towline: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process holds the store: exit code 5 within a minute. After it: version 1 and no other."""
+    """While another process locks the store: exit code 5 within a minute. After it: version 1 only."""
     monkeypatch.setattr(client, "_TIMEOUT_S", 1)  # seconds to each of three tries
     config = make(taxis(), RAW)
     store.mkdir()
@@ -304,8 +307,8 @@ def test_a_locked_mlflow_store_is_waited_for_and_named(
     assert [version.version for version in MlflowClient(uri, uri).search_model_versions()] == [1]
 
 
-def test_a_file_where_the_store_should_be(towline: Command, make: Callable[..., Path], store: Path) -> None:
-    """Exit code 5, and the file is as it was."""
+def test_a_file_at_the_path_of_the_store(towline: Command, make: Callable[..., Path], store: Path) -> None:
+    """Exit code 5, and the file is unchanged."""
     store.write_text("mine")
     done = towline("run", make(taxis(), RAW), "--json")
     print(done.err)
@@ -314,8 +317,8 @@ def test_a_file_where_the_store_should_be(towline: Command, make: Callable[..., 
     assert store.read_text() == "mine"
 
 
-def test_a_store_one_may_not_write(make: Callable[..., Path], store: Path) -> None:
-    """As a user without the right to write: exit code 5 and the remedy, nothing written."""
+def test_a_store_without_write_permission(make: Callable[..., Path], store: Path) -> None:
+    """Exit code 5 with the remedy, and nothing is written."""
     config = make(taxis(), RAW)
     store.mkdir()
     store.chmod(0o555)

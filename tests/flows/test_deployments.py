@@ -1,4 +1,4 @@
-"""What is run when: schedules as Prefect keeps them, slots that passed, runs that lost their process."""
+"""Schedules in Prefect, missed runs, and runs whose process has ended."""
 
 import asyncio
 import datetime as dt
@@ -86,8 +86,8 @@ def age(run: "FlowRun") -> dt.timedelta:
     return dt.datetime.now(dt.UTC) - min(times)
 
 
-def test_a_line_of_the_schedule_becomes_runs_in_its_time_zone(client: "SyncPrefectClient") -> None:
-    """Prefect's scheduler lays slots out for each flow with a line, and none for one without."""
+def test_cron_lines_become_scheduled_runs(client: "SyncPrefectClient") -> None:
+    """Prefect's scheduler creates runs for each flow with a cron line, in its time zone, and none for others."""
     training, drift, quality, reaction, _ = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
     slots = [run.expected_start_time.astimezone(BERLIN) for run in scheduled(client, drift) if run.expected_start_time]
     assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 in the night without a 2:30
@@ -95,15 +95,15 @@ def test_a_line_of_the_schedule_becomes_runs_in_its_time_zone(client: "SyncPrefe
     assert runs(client, training) == runs(client, reaction) == []
 
 
-def test_training_on_schedule_says_so_and_by_hand_does_not(client: "SyncPrefectClient") -> None:
-    """The trigger that the ledger keeps is schedule for slots, manual for a run from Prefect's page."""
+def test_the_trigger_of_a_training(client: "SyncPrefectClient") -> None:
+    """The trigger in the ledger is schedule for scheduled runs and manual for a run from Prefect's page."""
     training = deploy(config("weekly", train="0 3 * * 0"))[0]
     assert {run.parameters["trigger"] for run in scheduled(client, training)} == {"schedule"}
     assert "trigger" not in client.create_flow_run_from_deployment(training).parameters
 
 
-def test_an_edit_counts_for_runs_to_come(client: "SyncPrefectClient") -> None:
-    """Deployed again, slots have the config of today; without its line a flow has none."""
+def test_a_changed_config_applies_to_scheduled_runs(client: "SyncPrefectClient") -> None:
+    """After a new deployment, scheduled runs have the new config; a flow without a cron line has none."""
     drift = deploy(config("edited"))[1]
     assert scheduled(client, drift)
     changed = config("edited", drift="15 5 * * *").model_copy(update={"seed": 7})
@@ -114,8 +114,8 @@ def test_an_edit_counts_for_runs_to_come(client: "SyncPrefectClient") -> None:
     assert client.read_deployment_schedules(drift) == []
 
 
-def test_what_is_left_out_is_paused(client: "SyncPrefectClient") -> None:
-    """A config that `towline up` is no longer given has no slots that nobody runs; another store's is let be."""
+def test_removed_configs_are_paused(client: "SyncPrefectClient") -> None:
+    """A config that `towline up` no longer has gets no scheduled runs; those of another store are not changed."""
     first, other = deploy(config("left-out"), mark="mine")[1], deploy(config("not-mine"), mark="theirs")[1]
     deploy(config("kept"), mark="mine")
     assert client.read_deployment(first).paused
@@ -124,8 +124,8 @@ def test_what_is_left_out_is_paused(client: "SyncPrefectClient") -> None:
     assert not client.read_deployment(first).paused
 
 
-def test_of_three_missed_nights_one_is_run(client: "SyncPrefectClient") -> None:
-    """The newest, with the config of today; and caught up once it is not caught up again."""
+def test_one_of_three_missed_runs_is_run(client: "SyncPrefectClient") -> None:
+    """The newest one runs, with the new config; after that nothing is caught up."""
     from towline.orchestration import scheduler
 
     drift = deploy(config("missed"))[1]
@@ -139,8 +139,8 @@ def test_of_three_missed_nights_one_is_run(client: "SyncPrefectClient") -> None:
     assert kept.parameters["config"]["seed"] == 7
 
 
-def test_a_run_that_was_asked_for_is_never_called_off(client: "SyncPrefectClient") -> None:
-    """A training that drift had asked for before the machine went off is run beside the slot that was missed."""
+def test_requested_runs_are_not_cancelled(client: "SyncPrefectClient") -> None:
+    """A training that drift had requested before the shutdown runs besides the missed scheduled run."""
     from towline.orchestration import scheduler
 
     training = deploy(config("asked-for", train="0 3 * * *"))[0]
@@ -151,8 +151,8 @@ def test_a_run_that_was_asked_for_is_never_called_off(client: "SyncPrefectClient
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClient", told: bool) -> None:
-    """With what it was given and for the same cause, whether or not it had said yet which process it is."""
+def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectClient", told: bool) -> None:
+    """It has the same parameters and cause, whether or not it had recorded its process."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -175,8 +175,8 @@ def test_a_run_that_lost_its_process_is_run_again_once(client: "SyncPrefectClien
     assert states(client, training) == ["Crashed", "Crashed"]  # what ends the machine each time does not for ever
 
 
-def test_a_run_whose_process_lives_is_let_be(client: "SyncPrefectClient") -> None:
-    """A run that is under way is no orphan."""
+def test_a_run_with_a_running_process_is_not_changed(client: "SyncPrefectClient") -> None:
+    """A run that is under way is not reported as crashed."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -190,8 +190,8 @@ def test_a_run_whose_process_lives_is_let_be(client: "SyncPrefectClient") -> Non
     assert states(client, training) == ["Running"]
 
 
-def test_a_night_cut_short_and_a_night_missed_are_one_run(client: "SyncPrefectClient") -> None:
-    """Killed in the night before last, and off in the last: one run makes up for both."""
+def test_a_killed_and_a_missed_run_are_caught_up_by_one(client: "SyncPrefectClient") -> None:
+    """One run replaces a killed run and a missed run."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -203,8 +203,8 @@ def test_a_night_cut_short_and_a_night_missed_are_one_run(client: "SyncPrefectCl
     assert states(client, drift) == ["Crashed", "Scheduled"]
 
 
-def test_in_a_pool_another_workers_run_is_let_be(client: "SyncPrefectClient") -> None:
-    """A run that was taken and names no process yet, and one on another machine, are not this worker's to end."""
+def test_runs_of_other_workers_are_not_changed(client: "SyncPrefectClient") -> None:
+    """A run without a recorded process, or on another machine, is not ended by this worker."""
     from prefect.states import Pending, Running
 
     from towline.orchestration import scheduler
@@ -218,8 +218,8 @@ def test_in_a_pool_another_workers_run_is_let_be(client: "SyncPrefectClient") ->
     assert states(client, training) == ["Pending", "Running"]
 
 
-def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPrefectClient") -> None:
-    """Once, however many workers see it, and with the config that came with it instead of the deployment's."""
+def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> None:
+    """It runs once with any number of workers, with its own config instead of the deployment's."""
     from prefect.states import Crashed
 
     from towline.orchestration import scheduler
@@ -236,7 +236,7 @@ def test_in_a_pool_a_lost_run_is_run_again_as_it_was_asked_for(client: "SyncPref
 
 
 def test_crash_automations_are_created_once(client: "SyncPrefectClient") -> None:
-    """Each worker that starts creates them if they are missing; an edited time limit stays."""
+    """Each worker that starts creates them if they are missing; an edited time limit is kept."""
     from towline.orchestration import crash_detection
 
     def automations() -> "list[Automation]":
@@ -254,8 +254,8 @@ def test_crash_automations_are_created_once(client: "SyncPrefectClient") -> None
             client.delete_automation(item.id)
 
 
-def test_no_second_first_training(client: "SyncPrefectClient") -> None:
-    """A model without a version is trained at once, and once."""
+def test_the_first_training_is_started_once(client: "SyncPrefectClient") -> None:
+    """A model without a version is trained at once, and only once."""
     from towline.orchestration import scheduler
 
     training = client.read_deployment(deploy(config("first"))[0])
@@ -264,8 +264,8 @@ def test_no_second_first_training(client: "SyncPrefectClient") -> None:
     assert states(client, training.id) == ["Scheduled"]
 
 
-def test_a_line_that_is_none_is_named() -> None:
-    """The error says which key of which config."""
+def test_an_invalid_cron_line_is_reported() -> None:
+    """The error has the key and the config."""
     from flows.deployments import deployments
 
     with pytest.raises(ConfigError, match="not a cron line: '0 25") as caught:
@@ -275,8 +275,8 @@ def test_a_line_that_is_none_is_named() -> None:
 
 @pytest.mark.parametrize("day", [dt.date(2026, 3, 29), dt.date(2026, 10, 25)], ids=["forward", "back"])
 @pytest.mark.parametrize("line", ["30 2 * * *", "0 2 * * *", "0 3 * * *", "59 1 * * *"])
-def test_each_night_has_one_slot_across_a_clock_change(day: dt.date, line: str) -> None:
-    """Whenever Prefect looks, a night that loses or doubles the slot's hour has the slot once."""
+def test_one_run_a_day_across_a_clock_change(day: dt.date, line: str) -> None:
+    """A day on which the clock skips or repeats the hour of the schedule has one run."""
     from prefect.server.schemas.schedules import CronSchedule
 
     schedule = CronSchedule(cron=line, timezone="Europe/Berlin")
@@ -285,6 +285,6 @@ def test_each_night_has_one_slot_across_a_clock_change(day: dt.date, line: str) 
     for quarter in range(4 * 84):
         start = noon - dt.timedelta(hours=60) + dt.timedelta(minutes=15 * quarter)
         slots |= {slot.astimezone(dt.UTC) for slot in asyncio.run(schedule.get_dates(n=3, start=start))}
-    nights = [slot.astimezone(BERLIN).date() for slot in slots]
+    days = [slot.astimezone(BERLIN).date() for slot in slots]
     for offset in (-1, 0, 1):
-        assert nights.count(day + dt.timedelta(days=offset)) == 1
+        assert days.count(day + dt.timedelta(days=offset)) == 1

@@ -1,4 +1,4 @@
-"""How runs end in Prefect's list, and what their caller gets."""
+"""End states of runs in Prefect, and the results for their callers."""
 
 import datetime as dt
 
@@ -25,10 +25,8 @@ def seen(action: Action) -> MonitoringRun:
         ("block", "Block", "FAILED"),
     ],
 )
-def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
-    prefect: str, action: Action, name: str, kind: str
-) -> None:
-    """The command that ran it, and a flow that has it as a child, get what it returned and no error."""
+def test_the_end_state_of_a_monitoring_run_with_an_alarm(prefect: str, action: Action, name: str, kind: str) -> None:
+    """The command that ran it, and a parent flow, get its result and no error."""
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
@@ -54,8 +52,8 @@ def test_the_colour_of_a_round_tells_an_alarm_and_its_caller_gets_the_round(
     assert "temp_c moved" in runs[0].tags
 
 
-def test_an_error_comes_out_as_it_was_raised(prefect: str) -> None:
-    """Refused data is an error to the command, with its exit code."""
+def test_errors_are_raised_unchanged(prefect: str) -> None:
+    """Rejected data is an error of the command, with its exit code."""
     from prefect import flow
 
     from towline.orchestration.end_states import monitoring_end_state

@@ -1,4 +1,4 @@
-"""MLflow or the ledger lose what they knew: numbers stay unique, verdicts with their releases, MLflow is mended."""
+"""A lost MLflow store or ledger: numbers stay unique, releases have their verdicts, MLflow is repaired."""
 
 import shlex
 import shutil
@@ -86,7 +86,7 @@ def pipeline(towline: Command, tmp_path: Path, store: Path) -> Pipeline:
 REFUSED = ("--set", "gate.max.mae=0.5")
 
 
-def test_a_registered_model_that_was_deleted_comes_back(pipeline: Pipeline) -> None:
+def test_a_deleted_registered_model_is_restored(pipeline: Pipeline) -> None:
     """The next run is not version 1 again; versions, aliases and runs are in MLflow as before."""
     first, refused = pipeline.run(), pipeline.run(*REFUSED)
     pipeline.client().delete_registered_model(MODEL)
@@ -100,8 +100,8 @@ def test_a_registered_model_that_was_deleted_comes_back(pipeline: Pipeline) -> N
     assert pipeline.client().get_model_version(MODEL, "2").tags["verdict"] == "fail"
 
 
-def test_a_champion_that_was_deleted_is_put_back_by_status(pipeline: Pipeline) -> None:
-    """status says what was missing; asked again there is nothing to say. A later run has a number of its own."""
+def test_status_restores_a_deleted_champion(pipeline: Pipeline) -> None:
+    """status reports what was missing, once. A later run has a new number."""
     first, _ = pipeline.run(), pipeline.run(*REFUSED)
     client = pipeline.client()
     client.delete_model_version(MODEL, "1")
@@ -118,8 +118,8 @@ def test_a_champion_that_was_deleted_is_put_back_by_status(pipeline: Pipeline) -
     assert pipeline.mirrored()[1] == {"champion": "3", "previous": "1"}
 
 
-def test_a_tracking_store_that_is_gone_is_made_anew(pipeline: Pipeline) -> None:
-    """The database and every artifact: releases and ledger are enough to have all versions in MLflow again."""
+def test_a_lost_tracking_store_is_restored(pipeline: Pipeline) -> None:
+    """Releases and the ledger suffice to restore all versions in MLflow without its database and artifacts."""
     first, _ = pipeline.run(), pipeline.run(*REFUSED)
     pipeline.let_go()
     pipeline.store.joinpath("mlflow.db").unlink()
@@ -133,8 +133,8 @@ def test_a_tracking_store_that_is_gone_is_made_anew(pipeline: Pipeline) -> None:
     assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"plots", "release"}
 
 
-def test_a_tracking_store_of_yesterday_is_brought_up_to_date(pipeline: Pipeline) -> None:
-    """What MLflow missed comes back under its number, and the alias stands on what serves, not on a refused version."""
+def test_an_old_backup_of_the_tracking_store_is_updated(pipeline: Pipeline) -> None:
+    """Missing versions are restored under their numbers, and the alias is on the champion."""
     pipeline.run()
     shutil.copy(pipeline.store / "mlflow.db", pipeline.store / "yesterday.db")
     pipeline.run()
@@ -146,10 +146,8 @@ def test_a_tracking_store_of_yesterday_is_brought_up_to_date(pipeline: Pipeline)
     assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "2", "previous": "1"})
 
 
-def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MLflow loses the whole model between registration and decision: the run ends well, and MLflow has it again."""
+def test_a_version_deleted_during_its_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow loses the model between registration and decision: the run succeeds, and MLflow has the model again."""
     from towline.promotion import outcome
 
     decide = outcome.decide_promotion
@@ -164,8 +162,8 @@ def test_a_version_that_goes_while_its_run_is_under_way_is_no_failure(
     assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
 
 
-def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it is decided, MLflow being locked fails no run; the next command that may write puts it there."""
+def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the decision a locked MLflow store fails no run; the next command that writes updates it."""
     from towline.promotion import outcome
     from towline.registry.mlflow import client
 
@@ -190,8 +188,8 @@ def test_a_mirror_that_cannot_be_written_is_a_note(pipeline: Pipeline, monkeypat
     assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
 
 
-def test_a_ledger_that_is_gone_is_no_new_store(pipeline: Pipeline) -> None:
-    """Every command says that it was lost, and what to do; done literally, that works."""
+def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
+    """Every command reports the loss with a remedy, which works as written."""
     pipeline.run()
     kept = pipeline.store / "ledger.copy"
     shutil.copy(pipeline.store / "ledger.db", kept)
@@ -218,8 +216,8 @@ def test_a_ledger_that_is_gone_is_no_new_store(pipeline: Pipeline) -> None:
     assert pipeline.whole()
 
 
-def test_a_ledger_of_yesterday_gives_no_number_twice(pipeline: Pipeline) -> None:
-    """Today's releases are still in the store: their numbers are not given to other runs, nor their verdicts."""
+def test_an_old_backup_of_the_ledger_gives_no_number_twice(pipeline: Pipeline) -> None:
+    """Numbers of releases in the store are not given to other runs, nor are their verdicts."""
     pipeline.run()
     shutil.copy(pipeline.store / "ledger.db", pipeline.store / "yesterday")
     lost = pipeline.run()
@@ -242,10 +240,10 @@ def test_a_ledger_of_yesterday_gives_no_number_twice(pipeline: Pipeline) -> None
         ("score", "x.csv", "y.csv"), ("score", "x.csv", "y.csv", "--model", f"{MODEL}@1"), ("serve", MODEL),
     ],
 )  # fmt: skip
-def test_a_ledger_that_was_changed_is_obeyed_by_no_command(
+def test_a_changed_ledger_is_rejected_by_all_commands(
     words: tuple[str, ...], command: Command, sample_store: Any
 ) -> None:
-    """A refused or older release that somebody wrote in as champion does not answer, and is not shown as champion."""
+    """A version that somebody wrote into the ledger as champion neither serves nor is shown as champion."""
     with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         older = sample_store.release(2).relative_to(sample_store.settings.store).as_posix()
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))

@@ -1,4 +1,4 @@
-"""What whoever waits for a run on another machine is told of its end, and of its steps."""
+"""The end and the steps of a run on another machine, as its caller sees them."""
 
 import logging
 import os
@@ -36,8 +36,8 @@ def ended(client: "SyncPrefectClient", name: str, kind: str, message: str = "") 
     return client.read_flow_run(run.id)
 
 
-def test_the_error_of_a_run_elsewhere_is_raised_here(client: "SyncPrefectClient") -> None:
-    """With its text and its exit code, as if the flow had run in this process."""
+def test_the_error_of_a_remote_run_is_raised_here(client: "SyncPrefectClient") -> None:
+    """The text and the exit code are those of a run in this process."""
     from prefect.client.schemas.actions import ArtifactCreate
 
     from towline.orchestration import end_states, remote_run
@@ -64,10 +64,10 @@ def test_the_error_of_a_run_elsewhere_is_raised_here(client: "SyncPrefectClient"
         ("Failed", "FAILED", TowlineError, "the run ended as Failed and left no result: gone"),
     ],
 )
-def test_an_end_without_a_result_is_told(
+def test_a_remote_run_without_a_result(
     client: "SyncPrefectClient", name: str, kind: str, error: type[TowlineError], what: str
 ) -> None:
-    """Which end it was, and the page to look at."""
+    """The error has the state and the address of its page."""
     from towline.orchestration import remote_run
 
     run = ended(client, name, kind, "gone")
@@ -80,7 +80,7 @@ def test_an_end_without_a_result_is_told(
 def test_steps_of_a_remote_run_are_logged_here(
     client: "SyncPrefectClient", caplog: pytest.LogCaptureFixture, polls: str
 ) -> None:
-    """Begin and end of each step with duration and note, each once, however often the run is polled."""
+    """Begin and end of each step are logged once with duration and note, however often the run is polled."""
     from flows.training import training_flow
     from towline.orchestration.step_table import StepTableReader, publish_steps
     from towline.steps import step
@@ -110,10 +110,8 @@ def _steps(caplog: pytest.LogCaptureFixture) -> list[tuple[object, ...]]:
     return [tuple(record.__dict__.get(name) for name in names) for record in caplog.records]
 
 
-def test_a_pool_whose_worker_still_starts_is_waited_for(
-    client: "SyncPrefectClient", prefect: str, tmp_path: Path
-) -> None:
-    """As after ``docker compose up -d``; once the wait is over the worker is there."""
+def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: str, tmp_path: Path) -> None:
+    """As after ``docker compose up -d``: after the wait the worker is there."""
     from towline.orchestration import remote_run
 
     words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]
@@ -128,8 +126,8 @@ def test_a_pool_whose_worker_still_starts_is_waited_for(
     assert ["no work pool 'starting' yet" in line for line in told] == [True]
 
 
-def test_a_pool_that_nobody_makes_is_a_wrong_name(client: "SyncPrefectClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    """People are told which pools there are at once, and the remedy at the end."""
+def test_an_unknown_pool_is_rejected(client: "SyncPrefectClient", monkeypatch: pytest.MonkeyPatch) -> None:
+    """The existing pools are listed at once, the remedy at the end."""
     from prefect.client.schemas.actions import WorkPoolCreate
 
     from towline.orchestration import remote_run

@@ -1,4 +1,4 @@
-"""The training flow on a small real table: what it leaves in the ledger, in MLflow and on disk."""
+"""The training flow on a small real table: its results in the ledger, in MLflow and on disk."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from tests.support.commands import CommandResult
 Command = Callable[..., CommandResult]
 
 
-def test_a_run_promotes_and_a_repeated_one_finds_nothing_to_do(towline: Command, config: Path, store: Path) -> None:
-    """The first run ends with a champion; the same command again says so and makes no second version."""
+def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config: Path, store: Path) -> None:
+    """The first run ends with a champion; the same command again reports it and creates no second version."""
     first = towline("run", config, "--json")
     assert first.code == 0, first.err
     outcome = first.json
@@ -30,8 +30,8 @@ def test_a_run_promotes_and_a_repeated_one_finds_nothing_to_do(towline: Command,
     assert [row["version"] for row in towline("models", "--json").json] == [1]
 
 
-def test_a_changed_table_makes_a_new_version_and_rollback_returns(towline: Command, config: Path) -> None:
-    """One more row is another run; rollback brings the version before back, and history tells all of it."""
+def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> None:
+    """One more row is another run; rollback restores the previous version, and the history has all of it."""
     assert towline("run", config).code == 0
     path = Path(yaml.safe_load(config.read_text())["data"]["source"])
     table = pd.read_csv(path)
@@ -45,11 +45,8 @@ def test_a_changed_table_makes_a_new_version_and_rollback_returns(towline: Comma
     assert towline("rollback", "bikes").code == 4
 
 
-def test_a_refused_model_does_not_serve(towline: Command, config: Path) -> None:
-    """A bound that is not met: exit code 4, a recorded refusal with its numbers, no champion, no way round.
-
-    What to do is said where somebody would ask: by the same run again, and by a promotion by hand.
-    """
+def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None:
+    """A bound that is not met: exit code 4 and a recorded rejection, no champion; later commands give the remedy."""
     done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
     assert done.code == 4
     assert done.json["event"] == "refused"
@@ -86,8 +83,8 @@ def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Comman
     assert not workspace.exists()
 
 
-def test_as_of_hides_what_came_later(towline: Command, config: Path) -> None:
-    """A run as of a day in the past sees no row after it."""
+def test_as_of_leaves_out_later_rows(towline: Command, config: Path) -> None:
+    """A run as of a past day has no row after it."""
     outcome = towline("run", config, "--as-of", "2011-02-10", "--json").json
     assert outcome["dataset"]["end"] <= "2011-02-10T00:00:00"
     assert outcome["dataset"]["rows"] < 1000
@@ -112,13 +109,13 @@ def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) 
 
 
 def test_without_a_time_column_rows_are_split_at_random(towline: Command, config: Path) -> None:
-    """The same table without its time column trains as well; a refused validation leaves the stores untouched."""
+    """The same table without its time column is trained on as well; rejected data leaves the stores unchanged."""
     words = ["--set", "data.time=null", "--set", "data.drop=[casual, registered, datetime]"]
     assert towline("run", config, *words, "--json").json["split"]["by"] == "random"
 
 
-def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, config: Path, store: Path) -> None:
-    """Columns that sum to the target end the run with exit code 3 before anything is trained."""
+def test_leaks_are_rejected(towline: Command, config: Path, store: Path) -> None:
+    """Columns that add up to the target end the run with exit code 3 before anything is trained."""
     done = towline("run", config, "--set", "data.drop=[]")
     assert done.code == 3
     assert "casual" in done.err
@@ -127,10 +124,9 @@ def test_leaks_left_in_are_refused_and_nothing_is_registered(towline: Command, c
     assert not (store / "releases").exists()
 
 
-def test_the_list_of_runs_tells_how_each_ended(towline: Command, config: Path, prefect: str) -> None:
-    """In Prefect a refused model, refused data and a repeated run are told apart from a promotion, with the reason.
-
-    The type of a state is its colour there; the verdict is a tag, beside the name of the run.
+def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> None:
+    """A rejected model, rejected data, a repeated run and a promotion have different states in Prefect, with the
+    reason.
     """
 
     def ask(what: str, **query: Any) -> list[dict[str, Any]]:

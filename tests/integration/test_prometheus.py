@@ -131,7 +131,7 @@ def watch(sample_store: SampleStore) -> None:
     journal.add(make_drift(3, "drift"), NOW - 3 * DAY)
     journal.add(make_quality(3, "degraded"), NOW - 3 * DAY)
     alert = Alert(model=MODEL, kind="reaction", severity="ticket", title="t", at=NOW)
-    AlertStore(sample_store.settings.store, alert.model, AlertConfig()).open(alert)
+    AlertStore(sample_store.settings.store, alert.model, AlertConfig()).replace(alert.kind, [alert], alert.at)
 
 
 @pytest.fixture(scope="module")

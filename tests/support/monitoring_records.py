@@ -3,9 +3,12 @@
 import datetime as dt
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from typing import Any
 
 from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
+from towline.monitoring.slo.metrics_scraper import ServiceSample
+from towline.monitoring.slo.slo_history import CounterTotals, advance
 from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -15,10 +18,10 @@ DAY = dt.timedelta(days=1)
 def make_drift(ago: float = 0, state: Any = "ok", column: str = "rooms", **more: Any) -> DriftResult:
     end = NOW - ago * DAY
     moved = state == "drift"
-    found = DriftCheckResult(
+    result = DriftCheckResult(
         column=column, name="distribution", value=0.6 if moved else 0.1, threshold=0.3, alarm=moved
     )
-    facts = {"version": 1, "rows": 500, "checks": (found,), "budget": 4.0, "reason": f"{state} it is"}
+    facts = {"version": 1, "rows": 500, "checks": (result,), "budget": 4.0, "reason": f"{state} it is"}
     return DriftResult(state=state, **{**facts, "start": end - DAY, "end": end, **more})
 
 
@@ -38,3 +41,15 @@ def get_page(url: str, **headers: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def accumulate_samples(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
+    """The totals after each scrape; scrapes in time order."""
+    newest: dict[str, CounterTotals] = {}
+    history = []
+    for sample in samples:
+        totals = advance(newest.get(sample.service), sample)
+        if totals is not None:
+            newest[sample.service] = totals
+            history.append(totals)
+    return tuple(history)

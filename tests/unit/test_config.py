@@ -1,6 +1,7 @@
-"""What a user sees of a wrong config: the key, the line, the remedy."""
+"""Errors of a config: the key, the line, the remedy."""
 
 import gzip
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,18 +37,15 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["Houses 2026.csv", "houses.tsv.gz", "houses.parquet", "gone.csv"])
-def test_a_table_in_place_of_a_config_is_given_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error holds a config for the table; copied as it stands it is valid and names the table."""
-    monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
+def test_a_table_in_place_of_a_config_names_the_command_that_writes_one(name: str, tmp_path: Path) -> None:
+    """The remedy is a command line that holds the path and the last column, quoted for a shell."""
     header = "sold on;rooms;price: total\n" if name.endswith("csv") else "sold on\trooms\tprice: total\n"
     if name != "gone.csv":
         (tmp_path / name).write_bytes(gzip.compress(header.encode()) if name.endswith("gz") else header.encode())
     with pytest.raises(ConfigError, match="this is a table") as caught:
         read_config(tmp_path / name)
-    assert "towline run configs/" in caught.value.remedy
-    config = read_config(write(tmp_path, "\n".join(caught.value.details)))
-    assert config.data.source == name
-    assert config.data.target == ("price: total" if name[0] == "H" or name.endswith("gz") else "COLUMN")
+    target = "price: total" if name[0] == "H" or name.endswith("gz") else "COLUMN"
+    assert shlex.split(caught.value.remedy) == ["towline", "init", str(tmp_path / name), "--target", target]
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -75,14 +73,14 @@ def test_misspelt_key_deep_in_a_list(tmp_path: Path) -> None:
 
 
 def test_bad_yaml_names_the_line(tmp_path: Path) -> None:
-    """A YAML syntax error is told with the line it is on."""
+    """A YAML syntax error has the line."""
     with pytest.raises(ConfigError) as caught:
         read_config(write(tmp_path, "name: demo\ndata: {source: [1, 2\ntarget: y\n"))
     assert "demo.yaml:" in caught.value.where
 
 
-def test_a_key_twice_is_refused(tmp_path: Path) -> None:
-    """YAML would silently keep the last of two equal keys."""
+def test_repeated_keys_are_rejected(tmp_path: Path) -> None:
+    """YAML would take the last of two equal keys without an error."""
     with pytest.raises(ConfigError, match="is repeated"):
         read_config(write(tmp_path, GOOD + "name: other\n"))
 
@@ -113,8 +111,8 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
         "no such anchor",
     ],
 )
-def test_hostile_yaml_is_refused_with_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
-    """Aliases, nesting or values that would exhaust or crash the reader are an error, in a file and in --set alike."""
+def test_hostile_yaml_is_rejected(tmp_path: Path, text: str, message: str) -> None:
+    """Aliases, nesting or values that would exhaust or crash the reader are an error, in a file and in --set."""
     with pytest.raises(ConfigError, match=message):
         read_config(write(tmp_path, GOOD + text))
     value = text.partition(": ")[2] if text.startswith(("description", "seed")) else "{" + "a: [" * 90 + "]" * 90 + "}"
@@ -130,8 +128,8 @@ def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
     assert [one.params for one in read_config(write(tmp_path, GOOD + text)).candidates] == [{"alpha": 1}] * 2
 
 
-def test_missing_config_suggests_a_neighbour(tmp_path: Path) -> None:
-    """A wrong path names the file that was probably meant."""
+def test_missing_config_suggests_a_similar_name(tmp_path: Path) -> None:
+    """A wrong path suggests a file with a similar name."""
     write(tmp_path, GOOD)
     with pytest.raises(ConfigError) as caught:
         read_config(tmp_path / "demmo.yaml")
@@ -142,16 +140,16 @@ def test_missing_config_suggests_a_neighbour(tmp_path: Path) -> None:
     ("override", "reached"),
     [("gate.max.mae=50", 50.0), ("gate.max.mae=7.5", 7.5)],
 )
-def test_overrides_reach_nested_keys(tmp_path: Path, override: str, reached: float) -> None:
-    """--set changes one key and leaves the others alone."""
+def test_overrides_of_nested_keys(tmp_path: Path, override: str, reached: float) -> None:
+    """--set changes one key and no other."""
     config = read_config(write(tmp_path, GOOD), [override])
     assert config.gate.max["mae"] == reached
     assert config.data.target == "y"
 
 
 @pytest.mark.parametrize("override", ["gate.max.mae", "=3", "name.x=3", "gate.max.mae=[1"])
-def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
-    """An override that leads nowhere is an error, not a silent no-op."""
+def test_invalid_overrides_are_rejected(tmp_path: Path, override: str) -> None:
+    """An override of a key that does not exist is an error."""
     with pytest.raises(ConfigError):
         read_config(write(tmp_path, GOOD), [override])
 
@@ -182,8 +180,8 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         {"privacy": {"pii": ["y"]}},
     ],
 )
-def test_contradictions_are_refused(change: dict[str, object]) -> None:
-    """Settings that cannot both hold are found before any data is read."""
+def test_contradictions_are_rejected(change: dict[str, object]) -> None:
+    """Settings that contradict each other are found before any data is read."""
     raw = {"name": "demo", "data": {"source": "t", "target": "y"}, **change}
     with pytest.raises(ConfigError):
         build_config(raw, "demo.yaml")
@@ -212,8 +210,8 @@ def test_contradictions_are_refused(change: dict[str, object]) -> None:
             "drift?"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_told_in_plain_words(change: dict[str, object], line: str, remedy: str) -> None:
-    """One line: the key, what it must be, what it is; the nearest choice is the remedy. No word of pydantic's."""
+def test_messages_for_invalid_values(change: dict[str, object], line: str, remedy: str) -> None:
+    """One line: the key, what it must be and what it is; the remedy is the most similar choice."""
     with pytest.raises(ConfigError) as caught:
         build_config({"name": "demo", "data": {"source": "t", "target": "y"}, **change}, "demo.yaml")
     assert caught.value.details == (line,)
@@ -221,7 +219,7 @@ def test_a_wrong_value_is_told_in_plain_words(change: dict[str, object], line: s
 
 
 def test_a_wrong_value_that_may_be_secret_is_not_repeated() -> None:
-    """An address with a password in it is not printed because it stands in the wrong place."""
+    """A URL with a password is not printed if it is the value of a wrong key."""
     raw = {"name": "demo", "data": {"source": {"url": ["postgresql://ann:hush@db/x"], "query": "s"}, "target": "y"}}
     with pytest.raises(ConfigError) as caught:
         build_config(raw, "demo.yaml")
@@ -229,8 +227,8 @@ def test_a_wrong_value_that_may_be_secret_is_not_repeated() -> None:
     assert "hush" not in str(caught.value)
 
 
-def test_windows_and_holdouts_as_they_are_written() -> None:
-    """One window or several, a share or a duration; a config that was written out reads as the same config."""
+def test_formats_of_windows_and_holdouts() -> None:
+    """One window or several, a share or a duration; a config that was written to YAML is equal when read."""
     data = {"source": "t", "target": "y", "time": "t", "window": ["30d", "36h", "all"], "half_life": "60d"}
     several = build_config({"name": "demo", "data": data, "split": {"holdout": "4w"}}, "")
     month, hours = timedelta(days=30), timedelta(hours=36)
@@ -247,12 +245,12 @@ def test_windows_and_holdouts_as_they_are_written() -> None:
     assert (one.data.reach, one.data.histories) == (month, (HistoryConfig(),))
     trended = build_config({"name": "demo", "data": {**data, "window": "30d", "detrend": ["7d", "all"]}}, "").data
     assert [option.detrend for option in trended.histories] == [timedelta(days=7), None]
-    with pytest.raises(ConfigError, match="longer than nothing"):
+    with pytest.raises(ConfigError, match="must be positive"):
         build_config({"name": "demo", "data": {**data, "detrend": "0d"}}, "")
 
 
-def test_how_columns_are_logged() -> None:
-    """What tells of a person is dropped, a key is hashed even so, and what columns says goes first."""
+def test_logging_policies() -> None:
+    """Personal data is dropped, a key is hashed even if it is personal data, and privacy.columns has priority."""
     raw = {
         "pii": ["phone", "customer", "zip"],
         "join_on": ["customer", "order"],
@@ -263,8 +261,8 @@ def test_how_columns_are_logged() -> None:
     assert found == {"phone": "drop", "customer": "hash", "zip": "bucket", "order": "keep", "age": "keep"}
 
 
-def test_every_part_reads_as_a_mapping() -> None:
-    """Prefect takes a config apart with dict(), which a field called keys would keep it from."""
+def test_configs_have_no_field_called_keys() -> None:
+    """Prefect calls dict() on a config, which a field with the name keys would break."""
     pending: list[object] = [read_config(path) for path in Path("configs").glob("*.yaml")]
     for part in pending:
         if isinstance(part, BaseModel):
@@ -273,22 +271,22 @@ def test_every_part_reads_as_a_mapping() -> None:
 
 
 def test_digest_ignores_order_and_defaults() -> None:
-    """The run key does not change because a default was written out or keys were moved."""
+    """The run key does not change if a default is written or keys are reordered."""
     one = build_config({"name": "a", "data": {"source": "s", "target": "y"}}, "")
     two = build_config({"data": {"target": "y", "source": "s"}, "seed": 42, "name": "a"}, "")
     assert one.digest == two.digest
     assert one.digest != build_config({"name": "a", "seed": 1, "data": {"source": "s", "target": "y"}}, "").digest
 
 
-def test_config_survives_its_own_yaml() -> None:
-    """The config copied into a release reads back as the same config."""
+def test_a_config_is_equal_after_yaml() -> None:
+    """The config that is copied into a release is equal when read."""
     config = read_config(Path("configs/bank_subscription.yaml"))
     again = PipelineConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config
 
 
-def test_unknown_setting_is_refused() -> None:
-    """A misspelt TOWLINE_ variable would otherwise be ignored in silence."""
+def test_unknown_setting_is_rejected() -> None:
+    """A misspelt TOWLINE_ variable is an error."""
     with pytest.raises(ConfigError) as caught:
         Settings.from_environment({"TOWLINE_STOER": "x"})
     assert "TOWLINE_STORE" in caught.value.remedy
@@ -304,7 +302,7 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
 
 
 def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a deployment names by its path in the project is read when the flow runs; what is no config is named."""
+    """The path in a deployment is read when the flow runs; an invalid one is reported."""
     adapter = TypeAdapter[PipelineConfig](ConfigOrPath)
     monkeypatch.setenv("TOWLINE_PROJECT", str(tmp_path))
     (tmp_path / "a.yaml").write_text("name: bikes\ndata: {source: b.csv, target: y}\n")
@@ -314,8 +312,8 @@ def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatc
         adapter.validate_python("b.yaml")
 
 
-def test_an_old_key_is_answered_with_its_new_name() -> None:
-    """A config of an earlier version: the error names the key that replaces the old one."""
+def test_the_error_for_an_old_key_has_the_new_name() -> None:
+    """The error for a key of an earlier version has the key that replaces it."""
     with pytest.raises(ConfigError) as error:
         build_config({"name": "demo", "data": {"source": "t.csv", "target": "y", "time": "t", "level": "7d"}}, "")
     assert error.value.details == ("data.level: is now data.detrend",)

@@ -1,4 +1,4 @@
-"""Errors as they go from one machine to another."""
+"""Errors of another process."""
 
 import pytest
 
@@ -9,8 +9,8 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_error_of_a_worker_is_the_same_error_here(kind: type[TowlineError]) -> None:
-    """Its text, and the exit code that a script goes by."""
+def test_an_error_is_restored(kind: type[TowlineError]) -> None:
+    """The text and the exit code are the same."""
     if kind is InputValidationError:
         error: TowlineError = InputValidationError(
             [Fault(0, "hour", "is no number"), Fault(3, "hour", "is no number")], 2
@@ -23,7 +23,7 @@ def test_an_error_of_a_worker_is_the_same_error_here(kind: type[TowlineError]) -
         assert type(again) is kind
 
 
-def test_an_error_of_another_version_is_told_all_the_same() -> None:
-    """A kind that is not known here is a plain error with the same text."""
+def test_an_unknown_error_is_restored() -> None:
+    """An error of an unknown type becomes a plain error with the same text."""
     error = restored({"error": "Later", "what": "it is late", "where": "", "remedy": "wait", "details": []})
     assert (type(error), error.what, error.exit_code) == (TowlineError, "it is late", 1)

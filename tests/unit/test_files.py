@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are complete or absent, whatever happens while they are written."""
 
 import errno
 import multiprocessing
@@ -12,7 +12,7 @@ from towline.errors import TransientError
 
 
 def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
-    """A reader never sees half a file, and no temporary file stays."""
+    """A reader never sees an incomplete file, and no temporary file is left."""
     path = files.write(tmp_path / "a", "old")
     with pytest.raises(TypeError), files.replacing(path) as file:
         file.writelines([b"half", "not bytes"])  # type: ignore[list-item]
@@ -21,8 +21,8 @@ def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_disk_trouble_tells_the_remedy(tmp_path: Path, number: int) -> None:
-    """A full or closed disk is an error to act on, with the path in it."""
+def test_errors_of_the_disk_have_a_remedy(tmp_path: Path, number: int) -> None:
+    """A full or read-only disk is an error with the path and a remedy."""
     with pytest.raises(TransientError) as caught, files.disk(tmp_path):
         raise OSError(number, os.strerror(number), str(tmp_path / "x"))
     assert caught.value.remedy
@@ -34,8 +34,8 @@ def _try(path: Path, answer: "multiprocessing.SimpleQueue[bool]") -> None:
         answer.put(got)
 
 
-def test_a_lock_holds_between_processes(tmp_path: Path) -> None:
-    """Two processes never both hold it; it is free again afterwards."""
+def test_a_lock_is_exclusive_between_processes(tmp_path: Path) -> None:
+    """Two processes never have the lock at the same time; it is free afterwards."""
     context = multiprocessing.get_context("spawn")
     answers: list[bool] = []
     for held in (True, False):

@@ -27,7 +27,7 @@ RENAMED = {
     "Odd": "InputAnomaly", "Tally": "HistogramAccumulator", "Seen": "ColumnStats", "looks": "metrics_scraper",
     "traffic": "slo_history", "Round": "MonitoringRun", "NIGHT": "a window's length", "Finding": "DriftCheckResult",
     "Measured": "SliceMetric", "Accepted": "PerformanceBound", "BY_CHANCE": "PROBABILITY_METRICS",
-    "Answered": "LoggedPredictions", "Watched": "ModelMetricsSnapshot", "Promise": "SloTarget", "Episode": "AlertState",
+    "Answered": "LoggedPredictions", "Watched": "ModelMetricsSnapshot", "Promise": "SloConfig", "Episode": "AlertState",
     "tell": "notify", "unlabelled": "performance_estimation", "Basis": "EstimatorState", "Curve": "CalibrationCurve",
     "Past": "HistoryConfig", "Tried": "HistoryTrial", "learnt": "training_rows", "on_level": "remove_trend",
     "Restated": "DetrendedTarget", "Bits": "BitmaskForest", "Slot": "FeatureLookup", "few": "predict_rows",
@@ -36,6 +36,12 @@ RENAMED = {
     "whose": "process_tags", "attended": "supervised", "thin_out": "cancel_missed_runs", "AGAIN": "RETRY_TAG",
     "pulse": "check_service_slo", "born": "process_start_time", "tie": "set_parent_death_signal", "ROOMS": "SECTIONS",
     "mend": "repair, or what is done", "upkeep": "maintenance", "replay": "backtest", "shelf": "sample_store",
+    "nearest": "suggest", "_permit": "_check_permission", "_private": "_hide_values", "_useless": "_reason_to_ignore",
+    "_unfit": "metric_error", "_cloud": "_scatter", "_dominant": "_find_dominant", "_boosted": "_predict_boosted",
+    "_marked": "_is_marker", "_lookalikes": "_find_lookalikes", "_offences": "Rule",
+    "_shown": "_format", "ALONE": "LEAK_SCORE", "STRONG": "DOMINANT_SCORE", "INFORMED": "OTHERS_SCORE",
+    "APART": "DOMINANT_GAIN", "COMPANY": "MAX_OTHERS", "SHORTFALL": "MAX_UNEXPLAINED", "DENSE": "MAX_POINTS",
+    "MOST": "MAX_COLUMNS, or another limit", "_OFFENDERS": "_MAX_EXAMPLES",
 }  # fmt: skip
 
 #: names that were wrong for a module, and are right for other things

@@ -1,4 +1,4 @@
-"""A literal password in a source URL: hidden from the config, found when the source is read."""
+"""A literal password in a source URL is hidden from the config, and used when the source is read."""
 
 import os
 from pathlib import Path
@@ -24,8 +24,8 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_literal_password_is_hidden_and_found_again(url: str) -> None:
-    """The config holds no trace of the password; what the driver is given is what was written."""
+def test_a_literal_password_is_hidden_and_restored(url: str) -> None:
+    """The config does not contain the password; the driver gets the original URL."""
     config = build_config({"name": "t", "data": {"source": {"url": url, "query": "q"}, "target": "y"}}, "")
     for shown in (config.model_dump_json(), repr(config), config.masked().model_dump_json(), mask_passwords(url)):
         assert "s3cret" not in shown
@@ -35,7 +35,7 @@ def test_a_literal_password_is_hidden_and_found_again(url: str) -> None:
 
 
 def test_the_config_does_not_depend_on_the_password() -> None:
-    """Another password is no other pipeline; the name that stands for it tells nothing of it."""
+    """Another password gives the same config; the name of the variable does not depend on it."""
     one, two = hide_passwords("postgresql://me:first@host/db"), hide_passwords("postgresql://me:second@host/db")
     assert one == two
     assert make_url(expand_variables(two)).password == "second"
@@ -52,29 +52,29 @@ def test_the_config_does_not_depend_on_the_password() -> None:
         "postgresql://me@h/d",
     ],
 )
-def test_urls_without_a_literal_password_stay(url: str) -> None:
-    """A reference to the environment is what is recommended: it is kept, and shown."""
+def test_urls_without_a_literal_password_are_unchanged(url: str) -> None:
+    """A reference to the environment is recommended: it is neither hidden nor masked."""
     assert hide_passwords(url) == url
     assert mask_passwords(url) == url
 
 
-def test_a_password_may_hold_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password that is a reference in part is hidden as a whole and expanded when it is used."""
+def test_a_password_may_contain_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password with a reference is hidden as a whole and expanded when it is used."""
     monkeypatch.setenv("HALF", "b@/c")
     url = hide_passwords("postgresql://me:a-${HALF}@host/db")
     assert "a-" not in url
     assert make_url(expand_variables(url)).password == "a-b@/c"
 
 
-def test_an_odd_password_with_an_at_sign() -> None:
+def test_a_password_with_an_at_sign() -> None:
     """A password with an @ that is not percent-encoded is hidden as a whole."""
     url = hide_passwords("postgresql://me:p@s3cret@host/db")
     assert "s3cret" not in url
     assert make_url(expand_variables(url)).password == "p@s3cret"
 
 
-def test_another_process_says_what_to_do() -> None:
-    """Where the password is not known, the error names the remedy."""
+def test_the_error_of_another_process_has_a_remedy() -> None:
+    """In a process that does not know the password, the error has the remedy."""
     url = hide_passwords("postgresql://me:s3cret@elsewhere/db")
     for name in [name for name in os.environ if name in url]:
         del os.environ[name]
@@ -82,8 +82,8 @@ def test_another_process_says_what_to_do() -> None:
         expand_variables(url)
 
 
-def test_reading_a_config_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A literal password is a warning that recommends ${NAME} and does not tell the password."""
+def test_a_literal_password_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The warning recommends ${NAME} and does not contain the password."""
     path = tmp_path / "t.yaml"
     text = "name: t\ndata: {source: {url: 'postgresql://me:%s@h/d', query: q}, target: y}\n"
     path.write_text(text % "s3cret")

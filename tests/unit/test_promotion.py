@@ -1,4 +1,4 @@
-"""Promoting and rolling back by hand: what is said is what has happened, and what cannot be says what can."""
+"""Promotion and rollback by hand: results are reported exactly, errors have a remedy."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ FAILED = {
 }
 
 
-def test_what_serves_already_is_not_promoted_again(sample_store: SampleStore, command: Command) -> None:
-    """It says since when it serves; no row is written."""
+def test_the_champion_is_not_promoted_again(sample_store: SampleStore, command: Command) -> None:
+    """The command reports since when it serves; no row is written."""
     before = sample_store.ledger.rows(MODEL)
     done = command("promote", f"{MODEL}@1", "--reason", "better")
     assert done.code == 0, done.err
@@ -31,8 +31,8 @@ def test_what_serves_already_is_not_promoted_again(sample_store: SampleStore, co
     assert sample_store.ledger.rows(MODEL) == before
 
 
-def test_another_version_serves_instead(sample_store: SampleStore, command: Command) -> None:
-    """The one before is named; the rollback to it is a change as well."""
+def test_promotion_and_rollback(sample_store: SampleStore, command: Command) -> None:
+    """The previous version is reported; the rollback to it is a change as well."""
     done = command("promote", f"{MODEL}@2", "--reason", "better")
     assert "version 2 serves now instead of 1" in done.out
     assert command("rollback", "--json").json["changed"]
@@ -40,8 +40,8 @@ def test_another_version_serves_instead(sample_store: SampleStore, command: Comm
 
 
 @pytest.mark.parametrize("words", [MODEL, "2", f"{MODEL}@", f"{MODEL}@two"])
-def test_a_promotion_names_its_version(words: str, sample_store: SampleStore, command: Command) -> None:
-    """A bare name is not taken for a version: the versions there are, and how each stands, are told."""
+def test_a_promotion_needs_a_version(words: str, sample_store: SampleStore, command: Command) -> None:
+    """A name without a version is rejected with the list of versions and their states."""
     before = sample_store.ledger.rows(MODEL)
     done = command("promote", words, "--reason", "better")
     assert done.code == 2
@@ -49,13 +49,13 @@ def test_a_promotion_names_its_version(words: str, sample_store: SampleStore, co
     assert sample_store.ledger.rows(MODEL) == before
 
 
-def test_a_bare_name_lists_what_could_be_meant(sample_store: SampleStore, command: Command) -> None:
+def test_an_unknown_name_suggests_similar_ones(sample_store: SampleStore, command: Command) -> None:
     """One of them is what was wanted."""
     assert f"{MODEL}@1 (champion), {MODEL}@2 (rolled back)" in command("promote", MODEL, "--reason", "x").err
 
 
-def test_a_refused_version_says_what_to_change(sample_store: SampleStore, command: Command) -> None:
-    """The checks in the way, their keys, and the command that has the same judged again; not just to run again."""
+def test_the_error_for_a_rejected_version_has_the_keys(sample_store: SampleStore, command: Command) -> None:
+    """The error has the failed checks, their keys, and the command that judges the version again."""
     ledger = sample_store.ledger
     ledger.register(MODEL, "ann", "trained", {}, "key3")
     judged = JudgedVersion(3, "key3", f"releases/{MODEL}/v3-0123456789ab", FAILED)
@@ -69,8 +69,8 @@ def test_a_refused_version_says_what_to_change(sample_store: SampleStore, comman
     assert "towline run CONFIG --force" in text
 
 
-def test_a_version_without_a_release_is_not_shown_as_one(sample_store: SampleStore, command: Command) -> None:
-    """Its run goes on, or was killed: it has a number, and whoever asks for it is told why there is no more."""
+def test_a_version_without_a_release(sample_store: SampleStore, command: Command) -> None:
+    """A version whose run is under way or was killed has a number; the error gives the reason."""
     sample_store.ledger.register(MODEL, "ann", "trained", {}, "key3")
     rows = {row["version"]: row for row in command("models", MODEL, "--json").json}
     assert (rows[3]["state"], rows[3]["holdout"]) == ("registered", "no release yet")
@@ -84,7 +84,7 @@ def test_a_version_without_a_release_is_not_shown_as_one(sample_store: SampleSto
 
 
 def test_a_release_that_was_exchanged_is_not_promoted(sample_store: SampleStore, command: Command) -> None:
-    """The ledger knows the digest of what was judged: another release in its place, itself whole, does not serve."""
+    """The ledger has the digest of the judged release: another valid release in its place does not serve."""
     import shutil
 
     from towline.manifest import read_manifest

@@ -1,4 +1,4 @@
-"""Steps tell what goes on, and keep what it cost."""
+"""Steps are logged, and their cost is saved."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ from towline import sidecar, steps
 from towline.errors import DataValidationError
 
 
-def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever listens hears the step by name; its cost is kept in the folder."""
+def test_begin_end_and_cost_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the step by name; its cost is saved in the folder."""
     with caplog.at_level(logging.INFO, "towline.steps"), steps.step("split", tmp_path) as told:
         told.note = "80 to train"
     assert [record.__dict__["status"] for record in caplog.records] == ["begin", "done"]
@@ -20,8 +20,8 @@ def test_a_step_tells_its_begin_end_and_cost(tmp_path: Path, caplog: pytest.LogC
     assert set(kept["split"]) == {"wall_s", "cpu_s", "peak_mb"}
 
 
-def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is told with its cause and leaves no cost behind."""
+def test_a_failed_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the cause of a failure, and no cost is saved."""
     with (
         caplog.at_level(logging.INFO, "towline.steps"),
         pytest.raises(DataValidationError),
@@ -32,7 +32,7 @@ def test_a_failed_step_tells_why(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert not steps.costs(tmp_path)
 
 
-def test_without_a_second_process_calls_run_here() -> None:
-    """Workers and tests need not prepare anything."""
+def test_calls_without_a_sidecar_run_here() -> None:
+    """Workers and tests need no sidecar."""
     pid, _ = sidecar.call(os.getpid)
     assert pid == os.getpid()

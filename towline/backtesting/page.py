@@ -57,13 +57,13 @@ def summary_row(result: BacktestResult, policy: PolicyResult) -> list[str]:
 
 def step_row(step: BacktestStep) -> list[str]:
     """A step's cells under ``STEP_COLUMNS``."""
-    shown = ", ".join(step.alarms[:MAX_ALARMS]) + (" …" if len(step.alarms) > MAX_ALARMS else "")
+    columns = ", ".join(step.alarms[:MAX_ALARMS]) + (" …" if len(step.alarms) > MAX_ALARMS else "")
     return [
         f"{step.start:%Y-%m-%d}" if step.start.hour == 0 else f"{step.start:%Y-%m-%d %H:%M}",
         f"{step.rows:,}",
         format_number(step.value),
         f"{step.version}, until {step.trained_until:%Y-%m-%d}",
-        f"{step.drift}: {shown}" if shown else step.drift,
+        f"{step.drift}: {columns}" if columns else step.drift,
         step.quality if step.measured is None else f"{step.quality} {format_number(step.measured)}",
         f"{step.action} ({step.trigger})" if step.trigger and step.action != "nothing" else step.action,
         step.outcome,

@@ -152,6 +152,8 @@ def _register() -> None:
         backtest,
         backup,
         config,
+        doctor,
+        init,
         keys,
         labels,
         loadtest,
@@ -169,11 +171,11 @@ def _register() -> None:
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
-        "Train": (run.validate, run.run, backtest.backtest, config.config),
+        "Train": (init.init, run.validate, run.run, backtest.backtest, config.config),
         "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
-        "Operate": (up.up, ui.ui, backup.backup, backup.restore),
+        "Operate": (up.up, ui.ui, doctor.doctor, backup.backup, backup.restore),
     }
     for purpose, commands in purposes.items():
         for command in commands:

@@ -63,15 +63,15 @@ def list_keys(as_json: bool) -> None:
     from towline.config import Settings
     from towline.serving.auth import read_keys
 
-    shown = [_describe(key) for key in read_keys(Settings.from_environment().store).keys]
+    descriptions = [_describe(key) for key in read_keys(Settings.from_environment().store).keys]
 
     def text() -> str:
         from towline.cli.screen import table
 
-        if not shown:
+        if not descriptions:
             return "no keys yet: `towline keys create NAME` creates one"
         head = ["id", "name", "scopes", "created", "expires", "state"]
-        rows = [{**row, "scopes": ", ".join(row["scopes"])} for row in shown]
+        rows = [{**row, "scopes": ", ".join(row["scopes"])} for row in descriptions]
         return table(
             head,
             [
@@ -83,7 +83,7 @@ def list_keys(as_json: bool) -> None:
             ],
         )
 
-    emit(shown, as_json, text)
+    emit(descriptions, as_json, text)
 
 
 @keys.command()

@@ -167,17 +167,13 @@ def compact(name: str, as_json: bool) -> None:
 
 
 def _folder(name: str) -> "tuple[Settings, Path]":
-    from difflib import get_close_matches
-
-    from towline.config import Settings
+    from towline.config import Settings, suggest
 
     settings = Settings.from_environment()
     folders = (settings.layout.prediction_logs, settings.layout.all_labels)
     known = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        available = f"models with a log: {', '.join(known)}" if known else "`towline serve` starts one"
-        remedy = f"did you mean {near[0]}?" if near else available
+        remedy = suggest(name, known) if known else "`towline serve` starts one"
         raise ConfigError(f"no log of {name!r}", where=str(folders[0]), remedy=remedy)
     return settings, folders[0] / name
 

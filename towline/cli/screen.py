@@ -40,15 +40,15 @@ def progress(log: Path) -> Iterator[None]:
     logging.raiseExceptions, logging.lastResort = False, None  # errors of logging are not shown
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
-    shown = _Live() if sys.stderr.isatty() else _Lines()
-    steps.addHandler(shown)
+    handler = _Live() if sys.stderr.isatty() else _Lines()
+    steps.addHandler(handler)
     try:
         with contextlib.redirect_stdout(_Printed(everything)):
             yield
     finally:
-        if isinstance(shown, _Live):
-            shown.bar.stop()
-        steps.removeHandler(shown)
+        if isinstance(handler, _Live):
+            handler.bar.stop()
+        steps.removeHandler(handler)
         root.removeHandler(everything)
         everything.close()
 
@@ -178,7 +178,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         return "\n".join([*lines, head("run") + page])
     release = settings.layout.release(outcome.release)
     lines += [head("release") + str(release), head("report") + str(release / "card.html")]
-    return "\n".join(lines) + "\n" + _next(_next_steps(outcome))
+    return "\n".join(lines) + "\n" + next_steps(_next_steps(outcome))
 
 
 def _repeated(outcome: "Outcome", page: str) -> str:
@@ -187,7 +187,7 @@ def _repeated(outcome: "Outcome", page: str) -> str:
     text = f"nothing to do: this run has completed before, as {version}, which {state}\n"
     see = ("see the run", page) if page else ("see the version", f"towline show {outcome.model}@{outcome.version}")
     repeat = ("run it again anyway", "towline run CONFIG --force")
-    return text + _next([see, *(_after_refusal(outcome) if outcome.event == "refused" else [repeat])])
+    return text + next_steps([see, *(_after_refusal(outcome) if outcome.event == "refused" else [repeat])])
 
 
 def _data_lines(outcome: "Outcome") -> list[str]:
@@ -215,7 +215,13 @@ def _candidate_table(outcome: "Outcome") -> str:
         ]
         for candidate in outcome.candidates
     ]
-    return table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
+    first = outcome.candidates[0]
+    if first["rows"] < first["rows_available"]:
+        text += (
+            f"\n  each fold fitted on {first['rows']:,} of {first['rows_available']:,} rows (cross_validation.max_rows)"
+        )
+    return text
 
 
 def _metric_table(metrics: "Mapping[str, Interval]") -> str:
@@ -269,8 +275,8 @@ def checked(result: "PreflightResult") -> str:
 
 
 def _classes(contract: "Contract") -> str:
-    shown = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
-    return f": {', '.join(shown)}{', …' if len(contract.classes) > 8 else ''}" if shown else ""
+    labels = [f"{label} (positive)" if label == contract.positive else str(label) for label in contract.classes[:8]]
+    return f": {', '.join(labels)}{', …' if len(contract.classes) > 8 else ''}" if labels else ""
 
 
 def _column(column: "Column") -> list[object]:
@@ -347,5 +353,6 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _next(steps: Sequence[tuple[str, str]]) -> str:
+def next_steps(steps: Sequence[tuple[str, str]]) -> str:
+    """The commands that may follow, as (purpose, command)."""
     return "\n".join(["", click.style("next", bold=True), *(f"  {what:<24}{command}" for what, command in steps)])

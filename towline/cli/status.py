@@ -340,7 +340,7 @@ def _trend(model: "ModelStatus", column: str) -> str:
 
 
 def _color(state: str) -> str:
-    from towline.monitoring.status.page import STATE_CLASSES
+    from towline.html import STATE_CLASSES
 
     color = COLORS.get(STATE_CLASSES.get(state.lower(), state))
     return click.style(state, fg=color) if color else state

@@ -14,7 +14,7 @@ from towline.config.monitoring import (
     SloConfig,
 )
 from towline.config.pipeline import ConfigOrPath, PipelineConfig, TrainingConfig, build_config, read_config
-from towline.config.record import Duration, Frozen, OptionalDuration, format_duration
+from towline.config.record import Duration, Frozen, OptionalDuration, format_duration, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
     DEFAULT_METRIC,
@@ -41,42 +41,10 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC",
-    "GREATER_IS_BETTER",
-    "METRICS",
-    "AlertConfig",
-    "Candidate",
-    "ColumnRule",
-    "ConfigOrPath",
-    "CrossValidationConfig",
-    "DataConfig",
-    "DriftConfig",
-    "Duration",
-    "EvaluationConfig",
-    "Expectation",
-    "Frozen",
-    "GateConfig",
-    "HistoryConfig",
-    "Kind",
-    "LoggingPolicy",
-    "Metric",
-    "OptionalDuration",
-    "PackageConfig",
-    "PipelineConfig",
-    "PrivacyConfig",
-    "QualityConfig",
-    "RetrainConfig",
-    "ScheduleConfig",
-    "SearchConfig",
-    "Settings",
-    "Severity",
-    "SloConfig",
-    "SplitConfig",
-    "SqlSource",
-    "Task",
-    "TrainingConfig",
-    "ValidationConfig",
-    "build_config",
-    "format_duration",
-    "read_config",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "Candidate", "ColumnRule", "ConfigOrPath",
+    "CrossValidationConfig", "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
+    "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "Metric", "OptionalDuration", "PackageConfig",
+    "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "ScheduleConfig", "SearchConfig", "Settings",
+    "Severity", "SloConfig", "SplitConfig", "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config",
+    "format_duration", "read_config", "suggest",
 ]  # fmt: skip

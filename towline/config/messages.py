@@ -1,13 +1,17 @@
-"""What is wrong with a value of a config, in words for people who have never seen pydantic."""
+"""Messages for invalid values of a config, in plain English instead of pydantic's words."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from towline.config.record import suggest
-from towline.config.renamed import RENAMED
 
-#: keys that take one of several kinds of value: pydantic tells what is wrong with each kind
+#: former config key → its name now, both in full, without positions in lists
+RENAMED: Mapping[str, str] = {
+    "data.level": "data.detrend", "retrain.need": "retrain.bad_windows", "retrain.of": "retrain.recent_windows",
+    "retrain.signs": "retrain.triggers",
+}  # fmt: skip
+#: keys with several possible types: pydantic reports an error for each type
 _UNIONS: Mapping[tuple[str, str], str] = {
     ("data", "source"): "must be a path, a list of paths, or a mapping with url and query",
     ("data", "positive"): "must be one class: text, a whole number, true or false",
@@ -31,7 +35,7 @@ _SECRET = ("url", "query", "webhook")
 
 
 class ConfigProblem(NamedTuple):
-    """One thing that is wrong: the keys that lead to it, what it is, and the remedy where there is a plain one."""
+    """One invalid value: its path of keys, the message, and a remedy if there is an obvious one."""
 
     keys: tuple[str, ...]
     message: str
@@ -41,32 +45,35 @@ class ConfigProblem(NamedTuple):
 def describe_problems(
     errors: Sequence[Mapping[str, Any]], known: "Mapping[tuple[str, ...], set[str]]"
 ) -> list[ConfigProblem]:
-    """What pydantic found, each thing once.
+    """The problems of a config, each once.
 
     Args:
-        errors: of a ``ValidationError``.
-        known: the keys that there are below each path at which an unknown one was found.
+        errors: of pydantic's ``ValidationError``.
+        known: the known keys below each path with an unknown key.
     """
     problems: dict[tuple[str, ...], ConfigProblem] = {}
     for error in errors:
-        problem = _problem(error, known)
+        problem = _describe_error(error, known)
         if problem.keys not in problems or len(error["loc"]) > len(problem.keys) + 1:
             problems[problem.keys] = problem
-    # pydantic reports a list or a union as wrong too if one of its members is wrong
-    return [one for one in problems.values() if not any(keys[: len(one.keys)] == one.keys != keys for keys in problems)]
+    # pydantic reports a list or a union as invalid too if one of its members is invalid
+    paths = {keys[:length] for keys in problems for length in range(len(keys))}
+    return [problem for keys, problem in problems.items() if keys not in paths]
 
 
-def _problem(error: Mapping[str, Any], known: "Mapping[tuple[str, ...], set[str]]") -> ConfigProblem:
+def _describe_error(error: Mapping[str, Any], known: "Mapping[tuple[str, ...], set[str]]") -> ConfigProblem:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     for union, message in _UNIONS.items():
         if path[:2] == union and error["type"] not in ("missing", "value_error"):
-            return ConfigProblem(union, message) if len(path) < 4 else _plain(error, (*union, *path[3:]), known)
+            return (
+                ConfigProblem(union, message) if len(path) < 4 else _describe_plain(error, (*union, *path[3:]), known)
+            )
         if path[:2] == union:
             path = (*union, *path[3:])
-    return _plain(error, path, known)
+    return _describe_plain(error, path, known)
 
 
-def _plain(
+def _describe_plain(
     error: Mapping[str, Any], keys: tuple[str, ...], known: "Mapping[tuple[str, ...], set[str]]"
 ) -> ConfigProblem:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
@@ -79,29 +86,26 @@ def _plain(
         return ConfigProblem(keys, "is missing")
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
-        what = "unknown key" if "[key]" in error["loc"] else f"must be one of {', '.join(choices)}{_given(keys, value)}"
+        what = "unknown key" if "[key]" in error["loc"] else f"must be one of {', '.join(choices)}{_not(keys, value)}"
         return ConfigProblem(keys, what, suggest(str(value), choices))
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return ConfigProblem(keys, f"must be {words} {context[key]}{_given(keys, value)}")
+        return ConfigProblem(keys, f"must be {words} {context[key]}{_not(keys, value)}")
     if kind == "string_pattern_mismatch":
-        return ConfigProblem(keys, _PATTERNS.get(label, f"does not match {context['pattern']}") + _given(keys, value))
+        return ConfigProblem(keys, _PATTERNS.get(label, f"does not match {context['pattern']}") + _not(keys, value))
     if kind == "too_short":
-        return ConfigProblem(keys, f"must have at least {context['min_length']} entry")
+        return ConfigProblem(keys, f"must have at least {context['min_length']} entries")
     if kind in ("string_too_short", "string_too_long"):
-        least = kind == "string_too_short"
-        count = context["min_length" if least else "max_length"]
-        return ConfigProblem(
-            keys, f"must have at {'least' if least else 'most'} {count} character{_given(keys, value)}"
-        )
+        limit = f"least {context['min_length']}" if kind == "string_too_short" else f"most {context['max_length']}"
+        return ConfigProblem(keys, f"must have at {limit} characters{_not(keys, value)}")
     for begin, words in _KINDS.items():
         if kind.startswith(f"{begin}_"):
             remedy = f"write [{value}]" if words == "a list" and isinstance(value, str) else ""
-            return ConfigProblem(keys, f"must be {words}{_given(keys, value)}", remedy)
+            return ConfigProblem(keys, f"must be {words}{_not(keys, value)}", remedy)
     return ConfigProblem(keys, error["msg"].removeprefix("Value error, "))
 
 
-def _given(keys: Sequence[str], value: object) -> str:
-    """What was given instead, unless it is long or may be secret."""
+def _not(keys: Sequence[str], value: object) -> str:
+    """The invalid value as a part of a message, unless it is long or may be secret."""
     text = "nothing" if value is None else repr(value)
     return f", not {text}" if len(text) <= 60 and not set(keys) & set(_SECRET) else ""

@@ -1,4 +1,7 @@
-"""What one pipeline does, from one YAML file."""
+"""The pipeline config: what one pipeline does, read from one YAML file.
+
+``TrainingConfig`` is the part that training depends on; ``PipelineConfig`` adds the gate and monitoring.
+"""
 
 import csv
 import difflib
@@ -6,7 +9,7 @@ import gzip
 import hashlib
 import json
 import logging
-import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -49,7 +52,7 @@ TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xl
 
 
 class TrainingConfig(Frozen):
-    """The part of a config that training depends on: runs whose training configs are equal share their fits."""
+    """The part of a config that training depends on; runs with equal training configs share their fits."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="the model's name")
     task: Task | None = Field(None, description="default: inferred from the target")
@@ -66,17 +69,17 @@ class TrainingConfig(Frozen):
 
     @field_validator("candidates")
     @classmethod
-    def _distinct(cls, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    def _check_names(cls, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         names = [candidate.name for candidate in candidates]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two candidates are called {twice[0]!r}; give one a name of its own")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"two candidates have the name {duplicates[0]!r}; set another name for one of them")
         if "baseline" in names:
-            raise ValueError("'baseline' is always a candidate; leave it out")
+            raise ValueError("'baseline' is always a candidate; remove it from the list")
         return candidates
 
     @model_validator(mode="after")
-    def _columns_agree(self) -> Self:
+    def _check_columns(self) -> Self:
         for role in ("time", "group"):
             if (column := getattr(self.data, role)) == self.data.target:
                 raise ValueError(f"data.{role} and data.target are both {column!r}")
@@ -87,27 +90,29 @@ class TrainingConfig(Frozen):
             raise ValueError(f"privacy names {self.data.target!r}, which is the target: a request does not hold it")
         if self.data.time in self.privacy.pii:
             raise ValueError(f"privacy.pii names {self.data.time!r}, which is data.time: a release keeps times of rows")
-        if shown := set(self.evaluation.slices or ()) & set(self.privacy.pii):
-            raise ValueError(f"evaluation.slices names {min(shown)!r}, which is pii: its values would be in reports")
+        if pii_slices := set(self.evaluation.slices or ()) & set(self.privacy.pii):
+            raise ValueError(
+                f"evaluation.slices names {min(pii_slices)!r}, which is pii: reports would show its values"
+            )
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
-            raise ValueError("split.holdout is a duration, which needs data.time and a split by it; give a share")
+            raise ValueError("split.holdout is a duration, which needs a split by data.time; write a share such as 0.2")
         return self
 
     @property
     def by_time(self) -> bool:
-        """Whether the newest rows are held out."""
+        """Whether the split is by time: the newest rows are held out."""
         return bool(self.data.time) and self.split.by != "random"
 
     @property
     def refits(self) -> bool:
-        """Whether what is released has learnt from the holdout too, once that was measured on."""
+        """Whether the released model is fitted again on all rows after the evaluation on the holdout."""
         return self.by_time if self.split.refit is None else self.split.refit
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that a run depends on, so not of monitoring, nor of whether the snapshot is kept."""
+        """SHA-256 of everything that a run depends on: of all keys but monitoring and ``data.keep_snapshot``."""
         fields = self.model_dump(
             mode="json", exclude={**dict.fromkeys(MONITORING_SECTIONS, True), "data": {"keep_snapshot"}}
         )
@@ -136,31 +141,33 @@ class PipelineConfig(TrainingConfig):
         return TrainingConfig.model_validate(fields)
 
     def masked(self) -> "PipelineConfig":
-        """What may be shown and stored: without passwords, and without what is literal in the webhook's path."""
+        """A copy to show and store: passwords and the webhook's path are masked."""
         source = self.data.source
-        shown = source.masked() if isinstance(source, SqlSource) else source
-        data = self.data.model_copy(update={"source": shown})
+        data = self.data.model_copy(update={"source": source.masked() if isinstance(source, SqlSource) else source})
         return self.model_copy(update={"data": data, "alerts": self.alerts.masked()})
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
-    """Reads a pipeline's YAML, with ``key.path=value`` overrides.
+    """Reads the YAML file of a pipeline.
+
+    Args:
+        path: of the file.
+        overrides: ``key.path=value`` texts that replace values of the file.
 
     Raises:
-        ConfigError: no such file, bad YAML (with its line), an unknown key (with the nearest known one) or a bad value.
+        ConfigError: there is no such file, or its YAML, a key or a value is invalid; names the line.
     """
     if path.name.lower().endswith(TABLES):
-        raise _is_a_table(path)
+        raise _table_error(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a pipeline's YAML file"
-        raise ConfigError("no such config", where=str(path), remedy=hint) from None
+        similar = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
+        question = f"did you mean {path.parent / similar[0]}?" if similar else "give the path of a pipeline's YAML file"
+        raise ConfigError("no such config", where=str(path), remedy=question) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the config: {error}", where=str(path), remedy="give a UTF-8 YAML file"
-        ) from None
+        what = f"cannot read the config: {error}"
+        raise ConfigError(what, where=str(path), remedy="give a UTF-8 YAML file") from None
     raw, tree = strict_yaml.parse(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError("the config is not a mapping", where=str(path), remedy="start from configs/bike_demand.yaml")
@@ -169,40 +176,28 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     config = build_config(raw, str(path), tree)
     if isinstance(config.data.source, SqlSource) and has_hidden_password(config.data.source.url):
         _logger.warning(
-            "%s: data.source.url holds a literal password; write ${NAME} in its place and set NAME in the environment: "
-            "then the file is no secret",
+            "%s: data.source.url has a literal password; write ${NAME} instead and set NAME in the environment, so "
+            "that the file is not secret",
             path,
         )
     return config
 
 
-def _is_a_table(path: Path) -> ConfigError:
-    """A table is what a config names: the error holds a config for it that can be copied."""
-    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower().partition(".")[0]).strip("-") or "model"
-    columns, project = _columns(path), Settings.from_environment().project
-    place = path.resolve()
-    source = place.relative_to(project) if place.is_relative_to(project) else place
+def _table_error(path: Path) -> ConfigError:
+    """The error for a table given instead of a config; it names the command that writes a config for the table."""
+    columns = _read_header(path)
+    target = columns[-1] if columns else "COLUMN"
+    shown = f"the columns are: {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}"
     return ConfigError(
-        "this is a table, and what is run is a config that names one",
+        "this is a table, not a config",
         where=str(path),
-        remedy=f"write these lines into configs/{name}.yaml, then: towline run configs/{name}.yaml",
-        details=(
-            f"name: {name}",
-            "data:",
-            f"  source: {_scalar(str(source))}",
-            f"  target: {_scalar(columns[-1] if columns else 'COLUMN')}   # the column to predict"
-            + (f", one of {', '.join(columns[:20])}{', …' if len(columns) > 20 else ''}" if columns else ""),
-        ),
+        remedy=f"towline init {shlex.quote(str(path))} --target {shlex.quote(target)}",
+        details=(shown,) if columns else (),
     )
 
 
-def _scalar(text: str) -> str:
-    """Text as YAML takes it."""
-    return text if re.fullmatch(r"[A-Za-z_/][\w ./-]*", text) else json.dumps(text, ensure_ascii=False)
-
-
-def _columns(path: Path) -> list[str]:
-    """The header of a CSV file that is there; none of anything else."""
+def _read_header(path: Path) -> list[str]:
+    """The column names of a CSV file; empty for another or an unreadable file."""
     if not any(path.name.lower().endswith(kind) for kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         return []
     try:
@@ -218,12 +213,21 @@ def _read_if_named(value: object) -> object:
     return read_config(Settings.from_environment().project / value) if isinstance(value, str) else value
 
 
-#: what a flow takes: a config, or the path of one in the project, read where and when the flow runs
+#: a parameter of flows: a config, or its path in the project, which is read when the flow runs
 ConfigOrPath = Annotated[PipelineConfig, BeforeValidator(_read_if_named, json_schema_input_type=PipelineConfig | str)]
 
 
 def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None) -> PipelineConfig:
-    """Validates a mapping as a PipelineConfig; errors name the key and, with ``tree``, the line."""
+    """Builds a config from a mapping.
+
+    Args:
+        raw: keys and values.
+        where: the file, for errors.
+        tree: the nodes of the YAML text, for line numbers.
+
+    Raises:
+        ConfigError: keys or values are invalid; one detail line for each.
+    """
     try:
         return PipelineConfig.model_validate(raw)
     except ValidationError as invalid:
@@ -231,10 +235,10 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]
     known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
     lines, remedy, first = [], "", where
-    for keys, message, better in describe_problems(errors, known)[:10]:
+    for keys, message, key_remedy in describe_problems(errors, known)[:10]:
         line = strict_yaml.line(tree, list(keys))
-        hint = f"; {better}" if better and remedy else ""
-        remedy = remedy or better
+        hint = f"; {key_remedy}" if key_remedy and remedy else ""
+        remedy = remedy or key_remedy
         lines.append(f"{'.'.join(keys) or 'config'}: {message}{hint}" + (f" (line {line})" if line else ""))
         if first == where and line:
             first = f"{where}:{line}"

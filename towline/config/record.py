@@ -1,16 +1,16 @@
-"""What every config and every small record is made of."""
+"""The base class of configs and records, and types for durations and shares."""
 
 import datetime as dt
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
 
 
 class Frozen(BaseModel):
-    """A small immutable record: unknown keys are refused."""
+    """An immutable record that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -27,7 +27,7 @@ Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
 
 
 def format_duration(length: dt.timedelta | None) -> str:
-    """A duration as a config has it: 90d, 36h; None is ``all``."""
+    """A duration as in a config: 90d, 36h; None is ``all``."""
     if length is None:
         return "all"
     hours, rest = divmod(length, dt.timedelta(hours=1))
@@ -39,12 +39,12 @@ def format_duration(length: dt.timedelta | None) -> str:
 def _as_span(value: object) -> object:
     value = None if value == "all" else _as_duration(value)
     if isinstance(value, dt.timedelta) and value <= dt.timedelta(0):
-        raise ValueError("a duration must be longer than nothing")
+        raise ValueError("a duration must be positive")
     return value
 
 
 def _as_tuple(value: object) -> object:
-    """One, several or none of a thing."""
+    """One value, a list, or None as a tuple."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -54,7 +54,7 @@ def _as_share(value: object) -> object:
     if isinstance(value, str):
         value = TypeAdapter(Duration).validate_python(value)
     if isinstance(value, dt.timedelta) and value <= dt.timedelta(0):
-        raise ValueError("a duration must be longer than nothing")
+        raise ValueError("a duration must be positive")
     if isinstance(value, int | float) and not 0 < value < 0.9:
         raise ValueError("a share must be greater than 0 and less than 0.9; a duration is written 28d")
     return value
@@ -67,13 +67,13 @@ Durations = Annotated[
 Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_input_type=float | str)]
 
 
-def format_share(share: float | dt.timedelta) -> Any:
-    """A share or a duration as it is written."""
+def format_share(share: float | dt.timedelta) -> float | str:
+    """A share or a duration as in a config."""
     return format_duration(share) if isinstance(share, dt.timedelta) else share
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, as a remedy; else all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(names)
+    """A remedy for an unknown name: the most similar known name, else up to 30 known names."""
+    names = sorted(set(known))
+    similar = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])

@@ -1,4 +1,4 @@
-"""Where things are, from the environment."""
+"""Settings: the locations of project, store, MLflow and ledger, from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from towline.config.record import Frozen, suggest
 from towline.errors import ConfigError
 from towline.store import StoreLayout
 
-# read by the commands that need them; they say not where anything is
+# read by the commands that need them; they are not locations
 _OF_COMMANDS = {"TOWLINE_API_KEY", "TOWLINE_BACKUP_DATABASES", "TOWLINE_BACKUP_FOLDERS", "TOWLINE_PROFILE"}
 
 
 class Settings(Frozen):
-    """Where things are. Nothing secret has a default."""
+    """The locations that a process uses."""
 
     project: Path
     store: Path
@@ -47,7 +47,7 @@ class Settings(Frozen):
         )
 
     def environment(self) -> dict[str, str]:
-        """What another process reads these settings from."""
+        """The environment variables that give another process these settings."""
         return {
             "TOWLINE_PROJECT": str(self.project),
             "TOWLINE_STORE": str(self.store),

@@ -1,4 +1,4 @@
-"""Strict YAML: refuses repeated keys and oversized texts, and knows the line of each value for errors.
+"""Strict YAML: a loader that rejects repeated keys and oversized texts, and gives the line of each value for errors.
 
 PyYAML's tree has the lines. ruamel.yaml would replace the check of repeated keys, but not that of the limits.
 """
@@ -22,8 +22,9 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
             line.
     """
     try:
-        _check_limits(text)
-        return yaml.load(text, Loader=_StrictLoader), yaml.compose(text, Loader=yaml.SafeLoader)  # noqa: S506 - safe too
+        loader = _StrictLoader(text)
+        tree = loader.get_single_node()
+        return (None if tree is None else loader.construct_document(tree)), tree
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         spot = f"{where}:{mark.line + 1}" if mark else where
@@ -77,55 +78,35 @@ def line(node: yaml.Node | None, keys: list[str]) -> int | None:
     return number
 
 
-def _check_limits(text: str) -> None:
-    """Checks the limits before the text is parsed: the loader recurses, and aliases multiply values.
-
-    Raises:
-        yaml.MarkedYAMLError: the text is too large, nested too deeply, or its aliases stand for too many values.
-    """
-    if len(text) > MAX_BYTES:
-        raise yaml.MarkedYAMLError(problem=f"the text is longer than {MAX_BYTES:,} characters")
-    expansion = _Expansion()
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if problem := expansion.add(event):
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.error.Mark", event.start_mark))
-
-
-class _Expansion:
-    """Counts the values of a text, event by event; an alias counts as all values of its anchor."""
-
-    def __init__(self) -> None:
-        self._open: list[
-            tuple[str | None, int]
-        ] = []  # of each open collection: its anchor, and the number of values before it
-        self._anchored: dict[str | None, int] = {}
-        self._values = 0
-
-    def add(self, event: yaml.Event) -> str | None:
-        """The limit that is exceeded now, or None."""
-        anchor = getattr(event, "anchor", None)
-        if isinstance(event, yaml.AliasEvent):
-            if any(anchor == name for name, _ in self._open):
-                return f"the alias *{anchor} is inside its own anchor"
-            self._values += self._anchored.get(anchor, 0)  # the composer names an anchor that does not exist
-        elif isinstance(event, yaml.ScalarEvent):
-            self._values += 1
-            self._anchored[anchor] = 1
-        elif isinstance(event, yaml.CollectionStartEvent):
-            self._open.append((anchor, self._values))
-            self._values += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = self._open.pop()
-            self._anchored[anchor] = self._values - before
-        if len(self._open) > MAX_DEPTH:
-            return f"values are nested more than {MAX_DEPTH} deep"
-        if self._values > MAX_VALUES:
-            return f"more than {MAX_VALUES:,} values, with aliases expanded"
-        return None
-
-
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses repeated keys, of which YAML would keep the last."""
+    """Refuses repeated keys, of which YAML would take the last, and texts that exceed the limits."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_BYTES:
+            raise yaml.MarkedYAMLError(problem=f"the text is longer than {MAX_BYTES:,} characters")
+        super().__init__(text)
+        self._depth = self._values = 0
+        self._sizes: dict[int, int] = {}  # number of values of each complete node
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Counts values and depth; an alias counts as all values of its anchor."""
+        event, before = self.peek_event(), self._values  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise self._limit_error(f"values are nested more than {MAX_DEPTH} deep", event)
+        is_alias = isinstance(event, yaml.AliasEvent)
+        self._values += 0 if is_alias else 1
+        node = super().compose_node(parent, index)
+        if is_alias:
+            if id(node) not in self._sizes:
+                raise self._limit_error(f"the alias *{event.anchor} is inside its own anchor", event)
+            self._values += self._sizes[id(node)]
+        else:
+            self._sizes[id(node)] = self._values - before
+        if self._values > MAX_VALUES:
+            raise self._limit_error(f"more than {MAX_VALUES:,} values, with aliases expanded", event)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[object] = set()
@@ -135,3 +116,7 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             keys.add(key if isinstance(key, str) else id(key_node))
         return super().construct_mapping(node, deep)
+
+    @staticmethod
+    def _limit_error(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.error.Mark", event.start_mark))

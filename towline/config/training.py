@@ -1,4 +1,4 @@
-"""The parts of a pipeline's config that say what is trained, on what, and what it must reach."""
+"""Config sections of training: data, validation, split, candidates, evaluation, gate and privacy."""
 
 import datetime as dt
 import itertools
@@ -32,12 +32,12 @@ DEFAULT_METRIC: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc"
 
 
 class HistoryConfig(Frozen):
-    """How much of the past is learnt from, and how.
+    """The history that a model is trained on: how far back, with which weights, and with or without the trend.
 
     Attributes:
-        window: rows older than this before the newest one are left out; None: all rows there are.
-        half_life: a row this old counts half; None: all count the same.
-        detrend: half-life of the target's trend, which is removed from older targets; None: the target stays unchanged.
+        window: older rows, counted from the newest one, are left out; None: all rows are used.
+        half_life: a row of this age has half the weight of a new one; None: all rows have the same weight.
+        detrend: half-life of the target's trend, which is removed from older targets; None: the target is unchanged.
     """
 
     window: OptionalDuration = None
@@ -80,29 +80,40 @@ class SqlSource(Frozen):
 
     @field_validator("url")
     @classmethod
-    def _without_password(cls, url: str) -> str:
+    def _hide_password(cls, url: str) -> str:
         return hide_passwords(url)
 
     def masked(self) -> "SqlSource":
-        """What may be shown and stored: without the passwords of the URL; a ``${NAME}`` stays."""
+        """A copy to show and store: passwords in the URL are masked, ``${NAME}`` is not."""
         return self.model_copy(update={"url": mask_passwords(self.url)})
 
 
+class ClassesConfig(Frozen):
+    """What happens to rare classes of the target."""
+
+    rare: Literal["keep", "merge", "drop"] = Field(
+        "keep", description="merge: one class for all of them; drop: their rows are left out"
+    )
+    min_rows: int = Field(20, ge=2, description="a class with fewer rows is rare")
+    other: str = Field("other", min_length=1, description="the class that rare classes are merged into")
+
+
 class DataConfig(Frozen):
-    """Where the rows come from and which of their columns count."""
+    """The source of the rows, and the roles of their columns."""
 
     source: str | list[str] | SqlSource = Field(
         description="a CSV, CSV.gz or Parquet file, a folder or glob of them, a list of these, or {url, query}"
     )
     target: str
-    time: str | None = Field(None, description="when the row happened; makes the split and the folds time-aware")
-    group: str | None = Field(None, description="rows of one group never stand on both sides of a split")
-    drop: tuple[str, ...] = Field((), description="columns never read: leaks, identifiers, personal data")
+    time: str | None = Field(None, description="time of a row; makes the split and the folds time-aware")
+    group: str | None = Field(None, description="rows of one group are never in both parts of a split")
+    drop: tuple[str, ...] = Field((), description="columns that are not read: leaks, identifiers, personal data")
     window: Durations = Field(
-        (), description="only this much history before the newest row, e.g. 90d; of several the best is chosen"
+        (), description="length of the history before the newest row, e.g. 90d; of several the best is chosen"
     )
     half_life: Durations = Field(
-        (), description="a row this old counts half as much as a new one; of several, or all (evenly), the best"
+        (),
+        description="age at which a row has half the weight of a new one; of several, or all (equal weight), the best",
     )
     detrend: Durations = Field(
         (),
@@ -111,43 +122,52 @@ class DataConfig(Frozen):
     separator: str = Field(",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
     thousands: Literal["", ",", ".", " ", "'", "_"] = Field("", description="mark between groups of three digits")
-    na_values: NullMarkers = Field(
-        (), description="texts or numbers that stand for null in every column, e.g. ['?', -999]"
-    )
+    na_values: NullMarkers = Field((), description="texts or numbers that mean null in every column, e.g. ['?', -999]")
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms or "
-        "decimal_year; of all columns, or {column: format}",
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, epoch_d "
+        "(days since 1970) or decimal_year; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1, else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
-    keep_snapshot: bool = Field(True, description="whether the snapshot of the rows outlives the run that read them")
+    max_unlabelled: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="largest share of rows without a target, which are left out; with more the run stops",
+    )
+    max_unreadable: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="largest share of words in a column of numbers, which are null; with more it is a category",
+    )
+    classes: ClassesConfig = ClassesConfig()
+    keep_snapshot: bool = Field(True, description="whether the snapshot of the rows is kept after the run")
 
     @model_validator(mode="after")
-    def _readable(self) -> "DataConfig":
+    def _check_formats(self) -> "DataConfig":
         if self.thousands == self.decimal:
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            if (
-                date_format is not None
-                and date_format not in ("epoch_s", "epoch_ms", "decimal_year")
-                and not _is_date_format(date_format)
+            if date_format not in (None, "epoch_s", "epoch_ms", "epoch_d", "decimal_year") and not _is_date_format(
+                date_format
             ):
-                raise ValueError(f"date_format {date_format!r} is no strptime format of a date, e.g. %d.%m.%Y")
+                raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 
     @property
     def reach(self) -> dt.timedelta | None:
-        """The longest history that may be learnt from; None is all."""
+        """The longest window; None: all rows."""
         lengths = [length for length in self.window if length is not None]
         return max(lengths) if lengths and len(lengths) == len(self.window) else None
 
     @property
     def histories(self) -> tuple[HistoryConfig, ...]:
-        """What to choose from; of one window alone nothing is left but its rows."""
+        """The histories to choose from; a single window is no choice, because the snapshot has only its rows."""
         windows = self.window if len(self.window) > 1 else (None,)
         options = itertools.product(windows, self.half_life or (None,), self.detrend or (None,))
         return tuple(
@@ -156,7 +176,7 @@ class DataConfig(Frozen):
 
 
 class ColumnRule(Frozen):
-    """What a column must hold."""
+    """Validation rules for one column."""
 
     nullable: bool | None = None
     min: float | None = None
@@ -166,14 +186,14 @@ class ColumnRule(Frozen):
     severity: Severity = "error"
 
     @model_validator(mode="after")
-    def _ordered(self) -> "ColumnRule":
+    def _check_range(self) -> "ColumnRule":
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
 
 
 class Expectation(Frozen):
-    """One Great Expectations expectation, by its own name."""
+    """One expectation of Great Expectations, by its name there."""
 
     type: str = Field(examples=["expect_column_values_to_be_between"])
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -181,7 +201,7 @@ class Expectation(Frozen):
 
 
 class ValidationConfig(Frozen):
-    """What the table must satisfy before anything is trained on it."""
+    """Rules that the table must satisfy before training."""
 
     min_rows: int = Field(20, ge=2)
     columns: dict[str, ColumnRule] = Field(default_factory=dict)
@@ -191,16 +211,15 @@ class ValidationConfig(Frozen):
 
 
 class SplitConfig(Frozen):
-    holdout: Share = Field(0.2, description="share of rows, or by time the newest rows of so long, e.g. 28d")
+    holdout: Share = Field(0.2, description="share of rows, or, by time, the duration of the newest rows, e.g. 28d")
     by: Literal["auto", "time", "random"] = "auto"
     refit: bool | None = Field(
-        None, description="release what the same recipe learns from all rows; default: where the split is by time"
+        None, description="fit the same recipe again on all rows for the release; default: if the split is by time"
     )
 
     @field_serializer("holdout")
-    def _written(self, holdout: float | dt.timedelta) -> float | str:
-        written: float | str = format_share(holdout)
-        return written
+    def _format_holdout(self, holdout: float | dt.timedelta) -> float | str:
+        return format_share(holdout)
 
 
 class SearchConfig(Frozen):
@@ -215,10 +234,10 @@ class SearchConfig(Frozen):
 
 
 class Candidate(Frozen):
-    """An estimator to try: a name of ours, or an importable scikit-learn compatible class."""
+    """An estimator to compare: a built-in name, or the path of a scikit-learn compatible class."""
 
     estimator: str = Field(examples=["linear", "forest", "boosting", "sklearn.svm.SVR"])
-    name: str = Field("", pattern=r"^[\w-]{1,60}$", description="how it is called in reports; default: the estimator's")
+    name: str = Field("", pattern=r"^[\w-]{1,60}$", description="its name in reports; default: that of the estimator")
     params: dict[str, Any] = Field(default_factory=dict)
     weights: Literal["balanced"] | None = Field(None, description="class weights, classification only")
     search: SearchConfig | None = None
@@ -233,11 +252,14 @@ class Candidate(Frozen):
         return value
 
 
-CandidateOrName = Annotated[Candidate, BeforeValidator(lambda given: given, json_schema_input_type=str | Candidate)]
+CandidateOrName = Annotated[Candidate, BeforeValidator(lambda value: value, json_schema_input_type=str | Candidate)]
 
 
 class CrossValidationConfig(Frozen):
     folds: int = Field(5, ge=2, le=50)
+    max_rows: int = Field(
+        50_000, ge=1_000, description="a fold is fitted on at most so many rows, a seeded sample; the model on all rows"
+    )
 
 
 class EvaluationConfig(Frozen):
@@ -250,7 +272,7 @@ class EvaluationConfig(Frozen):
 
 
 class GateConfig(Frozen):
-    """What a model must reach to serve."""
+    """Bounds and margins that a model must satisfy to be promoted."""
 
     max: dict[Metric, FiniteFloat] = Field(default_factory=dict)
     min: dict[Metric, FiniteFloat] = Field(default_factory=dict)
@@ -263,7 +285,7 @@ class GateConfig(Frozen):
 
 
 class PrivacyConfig(Frozen):
-    """Which columns hold personal data, and what the prediction log keeps of a request."""
+    """Columns with personal data, and what the prediction log stores of a request."""
 
     pii: tuple[str, ...] = Field(
         (), description="columns with personal data: not logged, or as columns says; docs/privacy.md"
@@ -274,12 +296,12 @@ class PrivacyConfig(Frozen):
     )
 
     @model_validator(mode="after")
-    def _sensible(self) -> "PrivacyConfig":
-        for column, keeping in self.columns.items():
-            if column in self.pii and keeping == "keep":
-                raise ValueError(f"column {column!r} is pii and also kept: say drop, hash or bucket")
-            if column in self.join_on and keeping not in ("keep", "hash"):
-                raise ValueError(f"column {column!r} is a key, and nothing joins by {keeping}: say keep or hash")
+    def _check_policies(self) -> "PrivacyConfig":
+        for column, policy in self.columns.items():
+            if column in self.pii and policy == "keep":
+                raise ValueError(f"column {column!r} is pii, but its policy is keep; write drop, hash or bucket")
+            if column in self.join_on and policy not in ("keep", "hash"):
+                raise ValueError(f"column {column!r} is in join_on, but {policy} allows no join; write keep or hash")
         return self
 
     def of(self, column: str) -> LoggingPolicy:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from towline.files import read_arrays
+
 if TYPE_CHECKING:  # drift detection does not import it
     import pandas as pd
 
-BLOCKS = 364
-CELLS = 64  # of a column of numbers, between the two that lie beyond the grid
-LEVELS = 64
-WIDE = 100  # columns: with more than these, blocks are fewer
-_LEAST = 8  # blocks: fewer tell nothing of how blocks differ
+MAX_BLOCKS, MAX_BLOCKS_OF_WIDE_TABLE, WIDE_COLUMNS = 364, 91, 100
+MIN_BLOCKS = 8  # with fewer, the variation between blocks cannot be estimated
+CELLS = 64  # of a column of numbers, besides one below and one above the grid
+MAX_LEVELS = 64
 
 
 class Blocks(NamedTuple):
@@ -26,8 +27,8 @@ class Blocks(NamedTuple):
     Attributes:
         kind: ``time`` (a block is a day, in order), ``group``, or ``none`` (no blocks).
         rows: (blocks,) of all columns.
-        counts: column → (blocks, cells): below the grid, its cells, above it; or levels, most frequent first, and the
-            rest. Nulls are what is missing from ``rows``.
+        counts: column → (blocks, cells): below the grid, its cells, above it; or the levels, most frequent first, and
+            all other levels. Nulls are not counted.
     """
 
     kind: str
@@ -38,100 +39,103 @@ class Blocks(NamedTuple):
 def assign_blocks(
     times: "pd.Series[Any] | None", groups: "pd.Series[Any] | None", columns: int
 ) -> tuple[str, np.ndarray]:
-    """Which block each row belongs to, -1 for none. A group goes before time: its rows are alike on every day.
+    """The kind of the blocks and the block of each row (n,), -1 for no block.
 
-    Of more days than are kept, whole weeks are taken, evenly over the history. Groups are put together by a hash.
+    Groups have priority over days, because the rows of a group are alike on every day; they are merged by a hash. If
+    there are more days than blocks, whole weeks are selected, evenly over the history.
+
+    Args:
+        times: (n,) time of each row.
+        groups: (n,) group of each row.
+        columns: number of columns; a wide table gets fewer blocks.
     """
     import pandas as pd
 
-    most = BLOCKS if columns <= WIDE else BLOCKS // 4
+    max_blocks = MAX_BLOCKS if columns <= WIDE_COLUMNS else MAX_BLOCKS_OF_WIDE_TABLE
     if groups is not None:
-        hashed = pd.util.hash_pandas_object(groups.astype(str), index=False).to_numpy() % np.uint64(most)
+        hashed = pd.util.hash_pandas_object(groups.astype(str), index=False).to_numpy() % np.uint64(max_blocks)
         return "group", np.unique(hashed, return_inverse=True)[1]
     if times is None:
         return "none", np.empty(0, dtype=np.int64)
     days = pd.to_datetime(times).to_numpy().astype("datetime64[D]")
     known = ~np.isnat(days)
-    present, codes = np.unique(days[known], return_inverse=True)
-    selected = np.arange(len(present))
-    if len(present) > most:
-        weeks = len(present) // 7
-        starts = np.unique(np.linspace(0, weeks - 1, most // 7).astype(int)) * 7
+    distinct_days, codes = np.unique(days[known], return_inverse=True)
+    selected = np.arange(len(distinct_days))
+    if len(distinct_days) > max_blocks:
+        weeks = len(distinct_days) // 7
+        starts = np.unique(np.linspace(0, weeks - 1, max_blocks // 7).astype(int)) * 7
         selected = (starts[:, None] + np.arange(7)).ravel()
-    place = np.full(len(present), -1)
-    place[selected] = np.arange(len(selected))
+    block_of_day = np.full(len(distinct_days), -1)
+    block_of_day[selected] = np.arange(len(selected))
     blocks = np.full(len(days), -1)
-    blocks[known] = place[codes]
+    blocks[known] = block_of_day[codes]
     return "time", blocks
 
 
-def count_blocks(features: "pd.DataFrame", facts: Mapping[str, Any], kind: str, unit: np.ndarray) -> Blocks:
+def count_blocks(features: "pd.DataFrame", columns: Mapping[str, Any], kind: str, block: np.ndarray) -> Blocks:
     """Counts the rows of each block.
 
     Args:
-        features: a canonical frame, or the predictions made of one.
-        facts: of ``profile``, by column.
-        kind: of ``units``.
-        unit: of the same, one for each row.
+        features: a canonical frame, or predictions.
+        columns: their profiles by name (``profile.describe_columns``).
+        kind: of ``assign_blocks``.
+        block: (n,) of ``assign_blocks``.
     """
-    size = int(unit.max(initial=-1)) + 1
-    if size < _LEAST:
+    size = int(block.max(initial=-1)) + 1
+    if size < MIN_BLOCKS:
         return Blocks("none", np.empty(0, dtype=np.int64), {})
-    inside = unit >= 0
-    of = unit[inside]
+    in_block = block >= 0
+    block = block[in_block]
     counts = {}
-    for name, fact in facts.items():
-        codes, width = _codes(features[name][inside], fact)
+    for name, profile in columns.items():
+        cells, width = _find_cells(features[name][in_block], profile)
         if width:
-            there = codes >= 0
-            table = np.bincount(of[there] * width + codes[there], minlength=size * width)
+            present = cells >= 0
+            table = np.bincount(block[present] * width + cells[present], minlength=size * width)
             counts[name] = table.reshape(size, width).astype(np.int32)
-    return Blocks(kind, np.bincount(of, minlength=size), counts)
+    return Blocks(kind, np.bincount(block, minlength=size), counts)
 
 
-def _codes(values: "pd.Series[Any]", facts: Mapping[str, Any]) -> tuple[np.ndarray, int]:
-    """The cell of each value, -1 for null, and how many cells there are; 0 where the column has none."""
-    if "counts" in facts:
-        names = list(facts["counts"])[:LEVELS]
-        codes: np.ndarray = (
-            values.map({name: at for at, name in enumerate(names)}).fillna(len(names)).to_numpy(np.int64).copy()
-        )
-        codes[values.isna().to_numpy()] = -1
-        return codes, len(names) + 1
-    grid = facts.get("grid")
+def _find_cells(values: "pd.Series[Any]", profile: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    """The cell of each value (n,), -1 for null, and the number of cells; 0 if the column has none."""
+    if "counts" in profile:
+        levels = {level: number for number, level in enumerate(list(profile["counts"])[:MAX_LEVELS])}
+        cells: np.ndarray = values.map(levels).fillna(len(levels)).to_numpy(np.int64).copy()
+        cells[values.isna().to_numpy()] = -1
+        return cells, len(levels) + 1
+    grid = profile.get("grid")
     if grid is None:
         return np.empty(0, dtype=np.int64), 0
     numbers = values.to_numpy(np.float64)
-    place = np.full(len(numbers), -1, dtype=np.int64)
-    there = np.isfinite(numbers)
-    scaled = (numbers[there] - grid["low"]) * (CELLS / (grid["high"] - grid["low"]))
-    place[there] = np.clip(np.floor(scaled), -1, CELLS).astype(np.int64) + 1
-    place[numbers == grid["high"]] = CELLS
-    return place, CELLS + 2
+    cells = np.full(len(numbers), -1, dtype=np.int64)
+    finite = np.isfinite(numbers)
+    scaled = (numbers[finite] - grid["low"]) * (CELLS / (grid["high"] - grid["low"]))
+    cells[finite] = np.clip(np.floor(scaled), -1, CELLS).astype(np.int64) + 1
+    cells[numbers == grid["high"]] = CELLS
+    return cells, CELLS + 2
 
 
 def serialize_blocks(parts: Mapping[str, Blocks]) -> bytes:
-    """Blocks under names, as the bytes of a file; equal blocks give equal bytes."""
+    """The bytes of a file with named blocks; equal blocks give equal bytes."""
     arrays = {}
     for part, blocks in parts.items():
         arrays[f"{part}/kind"] = np.array(blocks.kind)
         arrays[f"{part}/rows"] = blocks.rows.astype(np.int64)
         arrays[f"{part}/names"] = np.array(list(blocks.counts), dtype=np.str_)
-        for at, table in enumerate(blocks.counts.values()):
-            small = table.astype(np.uint16) if table.size and table.max() < 2**16 else table
-            arrays[f"{part}/{at}"] = small
+        for number, table in enumerate(blocks.counts.values()):
+            is_small = bool(table.size) and table.max() < 2**16
+            arrays[f"{part}/{number}"] = table.astype(np.uint16) if is_small else table
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
 def deserialize_blocks(content: bytes) -> dict[str, Blocks]:
-    """The reverse of ``packed``."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-        arrays = {name: saved[name] for name in saved.files}
+    """The named blocks of ``serialize_blocks``."""
+    arrays = read_arrays(io.BytesIO(content))
     blocks = {}
     for part in dict.fromkeys(name.partition("/")[0] for name in arrays):
         names = arrays[f"{part}/names"].tolist()
-        counts = {name: arrays[f"{part}/{at}"].astype(np.int64) for at, name in enumerate(names)}
+        counts = {name: arrays[f"{part}/{number}"].astype(np.int64) for number, name in enumerate(names)}
         blocks[part] = Blocks(str(arrays[f"{part}/kind"]), arrays[f"{part}/rows"], counts)
     return blocks

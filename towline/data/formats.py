@@ -1,4 +1,7 @@
-"""Files and databases as Arrow tables, each fault named."""
+"""Source formats: reads CSV and Parquet files and database queries as Arrow tables.
+
+A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
+"""
 
 import codecs
 import csv
@@ -7,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
 def list_files(source: str | list[str], project: Path) -> list[Path]:
-    """The files a source stands for: itself, a folder's, or those a glob matches; sorted by name."""
+    """The files of a source, which is a file, a folder, a glob pattern or a list of these; sorted by name."""
     if not isinstance(source, str):
         return [path for part in source for path in list_files(part, project)]
     path = (project / source).absolute()
@@ -46,28 +49,28 @@ def list_files(source: str | list[str], project: Path) -> list[Path]:
 
 def _missing_file(path: Path) -> DataError:
     folder = path.parent
-    kinds = (path.suffix, *_PARQUET, *_CSV)
-    names = [child.name for child in folder.iterdir() if child.name.endswith(kinds)] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    hint += "check data.source; paths start at the project folder"
-    return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=hint)
+    suffixes = (path.suffix, *_PARQUET, *_CSV)
+    names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
+    similar = difflib.get_close_matches(path.name, names, 3, 0.5)
+    question = f"did you mean {' or '.join(similar)}? " if similar else ""
+    remedy = f"{question}check data.source; paths start at the project folder"
+    return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=remedy)
 
 
 def read_file(path: Path, separator: str) -> pa.Table:
-    """A CSV, CSV.gz or Parquet file as it is. Every column of a CSV is text: the contract says what it means."""
+    """The table of a CSV, CSV.gz or Parquet file; every column of a CSV is text."""
     name = path.name.lower()
     if name.endswith(_PARQUET):
         return read_parquet(path, "write the file again, or leave it out of data.source")
     if name.endswith(_CSV):
         return _read_csv(path, separator)
-    raise DataError("not a kind of file towline reads", where=str(path), remedy="give CSV, CSV.gz or Parquet")
+    raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
 
 
 def read_parquet(path: Path, remedy: str) -> pa.Table:
-    """A Parquet file's content, without the index pandas may have noted."""
+    """The table of a Parquet file, without pandas' metadata; ``remedy`` is that of the error for an unreadable file."""
     try:
-        # not pq.read_table: it makes columns of a key=value in the path
+        # pq.read_table would add columns for key=value in the path
         return pq.ParquetFile(path).read().replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
@@ -75,7 +78,74 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
         raise DataError(what, where=str(path), remedy=remedy) from None
 
 
+def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
+    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``."""
+    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    blocks = 0
+    try:
+        with pyarrow.csv.open_csv(path, parse_options=parsing) as head:
+            header = head.schema.names
+        reader = pyarrow.csv.open_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            parse_options=parsing,
+            convert_options=_text_columns(header),
+        )
+        with reader:
+            for batch in reader:
+                blocks += 1
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
+        if blocks:
+            reason = str(error).split("\n")[0][:200]
+            raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
+        yield table
+
+
+def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
+    types = dict.fromkeys(header, pa.large_string())
+    return pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+
+
 def _read_csv(path: Path, separator: str) -> pa.Table:
+    raw = _read_text(path)
+    records = _records(raw, separator)
+    line, header = next(records)
+    others = [mark for mark in ",;|\t" if mark != separator and mark in header[0]] if len(header) == 1 else []
+    if others:
+        raise DataError(
+            f"there is only one column, and its name contains {others[0]!r}: {header[0][:80]!r}",
+            where=f"{path}:{line}",
+            remedy=f"set data.separator to {others[0]!r}",
+        )
+    if next(records, None) is None:
+        raise DataError("there is a header, but no row", where=str(path), remedy="give a file with rows")
+    if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
+        raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
+    try:
+        return pyarrow.csv.read_csv(
+            io.BytesIO(raw),
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=_text_columns(header),
+        )
+    except pa.ArrowException as error:
+        for line, fields in _records(raw, separator):
+            if len(fields) != len(header):
+                what = f"{len(fields)} fields, but the header has {len(header)}"
+                remedy = "correct the line: it has too many or too few separators, or an open quote"
+                raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
+        reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
+        raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
+
+
+def _read_text(path: Path) -> bytes:
+    """The decompressed content of a CSV file as UTF-8.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or is not UTF-8.
+    """
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
@@ -93,42 +163,11 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
             where=f"{path}:{line}",
             remedy="save it as UTF-8, e.g. iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
         ) from None
-    records = _records(raw, separator)
-    line, header = next(records)
-    others = [mark for mark in ",;|\t" if mark != separator and mark in header[0]] if len(header) == 1 else []
-    if others:
-        raise DataError(
-            f"one column only, and its name holds {others[0]!r}: {header[0][:80]!r}",
-            where=f"{path}:{line}",
-            remedy=f"set data.separator to {others[0]!r}",
-        )
-    if next(records, None) is None:
-        raise DataError("a header and no rows", where=str(path), remedy="give a file with rows")
-    if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
-        raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
-    try:
-        return pyarrow.csv.read_csv(
-            io.BytesIO(raw),
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.large_string()), strings_can_be_null=True, null_values=[""]
-            ),
-        )
-    except pa.ArrowException as error:
-        for line, fields in _records(raw, separator):
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{len(fields)} fields where the header has {len(header)}",
-                    where=f"{path}:{line}",
-                    remedy="correct the line: it has too many or too few separators, or an open quote",
-                ) from None
-        reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # what follows is the row
-        raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
+    return raw
 
 
 def _decode_utf16(raw: bytes) -> bytes:
-    """UTF-16 as UTF-8: by its byte order mark, or by the null bytes of a header of Latin letters."""
+    """Converts UTF-16 to UTF-8; it is detected by its byte order mark or by the null bytes of a Latin header."""
     marks = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = marks.get(raw[:2])
     if encoding is None and len(raw) >= 8 and len(raw) % 2 == 0:
@@ -137,20 +176,20 @@ def _decode_utf16(raw: bytes) -> bytes:
     try:
         return raw.decode(encoding).encode() if encoding else raw
     except UnicodeDecodeError:
-        return raw  # named as no UTF-8
+        return raw  # reported as not UTF-8
 
 
 def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the number of its last line."""
+    """The records that are not blank, each with the number of its last line."""
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline=""), delimiter=separator)
     try:
         yield from ((reader.line_num, fields) for fields in reader if fields)
-    except csv.Error:  # a field beyond csv's limit
+    except csv.Error:  # a field longer than csv's limit
         yield reader.line_num, []
 
 
 def _find_open_quote(raw: bytes, separator: str) -> int:
-    """The line on which a quote is opened that the end of the file finds open; 0 if there is none."""
+    """The line with a quote that is never closed; 0 if there is none."""
     text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="")
     reader, line = csv.reader(text, delimiter=separator, strict=True), 0
     try:
@@ -162,11 +201,15 @@ def _find_open_quote(raw: bytes, separator: str) -> int:
 
 
 def run_query(source: SqlSource, project: Path) -> pa.Table:
-    """The rows of one SELECT. ``${NAME}`` in the URL comes from the environment, there verbatim for user and password.
+    """The rows of one SELECT.
+
+    Args:
+        source: ``${NAME}`` in its URL is replaced from the environment; user and password need no URL encoding there.
+        project: a relative path of a SQLite file starts here.
 
     Raises:
-        ConfigError: a bad URL, an unset variable, or no driver.
-        DataError: the query fails or gives no rows or a column of mixed types.
+        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
+        DataError: the query fails, or returns no rows or a column of mixed types.
         TransientError: the database cannot be reached or is locked.
     """
     from sqlalchemy import create_engine, exc, make_url
@@ -175,14 +218,13 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
     try:
         url = make_url(expand_variables(source.url))
     except (exc.ArgumentError, ValueError):
-        raise ConfigError(
-            "not a database URL", where=f"data.source.url: {where}", remedy="write postgresql://user:${PW}@host/name"
-        ) from None
+        remedy = "write postgresql://user:${PW}@host/name"
+        raise ConfigError("not a database URL", where=f"data.source.url: {where}", remedy=remedy) from None
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         if not (project / url.database).is_file():
-            raise _missing_file(project / url.database)  # SQLite would make an empty one
+            raise _missing_file(project / url.database)  # SQLite would create an empty file
         url = url.set(database=str(project / url.database))
     try:
         engine = create_engine(url)
@@ -192,7 +234,7 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
     try:
         with engine.connect() as connection:
             connected = True
-            # straight to the driver: a colon or a percent sign in the query is no parameter
+            # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
             result = connection.execution_options(no_parameters=True).exec_driver_sql(source.query)
             names = list(result.keys()) if result.returns_rows else []
             rows = result.fetchall() if names else []
@@ -201,35 +243,34 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
         for secret in (url.password, url.query.get("password")):
             reason = reason.replace(str(secret or "\0"), "***")
         if not connected or error.connection_invalidated or "locked" in reason:
-            raise TransientError(
-                f"the database does not answer: {reason}", where=where, remedy="see that it runs and may be reached"
-            ) from None
+            what, remedy = f"the database does not answer: {reason}", "check that it runs and can be reached from here"
+            raise TransientError(what, where=where, remedy=remedy) from None
         raise DataError(f"the query failed: {reason}", where=where, remedy="correct data.source.query") from None
     finally:
         engine.dispose()
     if not rows:
-        raise DataError("the query gave no rows", where=where, remedy="correct data.source.query")
-    columns = [_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
+        raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
+    columns = [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
     return pa.Table.from_arrays(columns, names)
 
 
-def _array(name: str, values: Sequence[Any], where: str) -> pa.Array:
+def _to_array(name: str, values: Sequence[Any], where: str) -> pa.Array:
+    """The values of a column of a query result."""
     try:
         array = pa.array(values)
-    except (pa.ArrowException, OverflowError, TypeError):  # the last for an infinite Decimal
-        kinds = [_kind(value) for value in values]
-        mixed_kinds = sorted({kind for kind in kinds if kind})
-    else:
         if not isinstance(array.type, pa.BaseExtensionType):
             return array
-        return pa.array([None if value is None else str(value) for value in values])  # UUID
-    if len(mixed_kinds) == 1:  # e.g. whole numbers beyond 64 bits, or network addresses
-        convert = float if mixed_kinds == ["number"] else str
+    except (pa.ArrowException, OverflowError, TypeError):  # TypeError: an infinite Decimal
+        pass
+    kinds = [_kind(value) for value in values]
+    distinct_kinds = sorted({kind for kind in kinds if kind})
+    if len(distinct_kinds) == 1:  # e.g. whole numbers beyond 64 bits, network addresses, UUIDs
+        convert = float if distinct_kinds == ["number"] else str
         return pa.array([None if value is None else convert(value) for value in values])
-    rare = min(mixed_kinds, key=kinds.count)
-    rows = [row for row, kind in enumerate(kinds) if kind == rare]
+    rarest = min(distinct_kinds, key=kinds.count)
+    rows = [row for row, kind in enumerate(kinds) if kind == rarest]
     raise DataError(
-        f"column {name!r} mixes {' and '.join(mixed_kinds)}",
+        f"column {name!r} mixes {' and '.join(distinct_kinds)}",
         where=where,
         remedy="make it one type in the query, e.g. CAST",
         details=(list_examples(values, rows),),

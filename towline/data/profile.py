@@ -1,4 +1,7 @@
-"""What the training rows looked like, small enough to travel with a release."""
+"""The profile of a table: histograms, quantiles and category counts of its columns, stored in each release.
+
+Drift detection compares later rows with the profile of the training rows. It has at most 12 KB a column.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,24 +12,23 @@ import pandas as pd
 from towline.config import Kind
 from towline.data.schema.contract import Contract
 
-_CELLS = 256
-_TOP = 200
-_BYTES = 10_000  # of level names
+CELLS = 256
+MAX_LEVELS, MAX_LEVEL_BYTES = 200, 10_000  # of a category: number of levels, and length of all their names
 
 
 def profile_features(features: pd.DataFrame, contract: Contract) -> dict[str, Any]:
-    """The reference that later rows are compared with, of at most 12 KB a column.
+    """The profile of the features.
 
     Args:
         features: the canonical frame of ``contract.features``.
         contract: names the columns and their kinds.
 
     Returns:
-        ``{"rows": n, "columns": {name: …}}``, JSON-able. Each column has kind, count (non-null) and nulls. Numeric and
-        boolean add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid: counts in 256 equal cells from low to high,
-        and those below and above these with their means
-        and sds. Category adds levels, counts (of the most frequent) and other.
-        Datetime adds min and max. What is undefined is None. Of a column with personal data there are counts alone.
+        ``{"rows": n, "columns": {name: …}}``, which can be written as JSON. Each column has kind, count (of values that
+        are not null) and nulls. Numeric and boolean columns add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid:
+        counts in 256 equal cells from low to high, and count, mean and sd of the values below and above. Categories add
+        levels, counts (of the most frequent levels) and other. Datetimes add min and max. Undefined values are None.
+        Columns with personal data have counts only.
     """
     columns = contract.feature_columns
     kinds = {column.name: column.kind for column in columns}
@@ -39,61 +41,62 @@ def duplicate_share(features: pd.DataFrame) -> float:
 
 
 def describe_columns(table: pd.DataFrame, kinds: Mapping[str, Kind], without: Collection[str] = ()) -> dict[str, Any]:
-    """The same of any columns of these kinds; ``without`` are those whose values are left out."""
+    """The profile of columns of these kinds; ``without`` are columns whose values are left out."""
     columns = {}
     for name, kind in kinds.items():
         values = table[name]
         present = values.dropna()
-        facts: dict[str, Any] = {"kind": kind, "count": len(present), "nulls": len(values) - len(present)}
+        column: dict[str, Any] = {"kind": kind, "count": len(present), "nulls": len(values) - len(present)}
         if name in without:
-            facts |= {"levels": int(present.nunique())}
+            column |= {"levels": int(present.nunique())}
         elif kind == "category":
-            facts |= _levels(present)
+            column |= _describe_levels(present)
         elif kind == "datetime":
-            ends = (present.min(), present.max()) if len(present) else (None, None)
-            facts |= {name: end.isoformat() if end else None for name, end in zip(("min", "max"), ends, strict=True)}
+            ends = {"min": present.min(), "max": present.max()} if len(present) else {}
+            column |= {"min": None, "max": None} | {key: end.isoformat() for key, end in ends.items()}
         else:
-            facts |= _numbers(present.to_numpy(np.float64))
-        columns[name] = facts
+            column |= _describe_numbers(present.to_numpy(np.float64))
+        columns[name] = column
     return {"rows": len(table), "columns": columns}
 
 
-def _levels(present: pd.Series) -> dict[str, Any]:
-    # ties by name, so that equal rows in another order give an equal profile
+def _describe_levels(present: pd.Series) -> dict[str, Any]:
+    # levels with equal counts are ordered by name, so that the order of the rows has no effect
     ranked = sorted(present.value_counts().items(), key=lambda pair: (-pair[1], str(pair[0])))
     counts: dict[str, int] = {}
     size = 0
-    for level, count in ranked[:_TOP]:
+    for level, count in ranked[:MAX_LEVELS]:
         size += len(str(level).encode())
-        if size > _BYTES:
+        if size > MAX_LEVEL_BYTES:
             break
         counts[str(level)] = int(count)
     return {"levels": len(ranked), "counts": counts, "other": len(present) - sum(counts.values())}
 
 
-def _numbers(values: np.ndarray) -> dict[str, Any]:
-    finite = np.sort(values[np.isfinite(values)])  # sums then do not hang on the order of the rows
+@np.errstate(over="ignore", invalid="ignore")
+def _describe_numbers(values: np.ndarray) -> dict[str, Any]:
+    finite = np.sort(values[np.isfinite(values)])  # sorted, so that sums do not depend on the order of the rows
     if not len(finite):
         return dict.fromkeys(("mean", "sd", "min", "max", "quantiles", "grid"))
-    with np.errstate(over="ignore", invalid="ignore"):
-        quantiles = np.quantile(finite, np.linspace(0.0, 1.0, 101))
-        facts = {"mean": finite.mean(), "sd": finite.std(), "min": finite.min(), "max": finite.max()}
-        # far tails would leave the middle to a few cells: the grid ends half a spread beyond the 1 and 99 % quantiles
-        reach = (quantiles[99] - quantiles[1]) / 2
-        low, high = max(finite.min(), quantiles[1] - reach), min(finite.max(), quantiles[99] + reach)
-        width = high - low
-    if width < max(1e-9 * abs(low), 1e-290):  # too narrow to be cut into cells
+    quantiles = np.quantile(finite, np.linspace(0.0, 1.0, 101))
+    moments = {"mean": finite.mean(), "sd": finite.std(), "min": finite.min(), "max": finite.max()}
+    # the grid ends half a range beyond the 1 % and 99 % quantiles: with far outliers most cells would be empty
+    margin = (quantiles[99] - quantiles[1]) / 2
+    low, high = max(finite.min(), quantiles[1] - margin), min(finite.max(), quantiles[99] + margin)
+    if high - low < max(1e-9 * abs(low), 1e-290):  # too narrow for cells
         pad = max(0.5, 1e-3 * abs(low))
         low, high = low - pad, high + pad
-    cells = np.histogram(finite, bins=_CELLS, range=(low, high))[0].tolist() if np.isfinite(width) else None
+    cells = np.histogram(finite, bins=CELLS, range=(low, high))[0].tolist() if np.isfinite(high - low) else None
     grid = {"low": float(low), "high": float(high), "cells": cells}
     for side, beyond in (("below", values[values < low]), ("above", values[values > high])):
-        with np.errstate(over="ignore", invalid="ignore"):
-            spread = (beyond.mean(), beyond.std()) if len(beyond) else (np.nan, np.nan)
-        mean, sd = (float(fact) if np.isfinite(fact) else None for fact in spread)
-        grid |= {side: len(beyond), f"{side}_mean": mean, f"{side}_sd": sd}
+        mean, sd = (beyond.mean(), beyond.std()) if len(beyond) else (np.nan, np.nan)
+        grid |= {side: len(beyond), f"{side}_mean": _finite(mean), f"{side}_sd": _finite(sd)}
     return {
-        **{name: float(fact) if np.isfinite(fact) else None for name, fact in facts.items()},
+        **{name: _finite(value) for name, value in moments.items()},
         "quantiles": quantiles.tolist() if np.isfinite(quantiles).all() else None,
         "grid": grid if cells else None,
     }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

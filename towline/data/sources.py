@@ -1,9 +1,13 @@
-"""From files or a database to one content-addressed Parquet snapshot."""
+"""A dataset is a snapshot of the rows that a run uses: one Parquet file, identified by the digest of its content.
 
-import difflib
+The source is files or a database query. Columns are converted to the types that their values mean, so that the same
+rows give the same snapshot from CSV, Parquet and SQL.
+"""
+
 import hashlib
+import math
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.config import DataConfig, Frozen, Kind, SqlSource, format_duration
+from towline.config import DataConfig, Frozen, Kind, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
 from towline.data import formats
 from towline.data.schema import notation, text_columns
@@ -23,12 +27,11 @@ from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
 from towline.store import StoreLayout
 
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _TIME = pa.timestamp("us")
 
 
 class CoercedValues(Frozen):
-    """Values of a column that is declared numeric which are no numbers, and were read as null."""
+    """Texts in a column of numbers that are not numbers and were read as null."""
 
     column: str
     count: int
@@ -37,11 +40,16 @@ class CoercedValues(Frozen):
 
 
 class Dataset(Frozen):
-    """A snapshot of the rows a run works on.
+    """A snapshot of the rows that a run uses.
 
-    ``path`` is relative to the store. ``digest`` is the sha256 of the content: column names, types, values and row
-    order, whatever format or chunking they came in. ``start`` and ``end`` are the extremes of the time column (ISO);
-    ``time_format`` is how its values are written, where not as ISO 8601.
+    Attributes:
+        path: relative to the store.
+        digest: sha256 of column names, types, values and row order; independent of the source's format.
+        start, end: of the time column (ISO).
+        source: the files, or the query.
+        formats: how columns are written, if their values show more than the config says.
+        coerced: values that were read as null.
+        left_out: rows that were left out, by the reason.
     """
 
     path: str
@@ -51,45 +59,50 @@ class Dataset(Frozen):
     start: str | None
     end: str | None
     source: str
-    time_format: str | None = None
+    formats: tuple[tuple[str, ValueFormat], ...] = ()
     coerced: tuple[CoercedValues, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 def load_dataset(
     config: DataConfig, project: Path, store: Path, as_of: datetime | None, pii: Collection[str] = ()
 ) -> Dataset:
-    """Reads the source, leaves out dropped columns and rows outside ``as_of`` and the window, keeps a snapshot.
+    """Reads the source and writes a snapshot without dropped columns and without rows outside ``as_of`` and the window.
 
-    Relative paths start at ``project``. Rows keep their order; rows without a time are kept for validation to name.
-    Errors do not show values of the columns ``pii``. A snapshot that is not to outlive its run has a file of its own,
-    which whoever loads it removes (``drop``) or moves (``workspace.open_workspace``).
+    Rows stay in their order. Rows without a time are included: validation reports them. With ``data.keep_snapshot:
+    false`` the snapshot has a random name; the caller moves it into the workspace (``open_workspace``) or removes it
+    (``remove_snapshot``).
+
+    Args:
+        config: names the source and the columns.
+        project: relative paths of the source start here.
+        store: the snapshot is written here.
+        as_of: later rows are left out.
+        pii: columns whose values are not shown in errors.
 
     Raises:
-        ConfigError: a column or an environment variable the config names does not exist.
-        DataError: the source is missing, empty, malformed or holds what no model can learn from.
-        TransientError: the database is away, or the store cannot be written.
+        ConfigError: a column or an environment variable that the config names does not exist.
+        DataError: the source is missing, empty or malformed, or has a column of unusable values.
+        TransientError: the database is down, or the store cannot be written.
     """
     for key in ("window", "half_life", "detrend"):
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
     if isinstance(config.source, SqlSource):
-        source = mask_passwords(config.source.url)
-        tables = iter([(source, formats.run_query(config.source, project))])
-        source = f"{source} {config.source.query}"
+        url = mask_passwords(config.source.url)
+        source, tables = f"{url} {config.source.query}", iter([(url, formats.run_query(config.source, project))])
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
-        tables = (
-            (str(path), formats.read_file(path, config.separator))
-            for path in formats.list_files(config.source, project)
-        )
+        paths = formats.list_files(config.source, project)
+        tables = ((str(path), formats.read_file(path, config.separator)) for path in paths)
     try:
-        table, coerced, time_format = _convert_columns(_concatenate(tables, config), config, source)
-        table = _canonicalize(_select_rows(table, config, as_of, source), config.time)
+        table, coerced, columns = _convert_columns(_concatenate(tables, config), config, source)
+        table, left_out = _select_labelled(_select_rows(table, config, as_of, source), config, source)
+        table = _canonicalize(table, config.time)
     except DataError as error:
         if any(repr(name) in error.what for name in pii):
-            raise DataError(
-                error.what, where=error.where, remedy="correct the values, or declare a kind under data.columns"
-            ) from None
+            remedy = "correct the values, or declare a kind under data.columns"
+            raise DataError(error.what, where=error.where, remedy=remedy) from None
         raise
     coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in coerced)
     digest = _digest(table)
@@ -101,8 +114,9 @@ def load_dataset(
         start=_iso(pc.min(table[config.time])) if config.time else None,
         end=_iso(pc.max(table[config.time])) if config.time else None,
         source=source,
-        time_format=time_format,
+        formats=tuple(columns.items()),
         coerced=coerced,
+        left_out=tuple(left_out.items()),
     )
     snapshot = StoreLayout(store).dataset(dataset.path)
     with replacing(snapshot) as file:
@@ -112,7 +126,7 @@ def load_dataset(
 
 
 def remove_snapshot(dataset: Dataset, config: DataConfig, store: Path) -> None:
-    """Removes a snapshot that is not to be kept."""
+    """Removes a snapshot, unless ``data.keep_snapshot`` keeps it."""
     if not config.keep_snapshot:
         StoreLayout(store).dataset(dataset.path).unlink(missing_ok=True)
 
@@ -121,12 +135,12 @@ def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
     """The snapshot's rows, of dtypes int64, float64, bool (boolean with nulls), str and datetime64[us] (UTC, naive).
 
     Raises:
-        DataError: the file is gone, or its content is not what the digest says.
+        DataError: the file is missing, or its content does not have the digest.
     """
     path = StoreLayout(store).dataset(dataset.path)
-    remedy = "run the load step again: the source is read anew"
+    remedy = "run the same command again: it reads the source again"
     if not path.is_file():
-        raise DataError("the snapshot of the data is gone", where=str(path), remedy=remedy)
+        raise DataError("the snapshot of the data is missing", where=str(path), remedy=remedy)
     table = formats.read_parquet(path, remedy)
     if _digest(table) != dataset.digest:
         raise DataError("the snapshot of the data was changed", where=str(path), remedy=remedy)
@@ -138,6 +152,7 @@ def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
 
 
 def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
+    """One table of the rows of all files, each given with its path; they must have the same columns."""
     pieces: list[pa.Table] = []
     first, names, columns = "", list[str](), list[str]()
     for where, table in tables:
@@ -146,14 +161,14 @@ def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> 
             _check_names(names, config, where)
             columns = [name for name in names if name not in config.drop]
         if sorted(table.column_names) != sorted(names):
-            absent, more = sorted(set(names) - set(table.column_names)), sorted(set(table.column_names) - set(names))
-            differences = [f"missing: {', '.join(absent[:10])}"] if absent else []
-            differences += [f"only here: {', '.join(more[:10])}"] if more else []
+            missing, extra = sorted(set(names) - set(table.column_names)), sorted(set(table.column_names) - set(names))
+            differences = [f"missing: {', '.join(missing[:10])}"] if missing else []
+            differences += [f"only here: {', '.join(extra[:10])}"] if extra else []
             raise DataError(
                 f"other columns than {Path(first).name}",
                 where=where,
                 remedy="leave the file out of data.source, or give it the same columns",
-                details=tuple(differences or ["a column stands twice"]),
+                details=tuple(differences or ["two columns have the same name"]),
             )
         piece = pa.Table.from_arrays([_to_plain_type(table[name], name, where) for name in columns], columns)
         for name in columns:
@@ -166,53 +181,49 @@ def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> 
                 )
         pieces.append(piece)
     for name in columns:
-        if len(kinds := {piece[name].type for piece in pieces} - {pa.null()}) > 1 and pa.large_string() in kinds:
+        types = {piece[name].type for piece in pieces} - {pa.null()}
+        if len(types) > 1 and pa.large_string() in types:
             pieces = [piece.set_column(piece.column_names.index(name), name, _as_text(piece[name])) for piece in pieces]
     return pa.concat_tables(pieces, promote_options="permissive")
 
 
-def _compatible(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two files may hold these types of a column; text is read as whatever all of its rows spell."""
-    numeric = (pa.int64(), pa.float64())
-    return (
-        one == other or {one, other} & {pa.null(), pa.large_string()} != set() or (one in numeric and other in numeric)
-    )
+def _compatible(first: pa.DataType, second: pa.DataType) -> bool:
+    """Whether a column may have these types in two files: text is converted to the type that all of its values have."""
+    types = {first, second}
+    return len(types) == 1 or bool(types & {pa.null(), pa.large_string()}) or types == {pa.int64(), pa.float64()}
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if column.type == pa.large_string():
-        return column
-    return pa.chunked_array([pa.array([category_name(value) for value in column.to_pylist()], pa.large_string())])
+    return column if column.type == pa.large_string() else _text_array(map(category_name, column.to_pylist()))
+
+
+def _text_array(texts: Iterable[str | None]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(list(texts), pa.large_string())])
 
 
 def _check_names(names: list[str], config: DataConfig, where: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"columns stand twice: {', '.join(map(repr, twice[:10]))}", where=where, remedy="rename or remove one"
-        )
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        what = f"several columns have the same name: {', '.join(map(repr, duplicates[:10]))}"
+        raise DataError(what, where=where, remedy="rename or remove one")
     if "" in names:
         raise DataError(f"column {names.index('') + 1} has no name", where=where, remedy="name it in the header")
     configured = [("data.target", config.target), ("data.time", config.time), ("data.group", config.group)]
     configured += [("data.drop", name) for name in config.drop] + [("data.columns", name) for name in config.columns]
     for key, name in configured:
         if name is not None and name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            known = f"did you mean {near[0]!r}?" if near else "the columns are: " + ", ".join(map(repr, names[:30]))
-            raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=known)
+            raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=suggest(name, names))
 
 
 def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    """One of int64, float64, bool, large_string, timestamp[us] or null; text as it is written."""
+    """The column as int64, float64, bool, large_string, timestamp[us] or null; text stays as it is written."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(_TIME)
     if isinstance(kind, pa.UuidType):
-        return pa.chunked_array(
-            [pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.large_string())]
-        )
+        return _text_array(None if value is None else str(value) for value in column.to_pylist())
     if text_columns.is_text(kind):
         return text_columns.large_text(column)
     if pa.types.is_null(kind) or pa.types.is_boolean(kind):
@@ -223,55 +234,46 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        column = pc.add(column.cast(pa.float64(), safe=False), 0.0)  # SQLite knows no -0.0
+        column = pc.add(column.cast(pa.float64(), safe=False), 0.0)  # -0.0 becomes 0.0, as in SQLite
         return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
-    raise DataError(
-        f"column {name!r} holds {str(kind)[:80]} values", where=where, remedy="name it in data.drop, or store scalars"
-    )
+    what = f"column {name!r} has values of the type {str(kind)[:80]}"
+    raise DataError(what, where=where, remedy="name it in data.drop, or store scalars")
 
 
 def _convert_columns(
     table: pa.Table, config: DataConfig, where: str
-) -> tuple[pa.Table, tuple[CoercedValues, ...], str | None]:
-    """Each column in the type of what its values mean; what was made null on the way; the time column's format."""
-    columns, coerced, time_format = [], [], None
+) -> tuple[pa.Table, tuple[CoercedValues, ...], dict[str, ValueFormat]]:
+    """The table with converted columns, the values that were read as null, and the formats of columns."""
+    columns, coerced, formats = [], [], {}
     for name in table.column_names:
         column, fmt = table[name], column_format(config, name)
-        kind = config.columns.get(name)
+        kind, nulls = config.columns.get(name), np.zeros(0, dtype=bool)
         if name == config.time:
-            column, time_format = _convert_times(column, name, fmt, where)
+            converted, formats[name] = _convert_times(column, name, fmt, where)
         elif kind == "numeric" and text_columns.is_text(column.type):
-            floats, unread = text_columns.parse_numbers(column, fmt)
-            if unread.any():
-                rows = np.flatnonzero(unread)
-                shown = list_examples(column.to_pandas(), rows)
-                coerced.append(
-                    CoercedValues(column=name, count=len(rows), share=len(rows) / len(column), examples=shown)
-                )
-            column = text_columns.whole_or_float(floats, column) or pa.chunked_array(
-                [pa.array(floats, from_pandas=True)]
-            )
-        elif kind is None or kind == "ignore":
-            column = _infer_column(column, name, fmt, where, refuse_mixed=kind is None)
-        elif kind != "text":
-            column = _convert_declared(column, kind, fmt)
-        columns.append(_null_markers(column, fmt))
-    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), time_format
-
-
-def _infer_column(
-    column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str, *, refuse_mixed: bool
-) -> pa.ChunkedArray:
-    if not text_columns.is_text(column.type):
-        return _as_text(column) if text_columns.is_inexact(column) else column
-    column = text_columns.infer_text(column, fmt)
-    if refuse_mixed and text_columns.is_text(column.type):
-        _refuse_mixed(column, name, where)
-    return column
+            floats, nulls = text_columns.parse_numbers(column, fmt)
+            exact = text_columns.whole_or_float(floats, column)
+            converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
+        elif kind is not None and kind != "ignore":
+            converted = column if kind == "text" else _convert_declared(column, kind, fmt)
+        elif text_columns.is_inexact(column):
+            converted = _as_text(column)
+        elif text_columns.is_text(column.type):
+            converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
+            if detected != fmt:
+                formats[name] = fmt = detected
+        else:
+            converted = column
+        if nulls.any():
+            examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
+            share = float(nulls.mean())
+            coerced.append(CoercedValues(column=name, count=int(nulls.sum()), share=share, examples=examples))
+        columns.append(_remove_null_markers(converted, fmt))
+    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), formats
 
 
 def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
-    """A column of a declared kind; as it is where values do not fit, for the contract to name them."""
+    """A column as its declared kind; unchanged if values do not fit, so that the contract reports them."""
     text = text_columns.is_text(column.type)
     if kind == "category":
         return text_columns.parse_categories(column, fmt)
@@ -284,8 +286,8 @@ def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> 
     return column
 
 
-def _null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
-    """The same without numbers that stand for null; ``parsing`` has done it for text."""
+def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+    """The column with null in place of ``data.na_values``."""
     if column.type not in (pa.int64(), pa.float64()) or not fmt.na_values:
         return text_columns.null_markers(column, fmt) if text_columns.is_text(column.type) else column
     reader = ValueReader("numeric", fmt)
@@ -295,44 +297,63 @@ def _null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
 
 def _convert_times(
     column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str
-) -> tuple[pa.ChunkedArray, str | None]:
+) -> tuple[pa.ChunkedArray, ValueFormat]:
     if pa.types.is_timestamp(column.type):
-        return column, fmt.date_format
+        return column, fmt
     if pa.types.is_null(column.type):
-        return column.cast(_TIME), fmt.date_format
+        return column.cast(_TIME), fmt
     if column.type == pa.bool_():
-        raise DataError(f"time column {name!r} holds flags, not dates", where=where, remedy="name another data.time")
+        raise DataError(f"time column {name!r} has booleans, not dates", where=where, remedy="name another data.time")
     texts = column if text_columns.is_text(column.type) else _as_text(column)
     if fmt.date_format is None:
         fmt = fmt.model_copy(update={"date_format": text_columns.detect_digits_format(texts)})
     moments, unread = text_columns.parse_times(texts, fmt)
+    formats: list[str] = []
+    if unread.any() and fmt.date_format is None:
+        formats = notation.detect_date_formats(texts.to_pandas())
+        if len(formats) == 1:
+            fmt = fmt.model_copy(update={"date_format": formats[0]})
+            moments, unread = text_columns.parse_times(texts, fmt)
     if unread.any():
         rows = np.flatnonzero(unread)
+        examples = [f"'{date_format}'" for date_format in formats[:2]] or ["'%d.%m.%Y'", "'%m/%d/%Y'", "epoch_s"]
         raise DataError(
             f"time column {name!r}: {len(rows)} of {len(column)} values are not "
             + (f"written as {fmt.date_format}" if fmt.date_format else "ISO 8601 dates"),
             where=where,
-            remedy="set data.date_format, e.g. '%d.%m.%Y', '%m/%d/%Y', epoch_s or epoch_ms; or write 2026-01-31",
+            remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31",
             details=(list_examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(moments, _TIME)]), fmt.date_format
+    return pa.chunked_array([pa.array(moments, _TIME)]), fmt
 
 
-def _refuse_mixed(column: pa.ChunkedArray, name: str, where: str) -> None:
-    numbers = pc.match_substring_regex(column, _NUMBER)
-    share = pc.mean(numbers).as_py()
-    if share is None or not 0.5 <= share < 1.0 or text_columns.has_zero_padding(column):
-        return
-    bad = np.flatnonzero(pc.fill_null(pc.invert(numbers), False).to_numpy())
-    texts = column.filter(pc.fill_null(pc.invert(numbers), False)).unique().to_pylist()
-    other = notation.detect_notation(column.to_pandas().rename(name))
-    first = f"{other.remedy}, or " if other else f"data.na_values: {texts!r}, or " if len(texts) <= 3 else ""
-    raise DataError(
-        f"column {name!r} is mixed: {share:.1%} of its values are numbers, {len(bad)} are not",
-        where=where,
-        remedy=f"set {first}data.columns: {{{name}: numeric}} (they become null), or {{{name}: category}}",
-        details=(list_examples(column.to_pandas(), bad),),
-    )
+def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:
+    """The rows with a target, and without rare classes if the config says so; the rows left out by reason."""
+    target, rows, left_out = table[config.target], table.num_rows, {}
+    if target.null_count:
+        share = target.null_count / rows
+        if share > config.max_unlabelled or target.null_count == rows:
+            raise DataError(
+                f"{share:.1%} of the rows have no target, at most {config.max_unlabelled:.0%} may lack it",
+                where=f"{where}, column {config.target!r}",
+                remedy=f"correct the source, or set data.max_unlabelled: {min(1.0, math.ceil(share * 20) / 20):g} to "
+                "leave these rows out",
+            )
+        left_out["without a target"] = target.null_count
+        table = table.filter(pc.is_valid(target))
+    if config.classes.rare == "keep":
+        return table, left_out
+    names = pa.array([category_name(value) for value in table[config.target].to_pylist()], pa.large_string())
+    counts = {entry["values"]: entry["counts"] for entry in names.value_counts().to_pylist()}
+    rare = pa.array([name for name, count in counts.items() if count < config.classes.min_rows], pa.large_string())
+    is_rare = pc.is_in(names, value_set=rare)
+    if config.classes.rare == "drop":
+        if dropped := pc.sum(is_rare).as_py():
+            left_out[f"of {len(rare)} rare classes"] = dropped
+        return table.filter(pc.invert(is_rare)), left_out
+    merged = pc.if_else(is_rare, pa.scalar(config.classes.other, pa.large_string()), names)
+    index = table.column_names.index(config.target)
+    return table.set_column(index, config.target, pa.chunked_array([merged])), left_out
 
 
 def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, where: str) -> pa.Table:
@@ -344,21 +365,21 @@ def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, wh
     if as_of and as_of.tzinfo:
         as_of = as_of.astimezone(UTC).replace(tzinfo=None)
     newest = as_of or pc.max(times).as_py()
-    keep = pc.less_equal(times, pa.scalar(newest, _TIME))
+    in_time = pc.less_equal(times, pa.scalar(newest, _TIME))
     if config.reach:
-        keep = pc.and_(keep, pc.greater(times, pa.scalar(newest - config.reach, _TIME)))
-    selected = table.filter(pc.fill_null(keep, True))
+        in_time = pc.and_(in_time, pc.greater(times, pa.scalar(newest - config.reach, _TIME)))
+    selected = table.filter(pc.fill_null(in_time, True))
     if not selected.num_rows:
         raise DataError(
             f"no rows are left of {table.num_rows}: as of {newest.isoformat()}, window {format_duration(config.reach)}",
             where=where,
-            remedy=f"rows run from {_iso(pc.min(times))} to {_iso(pc.max(times))}: move --as-of or widen data.window",
+            remedy=f"rows are from {_iso(pc.min(times))} to {_iso(pc.max(times))}: change --as-of or data.window",
         )
     return selected
 
 
 def _canonicalize(table: pa.Table, time: str | None) -> pa.Table:
-    """Types that depend on the values alone: the same table from CSV, Parquet and SQL is the same snapshot."""
+    """Makes types depend on values only, so that the same rows from CSV, Parquet and SQL give the same snapshot."""
     for index, name in enumerate(table.column_names):
         column = table[name]
         if name != time and column.null_count == len(column):
@@ -374,7 +395,7 @@ def _digest(table: pa.Table) -> str:
         text = pa.types.is_large_string(column.type)
         digest.update(f"{len(name.encode())}:{name}:{column.type}:{len(column)};".encode())
         digest.update(np.packbits(column.is_valid().to_numpy()).tobytes())
-        # what lies beneath a null is arbitrary: make it one value
+        # the bytes of a null are arbitrary: they are set to one value
         filled = pc.fill_null(column, "") if text else pc.fill_null(column, pa.scalar(0).cast(column.type))
         if not text:
             digest.update(filled.to_numpy().tobytes())

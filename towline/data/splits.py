@@ -1,7 +1,8 @@
-"""The holdout and the folds: which rows a model may learn from."""
+"""Splits of the table: the holdout, and the folds of cross-validation over the train part."""
 
 import datetime as dt
 import hashlib
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -11,112 +12,134 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from towline.config import Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
-from towline.files import replacing
+from towline.files import write_arrays
 
 Fold = tuple[np.ndarray, np.ndarray]
 
 
+MIN_DISTINCT = 0.5  # least share of rows with distinct features for which copies of a row are kept together
+
+
 class SplitSummary(Frozen):
-    """How the table was split: rows of each part, and the time (ISO) at which a time-split holdout begins."""
+    """How the table was split.
+
+    Attributes:
+        train, holdout: rows of each part.
+        cut: the time (ISO) at which the holdout of a split by time begins.
+        copies: of a random split: whether rows with equal features are in the same part, or are drawn one by one.
+    """
 
     by: Literal["time", "random"]
     train: int
     holdout: int
     cut: str | None
+    copies: Literal["together", "apart"] = "together"
 
 
 def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
-    """Sets the holdout apart and saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
+    """Splits the table; saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
-    By time the newest rows are held out: a share, or what is younger than a duration. At random a row's side hangs on
-    a seeded hash of its content (or its group), so that it stays there when rows are added or shuffled, and copies of a
-    row stay together. Rows of one timestamp or one group never straddle: by time, older rows of a held-out group are
-    left out of both parts.
+    A split by time holds out the newest rows: a share of the rows, or those younger than a duration. A random split
+    depends on a seeded hash of each row's features (or its group), not of its target: a row stays in its part if rows
+    are added or shuffled, and copies of a row are in the same part. If most rows share their features with another
+    row, as in a table of a few categories, each copy is drawn on its own. Rows with the same time or group are always
+    in one part; in a split by time, older rows of a group in the holdout are left out of both parts.
 
     Raises:
         DataValidationError: one part would be empty.
     """
     rows, contract, data = work.table(), work.contract(), config.data
-    by: Literal["time", "random"] = "random" if config.split.by == "random" or not data.time else "time"
     order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
-    cut = None
-    if by == "time":
+    by, cut, copies = "random", None, "together"
+    if config.by_time:
         times = rows[data.time].iloc[order]
         start = _holdout_start(times, config.split.holdout)
-        cut = times.iloc[start].isoformat()
+        by, cut = "time", times.iloc[start].isoformat()
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        units = hash_rows(rows[[data.group]] if data.group else rows, config.seed)
-        held = _select_holdout(units, codes, _share(config))[order]
-        train, holdout = order[~held], order[held]
+        features = rows[[data.group]] if data.group else rows.drop(columns=data.target)
+        hashes = hash_rows(features, config.seed)
+        if not data.group and len(np.unique(hashes)) < MIN_DISTINCT * len(rows):
+            hashes, copies = _number_copies(hashes), "apart"
+        in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
+        train, holdout = order[~in_holdout], order[in_holdout]
     if not len(train) or not len(holdout):
-        side = "holdout" if len(train) else "train part"
         raise DataValidationError(
-            f"the {side} would be empty",
-            where=f"split by {by}" + (f", groups of {data.group!r} whole" if data.group else ""),
+            f"the {'holdout' if len(train) else 'train part'} would be empty",
+            where=f"split by {by}" + (f", whole groups of {data.group!r}" if data.group else ""),
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
-    with replacing(work.file("split.npz")) as file:
-        np.savez(file, train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    parts = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut)
-    work.save("split.json", parts)
-    return parts
+    write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
+    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut, copies=copies)
+    work.save("split.json", summary)
+    return summary
 
 
 def _holdout_start(times: pd.Series, holdout: float | dt.timedelta) -> int:
-    """Where the holdout begins in sorted times: a share of the rows, or those younger than a duration."""
+    """The position in sorted times at which the holdout begins."""
     starts = _distinct_starts(times)
     if isinstance(holdout, dt.timedelta):
         return int((times <= times.iloc[-1] - holdout).sum())
     return _nearest_start(starts, len(times) * (1 - holdout))
 
 
-def _share(config: TrainingConfig) -> float:
-    held = config.split.holdout
-    if isinstance(held, dt.timedelta):
-        raise ConfigError("a duration cannot be held out at random", where="split.holdout", remedy="give a share: 0.2")
-    return held
+def _holdout_share(config: TrainingConfig) -> float:
+    share = config.split.holdout
+    if isinstance(share, dt.timedelta):
+        what = "a random split cannot hold out a duration"
+        raise ConfigError(what, where="split.holdout", remedy="give a share, such as 0.2")
+    return share
 
 
-def is_held_out(rows: pd.DataFrame, group: str | None, seed: int, share: float) -> np.ndarray:
-    """Which rows (n,) a random split with this seed and share sets apart, in whatever table they stand.
+def is_held_out(
+    features: pd.DataFrame, seed: int, share: float, copies: Literal["together", "apart"] = "together"
+) -> np.ndarray:
+    """(n,) whether a random split with this seed and share holds out each row.
 
-    A row that was moved so that its class stands on both sides is not known here; there are a few at most.
+    The few rows that were moved to have each class in both parts are not known here.
+
+    Args:
+        features: the columns that were hashed: the group, or all columns but the target. All rows of the table if
+            copies are drawn apart.
+        seed: of the split.
+        share: of the rows that is held out.
+        copies: ``SplitSummary.copies`` of the split.
     """
-    threshold: np.ndarray = hash_rows(rows[[group]] if group else rows, seed) < np.uint64(int(share * 2**64))
-    return threshold
+    hashes = hash_rows(features, seed)
+    return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
-def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig, parts_by: str) -> list[Fold]:
-    """Positions of (training rows, test rows) for each fold over the train part.
+def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:
+    """Positions of (training rows, test rows) for each fold of the train part.
 
-    By time the window expands: each fold learns from all rows before its test rows, and rows of one timestamp are on
-    one side; few distinct timestamps give fewer folds. At random they are shuffled by the seed, stratified for classes,
-    whole for groups.
+    In a split by time the window expands: each fold is trained on all rows before its test rows. Rows with the same
+    time are in one fold; few distinct times give fewer folds. In a random split the folds are shuffled by the seed,
+    stratified by class, with whole groups.
 
     Args:
         rows: the raw rows of the train part, n of them.
-        labels: their target, shape (n,); object for classification.
-        config: names the folds, the seed, and the time and group columns.
-        parts_by: ``Parts.by`` of the split.
+        labels: (n,) target values; object for classification.
+        config: number of folds, seed, time and group column.
+
+    Returns:
+        The folds. A fold may lack classes; one with fewer than two classes to learn from is left out.
 
     Raises:
-        DataValidationError: too few rows, timestamps, groups or rows of a class, or a fold's side that lacks classes.
+        DataValidationError: there are too few rows, times or groups, or fewer than two folds have two classes.
     """
     count = config.cross_validation.folds
     if len(rows) < count:
         raise _too_few_folds(f"{len(rows)} training rows", count)
-    made = _expanding_folds(rows, config, count) if parts_by == "time" else _shuffled_folds(rows, labels, config, count)
-    classes = set(labels) if labels.dtype == object else set()
-    for number, (train, test) in enumerate(made, 1):
-        lacking = sorted(classes - set(labels[train]))
-        fault = f"has no row of class {lacking[0]!r} to learn from" if lacking else ""
-        fault = fault or ("" if len(train) else "has no row to learn from")
-        fault = fault or ("is tested on rows of one class only" if classes and len(set(labels[test])) < 2 else "")
-        if fault:
-            raise _fold_error(f"fold {number} of {len(made)} {fault}", by_time=parts_by == "time")
-    return made
+    folds = _expanding_folds(rows, config, count) if config.by_time else _shuffled_folds(rows, labels, config, count)
+    classes = labels.dtype == object
+    usable = [
+        (train, test) for train, test in folds if len(test) and (len(set(labels[train])) > 1 if classes else len(train))
+    ]
+    if len(usable) < 2:
+        what = f"{len(usable)} of {len(folds)} folds have training rows" + (" of two classes" if classes else "")
+        raise _fold_error(what, by_time=config.by_time)
+    return usable
 
 
 def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValidationError:
@@ -124,7 +147,7 @@ def _too_few_folds(what: str, count: int, *, by_time: bool = False) -> DataValid
 
 
 def _fold_error(what: str, *, by_time: bool) -> DataValidationError:
-    # fewer folds by time seldom help where classes or times come and go
+    # fewer folds by time seldom help if classes or times occur for a while only
     first = "set split.by: random, " if by_time else ""
     remedy = f"{first}lower cross_validation.folds or give more rows"
     return DataValidationError(what, where="cross_validation.folds", remedy=remedy)
@@ -136,7 +159,7 @@ def _expanding_folds(rows: pd.DataFrame, config: TrainingConfig, count: int) -> 
     starts = _distinct_starts(times.iloc[order])
     cuts = sorted({_nearest_start(starts, len(rows) * fold / (count + 1)) for fold in range(1, count + 1)})
     if len(cuts) < 2:
-        raise _too_few_folds(f"{len(starts) + 1} distinct times, from which {len(cuts)} can be cut", 2, by_time=True)
+        raise _too_few_folds(f"{len(starts) + 1} distinct times with {len(cuts)} possible cuts", 2, by_time=True)
     ends = [*cuts[1:], len(rows)]
     return [_purge_groups(rows, config, order[:start], order[start:end]) for start, end in zip(cuts, ends, strict=True)]
 
@@ -151,26 +174,24 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
         return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
     codes, classes = pd.factorize(labels)
     sizes = np.bincount(codes)
-    if sizes.min() < count:
-        raise _too_few_folds(f"class {classes[sizes.argmin()]!r} has {sizes.min()} training rows", count)
+    if sizes.max() < count:
+        raise _too_few_folds(f"class {classes[sizes.argmax()]!r}, the largest, has {sizes.max()} training rows", count)
     stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds; validation names them
+        return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
 
 
 def _distinct_starts(times: pd.Series) -> np.ndarray:
-    """Where each distinct time but the first begins, in times that are sorted."""
+    """The positions in sorted times at which a new time begins, without the first."""
     if times.isna().any():
-        raise DataValidationError(
-            f"{int(times.isna().sum())} rows have no time", where=f"column {times.name!r}", remedy="leave them out"
-        )
+        what = f"{int(times.isna().sum())} rows have no time"
+        raise DataValidationError(what, where=f"column {times.name!r}", remedy="leave them out")
     values = times.to_numpy()
     starts = np.flatnonzero(values[1:] != values[:-1]) + 1
     if not len(starts):
-        raise DataValidationError(
-            "all rows have the same time",
-            where=f"column {times.name!r}",
-            remedy="set split.by: random, or give rows of several times",
-        )
+        remedy = "set split.by: random, or give rows of several times"
+        raise DataValidationError("all rows have the same time", where=f"column {times.name!r}", remedy=remedy)
     return starts
 
 
@@ -183,34 +204,46 @@ def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:
 
 
 def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+    """Both positions, without older rows of a group that occurs in the newer ones."""
     if config.data.group:
         groups = _group_codes(rows, config.data.group)
         older = older[~np.isin(groups[older], groups[newer])]
     return older, newer
 
 
-def _select_holdout(units: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
-    """Units below the threshold are held out; then each class of two units or more gets one on either side."""
-    held = units < np.uint64(int(share * 2**64))
+def _is_below(hashes: np.ndarray, share: float) -> np.ndarray:
+    """(n,) whether each hash is in the lowest share of all possible values."""
+    return np.asarray(hashes < np.uint64(int(share * 2**64)))
+
+
+def _number_copies(hashes: np.ndarray) -> np.ndarray:
+    """Another hash for each copy of a row, by its number among the copies."""
+    numbers = pd.Series(hashes).groupby(hashes).cumcount().to_numpy(np.uint64)
+    return _mix_bits(hashes + numbers * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
+    """(n,) whether each row is held out; each class (``codes``) with two distinct hashes gets one in either part."""
+    in_holdout = _is_below(hashes, share)
     for code in np.unique(codes):
-        own = codes == code
-        distinct = np.unique(units[own])
-        if held[own].all():
-            held[units == distinct[-1]] = False
-        if len(distinct) > 1 and not held[own].any():
-            held[units == distinct[0]] = True
-    return held
+        in_class = codes == code
+        distinct = np.unique(hashes[in_class])
+        if in_holdout[in_class].all():
+            in_holdout[hashes == distinct[-1]] = False
+        if len(distinct) > 1 and not in_holdout[in_class].any():
+            in_holdout[hashes == distinct[0]] = True
+    return in_holdout
 
 
 def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
-    """One uint64 a row: of its values, whatever the order of the columns, the rows, or an integer's dtype."""
+    """(n,) uint64 hash of each row's values; independent of the order of columns and rows and of integer dtypes."""
     total = np.zeros(len(rows), dtype=np.uint64)
     for name in rows.columns:
         values = rows[name]
         if values.dtype.kind == "M":
             plain: np.ndarray = values.to_numpy("datetime64[us]").view(np.int64)
         elif values.dtype.kind in "biuf":
-            plain = values.to_numpy(np.float64) + 0.0  # a null among later rows turns integers to floats
+            plain = values.to_numpy(np.float64) + 0.0  # integers become floats if a later table has a null
         else:
             plain = values.astype(object).where(values.notna(), "").to_numpy()
         salt = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
@@ -221,7 +254,7 @@ def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
 
 
 def _mix_bits(bits: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): spreads each bit over all."""
+    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): each bit changes all others."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     spread: np.ndarray = bits ^ (bits >> np.uint64(31))

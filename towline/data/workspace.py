@@ -85,7 +85,8 @@ class Workspace(Frozen):
                 raise TransientError(
                     "the same run is under way in another process", where=str(self.path), remedy="wait for it to end"
                 )
-            if not self._is_current():
+            token = self.file("token")
+            if not token.exists() or token.read_text() != self.token:
                 self.remove()
                 raise TransientError(
                     "another process has finished the same run",
@@ -97,10 +98,6 @@ class Workspace(Frozen):
             finally:
                 for name in (SNAPSHOT, SMOKE_TEST_ROWS):
                     self.file(name).unlink(missing_ok=True)
-
-    def _is_current(self) -> bool:
-        token = self.file("token")
-        return token.exists() and token.read_text() == self.token
 
     def verdict_file(self, run_key: str) -> Path:
         """The verdict of a run that has not ended: if it exists, the run is continued after the gate."""
@@ -163,8 +160,7 @@ class Workspace(Frozen):
 
     def split_positions(self) -> dict[str, np.ndarray]:
         """Positions in the table: ``train`` (ordered by time if there is one) and ``holdout``."""
-        with np.load(self.file("split.npz"), allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
+        return files.read_arrays(self.file("split.npz"))
 
     def subset(self, name: str) -> Subset:
         """The rows of ``train`` or ``holdout``."""

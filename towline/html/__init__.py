@@ -1,11 +1,13 @@
-"""HTML pages: one base template and one style for every page that towline writes.
+"""HTML pages: one base template, one style sheet and one set of macros for every page that towline writes.
 
 A page is a Jinja template that extends ``base.html.jinja``. The result is a single document that loads nothing and runs
 no script; every value in it is escaped.
 """
 
 import base64
+import datetime as dt
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _FOLDER = Path(__file__).parent
+#: state of a check, window, SLO, flow or event → class of its color
+STATE_CLASSES: Mapping[str, str] = {
+    **dict.fromkeys(("ok", "passed", "met", "promoted", "completed", "unchanged"), "ok"),
+    **dict.fromkeys(("warned", "exhausted", "warn", "refused", "retrain"), "warning"),
+    **dict.fromkeys(
+        ("degraded", "drift", "invalid_schema", "burning", "block", "roll back", "rolled back", "failed", "crashed",
+         "data refused"),
+        "alarm",
+    ),
+}  # fmt: skip
 
 
 @cache
@@ -52,8 +64,17 @@ def environment(folder: Path, **options: Any) -> "Environment":
     meta_policy = content_security_policy().replace("; frame-ancestors 'none'", "")
     made = Environment(loader=FileSystemLoader([folder, _FOLDER]), **(settings | options))  # noqa: S701 - autoescape is on
     made.globals |= {"style": style(), "policy": meta_policy}
-    made.filters["number"] = format_number
+    made.filters |= {
+        "number": format_number,
+        "percent": lambda share: f"{share:.0%}",
+        "time": format_time,
+        "age": format_age,
+        "state_class": lambda state: STATE_CLASSES.get(state.lower(), "soft"),
+    }
     return made
+
+
+_cached_environment = cache(environment)
 
 
 def render_page(template: Path, **values: Any) -> str:
@@ -63,7 +84,7 @@ def render_page(template: Path, **values: Any) -> str:
         template: path of its template.
         values: variables of the template.
     """
-    return environment(template.parent).get_template(template.name).render(values)
+    return _cached_environment(template.parent).get_template(template.name).render(values)
 
 
 def format_number(value: float | None) -> str:
@@ -71,3 +92,16 @@ def format_number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_time(moment: dt.datetime | None) -> str:
+    """A time to the minute, – for None."""
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else "–"
+
+
+def format_age(span: dt.timedelta) -> str:
+    """A length of time in minutes, hours or days."""
+    hours = span.total_seconds() / 3600
+    if hours < 1:
+        return f"{max(0, round(hours * 60))} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"

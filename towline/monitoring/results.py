@@ -32,8 +32,8 @@ class DriftCheckResult(Frozen):
     column: str
     name: str
     value: float
-    threshold: float | None
-    alarm: bool
+    threshold: float | None = None
+    alarm: bool = False
     invalid: bool = False
     detail: str = ""
 

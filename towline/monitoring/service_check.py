@@ -46,8 +46,8 @@ def check_service_slo(settings: Settings, config: PipelineConfig, service: str, 
     if breaches and config.slo.on_breach != "alert" and champion is not None:
         since = dt.datetime.fromisoformat(champion.time)  # failures of the version before are no reason to act
         statuses = evaluate_slos(history, config.slo, now, quality=journal.quality(), metric=metric, since=since)
-        if own_breaches := describe_breaches(statuses):
-            _start_reaction(api, config, own_breaches, f"breach-{config.name}-{champion.version}-{now:%Y%m%d%H}")
+        if champion_breaches := describe_breaches(statuses):
+            _start_reaction(api, config, champion_breaches, f"breach-{config.name}-{champion.version}-{now:%Y%m%d%H}")
     return breaches
 
 

@@ -22,9 +22,8 @@ Checks:
 Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
 champion with far less. A challenger beyond the margin passes with a probability of at most 5 %, plus the probability
 that it scores no worse by chance; this is small if the margin is several standard errors wide. If the margin is
-narrower
-than two standard errors of the difference, an equal challenger is inconclusive in up to half of the cases: the holdout
-is too small for that margin.
+narrower than two standard errors of the difference, an equal challenger is inconclusive in up to half of the cases: the
+holdout is too small for that margin.
 """
 
 import math

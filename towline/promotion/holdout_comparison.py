@@ -2,8 +2,7 @@
 
 The champion predicts through its own contract, and only the rows that it was not trained on count. It was usually
 fitted again on all rows up to its release, so there may be few of them. Then the predictions count that its recipe made
-for its
-own holdout before that fit: neither recipe was trained on these rows.
+for its own holdout before that fit: neither recipe was trained on these rows.
 """
 
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from towline import files
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import hash_rows, is_held_out
@@ -53,7 +53,11 @@ def judge_release(
     if champion:
         try:
             model = open_release(champion.release.directory, digest=champion.release.digest)
-            compared = compared._replace(champion=_predict_with_champion(model, compared.contract, holdout.rows))
+            compared = compared._replace(
+                champion=_predict_with_champion(
+                    model, compared.contract, work.table(), work.split_positions()["holdout"]
+                )
+            )
         except ReleaseError as error:
             failed_check = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
@@ -65,8 +69,10 @@ def judge_release(
     return verdict
 
 
-def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame) -> ChampionPredictions:
-    """The champion's predictions for the rows (n,).
+def _predict_with_champion(
+    model: Model, contract: Contract, table: pd.DataFrame, holdout: np.ndarray
+) -> ChampionPredictions:
+    """The champion's predictions for the rows of the holdout (n,).
 
     Raises:
         DataError: the rows do not fit the champion's contract.
@@ -81,7 +87,8 @@ def _predict_with_champion(model: Model, contract: Contract, rows: pd.DataFrame)
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is intended",
         )
-    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, rows)
+    rows = table.iloc[holdout].reset_index(drop=True)
+    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, table, holdout)
     if int(unseen.sum()) < MIN_UNSEEN_ROWS:
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced
@@ -100,35 +107,30 @@ def _use_saved_predictions(
     none = np.zeros(len(rows), dtype=bool)
     if not path.exists() or not set(columns) <= set(rows.columns):
         return predictions, none
-    with np.load(path, allow_pickle=False) as file:
-        saved = {name: file[name] for name in file.files}
-    if (predictions.probabilities is None) != ("probabilities" not in saved):
+    arrays = files.read_arrays(path)
+    saved = Predictions.from_arrays(arrays, model.contract.classes)
+    if (predictions.probabilities is None) != (saved.probabilities is None):
         return predictions, none
-    order = np.argsort(saved["rows"], kind="stable")
+    order = np.argsort(arrays["rows"], kind="stable")
     hashes = hash_rows(rows[columns], model.metadata.seeds["run"])
-    positions = order[np.searchsorted(saved["rows"], hashes, sorter=order).clip(max=len(order) - 1)]
-    replaced = (saved["rows"][positions] == hashes) & ~unseen
-    labels, saved_labels = predictions.labels.copy(), saved["labels"][positions[replaced]]
-    if model.contract.classes:
-        classes = np.empty(len(model.contract.classes), dtype=object)
-        classes[:] = model.contract.classes
-        labels, saved_labels = labels.astype(object), classes[saved_labels]
-    labels[replaced] = saved_labels
-    probabilities = predictions.probabilities
-    if probabilities is not None:
-        probabilities = probabilities.copy()
-        probabilities[replaced] = saved["probabilities"][positions[replaced]]
+    positions = order[np.searchsorted(arrays["rows"], hashes, sorter=order).clip(max=len(order) - 1)]
+    replaced, saved = (arrays["rows"][positions] == hashes) & ~unseen, saved.take(positions)
+    labels, probabilities = np.where(replaced, saved.labels, predictions.labels), None
+    if predictions.probabilities is not None and saved.probabilities is not None:
+        probabilities = np.where(replaced[:, None], saved.probabilities, predictions.probabilities)
     return Predictions(labels, probabilities), replaced
 
 
-def _find_unseen_rows(model: Model, rows: pd.DataFrame) -> np.ndarray:
-    """(n,) bool: rows that the champion was not trained on, according to its split; all False if that is unknown."""
+def _find_unseen_rows(model: Model, table: pd.DataFrame, holdout: np.ndarray) -> np.ndarray:
+    """(n,) bool: holdout rows that the champion was not trained on, by its own split; all False if that is unknown."""
     split = model.metadata.dataset["split"]
     by_time = split["by"] == "time"
-    columns = [split["time"]] if by_time else [column.name for column in model.contract.columns]
-    if (split.get("refitted") and not by_time) or not set(columns) <= set(rows.columns):
-        return np.zeros(len(rows), dtype=bool)
+    features = [column.name for column in model.contract.columns if column.role != "target"]
+    columns = [split["time"]] if by_time else [split["group"]] if split["group"] else features
+    if (split.get("refitted") and not by_time) or not set(columns) <= set(table.columns):
+        return np.zeros(len(holdout), dtype=bool)
     if by_time:
-        later = pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])
+        later = pd.to_datetime(table[split["time"]].iloc[holdout]) > pd.Timestamp(split["train_end"])
         return np.asarray(later.to_numpy(dtype=bool))
-    return is_held_out(rows[columns], split["group"], split["seed"], split["holdout"])
+    held_out = is_held_out(table[columns], split["seed"], split["holdout"], split["copies"])
+    return np.asarray(held_out[holdout])

@@ -118,6 +118,8 @@ def summarize(entry: Entry, work: Workspace, split: SplitSummary, result: Traini
                 "sd": scores.sd.get(evaluation.primary),
                 "seconds": scores.seconds,
                 "trials": scores.trials,
+                "rows": scores.rows,
+                "rows_available": scores.rows_available,
                 "failed": scores.failed,
             }
             for scores in result.candidates

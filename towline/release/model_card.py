@@ -4,12 +4,13 @@ The sections follow Mitchell et al., Model Cards for Model Reporting (2019).
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from towline.config import GREATER_IS_BETTER, PipelineConfig
 from towline.data.schema.contract import Column, Contract
+from towline.html import environment, format_number, render_page
 from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
 from towline.markdown import escape
@@ -46,8 +47,6 @@ def render_card(
         plots: PNG files by name.
         certificate: of the compiled scorer.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
     evaluation, fitted = result.evaluation, result.model
     values = {
         "manifest": manifest,
@@ -67,32 +66,15 @@ def render_card(
         "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.feature_columns],
         "ignored": [(column.name, column.note) for column in contract.columns if column.role == "ignored"],
         "better": "higher" if GREATER_IS_BETTER[evaluation.primary] else "lower",
-        "plots": {name: base64.b64encode(content).decode() for name, content in plots.items()},
+        "plots": [(name, format_title(name), base64.b64encode(content).decode()) for name, content in plots.items()],
     }
 
-    def render(template: str, finalize: Callable[[Any], Any] | None) -> str:
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=select_autoescape(["html.jinja"]),
-            finalize=finalize,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        environment.filters |= {"number": format_number, "title": format_title}
-        return environment.get_template(template).render(values)
-
+    # Markdown is escaped by the finalizer
+    markdown = environment(TEMPLATES, autoescape=False, finalize=_escape_markdown)
     return ModelCard(
-        markdown=render("model_card.md.jinja", _escape_markdown), html=render("model_card.html.jinja", None)
+        markdown=markdown.get_template("model_card.md.jinja").render(values),
+        html=render_page(TEMPLATES / "model_card.html.jinja", **values),
     )
-
-
-def format_number(value: float | None) -> str:
-    """A number with 4 digits; whole numbers with all digits."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def format_title(name: str) -> str:

@@ -20,7 +20,7 @@ from towline import files, origins
 from towline.config import Frozen, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.example import example_value
-from towline.data.splits import hash_rows
+from towline.data.splits import SplitSummary, hash_rows
 from towline.data.workspace import Workspace
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.compiled.parity import ParityCertificate, certify
@@ -140,12 +140,13 @@ def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict
     ``train_end`` is the time of the newest row that the released model has seen; where that was fitted again after
     the holdout was measured on, ``measured_end`` is the same of the model that was measured.
     """
-    by = json.loads(work.file("split.json").read_bytes())["by"]
+    summary = SplitSummary.model_validate_json(work.file("split.json").read_bytes())
+    by = summary.by
     if by == "time":
         ends = {"train_end": fitted.end, "measured_end": fitted.measured_end or fitted.end}
         return {"by": by, "time": config.data.time, "refitted": fitted.refitted, **ends}
-    own = {"group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
-    return {"by": by, "refitted": fitted.refitted, **own}
+    random = {"group": config.data.group, "seed": config.seed, "holdout": config.split.holdout}
+    return {"by": by, "refitted": fitted.refitted, "copies": summary.copies, **random}
 
 
 def _write_files(

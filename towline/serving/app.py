@@ -23,6 +23,7 @@ from towline import __version__
 from towline.data.schema.example import example_row
 from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
+from towline.html import content_security_policy
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
@@ -246,7 +247,7 @@ class RouteHandlers:
         row = example_row(model.contract)
         answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
         page = html_page.render(model, self._openapi_document(model), _address(context, self._options), answer)
-        policy = (b"content-security-policy", html_page.POLICY)
+        policy = (b"content-security-policy", content_security_policy().encode())
         return Response(page.encode(), b"text/html; charset=utf-8", headers=(policy,))
 
     def _openapi_document(self, model: "Model") -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""From rows to a model, and whether it is good enough."""
+"""Training: cross-validation, selection, fits and evaluation of models."""

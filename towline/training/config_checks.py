@@ -13,17 +13,17 @@ TASKS: tuple[Task, ...] = ("regression", "binary", "multiclass")
 
 
 def check_config(config: PipelineConfig, task: Task | None = None) -> None:
-    """Finds what cannot run, before any data is loaded.
+    """Checks a config before any data is loaded.
 
-    Where nobody has named the task, it must be one in which everything that the config names can be used.
+    If neither the config nor the caller names the task, there must be one task that everything in the config fits.
 
     Args:
-        config: what is to run.
-        task: of the data, where it is known; default: that of the config.
+        config: of the run.
+        task: of the contract, if it is known; default: that of the config.
 
     Raises:
-        ConfigError: an unknown or unsuitable estimator, a package that is missing, a bad parameter, search space or
-            schedule, a metric of another task.
+        ConfigError: an unknown or unsuitable estimator, a missing package, an invalid parameter, search space or
+            schedule, or a metric of another task.
     """
     task = task or config.task
     tasks = _tasks_of_keys(config, (task,) if task else TASKS, known=task is not None)
@@ -33,22 +33,26 @@ def check_config(config: PipelineConfig, task: Task | None = None) -> None:
 
 
 def _tasks_of_keys(config: PipelineConfig, tasks: Sequence[Task], *, known: bool) -> tuple[Task, ...]:
-    """The tasks that fit every metric and every key that only some tasks have."""
-    tasks, before = tuple(tasks), ""
-    for where, metric, suitable in _bound_keys(config):
-        left = tuple(task for task in tasks if task in suitable)
-        if not left and known:
-            raise _unfit(where, metric, tasks[0])
-        if not left:
-            what = f"{where} is for {' or '.join(suitable)}, and {before} is for {' or '.join(tasks)}"
+    """The tasks that fit all metrics and keys of the config."""
+    tasks, limiting_key = tuple(tasks), ""
+    for where, metric, suitable in _task_specific_keys(config):
+        remaining = tuple(task for task in tasks if task in suitable)
+        if not remaining and known:
+            if metric:
+                raise metric_error(where, metric, tasks[0])
+            remedy = "remove data.detrend; data.half_life weights old rows less"
+            raise ConfigError(f"the target of a {tasks[0]} task has no trend", where=where, remedy=remedy)
+        if not remaining:
+            what = f"{where} is for {' or '.join(suitable)}, and {limiting_key} is for {' or '.join(tasks)}"
             raise ConfigError(what, where=where, remedy="change one of them")
-        if len(left) < len(tasks):
-            before = where
-        tasks = left
+        if len(remaining) < len(tasks):
+            limiting_key = where
+        tasks = remaining
     return tasks
 
 
-def _bound_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tuple[Task, ...]]]:
+def _task_specific_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tuple[Task, ...]]]:
+    """Each key that fits some tasks only, with its metric, if it is one, and these tasks."""
     metrics = {"evaluation.metric": config.evaluation.metric} if config.evaluation.metric else {}
     metrics |= {f"gate.{side}.{metric}": metric for side in ("max", "min") for metric in getattr(config.gate, side)}
     for where, metric in metrics.items():
@@ -57,10 +61,8 @@ def _bound_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tuple[Task, 
         yield "data.detrend", "", ("regression",)
 
 
-def _unfit(where: str, metric: str, task: Task) -> ConfigError:
-    if not metric:
-        remedy = "remove data.detrend; data.half_life weights old rows less"
-        return ConfigError(f"the target of a {task} task has no trend", where=where, remedy=remedy)
+def metric_error(where: str, metric: str, task: Task) -> ConfigError:
+    """The error for a metric of another task."""
     remedy = f"the task is {task}: use one of {', '.join(METRICS[task])}"
     return ConfigError(f"{metric} is not a metric of this task", where=where, remedy=remedy)
 
@@ -89,7 +91,7 @@ def _check_candidate(candidate: Candidate, task: Task, config: PipelineConfig) -
 
 
 def _check_schedule(config: PipelineConfig) -> None:
-    """Cron lines, where the package that reads them is there: without it nothing is scheduled either."""
+    """Checks the cron lines, if the package that parses them is installed; without it nothing is scheduled."""
     if find_spec("cronsim") is None:
         return
     import datetime as dt
@@ -103,7 +105,7 @@ def _check_schedule(config: PipelineConfig) -> None:
                 CronSim(line, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
         except CronSimError as error:
             raise ConfigError(
-                f"no cron line: {line!r}: {error}",
+                f"not a cron line: {line!r}: {error}",
                 where=f"schedule.{key}",
-                remedy='five fields, such as "0 2 * * *": every night at two',
+                remedy='write five fields, such as "0 2 * * *" for every night at two',
             ) from None

@@ -32,15 +32,15 @@ from towline.config import (
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, SplitSummary, make_folds
+from towline.data.splits import Fold, make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training import model_io
-from towline.training.config_checks import check_config
+from towline.training.config_checks import check_config, metric_error
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.training.evaluation.predictions import Predictions
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
@@ -65,6 +65,7 @@ class CrossValidationResult(Frozen):
         threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
+        rows, rows_available: rows that the largest fold was fitted on, and could have been.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -79,6 +80,8 @@ class CrossValidationResult(Frozen):
     seconds: float
     cpu_seconds: float
     trials: int = 0
+    rows: int = 0
+    rows_available: int = 0
     failed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -113,9 +116,9 @@ class _CrossValidation:
         """Fits and scores the candidate with these hyperparameters."""
         predictions, threshold = self._predict_folds(params), None
         truth = [self.labels[test] for _, test in self.folds]
-        metric = _threshold_metric(self.config, self.contract.task)
+        metric = self.config.evaluation.threshold if self.contract.task == "binary" else "none"
         has_probabilities = all(part.probabilities is not None for part in predictions)
-        if metric and has_probabilities and self.candidate.estimator != "baseline":
+        if metric != "none" and has_probabilities and self.candidate.estimator != "baseline":
             chances = _positive_probabilities(predictions, self.contract)
             threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
             predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
@@ -139,8 +142,11 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
+            train = self._sample_rows(train)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = self._build(params).fit(self.features.iloc[train], self.labels[train])
+                trusted = self.config.package.trusted
+                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
+                model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
@@ -155,6 +161,13 @@ class _CrossValidation:
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
             return [by_fold[fold] for fold in range(len(self.folds))]
 
+    def _sample_rows(self, train: np.ndarray) -> np.ndarray:
+        """At most ``cross_validation.max_rows`` of the positions, in order."""
+        limit = self.config.cross_validation.max_rows
+        if len(train) <= limit:
+            return train
+        return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
+
     def _build(self, params: dict[str, Any]) -> Model:
         return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
 
@@ -163,23 +176,14 @@ class _CrossValidation:
         if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
-            model_io.check_round_trip(model, path, where, trusted, lambda each: predict(each, rows, self.contract))
+            model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
 
     def save(self, predictions: list[Predictions]) -> None:
         """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
-        arrays = {
-            "rows": np.concatenate([test for _, test in self.folds]),
-            "fold": np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)]),
-        }
-        labels = np.concatenate([part.labels for part in predictions])
-        if self.contract.task == "regression":
-            arrays["predicted"] = labels
-        else:
-            arrays["classes"] = encode_labels(labels, self.contract.classes)
-        if all(part.probabilities is not None for part in predictions):
-            arrays["probabilities"] = np.concatenate([part.probabilities for part in predictions])
-        with files.replacing(self.work.file(f"oof-{self.candidate.name}.npz")) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        rows = np.concatenate([test for _, test in self.folds])
+        fold = np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)])
+        arrays = Predictions.concatenate(predictions).to_arrays(self.contract.classes)
+        files.write_arrays(self.work.file(f"oof-{self.candidate.name}.npz"), rows=rows, fold=fold, **arrays)
 
 
 def primary_metric(config: TrainingConfig, task: Task) -> Metric:
@@ -190,8 +194,7 @@ def primary_metric(config: TrainingConfig, task: Task) -> Metric:
     """
     metric = config.evaluation.metric or DEFAULT_METRIC[task]
     if metric not in METRICS[task]:
-        remedy = f"the task is {task}: use one of " + ", ".join(METRICS[task])
-        raise ConfigError(f"{metric} is not a metric of this task", where="evaluation.metric", remedy=remedy)
+        raise metric_error("evaluation.metric", metric, task)
     return metric
 
 
@@ -246,8 +249,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
     contract = work.contract()
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
-    by = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by
-    folds = make_folds(rows, labels, config, by)
+    folds = make_folds(rows, labels, config)
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
@@ -269,6 +271,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue
             failed = describe_error(error)
+    available = max(len(train) for train, _ in folds)
     return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
@@ -280,6 +283,8 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
+        rows=min(available, config.cross_validation.max_rows),
+        rows_available=available,
         failed=failed,
         notes=tuple(notes),
     )
@@ -342,12 +347,6 @@ def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, met
     return float(middle if middle > next_lower else chance)
 
 
-def _threshold_metric(config: TrainingConfig, task: Task) -> str | None:
-    """The metric that a binary threshold maximises."""
-    metric = config.evaluation.threshold
-    return None if task != "binary" or metric == "none" else metric
-
-
 def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
     column = contract.classes.index(contract.positive)
     return np.concatenate([part.probabilities[:, column] for part in predictions if part.probabilities is not None])
@@ -370,5 +369,5 @@ def _collect_warnings() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield notes
-    lines = (f"{each.category.__name__}: {str(each.message).strip().splitlines()[0][:160]}" for each in caught)
+    lines = (f"{item.category.__name__}: {str(item.message).strip().splitlines()[0][:160]}" for item in caught)
     notes.extend(dict.fromkeys(lines))

@@ -4,12 +4,10 @@ Both fits use the same candidate, hyperparameters and threshold. The second one 
 recipe, and the released model is the same recipe on all rows.
 """
 
-import numpy as np
 import pandas as pd
 
 from towline import files
 from towline.config import Frozen, TrainingConfig
-from towline.data.schema.contract import Contract
 from towline.data.workspace import Subset, Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
@@ -18,7 +16,7 @@ from towline.training.detrend import Trend
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Predictions
 from towline.training.history import History, choose_history, fit_history, load_rows
 
 EVALUATED_MODEL = "model.skops"
@@ -90,8 +88,7 @@ def refit(
 
     If there are several histories, one is selected again on the newest rows: the selection is a part of the recipe.
     Writes ``refitted.skops`` and ``refitted-predictions.npz``, its predictions for the holdout. The model has seen
-    these
-    rows: the predictions prove that the release works, not how good it is.
+    these rows: the predictions prove that the release works, not how good it is.
 
     Raises:
         FitError: as ``fit``.
@@ -120,11 +117,7 @@ def training_rows(work: Workspace, config: TrainingConfig, model: FittedModel) -
 
 def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
     """A model's saved predictions for the holdout."""
-    contract = work.contract()
-    with np.load(work.file(model.predictions_file), allow_pickle=False) as saved:
-        labels = saved["labels"]
-        probabilities = saved["probabilities"] if "probabilities" in saved.files else None
-    return Predictions(decode_labels(labels, contract.classes) if contract.classes else labels, probabilities)
+    return Predictions.from_arrays(files.read_arrays(work.file(model.predictions_file)), work.contract().classes)
 
 
 def _fit_rows(
@@ -145,7 +138,8 @@ def _fit_rows(
         raise FitError(what, where=where, remedy="correct its params, or remove it from candidates") from error
     model_io.save_model(trained.model, work.file(file), where)
     if file == REFITTED_MODEL:
-        _save_predictions(work, predict(trained.model, work.subset("holdout").features, contract), contract)
+        predictions = predict(trained.model, work.subset("holdout").features, contract)
+        files.write_arrays(work.file(REFITTED_PREDICTIONS), **predictions.to_arrays(contract.classes))
     times = subset.rows[config.data.time].iloc[trained.positions] if config.data.time else None
     return FittedModel(
         candidate=chosen.candidate,
@@ -159,12 +153,3 @@ def _fit_rows(
         end=None if times is None else times.max().isoformat(),
         trend=trained.trend,
     )
-
-
-def _save_predictions(work: Workspace, predictions: Predictions, contract: Contract) -> None:
-    labels = predictions.labels
-    arrays = {"labels": encode_labels(labels, contract.classes) if contract.classes else labels}
-    if predictions.probabilities is not None:
-        arrays["probabilities"] = predictions.probabilities
-    with files.replacing(work.file(REFITTED_PREDICTIONS)) as file:
-        np.savez(file, allow_pickle=False, **arrays)

@@ -158,7 +158,7 @@ def fit_history(
     """
     times = subset.rows[config.data.time] if config.data.time else None
     positions = history.select_rows(times, subset.labels)
-    candidate = next(each for each in config.candidates if each.name == chosen.candidate)
+    candidate = next(candidate for candidate in config.candidates if candidate.name == chosen.candidate)
     selected_times = None if times is None else times.iloc[positions]
     weights = history.weights(selected_times)
     features, targets, trend = subset.features.iloc[positions], subset.labels[positions], None

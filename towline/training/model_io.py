@@ -1,4 +1,7 @@
-"""Models on disk, with skops: read back only if every type in the file is known to be harmless to build."""
+"""Model files in the skops format, which are loaded only if every type in the file is trusted.
+
+A skops file names the types of its objects, so they can be checked before any object is built.
+"""
 
 import importlib
 import inspect
@@ -42,32 +45,32 @@ TRUSTED_TYPES = (
     "xgboost.sklearn.XGBRFRegressor",
     "xgboost.sklearn.XGBRegressor",
 )
-"""On top of what skops itself trusts: numpy arrays and scikit-learn's public estimators."""
+"""Trusted in addition to the types that skops trusts: numpy arrays and scikit-learn's public estimators."""
 
 
 def trusted_packages(config: TrainingConfig) -> tuple[str, ...]:
     """The packages whose types the config trusts: those of its candidates' paths, and ``package.trusted``.
 
-    Of scikit-learn only the part named (``sklearn.gaussian_process``), of the boosting libraries nothing: their types
-    are in ``TRUSTED_TYPES``.
+    Of scikit-learn it is only the named module (``sklearn.gaussian_process``). The types of the boosting libraries are
+    in ``TRUSTED_TYPES``.
     """
     paths = [candidate.estimator.split(".") for candidate in config.candidates if "." in candidate.estimator]
-    parts = {".".join(path[:2]) for path in paths if path[0] == "sklearn"}
-    own = {path[0] for path in paths if path[0] not in LIBRARIES}
-    return tuple(sorted({*parts, *own, *config.package.trusted}))
+    modules = {".".join(path[:2]) for path in paths if path[0] == "sklearn"}
+    packages = {path[0] for path in paths if path[0] not in LIBRARIES}
+    return tuple(sorted({*modules, *packages, *config.package.trusted}))
 
 
 def save_model(model: Any, path: Path, where: str = "", level: int = 1) -> None:
-    """Writes a model whole or not at all.
+    """Writes a model to a file, atomically.
 
     Args:
         model: fitted.
         path: a ``.skops`` file.
-        where: the config's key that the model comes from, for errors.
+        where: config key of the model, for errors.
         level: of compression, 1 to 9.
 
     Raises:
-        FitError: its estimator cannot be stored.
+        FitError: the estimator cannot be stored.
         TransientError: the disk is full or cannot be written.
     """
     import skops.io
@@ -77,94 +80,85 @@ def save_model(model: Any, path: Path, where: str = "", level: int = 1) -> None:
             skops.io.dump(model, file, compression=zipfile.ZIP_DEFLATED, compresslevel=level)
     except (TowlineError, OSError):
         raise
-    except Exception as error:  # skops raises what the object's own state methods raise
-        remedy = "use an estimator that skops can store; scikit-learn's own all can"
+    except Exception as error:  # the object's methods may raise anything
+        remedy = "use an estimator that skops can store, such as those of scikit-learn"
         raise FitError(f"the model cannot be stored: {describe_error(error)}", where=where, remedy=remedy) from error
 
 
 def check_round_trip(
-    model: Any, path: Path, where: str, trusted: Sequence[str], answers: Callable[[Any], Predictions]
+    model: Any, path: Path, where: str, trusted: Sequence[str], predict: Callable[[Any], Predictions]
 ) -> None:
-    """Stores a model, reads it back and compares its answers: it would be released in vain if that failed.
+    """Checks that a model which was stored and loaded predicts the same: else it could not be released.
 
     Args:
         model: fitted.
-        path: a ``.skops`` file, which is removed again.
-        where: the config's key that the model comes from, for errors.
-        trusted: as ``packages(config)`` gives them.
-        answers: asks a model about some rows.
+        path: a ``.skops`` file, which is removed at the end.
+        where: config key of the model, for errors.
+        trusted: of ``trusted_packages``.
+        predict: predicts some rows with a model.
 
     Raises:
-        FitError: it cannot be stored, not be read back, or answers otherwise then.
+        FitError: the model cannot be stored or loaded, or its predictions change.
     """
     try:
         save_model(model, path, where)
-        try:
-            again = load_model(path, trusted, untrusted_types(path))
-        except ReleaseError as error:
-            raise FitError(
-                f"the model cannot be read back: {error.what}",
-                where=where,
-                remedy=error.remedy,
-                details=error.details,
-            ) from error
+        loaded = load_model(path, trusted, untrusted_types(path))
+    except ReleaseError as error:
+        what = f"the model cannot be read back: {error.what}"
+        raise FitError(what, where=where, remedy=error.remedy, details=error.details) from error
     finally:
         path.unlink(missing_ok=True)
-    before, after = answers(model), answers(again)
-    if not (_is_equal(before.labels, after.labels) and _is_equal(before.probabilities, after.probabilities)):
-        remedy = "leave it out: as it was stored it is another model"
-        raise FitError("the model answers otherwise when it is read back", where=where, remedy=remedy)
+    before, after = predict(model).to_arrays(()), predict(loaded).to_arrays(())
+    if before.keys() != after.keys() or not all(_is_equal(before[name], after[name]) for name in before):
+        remedy = "remove it from candidates: skops does not restore this estimator completely"
+        raise FitError("the model predicts other values after it was stored", where=where, remedy=remedy)
 
 
-def _is_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+def _is_equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
 
 
 def packages_in_model(path: Path) -> set[str]:
-    """The packages of the types in a model file that skops does not trust of itself."""
+    """The packages of the types in a model file that skops does not trust."""
     from skops.io import get_untrusted_types
 
     return {name.partition(".")[0] for name in get_untrusted_types(file=path)}
 
 
 def untrusted_types(path: Path) -> tuple[str, ...]:
-    """The types in a model file that are trusted neither by skops nor here."""
+    """The types in a model file that neither skops nor ``TRUSTED_TYPES`` trusts."""
     from skops.io import get_untrusted_types
 
     return tuple(sorted(set(get_untrusted_types(file=path)) - set(TRUSTED_TYPES)))
 
 
 def load_model(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) -> Any:
-    """Reads a model that skops wrote. The types in the file are listed first, and nothing is built when one is unknown.
+    """Loads a model, after a check of the types in the file.
 
-    This guards against code in a file, not against a file that was changed: check its digest before.
+    The check protects against code in the file, not against changed numbers: check the digest of the file first.
 
     Args:
         path: a ``.skops`` file.
-        trusted: packages or types that someone vouches for, as ``packages(config)`` gives them.
-        recorded: types that the release records. Of them only classes are built, and functions of the project.
+        trusted: packages or types that are trusted, from ``trusted_packages`` or the user.
+        recorded: types that the release records; only classes and functions of the project are accepted.
 
     Raises:
-        ReleaseError: the file is missing, is not a skops file, or holds a type that is not trusted.
+        ReleaseError: the file is missing, is not a skops file, or has a type that is not trusted.
     """
-    from skops.io import load  # 0.7 s
+    from skops.io import load  # takes 0.7 s
 
     try:
-        further = untrusted_types(path)
-        foreign = [name for name in further if not (_is_trusted(name, trusted) or _is_recorded(name, recorded))]
-        if not foreign:
-            return load(path, trusted=[*further, *TRUSTED_TYPES])
+        types = untrusted_types(path)
+        rejected = [name for name in types if not (_is_trusted(name, trusted) or _is_recorded(name, recorded))]
+        if not rejected:
+            return load(path, trusted=[*types, *TRUSTED_TYPES])
     except ModuleNotFoundError as missing:
         package = str(missing.name).partition(".")[0]
-        known = (
-            f"pip install 'towline[{package}]'" if package in LIBRARIES else f"install {package}, or put it on the path"
-        )
-        raise ReleaseError(
-            f"the model needs {package}, which is not installed", where=str(path), remedy=known
-        ) from None
-    except Exception as error:  # a damaged file fails anywhere: zip, JSON, a key, an array
+        extra = f"pip install 'towline[{package}]'"
+        remedy = extra if package in LIBRARIES else f"install {package}, or add its folder to PYTHONPATH"
+        what = f"the model needs {package}, which is not installed"
+        raise ReleaseError(what, where=str(path), remedy=remedy) from None
+    except Exception as error:  # a damaged file may raise anything
         raise ReleaseError(
             "no such model file" if isinstance(error, FileNotFoundError) else "the model file cannot be read",
             where=str(path),
@@ -172,15 +166,16 @@ def load_model(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] 
             details=(f"{type(error).__name__}: {error}",),
         ) from error
     raise ReleaseError(
-        f"the model holds a type that is not trusted: {foreign[0]}",
+        f"the model has a type that is not trusted: {rejected[0]}",
         where=str(path),
-        remedy=_remedy(foreign[0]),
-        details=tuple(foreign[1:10]),
+        remedy=_remedy(rejected[0]),
+        details=tuple(rejected[1:10]),
     )
 
 
 def _is_trusted(name: str, trusted: Sequence[str]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in trusted) and _resolve_type(name) is not None
+    is_listed = any(name == entry or name.startswith(f"{entry}.") for entry in trusted)
+    return is_listed and _resolve_type(name) is not None
 
 
 def _is_recorded(name: str, recorded: Sequence[str]) -> bool:
@@ -193,7 +188,7 @@ def _is_recorded(name: str, recorded: Sequence[str]) -> bool:
 
 
 def _resolve_type(name: str) -> Any:
-    """What a type's name means, if the package that the name begins with is where it was defined; else None."""
+    """The object with a type's name, if it is defined in the package that the name begins with; else None."""
     package, (module, _, attribute) = name.partition(".")[0], name.rpartition(".")
     if package in sys.stdlib_module_names:
         return None
@@ -205,8 +200,8 @@ def _resolve_type(name: str) -> Any:
 def _remedy(name: str) -> str:
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names:
-        return "use an estimator that keeps no such object"
+        return "use an estimator that has no such object"
     return (
-        f"only if you trust the code of {package}: train with package: {{trusted: [{package}]}}; a release that was "
-        f"copied here is read with --trust {package}, or load(..., trusted=['{package}'])"
+        f"only if you trust the code of {package}: train with package: {{trusted: [{package}]}}; load a release that "
+        f"was copied here with --trust {package}, or load(..., trusted=['{package}'])"
     )

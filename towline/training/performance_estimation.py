@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
 
+from towline import files
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
-from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.training import model_io
 from towline.training.cross_validation import primary_metric
@@ -30,7 +30,7 @@ from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
-from towline.training.evaluation.predictions import Interval, Predictions
+from towline.training.evaluation.predictions import Interval, Predictions, decode_labels
 
 LOSSES = ("mae", "rmse", "mape")
 ESTIMATE, LOSS = "estimate.json", "loss.skops"
@@ -140,8 +140,7 @@ def _fit(
     if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
         return EstimatorState(metric=metric, rows=rows, unavailable=f"{rows} rows are too few to fit it"), None
     with ThreadpoolController().limit(limits=1):
-        by_time = SplitSummary.model_validate_json(work.file("split.json").read_bytes()).by == "time"
-        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=by_time)
+        curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=config.by_time)
         fit = _fit_loss_model if contract.task == "regression" else curves
         past = [
             _measure_past_error(fit, folds[: number + 1], contract, metric, config.seed)
@@ -151,7 +150,7 @@ def _fit(
     errors = [measured for measured in past if measured is not None]
     if not errors:
         return state, model
-    error = math.sqrt(max(0.0, float(np.mean([each.squared_error for each in errors]))))
+    error = math.sqrt(max(0.0, float(np.mean([measured.squared_error for measured in errors]))))
     return state.model_copy(update={"error": error, "noise": errors[-1].noise}), model
 
 
@@ -223,9 +222,9 @@ def estimate_metric(
 
 def _expected_metric(state: EstimatorState, predictions: Predictions, contract: Contract, seed: int) -> Interval:
     """Repeats each row for every class, weighted by the class's probability; for the interval by drawn labels."""
-    classes = _class_array(contract)
     if predictions.probabilities is None:
         return Interval(value=None)
+    classes = decode_labels(np.arange(len(contract.classes)), contract.classes)
     complete = np.flatnonzero(np.isfinite(predictions.probabilities).all(axis=1))
     used = predictions.take(complete[_evenly_spaced(len(complete), MAX_CELLS // len(classes))])
     if used.probabilities is None or not len(complete):
@@ -262,25 +261,18 @@ def _load_folds(work: Workspace, config: PipelineConfig, candidate: str, contrac
     path = work.file(f"oof-{candidate}.npz")
     if not path.exists():
         return [holdout.take(half) for half in np.array_split(np.arange(len(truth)), 2)]
-    with np.load(path, allow_pickle=False) as saved:
-        content = {name: saved[name] for name in saved.files}
-    labels = content["predicted"] if contract.task == "regression" else _class_array(contract)[content["classes"]]
-    features, truth, _ = work.subset("train")
-    scored = _ScoredRows(features, truth, Predictions(labels, content.get("probabilities")))
-    positions = content["rows"]
-    scored = scored._replace(features=features.iloc[positions].reset_index(drop=True), truth=truth[positions])
-    return [*(scored.take(np.flatnonzero(content["fold"] == fold)) for fold in np.unique(content["fold"])), holdout]
+    arrays, (features, truth, _) = files.read_arrays(path), work.subset("train")
+    positions, fold = arrays["rows"], arrays["fold"]
+    out_of_fold = Predictions.from_arrays(arrays, contract.classes)
+    scored = _ScoredRows(features.iloc[positions], truth[positions], out_of_fold)
+    return [*(scored.take(np.flatnonzero(fold == number)) for number in np.unique(fold)), holdout]
 
 
 def _concatenate(folds: Sequence[_ScoredRows]) -> _ScoredRows:
-    probabilities = [fold.predictions.probabilities for fold in folds if fold.predictions.probabilities is not None]
     return _ScoredRows(
         pd.concat([fold.features for fold in folds], ignore_index=True),
         np.concatenate([fold.truth for fold in folds]),
-        Predictions(
-            np.concatenate([fold.predictions.labels for fold in folds]),
-            np.concatenate(probabilities) if len(probabilities) == len(folds) else None,
-        ),
+        Predictions.concatenate([fold.predictions for fold in folds]),
     )
 
 
@@ -382,16 +374,7 @@ def _row_losses(fold: _ScoredRows, metric: Metric) -> np.ndarray:
 
 def _loss_contract(contract: Contract) -> Contract:
     """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has."""
-    prediction = Column(
-        name=contract.target,
-        kind="numeric",
-        role="feature",
-        nullable=False,
-        min=None,
-        max=None,
-        categories=None,
-        levels=0,
-    )
+    prediction = Column(name=contract.target, kind="numeric", role="feature")
     others = tuple(column for column in contract.columns if column.name != contract.target)
     return contract.model_copy(update={"columns": (*others, prediction), "target": "loss"})
 
@@ -411,9 +394,3 @@ def _widen(sampling: Interval, factor: float, margin: float, task: Task) -> Inte
 def _evenly_spaced(count: int, maximum: int) -> np.ndarray:
     """At most ``maximum`` of ``count`` positions, evenly spaced."""
     return np.arange(count) if count <= maximum else np.linspace(0, count - 1, maximum).astype(np.int64)
-
-
-def _class_array(contract: Contract) -> np.ndarray:
-    classes = np.empty(len(contract.classes), dtype=object)
-    classes[:] = contract.classes
-    return classes

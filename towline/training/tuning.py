@@ -1,4 +1,4 @@
-"""A search over an estimator's parameters that a killed run takes up where it stopped."""
+"""Hyperparameter search with Optuna, which an interrupted run continues after its last complete trial."""
 
 import json
 import math
@@ -23,23 +23,24 @@ def search_parameters(
     seed: int,
     objective: Callable[[dict[str, Any]], float],
 ) -> tuple[dict[str, Any], int]:
-    """The parameters with the best objective, and how many trials were made.
+    """The parameters with the best score, and the number of trials.
 
-    The first trial is the candidate as it stands, so a search cannot end worse than none; the others are drawn by the
-    Tree-structured Parzen Estimator (Bergstra et al., 2011). Each trial is seeded by its place, so that a search taken
-    up again draws what an uninterrupted one would; a trial cut short by a kill is made again. The timeout counts the
-    seconds spent in trials; it lets no further trial begin and stops none.
+    The first trial has the candidate's own parameters, so the result is never worse than without a search. The others
+    are drawn by the Tree-structured Parzen Estimator (Bergstra et al., 2011). The seed of a trial depends on its
+    number: an interrupted search draws the same trials as an uninterrupted one, and repeats an incomplete trial. The
+    timeout limits the seconds of all trials; a running trial is completed.
 
     Args:
-        trials_file: JSON file to which each trial is written when it ends.
-        candidate: with the search to make and the parameters it varies on.
-        default: the space when the search gives none.
-        metric: what the objective measures, which says whether more is better.
+        trials_file: JSON file; each trial is written to it when it is complete.
+        candidate: its ``search`` and its parameters.
+        default: the search space if ``search.space`` is empty.
+        metric: of the objective; decides whether a greater score is better.
         seed: of the first trial.
-        objective: parameters → score; a trial whose score is not finite, or which raises, counts as worst.
+        objective: parameters → score; a trial fails if its score is not finite or an error is raised.
 
     Raises:
-        ConfigError: a bad space, or none. What every trial raised, if none could be finished.
+        ConfigError: the search space is invalid or empty.
+        Exception: of the last trial, if all trials failed.
     """
     import optuna
     from optuna.trial import TrialState, create_trial
@@ -49,53 +50,50 @@ def search_parameters(
     space = _space(specs, f"candidates.{candidate.name}.search.space")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if GREATER_IS_BETTER[metric] else "minimize")
-    ended: list[dict[str, Any]] = json.loads(trials_file.read_bytes()) if trials_file.exists() else []
-    for one in ended:
-        state = TrialState.PRUNED if one["score"] is None else TrialState.COMPLETE
-        used = {name: space[name] for name in one["drawn"]}
-        study.add_trial(create_trial(state=state, value=one["score"], params=one["drawn"], distributions=used))
+    trials: list[dict[str, Any]] = json.loads(trials_file.read_bytes()) if trials_file.exists() else []
+    for saved in trials:
+        state = TrialState.PRUNED if saved["score"] is None else TrialState.COMPLETE
+        distributions = {name: space[name] for name in saved["drawn"]}
+        trial = create_trial(state=state, value=saved["score"], params=saved["drawn"], distributions=distributions)
+        study.add_trial(trial)
 
     def params(drawn: Mapping[str, Any]) -> dict[str, Any]:
         return {**candidate.params, **{name: _value(specs[name], value) for name, value in drawn.items()}}
 
-    raised: Exception | None = None
-    while len(ended) < search.trials and sum(one["seconds"] for one in ended) < (search.timeout or math.inf):
-        study.sampler = optuna.samplers.TPESampler(seed=(seed + len(ended)) % 2**32)
-        trial = study.ask(space if ended else None)
-        started = time.perf_counter()
+    last_error: Exception | None = None
+    while len(trials) < search.trials and sum(trial["seconds"] for trial in trials) < (search.timeout or math.inf):
+        study.sampler = optuna.samplers.TPESampler(seed=(seed + len(trials)) % 2**32)
+        running, started, score = study.ask(space if trials else None), time.perf_counter(), None
         try:
-            score = objective(params(trial.params))
+            value = objective(params(running.params))
+            score = value if math.isfinite(value) else None
         except TowlineError:
             raise
-        except Exception as error:  # noqa: BLE001 - some parameters cannot be fitted; the next ones may
-            score, raised = math.nan, error
-        able = math.isfinite(score)
-        study.tell(trial, score if able else None, state=TrialState.COMPLETE if able else TrialState.PRUNED)
+        except Exception as error:  # noqa: BLE001 - other parameters may succeed
+            last_error = error
+        study.tell(running, score, state=TrialState.PRUNED if score is None else TrialState.COMPLETE)
         seconds = round(time.perf_counter() - started, 3)
-        ended.append({"drawn": trial.params, "score": score if able else None, "seconds": seconds})
-        files.write(trials_file, json.dumps(ended, indent=1))
-    if all(one["score"] is None for one in ended):
-        raise raised or ValueError(f"{metric} is undefined in each of {len(ended)} trials")
-    return params(study.best_trial.params), len(ended)
+        trials.append({"drawn": running.params, "score": score, "seconds": seconds})
+        files.write(trials_file, json.dumps(trials, indent=1))
+    if all(trial["score"] is None for trial in trials):
+        raise last_error or ValueError(f"{metric} is undefined in each of {len(trials)} trials")
+    return params(study.best_trial.params), len(trials)
 
 
 def check_space(specs: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Checks a search space; returns one value that each parameter can take.
+    """Checks a search space; returns one possible value of each parameter.
 
     Raises:
-        ConfigError: there is no parameter to search, or one that is no range and no choice.
+        ConfigError: the space is empty, or an entry is neither a range nor a choice.
     """
-    return {name: _value(specs[name], _lowest(drawn)) for name, drawn in _space(specs, where).items()}
-
-
-def _lowest(distribution: "BaseDistribution") -> Any:
-    return getattr(distribution, "low", 0)  # a choice is drawn by its position
+    distributions = _space(specs, where)
+    return {name: _value(specs[name], getattr(distributions[name], "low", 0)) for name in distributions}
 
 
 def _space(specs: Mapping[str, Any], where: str) -> "dict[str, BaseDistribution]":
     if not specs:
         remedy = "name the parameters to search, e.g. space: {alpha: {low: 0.01, high: 100, log: true}}"
-        raise ConfigError("this estimator has no search space of its own", where=where, remedy=remedy)
+        raise ConfigError("this estimator has no default search space", where=where, remedy=remedy)
     return {name: _distribution(spec, f"{where}.{name}") for name, spec in specs.items()}
 
 
@@ -104,7 +102,7 @@ def _value(spec: Any, drawn: Any) -> Any:
 
 
 def _distribution(spec: Any, where: str) -> "BaseDistribution":
-    """One parameter of a space: ``[low, high]``, ``{low, high, log}`` or ``{choices: [...]}``, drawn by position."""
+    """The distribution of ``[low, high]``, of ``{low, high, log}``, or of positions in ``{choices: [...]}``."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(spec, list) and len(spec) == 2:

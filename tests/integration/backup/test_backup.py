@@ -380,7 +380,7 @@ def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command,
     assert f"a service of {MODEL} uses this store" in done.err
 
 
-def test_a_champion_that_is_not_whole_is_told_and_the_rest_is_backed_up(
+def test_a_damaged_champion_is_reported_and_the_rest_is_backed_up(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
     """A nightly backup ends in an error when what serves is spoilt, and still holds everything else."""

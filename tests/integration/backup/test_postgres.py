@@ -124,10 +124,10 @@ def test_a_database_that_does_not_take_it_leaves_the_store_empty(
     assert not (tmp_path / "other" / "releases").exists()
 
 
-def test_a_server_that_still_works_on_a_database_is_told_of(
+def test_a_restore_is_refused_while_a_server_uses_the_database(
     team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The restore neither waits for ever nor pulls tables from under it."""
+    """The restore does not wait for the connection to close and does not drop tables that are in use."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     engine = create_engine(team._chain._url)

@@ -17,8 +17,9 @@ from tests.support.monitoring_records import NOW, make_drift, make_quality
 from tests.support.paths import REPOSITORY
 from tests.support.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, prometheus_command, run_prometheus_tool
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
+from towline.config import SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
-from towline.monitoring.reporting.metrics_exporter import FlowTimes, ModelMetricsSnapshot, SloTarget, format_metrics
+from towline.monitoring.reporting.metrics_exporter import FlowTimes, ModelMetricsSnapshot, format_metrics
 from towline.monitoring.slo.burn_rate import BURN_RATE_ALERTS, BurnRate, SloStatus
 from towline.monitoring.slo.metrics_scraper import PREDICTION_ROUTES
 
@@ -60,7 +61,7 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
     )  # fmt: skip
     full = ModelMetricsSnapshot(
         model="m", version=1, since=NOW, trained=NOW, drift=make_drift(), quality=make_quality(), slos=(burning,),
-        flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), target=SloTarget(availability=0.9, p95=0.1, edge=0.1),
+        flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), slo=SloConfig(availability=0.9, p95_ms=100),
     )  # fmt: skip
     texts.append(format_metrics([full], NOW, ledger_up=True))
     found: dict[str, set[str]] = {}

@@ -109,7 +109,7 @@ def test_the_report_counts_every_request(fake: FakeService, tmp_path: Path) -> N
     assert json.loads((tmp_path / "load" / "loadtest.json").read_text()) == done.json
 
 
-def test_the_service_s_own_metrics_are_read(fake: FakeService, tmp_path: Path) -> None:
+def test_the_metrics_of_the_service_are_read(fake: FakeService, tmp_path: Path) -> None:
     """CPU and memory of all workers together; without them the reason is told."""
     fake.key = "sesame"
     done = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
@@ -181,8 +181,10 @@ def test_plain_locust_says_what_is_wrong(fake: FakeService) -> None:
 
 @pytest.mark.parametrize("kind", [["--rate", "50"], ["--users", "2"]])
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
-def test_told_to_end_no_load_goes_on(fake: FakeService, kind: list[str], name: signal.Signals) -> None:
-    """Ctrl-C tells what was seen until then, with exit code 130; a killed command leaves no generator behind."""
+def test_an_interrupted_or_killed_command_stops_its_load(
+    fake: FakeService, kind: list[str], name: signal.Signals
+) -> None:
+    """Ctrl-C reports the requests so far, with exit code 130; a killed command leaves no generator behind."""
     fake.delay = 0.02
     command = [Path(sys.executable).with_name("towline"), "loadtest", fake.url, *kind, "--duration", "60s", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -191,12 +193,12 @@ def test_told_to_end_no_load_goes_on(fake: FakeService, kind: list[str], name: s
     out, err = process.communicate(timeout=30)
     if name == signal.SIGINT:
         assert process.returncode == 130, err
-        told = json.loads(out)
-        assert told["interrupted"]
-        assert 0 < told["requests"] < 3000
-        assert told["failed"] == 0
-    seen = [-1]
-    until(lambda: seen.append(len(fake.seen)) or seen[-1] == seen[-2], every=0.7)
+        report = json.loads(out)
+        assert report["interrupted"]
+        assert 0 < report["requests"] < 3000
+        assert report["failed"] == 0
+    counts = [-1]
+    until(lambda: counts.append(len(fake.seen)) or counts[-1] == counts[-2], every=0.7)
 
 
 def test_a_late_generator_is_reported(fake: FakeService) -> None:

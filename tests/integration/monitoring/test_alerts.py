@@ -1,4 +1,4 @@
-"""Who is told is told once, nothing secret gets out, and nothing that is wrong out there stops the watch."""
+"""Alerts: each is notified once, secrets stay secret, and a failing webhook never stops monitoring."""
 
 import datetime as dt
 import json
@@ -39,12 +39,13 @@ BODY = "answer-of-the-hook"
 
 
 def open_alert(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport:
-    return AlertStore(store, alert.model, config).open(alert)
+    open_subjects = [each.subject for each in read_open_alerts(store, alert.model)]
+    return AlertStore(store, alert.model, config).replace(alert.kind, [alert], alert.at, open_subjects)
 
 
 @dataclass
 class Hook:
-    """A webhook on loopback that answers with the statuses it is told to, then 200."""
+    """A webhook on loopback that responds with the configured statuses, then with 200."""
 
     statuses: list[int] = field(default_factory=list)
     got: list[dict[str, Any]] = field(default_factory=list)
@@ -99,17 +100,19 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     server.server_close()
 
 
-def alert(title: str = "demo: trouble", **given: Any) -> Alert:
+def alert(title: str = "demo: trouble", **changes: Any) -> Alert:
     plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
-    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **given})
+    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **changes})
 
 
 def everything(store: Path) -> str:
     return "".join(path.read_text() for path in store.rglob("*") if path.is_file())
 
 
-def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By the log and the webhook; a night that sees the same again is silent; a new one after the end is new."""
+def test_an_alert_and_its_resolution_are_notified_once(
+    hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log and to the webhook; the same problem in a later run is silent, a new one after the end is not."""
     with caplog.at_level(logging.INFO, "towline.monitoring"):
         assert open_alert(alert(), hook.config, tmp_path).opened == 1
         again = open_alert(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
@@ -117,7 +120,7 @@ def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, capl
         for _ in range(2):
             AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW + dt.timedelta(hours=2))
         open_alert(alert(at=NOW + dt.timedelta(hours=3)), hook.config, tmp_path)
-    assert [(one["status"], one["at"][:13]) for one in hook.got] == [
+    assert [(item["status"], item["at"][:13]) for item in hook.got] == [
         ("open", "2026-03-10T12"), ("resolved", "2026-03-10T12"), ("open", "2026-03-10T15"),
     ]  # fmt: skip
     assert hook.got[0]["id"] == hook.got[1]["id"] != hook.got[2]["id"]
@@ -132,39 +135,39 @@ def test_an_alert_is_told_once_and_its_end_once(hook: Hook, tmp_path: Path, capl
     ]
 
 
-def test_without_a_webhook_the_log_and_the_file_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A page is an error of the log, a ticket a warning."""
+def test_alerts_are_logged_and_stored_without_a_webhook(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A page is logged as an error, a ticket as a warning."""
     open_alert(alert(subject="a"), AlertConfig(), tmp_path)
     open_alert(alert(subject="b", severity="page"), AlertConfig(), tmp_path)
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
-    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
+    assert [item.subject for item in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
     assert read_open_alerts(tmp_path, "other") == ()
 
 
-def test_what_becomes_worse_is_told_again(hook: Hook, tmp_path: Path) -> None:
-    """A ticket that is a page now; not the other way round."""
+def test_a_ticket_that_becomes_a_page_is_notified_again(hook: Hook, tmp_path: Path) -> None:
+    """A page that becomes a ticket is not."""
     for severity in ("ticket", "page", "ticket", "page"):
         open_alert(alert(severity=severity), hook.config, tmp_path)
-    assert [one["severity"] for one in hook.got] == ["ticket", "page"]
+    assert [item["severity"] for item in hook.got] == ["ticket", "page"]
     assert len(read_open_alerts(tmp_path, MODEL)) == 1
 
 
-def test_only_what_is_known_to_be_over_is_resolved(hook: Hook, tmp_path: Path) -> None:
-    """Other kinds stay, and so does what nobody could look at."""
+def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: Hook, tmp_path: Path) -> None:
+    """Only alerts of the same kind with a known state are resolved."""
     open_alert(alert(kind="reaction"), hook.config, tmp_path)
     for subject in ("latency", "metric"):
         open_alert(alert(subject=subject), hook.config, tmp_path)
     done = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
     assert (done.opened, done.resolved) == (0, 1)
-    assert {(one.kind, one.subject) for one in read_open_alerts(tmp_path, MODEL)} == {
+    assert {(item.kind, item.subject) for item in read_open_alerts(tmp_path, MODEL)} == {
         ("reaction", ""),
         ("slo", "metric"),
     }
 
 
 @pytest.mark.parametrize("statuses", [[500, 503], [429], [408, 500]])
-def test_a_webhook_that_stumbles_is_asked_again(hook: Hook, tmp_path: Path, statuses: list[int]) -> None:
-    """Three times in all."""
+def test_a_failing_webhook_is_retried(hook: Hook, tmp_path: Path, statuses: list[int]) -> None:
+    """At most three attempts."""
     hook.statuses = statuses
     assert open_alert(alert(), hook.config, tmp_path).webhook == "sent"
     assert len(hook.got) == 1
@@ -173,7 +176,7 @@ def test_a_webhook_that_stumbles_is_asked_again(hook: Hook, tmp_path: Path, stat
 def test_failed_messages_are_sent_with_the_next_run(
     hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even where that has nothing new to tell; in order, each once."""
+    """Also if that run has nothing new; in order, each once."""
     hook.statuses = [500] * 6
     first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
     assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
@@ -181,45 +184,43 @@ def test_failed_messages_are_sent_with_the_next_run(
     assert hook.got == []
     assert "it returns 500; it is repeated with the next monitoring run" in caplog.text
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
-    assert [one["title"] for one in hook.got] == ["first", "second"]
+    assert [item["title"] for item in hook.got] == ["first", "second"]
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
 
 
-def test_what_is_over_before_it_arrived_is_told_as_over(hook: Hook, tmp_path: Path) -> None:
-    """One message; after a day none."""
+def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: Hook, tmp_path: Path) -> None:
+    """One message is sent; after a day none."""
     hook.statuses = [404, 404, 404]
     open_alert(alert("short", subject="a"), hook.config, tmp_path)
     open_alert(alert("long gone", subject="b", at=NOW - dt.timedelta(days=3)), hook.config, tmp_path)
     later = NOW - dt.timedelta(days=2)
     AlertStore(tmp_path, MODEL, hook.config).replace("slo", [alert("short", subject="a")], later)
     AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW)
-    assert [(one["title"], one["status"]) for one in hook.got] == [("short", "resolved")]
+    assert [(item["title"], item["status"]) for item in hook.got] == [("short", "resolved")]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(hook: Hook, tmp_path: Path, status: int) -> None:
-    """They lead where nobody said the alert may go."""
+    """They may lead to a host that is not listed."""
     hook.statuses = [status]
     done = open_alert(alert(), hook.config, tmp_path)
     assert (done.webhook, done.why) == ("failed", "it redirects, which is not followed")
     assert hook.paths == [f"/services/{SECRET}?room=1"]
 
 
-def test_a_webhook_that_never_answers_holds_nobody_up(
-    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After its seconds it is given up, and the alert is kept."""
+def test_a_webhook_that_hangs_times_out(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the timeout the attempt ends and the alert stays pending."""
     monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
     monkeypatch.setattr(webhook, "PAUSES", ())
     hook.hold = threading.Event()
     done = open_alert(alert(), hook.config, tmp_path)
     assert (done.opened, done.webhook) == (1, "failed")
     assert "no response" in done.why
-    assert [one.notified for one in read_alerts(tmp_path, MODEL)] == [""]
+    assert [item.notified for item in read_alerts(tmp_path, MODEL)] == [""]
 
 
-def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
-    """A closed port, and a name that is none."""
+def test_an_unreachable_webhook_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
+    """A closed port, and a host that does not exist."""
     for host, port in (("127.0.0.1", 1), ("no-such-host.invalid", 443)):
         scheme = "http" if host == "127.0.0.1" else "https"
         config = AlertConfig(webhook=f"{scheme}://{host}:{port}/{SECRET}", hosts=(host,))
@@ -245,11 +246,11 @@ def test_a_webhook_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.
         ("http://127.0.0.1:1/{secret} with a space\r\nX-Evil: 1", "HTTP"),
     ],
 )  # fmt: skip
-def test_an_address_from_the_environment_is_held_to_the_list(
+def test_an_address_from_the_environment_must_be_listed(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str | None,
     why: str,
 ) -> None:  # fmt: skip
-    """What is wrong is told without the address, and the flow goes on."""
+    """The reason does not contain the address, and the flow continues."""
     if value is not None:
         monkeypatch.setenv("HOOK", value.replace("{secret}", SECRET))
     config = AlertConfig(webhook="${HOOK}", hosts=("127.0.0.1", "hooks.example"))
@@ -260,10 +261,10 @@ def test_an_address_from_the_environment_is_held_to_the_list(
     assert hook.paths == []
 
 
-def test_secrets_of_the_address_stay_in_it(
+def test_secrets_of_the_address_are_not_logged(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither the log nor the file holds it, whether it worked or not, nor what the other side said."""
+    """Neither the log nor the file contains them, nor the body of the response."""
     monkeypatch.setenv("HOOK_KEY", SECRET)
     config = AlertConfig(webhook=f"http://127.0.0.1:{hook.port}/${{HOOK_KEY}}", hosts=("127.0.0.1",))
     hook.statuses = [403, 500, 500, 500]
@@ -272,29 +273,29 @@ def test_secrets_of_the_address_stay_in_it(
             open_alert(alert(subject=subject), config, tmp_path)
     assert hook.paths[-1] == f"/{SECRET}"
     assert len(hook.got) == 3
-    told = caplog.text + everything(tmp_path)
-    assert SECRET not in told
-    assert BODY not in told
+    texts = caplog.text + everything(tmp_path)
+    assert SECRET not in texts
+    assert BODY not in texts
 
 
-def test_values_of_the_data_make_no_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A category with line breaks forges no second entry."""
+def test_values_cannot_forge_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A category with line breaks stays on one line."""
     open_alert(alert("drift in 'a\nERROR all is lost\x1b[2J'", detail="x\r\ny"), AlertConfig(), tmp_path)
     assert caplog.records[0].getMessage() == "drift in 'a ERROR all is lost [2J': x y"
     assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
-def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
-    """What a killed writer or an editor left."""
+def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
+    """An interrupted write or an editor may leave them."""
     open_alert(alert(subject="a"), AlertConfig(), tmp_path)
     path = tmp_path / "watch" / MODEL / notifications.FILE
     path.write_text(path.read_text() + "{half\n")
     open_alert(alert(subject="b"), AlertConfig(), tmp_path)
-    assert [one.subject for one in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
+    assert [item.subject for item in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
 
 
-def test_two_at_once_tell_it_once(hook: Hook, tmp_path: Path) -> None:
-    """Rounds that see the same at the same moment."""
+def test_concurrent_runs_notify_once(hook: Hook, tmp_path: Path) -> None:
+    """Two monitoring runs detect the same problem at the same time."""
     threads = [threading.Thread(target=open_alert, args=(alert(), hook.config, tmp_path)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -304,12 +305,12 @@ def test_two_at_once_tell_it_once(hook: Hook, tmp_path: Path) -> None:
     assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
-def config(**given: Any) -> PipelineConfig:
-    return build_config({"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "alerts": given}, "x.yaml")
+def config(**changes: Any) -> PipelineConfig:
+    return build_config({"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "alerts": changes}, "x.yaml")
 
 
 @pytest.mark.parametrize(
-    ("given", "check"),
+    ("changes", "check"),
     [
         ({"webhook": f"https://hooks.example/{SECRET}"}, "add hosts"),
         ({"webhook": "${HOOK}"}, "add hosts"),
@@ -320,16 +321,16 @@ def config(**given: Any) -> PipelineConfig:
         ({"hosts": ["https://hooks.example"]}, "not a host"),
     ],
 )  # fmt: skip
-def test_a_webhook_that_could_not_be_used_is_refused_with_the_config(given: dict[str, Any], check: str) -> None:
-    """Where the address stands in it, before anything burns; its secret is not repeated."""
+def test_an_invalid_webhook_is_a_config_error(changes: dict[str, Any], check: str) -> None:
+    """The error names the place in the config and does not repeat a secret."""
     with pytest.raises(ConfigError) as refused:
-        config(**given)
+        config(**changes)
     assert check in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         {"webhook": "${HOOK}", "hosts": ["hooks.example"]},
         {"webhook": "https://${HOST}/x", "hosts": ["hooks.example"]},
@@ -339,21 +340,21 @@ def test_a_webhook_that_could_not_be_used_is_refused_with_the_config(given: dict
         {"hosts": ["hooks.example"]},
     ],
 )
-def test_a_webhook_that_may_be_used_is_taken(given: dict[str, Any]) -> None:
+def test_valid_webhooks_are_accepted(changes: dict[str, Any]) -> None:
     """From the environment, with a port, on loopback."""
-    assert config(**given).alerts.hosts == tuple(given["hosts"])
+    assert config(**changes).alerts.hosts == tuple(changes["hosts"])
 
 
-def test_a_secret_in_the_config_does_not_travel_with_the_release() -> None:
-    """The stored config names the host; what is literal behind it is masked, names of variables stay."""
-    told = stored(config(webhook=f"https://hooks.example/s/{SECRET}/${{KEY}}", hosts=["hooks.example"]))
-    assert SECRET not in told
-    assert "https://hooks.example/***${KEY}" in told
+def test_the_config_of_a_release_masks_secrets() -> None:
+    """It names the host; literal secrets are masked, names of variables stay."""
+    texts = stored(config(webhook=f"https://hooks.example/s/{SECRET}/${{KEY}}", hosts=["hooks.example"]))
+    assert SECRET not in texts
+    assert "https://hooks.example/***${KEY}" in texts
     assert "${HOOK}" in stored(config(webhook="${HOOK}", hosts=["hooks.example"]))
 
 
-def test_a_secret_in_the_config_reaches_the_webhook_alone(hook: Hook, tmp_path: Path) -> None:
-    """The config itself does not hold it, so Prefect, which stores the config with each run, does not either."""
+def test_only_the_webhook_gets_the_secret(hook: Hook, tmp_path: Path) -> None:
+    """The config does not contain it, so Prefect does not store it."""
     literal = AlertConfig(webhook=f"{hook.url.rpartition('/')[0]}/{SECRET}", hosts=("127.0.0.1",))
     assert SECRET not in literal.model_dump_json() + repr(literal)
     handed_on = AlertConfig.model_validate(literal.model_dump(mode="json"))
@@ -362,7 +363,7 @@ def test_a_secret_in_the_config_reaches_the_webhook_alone(hook: Hook, tmp_path: 
     assert hook.paths == [f"/services/{SECRET}"]
 
 
-def objective(name: str, state: SloState, **given: Any) -> SloStatus:
+def objective(name: str, state: SloState, **changes: Any) -> SloStatus:
     return SloStatus(
         name=name,
         state=state,
@@ -370,7 +371,7 @@ def objective(name: str, state: SloState, **given: Any) -> SloStatus:
         target=0.999,
         period=dt.timedelta(days=30),
         reason=f"{name}: {state}",
-        **given,
+        **changes,
     )
 
 
@@ -379,15 +380,15 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(project=tmp_path, store=tmp_path, tracking_uri="", ledger_url="")
 
 
-def test_objectives_that_burn_are_told(settings: Settings) -> None:
-    """Burning and spent are two alerts; unknown resolves nothing."""
+def test_breaches_of_slos_are_notified(settings: Settings) -> None:
+    """Breach and exhausted budget are two alerts; an unknown state resolves nothing."""
 
     def states() -> set[tuple[str, str]]:
-        return {(one.subject, one.severity) for one in read_open_alerts(settings.store, MODEL)}
+        return {(item.subject, item.severity) for item in read_open_alerts(settings.store, MODEL)}
 
-    def look(state: SloState, **given: Any) -> str:
-        found = [objective("availability", state, **given), objective("latency", "met")]
-        return notify_slos(settings, config(), found, NOW).text()
+    def look(state: SloState, **changes: Any) -> str:
+        result = [objective("availability", state, **changes), objective("latency", "met")]
+        return notify_slos(settings, config(), result, NOW).text()
 
     assert look("met") == "no change"
     assert look("burning", severity="page") == "1 opened"
@@ -405,23 +406,23 @@ def decision(action: Action, cause: str = "c" * 64, trigger: Trigger | None = "q
     return Decision(action=action, trigger=trigger, reason="mae 90 against 60", cause=cause)
 
 
-def test_decisions_are_told(settings: Settings) -> None:
-    """Each training of its own cause, a warning once; a block is a page; nothing ends them all."""
+def test_decisions_are_notified(settings: Settings) -> None:
+    """Each training is an alert, a warning is notified once, a block is a page; nothing resolves them all."""
 
-    def told(*steps: Decision) -> list[str]:
+    def notify_all(*steps: Decision) -> list[str]:
         return [notify_decision(settings, config(), None, step) for step in steps]
 
-    assert told(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "no change"]
-    assert told(decision("retrain", "e" * 64), decision("retrain", "f" * 64)) == ["1 opened, 1 resolved"] * 2
-    told(decision("block"))
+    assert notify_all(decision("warn"), decision("warn", "d" * 64)) == ["1 opened", "no change"]
+    assert notify_all(decision("retrain", "e" * 64), decision("retrain", "f" * 64)) == ["1 opened, 1 resolved"] * 2
+    notify_all(decision("block"))
     (page,) = read_open_alerts(settings.store, MODEL)
     assert (page.severity, page.detail) == ("page", "mae 90 against 60")
-    assert told(decision("nothing", trigger=None)) == ["1 resolved"]
-    assert told(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
+    assert notify_all(decision("nothing", trigger=None)) == ["1 resolved"]
+    assert notify_all(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
 
 
-def test_prometheus_is_told_what_is_known() -> None:
-    """Columns, quality, budgets, burn rates, alerts and the age of the model; what is unknown is absent."""
+def test_known_values_are_exported_to_prometheus() -> None:
+    """Columns, quality, budgets, burn rates, alerts and the model's age; unknown values are absent."""
     check = DriftCheckResult(column="temp", name="distribution", value=0.4, threshold=0.2, alarm=True)
     calm = check.model_copy(update={"column": 'a "b"\n', "alarm": False})
     drift = DriftResult(state="drift", version=3, rows=90, checks=(check, calm), budget=4, reason="")
@@ -439,12 +440,12 @@ def test_prometheus_is_told_what_is_known() -> None:
         alerts=(alert(severity="page"),),
     )  # fmt: skip
     text = format_metrics([full, ModelMetricsSnapshot(model="new")], NOW)
-    found = {
+    result = {
         (sample.name.removeprefix("towline_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found == {
+    assert result == {
         ("monitoring_readable", "demo"): 1,
         ("monitoring_readable", "new"): 1,
         ("champion_version", "demo"): 3,

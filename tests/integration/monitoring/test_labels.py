@@ -1,4 +1,4 @@
-"""Labels that are added by a process that gets killed."""
+"""Labels added by a process that is killed."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ print(desk.add(pathlib.Path(sys.argv[2]), now=dt.datetime(2026, 11, 20, tzinfo=d
 
 @pytest.mark.slow
 def test_kills_while_labels_are_added(desk: LabelledLog) -> None:
-    """SIGKILL at any moment: the file is in whole or not at all, and the same command ends with it in once."""
+    """After SIGKILL at any time the file is stored completely or not at all; repeating the command stores it once."""
     desk.predict("r1", "r2")
     path = desk.file("request_id,y\n" + "".join(f"r{number},yes\n" for number in range(40_000)))
     command = [sys.executable, "-c", ADDER, str(desk.folder), str(path)]

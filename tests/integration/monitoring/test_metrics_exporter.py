@@ -13,7 +13,7 @@ from towline.cli.status_server import StatusServer
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:
-    """By name and the labels' values, the model first where it is not the one there is."""
+    """Values by name and labels, the model first unless it is the default one."""
     return {
         (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
             sample.value
@@ -35,8 +35,8 @@ def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]
             thread.join()
 
 
-def test_metrics_are_served_whatever_the_store_is(sample_store: SampleStore) -> None:
-    """Prometheus gets text, with a store, with a ledger that is no database, and with none at all."""
+def test_metrics_are_served_without_a_valid_store(sample_store: SampleStore) -> None:
+    """With a store, with a ledger that is no database, and without a store."""
     with serving(sample_store) as address:
         code, text = get_page(f"{address}/metrics")
         assert (code, gauges(text)["champion_version",]) == (200, 1)
@@ -50,8 +50,8 @@ def test_metrics_are_served_whatever_the_store_is(sample_store: SampleStore) -> 
         assert get_page(f"{address}/metrics")[0] == 200
 
 
-def test_beyond_loopback_a_strangers_name_is_still_refused(sample_store: SampleStore) -> None:
-    """A service of the same network and an address are answered; a name with a dot may be anybody's."""
+def test_unknown_host_names_are_refused_beyond_loopback(sample_store: SampleStore) -> None:
+    """Names in the same network and addresses are allowed; other names with a dot are refused."""
     with serving(sample_store, "0.0.0.0") as address:
         answered = {
             host: get_page(f"{address}/health", Host=host)[0] for host in ("status:8090", "10.1.2.3:8090", "[::1]:1")

@@ -1,4 +1,4 @@
-"""Metrics of running services, as the SLOs read them."""
+"""SLOs of running services."""
 
 import datetime as dt
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import CommandResult
+from tests.support.monitoring_records import accumulate_samples
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
 from towline.config import SloConfig
@@ -21,41 +22,40 @@ from towline.monitoring.slo.metrics_scraper import (
     ServiceSample,
     scrape_metrics,
 )
-from towline.monitoring.slo.slo_history import accumulate
 from towline.serving import auth
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 
 
-def one(
+def evaluate(
     samples: Sequence[ServiceSample], name: str = "availability", now: dt.datetime = NOW, **config: Any
 ) -> SloStatus:
-    found = evaluate_slos(accumulate(samples), SloConfig(**config), now)
-    return next(objective for objective in found if objective.name == name)
+    result = evaluate_slos(accumulate_samples(samples), SloConfig(**config), now)
+    return next(objective for objective in result if objective.name == name)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str) -> None:
-    """With one worker or two; its restart is seen, its end is a fact."""
+def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -> None:
+    """With one worker or two; its restart and its end are detected."""
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    looks = []
+    scrapes = []
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        looks.append(scrape_metrics(url))
+        scrapes.append(scrape_metrics(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
-        looks.append(settled(url, 20))
+        scrapes.append(settled(url, 20))
         serving.stop()
-        looks.append(scrape_metrics(url))
+        scrapes.append(scrape_metrics(url))
         port = str(serving.port)
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
             post(url, {"rows": rows[:1]})
-        looks.append(settled(url, 30))
-    assert [one.up for one in looks] == [True, True, False, True]
-    assert looks[2].why == "Connection refused"
-    assert {one.version for one in looks if one.up} == {1}
-    history = accumulate(looks)
+        scrapes.append(settled(url, 30))
+    assert [each.up for each in scrapes] == [True, True, False, True]
+    assert scrapes[2].why == "Connection refused"
+    assert {each.version for each in scrapes if each.up} == {1}
+    history = accumulate_samples(scrapes)
     assert history[-1].counters.requests == 50
     assert history[-1].counters.errors == 0
     assert history[-1].counters.within[-1] == 50
@@ -63,11 +63,11 @@ def test_a_running_service_is_looked_at(sample_store: SampleStore, workers: str)
 
 
 def settled(url: str, requests: int) -> ServiceSample:
-    """A look after all workers have told the others what they did, which they do twice a second."""
+    """A scrape after the workers have exchanged their counters, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
-    while (found := scrape_metrics(url)).counters is None or found.counters.requests < requests:
-        assert dt.datetime.now(dt.UTC) < end, found
-    return found
+    while (result := scrape_metrics(url)).counters is None or result.counters.requests < requests:
+        assert dt.datetime.now(dt.UTC) < end, result
+    return result
 
 
 def post(url: str, document: object) -> int:
@@ -78,8 +78,8 @@ def post(url: str, document: object) -> int:
         return int(answer.status)
 
 
-def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore) -> None:
-    """Without one, or with one that may only predict, it is said what to do; the service is not called away."""
+def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) -> None:
+    """Without such a key, the error has the remedy; the service does not count as down."""
     admin = auth.create_key(sample_store.settings.store, "watch", ("admin",))[0]
     caller = auth.create_key(sample_store.settings.store, "shop", ("predict",))[0]
     with ServeProcess(sample_store.settings, MODEL) as serving:
@@ -96,8 +96,8 @@ def test_a_service_with_keys_wants_one_of_scope_admin(sample_store: SampleStore)
     ("status", "why"),
     [(503, "/metrics returns 503"), (429, "/metrics returns 429"), (302, None), (404, None), (401, None)],
 )
-def test_what_answers_otherwise(status: int, why: str | None) -> None:
-    """Overload is an absence; a redirect is followed by nobody, least of all with the key."""
+def test_other_responses(status: int, why: str | None) -> None:
+    """Overload counts as down; a redirect is not followed, and the key is not sent on."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -118,8 +118,8 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
             with pytest.raises(ConfigError):
                 scrape_metrics(url, "key")
         else:
-            found = scrape_metrics(url, "key")
-            assert (found.up, found.why, found.counters) == (False, why, None)
+            result = scrape_metrics(url, "key")
+            assert (result.up, result.why, result.counters) == (False, why, None)
     finally:
         server.shutdown()
         server.server_close()
@@ -129,7 +129,7 @@ def test_what_answers_otherwise(status: int, why: str | None) -> None:
 def test_the_slo_command(
     sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For people and for scripts; an absence is told and opens an alert once; another model's service is refused."""
+    """For people and scripts; a service that is down opens an alert once; another model's service is refused."""
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     config = tmp_path / "house.yaml"
     config.write_text(
@@ -143,11 +143,11 @@ def test_the_slo_command(
         assert command("slo", config, "--service", url).code == 0
         for _ in range(20):
             post(url, {"rows": rows[:1]})
-        told = command("slo", config, "--service", url, "--json")
+        texts = command("slo", config, "--service", url, "--json")
         text = command("slo", config, "--service", url)
         refused = command("slo", other, "--service", url)
-    assert told.code == 0
-    availability, reachability, latency = told.json["slos"]
+    assert texts.code == 0
+    availability, reachability, latency = texts.json["slos"]
     assert (availability["state"], availability["total"], availability["budget"]) == ("met", 20, 1)
     assert (latency["state"], latency["total"]) == ("met", 20)
     assert reachability["state"] == "unknown"
@@ -158,7 +158,7 @@ def test_the_slo_command(
     for _ in range(3):
         gone = command("slo", config, "--service", url, "--json")
     assert gone.code == 0
-    assert [one["up"] for one in gone.json["services"]] == [False]
+    assert [each["up"] for each in gone.json["services"]] == [False]
     assert gone.json["slos"][1]["state"] == "burning"
     assert gone.json["alerts"]["opened"] == 1
     assert command("slo", config, "--service", url, "--json").json["alerts"]["opened"] == 0

@@ -31,8 +31,8 @@ def address(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Itera
         thread.join()
 
 
-def test_the_pages_are_served_as_things_are_now(sample_store: SampleStore, address: str) -> None:
-    """The one model stands at /, each at its name; another name is 404, and another host's name gets nothing."""
+def test_the_pages_show_the_current_state(sample_store: SampleStore, address: str) -> None:
+    """A single model is at /, each model at its name; unknown names are 404, other host names are refused."""
     assert get_page(f"{address}/health") == (200, "ok")
     assert "drift it is" not in get_page(address)[1]
     journal(sample_store, make_drift(0, "drift"))

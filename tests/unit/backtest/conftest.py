@@ -1,4 +1,4 @@
-"""The config of a backtest on a table whose relation turns around."""
+"""The config of a backtest on a table with concept drift."""
 
 from pathlib import Path
 

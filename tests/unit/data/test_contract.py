@@ -1,4 +1,4 @@
-"""Contract: kinds and roles read off a table, and the one canonical frame."""
+"""The contract: inference of kinds and roles from a table, and the canonical frame."""
 
 import contextlib
 import tempfile
@@ -37,8 +37,8 @@ def column(values: Any, **data: Any) -> Any:
     return contract({"c": values}, **data).columns[1]
 
 
-def test_bike() -> None:
-    """The bike table is a regression on its features and the parts of its time."""
+def test_bike_table() -> None:
+    """The bike table is a regression on its features and the calendar parts of its time."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     found = infer_contract(rows, config(target="rentals", time="datetime"))
     kinds = {c.name: c.kind for c in found.feature_columns}
@@ -55,8 +55,8 @@ def test_bike() -> None:
     assert Contract.model_validate_json(found.model_dump_json()) == found
 
 
-def test_bank() -> None:
-    """The bank table is binary with yes the positive class; its row number is ignored and told why."""
+def test_bank_table() -> None:
+    """The bank table is a binary task with the positive class yes; its row number is ignored, with a note."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
     found = infer_contract(rows, config(target="subscribed", time="date"))
     columns = {c.name: c for c in found.columns}
@@ -83,23 +83,23 @@ def test_bank() -> None:
         (list(range(ROWS)), "numeric", "ignored", "identifies"),
         ([i * 7919 % 100003 for i in range(ROWS)], "numeric", "feature", ""),
         ([5] * ROWS, "numeric", "ignored", "constant"),
-        ([None] * ROWS, "numeric", "ignored", "holds no values"),
+        ([None] * ROWS, "numeric", "ignored", "has no values"),
         (["a", None] * 100, "category", "feature", ""),
         ([pd.Timestamp(2026, i % 12 + 1, 1, i % 9) for i in range(ROWS)], "datetime", "feature", ""),
         ([pd.Timestamp(2026, 1, 1), pd.Timestamp(2026, 1, 2)] * 100, "datetime", "ignored", "too little time"),
         ([["1", "2", "x"][i % 3] for i in range(ROWS)], "category", "feature", ""),
     ],
 )
-def test_kinds(values: list[Any], kind: str, role: str, note: str) -> None:
-    """Kinds and roles follow from content; what is ignored says why."""
+def test_kinds_and_roles_are_inferred(values: list[Any], kind: str, role: str, note: str) -> None:
+    """Kinds and roles are inferred from the values; an ignored column has a note with the reason."""
     found = column(pd.Series(values, dtype="float64" if values[0] is None else None))
     assert (found.kind, found.role) == (kind, role)
     assert note in found.note
     assert bool(found.note) == (role == "ignored")
 
 
-def test_levels() -> None:
-    """A category of up to 100 levels lists them sorted; beyond, only their number is kept."""
+def test_levels_are_listed_up_to_100() -> None:
+    """A category of up to 100 levels lists them sorted; a larger one has only their number."""
     found = column([f"{i % 98:02}x" for i in range(400)])
     assert found.categories is not None
     assert found.categories[:2] == ("00x", "01x")
@@ -123,8 +123,8 @@ def test_levels() -> None:
         (["a"] * 60, "binary", ("a",), "a"),
     ],
 )
-def test_tasks(target: list[Any], task: str, classes: tuple[Any, ...], positive: Any) -> None:
-    """Task, classes and positive class follow from the target; labels are those classes, and survive JSON."""
+def test_task_and_classes_are_inferred(target: list[Any], task: str, classes: tuple[Any, ...], positive: Any) -> None:
+    """Task, classes and positive class are inferred from the target; labels are these classes, also after JSON."""
     rows = pd.DataFrame({"y": target, "x": np.arange(60) / 7})
     found = infer_contract(rows, config())
     assert (found.task, found.classes, found.positive) == (task, classes, positive)
@@ -139,8 +139,8 @@ def test_tasks(target: list[Any], task: str, classes: tuple[Any, ...], positive:
         assert again.labels(rows.astype({"y": object})).tolist() == target
 
 
-def test_positive_by_config() -> None:
-    """The config names the positive class, YAML's reading of yes and no included; a wrong name lists the classes."""
+def test_config_names_the_positive_class() -> None:
+    """The config names the positive class, also as YAML's yes and no; a wrong name lists the classes."""
     rows = pd.DataFrame({"y": ["no", "yes", "no"] * 10, "x": range(30)})
     assert infer_contract(rows, config(positive="no")).positive == "no"
     assert infer_contract(rows, config(positive=False)).positive == "no"
@@ -149,20 +149,20 @@ def test_positive_by_config() -> None:
     assert "['no', 'yes']" in caught.value.remedy
 
 
-def test_impossible_wishes() -> None:
-    """A task or kind the values do not allow is refused."""
+def test_kinds_and_tasks_that_do_not_fit_are_rejected() -> None:
+    """A task or a kind that the values do not allow is rejected."""
     rows = pd.DataFrame({"y": ["1", "2", "x"] * 10, "x": ["a", "b", "c"] * 10})
-    for wish in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
+    for pipeline in (config("regression"), config("binary"), config(columns={"x": "datetime"}, target="y")):
         with pytest.raises(ConfigError):
-            infer_contract(rows, wish)
-    with pytest.raises(ConfigError, match="holds dates"):
+            infer_contract(rows, pipeline)
+    with pytest.raises(ConfigError, match="has dates"):
         infer_contract(pd.DataFrame({"y": pd.to_datetime(["2026-01-01"] * 3)}), config())
     assert contract({"c": range(30)}, columns={"c": "category"}).columns[1].categories is not None
     assert column([1.0, 2.0] * 9, columns={"c": "ignore"}).note == "data.columns says ignore"
 
 
-def test_labels_refuse_nulls_and_strangers() -> None:
-    """Null or unknown targets are named by row."""
+def test_null_and_unknown_labels_are_rejected() -> None:
+    """Null and unknown targets are reported with their rows."""
     rows = pd.DataFrame({"y": ["a", "b"] * 10, "x": range(20)})
     found = infer_contract(rows, config())
     for odd in (None, "c"):
@@ -190,8 +190,8 @@ def door() -> Contract:
     return contract(rows, columns={"i": "category"})
 
 
-def test_one_door() -> None:
-    """The same values give the same frame as strings, Python objects, NumPy, nullable and Arrow columns."""
+def test_equal_values_give_an_equal_frame() -> None:
+    """Equal values give the same frame as strings, Python objects, NumPy, nullable and Arrow columns."""
     found = door()
     plain = [
         {"n": 1.5, "f": True, "c": "3", "i": 3, "d": STAMP, 'a.b[0] "ü"': 2},
@@ -228,8 +228,8 @@ def test_one_door() -> None:
         ("d", 1.5, "1.5"),
     ],
 )  # fmt: skip
-def test_values_that_do_not_fit(name: str, value: Any, shown: str) -> None:
-    """A value of another kind is refused with its column, row and text."""
+def test_values_of_another_kind_are_rejected(name: str, value: Any, shown: str) -> None:
+    """A value of another kind is rejected with its column, row and text."""
     good = {"n": 1.5, "f": True, "c": "a", "i": 1, "d": STAMP, NAMES[-1]: 2}
     rows = pd.DataFrame([good, {**good, name: value}], dtype=object)
     with pytest.raises(DataError) as caught:
@@ -237,8 +237,8 @@ def test_values_that_do_not_fit(name: str, value: Any, shown: str) -> None:
     assert shown in str(caught.value)
 
 
-def test_missing_columns() -> None:
-    """Missing columns are named, with the nearest present one; a column that stands twice is refused."""
+def test_missing_and_duplicate_columns_are_rejected() -> None:
+    """A missing column is reported with the most similar one; a column that occurs twice is rejected."""
     rows = pd.DataFrame([{"n": 1.5, "f": True, "C": "a", "i": 1, "d": STAMP, NAMES[-1]: 2}])
     with pytest.raises(DataError, match="missing: 'c'"):
         door().features(rows)
@@ -260,16 +260,16 @@ CELLS = st.one_of(*(st.lists(st.none() | kind, min_size=12, max_size=12) for kin
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(CELLS, min_size=2, max_size=4), st.text(min_size=1, max_size=5))
-def test_any_table(cells: list[list[Any]], name: str) -> None:
-    """Whatever a table holds, its own contract lets its rows in, or the refusal is one of ours."""
+def test_any_table_fits_its_own_contract(cells: list[list[Any]], name: str) -> None:
+    """The rows of any table fit its own contract, or a TowlineError is raised."""
     arrow = {f"{name}{place}": pa.array(values) for place, values in enumerate(cells)}
     found = None
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.table(arrow), Path(folder) / "t.parquet")
         with contextlib.suppress(ConfigError, DataError):
-            wish = config(target=f"{name}0", source="t.parquet")
-            rows = read_snapshot(load_dataset(wish.data, Path(folder), Path(folder), None), Path(folder))
-            found = infer_contract(rows, wish)
+            pipeline = config(target=f"{name}0", source="t.parquet")
+            rows = read_snapshot(load_dataset(pipeline.data, Path(folder), Path(folder), None), Path(folder))
+            found = infer_contract(rows, pipeline)
     if found is None:
         return
     features = found.features(rows)

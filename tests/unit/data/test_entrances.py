@@ -1,4 +1,4 @@
-"""One value has one meaning, whichever entrance its table comes through."""
+"""A value has the same meaning in training, batch, program, request, log and drift check."""
 
 import datetime as dt
 import gzip
@@ -163,14 +163,14 @@ def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
     config = build_config(raw(file), "t")
     dataset = sources.load_dataset(config.data, folder, folder / "store", None)
     snapshot = sources.read_snapshot(dataset, folder / "store")
-    contract = infer_contract(snapshot, config, dataset.time_format)
+    contract = infer_contract(snapshot, config, dataset.formats)
     return contract, contract.features(snapshot)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("origin", ["csv", "parquet"])
 def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, origin: str) -> None:
-    """Training, batch, program, request, log and drift check read 10,000 values and more without a difference."""
+    """10,000 values and more are read equally in training, batch, program, request, log and drift check."""
     native = draw(seed)
     text = texts(native, seed)
     file = csv(text, tmp_path / "t.csv")
@@ -219,8 +219,8 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     assert {name: counts for name, counts in differing.items() if counts} == {}
 
 
-def test_a_contract_does_not_depend_on_the_container(tmp_path: Path) -> None:
-    """CSV and typed Parquet of one table give one contract and one digest."""
+def test_a_contract_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
+    """CSV and typed Parquet of one table give the same contract and digest."""
     native = draw(7)
     loaded = []
     for file in (csv(texts(native, 7), tmp_path / "t.csv"), parquet(arrow(native), tmp_path / "t.parquet")):

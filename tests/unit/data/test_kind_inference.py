@@ -80,26 +80,6 @@ def test_whole_numbers_that_are_codes_are_a_category_and_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "date_format", ["%m/%d/%Y", "%d.%m.%Y", "%d/%m/%y", "%d-%b-%Y", "%m/%d/%Y %H:%M", "%m/%d/%Y %I:%M %p"]
-)
-def test_dates_in_another_notation_are_read(date_format: str) -> None:
-    """In training and, by the contract, in a request; ISO dates are read as well."""
-    texts = DAYS.strftime(date_format)
-    found = column("opened", texts)
-    assert (found.kind, found.role, found.format.date_format) == ("datetime", "feature", date_format)
-    assert date_format in found.reason
-    features = infer("opened", texts).features(pd.DataFrame({"opened": [texts[0], "2024-01-31", None]}))["opened"]
-    assert features[0] == pd.to_datetime(texts[0], format=date_format)
-    assert features[1] == pd.Timestamp("2024-01-31")
-    assert pd.isna(features[2])
-
-
-def test_dates_whose_day_and_month_may_be_exchanged_are_not_guessed() -> None:
-    texts = [f"{month:02}/{day:02}/2026" for month in range(1, 11) for day in range(1, 11)] * 4
-    assert column("opened", texts).kind == "category"
-
-
-@pytest.mark.parametrize(
     ("name", "values", "word"),
     [
         ("review", [" ".join(RANDOM.choice(WORDS, 9)) + f" {row % 150}." for row in range(ROWS)], "text"),

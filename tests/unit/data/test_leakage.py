@@ -31,8 +31,8 @@ def clean(bike: pd.DataFrame) -> pd.DataFrame:
     return bike.drop(columns=["casual", "registered"])
 
 
-def test_the_parts_of_a_sum_are_named(bike: pd.DataFrame) -> None:
-    """casual and registered add up to the target of the bike table."""
+def test_columns_of_a_sum_are_found(bike: pd.DataFrame) -> None:
+    """The columns casual and registered of the bike table add up to its target."""
     (leak,) = leaks(bike, "rentals", "datetime")
     assert (leak.kind, leak.columns, leak.detail) == (
         "sum",
@@ -42,7 +42,7 @@ def test_the_parts_of_a_sum_are_named(bike: pd.DataFrame) -> None:
 
 
 def test_a_weighted_sum_with_a_constant_is_found_among_related_columns(clean: pd.DataFrame) -> None:
-    """The smallest set is named though other columns go with its parts."""
+    """The smallest set of columns is reported although other columns are correlated with it."""
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, len(clean)))
     table = clean.assign(a=a, b=b, near=a + 0.1 * b + rng.normal(size=len(a)), rentals=3 * a - b / 2 + 7)
@@ -53,34 +53,34 @@ def test_a_weighted_sum_with_a_constant_is_found_among_related_columns(clean: pd
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_call_duration_is_dominant(bank: pd.DataFrame, seed: int) -> None:
-    """Known only after the call, it does as well as all that is known before."""
+    """The duration of a call, which is known only after it, predicts as well as all other columns together."""
     (leak,) = leaks(bank, "subscribed", "date", seed)
     assert (leak.kind, leak.columns) == ("dominant", ("duration",))
 
 
 def test_one_part_of_the_sum_is_dominant(bike: pd.DataFrame) -> None:
-    """registered alone no longer adds up to the target, and still gives it away."""
+    """The column registered alone is no sum, but it is still a leak."""
     (leak,) = leaks(bike.drop(columns="casual"), "rentals", "datetime")
     assert (leak.kind, leak.columns) == ("dominant", ("registered",))
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_honest_tables_raise_no_alarm(bank: pd.DataFrame, clean: pd.DataFrame, seed: int) -> None:
-    """Whatever the seed, what is left of the two tables is taken."""
+def test_tables_without_leaks_have_no_findings(bank: pd.DataFrame, clean: pd.DataFrame, seed: int) -> None:
+    """The two tables without their leaks have no findings with any seed."""
     assert leaks(clean, "rentals", "datetime", seed) == ()
     assert leaks(bank.drop(columns="duration"), "subscribed", "date", seed) == ()
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "wine", "iris", "digits"])
-def test_strong_but_honest_measurements_raise_no_alarm(name: str) -> None:
-    """Tables on which single measurements predict well, because others do too."""
+def test_strong_features_are_no_leaks(name: str) -> None:
+    """A feature that predicts well is no leak if other features do so too."""
     from sklearn import datasets
 
     assert leaks(getattr(datasets, f"load_{name}")(as_frame=True).frame, "target") == ()
 
 
 def test_two_equally_strong_columns_are_no_leak() -> None:
-    """Either does as well as the other and noise: neither stands apart."""
+    """Two columns that predict equally well are not dominant."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(3000, 6)), columns=list("abcdef"))
     table["y"] = np.where(table.a + table.b + 0.5 * rng.normal(size=3000) > 0, "yes", "no")
@@ -88,28 +88,28 @@ def test_two_equally_strong_columns_are_no_leak() -> None:
 
 
 def test_copies_of_a_number(clean: pd.DataFrame) -> None:
-    """Equal, on another scale, and on a curve."""
+    """Copies are found if they are equal, on another scale, or in the same order."""
     rentals = clean["rentals"]
     found = leaks(clean.assign(same=rentals, scaled=5 - rentals * 1e-3, curve=np.sqrt(rentals)), "rentals", "datetime")
-    assert {leak.columns[0]: leak.kind for leak in found} == {"same": "copy", "scaled": "copy", "curve": "alone"}
+    assert {leak.columns[0]: leak.kind for leak in found} == {"same": "copy", "scaled": "copy", "curve": "copy"}
 
 
 def test_a_copy_with_nulls(clean: pd.DataFrame) -> None:
-    """A copy known for half of the rows is a copy."""
+    """A copy with nulls in half of the rows is found."""
     (leak,) = leaks(clean.assign(half=clean["rentals"].where(clean.index % 2 == 0)), "rentals", "datetime")
     assert (leak.kind, leak.columns) == ("copy", ("half",))
 
 
 def test_copies_of_a_class(bank: pd.DataFrame) -> None:
-    """Classes under other names, and a column filled in for one class alone."""
+    """Classes under other names are found, and a column that is filled in for one class only."""
     yes = bank["subscribed"] == "yes"
     table = bank.drop(columns="duration").assign(renamed=np.where(yes, 7, 3), after=np.where(yes, bank["age"], np.nan))
     found = leaks(table, "subscribed", "date")
-    assert {leak.columns[0]: leak.kind for leak in found} == {"renamed": "copy", "after": "alone"}
+    assert {leak.columns[0]: leak.kind for leak in found} == {"renamed": "copy", "after": "nulls"}
 
 
 def test_copy_among_several_classes() -> None:
-    """One leak in a multiclass table of strings, null standing for one class."""
+    """One leak is found in a multiclass table of strings, in which null means one class."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"y": rng.choice(["a", "b", "c"], 300), "x": rng.normal(size=300)})
     table["code"] = table["y"].map({"a": "1st", "b": "2nd"})
@@ -118,15 +118,15 @@ def test_copy_among_several_classes() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 19, 40])
-def test_too_little_to_tell(clean: pd.DataFrame, rows: int) -> None:
-    """Few rows, null columns, a null or constant target: no leak and no crash."""
+def test_too_few_rows_for_a_finding(clean: pd.DataFrame, rows: int) -> None:
+    """Few rows, null columns, or a null or constant target give no leak and no error."""
     few = clean.head(rows).assign(empty=np.nan)
     for table in (few, few.assign(rentals=np.nan), few.assign(rentals=1), few.assign(rentals="a"), few[["rentals"]]):
         assert leaks(table, "rentals") == ()
 
 
 def test_infinities_and_the_largest_floats_do_not_crash(clean: pd.DataFrame) -> None:
-    """Other rules name them; the search goes on without a warning."""
+    """Other rules report these values; the search for leaks continues without a warning."""
     table = clean.head(500).copy()
     table["huge"] = np.linspace(-8e307, 8e307, 500)
     table["inf"] = np.where(table.index % 7 == 0, np.inf, table.index)
@@ -134,13 +134,13 @@ def test_infinities_and_the_largest_floats_do_not_crash(clean: pd.DataFrame) -> 
     assert leaks(table.assign(rentals=table["huge"] * 1.5), "rentals") is not None
 
 
-def test_the_same_seed_finds_the_same(bank: pd.DataFrame) -> None:
+def test_same_seed_gives_same_scores(bank: pd.DataFrame) -> None:
     """Scores are equal to the last digit."""
     assert leaks(bank, "subscribed", "date", 5) == leaks(bank, "subscribed", "date", 5)
 
 
 def test_the_smallest_and_largest_floats_are_no_copies() -> None:
-    """Columns whose squares leave the range of floats are not taken for the target on another scale."""
+    """Columns whose squares exceed the range of floats are not reported as copies on another scale."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"tiny": rng.choice([5e-324, 1e-310, 0.0], 100), "huge": rng.choice([1e308, -1e308], 100)})
     table["y"] = rng.normal(size=100)

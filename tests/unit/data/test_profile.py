@@ -1,4 +1,4 @@
-"""Profile: a reference that is small, exact and plain JSON."""
+"""The profile of a table is small, exact and plain JSON."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,8 @@ DATA = Path(__file__).parents[3] / "data"
 @pytest.mark.parametrize(
     ("table", "target", "time"), [("bike_hourly", "rentals", "datetime"), ("bank_marketing", "subscribed", "date")]
 )
-def test_real_tables(table: str, target: str, time: str) -> None:
-    """Counts add up to the rows, in each column and in each grid, within 12 KB a column."""
+def test_profiles_of_real_tables(table: str, target: str, time: str) -> None:
+    """Counts add up to the number of rows, in each column and each grid, within 12 KB a column."""
     rows = pd.read_parquet(DATA / f"{table}.parquet")
     contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target=target, time=time)))
     made = profile_features(contract.features(rows), contract)
@@ -38,8 +38,8 @@ def test_real_tables(table: str, target: str, time: str) -> None:
             assert facts["quantiles"][50] == np.nanmedian(rows[name])
 
 
-def test_odd_columns() -> None:
-    """Constants, far tails, huge numbers, infinities, empty columns and long levels make a profile without NaN."""
+def test_profiles_of_unusual_columns() -> None:
+    """Constants, far tails, huge numbers, infinities, empty columns and long levels give a profile without NaN."""
     rows = pd.DataFrame(
         {
             "y": np.arange(1000) / 3,
@@ -68,7 +68,7 @@ def test_odd_columns() -> None:
     assert empty["when"]["max"] is None
 
 
-def test_order_does_not_matter() -> None:
+def test_order_of_rows_does_not_matter() -> None:
     """Equal rows in another order have an equal profile."""
     rows = pd.DataFrame({"y": np.arange(300) / 3, "c": ["a", "b", "c"] * 100, "n": np.arange(300) % 7 / 4})
     contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
@@ -78,7 +78,7 @@ def test_order_does_not_matter() -> None:
 
 
 def test_a_range_too_narrow_for_cells() -> None:
-    """A column of the smallest floats has a grid like any other."""
+    """A column of the smallest floats has a grid like any other column."""
     rows = pd.DataFrame({"x": [5e-324, 1e-310, 0.0] * 10, "y": range(30)})
     contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     assert sum(profile_features(contract.features(rows), contract)["columns"]["x"]["grid"]["cells"]) == 30

@@ -1,4 +1,4 @@
-"""A field of a request means what the same cell of a table means."""
+"""A field of a request has the same meaning as the same cell of a table."""
 
 import datetime as dt
 import decimal
@@ -50,8 +50,8 @@ CELLS = [
 
 @pytest.mark.parametrize("column", ["size", "kind", "flag", "at"])
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
-def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: object) -> None:
-    """The same canonical value, or refused by both."""
+def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell: object) -> None:
+    """A request and a table give the same canonical value, or both reject it."""
     row = {"size": 1.0, "kind": "a", "flag": True, "at": "2024-01-01", "more": 1, column: cell}
     frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
     reader = RowReader(contract)
@@ -76,7 +76,7 @@ def test_a_field_is_read_as_a_cell_is(contract: Contract, column: str, cell: obj
 @settings(max_examples=300, deadline=None)
 @given(st.datetimes(), st.sampled_from(["T", " "]))
 def test_times_read_back(moment: dt.datetime, separator: str) -> None:
-    """What Python writes as ISO 8601 is that very time; pandas agrees."""
+    """A time that Python writes as ISO 8601 is read as this time, as by pandas."""
     text = moment.isoformat(separator)
     assert parse_time(text) == moment
     assert pd.Timestamp(text) == pd.Timestamp(moment) if 1700 < moment.year < 2200 else True
@@ -86,8 +86,8 @@ def test_times_read_back(moment: dt.datetime, separator: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none(), st.binary(), st.decimals()))
-def test_any_value_has_a_meaning(value: object) -> None:
-    """Nothing raises, whatever stands in a field."""
+def test_any_value_can_be_read(value: object) -> None:
+    """No value of a field raises an error."""
     assert isinstance(parse_number(value), float)
     assert category_name(value) is None or isinstance(category_name(value), str)
     assert parse_time(value) is None or isinstance(parse_time(value), dt.datetime)
@@ -95,7 +95,7 @@ def test_any_value_has_a_meaning(value: object) -> None:
 
 
 def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> None:
-    """With its row and field; the error survives being sent to another process."""
+    """Faults are listed with row and field; the error can be pickled."""
     rows = [{"size": "wide", "kind": "a", "flag": "perhaps"}] * 15
     with pytest.raises(InputValidationError) as told:
         RowReader(contract).read(rows)
@@ -108,8 +108,8 @@ def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> Non
     assert pickle.loads(pickle.dumps(told.value)).count == 45
 
 
-def test_what_is_odd_about_a_row(contract: Contract) -> None:
-    """Null, outside the range of training, a level never seen; a usual row is not odd."""
+def test_input_anomalies(contract: Contract) -> None:
+    """Null, a value out of the training range and an unseen level are anomalies; a usual row has none."""
     usual = {"size": 0.1, "kind": "a", "flag": True, "at": "2024-05-01"}
     unusual = {"size": 99, "kind": "new", "flag": None, "at": None}
     odd: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Splits: no row on both sides, whole groups and timestamps, and the same side in every run."""
+"""Splits: no row in both parts, whole groups and times, and the same part in every run."""
 
 import contextlib
 import tempfile
@@ -32,14 +32,14 @@ def config(holdout: float | str = 0.2, by: str = "auto", k: int = 5, seed: int =
     )
 
 
-def parts(rows: pd.DataFrame, wish: PipelineConfig) -> tuple[SplitSummary, np.ndarray, np.ndarray]:
+def parts(rows: pd.DataFrame, pipeline: PipelineConfig) -> tuple[SplitSummary, np.ndarray, np.ndarray]:
     """Splits a table as the flow does, by way of a snapshot."""
     with tempfile.TemporaryDirectory() as folder:
         rows.to_parquet(Path(folder) / "t.parquet", index=False)
-        dataset: Dataset = load_dataset(wish.data, Path(folder), Path(folder), None)
+        dataset: Dataset = load_dataset(pipeline.data, Path(folder), Path(folder), None)
         work = Workspace(store=Path(folder), key="k" * 64, token="t", dataset=dataset)
-        work.save("contract.json", infer_contract(work.table(), wish))
-        made = split_table(work, wish)
+        work.save("contract.json", infer_contract(work.table(), pipeline))
+        made = split_table(work, pipeline)
         assert SplitSummary.model_validate_json(work.file("split.json").read_bytes()) == made
         positions = work.split_positions()
     train, holdout = positions["train"], positions["holdout"]
@@ -62,24 +62,24 @@ def table(rows: int, seed: int, levels: int = 10**6) -> pd.DataFrame:
     )
 
 
-def test_bike_by_time() -> None:
-    """The newest fifth of the bike table is held out, and every fold tests on rows newer than all it learns from."""
+def test_split_by_time() -> None:
+    """The newest fifth of the bike table is held out, and every fold tests on rows newer than its training rows."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
-    wish = config(source=str(DATA / "bike_hourly.parquet"), target="rentals", time="datetime")
-    made, train, holdout = parts(rows, wish)
+    pipeline = config(source=str(DATA / "bike_hourly.parquet"), target="rentals", time="datetime")
+    made, train, holdout = parts(rows, pipeline)
     assert made.by == "time"
     assert abs(made.holdout / len(rows) - 0.2) < 0.001
     assert rows["datetime"][train].max() < rows["datetime"][holdout].min() == pd.Timestamp(made.cut or "")
     older = rows.iloc[train]
-    cut = make_folds(older, older["rentals"].to_numpy(float), wish, "time")
+    cut = make_folds(older, older["rentals"].to_numpy(float), pipeline)
     assert len(cut) == 5
     for learn, test in at_least_one(cut):
         assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
     assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
 
 
-def test_the_newest_days_are_held_out() -> None:
-    """A duration instead of a share: what is younger than it, counted from the newest row."""
+def test_holdout_by_duration() -> None:
+    """With a duration, the rows younger than it are held out, counted from the newest row."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     made, train, holdout = parts(rows, config("28d", target="rentals", time="datetime"))
     end = rows["datetime"].max()
@@ -88,42 +88,43 @@ def test_the_newest_days_are_held_out() -> None:
     assert rows["datetime"][train].max() < pd.Timestamp(made.cut or "")
 
 
-def test_bank_days_stay_whole() -> None:
-    """Calls of one day are on one side of the split and of every fold."""
+def test_days_are_in_one_part() -> None:
+    """Calls of one day are in one part of the split and of every fold."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
-    wish = config(source=str(DATA / "bank_marketing.parquet"), target="subscribed", time="date")
-    _, train, holdout = parts(rows, wish)
+    pipeline = config(source=str(DATA / "bank_marketing.parquet"), target="subscribed", time="date")
+    _, train, holdout = parts(rows, pipeline)
     assert not set(rows["date"][train]) & set(rows["date"][holdout])
     older = rows.iloc[train]
-    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), wish, "time")):
+    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), pipeline)):
         assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
 
 
-def test_bank_at_random_is_stratified() -> None:
-    """At random the holdout has its share of each class, and another seed has another holdout."""
+def test_random_split_is_stratified() -> None:
+    """The holdout of a random split has its share of each class, and another seed gives another holdout."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
-    wish = {"by": "random", "target": "subscribed", "time": "date"}
-    _, train, holdout = parts(rows, config(**wish))
+    pipeline = {"by": "random", "target": "subscribed", "time": "date"}
+    _, train, holdout = parts(rows, config(**pipeline))
     yes = rows["subscribed"] == "yes"
     assert abs(len(holdout) / len(rows) - 0.2) < 0.01
     assert abs(yes[holdout].mean() - yes[train].mean()) < 0.02
     assert rows["date"][train].is_monotonic_increasing
-    assert set(holdout) != set(parts(rows, config(seed=2, **wish))[2])
+    assert set(holdout) != set(parts(rows, config(seed=2, **pipeline))[2])
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([3, 10**6]))
-def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
-    """A row keeps its side when rows are shuffled or appended; copies stay together; each class is on both sides."""
-    base = table(rows, seed, levels).drop(columns=["row", "g", "t"])
+@given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]))
+def test_random_split(rows: int, seed: int, share: float) -> None:
+    """A row stays in its part if rows are shuffled or appended; copies are together; each class is in both parts."""
+    base = table(rows, seed).drop(columns=["row", "g", "t"])
     shuffled = base.sample(frac=1, random_state=seed).reset_index(drop=True)
-    more = pd.concat([shuffled, table(rows // 2, seed + 1, levels)[["y", "x"]], base[:9]], ignore_index=True)
+    more = pd.concat([shuffled, table(rows // 2, seed + 1)[["y", "x"]], base[:9]], ignore_index=True)
     more.loc[rows + 1, "x"] = None
     held = []
     for frame in (base, shuffled, more):
-        _, train, holdout = parts(frame, config(share))
+        summary, train, holdout = parts(frame, config(share))
         assert len(train) + len(holdout) == len(frame)
         keys = frame.astype({"x": float}).apply(tuple, axis=1)
+        assume(summary.copies == "together")  # test_a_table_of_few_distinct_rows_has_an_unbiased_holdout has the others
         assert not set(keys[train]) & set(keys[holdout])
         for name, group in at_least_one(frame.drop_duplicates().groupby("y")):
             if len(group) > 1:
@@ -137,20 +138,20 @@ def test_random_split(rows: int, seed: int, share: float, levels: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(60, 300), st.integers(0, 10**6), st.sampled_from(["random", "time"]))
-def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
-    """Rows of one group are on one side of the split and of every fold, by time as at random."""
+def test_groups_are_in_one_part(rows: int, seed: int, by: str) -> None:
+    """Rows of one group are in one part of the split and of every fold, by time and at random."""
     base = table(rows, seed)
     base["y"] = base["x"] / 7
     if by == "time":
         base["g"] = base["t"].dt.day * 100 + base["g"] % 3
-    wish = config(by=by, group="g", time="t" if by == "time" else None)
-    _, train, holdout = parts(base, wish)
+    pipeline = config(by=by, group="g", time="t" if by == "time" else None)
+    _, train, holdout = parts(base, pipeline)
     assert not set(base["g"][train]) & set(base["g"][holdout])
     older = base.iloc[train]
     assume(older["g"].nunique() > 5 and older["t"].dt.day.nunique() > 1)
     made: list[tuple[np.ndarray, np.ndarray]] = []
     with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
-        made = make_folds(older, older["y"].to_numpy(), wish, by)
+        made = make_folds(older, older["y"].to_numpy(), pipeline)
     assert made or by == "time"
     for learn, test in made:
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
@@ -159,65 +160,100 @@ def test_groups_never_straddle(rows: int, seed: int, by: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 300), st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([0.1, 0.3, 0.6]))
-def test_time_split(rows: int, seed: int, moments: int, share: float) -> None:
-    """Equal timestamps never straddle, and the order of the rows does not matter."""
+def test_times_are_in_one_part(rows: int, seed: int, moments: int, share: float) -> None:
+    """Rows with the same time are in one part, and the order of the rows does not matter."""
     base = table(rows, seed)
     base["t"] = base["t"].dt.floor(f"{max(60 // moments, 1)}h")
-    wish = config(share, time="t")
+    pipeline = config(share, time="t")
     if base["t"].nunique() == 1:
         with pytest.raises(DataValidationError, match="same time"):
-            parts(base, wish)
+            parts(base, pipeline)
         return
-    made, train, holdout = parts(base, wish)
+    made, train, holdout = parts(base, pipeline)
     assert base["t"][train].max() < base["t"][holdout].min()
     assert base["t"][train].is_monotonic_increasing
     shuffled = base.sample(frac=1, random_state=seed).reset_index(drop=True)
-    again, _, same = parts(shuffled, wish)
+    again, _, same = parts(shuffled, pipeline)
     assert again == made
     assert set(shuffled["row"][same]) == set(base["row"][holdout])
 
 
-def test_time_folds_shrink() -> None:
-    """Few distinct timestamps give fewer folds; fewer than three are refused."""
+def test_few_times_give_fewer_folds() -> None:
+    """Few distinct times give fewer folds; fewer than three times are rejected."""
     times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
     labels = np.arange(27.0)
-    made = make_folds(times, labels, config(time="t"), "time")
+    made = make_folds(times, labels, config(time="t"))
     assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
     with pytest.raises(DataValidationError, match="2 distinct times"):
-        make_folds(times[:18], labels[:18], config(time="t"), "time")
+        make_folds(times[:18], labels[:18], config(time="t"))
 
 
-def test_random_folds_partition() -> None:
-    """At random each training row is tested once; classes keep their shares; the seed decides."""
+def test_random_folds() -> None:
+    """Each training row is tested once; classes have their shares; the seed decides."""
     rows = table(500, 3)
     labels = rows["y"].to_numpy(object)
     for truth in (labels, rows["x"].to_numpy(float)):
-        made = make_folds(rows, truth, config(), "random")
+        made = make_folds(rows, truth, config())
         assert sorted(np.concatenate([test for _, test in made])) == list(range(500))
-    shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config(), "random")]
+    shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config())]
     assert max(shares) - min(shares) < 0.02
-    one, two = (make_folds(rows, labels, config(), "random") for _ in range(2))
+    one, two = (make_folds(rows, labels, config()) for _ in range(2))
     assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
 
 
-def test_refusals() -> None:
-    """Too few rows, groups or rows of a class, and sides that lack a class, are named with numbers and remedy."""
+def test_impossible_folds_are_rejected() -> None:
+    """Too few rows or groups, and folds that have one class to learn from, are reported with numbers and remedy."""
     rows = table(100, 3)
     labels = np.array(["a"] * 97 + ["b"] * 3, dtype=object)
-    cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str, str]] = [
-        (rows[:4], labels[:4], config(), "random", "4 training rows: fewer than 5 folds"),
-        (rows, labels, config(), "random", "class 'b' has 3 training rows: fewer than 5 folds"),
-        (rows.assign(g=rows["g"] % 2), labels, config(group="g"), "random", "2 groups of 'g'"),
-        (rows.sort_values("t"), labels, config(time="t"), "time", "fold 1 of 5 has no row of class 'b'"),
-        (rows.sort_values("t"), labels[::-1], config(time="t"), "time", "fold 1 of 5 is tested on rows of one class"),
+    cases: list[tuple[pd.DataFrame, np.ndarray, PipelineConfig, str]] = [
+        (rows[:4], labels[:4], config(), "4 training rows: fewer than 5 folds"),
+        (rows.assign(g=rows["g"] % 2), labels, config(group="g"), "2 groups of 'g'"),
+        (rows.sort_values("t"), labels, config(time="t"), "0 of 5 folds have training rows of two classes"),
     ]
-    for frame, truth, wish, by, words in at_least_one(cases):
+    for frame, truth, pipeline, words in at_least_one(cases):
         with pytest.raises(DataValidationError) as caught:
-            make_folds(frame, truth, wish, by)
+            make_folds(frame, truth, pipeline)
         assert words in caught.value.what
         assert "cross_validation.folds" in caught.value.remedy
-    alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30})
+    alone = pd.DataFrame({"y": [1.5] * 30, "x": [1] * 30, "g": [1] * 30})
     with pytest.raises(DataValidationError, match="holdout would be empty"):
-        parts(alone, config())
+        parts(alone, config(group="g"))
     with pytest.raises(DataValidationError, match="would be empty"):
         parts(rows.assign(g=1), config(time="t", group="g"))
+
+
+def test_folds_may_lack_classes() -> None:
+    """A rare class is in some folds only; a class that appears late leaves out the folds before it."""
+    rows = table(120, 3).sort_values("t")
+    rare = np.array(["a"] * 60 + ["b"] * 57 + ["c"] * 3, dtype=object)
+    folds = make_folds(rows, rare, config())
+    assert len(folds) == 5
+    assert {label for train, _ in folds for label in set(rare[train])} == {"a", "b", "c"}
+    late = np.array(["a"] * 50 + ["b", "a"] * 35, dtype=object)
+    folds = make_folds(rows, late, config(time="t"))
+    assert 2 <= len(folds) < 5
+    for train, _ in at_least_one(folds):
+        assert set(late[train]) == {"a", "b"}
+
+
+def test_a_table_of_few_distinct_rows_has_an_unbiased_holdout() -> None:
+    """With the same features in many rows, the target's mean given the features is the same in both parts."""
+    rng = np.random.default_rng(3)
+    base = pd.DataFrame({"x": rng.integers(0, 12, 4000).astype(float)})
+    base["y"] = np.where(rng.random(4000) < 0.2 + base["x"] / 20, "yes", "no")
+    _, train, holdout = parts(base, config(by="random"))
+    assert abs(len(holdout) / len(base) - 0.2) < 0.03
+    yes = (base["y"] == "yes").astype(float)
+    by_level = [yes.iloc[rows].groupby(base["x"].iloc[rows]).mean() for rows in (train, holdout)]
+    assert np.corrcoef(*by_level)[0, 1] > 0.8
+    more = pd.concat([base, base.head(50)], ignore_index=True)
+    assert set(parts(more, config(by="random"))[2]) & set(range(4000)) == set(holdout)
+
+
+def test_rows_that_differ_in_the_target_alone_are_in_one_part() -> None:
+    """The holdout tells nothing of a row whose features are in the train part."""
+    rng = np.random.default_rng(4)
+    base = pd.DataFrame({"x": np.repeat(rng.normal(size=600), 2)}).assign(y=np.tile(["no", "yes"], 600))
+    base = pd.concat([base, pd.DataFrame({"x": rng.normal(size=400), "y": "no"})], ignore_index=True)
+    _, train, holdout = parts(base, config(by="random"))
+    assert set(base["x"].iloc[train]) & set(base["x"].iloc[holdout]) == set()

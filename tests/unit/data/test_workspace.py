@@ -1,4 +1,4 @@
-"""The folder of a run: found again by what the run is, held by one process, gone in one move."""
+"""The workspace of a run: identified by its inputs, used by one process, removed at once."""
 
 import os
 import time
@@ -22,8 +22,8 @@ def opened(store: Path, *ended: str) -> Workspace:
     return open_workspace(CONFIG, DATA, REPOSITORY, store, None, ended=ended)
 
 
-def test_the_same_run_finds_its_folder_until_it_is_removed(tmp_path: Path) -> None:
-    """A killed run's folder is taken up with its token; after a removal the token, and so every result, is another."""
+def test_an_interrupted_run_opens_its_workspace_again(tmp_path: Path) -> None:
+    """An interrupted run has the same token again; after a removal the token is new."""
     first = opened(tmp_path)
     assert opened(tmp_path) == first
     first.remove()
@@ -33,8 +33,8 @@ def test_the_same_run_finds_its_folder_until_it_is_removed(tmp_path: Path) -> No
     assert again.token != first.token
 
 
-def test_a_run_that_another_process_has_ended_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Its files are gone: the caller is told to run again, and nothing is left behind."""
+def test_a_workspace_that_was_removed_is_not_continued(tmp_path: Path) -> None:
+    """The caller is asked to run the command again, and no file is left."""
     work = opened(tmp_path)
     work.remove()
     with pytest.raises(TransientError, match="another process"), work.exclusive_lock():
@@ -42,8 +42,8 @@ def test_a_run_that_another_process_has_ended_is_not_gone_on_with(tmp_path: Path
     assert not any((tmp_path / "work").iterdir())
 
 
-def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
-    """The second is told that the run is under way."""
+def test_only_one_process_uses_a_workspace(tmp_path: Path) -> None:
+    """A second process gets an error that the run is under way."""
     with (
         opened(tmp_path).exclusive_lock(),
         pytest.raises(TransientError, match="under way"),
@@ -53,7 +53,7 @@ def test_only_one_process_holds_a_run(tmp_path: Path) -> None:
 
 
 def test_a_forced_run_takes_the_next_key_that_has_not_ended(tmp_path: Path) -> None:
-    """The same key each time it is given, until that run has ended; one killed after its verdict is taken up."""
+    """A forced run has the same key until it has ended; a run that was killed after its verdict is continued."""
     plain = opened(tmp_path)
     first = plain.run_key(CONFIG)
     forced = opened(tmp_path, first)
@@ -82,8 +82,8 @@ def test_a_changed_gate_has_the_same_workspace_and_another_run_key(tmp_path: Pat
         assert opened_with(**sections)[0] != key
 
 
-def test_an_ended_run_leaves_its_fits_to_runs_with_another_gate(tmp_path: Path) -> None:
-    """After a rejection its verdict and provenance go; other files and the token stay."""
+def test_fits_are_kept_after_a_rejection(tmp_path: Path) -> None:
+    """After a rejection the verdict and the origin are removed; other files and the token stay."""
     work = opened(tmp_path)
     run_key = work.run_key(CONFIG)
     for file in (work.verdict_file(run_key), work.origin_file(run_key), work.file("model.skops")):
@@ -93,8 +93,8 @@ def test_an_ended_run_leaves_its_fits_to_runs_with_another_gate(tmp_path: Path) 
     assert opened(tmp_path) == work
 
 
-def test_what_a_kill_kept_from_being_deleted_goes_with_the_next(tmp_path: Path) -> None:
-    """Removal is a rename and then a deletion; a folder left between the two is swept up."""
+def test_interrupted_deletions_are_completed(tmp_path: Path) -> None:
+    """A removal is a rename and a deletion; a folder left between the two is removed later."""
     half = tmp_path / "work" / ".gone-0123"
     half.mkdir(parents=True)
     (half / "model.skops").write_bytes(b"x")
@@ -117,8 +117,8 @@ def other(store: Path, name: str, *files: str) -> Path:
     return folder
 
 
-def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -> None:
-    """A month after the last write the folder of a changed config is gone; younger, judged and held ones stay."""
+def test_abandoned_workspaces_are_removed(tmp_path: Path) -> None:
+    """A month after its last write a workspace is removed; newer, judged and locked ones stay."""
     aged(other(tmp_path, "given-up", "contract.json"), 31)
     young = aged(other(tmp_path, "young"), 29)
     written = aged(other(tmp_path, "written-to-again"), 31)
@@ -135,7 +135,7 @@ def test_workspaces_that_were_given_up_go_with_a_run_that_ends(tmp_path: Path) -
 def test_another_version_of_a_candidates_library_is_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only of the libraries that the candidates are of: what the config does not name changes nothing."""
+    """Only versions of libraries that the candidates use change the key."""
 
     def key(estimator: str, installed: dict[str, str]) -> str:
         raw = {"name": "t", "data": {"source": "t", "target": "y"}, "candidates": [estimator]}
@@ -152,8 +152,8 @@ def test_another_version_of_a_candidates_library_is_another_run(
     assert key("xgboost.XGBRegressor", {"xgboost-cpu": "9.9"}) != boosted
 
 
-def test_changed_code_of_the_projects_own_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module, and any file of a package, beside which there need be no __init__.py."""
+def test_changed_project_code_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed module or file of a package changes the key, also without __init__.py."""
     monkeypatch.syspath_prepend(tmp_path)
     for name, file in (("own_module", "own_module.py"), ("own_package", "own_package/inner.py")):
         path = tmp_path / file

@@ -9,8 +9,8 @@ from towline.monitoring.results import DriftCheckResult, DriftResult
 FIRST = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
 
-def window(number: int, version: int = 1, **given: object) -> DriftResult:
-    fields = {"state": "ok", "version": version, "rows": number, "budget": 4, "reason": "", **given}
+def window(number: int, version: int = 1, **changes: object) -> DriftResult:
+    fields = {"state": "ok", "version": version, "rows": number, "budget": 4, "reason": "", **changes}
     return DriftResult.model_validate({"end": FIRST + dt.timedelta(days=number), **fields})
 
 

@@ -48,8 +48,8 @@ def comparison(*, better: bool = False, valid: bool = True) -> ChampionCompariso
     )
 
 
-def evidence(**given: Any) -> Evidence:
-    return Evidence(**{"now": NOW, "champion": 2, "since": NOW - dt.timedelta(days=40), "previous": 1, **given})
+def evidence(**changes: Any) -> Evidence:
+    return Evidence(**{"now": NOW, "champion": 2, "since": NOW - dt.timedelta(days=40), "previous": 1, **changes})
 
 
 def test_ok_windows_lead_to_nothing() -> None:
@@ -66,10 +66,10 @@ def test_one_bad_window_warns_and_the_second_of_three_retrains(sign: str) -> Non
     """A single bad window starts no training, nor do older ones if the last one is ok."""
     made: Any = drift_windows if sign == "drift" else quality_windows
     bad, fine = ("drift", "ok") if sign == "drift" else ("degraded", "ok")
-    one = decide(evidence(**{sign: made(fine, fine, bad)}), PLAIN)
+    each = decide(evidence(**{sign: made(fine, fine, bad)}), PLAIN)
     two = decide(evidence(**{sign: made(bad, fine, bad)}), PLAIN)
     over = decide(evidence(**{sign: made(bad, bad, fine)}), PLAIN)
-    assert (one.action, two.action, over.action) == ("warn", "retrain", "nothing")
+    assert (each.action, two.action, over.action) == ("warn", "retrain", "nothing")
     assert two.trigger == sign
 
 
@@ -118,10 +118,10 @@ def test_cooldown_and_too_few_new_rows_prevent_a_training() -> None:
     assert "12 new rows" in few.reason
 
 
-@pytest.mark.parametrize(("wanted", "action"), [("alert", "warn"), ("rollback", "roll back"), ("retrain", "retrain")])
-def test_a_breach_does_what_the_config_says(wanted: Any, action: str) -> None:
+@pytest.mark.parametrize(("reaction", "action"), [("alert", "warn"), ("rollback", "roll back"), ("retrain", "retrain")])
+def test_a_breach_does_what_the_config_says(reaction: Any, action: str) -> None:
     """An SLO breach leads to a warning, a rollback or a training."""
-    assert decide(evidence(breach="99.1 % answered", on_breach=wanted), PLAIN).action == action
+    assert decide(evidence(breach="99.1 % answered", on_breach=reaction), PLAIN).action == action
 
 
 def test_the_cause_changes_only_after_an_action() -> None:

@@ -1,4 +1,4 @@
-"""A model serves only if it is measurably good enough: every check, and how often it errs."""
+"""The gate: every check, and its error rates."""
 
 import json
 from collections import Counter
@@ -58,8 +58,8 @@ def _check(verdict: Verdict, name: str) -> Check:
     return found
 
 
-def test_good_model_passes() -> None:
-    """Without a champion there is no champion check; every other one passes and says its numbers."""
+def test_a_good_model_passes() -> None:
+    """Without a champion there is no champion check; every other check passes with its numbers."""
     verdict = Case(max={"mae": 2.0}, min={"r2": 0.5}).decide(Case().model(1.0))
     assert verdict.outcome == "pass"
     assert verdict.champion is None
@@ -79,14 +79,14 @@ def test_good_model_passes() -> None:
     ],
 )
 def test_bounds(gate: dict[str, Any], failing: str) -> None:
-    """A bound that is not met, or is on a metric of another task, fails by its name."""
+    """A bound that is not met, or on a metric of another task, fails by its name."""
     case = Case(**gate)
     verdict = case.decide(case.model(1.0))
     assert verdict.outcome == "fail"
     assert [check.name for check in verdict.checks if check.outcome == "fail"] == [failing]
 
 
-def test_undefined_metric_is_a_refusal() -> None:
+def test_an_undefined_metric_fails() -> None:
     """A model that predicts NaN fails, and the verdict is still JSON."""
     case = Case(max={"mae": 5.0})
     verdict = case.decide(Predictions(np.full(N, np.nan)))
@@ -96,7 +96,7 @@ def test_undefined_metric_is_a_refusal() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
-    """NaN and infinities fail the metric and each bound on it, whatever the bound says."""
+    """NaN and infinities fail the metric and each bound on it."""
     case = Case(max={"mae": 5.0}, min={"r2": 0.1})
     model = case.model(0.5)
     evaluation = Evaluation(
@@ -109,7 +109,7 @@ def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
 
 
 def test_no_better_than_the_baseline() -> None:
-    """The baseline itself fails; what beats it by no more than chance is inconclusive."""
+    """The baseline itself fails; a model that is better by chance only is inconclusive."""
     case = Case()
     assert _check(case.decide(case.baseline), "baseline").outcome == "fail"
     barely = Predictions(case.baseline.labels + 0.002 * np.sign(case.truth) * (case.rng.random(N) < 0.52))
@@ -119,8 +119,8 @@ def test_no_better_than_the_baseline() -> None:
     assert _check(small.decide(guess, unseen=40), "baseline").outcome != "pass"
 
 
-def test_the_lesser_evil() -> None:
-    """Who is no better than the baseline passes it only if the champion is not either, and is worse."""
+def test_a_challenger_passes_if_the_champion_is_worse_than_the_baseline() -> None:
+    """A model that is no better than the baseline passes only if the champion is worse than both."""
     case = Case()
     poor = Predictions(case.baseline.labels + 0.3 * case.rng.normal(size=N))
     stale = case.model(4.0)
@@ -133,8 +133,8 @@ def test_the_lesser_evil() -> None:
     assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"
 
 
-def test_champion() -> None:
-    """Equal or better passes, clearly worse fails, and what cannot be told is inconclusive: never a silent pass."""
+def test_comparison_with_the_champion() -> None:
+    """Equal or better passes, clearly worse fails, and everything else is inconclusive."""
     case = Case()
     champion = case.model(1.0)
     assert _check(case.decide(champion, champion), "champion").outcome == "pass"
@@ -149,8 +149,8 @@ def test_champion() -> None:
     assert unsure.outcome == "inconclusive" == _check(unsure, "champion").outcome
 
 
-def test_rows_the_champion_has_seen() -> None:
-    """The champion is judged by rows new to it; with fewer than 50, by all of them, and then never failed."""
+def test_rows_that_the_champion_was_trained_on() -> None:
+    """The champion is compared on unseen rows; with fewer than 50, on all rows, and then the check never fails."""
     case = Case()
     champion = Predictions(np.where(np.arange(N) < 300, case.model(1.0).labels, case.truth))  # it learnt the rest
     assert _check(case.decide(case.model(0.9), champion, 300), "champion").outcome == "pass"
@@ -160,7 +160,7 @@ def test_rows_the_champion_has_seen() -> None:
 
 
 def test_a_slice_collapses() -> None:
-    """A model better over all that fails one slice is refused, against the baseline or the champion, by its name."""
+    """A model that is better overall but fails one slice, against baseline or champion, is rejected by its name."""
     case = Case()
     champion, good = case.model(1.0), case.model(0.5)
     rare = (case.rows["part"] == "c").to_numpy()
@@ -174,8 +174,8 @@ def test_a_slice_collapses() -> None:
     assert "of version 7 on" in _check(verdict, "slices").detail
 
 
-def test_a_slice_that_is_worse_now_stands_in_no_ones_way() -> None:
-    """A slice that falls behind the baseline is no reason to keep a champion that is further behind on it."""
+def test_a_slice_on_which_the_champion_is_worse_does_not_fail() -> None:
+    """A slice worse than the baseline is no reason to keep a champion that is even worse on it."""
     case = Case()
     rare = (case.rows["part"] == "c").to_numpy()
     broken = Predictions(np.where(rare, case.truth + 5.0, case.model(0.5).labels))
@@ -186,8 +186,8 @@ def test_a_slice_that_is_worse_now_stands_in_no_ones_way() -> None:
     assert _check(case.decide(broken, far_behind, unseen=20), "slices").outcome == "fail"
 
 
-def test_release_that_answers_otherwise() -> None:
-    """Other answers, a forbidden import or a release that never answered fail, with the cause."""
+def test_the_smoke_test_fails() -> None:
+    """Other predictions, a forbidden import or a release that did not answer fail, with the cause."""
     case = Case()
     model = case.model(1.0)
     changed = GOOD.model_copy(update={"identical": False, "modules": ("prefect",), "detail": "labels differ"})
@@ -199,9 +199,8 @@ def test_release_that_answers_otherwise() -> None:
     assert _check(case.decide(model, smoke=dead), "latency").outcome == "fail"
 
 
-def test_how_often_it_errs() -> None:
-    """In 60 draws: an equal champion hardly ever means a failure, and a pass where models are alike, as retrained ones
-    are; a model worse by 10 % is never let through."""
+def test_error_rates() -> None:
+    """In 60 draws an equal champion hardly ever gives a failure, and a model worse by 10 % never passes."""
     equal, alike, worse = Counter[str](), Counter[str](), Counter[str]()
     for seed in range(60):
         case = Case(seed)

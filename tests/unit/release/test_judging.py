@@ -38,6 +38,11 @@ def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
     assert "champion" not in {check.name for check in verdict.checks}
 
 
+def holdout_of(run: TrainedRun) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of a run and the positions of its holdout."""
+    return run.work.table(), run.work.split_positions()["holdout"]
+
+
 def test_a_model_does_as_well_as_itself(regression: TrainedRun, packed: Release) -> None:
     """The champion is asked again on this run's rows."""
     verdict = judge(regression, regression.settings.store / packed.path)
@@ -49,13 +54,15 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
     """By time those after the end of its training."""
     run = build(tmp_path, make_house_table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._find_unseen_rows(model, run.work.subset("holdout").rows).all()
+    assert holdout_comparison._find_unseen_rows(model, *holdout_of(run)).all()
     everything = run.work.table()
     end = pd.Timestamp(model.metadata.dataset["split"]["train_end"])
-    unseen = holdout_comparison._find_unseen_rows(model, everything)
+    unseen = holdout_comparison._find_unseen_rows(model, everything, np.arange(len(everything)))
     assert unseen.tolist() == (everything["at"] > end).tolist()
     assert 0 < unseen.sum() < len(everything)
-    assert not holdout_comparison._find_unseen_rows(model, everything.drop(columns="at")).any()
+    assert not holdout_comparison._find_unseen_rows(
+        model, everything.drop(columns="at"), np.arange(len(everything))
+    ).any()
 
 
 def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
@@ -64,9 +71,9 @@ def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
     """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.subset("holdout").rows
-    assert not holdout_comparison._find_unseen_rows(model, rows).any()
+    assert not holdout_comparison._find_unseen_rows(model, *holdout_of(regression)).any()
     _, found, unseen = holdout_comparison._predict_with_champion(
-        model, regression.work.contract(), rows.sample(frac=1, random_state=1)
+        model, regression.work.contract(), rows.sample(frac=1, random_state=1), np.arange(len(rows))
     )
     assert unseen.all()
     _, measured, _ = load_evaluation_predictions(regression.work)
@@ -83,7 +90,7 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
     rows = newer.work.subset("holdout").rows
-    _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), rows)
+    _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), *holdout_of(newer))
     assert unseen.sum() == 100
     np.testing.assert_array_equal(found.labels, model.predict(rows))
 
@@ -92,9 +99,7 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     """Labels and probabilities of the measured model come back whole, in a task with classes too."""
     run = build(tmp_path, make_house_table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
-    _, found, unseen = holdout_comparison._predict_with_champion(
-        model, run.work.contract(), run.work.subset("holdout").rows
-    )
+    _, found, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
     _, measured, _ = load_evaluation_predictions(run.work)
     assert unseen.all()
     assert found.labels.tolist() == measured.labels.tolist()
@@ -107,10 +112,9 @@ def test_after_a_random_split_the_champion_tells_its_own_holdout(
     """Whatever table a row stands in, and in whatever order."""
     run = build(tmp_path, make_house_table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
-    assert holdout_comparison._find_unseen_rows(model, run.work.subset("holdout").rows).all()
-    assert not holdout_comparison._find_unseen_rows(
-        model, run.work.subset("train").rows.sample(frac=1, random_state=1)
-    ).any()
+    assert holdout_comparison._find_unseen_rows(model, *holdout_of(run)).all()
+    train = run.work.subset("train").rows.sample(frac=1, random_state=1)
+    assert not holdout_comparison._find_unseen_rows(model, train, np.arange(len(train))).any()
 
 
 def test_a_damaged_champion_leaves_it_open(regression: TrainedRun, release: Path) -> None:
@@ -148,7 +152,7 @@ def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., TrainedRun]
     more = build(tmp_path / "more", frame, target="sold")
     champion = open_release(fewer.settings.store / fewer.package().path)
     rows = more.work.subset("holdout").rows
-    _, answers, _ = holdout_comparison._predict_with_champion(champion, more.work.contract(), rows)
+    _, answers, _ = holdout_comparison._predict_with_champion(champion, more.work.contract(), *holdout_of(more))
     assert answers.probabilities is not None
     np.testing.assert_array_equal(answers.probabilities[:, 1:], champion.predict_proba(rows))
     assert not answers.probabilities[:, 0].any()

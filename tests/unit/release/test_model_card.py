@@ -1,10 +1,11 @@
-"""The card tells what the release is, and shows what users wrote as text only."""
+"""The model card: its numbers, escaping and plots."""
 
 import re
 
 from tests.support.checks import at_least_one
 from tests.support.releases import TrainedRun
-from towline.release.model_card import format_number, format_title
+from towline.html import format_number
+from towline.release.model_card import format_title
 from towline.release.packaging import Release
 
 
@@ -13,8 +14,8 @@ def read(run: TrainedRun, packed: Release) -> tuple[str, str]:
     return (folder / "card.md").read_text(), (folder / "card.html").read_text()
 
 
-def test_both_forms_tell_the_numbers(regression: TrainedRun, packed: Release) -> None:
-    """Name, metrics with their intervals, baseline and columns stand in the Markdown and the HTML."""
+def test_both_forms_have_the_numbers(regression: TrainedRun, packed: Release) -> None:
+    """Name, metrics with intervals, baseline and columns are in the Markdown and the HTML."""
     mae = regression.evaluation.metrics["mae"]
     for text in at_least_one(read(regression, packed)):
         assert "house-value" in text
@@ -24,8 +25,8 @@ def test_both_forms_tell_the_numbers(regression: TrainedRun, packed: Release) ->
         assert regression.work.dataset.digest in text
 
 
-def test_what_users_wrote_is_only_text(regression: TrainedRun, packed: Release) -> None:
-    """Markup in a description, a category, a note or a column name does not become markup."""
+def test_text_of_users_is_escaped(regression: TrainedRun, packed: Release) -> None:
+    """Markup in a description, category, note or column name stays text."""
     markdown, html = read(regression, packed)
     assert "<script" not in html
     assert "<b>c" not in html
@@ -37,15 +38,15 @@ def test_what_users_wrote_is_only_text(regression: TrainedRun, packed: Release) 
 
 
 def test_the_html_needs_no_other_file(regression: TrainedRun, packed: Release) -> None:
-    """Plots are inlined and nothing is fetched."""
+    """Plots are inlined and nothing is loaded."""
     html = read(regression, packed)[1]
     assert 'src="data:image/png;base64,' in html
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "url(" not in html
 
 
-def test_tables_of_the_markdown_are_whole(binary: TrainedRun) -> None:
-    """Every table has as many cells in each row as in its head, and at least one."""
+def test_markdown_tables_are_complete(binary: TrainedRun) -> None:
+    """Every row has as many cells as the header, and there is at least one row."""
     markdown = read(binary, binary.package())[0]
     tables = [table.splitlines() for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown)]
     assert len(tables) >= 4
@@ -55,7 +56,7 @@ def test_tables_of_the_markdown_are_whole(binary: TrainedRun) -> None:
 
 
 def test_numbers_and_titles() -> None:
-    """Four digits, whole numbers in full, and a dash for what is undefined."""
+    """Four digits, whole numbers in full, and a dash for None."""
     assert [format_number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
         "–", "0", "3", "12,345", "0.1235", "1,234", "-0.5",
     ]  # fmt: skip

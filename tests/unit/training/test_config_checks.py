@@ -1,4 +1,4 @@
-"""What is wrong with a config is found before any data is loaded."""
+"""Errors in a config are found before any data is loaded."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "search without a space": (
         {"task": "regression", "candidates": [{"estimator": "sklearn.svm.SVR", "search": {"trials": 3}}]},
-        "no search space of its own", "candidates.SVR.search.space", "name the parameters",
+        "no default search space", "candidates.SVR.search.space", "name the parameters",
     ),
     "gate metric of another task": (
         {"task": "binary", "gate": {"max": {"mae": 3}}}, "mae is not a metric of this task", "gate.max.mae", "roc_auc",
@@ -61,15 +61,15 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "weights of a number": (
         {"task": "regression", "candidates": [{"estimator": "linear", "weights": "balanced"}]},
-        "class weights cannot be used", "candidates.linear.weights", "leave weights out",
+        "class weights cannot be used", "candidates.linear.weights", "remove weights",
     ),
-    "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "no cron line", "schedule.drift", "five fields"),
+    "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "not a cron line", "schedule.drift", "five fields"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_run_is_named_without_data(case: str) -> None:
-    """No file of the config's source exists, and what, where and the remedy are told all the same."""
+def test_invalid_configs_are_rejected_without_data(case: str) -> None:
+    """The error has what, where and remedy, although the source does not exist."""
     changes, what, where, remedy = WRONG[case]
     config = build_config({"name": "t", "data": {"source": "nowhere.csv", "target": "y"}, **changes}, "t.yaml")
     with pytest.raises(ConfigError) as refused:
@@ -79,8 +79,8 @@ def test_what_cannot_run_is_named_without_data(case: str) -> None:
     assert remedy in refused.value.remedy
 
 
-def test_the_task_of_the_data_decides_where_the_config_leaves_it_open() -> None:
-    """A bound that fits a number passes until the target turns out to hold classes."""
+def test_the_task_of_the_data_is_checked_too() -> None:
+    """A bound for numbers is accepted until the target has classes."""
     raw = {"name": "t", "data": {"source": "t.csv", "target": "y"}, "gate": {"max": {"mae": 3}}}
     config = build_config({**raw, "candidates": ["linear", {"estimator": "boosting", "search": {"trials": 2}}]}, "")
     check_config(config)

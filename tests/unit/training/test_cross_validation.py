@@ -1,4 +1,4 @@
-"""Candidates are compared on folds of the train part, and the chosen one is fitted and stored."""
+"""Candidates are compared on folds of the train part, and the selected one is fitted and stored."""
 
 import warnings
 from pathlib import Path
@@ -57,8 +57,8 @@ def _load(work: Workspace, name: str = "model.skops") -> Any:
     return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
 
 
-def test_bike_through_time(tmp_path: Path) -> None:
-    """On the hourly bike table every named candidate beats the baseline, and the stored model is the scored one."""
+def test_cross_validation_by_time(tmp_path: Path) -> None:
+    """On the hourly bike table every candidate beats the baseline, and the stored model is the scored one."""
     drop = ["casual", "registered", "season"]
     data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "200d"}
     work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
@@ -76,7 +76,7 @@ def test_bike_through_time(tmp_path: Path) -> None:
 
 
 def test_threshold_for_rare_positives(tmp_path: Path) -> None:
-    """With 4 % positives the threshold chosen on out-of-fold predictions beats 0.5, and the stored model obeys it."""
+    """With 4 % positives the threshold chosen on out-of-fold predictions beats 0.5, and the stored model uses it."""
     work, config = prepare_workspace(tmp_path, _binary())
     linear = Candidate(estimator="linear")
     tuned = cross_validate(work, config, linear)
@@ -93,7 +93,7 @@ def test_threshold_for_rare_positives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [(0, 1), (False, True), ("b", "a")])
 def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> None:
-    """Integers, booleans and strings: the threshold is on the positive class and labels keep their type."""
+    """Integers, booleans and strings: the threshold applies to the positive class and labels have their type."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3, labels=labels), data={"positive": labels[1]})
     one = cross_validate(work, config, Candidate(estimator="linear"))
     assert one.mean["roc_auc"] > 0.8
@@ -102,8 +102,8 @@ def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> N
     assert set(_load(work).predict(work.subset("holdout").features).tolist()) == set(labels)
 
 
-def test_several_classes(tmp_path: Path) -> None:
-    """String classes: probabilities of the out-of-fold predictions stand in the contract's order."""
+def test_multiclass_probabilities(tmp_path: Path) -> None:
+    """Probabilities of the out-of-fold predictions are in the contract's order."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": rng.normal(size=300), "h": [f"v{i}" for i in rng.integers(0, 98, 300)]})
     frame["y"] = np.select([frame["a"] > 0.5, frame["a"] < -0.5], ["zebra", "ant"], "mule")
@@ -119,8 +119,8 @@ def test_several_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["f1", "precision", "recall", "accuracy"])
-def test_best_threshold_is_the_best(metric: str) -> None:
-    """No threshold on the predictions scores higher, ties and extremes included."""
+def test_no_threshold_scores_higher(metric: str) -> None:
+    """No threshold on the predictions scores higher, also with ties and extremes."""
     rng = np.random.default_rng(2)
     score = getattr(metrics, f"{metric}_score")
     for chance in (rng.random(60).round(1), rng.random(60), np.full(60, 0.3), np.r_[np.zeros(30), np.ones(30)]):
@@ -129,8 +129,8 @@ def test_best_threshold_is_the_best(metric: str) -> None:
         assert score(truth, chance >= best_threshold(truth, chance, True, metric)) == pytest.approx(max(every))
 
 
-def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One processor or several: the same scores and out-of-fold predictions."""
+def test_results_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One and several processors give the same scores and out-of-fold predictions."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     results = []
     for processors in (1, 3):
@@ -140,10 +140,10 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert results[:2] == results[2:]
 
 
-def test_a_candidate_that_fails_does_not_end_the_run(
+def test_a_failed_candidate_does_not_end_the_run(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its cause is one line; warnings become notes; choosing among failures says why for each."""
+    """The cause is one line; warnings become notes; if all candidates fail, the error gives each reason."""
     monkeypatch.setattr(
         cross_validation.joblib, "cpu_count", lambda: 1
     )  # threads share their filters, and may lose a warning
@@ -161,8 +161,8 @@ def test_a_candidate_that_fails_does_not_end_the_run(
     assert refused.value.details == ("moody: ValueError: too moody",)
 
 
-def test_a_wrong_config_is_told_at_once(tmp_path: Path) -> None:
-    """An unknown estimator or a metric of another task is no failed candidate but a config error."""
+def test_config_errors_are_raised(tmp_path: Path) -> None:
+    """An unknown estimator or a metric of another task is a config error, not a failed candidate."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     with pytest.raises(ConfigError, match="unknown estimator"):
         cross_validate(work, config, Candidate(estimator="bosting"))
@@ -170,8 +170,8 @@ def test_a_wrong_config_is_told_at_once(tmp_path: Path) -> None:
         cross_validate(work, _with(config, metric="mae"), Candidate(estimator="linear"))
 
 
-def test_search_never_ends_worse(tmp_path: Path) -> None:
-    """The best of the trials is no worse than the candidate as it stands, and failing trials are survived."""
+def test_a_search_is_never_worse(tmp_path: Path) -> None:
+    """The best trial is no worse than the candidate without a search; failed trials do not end the search."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     plain = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 1.0})
     search = {
@@ -187,8 +187,8 @@ def test_search_never_ends_worse(tmp_path: Path) -> None:
     assert (again.params, again.trials) == (after.params, 6)
 
 
-def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search killed within a trial keeps the ended ones, repeats that one and draws what it would have drawn."""
+def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the complete trials, repeats the incomplete one and draws the same parameters."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
     drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
     build = cross_validation.build_model
@@ -231,8 +231,8 @@ def test_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         {"low": 1, "hihg": 2},
     ],
 )
-def test_bad_space(tmp_path: Path, spec: object) -> None:
-    """A range that is none is a config error naming the parameter."""
+def test_invalid_search_space(tmp_path: Path, spec: object) -> None:
+    """An invalid range is a config error that names the parameter."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     search = {"trials": 2, "space": {"C": spec}}
     with pytest.raises(ConfigError) as refused:
@@ -240,8 +240,8 @@ def test_bad_space(tmp_path: Path, spec: object) -> None:
     assert refused.value.where == "candidates.linear.search.space.C"
 
 
-def test_what_cannot_be_stored(tmp_path: Path) -> None:
-    """An estimator whose state skops cannot write is refused, and no half model is left."""
+def test_estimators_that_cannot_be_stored_are_rejected(tmp_path: Path) -> None:
+    """An estimator that skops cannot write is rejected, and no incomplete model is left."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     candidate = Candidate.model_validate({"estimator": f"{__name__}.Unstorable", "name": "odd"})
     config = config.model_copy(update={"candidates": (candidate,)})
@@ -259,15 +259,15 @@ class Unstorable(LogisticRegression):
 
 
 def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> None:
-    """98 levels are target-encoded; the stored model opens under the fixed list of types."""
+    """98 levels are target-encoded; the stored model has types of the fixed list only."""
     table = _binary(share=0.3).assign(place=[f"L{row % 98}" for row in range(600)])
     work, config = prepare_workspace(tmp_path, table)
     fit(work, config, cross_validate(work, config, Candidate(estimator="linear")))
     assert len(model_io.load_model(work.file("model.skops")).predict(work.subset("holdout").features)) > 0
 
 
-def test_an_estimator_that_keeps_rows_is_refused_with_personal_data(tmp_path: Path) -> None:
-    """Nearest neighbours hold the table: not with a number that is pii, but with others."""
+def test_estimators_that_store_rows_are_rejected_for_personal_data(tmp_path: Path) -> None:
+    """Nearest neighbours contain the table: they are rejected with numbers that are pii only."""
     table = _binary().rename(columns={"x0": "age"})
     name = next(column for column in table.columns if column != "y")
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]

@@ -1,4 +1,4 @@
-"""Old targets adjusted to the newest trend."""
+"""Detrending: old targets are adjusted to the newest trend."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def _grown(rows: int = 3000, growth: float = 3.0) -> tuple[pd.DataFrame, np.ndar
 
 
 def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
-    """Each row's target is its share of the features times the newest trend, within the noise."""
+    """Each target becomes the part that its features explain times the newest trend, within the noise."""
     frame, shape = _grown()
     features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
     labels = frame["y"].to_numpy()
@@ -54,8 +54,8 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
     np.testing.assert_allclose(shuffled, (adjusted * shape)[order])
 
 
-def test_what_can_be_negative_is_moved_not_multiplied() -> None:
-    """A temperature that rises by ten degrees: the cold rows rise as far as the warm ones."""
+def test_targets_that_can_be_negative_are_shifted() -> None:
+    """A temperature that rises by ten degrees: the cold rows are shifted as much as the warm ones."""
     times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
     warm = np.tile([-8.0, 8.0], 1000)
     labels = warm + np.linspace(0, 10, 2000)
@@ -76,7 +76,7 @@ def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
+def test_detrending_is_chosen_for_a_growing_target(tmp_path: Path) -> None:
     """If a target grows, detrending is chosen and future rows are predicted far better; the record shows it."""
     frame, _ = _grown()
     errors = {}
@@ -98,7 +98,7 @@ def test_all_rows_teach_what_the_last_ones_are_worth(tmp_path: Path) -> None:
 
 
 def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
-    """It is refused before anything is fitted, with what to do instead."""
+    """It is rejected before anything is fitted, with a remedy."""
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
     work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])

@@ -1,4 +1,4 @@
-"""Candidates become pipelines that take any column the contract lets through."""
+"""Candidates become pipelines that accept any column that the contract allows."""
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def mixed() -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", [*NAMES, "sklearn.svm.SVR"])
 def test_every_kind_of_column(mixed: pd.DataFrame, name: str) -> None:
-    """All column kinds, nulls and odd names go in; unseen levels and nulls are answered with finite numbers."""
+    """All column kinds, nulls and unusual names are accepted; unseen levels and nulls give finite predictions."""
     model, contract = _fitted(name, mixed)
     strange = mixed.head(3).assign(**{"größe, 大小": "xxl", "many__levels": "new", "a number ": None, "when?": pd.NaT})
     assert np.isfinite(model.predict(contract.features(strange))).all()
@@ -57,7 +57,7 @@ def test_every_kind_of_column(mixed: pd.DataFrame, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "forest"])
 def test_feature_names_are_unique(mixed: pd.DataFrame, name: str) -> None:
-    """Columns whose derived names could meet stay apart, and there is one name for each prepared column."""
+    """Columns with similar derived names stay different, and each prepared column has one name."""
     model, contract = _fitted(name, mixed)
     prepared = model["prepare"].transform(contract.features(mixed))
     names = model["prepare"].get_feature_names_out()
@@ -68,7 +68,7 @@ def test_feature_names_are_unique(mixed: pd.DataFrame, name: str) -> None:
 @pytest.mark.parametrize("labels", [["a", "b", "c"], [1, 2, 30], [True, False], [0.0, 1.0]])
 @pytest.mark.parametrize("name", NAMES)
 def test_label_types(name: str, labels: list[object]) -> None:
-    """Strings, integers, booleans and whole floats can all be classes, a high-cardinality category beside them."""
+    """Strings, integers, booleans and whole floats can be classes, also with a category of many levels."""
     rng = np.random.default_rng(1)
     n = 120 if len(labels) == 3 else 80
     frame = pd.DataFrame({"x": rng.normal(size=n), "c": [f"v{i}" for i in rng.integers(0, 30, n)]})
@@ -80,7 +80,7 @@ def test_label_types(name: str, labels: list[object]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_column_without_values_in_a_fold(name: str) -> None:
-    """A number, a category and a time that are null in every row at hand can be fitted and asked later."""
+    """A number, a category and a time that are null in all training rows can be fitted and predicted later."""
     rng = np.random.default_rng(2)
     n = 90
     frame = pd.DataFrame(
@@ -101,7 +101,7 @@ def test_column_without_values_in_a_fold(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wide(name: str) -> None:
+def test_wide_table(name: str) -> None:
     """750 columns of mixed kinds and 100 rows."""
     rng = np.random.default_rng(3)
     columns = {f"n {i}": rng.normal(size=100) for i in range(500)}
@@ -111,8 +111,8 @@ def test_wide(name: str) -> None:
     assert model.n_features_in_ == 750
 
 
-def test_same_seed_same_model_through_skops(mixed: pd.DataFrame) -> None:
-    """Two builds with one seed predict the same, and so does what skops stored."""
+def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
+    """Two fits with one seed, and the model that skops stored, predict the same."""
     first, contract = _fitted("forest", mixed)
     second, _ = _fitted("forest", mixed)
     stored = skops.io.dumps(second)
@@ -122,7 +122,7 @@ def test_same_seed_same_model_through_skops(mixed: pd.DataFrame) -> None:
 
 
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
-    """The parts are those of the calendar, Monday being 0, and a null time is NaN."""
+    """The parts are those of the calendar (Monday is 0), and a null time is NaN."""
     contract = _contract(mixed)
     calendar = build_model(Candidate(estimator="forest"), contract, 7)["prepare"].transformers[-1][1][0]
     times = pd.DataFrame({"when?": pd.to_datetime(["2024-02-29 13:30", None]).astype("datetime64[us]")})
@@ -144,12 +144,12 @@ def test_calendar_parts(mixed: pd.DataFrame) -> None:
         ({"estimator": "sklearn.svm.SVC"}, "sklearn.svm.SVC is not a scikit-learn regressor", "give a regressor"),
         ({"estimator": "sklearn.cluster.KMeans"}, "is not a scikit-learn regressor", "give a regressor"),
         ({"estimator": "sklearn.decomposition.PCA"}, "it has no fit and predict", "name a class of scikit-learn"),
-        ({"estimator": "sklearn.ensemble.VotingRegressor"}, "cannot be made: TypeError", "constructor"),
-        ({"estimator": "linear", "weights": "balanced"}, "class weights cannot be used", "leave weights out"),
+        ({"estimator": "sklearn.ensemble.VotingRegressor"}, "cannot be created: TypeError", "constructor"),
+        ({"estimator": "linear", "weights": "balanced"}, "class weights cannot be used", "remove weights"),
     ],
 )
-def test_what_cannot_be_built(candidate: dict[str, object], what: str, remedy: str) -> None:
-    """A candidate that cannot be built says what, under which key, and the way out."""
+def test_invalid_candidates_are_rejected(candidate: dict[str, object], what: str, remedy: str) -> None:
+    """The error has what, the key and the remedy."""
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": np.arange(100.0)})
     with pytest.raises(ConfigError) as refused:
         build_model(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
@@ -158,29 +158,29 @@ def test_what_cannot_be_built(candidate: dict[str, object], what: str, remedy: s
     assert refused.value.where.startswith("candidates.")
 
 
-def test_weights_only_where_they_exist() -> None:
-    """Balanced weights reach an estimator that has them and are refused for one that has not."""
+def test_class_weights() -> None:
+    """Balanced weights are set for an estimator that has them and rejected for others."""
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": ["a", "b"] * 50})
     contract = _contract(frame)
     assert (
         build_model(Candidate(estimator="boosting", weights="balanced"), contract, 7).pipeline["estimate"].class_weight
         == "balanced"
     )
-    with pytest.raises(ConfigError, match="takes none"):
+    with pytest.raises(ConfigError, match="has no class_weight"):
         build_model(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
 
 
-def test_no_usable_column() -> None:
-    """A table without features is refused with the note of each ignored column."""
+def test_a_table_without_features_is_rejected() -> None:
+    """The error has the note of each ignored column."""
     frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
-    with pytest.raises(FitError, match="no column is left to learn from") as refused:
+    with pytest.raises(FitError, match="there is no feature column") as refused:
         build_model(Candidate(estimator="linear"), _contract(frame), 7)
     assert refused.value.details == ("constant: constant",)
 
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])
-def test_default_spaces_hold_known_parameters(task: str) -> None:
-    """Every parameter searched by default is one the estimator takes."""
+def test_default_search_spaces_have_existing_parameters(task: str) -> None:
+    """Every parameter of a default search space is a parameter of the estimator."""
     frame = pd.DataFrame({"x": np.arange(90.0) % 7, "y": [1, 2, 3] * 30})
     for name in at_least_one(NAMES[1:]):
         candidate = Candidate(estimator=name)

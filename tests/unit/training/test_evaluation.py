@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, their intervals hold what they promise, and slices and columns are told apart."""
+"""Metrics equal those of scikit-learn, intervals cover the true value, and slices and importance are correct."""
 
 import json
 import tracemalloc
@@ -48,24 +48,69 @@ def _case(task: str, n: int, seed: int) -> tuple[np.ndarray, Predictions, Contra
     return LABELS[rng.integers(0, k, n)], answers, _contract(task, tuple(LABELS[:k]), positive)
 
 
+def _sklearn_metrics(
+    truth: np.ndarray, answers: Predictions, contract: Contract, weights: np.ndarray
+) -> dict[str, float]:
+    """The metrics by scikit-learn; NaN where a metric is undefined."""
+    counted = weights > 0
+    truth, answers, w = truth[counted], answers.take(counted), {"sample_weight": weights[counted]}
+    metrics: dict[str, float] = dict.fromkeys(METRICS[contract.task], np.nan)
+    if not len(truth):
+        return metrics
+    if contract.task == "regression":
+        metrics["mae"] = sk.mean_absolute_error(truth, answers.labels, **w)
+        metrics["rmse"] = sk.root_mean_squared_error(truth, answers.labels, **w)
+        if truth.min() < truth.max():
+            metrics["r2"] = sk.r2_score(truth, answers.labels, **w)
+        if (nonzero := truth != 0).any():
+            nonzero_w = {"sample_weight": w["sample_weight"][nonzero]}
+            metrics["mape"] = sk.mean_absolute_percentage_error(truth[nonzero], answers.labels[nonzero], **nonzero_w)
+        return metrics
+    truth, labels = truth.astype(str), answers.labels.astype(str)
+    assert answers.probabilities is not None
+    metrics["accuracy"] = sk.accuracy_score(truth, labels, **w)
+    metrics["log_loss"] = sk.log_loss(truth, answers.probabilities, labels=list(contract.classes), **w)
+    ratios = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}
+    if contract.task == "multiclass":
+        metrics |= {
+            name: ratio(truth, labels, average="macro", zero_division=0.0, **w) for name, ratio in ratios.items()
+        }
+        by_class = [
+            sk.roc_auc_score(truth == label, answers.probabilities[:, number], **w)
+            for number, label in enumerate(contract.classes)
+            if 0 < (truth == label).sum() < len(truth)
+        ]
+        return metrics | {"roc_auc": float(np.mean(by_class)) if by_class else np.nan}
+    hits, chances = truth == contract.positive, answers.probabilities[:, contract.classes.index(contract.positive)]
+    metrics["brier"] = sk.brier_score_loss(hits, chances, pos_label=True, **w)
+    if hits.any():
+        predicted = labels == contract.positive
+        metrics |= {name: ratio(hits, predicted, zero_division=0.0, **w) for name, ratio in ratios.items()}
+        metrics["average_precision"] = sk.average_precision_score(hits, chances, **w)
+    if 0 < hits.sum() < len(hits):
+        metrics["roc_auc"] = sk.roc_auc_score(hits, chances, **w)
+    return metrics
+
+
 @pytest.mark.parametrize("task", METRICS)
 @pytest.mark.parametrize("n", [1, 2, 9, 80])
-def test_vectorised_equals_sklearn(task: str, n: int) -> None:
-    """Each metric under many weights at once is what scikit-learn gives for each, ties and undefined ones included."""
+def test_metrics_equal_those_of_scikit_learn(task: str, n: int) -> None:
+    """Each metric equals that of scikit-learn under each weighting, also with ties and where it is undefined."""
     rng = np.random.default_rng(n)
     for seed in range(2):
         truth, answers, contract = _case(task, n, seed)
-        for drawn in (draw_weights(n, 8, seed), rng.random((8, n)) * (rng.random((8, n)) > 0.3)):
-            each = [compute_metrics(truth, answers, contract, row) for row in drawn]
+        for weights in (draw_weights(n, 8, seed), rng.random((8, n)) * (rng.random((8, n)) > 0.3)):
+            expected = [_sklearn_metrics(truth, answers, contract, row) for row in weights]
             for metric in METRICS[task]:
-                expected = [one[metric] for one in each]
                 np.testing.assert_allclose(
-                    resample_metric(truth, answers, contract, metric, drawn), expected, atol=1e-12
+                    resample_metric(truth, answers, contract, metric, weights),
+                    [metrics[metric] for metrics in expected],
+                    atol=1e-12,
                 )
 
 
-def test_scores_are_sklearns() -> None:
-    """Weighted point estimates are scikit-learn's for the positive class, whichever label it has."""
+def test_weighted_metrics_equal_those_of_scikit_learn() -> None:
+    """Weighted metrics equal those of scikit-learn for the positive class, whichever label it has."""
     truth, answers, contract = _case("binary", 200, 0)
     assert answers.probabilities is not None
     weight = np.random.default_rng(0).random(200)
@@ -80,8 +125,8 @@ def test_scores_are_sklearns() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_undefined_is_nan_and_silent() -> None:
-    """What the rows do not allow is nan without a warning: no positive or probability, a constant truth, zeros, NaN."""
+def test_undefined_metrics_are_nan() -> None:
+    """Undefined metrics are NaN without a warning: no positive or probability, a constant truth, zeros, NaN."""
     contract = _contract("binary", (False, True), True)
     none = compute_metrics(
         np.array([False] * 5, dtype=object), Predictions(np.zeros(5, dtype=bool), np.full((5, 2), 0.5)), contract
@@ -102,8 +147,8 @@ def test_undefined_is_nan_and_silent() -> None:
     assert all(np.isnan(value) for value in broken.values())
 
 
-def test_class_the_model_never_saw() -> None:
-    """Probabilities stand in the contract's order, 0 for a class that the model does not know."""
+def test_classes_that_did_not_occur_in_training() -> None:
+    """Probabilities are in the contract's order, 0 for a class that did not occur in training."""
     model = Classifier(make_pipeline(FunctionTransformer(), DummyClassifier()), ("a", "b", "c"))
     rows = pd.DataFrame({"x": range(10)})
     model.fit(rows, np.array(["c"] * 7 + ["a"] * 3, dtype=object))
@@ -113,8 +158,8 @@ def test_class_the_model_never_saw() -> None:
     np.testing.assert_allclose(found.probabilities, [[0.3, 0, 0.7]] * 2)
 
 
-def test_intervals_cover_the_truth() -> None:
-    """About 95 % of the intervals hold the true value; where neighbours are alike, blocks do and rows do not."""
+def test_intervals_cover_the_true_value() -> None:
+    """About 95 % of the intervals cover the true value; for correlated neighbours only with blocks."""
     rng = np.random.default_rng(0)
     contract = _contract("regression")
     held = {"rows": 0, "blocks": 0, "alone": 0}
@@ -133,8 +178,8 @@ def test_intervals_cover_the_truth() -> None:
     assert held["rows"] < 90
 
 
-def test_units() -> None:
-    """Groups are drawn whole, time in blocks of its own order, other rows one by one."""
+def test_resampling_units() -> None:
+    """Groups are drawn whole, times in blocks of consecutive rows, other rows one by one."""
     rows = pd.DataFrame({"t": pd.date_range("2024", periods=100)[::-1], "g": np.repeat(list("abcde"), 20), "y": 1.0})
 
     def drawn(by: str = "auto", **data: Any) -> np.ndarray:
@@ -152,7 +197,7 @@ def test_units() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """60,000 rows and 200 resamples of a ranking metric take no matrix of floats as large as the counts."""
+    """60,000 rows and 200 resamples of a ranking metric need no matrix of floats as large as the counts."""
     rng = np.random.default_rng(0)
     chance = rng.random(60_000)
     answers = Predictions(np.zeros(60_000, dtype=int), np.column_stack([1 - chance, chance]))
@@ -163,8 +208,8 @@ def test_memory_is_bounded() -> None:
     tracemalloc.stop()
 
 
-def test_bike(train: Callable[..., Any]) -> None:
-    """On the bike table: intervals around the metrics, slices that add up, the hour matters most, JSON and back."""
+def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
+    """Intervals around the metrics, slices that add up, the hour is the most important column; equal after JSON."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "300d"}
     work, config, _, fitted = train(DATA / "bike_hourly.parquet", "rentals", "boosting", data=data)
     found = evaluate(work, config, fitted)
@@ -190,7 +235,7 @@ def test_bike(train: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("labels", [("no", "yes"), (0, 1), (False, True), ("x", "y", "$z$")])
 def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) -> None:
-    """Classes of any type come back from disk as they were."""
+    """Classes of any type are equal after they were stored."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=400)
     places = np.digitize(x + 0.5 * rng.normal(size=400), np.linspace(-0.5, 0.5, len(labels) - 1))
@@ -206,7 +251,7 @@ def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) 
 
 
 def test_slices() -> None:
-    """Features with few values by default, any column when asked; a misspelt one is named with the nearest."""
+    """Features with few values by default, any column by config; a misspelt one is reported with the similar name."""
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(
         {
@@ -242,7 +287,7 @@ def test_slices() -> None:
 
 
 def test_only_known_types_are_loaded(tmp_path: Path) -> None:
-    """A file that names a function of its own, is damaged or is absent is refused before anything is built."""
+    """A file that names a function, is damaged or is missing is rejected before any object is built."""
     path = tmp_path / "model.skops"
     skops.io.dump(FunctionTransformer(tracemalloc.start), path)
     with pytest.raises(ReleaseError, match=r"not trusted: _tracemalloc\.start"):
@@ -255,7 +300,7 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
 
 
 def test_packages_are_trusted_by_the_config() -> None:
-    """Those of the candidates and of ``package.trusted``: of scikit-learn the part named, of LightGBM nothing."""
+    """Trusted are the candidates' packages and ``package.trusted``: of scikit-learn the module, of LightGBM nothing."""
     names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
     config["package"] = {"trusted": ["third"]}

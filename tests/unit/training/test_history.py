@@ -1,4 +1,4 @@
-"""Which rows a model learns from, and the fit on all of them."""
+"""The rows that a model is trained on, and the final fit on all rows."""
 
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, 
     )
 
 
-def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
-    """After a turn the short window wins, each one is recorded, and the model learns from these rows alone."""
+def test_a_short_window_is_chosen_after_a_change(tmp_path: Path) -> None:
+    """After a change the short window has the best score; all trials are recorded, and only its rows are fitted."""
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["4d", "30d", "all"])
     history = choose_history(work, config, chosen)
     assert history.window == 4 * DAY
@@ -60,8 +60,8 @@ def test_the_history_that_fits_the_present_is_chosen(tmp_path: Path) -> None:
     assert error < 1
 
 
-def test_where_nothing_changes_all_rows_are_best(tmp_path: Path) -> None:
-    """Noise and a steady world: the longest history has the smallest error."""
+def test_all_rows_are_chosen_without_a_change(tmp_path: Path) -> None:
+    """Without a change the longest history has the smallest error."""
     rng = np.random.default_rng(5)
     frame = pd.DataFrame(rng.normal(size=(1500, 30)), columns=[f"c{n}" for n in range(30)])
     frame["y"] = frame.sum(axis=1) + rng.normal(0, 5, 1500)
@@ -71,7 +71,7 @@ def test_where_nothing_changes_all_rows_are_best(tmp_path: Path) -> None:
 
 
 def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
-    """Rows that fade do what a short window does; each pair of window and half-life is tried."""
+    """A half-life has the same effect as a short window; each pair of window and half-life is scored."""
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["30d", "all"], half_life=["2d", "all"])
     history = choose_history(work, config, chosen)
     assert len(history.trials) == 4
@@ -84,13 +84,13 @@ def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
 
 
 def test_one_history_is_no_choice(tmp_path: Path) -> None:
-    """Without windows nothing is fitted for a choice, and all rows count."""
+    """Without several windows nothing is fitted to choose one, and all rows are used."""
     work, config, chosen = _made(tmp_path, _turned(300, 300))
     assert choose_history(work, config, chosen) == History()
 
 
-def test_a_thin_window_reaches_back() -> None:
-    """A window of few rows takes more of them, and rows of every class."""
+def test_a_window_with_few_rows_is_extended() -> None:
+    """A window with few rows gets more rows, and rows of every class."""
     times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
     numbers = np.zeros(1000)
     assert len(History(window=30 * DAY).select_rows(times, numbers)) == 720
@@ -100,7 +100,7 @@ def test_a_thin_window_reaches_back() -> None:
 
 
 def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
-    """The released model ends at the newest row, the measured one before the holdout; parameters stay."""
+    """The released model ends at the newest row, the evaluated one before the holdout; parameters are equal."""
     work, config, chosen = _made(tmp_path, _turned(1200, at=1100), window=["4d", "all"])
     measured = fit(work, config, chosen, choose_history(work, config, chosen))
     released = refit(work, config, chosen, measured)
@@ -121,8 +121,8 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert refit(work, plain, chosen, measured) == measured
 
 
-def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None:
-    """After a turn the one whose old rows fade says what is true now; its threshold is cross-validation's."""
+def test_half_lives_of_a_classifier_with_a_threshold(tmp_path: Path) -> None:
+    """After a change the weighted classifier predicts the new rule; its threshold is that of cross-validation."""
     frame = _turned(at=900)
     frame["y"] = np.where(frame["y"] > 0, "up", "down")
     data = {"time": "at", "half_life": ["2d", "all"]}
@@ -138,8 +138,8 @@ def test_rows_fade_for_a_classifier_with_a_threshold_too(tmp_path: Path) -> None
     assert model.threshold == chosen.threshold
 
 
-def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
-    """Nearest neighbours take no weights; a half-life leaves them as they are."""
+def test_an_estimator_without_sample_weights(tmp_path: Path) -> None:
+    """Nearest neighbours have no weights; a half-life does not change them."""
     neighbours = "sklearn.neighbors.KNeighborsRegressor"
     data = {"time": "at", "half_life": "2d"}
     work, config = prepare_workspace(tmp_path, _turned(400), data=data, candidates=[neighbours])
@@ -149,6 +149,6 @@ def test_an_estimator_without_weights_learns_evenly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["window", "half_life", "detrend"])
 def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
-    """Without data.time nobody knows which rows are old."""
+    """Without data.time the age of rows is unknown."""
     with pytest.raises(ConfigError, match="time"):
         prepare_workspace(tmp_path, _turned(300), data={key: ["3d", "all"]})

@@ -1,4 +1,4 @@
-"""Models are read back only if every type in the file is vouched for, and whether they can be is found out early."""
+"""Model files are loaded only if every type in them is trusted, and this is checked before long fits."""
 
 import io
 import sys
@@ -90,8 +90,8 @@ def table() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("function", [tracemalloc.start, check_output, sys.exit])
-def test_a_file_cannot_vouch_for_itself(tmp_path: Path, function: Callable[..., Any]) -> None:
-    """What Python itself defines is not built, whoever records or trusts it, nor under a library's name."""
+def test_python_objects_in_a_file_are_rejected(tmp_path: Path, function: Callable[..., Any]) -> None:
+    """Objects of Python are not built, whoever records or trusts them, nor under a library's name."""
     path = written(tmp_path, FunctionTransformer(function))
     types = model_io.untrusted_types(path)
     for name in (*types, "sklearn.utils._testing.check_output"):
@@ -100,8 +100,8 @@ def test_a_file_cannot_vouch_for_itself(tmp_path: Path, function: Callable[..., 
             model_io.load_model(path, (package, name), (*types, name))
 
 
-def test_a_function_under_a_librarys_name(tmp_path: Path) -> None:
-    """A file that names Python's function by where a library has imported it gains nothing by it."""
+def test_a_function_that_a_library_has_imported_is_rejected(tmp_path: Path) -> None:
+    """A file that names a function of Python by the module that imported it is rejected."""
     path = written(tmp_path, FunctionTransformer(check_output))
     content = skops.io.dumps(FunctionTransformer(check_output))
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(path, "w") as new:
@@ -115,7 +115,7 @@ def test_a_function_under_a_librarys_name(tmp_path: Path) -> None:
 
 
 def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
-    """Recorded classes are built, and functions of the project; an installed package's functions need its name."""
+    """Recorded classes and functions of the project are built; functions of an installed package need trust."""
     x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
     for made in (own, bought):
         path = written(tmp_path, made.Mean().fit(x, y))
@@ -133,8 +133,8 @@ def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
     np.testing.assert_allclose(model_io.load_model(path, ("bought_estimators",)).predict(x), y, atol=2)
 
 
-def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the line to type."""
+def test_a_missing_library_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is the command that installs it."""
     import lightgbm
 
     x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
@@ -151,14 +151,14 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "what"),
     [
         ("Locked", "cannot be stored: TypeError: it holds a lock"),
-        ("Forgetful", "answers otherwise when it is read back"),
-        ("Counting", r"cannot be read back: the model holds a type that is not trusted: collections\.Counter"),
+        ("Forgetful", "predicts other values after it was stored"),
+        ("Counting", r"cannot be read back: the model has a type that is not trusted: collections\.Counter"),
     ],
 )
-def test_what_cannot_be_stored_is_told_after_the_first_fold(
+def test_models_that_cannot_be_stored_are_reported_after_the_first_fold(
     name: str, what: str, own: Any, train: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a candidate with many fits ahead one is made; the error names the candidate and nothing is left."""
+    """Of a candidate with many fits only one is fitted; the error names the candidate, and no file is left."""
     fits: list[int] = []
     fit = own.Mean.fit
     monkeypatch.setattr(own.Mean, "fit", lambda self, *data: fits.append(1) or fit(self, *data))
@@ -172,8 +172,8 @@ def test_what_cannot_be_stored_is_told_after_the_first_fold(
 
 
 @pytest.mark.parametrize("name", ["Mean", "make"])
-def test_the_projects_own_estimators_are_trained(name: str, own: Any, train: Callable[..., TrainedModel]) -> None:
-    """A class with parts of its own, and a function that makes a pipeline, are cross-validated, fitted and stored."""
+def test_estimators_of_the_project_are_trained(name: str, own: Any, train: Callable[..., TrainedModel]) -> None:
+    """A class with components, and a function that creates a pipeline, are cross-validated, fitted and stored."""
     trained = train(table(), candidate=f"own_estimators.{name}")
     path = trained.work.file(trained.fitted.file)
     assert model_io.untrusted_types(path)

@@ -1,4 +1,4 @@
-"""Every classifier learns positions of the contract's classes, and every answer is one of its labels."""
+"""Classifiers are fitted on positions of the contract's classes and predict its labels."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ LABELS = {
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_labels_come_back_as_they_are(estimator: str, labels: list[Any]) -> None:
-    """Each answer is (n,), equal to a class of the contract and of the same type; most are right."""
+def test_predictions_are_labels_of_the_contract(estimator: str, labels: list[Any]) -> None:
+    """Predictions are (n,), equal to a class of the contract and of the same type; most are correct."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=240)
     places = np.digitize(x, [0.0] if len(labels) == 2 else [-0.4, 0.4])
@@ -49,7 +49,7 @@ def test_labels_come_back_as_they_are(estimator: str, labels: list[Any]) -> None
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_class_that_does_not_occur(estimator: str) -> None:
-    """Rows without the middle one of three classes can be fitted; it is never answered and has probability 0."""
+    """Rows without one of three classes can be fitted; it is never predicted and has the probability 0."""
     rng = np.random.default_rng(4)
     x = rng.normal(size=240)
     frame = pd.DataFrame({"x": x, "y": np.array(["a", "b", "c"])[np.digitize(x, [-0.4, 0.4])]})
@@ -65,8 +65,8 @@ def test_a_class_that_does_not_occur(estimator: str) -> None:
         assert (found.probabilities[:, 1] == 0).all()
 
 
-def test_labels_of_no_class_are_refused() -> None:
-    """A label that the contract does not know is named, not learnt as another one."""
+def test_unknown_labels_are_rejected() -> None:
+    """A label that the contract does not know is reported."""
     frame = pd.DataFrame({"x": np.arange(40.0) % 7, "y": ["a", "b"] * 20})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
     contract = infer_contract(frame, config)

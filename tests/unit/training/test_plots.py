@@ -1,4 +1,4 @@
-"""Every question that can be answered gets a plot that can be opened; none depends on tame names or large tables."""
+"""Plots can be opened for any names and for small tables; undefined plots are left out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +37,8 @@ def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
     return names, work.file("plots")
 
 
-def test_numbers_through_time(train: Callable[..., Any]) -> None:
-    """Bike: all plots of a regression, over time too, the same bytes when drawn again, and no setting left changed."""
+def test_plots_of_a_regression_by_time(train: Callable[..., Any]) -> None:
+    """Bike: all plots of a regression, the same bytes when drawn again, and no setting changed."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d", "detrend": "7d"}
     before = dict(mpl.rcParams)
     trained = train(DATA / "bike_hourly.parquet", "rentals", data=data)
@@ -50,8 +50,8 @@ def test_numbers_through_time(train: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 5, 30])
-def test_classes(train: Callable[..., Any], k: int) -> None:
-    """Two, several and many classes, with names that are long, mathematical or of another script."""
+def test_plots_of_classes(train: Callable[..., Any], k: int) -> None:
+    """Two, several and many classes, with names that are long, mathematical or in another script."""
     rng = np.random.default_rng(0)
     labels = ["$\\alpha_", "ж" * 70, "类别", "a\nb", *(f"class {at}" for at in range(26))][:k]
     n = 600 + 60 * k
@@ -68,8 +68,8 @@ def test_classes(train: Callable[..., Any], k: int) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_little_to_draw(train: Callable[..., Any]) -> None:
-    """A table of 24 rows without slices, and a model without probabilities: what is undefined is left out, silently."""
+def test_undefined_plots_are_left_out(train: Callable[..., Any]) -> None:
+    """A table of 24 rows without slices, and a model without probabilities, give fewer plots and no warning."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"x": rng.normal(size=24), "y": 0.0})
     frame["y"] = frame["x"] * 1e-9
@@ -80,8 +80,8 @@ def test_little_to_draw(train: Callable[..., Any]) -> None:
     assert not set(names) & {"roc.png", "calibration.png"}
 
 
-def test_rare_classes_stand_together() -> None:
-    """Beyond 20 classes a confusion matrix shows the commonest and one row for all the others."""
+def test_rare_classes_are_merged() -> None:
+    """With more than 20 classes a confusion matrix has the most frequent ones and one row for all others."""
     truth = np.repeat(np.arange(40), np.arange(40, 0, -1))
     figure = plot_confusion_matrix(EncodedPredictions("multiclass", truth, truth, None), [f"c{at}" for at in range(40)])
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -1,4 +1,4 @@
-"""Whole columns in canonical form: ``values`` says what one value means, this does it for arrays of any type."""
+"""Conversion of whole columns to canonical values; ``values`` defines the meaning of a single value."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,19 +12,19 @@ from towline.config import Kind
 from towline.data.schema import text_columns
 from towline.data.schema.values import PLAIN, ValueFormat, ValueReader
 
-_OFFENDERS = 5
+_MAX_EXAMPLES = 5
 
 
-def list_examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, shown: bool = True) -> str:
-    """Up to five offending values, or only their rows, with row numbers (from 1, headers not counted)."""
-    picked = {int(row): "" for row in rows[:_OFFENDERS]}
-    at = values.iloc if isinstance(values, pd.Series) else list(values)
-    listed = [f"row {row + 1}: {_shown(at[row])[:60]}" if shown else f"row {row + 1}" for row in picked]
-    return ", ".join(listed) + (f" and {len(rows) - len(listed)} more" if len(rows) > len(listed) else "")
+def list_examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, hidden: bool = False) -> str:
+    """Up to five examples such as ``row 3: 'n/a'``; if ``hidden``, only row numbers (from 1, headers not counted)."""
+    by_position = values.iloc if isinstance(values, pd.Series) else list(values)
+    first = [int(row) for row in rows[:_MAX_EXAMPLES]]
+    examples = [f"row {row + 1}" + ("" if hidden else f": {_format(by_position[row])[:60]}") for row in first]
+    return ", ".join(examples) + (f" and {len(rows) - len(first)} more" if len(rows) > len(first) else "")
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as a frame; whole numbers that float64 cannot hold stay exact where there are nulls among them."""
+    """An Arrow table as a frame; whole numbers with nulls that float64 cannot represent become Python integers."""
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and text_columns.is_inexact(column):
@@ -33,21 +33,23 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Canonical values (n,), and the positions of those that do not fit their kind.
+    """Canonical values (n,), and the positions of values that do not fit the kind.
 
     Numeric and boolean are float64 (NaN for null), category is object of str (NaN for null), datetime is
     datetime64[us].
     """
     if isinstance(values.dtype, pd.CategoricalDtype) or getattr(values.dtype, "na_value", None) is pd.NA:
         values = values.astype(object)
-    read, bad = _typed(values, kind, fmt) if values.dtype.kind in "biufM" else _any(values, kind, fmt)
+    read, bad = (
+        _convert_typed(values, kind, fmt) if values.dtype.kind in "biufM" else _convert_objects(values, kind, fmt)
+    )
     if fmt.coerce:
         bad = np.array([row for row in bad if not isinstance(values.iloc[row], str)], dtype=np.int64)
     return read, bad
 
 
-def _typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of numbers, flags or times."""
+def _convert_typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Converts columns of numbers, booleans or times."""
     none = np.empty(0, dtype=np.int64)
     code = values.dtype.kind
     if kind == "datetime" and code == "M":
@@ -55,7 +57,7 @@ def _typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray,
         return times.to_numpy("datetime64[us]"), none
     if kind == "category" or (kind == "datetime" and code != "b") or fmt.na_values or code == "M":
         codes, distinct = pd.factorize(values)
-        read, bad = _any(pd.Series(list(distinct), dtype=object), kind, fmt)
+        read, bad = _convert_objects(pd.Series(list(distinct), dtype=object), kind, fmt)
         read = np.concatenate([read, np.array([_null(kind)], dtype=read.dtype)])
         return read[codes], np.flatnonzero(np.isin(codes, bad))
     if kind == "datetime":
@@ -64,32 +66,32 @@ def _typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray,
     return floats, np.flatnonzero(~np.isin(floats, (0.0, 1.0)) & ~np.isnan(floats)) if kind == "boolean" else none
 
 
-def _any(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of text or of mixed values."""
-    texts = _texts(values)
+def _convert_objects(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Converts columns of text or of mixed values."""
+    texts = _to_text(values)
     if texts is not None and kind in ("numeric", "datetime"):
         read, unread = (text_columns.parse_numbers if kind == "numeric" else text_columns.parse_times)(texts, fmt)
         return read, np.flatnonzero(unread)
     reader = ValueReader(kind, fmt)
     if texts is not None:
         codes, distinct = pd.factorize(values)
-        given = [*distinct, None]
-    else:  # not by distinct value: 1, 1.0 and True are equal to a hash table
-        codes, given = np.arange(len(values)), values.tolist()
+        inputs = [*distinct, None]
+    else:  # not only distinct values: 1, 1.0 and True are equal in a hash table
+        codes, inputs = np.arange(len(values)), values.tolist()
     dtype = "datetime64[us]" if kind == "datetime" else object if kind == "category" else np.float64
-    read = np.empty(len(given), dtype=dtype)
-    read[:] = [math.nan if value is None and kind == "category" else value for value in map(reader.read, given)]
-    bad = np.array([reader.misfits(value) for value in given], dtype=bool)
+    read = np.empty(len(inputs), dtype=dtype)
+    read[:] = [math.nan if value is None and kind == "category" else value for value in map(reader.read, inputs)]
+    bad = np.array([reader.misfits(value) for value in inputs], dtype=bool)
     return read[codes], np.flatnonzero(bad[codes])
 
 
-def _texts(values: pd.Series) -> pa.ChunkedArray | None:
-    """The column as Arrow text, where it is nothing else."""
+def _to_text(values: pd.Series) -> pa.ChunkedArray | None:
+    """The column as Arrow text; None if it has other values."""
     if values.dtype == object and not (len(values) and pd.api.types.infer_dtype(values, skipna=True) == "string"):
         return None
     try:
         array = pa.array(values, from_pandas=True)
-    except (pa.ArrowException, UnicodeError):  # half of a surrogate pair
+    except (pa.ArrowException, UnicodeError):  # UnicodeError: half of a surrogate pair
         return None
     chunked = array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
     return chunked.cast(pa.large_string()) if text_columns.is_text(chunked.type) else None
@@ -99,6 +101,6 @@ def _null(kind: Kind) -> Any:
     return np.datetime64("NaT", "us") if kind == "datetime" else math.nan
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     value = value.item() if isinstance(value, np.generic) else value
     return "null" if value is None or value is pd.NA or value != value else repr(value)  # noqa: PLR0124 - NaN, NaT

@@ -1,12 +1,14 @@
-"""What a row of a table is: the one door by which rows enter training and prediction."""
+"""The contract describes the columns of a table and what is predicted from them.
 
-import difflib
+Rows of training and of prediction are converted by the same method, ``Contract.features``.
+"""
+
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from towline.config import Frozen, Kind, Task
+from towline.config import Frozen, Kind, Task, suggest
 from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, category_name
 from towline.errors import DataError
 
@@ -19,21 +21,29 @@ Label = str | int | bool | float
 
 
 class Column(Frozen):
-    """One column. ``min`` and ``max`` are of numeric columns, ``categories`` of those with at most 100 levels.
+    """One column.
 
-    ``format`` says how its values are written where they are text. A column with personal data (``pii``) has no range
-    and no categories: no value of it stands in a contract. ``note`` says why an ignored column is left out; ``reason``
-    says why a column has its kind, where the type of its values alone does not say it.
+    Attributes:
+        nullable: whether the training table has nulls.
+        min, max: of a numeric column.
+        categories: of a category with at most 100 levels.
+        levels: number of distinct values.
+        integer: whether all numbers are whole.
+        note: why the column is ignored.
+        reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
+        derive: calendar parts of a datetime.
+        pii: whether it holds personal data; then the contract has no range and no categories of it.
+        format: how its values are written if they are text.
     """
 
     name: str
     kind: Kind
     role: Role
-    nullable: bool
-    min: float | None
-    max: float | None
-    categories: tuple[str, ...] | None
-    levels: int
+    nullable: bool = False
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str, ...] | None = None
+    levels: int = 0
     integer: bool = False
     note: str = ""
     reason: str = ""
@@ -43,12 +53,12 @@ class Column(Frozen):
 
     @property
     def reader(self) -> ValueReader:
-        """Reads values of this column, whatever they came in."""
+        """A reader of this column's values."""
         return ValueReader(self.kind, self.format)
 
 
 class Contract(Frozen):
-    """The columns of a table, and what is to be predicted; ``salt`` is that of pseudonyms."""
+    """The columns of a table, and what is predicted; ``salt`` is that of the pseudonyms."""
 
     FILE: ClassVar[str] = "contract.json"
 
@@ -66,22 +76,22 @@ class Contract(Frozen):
 
     @property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Columns a model sees: the features, and the time where parts of it are derived."""
+        """The columns that a model uses: the features, and the time if calendar parts are derived from it."""
         return tuple(column for column in self.columns if column.role == "feature" or column.derive)
 
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """The canonical frame: equal values give an equal frame, whatever they came in.
+        """The canonical frame: equal values give an equal frame, whatever their types are.
 
         Args:
-            rows: any frame that holds the feature columns; further columns are left out.
+            rows: any frame with the feature columns; other columns are ignored.
 
         Returns:
             Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are as
-            ``pseudonyms`` says.
+            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are
+            replaced by pseudonyms.
 
         Raises:
-            DataError: a column is missing or stands twice, or values do not fit its kind.
+            DataError: a column is missing or occurs twice, or values do not fit its kind.
         """
         import pandas as pd
 
@@ -89,33 +99,29 @@ class Contract(Frozen):
         from towline.data.schema.pseudonyms import pseudonymize_column
 
         columns = self.feature_columns
-        absent = [column.name for column in columns if column.name not in rows.columns]
-        if absent:
-            near = difflib.get_close_matches(absent[0], [str(name) for name in rows.columns], 1)
-            raise DataError(
-                f"columns are missing: {', '.join(map(repr, absent[:10]))}",
-                where="rows",
-                remedy=f"rename {near[0]!r}" if near else "give every feature column; a null is allowed",
-            )
+        missing = [column.name for column in columns if column.name not in rows.columns]
+        if missing:
+            what = f"columns are missing: {', '.join(map(repr, missing[:10]))}"
+            remedy = f"give every feature column (null is allowed); {suggest(missing[0], map(str, rows.columns))}"
+            raise DataError(what, where="rows", remedy=remedy)
         converted, details = {}, []
         for column in columns:
             values = rows[column.name]
             if isinstance(values, pd.DataFrame):
-                raise DataError(f"column {column.name!r} stands twice", where="rows", remedy="rename one")
+                raise DataError(f"column {column.name!r} occurs twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert_column(values, column.kind, column.format)
             if column.pii:
                 converted[column.name] = pseudonymize_column(
                     converted[column.name], column.name, column.kind, self.salt
                 )
             if len(bad):
-                shown = list_examples(values, bad, shown=not column.pii)
-                details.append(f"column {column.name!r} ({column.kind}): {shown}")
+                examples = list_examples(values, bad, hidden=column.pii)
+                details.append(f"column {column.name!r} ({column.kind}): {examples}")
         if details:
-            raise DataError(
-                "values do not fit the contract", where="rows", remedy="correct the values", details=tuple(details[:10])
-            )
+            what, lines = "values do not fit the contract", tuple(details[:10])
+            raise DataError(what, where="rows", remedy="correct the values", details=lines)
         index = pd.RangeIndex(len(rows))
-        series = {  # pandas would turn an array of strings into its own string type
+        series = {  # pandas would convert an array of strings to its own string type
             name: pd.Series(values, index=index, dtype=object) if values.dtype == object else values
             for name, values in converted.items()
         }
@@ -123,23 +129,21 @@ class Contract(Frozen):
 
     @property
     def target_column(self) -> Column:
-        """The column of the target; of a contract of features alone, one that its classes allow."""
-        flags = bool(self.classes) and {type(label) for label in self.classes} == {bool}
-        kind: Kind = "numeric" if self.task == "regression" else "boolean" if flags else "category"
-        plain = Column(
-            name=self.target, kind=kind, role="target", nullable=False, min=None, max=None, categories=None, levels=0
-        )
-        return next((column for column in self.columns if column.name == self.target), plain)
+        """The column of the target; if the contract has features only, a column with the kind of its classes."""
+        is_boolean = bool(self.classes) and {type(label) for label in self.classes} == {bool}
+        kind: Kind = "numeric" if self.task == "regression" else "boolean" if is_boolean else "category"
+        default = Column(name=self.target, kind=kind, role="target")
+        return next((column for column in self.columns if column.name == self.target), default)
 
     def class_of(self, texts: "Iterable[str | None]") -> "np.ndarray":
-        """Positions (n,) in ``classes`` of the names of classes, as ``level`` spells them; -1 for any other text."""
+        """(n,) positions in ``classes`` of the names that ``category_name`` gives; -1 for any other text."""
         import numpy as np
 
-        places = {category_name(label): place for place, label in enumerate(self.classes)}
-        return np.array([places.get(text, -1) for text in texts], dtype=np.int64)
+        positions = {category_name(label): position for position, label in enumerate(self.classes)}
+        return np.array([positions.get(text, -1) for text in texts], dtype=np.int64)
 
     def class_names(self, values: "pd.Series") -> "np.ndarray":
-        """What target values are called as classes: objects (n,), str, or NaN for null; unknown classes too."""
+        """(n,) the class names of target values: str, also of unknown classes, or NaN for null."""
         import numpy as np
 
         from towline.data.schema.columns import convert_column
@@ -153,7 +157,7 @@ class Contract(Frozen):
         return convert_column(values, "category", column.format)[0]
 
     def labels(self, rows: "pd.DataFrame") -> "np.ndarray":
-        """The target, shape (n,): float64 for regression, else an object array of ``classes``.
+        """The target (n,): float64 for regression, else objects from ``classes``.
 
         Raises:
             DataError: the target is missing, null, not a number (regression) or not one of the classes.
@@ -169,16 +173,17 @@ class Contract(Frozen):
             labels, _ = convert_column(values, "numeric", self.target_column.format)
             bad = np.flatnonzero(np.isnan(labels))
         else:
-            places = self.class_of(self.class_names(values))
-            lookup = np.empty(len(self.classes), dtype=object)
-            lookup[:] = self.classes
-            bad = np.flatnonzero(places < 0)
-            labels = lookup[places] if not len(bad) else lookup[:0]
+            positions = self.class_of(self.class_names(values))
+            classes = np.empty(len(self.classes), dtype=object)
+            classes[:] = self.classes
+            bad = np.flatnonzero(positions < 0)
+            labels = classes[positions] if not len(bad) else classes[:0]
         if len(bad):
-            known = "" if self.task == "regression" else f"; the classes are {', '.join(map(repr, self.classes[:10]))}"
+            kind, known = "number", ""
+            if self.task != "regression":
+                kind, known = "known class", f"; the classes are {', '.join(map(repr, self.classes[:10]))}"
             raise DataError(
-                f"target {self.target!r}: {len(bad)} of {len(values)} values are null or no "
-                + ("number" if self.task == "regression" else "known class"),
+                f"target {self.target!r}: {len(bad)} of {len(values)} values are null or no {kind}",
                 where=f"column {self.target!r}",
                 remedy=f"correct or leave out these rows{known}",
                 details=(list_examples(values, bad),),

@@ -1,17 +1,34 @@
-"""Text that is nearly all numbers or dates in another notation than the config says, and the setting that reads it."""
+"""Notation: how numbers and dates are written in a column of text that no config describes.
+
+If one notation reads all values of a column, it is used. Otherwise ``detect_notation`` names the setting that reads
+most of them. Numbers with a few other words among them are numbers; the words are null.
+"""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from towline.data.schema.values import ValueFormat, is_blank, is_null_marker, parse_number, parse_time
+from towline.data.schema import text_columns
+from towline.data.schema.values import (
+    ValueFormat,
+    ValueReader,
+    is_blank,
+    is_null_marker,
+    parse_formatted_time,
+    parse_number,
+)
 
-SHARE = 0.9  # of the values that are not null
-_MARKED = 0.05  # the least share that the default notation does not read: zero-padded codes have none
+MIN_SHARE = 0.9  # of the values that are not null
+_MIN_UNREADABLE = 0.05  # least share that the default notation cannot read; it can read codes with leading zeros
 _SHORTEST = 6  # letters of a date, as 1/1/26
-_SAMPLE = 2_000  # distinct values that are looked at
+_MAX_DISTINCT = 2_000  # distinct values that are examined
+_FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
+_FREQUENT_WORD = 0.01
 _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
     ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
@@ -30,70 +47,160 @@ _UNITS = (
     ("a percent sign", re.compile(rf"\s*{_AMOUNT}\s*%\s*")),
     ("a currency", re.compile(rf"\s*-?\s*(?:(?:{_SYMBOL})\s*{_AMOUNT}|{_AMOUNT}\s*(?:{_SYMBOL}))\s*")),
 )
+_COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
 
 
 class Notation(NamedTuple):
-    """What a column is written in, the share of its values that are, and the config or change that reads it."""
+    """The notation of a column, the share of values in it, and the setting or change that reads it.
+
+    ``formats`` are the one or two formats that read it; none if no setting reads it.
+    """
 
     what: str
     share: float
     remedy: str
     example: str
+    formats: tuple[ValueFormat, ...] = ()
 
     def described(self, *, hidden: bool = False) -> str:
-        """For people; ``hidden``: without a value of the column."""
+        """The notation with an example; ``hidden``: without the example."""
         return self.what if hidden else f"{self.what}, as {self.example!r}"
 
 
-def detect_notation(values: pd.Series) -> Notation | None:
-    """The notation of a column of text; None where most values are neither numbers nor dates.
+class TextColumn(NamedTuple):
+    """A column of text with the values that it means.
+
+    Attributes:
+        values: numbers, booleans, times, or the text itself.
+        format: how they are written.
+        nulls: (n,) bool: texts that were read as null, without blanks and the usual markers such as NA.
+    """
+
+    values: pa.ChunkedArray
+    format: ValueFormat
+    nulls: np.ndarray
+
+
+def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn:
+    """Reads a column of text that the config does not declare.
 
     Args:
-        values: text as it is written, nulls included.
+        column: text.
+        fmt: the format that the config gives for all columns.
+        max_unreadable: the largest share of values that are not numbers in a column of numbers.
+
+    Returns:
+        The text itself if no notation reads it, or if the words among its numbers are levels of a category.
+    """
+    none = np.zeros(len(column), dtype=bool)
+    typed = text_columns.infer_text(column, fmt)
+    if not text_columns.is_text(typed.type):
+        return TextColumn(typed, fmt, _unusual_markers(column) if pa.types.is_floating(typed.type) else none)
+    if text_columns.has_zero_padding(typed):
+        return TextColumn(typed, fmt, none)
+    for other in _unambiguous_formats(typed, fmt):
+        typed_otherwise = text_columns.infer_text(column, other)
+        if not text_columns.is_text(typed_otherwise.type):
+            return TextColumn(typed_otherwise, other, none)
+    return _read_mixed(typed, fmt, max_unreadable) or TextColumn(typed, fmt, none)
+
+
+def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) bool: markers of null that are punctuation, such as a question mark."""
+    marked = pc.match_substring_regex(pc.utf8_trim_whitespace(column), r"^[?.\-]+$")
+    return np.asarray(pc.fill_null(marked, False).to_numpy())
+
+
+def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn | None:
+    """Numbers with a few other texts among them; None if these are too many, or levels of a category."""
+    head = column.drop_null().slice(0, _MAX_DISTINCT)
+    if not len(head) or text_columns.parse_numbers(head, fmt)[1].mean() > 0.5:
+        return None
+    if fmt.decimal == "." and not fmt.thousands and pc.any(pc.match_substring_regex(column, _COMMA)).as_py():
+        fmt = fmt.model_copy(update={"decimal_comma": True})
+    floats, unread = text_columns.parse_numbers(column, fmt)
+    others, present = int(unread.sum()), int(unread.sum() + (~np.isnan(floats)).sum())
+    if others > max(1, max_unreadable * present) or others * 2 > present:
+        return None
+    words = column.filter(pa.array(unread)).value_counts().field("counts")
+    frequent = len(words) and pc.max(words).as_py() > max(2, _FREQUENT_WORD * present)
+    if frequent and len(np.unique(floats[~np.isnan(floats)])) <= _FEW_NUMBERS:
+        return None
+    values = text_columns.whole_or_float(floats, column)
+    if values is None:  # numbers that float64 cannot hold exactly are identifiers
+        return None
+    fmt = fmt.model_copy(update={"coerce": bool(unread.any())})
+    return TextColumn(values, fmt, unread | _unusual_markers(column))
+
+
+def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat) -> Iterator[ValueFormat]:
+    """The format that reads all sampled values as numbers, or as dates, if there is one meaning only."""
+    texts, _ = _distinct_texts(column.to_pandas())
+    if texts and fmt.decimal == "." and not fmt.thousands:
+        marks = [{"decimal": other.decimal, "thousands": other.thousands} for _, _, other in _NUMBERS]
+        formats = [fmt.model_copy(update=changes) for changes in marks]
+        able = [other for other in formats if not any(ValueReader("numeric", other).misfits(text) for text in texts)]
+        if able and len({tuple(parse_number(text, other) for text in texts) for other in able}) == 1:
+            yield able[0]
+    if texts and not fmt.date_format:
+        dates = detect_date_formats(column.to_pandas())
+        if len(dates) == 1:
+            yield fmt.model_copy(update={"date_format": dates[0]})
+
+
+def detect_notation(values: pd.Series) -> Notation | None:
+    """The notation of a column of text; None if most values are neither numbers nor dates.
+
+    Args:
+        values: the text, with nulls.
 
     Example:
         >>> detect_notation(pd.Series(["$ 1.50", "$ 2.25"])).what
         'numbers with a currency'
     """
-    counts = values.dropna().astype(str).value_counts().head(_SAMPLE)
+    texts, weights = _distinct_texts(values)
+    return (_detect_numbers(texts, weights) or _detect_dates(str(values.name), texts, weights)) if texts else None
+
+
+def _distinct_texts(values: pd.Series) -> tuple[list[str], np.ndarray]:
+    """The most frequent texts that are not null, with their shares; none if they hold no digits."""
+    counts = values.dropna().astype(str).value_counts().head(_MAX_DISTINCT)
     counts = counts[[not (is_blank(text) or is_null_marker(text)) for text in counts.index]]
-    if counts.empty:
-        return None
-    texts, weights = list(counts.index), counts.to_numpy(float) / counts.sum()
-    if not any(character.isdigit() for text in texts[:20] for character in text):
-        return None
-    return _number(texts, weights) or _date(str(values.name), texts, weights)
+    if not any(character.isdigit() for text in counts.index[:20] for character in text):
+        return [], np.empty(0)
+    return list(counts.index), counts.to_numpy(float) / counts.sum()
 
 
-def _number(texts: list[str], weights: np.ndarray) -> Notation | None:
+def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
     shares = {
-        (what, remedy): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
+        (what, remedy, fmt): float(weights[[not np.isnan(parse_number(text, fmt)) for text in texts]].sum())
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
-    marked = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
-    if best >= SHARE and marked >= _MARKED:
+    unreadable = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
+    if best >= MIN_SHARE and unreadable >= _MIN_UNREADABLE:
         equal = [option for option, share in shares.items() if share == best][:2]
-        what, remedy = " or ".join(what for what, _ in equal), ", or ".join(remedy for _, remedy in equal)
-        return Notation(f"numbers with {what}", best, remedy, texts[0])
+        what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
+        return Notation(f"numbers with {what}", best, remedy, texts[0], tuple(fmt for _, _, fmt in equal))
     for what, pattern in _UNITS:
         share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
-        if share >= SHARE:
+        if share >= MIN_SHARE:
             return Notation(f"numbers with {what}", share, "remove it in the source", texts[0])
     return None
 
 
-def _date(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
+def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:
     formats, share = _date_formats(texts, weights)
     if not formats:
         return None
     remedy = ", or ".join(f"data.date_format: {{{name}: '{date_format}'}}" for date_format in formats)
-    return Notation("dates in another form", share, remedy, texts[0])
+    readers = tuple(ValueFormat(date_format=date_format) for date_format in formats)
+    return Notation("dates in another form", share, remedy, texts[0], readers)
 
 
 def detect_date_formats(values: pd.Series) -> list[str]:
-    """The ``strptime`` formats that read every value of a column of text; two where day and month may be exchanged."""
-    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_SAMPLE).tolist()
+    """The ``strptime`` formats that read every value of a column of text; two if day and month can be exchanged."""
+    texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_MAX_DISTINCT).tolist()
     texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
     if any(len(text) < _SHORTEST or not any(character.isdigit() for character in text) for text in texts[:5]):
         return []
@@ -102,12 +209,11 @@ def detect_date_formats(values: pd.Series) -> list[str]:
 
 
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
+    """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
-    for date in _DATES:
-        for clock in _CLOCKS:
-            date_format = date + clock
-            if any(parse_time(text, date_format) for text in texts[:2]):
-                read = [parse_time(text, date_format) is not None for text in texts]
-                shares.append((float(weights[read].sum()), date_format))
+    for date_format in (date + clock for date in _DATES for clock in _CLOCKS):
+        if any(parse_formatted_time(text, date_format) for text in texts[:2]):
+            read = [parse_formatted_time(text, date_format) is not None for text in texts]
+            shares.append((float(weights[read].sum()), date_format))
     best = max((share for share, _ in shares), default=0.0)
-    return ([date_format for share, date_format in shares if share == best][:2] if best >= SHARE else []), best
+    return ([date_format for share, date_format in shares if share == best][:2] if best >= MIN_SHARE else []), best

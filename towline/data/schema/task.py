@@ -51,9 +51,8 @@ def infer_task(target: pd.Series) -> InferredTask:
         'multiclass'
     """
     if target.dtype.kind == "M":
-        raise ConfigError(
-            f"the target {target.name!r} holds dates", where="data.target", remedy="name a number or a class"
-        )
+        what = f"the target {target.name!r} has dates"
+        raise ConfigError(what, where="data.target", remedy="name a column of numbers or classes")
     present = target.dropna()
     levels = int(present.nunique())
     if target.dtype.kind not in "iuf" or 0 < levels <= 2:

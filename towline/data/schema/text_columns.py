@@ -1,7 +1,7 @@
-"""Columns of text, read whole: which kind of values they spell, and those values. Needs Arrow alone, not pandas.
+"""Parsers for Arrow columns of text: the kind of values that a column has, and these values.
 
-``towline.data.schema.values`` says what one text means. This module gives the same results for arrays: plain
-numbers and ISO times by Arrow, every other text by ``ValueReader``, once for each distinct text.
+``values`` defines the meaning of a single text; this module gives the same results for columns. Arrow parses plain
+numbers and ISO times, a ``ValueReader`` every other text, once for each distinct text. pandas is not needed.
 """
 
 import re
@@ -27,7 +27,7 @@ _DIGITS = (
 )
 _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
-_EXACT = 2**53  # whole numbers up to here are exact as float64
+_MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -35,14 +35,14 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same as large_string, blank text as null: CSV cannot tell an empty text from a null, so nothing does."""
+    """The column as large_string with blank text as null, because CSV does not distinguish empty text from null."""
     column = values.cast(pa.large_string())
     empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
     return pc.if_else(empty, pa.scalar(None, pa.large_string()), column)
 
 
 def parse_numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Text as float64 (n,), NaN for null and for what is no number; and which values (n,) bool are no number."""
+    """Parses numbers: float64 (n,), NaN for null and for other text; and (n,) bool, True for text that is no number."""
     reader = ValueReader("numeric", fmt)
     plain = fmt.decimal == "." and not fmt.thousands and not fmt.na_values
     fast = (_PLAIN_NUMBER, pa.float64()) if plain else None
@@ -50,90 +50,94 @@ def parse_numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np
 
 
 def parse_times(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Text as datetime64[us] (n,) in naive UTC, NaT for null and for what is no time; and which values are no time."""
+    """Parses times: datetime64[us] (n,) in naive UTC; and (n,) bool, True for text that is no time."""
     fast = None if fmt.date_format or fmt.na_values else (_PLAIN_TIME, pa.timestamp("us"))
     return _read(values, ValueReader("datetime", fmt), np.dtype("datetime64[us]"), fast)
 
 
 def parse_booleans(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Text as float64 1.0 and 0.0 (n,), NaN for null and for what is no flag; and which values are no flag."""
+    """Parses booleans: float64 1.0 and 0.0 (n,), NaN for null; and (n,) bool, True for text that is no boolean."""
     return _read(values, ValueReader("boolean", fmt), np.dtype(np.float64), None)
 
 
-def parse_levels(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> np.ndarray:
-    """Text as the names of levels: objects (n,), str or None."""
-    reader = ValueReader("category", fmt)
-    return _by_distinct(values, reader.read, np.dtype(object))
-
-
 def is_inexact(column: pa.ChunkedArray) -> bool:
-    """Whether these are whole numbers, such as identifiers, of which float64 would make neighbours equal."""
+    """Whether these are whole numbers that float64 cannot represent exactly, such as identifiers."""
     if not pa.types.is_integer(column.type) or column.null_count == len(column):
         return False
     bounds = pc.min_max(column).as_py()
-    if max(bounds["max"], -bounds["min"]) <= _EXACT:
+    if max(bounds["max"], -bounds["min"]) <= _MAX_EXACT:
         return False
     return any(int(float(value)) != value for value in column.unique().drop_null().to_pylist())
 
 
 def conform_batch(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> pa.RecordBatch:
-    """Rows of a file with the text of each known column as the values it spells.
+    """Parses the text columns of a file's rows.
 
-    A column that holds text which is not of its kind stays as it is, for the caller to count.
+    A column with text that is not of its kind is unchanged, so that the caller can count such values.
+
+    Args:
+        batch: the rows.
+        readers: by column; other columns are unchanged.
     """
     columns = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         reader = readers.get(name)
-        columns.append(_conform(column, reader) if reader and is_text(column.type) else column)
+        columns.append(_parse_as(column, reader) if reader and is_text(column.type) else column)
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
-def _conform(column: pa.Array, reader: ValueReader) -> pa.Array:
-    kind, fmt, texts = reader.kind, reader.format, large_text(pa.chunked_array([column]))
-    if kind == "category":
-        return pa.array(parse_levels(texts, fmt), pa.large_string())
-    if kind not in _ARRAYS:
+def _parse_as(column: pa.Array, reader: ValueReader) -> pa.Array:
+    texts = large_text(pa.chunked_array([column]))
+    if reader.kind == "category":
+        return pa.array(_by_distinct(texts, reader.read, np.dtype(object)), pa.large_string())
+    if reader.kind not in _PARSERS:
         return column
-    values, unread = _ARRAYS[kind](texts, fmt)
-    return column if unread.any() and not fmt.coerce else pa.array(values, from_pandas=True)
+    values, unread = _PARSERS[reader.kind](texts, reader.format)
+    return column if unread.any() and not reader.format.coerce else pa.array(values, from_pandas=True)
 
 
 def infer_text(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> pa.ChunkedArray:
-    """The values that a column of text spells, in the type that all of them have.
+    """Converts text to the type that all of its values have.
 
     Returns:
-        int64, float64, bool or timestamp[us] where every value is one (markers of null are null then), else the text.
-        Zero-padded whole numbers (00501) are codes and stay text; so do numbers that float64 cannot hold exactly.
+        int64, float64, bool or timestamp[us] if every value has this type (null markers become null), else the text.
+        Whole numbers with leading zeros (00501) are codes and stay text; so do numbers that float64 cannot represent
+        exactly.
     """
-    marked = set(NULL_MARKERS) | {text.lower() for text in fmt.na_values}
+    markers = set(NULL_MARKERS) | {text.lower() for text in fmt.na_values}
     trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-    present = pc.invert(pc.is_in(trimmed, value_set=pa.array(sorted(marked), trimmed.type)))
-    given = values.filter(pc.fill_null(present, False))
-    if not len(given):
+    is_present = pc.invert(pc.is_in(trimmed, value_set=pa.array(sorted(markers), trimmed.type)))
+    present = values.filter(pc.fill_null(is_present, False))
+    if not len(present):
         return pa.chunked_array([pa.nulls(len(values))])
-    head = given.slice(0, 100)
-    for attempt in (_as_numbers, _as_booleans, _as_times):
-        if attempt(head, fmt) is not None and (typed := attempt(values, fmt)) is not None:
-            return typed
+    head = present.slice(0, 100)  # rejects most types quickly
+    for convert in (_to_numbers, _to_booleans, _to_times):
+        if convert(head, fmt) is not None and (converted := convert(values, fmt)) is not None:
+            return converted
     return null_markers(values, fmt)
 
 
 def null_markers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
-    """Text with the column's own markers of null as null."""
+    """Text with the null markers of its format as null."""
     if not fmt.na_values:
         return values
     trimmed = pc.utf8_trim_whitespace(values)
-    marked = pc.is_in(trimmed, value_set=pa.array(list(fmt.na_values), trimmed.type))
-    return pc.if_else(marked, pa.scalar(None, values.type), values)
+    is_marker = pc.is_in(trimmed, value_set=pa.array(list(fmt.na_values), trimmed.type))
+    return pc.if_else(is_marker, pa.scalar(None, values.type), values)
 
 
 def whole_or_float(floats: np.ndarray, values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Numbers that text spells: int64 where all are whole and none is null, else float64; None if not exact."""
+    """Parsed numbers as int64 if all are whole and not null, else as float64; None if float64 is not exact.
+
+    Args:
+        floats: (n,) the parsed numbers; NaN for null.
+        values: their text.
+    """
     missing = np.isnan(floats)
     present = floats[~missing]
-    if len(present) and (np.abs(present) >= _EXACT).any():
+    if len(present) and (np.abs(present) >= _MAX_EXACT).any():
         digits = pc.match_substring_regex(pc.ascii_trim_whitespace(values), r"^[+-]?\d+$")
-        large = pc.and_(digits, pa.array(np.abs(floats) >= _EXACT))
+        large = pc.and_(digits, pa.array(np.abs(floats) >= _MAX_EXACT))
         for text in values.filter(pc.fill_null(large, False)).unique().to_pylist():
             if int(float(text)) != int(text):
                 return None
@@ -144,37 +148,37 @@ def whole_or_float(floats: np.ndarray, values: pa.ChunkedArray) -> pa.ChunkedArr
 
 
 def has_zero_padding(values: pa.ChunkedArray) -> bool:
-    """Whether a whole number among them has leading zeros: then they are codes."""
+    """Whether a whole number among the values has leading zeros: then they are codes."""
     return bool(pc.any(pc.match_substring_regex(pc.ascii_trim_whitespace(values), _ZERO_PADDED)).as_py())
 
 
-def _as_numbers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
+def _to_numbers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
     if has_zero_padding(values):
         return None
     floats, unread = parse_numbers(values, fmt)
     return None if unread.any() else whole_or_float(floats, values)
 
 
-def _as_booleans(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
+def _to_booleans(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
     words = pc.utf8_lower(pc.utf8_trim_whitespace(values.unique())).to_pylist()
-    if not set(words) - {None} <= {"true", "false"} | NULL_MARKERS:  # yes and no are classes like any others
+    if not set(words) - {None} <= {"true", "false"} | NULL_MARKERS:  # yes and no are categories
         return None
     flags, unread = parse_booleans(values, fmt)
     return None if unread.any() else flag_array(flags)
 
 
-def _as_times(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
+def _to_times(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
     if not fmt.date_format and not pc.any(pc.match_substring_regex(values, _DATE)).as_py():
         return None
     moments, unread = parse_times(values, fmt)
     if not fmt.date_format:
-        dated = pc.fill_null(pc.match_substring_regex(values, _DATE), False).to_numpy()
-        unread |= ~dated & ~np.isnat(moments)
+        is_date = pc.fill_null(pc.match_substring_regex(values, _DATE), False).to_numpy()
+        unread |= ~is_date & ~np.isnat(moments)
     return None if unread.any() else pa.chunked_array([pa.array(moments)])
 
 
 def parse_categories(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
-    """The levels of a category: text as written, but for whole numbers, flags and dates, which have one spelling."""
+    """The levels of a category as text; whole numbers, booleans and dates get one spelling."""
     if is_text(values.type):
         values = null_markers(values, fmt)
         fmt = fmt.model_copy(update={"spelling": detect_spelling(values)})
@@ -183,7 +187,7 @@ def parse_categories(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArr
 
 
 def detect_spelling(values: pa.ChunkedArray) -> Spelling:
-    """What all levels of a category are."""
+    """The type that all levels of a category have."""
     distinct = values.unique().drop_null().to_pylist()
     patterns: dict[Spelling, str] = {"number": _WHOLE_LEVEL, "boolean": r"\s*(true|false)\s*$", "date": _DATE}
     for kind, pattern in patterns.items():
@@ -195,7 +199,7 @@ def detect_spelling(values: pa.ChunkedArray) -> Spelling:
 
 
 def detect_digits_format(values: pa.ChunkedArray) -> str | None:
-    """The format of times that are written in digits alone, where all of them can be only one."""
+    """The format of times that are written as digits or decimal years; None if the format is ambiguous."""
     trimmed = pc.ascii_trim_whitespace(values)
     if not len(values.drop_null()):
         return None
@@ -210,11 +214,11 @@ def detect_digits_format(values: pa.ChunkedArray) -> str | None:
 
 
 def flag_array(flags: np.ndarray) -> pa.ChunkedArray:
-    """1.0, 0.0 and NaN as Arrow booleans."""
+    """Arrow booleans from 1.0, 0.0 and NaN."""
     return pa.chunked_array([pa.array(flags == 1.0, mask=np.isnan(flags))])
 
 
-_ARRAYS = {"numeric": parse_numbers, "datetime": parse_times, "boolean": parse_booleans}
+_PARSERS = {"numeric": parse_numbers, "datetime": parse_times, "boolean": parse_booleans}
 
 
 def _read(
@@ -225,14 +229,14 @@ def _read(
     read = np.full(count, np.nan if dtype.kind == "f" else np.datetime64("NaT", "us"), dtype=dtype)
     unread = np.zeros(count, dtype=bool)
     rest = pc.is_valid(values).to_numpy()
-    if fast:
+    if fast:  # the texts that match a pattern are parsed by Arrow
         pattern, kind = fast
         trimmed = pc.ascii_trim_whitespace(values)
         matches = pc.fill_null(pc.match_substring_regex(trimmed, pattern), False)
         try:
             read[matches.to_numpy()] = trimmed.filter(matches).cast(kind).to_numpy()
             rest &= ~matches.to_numpy()
-        except pa.ArrowInvalid:  # the 31st of February
+        except pa.ArrowInvalid:  # such as the 31st of February
             pass
     if rest.any():
         others = values.filter(pa.array(rest))
@@ -242,7 +246,7 @@ def _read(
 
 
 def _by_distinct(values: pa.ChunkedArray, read: Callable[[Any], Any], dtype: np.dtype[Any]) -> np.ndarray:
-    """What ``read`` makes of each value, asked once for each distinct one."""
+    """The results of ``read`` for all values; it is called once for each distinct value."""
     encoded = values.combine_chunks().dictionary_encode() if isinstance(values, pa.ChunkedArray) else values
     distinct = encoded.dictionary.to_pylist()
     lookup = np.empty(len(distinct) + 1, dtype=dtype)

@@ -1,6 +1,6 @@
-"""What one value means, whatever it came in: the same for a cell of a column and a field of a request.
+"""Values: the meaning of a single value, which is the same in a file, a database, a table and a request.
 
-A ``ValueFormat`` says how a column's text is written (decimal mark, date format, null markers). A ``ValueReader``
+A ``ValueFormat`` says how the text of a column is written (decimal mark, date format, null markers). A ``ValueReader``
 applies it. The functions read single values in the default format.
 """
 
@@ -17,34 +17,39 @@ import numpy as np
 
 from towline.config import DataConfig, Frozen, Kind
 
-LARGEST = 1e150  # the squares of larger values are infinite: nothing that scales or sums can use them
-#: texts that stand for null in a column of numbers, flags or times; in a category they are levels like any other
-NULL_MARKERS = frozenset({"", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none"})
-EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
-DECIMAL_YEAR = "decimal_year"  # 2000.5 is the middle of 2000
+LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scaled or summed
+#: texts that mean null in a column of numbers, booleans or times; in a category they are levels
+NULL_MARKERS = frozenset({
+    "", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none", "n.a.",
+    "?", "??", "-", "--", "---", ".", "..", "...",
+})  # fmt: skip
+EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
+DECIMAL_YEAR = "decimal_year"
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
 
 
 class ValueFormat(Frozen):
-    """How the values of one column are written where they are text.
+    """How the text of one column is written.
 
     Attributes:
-        decimal: the decimal mark of a number.
-        thousands: the mark between groups of three digits; empty: there is none.
-        na_values: texts, and numbers as text, that stand for null in this column.
-        date_format: of a time, as ``strptime`` has it, or ``epoch_s``, ``epoch_ms`` or ``decimal_year``; ISO 8601 is
-            read as well.
-        spelling: what the levels of a category are. ``text``: taken as written. ``number``, ``boolean`` and ``date``:
-            values that are equal as such are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
-        coerce: a value that is not of the column's kind is null, not an error.
+        decimal: the decimal mark of numbers.
+        thousands: the mark between groups of three digits; empty: none.
+        na_values: texts, and numbers as text, that mean null in this column.
+        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970) or
+            ``decimal_year`` (2026.5 is the middle of 2026); ISO 8601 is always read.
+        spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
+            equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
+        coerce: a text that is not of the column's kind is null instead of an error.
+        decimal_comma: numbers with a decimal comma occur beside numbers with a point.
     """
 
     decimal: str = "."
@@ -53,13 +58,14 @@ class ValueFormat(Frozen):
     date_format: str | None = None
     spelling: Spelling = "text"
     coerce: bool = False
+    decimal_comma: bool = False
 
 
 PLAIN = ValueFormat()
 
 
 def column_format(data: DataConfig, name: str) -> ValueFormat:
-    """How a config says that the text of a column is written."""
+    """The format of a column according to the config."""
     declared = data.date_format
     return ValueFormat(
         decimal=data.decimal,
@@ -74,7 +80,7 @@ class ValueReader:
     """Reads the values of one column.
 
     Args:
-        kind: the column's.
+        kind: of the column.
         fmt: how its text is written.
 
     Example:
@@ -94,26 +100,26 @@ class ValueReader:
         self._null = math.nan if kind in ("numeric", "boolean") else None
 
     def read(self, value: Any) -> Any:
-        """The canonical value; NaN (numeric, boolean) or None for null and for what cannot be read.
+        """The canonical value; NaN (numeric, boolean) or None for null and for values that cannot be read.
 
         Returns:
-            float of a numeric or boolean column, text of a category, naive UTC ``datetime`` of a datetime.
+            A float for a numeric or boolean column, text for a category, a naive UTC ``datetime`` for a datetime.
         """
-        return self._null if self._na and self._marked(value) else self._read(value)
+        return self._null if self._na and self._is_marker(value) else self._read(value)
 
     def is_null(self, value: Any) -> bool:
-        """Whether it stands for null: nothing, blank text, or a marker of null."""
-        if is_blank(value) or (self._na and self._marked(value)):
+        """Whether a value means null: null, blank text, or a null marker."""
+        if is_blank(value) or (self._na and self._is_marker(value)):
             return True
         return self.kind in ("numeric", "boolean", "datetime") and is_null_marker(value)
 
     def misfits(self, value: Any) -> bool:
-        """Whether it is neither null nor of the column's kind."""
+        """Whether a value is neither null nor of the column's kind."""
         read = self.read(value)
         return (read is None or read != read) and not self.is_null(value)  # noqa: PLR0124 - NaN
 
     def spell(self, value: Any) -> str | None:
-        """The one text of a value; None for null and for what cannot be read."""
+        """The canonical text of a value; None for null and for values that cannot be read."""
         read = self.read(value)
         if self.kind == "boolean":
             return None if read != read else category_name(bool(read))  # noqa: PLR0124 - NaN
@@ -121,42 +127,42 @@ class ValueReader:
             return read.isoformat()
         return category_name(read)
 
-    def _marked(self, value: Any) -> bool:
+    def _is_marker(self, value: Any) -> bool:
         text = value.strip() if isinstance(value, str) else category_name(value)
         return text in self._na
 
 
 def is_blank(value: Any) -> bool:
-    """Whether it holds nothing: null in any library's way, or a text of spaces."""
+    """Whether a value is null in any library, or a text of spaces."""
     if isinstance(value, str):
         return not value.strip()
     if value is None:
         return True
     try:
         return bool(value != value)  # noqa: PLR0124 - NaN and NaT are not equal to themselves
-    except (TypeError, ValueError, ArithmeticError):  # NA and a signalling NaN will not say; an array says too much
+    except (TypeError, ValueError, ArithmeticError):  # pandas' NA, a signalling NaN, or an array
         return isinstance(value, Decimal) or type(value).__name__ == "NAType"
 
 
 def is_null_marker(value: Any) -> bool:
-    """Whether it is a text that stands for null among numbers, flags and times, such as NA or null."""
+    """Whether a value is a text that means null among numbers, booleans and times, such as NA or null."""
     return isinstance(value, str) and value.strip().lower() in NULL_MARKERS
 
 
 def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
-    """The number it is or spells; NaN for null and for anything else."""
+    """The number that a value is or that its text means; NaN for null and for anything else."""
     if isinstance(value, str):
-        return _parsed_number(value.strip(), fmt)
+        return _parse_number_text(value.strip(), fmt)
     if not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
     try:
         return float(value)
-    except (OverflowError, ValueError):  # an integer beyond all floats, a signalling NaN
+    except (OverflowError, ValueError):  # an integer larger than all floats, a signalling NaN
         return math.nan
 
 
 def parse_boolean(value: Any) -> float:
-    """1.0 or 0.0 for what is or spells true or false (true, yes, 1, …); NaN for null and for anything else."""
+    """1.0 for true (True, "yes", 1, …), 0.0 for false; NaN for null and for anything else."""
     if isinstance(value, str):
         text = value.strip().lower()
         if text in _TRUE or text in _FALSE:
@@ -166,10 +172,10 @@ def parse_boolean(value: Any) -> float:
 
 
 def category_name(value: Any, spelling: Spelling = "text") -> str | None:
-    """A category's name; None for null, blank text and what is no scalar.
+    """The name of a category; None for null, blank text and values that are not scalars.
 
-    Text is taken as written, unless ``spelling`` says that the levels are numbers, flags or dates. Of other values 3.0
-    and 3 are "3", True is "true", a date is "2026-01-31" and a time "2026-01-31 13:00:00" (UTC).
+    Text stays as written, unless ``spelling`` says that the levels are numbers, booleans or dates. 3.0 and 3 become
+    "3", True becomes "true", a date "2026-01-31" and a time "2026-01-31 13:00:00" (UTC).
     """
     if isinstance(value, str):
         if not value.strip():
@@ -180,7 +186,7 @@ def category_name(value: Any, spelling: Spelling = "text") -> str | None:
     if isinstance(value, numbers.Integral):
         try:
             text: str | None = str(int(value))
-        except ValueError:  # longer than Python spells out
+        except ValueError:  # more digits than Python converts
             return None
     elif isinstance(value, (numbers.Real, Decimal)):
         text = _number_text(parse_number(value))
@@ -194,19 +200,19 @@ def category_name(value: Any, spelling: Spelling = "text") -> str | None:
 def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None:
     """A time in naive UTC, from text or a date object; None for null and for anything else.
 
-    Text is read by ``date_format``, else as ISO 8601. Numbers are read where the format is one of digits alone (``%Y``,
-    ``%Y%m``, ``%Y%m%d``, ``epoch_s``, ``epoch_ms``) or ``decimal_year``. Digits beyond microseconds are cut off.
+    Text is read by ``date_format``, else as ISO 8601. Numbers are read if the format has digits only (``%Y``, ``%Y%m``,
+    ``%Y%m%d``, ``epoch_s``, ``epoch_ms``). Digits beyond microseconds are cut off.
     """
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     try:
         if date_format and isinstance(value, (str, numbers.Real)) and not isinstance(value, (bool, np.bool_)):
-            moment = _formatted(value, date_format)
-            return moment if moment or not isinstance(value, str) else _parsed_time(value)
+            moment = parse_formatted_time(value, date_format)
+            return moment if moment or not isinstance(value, str) else _parse_iso_time(value)
         if isinstance(value, str):
-            return _parsed_time(value)
+            return _parse_iso_time(value)
         if isinstance(value, dt.datetime) and not is_blank(value):
-            moment = dt.datetime.combine(value.date(), value.time(), value.tzinfo)  # of a subclass, the plain one
+            moment = dt.datetime.combine(value.date(), value.time(), value.tzinfo)  # not a subclass
             return _utc(moment)
         if isinstance(value, dt.date) and not is_blank(value):
             return dt.datetime(value.year, value.month, value.day)  # noqa: DTZ001 - naive UTC is the canonical form
@@ -215,11 +221,13 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
     return None
 
 
-def _parsed_number(text: str, fmt: ValueFormat) -> float:
+def _parse_number_text(text: str, fmt: ValueFormat) -> float:
     if fmt.thousands:
         mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
         if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
             text = re.sub(mark, "", text)
+    if fmt.decimal_comma and _COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     if fmt.decimal != ".":
         if "." in text:
             return math.nan
@@ -260,10 +268,10 @@ def _date_text(moment: dt.datetime) -> str:
 _SPELLED: dict[str, Callable[[str], str]] = {"number": _whole_text, "boolean": _boolean_text, "date": _dated_text}
 
 
-def _formatted(value: Any, date_format: str) -> dt.datetime | None:
-    """The time that a text or number is by a format; None if it is not written so."""
+def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
+    """The time that a text or number means in a format; None if it is not in this format."""
     if date_format == DECIMAL_YEAR:
-        return _decimal_year(parse_number(value))
+        return _parse_decimal_year(parse_number(value))
     if isinstance(value, str):
         text = value.strip()
     else:
@@ -282,15 +290,16 @@ def _formatted(value: Any, date_format: str) -> dt.datetime | None:
         return None
 
 
-def _decimal_year(value: float) -> dt.datetime | None:
-    if not 1 <= value < 9999:
+def _parse_decimal_year(years: float) -> dt.datetime | None:
+    if not 1 <= years < dt.MAXYEAR:  # NaN too
         return None
-    year = int(value)
-    start, end = (dt.datetime(each, 1, 1) for each in (year, year + 1))  # noqa: DTZ001 - naive UTC
-    return start + dt.timedelta(seconds=round((value - year) * (end - start).total_seconds()))
+    start = dt.datetime(int(years), 1, 1)  # noqa: DTZ001 - naive UTC
+    length = start.replace(year=start.year + 1) - start
+    seconds = round((years - start.year) * length.total_seconds())
+    return start + dt.timedelta(seconds=seconds)
 
 
-def _parsed_time(text: str) -> dt.datetime | None:
+def _parse_iso_time(text: str) -> dt.datetime | None:
     parts = _ISO.fullmatch(text)
     if not parts:
         return None

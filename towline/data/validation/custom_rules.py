@@ -1,9 +1,14 @@
-"""The rules Great Expectations has no words for: infinities, classes, duplicates, the champion, leaks."""
+"""Validation rules that Great Expectations does not offer.
+
+They find leaks of the target, infinite values, classes and duplicates of rows, levels that differ in spelling only,
+numbers and dates in another notation, and differences from the champion's columns.
+"""
 
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,19 +17,19 @@ from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema import notation
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST
-from towline.data.sources import CoercedValues
+from towline.data.sources import Dataset
 from towline.data.validation.leakage import find_leaks
 
 EXAMPLES = 5
 
 
 class Rule(Frozen):
-    """One rule and its result; ``count`` and ``share`` are of offending rows, where rows can offend."""
+    """One rule and its result; ``count`` and ``share`` are of the rows that break it, if it is about rows."""
 
     rule: str
-    column: str | None
-    severity: Severity
-    passed: bool
+    column: str | None = None
+    severity: Severity = "error"
+    passed: bool = False
     count: int = 0
     share: float = 0.0
     examples: tuple[str, ...] = ()
@@ -36,11 +41,9 @@ class Rule(Frozen):
 
     @property
     def finding(self) -> str:
-        """What is wrong, for a summary: ``x: 16 rows (0.04 %) break: at least 0``."""
-        one = self.count == 1
-        rows = (
-            f"{self.count:,} row{'s' * (not one)} ({100 * self.share:.2f} %) break{'s' * one}: " if self.count else ""
-        )
+        """The violation in one line: ``x: 16 rows (0.04 %) break: at least 0``."""
+        words = ("row", "breaks") if self.count == 1 else ("rows", "break")
+        rows = f"{self.count:,} {words[0]} ({100 * self.share:.2f} %) {words[1]}: " if self.count else ""
         return f"{self.column or 'table'}: {rows}{self.detail}"
 
     def line(self) -> str:
@@ -59,19 +62,18 @@ def show_value(value: object) -> str:
 
 
 def example_rows(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
-    """``row 12: -3``; ``rows`` are positions from 0, those told count from 1 (headers not counted)."""
-    first = list(rows)[:EXAMPLES]
-    if len(columns) == 1:
-        return tuple(f"row {row + 1}: {show_value(table[columns[0]].iloc[row])}" for row in first)
-    some = columns[:EXAMPLES]
-    return tuple(
-        f"row {row + 1}: " + ", ".join(f"{name} {show_value(table[name].iloc[row])}" for name in some) for row in first
-    )
+    """Up to five examples such as ``row 12: -3``; ``rows`` are positions from 0, numbers in the text count from 1."""
+    texts = []
+    for row in list(rows)[:EXAMPLES]:
+        values = [show_value(table[name].iloc[row]) for name in columns[:EXAMPLES]]
+        named = [f"{name} {value}" for name, value in zip(columns, values, strict=False)]
+        texts.append(f"row {row + 1}: " + ", ".join(values if len(columns) == 1 else named))
+    return tuple(texts)
 
 
 def check_rules(
     table: pd.DataFrame,
-    shown: pd.DataFrame,
+    masked: pd.DataFrame,
     contract: Contract,
     config: TrainingConfig,
     *,
@@ -82,71 +84,71 @@ def check_rules(
 
     Args:
         table: the snapshot.
-        shown: the table that examples are taken from: without values of columns with personal data.
+        masked: the same table without values of columns with personal data; examples are taken from it.
         contract: of the table.
         config: of the pipeline.
         allowed_leaks: columns that are known not to be leaks.
         previous: the champion's contract; None if no version serves.
     """
-    rules = [
-        *_lookalikes(table, contract),
-        *_notation(table, contract, config),
-        *_finite(table, shown, contract),
-        *_classes(table, contract, config.cross_validation.folds + 1),
-        _distinct(table, shown, contract),
-        *_champion(contract, config, previous),
-        *_leaks(table, contract, config.seed, set(allowed_leaks)),
-    ]
+    levels = _find_lookalikes(table, contract)
+    infinities = _find_infinities(table, masked, contract)
+    leaks = _find_leaks(table, contract, config.seed, set(allowed_leaks))
     features = len(contract.feature_columns)
-    detail = f"{features:,} features, {len(table):,} rows"
-    wide = features > len(table)
-    return [*rules, Rule(rule="fewer_features_than_rows", column=None, severity="warn", passed=not wide, detail=detail)]
-
-
-def _leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
-    leaks = [leak for leak in find_leaks(table, contract, seed) if not set(leak.columns) <= allowed]
-    for leak in leaks:
-        detail = f"{leak.detail}; list under data.drop or, if really known when predicting, validation.allow_leaks"
-        column = ", ".join(leak.columns)
-        yield Rule(rule=f"no_leak_by_{leak.kind}", column=column, severity="error", passed=False, detail=detail)
-    if not leaks:
-        yield Rule(rule="no_leak", column=None, severity="error", passed=True, detail="no column gives the target away")
-
-
-def _offences(
-    rule: str, column: str | None, bad: np.ndarray, shown: pd.DataFrame, detail: str, severity: Severity = "error"
-) -> Rule:
-    rows = np.flatnonzero(bad)
-    return Rule(
-        rule=rule,
-        column=column,
-        severity=severity,
-        passed=not len(rows),
-        count=len(rows),
-        share=len(rows) / max(len(shown), 1),
-        examples=example_rows(shown, [column] if column else list(shown.columns), rows[:EXAMPLES].tolist()),
-        detail=detail,
-    )
-
-
-def check_coerced(coerced: Sequence[CoercedValues]) -> Iterator[Rule]:
-    """Warns of values of numeric columns that are not numbers and were read as null."""
-    for column in coerced:
-        yield Rule(
-            rule="values_numeric",
-            column=column.column,
+    rules = [
+        *_or_passed(levels, "levels_distinct", "no two levels differ by case or spaces alone", "warn"),
+        *_find_notations(table, contract, config),
+        *_or_passed(infinities, "values_finite", "no infinities"),
+        *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
+        _check_duplicates(table, masked, contract),
+        *_or_passed(leaks, "no_leak", "no column gives the target away"),
+        Rule(
+            rule="fewer_features_than_rows",
             severity="warn",
-            passed=False,
-            count=column.count,
-            share=column.share,
-            examples=(column.examples,) if column.examples else (),
-            detail="a number; others are read as null, for data.columns says numeric",
-        )
+            passed=features <= len(table),
+            detail=f"{features:,} features, {len(table):,} rows",
+        ),
+    ]
+    if previous:
+        changes = _find_column_changes(contract, config, previous)
+        rules += _or_passed(changes, "champion_columns", "the champion's columns, unchanged")
+    return rules
 
 
-def _lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
-    """Levels and classes that differ in case or spaces alone: to the model they are strangers to each other."""
-    passed = True
+def _or_passed(violations: Iterable[Rule], rule: str, detail: str, severity: Severity = "error") -> list[Rule]:
+    """The violations of a rule; if there are none, its result that it passed."""
+    return list(violations) or [Rule(rule=rule, severity=severity, passed=True, detail=detail)]
+
+
+def _share(rows: int, table: pd.DataFrame) -> dict[str, Any]:
+    """``count`` and ``share`` of a rule that so many rows break."""
+    return {"count": rows, "share": rows / max(len(table), 1)}
+
+
+def check_dataset(dataset: Dataset) -> Iterator[Rule]:
+    """Warns of values that were read as null and of rows that were left out."""
+    for column in dataset.coerced:
+        examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
+        detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
+        yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
+    for reason, rows in dataset.left_out:
+        share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
+        detail = f"rows {reason} are left out"
+        yield Rule(rule="rows_labelled", severity="warn", count=rows, share=share, detail=detail)
+
+
+def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
+    for leak in find_leaks(table, contract, seed):
+        if not set(leak.columns) <= allowed:
+            detail = (
+                f"{leak.detail}; list it under data.drop or, if it is known when predicting, validation.allow_leaks"
+            )
+            severity: Severity = "warn" if leak.kind == "dominant" else "error"
+            columns = ", ".join(leak.columns)
+            yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
+
+
+def _find_lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+    """Levels and classes that differ in case or spaces alone; a model treats them as different levels."""
     for column in contract.columns:
         if column.role == "ignored" or column.kind != "category" or table[column.name].dtype.kind in "biuf":
             continue
@@ -155,104 +157,95 @@ def _lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
         for level in counts.index:
             groups.setdefault(" ".join(unicodedata.normalize("NFKC", level).casefold().split()), []).append(level)
         alike = [levels for levels in groups.values() if len(levels) > 1]
-        if not alike:
-            continue
-        passed = False
-        rows = sum(int(counts[levels[1:]].sum()) for levels in alike)
-        yield Rule(
-            rule="levels_distinct",
-            column=column.name,
-            severity="warn",
-            passed=False,
-            count=rows,
-            share=rows / max(len(table), 1),
-            examples=tuple(" and ".join(map(repr, levels[:4])) for levels in alike[: 0 if column.pii else EXAMPLES]),
-            detail="levels differ by more than case and spaces; make them one in the source",
-        )
-    if passed:
-        detail = "no two levels differ by case or spaces alone"
-        yield Rule(rule="levels_distinct", column=None, severity="warn", passed=True, detail=detail)
+        if alike:
+            rows = sum(int(counts[levels[1:]].sum()) for levels in alike)
+            groups_shown = [] if column.pii else alike[:EXAMPLES]
+            yield Rule(
+                rule="levels_distinct",
+                column=column.name,
+                severity="warn",
+                examples=tuple(" and ".join(map(repr, levels[:4])) for levels in groups_shown),
+                detail="levels differ by more than case and spaces; use one spelling in the source",
+                **_share(rows, table),
+            )
 
 
-def _notation(table: pd.DataFrame, contract: Contract, config: TrainingConfig) -> Iterator[Rule]:
+def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingConfig) -> Iterator[Rule]:
     """Text that is numbers or dates in a notation that the config does not name."""
     for column in contract.columns:
         values = table[column.name]
         if column.kind not in ("category", "text") or column.name in config.data.columns or column.role == "target":
             continue
-        if values.dtype.kind in "biufM" or (other := notation.detect_notation(values)) is None:
+        if values.dtype.kind in "biufM" or (detected := notation.detect_notation(values)) is None:
             continue
-        fate = f"left out ({column.note})" if column.role == "ignored" else "a category"
-        yield Rule(
-            rule="notation",
-            column=column.name,
-            severity="warn",
-            passed=False,
-            detail=f"{other.share:.0%} of the values are {other.described(hidden=column.pii)}, now {fate}; "
-            f"set {other.remedy}, or data.columns: {{{column.name}: category}} if that is right",
+        use = f"left out ({column.note})" if column.role == "ignored" else "a category"
+        detail = (
+            f"{detected.share:.0%} of the values are {detected.described(hidden=column.pii)}, now {use}; "
+            f"set {detected.remedy}, or data.columns: {{{column.name}: category}} if this is intended"
         )
+        yield Rule(rule="notation", column=column.name, severity="warn", detail=detail)
 
 
-def _finite(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
-    infinite = {
-        column.name: bad
-        for column in contract.columns
-        if table[column.name].dtype.kind == "f" and (bad := np.abs(table[column.name].to_numpy()) > LARGEST).any()
-    }
-    for name, bad in infinite.items():
-        detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
-        yield _offences("values_finite", name, bad, shown, detail)
-    if not infinite:
-        yield Rule(rule="values_finite", column=None, severity="error", passed=True, detail="no infinities")
+def _find_infinities(table: pd.DataFrame, masked: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+    detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
+    for name in (column.name for column in contract.columns if table[column.name].dtype.kind == "f"):
+        rows = np.flatnonzero(np.abs(table[name].to_numpy()) > LARGEST)
+        if len(rows):
+            examples = example_rows(masked, [name], rows.tolist())
+            yield Rule(rule="values_finite", column=name, examples=examples, detail=detail, **_share(len(rows), table))
 
 
-def _classes(table: pd.DataFrame, contract: Contract, need: int) -> Iterator[Rule]:
+def _check_class_sizes(table: pd.DataFrame, contract: Contract, minimum: int) -> Iterator[Rule]:
+    """Warns of rare classes; an error if fewer than two classes have the rows that cross-validation needs."""
     if contract.task == "regression":
         return
-    counts = Counter(contract.labels(table[table[contract.target].notna()]).tolist())
-    short = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < need)
-    lacking = sum(rows for rows, _ in short)
+    counts = Counter(contract.labels(table).tolist())
+    small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
+    detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
+    if small:
+        detail += "; a fold without a class neither learns nor measures it; data.classes.rare can merge or drop them"
     yield Rule(
         rule="rows_in_each_class",
         column=contract.target,
-        severity="error",
-        passed=not short,
-        count=lacking,
-        share=lacking / max(len(table), 1),
-        examples=tuple(f"class {label}: {rows} row{'s' * (rows != 1)}" for rows, label in short[:EXAMPLES]),
-        detail=f"each class has at least {need} rows: one for each of {need - 1} folds, one to hold out",
+        severity="error" if len(counts) - len(small) < 2 else "warn",
+        passed=not small,
+        examples=tuple(f"class {label}: {rows} row{'s' * (rows != 1)}" for rows, label in small[:EXAMPLES]),
+        detail=detail,
+        **_share(sum(rows for rows, _ in small), table),
     )
 
 
-def _distinct(table: pd.DataFrame, shown: pd.DataFrame, contract: Contract) -> Rule:
-    # few rows agree in the eight columns of most levels: only they are compared in full
-    telling = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
-    twins = table[table.duplicated(telling, keep=False)]
-    bad = np.zeros(len(table), dtype=bool)
-    bad[twins.index[twins.duplicated()]] = True
-    return _offences("rows_distinct", None, bad, shown, "no row stands in the table twice", "warn")
+def _check_duplicates(table: pd.DataFrame, masked: pd.DataFrame, contract: Contract) -> Rule:
+    # few rows are equal in the eight columns with the most levels: only these rows are compared in all columns
+    columns = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
+    similar = table[table.duplicated(columns, keep=False)]
+    duplicates = np.zeros(len(table), dtype=bool)
+    duplicates[similar.index[similar.duplicated()]] = True
+    rows = np.flatnonzero(duplicates)
+    return Rule(
+        rule="rows_distinct",
+        severity="warn",
+        passed=not len(rows),
+        examples=example_rows(masked, list(masked.columns), rows.tolist()),
+        detail="no row is in the table twice",
+        **_share(len(rows), table),
+    )
 
 
-def _champion(contract: Contract, config: TrainingConfig, previous: Contract | None) -> Iterator[Rule]:
-    if previous is None:
-        return
+def _find_column_changes(contract: Contract, config: TrainingConfig, previous: Contract) -> Iterator[Rule]:
+    """Features of the champion that are missing or have another kind now, unless the config says so."""
     present = {column.name: column for column in contract.columns}
-    failed = False
     for old in previous.feature_columns:
         new: Column | None = present.get(old.name)
         severity: Severity = "error"
         if old.name in config.data.columns or old.name in (*config.data.drop, contract.target):
-            continue  # the config says so
+            continue
         if new is None:
-            detail = "a feature of the champion is gone; if on purpose, list it under data.drop"
+            detail = "a feature of the champion is missing; if this is intended, list it under data.drop"
         elif new.role == "ignored" and new.kind != "text":
             severity, detail = "warn", f"a feature of the champion is left out: {new.note}"
         elif new.kind != old.kind:
-            detail = f"{old.kind} for the champion, {new.kind} now; if on purpose, declare it under data.columns"
+            detail = f"{old.kind} for the champion, {new.kind} now; if intended, declare it under data.columns"
         else:
             continue
-        failed = True
-        yield Rule(rule="champion_columns", column=old.name, severity=severity, passed=False, detail=detail)
-    if not failed:
-        detail = "the champion's columns, unchanged"
-        yield Rule(rule="champion_columns", column=None, severity="error", passed=True, detail=detail)
+        yield Rule(rule="champion_columns", column=old.name, severity=severity, detail=detail)

@@ -1,8 +1,9 @@
-"""Target leaks: columns which say what the target is before it could be known.
+"""Target leaks: columns that contain the target, or that are known only after it.
 
-Four findings, from the plainest to the least plain: a copy of the target, an exact sum that makes it, one column that
-predicts it almost perfectly alone, and one column that does as well as all the others together. All are measured on
-a seeded sample, and every score is cross-fitted: a row is never predicted by a mean it is part of.
+There are five kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
+target; a column that has values, or nulls, for one class only; one column that predicts the target almost perfectly;
+and one column that predicts it as well as all others together, which may be honest. All are measured on a seeded
+sample, and every score is cross-fitted: no row is predicted by a mean that includes it.
 """
 
 from collections.abc import Sequence
@@ -11,66 +12,90 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
 
-SAMPLE = 20_000
-CELLS = 8_000_000  # where the table is wide, fewer rows
+SAMPLE_ROWS = 20_000
+MAX_CELLS = 8_000_000  # of the sample: a wide table has fewer rows
 FOLDS = 3
 BINS = 64
-COPY = 0.9999  # |Pearson|
-ALONE = {"R²": 0.98, "AUC": 0.995}
-STRONG = {"R²": 0.8, "AUC": 0.75}
-INFORMED = {"R²": 0.3, "AUC": 0.65}  # where the others know less than this, a strong column is no surprise
-APART = 1.5  # a dominant column gains this multiple of what the next best column gains over chance
-COMPANY = 100  # of the others the best so many: more cost time and add little
-SHORTFALL = 1.05  # a dominant column leaves at most this multiple of what the others leave unexplained
+COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
+COPY_LEVELS = 20  # least distinct values of a copy in another scale
+NULL_ROWS = 30  # least rows with, and without, a value for a leak by nulls
+LEAK_SCORE = {"R²": 0.98, "AUC": 0.995}  # least score of a column that is a leak
+
+# a dominant column has a score of at least DOMINANT_SCORE. Its gain over chance is DOMINANT_GAIN times that of the
+# second best column. It leaves at most MAX_UNEXPLAINED times the error of all other columns together, which have at
+# least OTHERS_SCORE: if they explain little, a single good column is nothing unusual
+DOMINANT_SCORE = {"R²": 0.8, "AUC": 0.75}
+DOMINANT_GAIN = 1.5
+MAX_UNEXPLAINED = 1.05
+OTHERS_SCORE = {"R²": 0.3, "AUC": 0.65}
+MAX_OTHERS = 100  # only the best ones: more cost time and add little
 
 
 class Leak(Frozen):
-    """Columns that give the target away; ``score`` is R² for regression, macro one-vs-rest AUC for classes."""
+    """Columns that leak the target; ``score`` is R² for regression, the mean one-vs-rest AUC for classes."""
 
     columns: tuple[str, ...]
-    kind: Literal["copy", "sum", "alone", "dominant"]
+    kind: Literal["copy", "sum", "nulls", "alone", "dominant"]
     score: float
     detail: str
 
 
 class _Column(NamedTuple):
+    """One column of the sample.
+
+    Attributes:
+        values: (n,) float64; NaN for null.
+        can_leak: False for the time of a row, which is known when its prediction is made.
+    """
+
     name: str
-    values: np.ndarray  # (n,) float64, NaN is null
+    values: np.ndarray
     numeric: bool
-    suspect: bool  # the time of a row is known when a prediction is asked for: it is company, never a suspect
+    can_leak: bool
 
 
 class _LeakageSample(NamedTuple):
+    """The sampled rows.
+
+    Attributes:
+        target: (n,) values, or class numbers.
+        truth: (n, k) the values, or an indicator for each class of at least ten rows; scores are computed from it.
+        trained: (n,) bool: False for rows of smaller classes.
+        fold: (n,) fold of each row.
+        measure: R² or AUC.
+    """
+
     columns: list[_Column]
-    target: np.ndarray  # (n,) values, or class numbers
-    truth: np.ndarray  # (n, k) what scores are of: the values, or an indicator for each class
-    trained: np.ndarray  # (n,) bool; false for rows of tiny classes
-    fold: np.ndarray  # (n,)
-    measure: str  # R² or AUC
+    target: np.ndarray
+    truth: np.ndarray
+    trained: np.ndarray
+    fold: np.ndarray
+    measure: str
 
 
 @np.errstate(all="ignore")
 def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak, ...]:
-    """Looks for columns that leak the target.
+    """Finds columns that leak the target.
 
     Args:
-        rows: the table as read, target included; rows without a target are left out.
-        contract: roles and kinds of its columns; only features are looked at.
-        seed: draws the sample and the folds.
+        rows: the table with the target; rows without a target are left out.
+        contract: roles and kinds of its columns; only features are examined.
+        seed: of the sample and the folds.
 
     Returns:
-        The leaks, at most one for each column. Empty where fewer than 20 rows, or fewer than two classes of ten
-        rows, make every score a matter of chance.
+        The leaks, at most one for each column. Empty if there are fewer than 20 rows, or fewer than two classes of ten
+        rows: scores would be random.
     """
     rng = np.random.default_rng(seed)
     rows = rows.iloc[np.flatnonzero(rows[contract.target].notna())]
     if len(rows) < 20 or not contract.feature_columns:
         return ()
-    size = min(len(rows), SAMPLE, max(2_000, CELLS // len(contract.feature_columns)))
+    size = min(len(rows), SAMPLE_ROWS, max(2_000, MAX_CELLS // len(contract.feature_columns)))
     rows = rows.iloc[np.sort(rng.choice(len(rows), size, replace=False))]
     labels = contract.labels(rows)
     classes, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
@@ -78,7 +103,7 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
     counts = np.bincount(codes, minlength=1)
     if len(classes) < 2 or (not regression and (counts >= 10).sum() < 2):
         return ()
-    # one indicator for each class of ten rows and more; one is enough for two classes
+    # two classes need one indicator only
     truth = labels.astype(float)[:, None] if regression else np.eye(len(classes))[codes][:, counts >= 10]
     sample = _LeakageSample(
         columns=_columns(rows, contract),
@@ -88,20 +113,25 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         fold=_folds(codes, rng),
         measure="R²" if regression else "AUC",
     )
-    suspects = [column for column in sample.columns if column.suspect]
-    copies = [_affine_copy(c, labels) if regression else _renamed_copy(c, codes) for c in suspects]
+    columns = [column for column in sample.columns if column.can_leak]
+    if regression:
+        copies = [_affine_copy(c, labels) or _monotone_copy(c, labels) for c in columns]
+    else:
+        copies = [_renamed_copy(c, codes) or _class_of_nulls(c, codes, classes) for c in columns]
     leaks = {leak.columns[0]: leak for leak in copies if leak}
-    if regression and (leak := _sum([c for c in suspects if c.name not in leaks], labels, contract.target)):
+    if regression and (leak := _find_sum([c for c in columns if c.name not in leaks], labels, contract.target)):
         leaks |= dict.fromkeys(leak.columns, leak)
-    alone: dict[str, float] = {}
-    for column in suspects:
-        if column.name not in leaks:  # a date has several parts
-            alone[column.name] = max(alone.get(column.name, 0.0), _score(_bin_means(column, sample), sample))
-    for name, score in alone.items():
-        if score >= ALONE[sample.measure]:
+    scores: dict[str, float] = {}
+    for column in columns:
+        if column.name not in leaks:  # the parts of a date share a name
+            scores[column.name] = max(scores.get(column.name, 0.0), _score(_bin_means(column, sample), sample))
+    for name, score in scores.items():
+        if score >= LEAK_SCORE[sample.measure]:
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind="alone", score=score, detail=detail)
-    if leak := _dominant({name: score for name, score in alone.items() if name not in leaks}, sample, seed):
+    with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
+        leak = _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed)
+    if leak:
         leaks[leak.columns[0]] = leak
     return tuple(dict.fromkeys(leaks.values()))
 
@@ -110,16 +140,16 @@ def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
     features = contract.features(rows)
     columns = []
     for column in contract.feature_columns:
-        values, suspect = features[column.name], column.role != "time"
+        values, can_leak = features[column.name], column.role != "time"
         if column.kind == "datetime":
             parts = [getattr(values.dt, part).to_numpy(float) for part in column.derive]
-            columns += [_Column(column.name, part, False, suspect) for part in parts]
+            columns += [_Column(column.name, part, False, can_leak) for part in parts]
         elif column.kind == "category":
             codes = pd.factorize(values)[0].astype(float)
-            columns.append(_Column(column.name, np.where(codes < 0, np.nan, codes), False, suspect))
+            columns.append(_Column(column.name, np.where(codes < 0, np.nan, codes), False, can_leak))
         else:
             numbers = values.to_numpy(float)
-            columns.append(_Column(column.name, np.where(np.isinf(numbers), np.nan, numbers), True, suspect))
+            columns.append(_Column(column.name, np.where(np.isinf(numbers), np.nan, numbers), True, can_leak))
     return [column for column in columns if not np.isnan(column.values).all()]
 
 
@@ -132,86 +162,116 @@ def _folds(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _affine_copy(column: _Column, target: np.ndarray) -> Leak | None:
+    """A column that is the target, or a linear function of it."""
     known = ~np.isnan(column.values)
     x, y = column.values[known], target[known]
     if known.sum() < 20 or not np.ptp(x) or not np.ptp(y):
         return None
-    # to scale: the squares of the smallest floats are 0, of the largest infinite
+    # scaled first: squares of the smallest floats are 0, of the largest ones infinite
     score = abs(float(np.corrcoef(x / np.abs(x).max(), y / np.abs(y).max())[0, 1]))
     detail = "equals the target" if np.array_equal(x, y) else f"is the target on another scale: |r| {score:.6f}"
-    return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY else None
+    return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY_CORRELATION else None
+
+
+def _monotone_copy(column: _Column, target: np.ndarray) -> Leak | None:
+    """A number in the same or the reverse order as the target, such as its logarithm."""
+    known = ~np.isnan(column.values)
+    x, y = column.values[known], target[known]
+    if not column.numeric or known.sum() < 20 or min(len(np.unique(x)), len(np.unique(y))) < COPY_LEVELS:
+        return None
+    score = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
+    if score < COPY_CORRELATION:
+        return None
+    detail = f"has the order of the target, as its logarithm would: rank correlation {score:.6f}"
+    return Leak(columns=(column.name,), kind="copy", score=score, detail=detail)
+
+
+def _class_of_nulls(column: _Column, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
+    """A column whose values, or whose nulls, occur in one class only: it is filled in after the event."""
+    null = np.isnan(column.values)
+    if min(null.sum(), (~null).sum()) < NULL_ROWS:
+        return None
+    for rows, word in ((~null, "values"), (null, "nulls")):
+        inside = np.unique(codes[rows])
+        # in a class of most rows this happens by chance
+        if len(inside) == 1 and (share := float(np.mean(codes == inside[0]))) <= 0.5:
+            detail = f"has {word} in rows of class {str(classes[inside[0]])[:40]} only"
+            return Leak(columns=(column.name,), kind="nulls", score=1 - share, detail=detail)
+    return None
 
 
 def _renamed_copy(column: _Column, codes: np.ndarray) -> Leak | None:
+    """A column with one value for each class."""
     classes = int(codes.max()) + 1
     levels, level = np.unique(column.values, return_inverse=True)
     if len(levels) != classes or len(np.unique(level * classes + codes)) != classes:
         return None
-    return Leak(columns=(column.name,), kind="copy", score=1.0, detail="each of its values stands for one class")
+    return Leak(columns=(column.name,), kind="copy", score=1.0, detail="each of its values means one class")
 
 
-def _sum(columns: Sequence[_Column], target: np.ndarray, target_name: str) -> Leak | None:
-    """Two or three numeric columns whose weighted sum is the target, by least squares and elimination."""
+def _find_sum(columns: Sequence[_Column], target: np.ndarray, target_name: str) -> Leak | None:
+    """Two or three numeric columns whose weighted sum is the target, found by least squares and elimination."""
     columns = [c for c in columns if c.numeric and np.isnan(c.values).mean() < 0.1 and np.nanstd(c.values) > 0]
     if len(columns) < 2:
         return None
     table = np.column_stack([c.values for c in columns])
-    whole = ~np.isnan(table).any(axis=1)
-    table, y = table[whole], target[whole]
+    complete = ~np.isnan(table).any(axis=1)
+    table, y = table[complete], target[complete]
     if len(y) < 20 or not (table.std(axis=0).all() and y.std()):
         return None
     x, z = (table - table.mean(axis=0)) / table.std(axis=0), (y - y.mean()) / y.std()
     if not (np.isfinite(x).all() and np.isfinite(z).all()):  # values near the largest float
         return None
-    enough = 2 * len(columns) + 200
+    first_rows = 2 * len(columns) + 200  # enough to solve for the weights
     selected = np.argsort(-np.abs(z @ x))[: len(z) // 3]
 
-    def weights(chosen: np.ndarray, rows: int | None = enough) -> np.ndarray | None:
-        solved: np.ndarray = np.linalg.lstsq(x[:rows, chosen], z[:rows], rcond=None)[0]
-        exact = np.abs(x[:rows, chosen] @ solved - z[:rows]).max() <= 1e-6
-        return solved if exact else None
+    def exact_weights(selection: np.ndarray, rows: int | None = first_rows) -> np.ndarray | None:
+        solution: np.ndarray = np.linalg.lstsq(x[:rows, selection], z[:rows], rcond=None)[0]
+        exact = np.abs(x[:rows, selection] @ solution - z[:rows]).max() <= 1e-6
+        return solution if exact else None
 
-    solved = weights(selected)
-    if solved is None:
+    weights = exact_weights(selected)
+    if weights is None:
         return None
-    order = np.argsort(np.abs(solved))
-    selected = selected[order][np.abs(solved[order]) > 1e-6]
-    if len(selected) > 30:  # no short sum stands out of this many
+    order = np.argsort(np.abs(weights))
+    selected = selected[order][np.abs(weights[order]) > 1e-6]
+    if len(selected) > 30:  # not a short sum
         return None
     for column in selected:
-        if len(selected) > 1 and weights(fewer := selected[selected != column]) is not None:
+        if len(selected) > 1 and exact_weights(fewer := selected[selected != column]) is not None:
             selected = fewer
     selected = np.sort(selected)
-    solved = weights(selected, None)
-    if solved is None or not 2 <= len(selected) <= 3:
+    weights = exact_weights(selected, None)
+    if weights is None or not 2 <= len(selected) <= 3:
         return None
-    raw = solved * y.std() / table.std(axis=0)[selected]
+    weights = weights * y.std() / table.std(axis=0)[selected]
     names = tuple(columns[i].name for i in selected)
-    terms = [one if abs(w - 1) < 1e-6 else f"{w:.4g} × {one}" for one, w in zip(names, raw, strict=True)]
-    constant = float(np.mean(y - table[:, selected] @ raw))
+    terms = [name if abs(w - 1) < 1e-6 else f"{w:.4g} × {name}" for name, w in zip(names, weights, strict=True)]
+    constant = float(np.mean(y - table[:, selected] @ weights))
     terms += [f"{constant:.4g}"] if abs(constant) > 1e-6 * y.std() else []
     return Leak(columns=names, kind="sum", score=1.0, detail=f"{' + '.join(terms)} = {target_name}")
 
 
-def _dominant(alone: dict[str, float], sample: _LeakageSample, seed: int) -> Leak | None:
-    """The best single column, where it stands apart from the next and does as well as all the others together."""
+def _find_dominant(scores: dict[str, float], sample: _LeakageSample, seed: int) -> Leak | None:
+    """The best single column, if it is far better than the second and as good as all others together."""
     measure, chance = sample.measure, 0.0 if sample.measure == "R²" else 0.5
-    best, *others = sorted(alone, key=alone.__getitem__, reverse=True) or [""]
-    if not others or alone[best] < STRONG[measure] or alone[best] - chance < APART * (alone[others[0]] - chance):
+    best, *names = sorted(scores, key=scores.__getitem__, reverse=True) or [""]
+    if not names or scores[best] < DOMINANT_SCORE[measure]:
         return None
-    company = [c for c in sample.columns if not c.suspect or c.name in others[:COMPANY]]
-    if (together := len({c.name for c in company})) < 3:
+    others = [column for column in sample.columns if not column.can_leak or column.name in names[:MAX_OTHERS]]
+    count = len({column.name for column in others})
+    if scores[best] - chance < DOMINANT_GAIN * (scores[names[0]] - chance) or count < 3:
         return None
-    rest = _score(_boosted(company, sample, seed), sample)
-    if rest < INFORMED[measure] or 1 - alone[best] > SHORTFALL * (1 - rest):
+    others_score = _score(_predict_boosted(others, sample, seed), sample)
+    if others_score < OTHERS_SCORE[measure] or 1 - scores[best] > MAX_UNEXPLAINED * (1 - others_score):
         return None
-    detail = f"predicts as well alone ({measure} {alone[best]:.3f})"
-    detail += f" as the other {together} columns together ({rest:.3f})"
-    return Leak(columns=(best,), kind="dominant", score=alone[best], detail=detail)
+    detail = f"predicts as well alone ({measure} {scores[best]:.3f})"
+    detail += f" as the other {count} columns together ({others_score:.3f})"
+    return Leak(columns=(best,), kind="dominant", score=scores[best], detail=detail)
 
 
 def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
-    """(n, k) mean of the target in a row's bin, over the other folds, shrunk by one row towards their mean."""
+    """(n, k) mean of the target in the bin of each row over the other folds, shrunk by one row towards their mean."""
     known = column.values[~np.isnan(column.values)]
     levels = np.unique(known)
     if column.numeric and len(levels) > BINS:
@@ -222,24 +282,24 @@ def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
     width = len(levels) + 2
     cell = sample.fold * width + bin_
 
-    def elsewhere(weights: np.ndarray | None) -> np.ndarray:
+    def sum_other_folds(weights: np.ndarray | None) -> np.ndarray:
         inside = np.bincount(cell, weights, FOLDS * width).reshape(FOLDS, width)
         return np.asarray(inside.sum(axis=0) - inside)
 
-    rows = elsewhere(None)
+    rows = sum_other_folds(None)
     predicted = np.empty_like(sample.truth)
     for k in range(sample.truth.shape[1]):
-        sums = elsewhere(sample.truth[:, k])
+        sums = sum_other_folds(sample.truth[:, k])
         mean = sums.sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)
         predicted[:, k] = ((sums + mean) / (rows + 1)).ravel()[cell]
     return predicted
 
 
-def _boosted(columns: Sequence[_Column], sample: _LeakageSample, seed: int) -> np.ndarray:
-    """(n, k) the same predictions from boosted trees on all the columns."""
+def _predict_boosted(columns: Sequence[_Column], sample: _LeakageSample, seed: int) -> np.ndarray:
+    """(n, k) cross-fitted predictions of boosted trees on all columns."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    # below the least value for null: the trees can split it off, and a column that is null in a fold is harmless
+    # null becomes a value below the least one, so that trees can separate it, also in a fold without other values
     x = np.column_stack([np.where(np.isnan(c.values), np.nanmin(c.values) - 1, c.values) for c in columns])
     predicted = np.zeros_like(sample.truth)
     for number in range(FOLDS):
@@ -257,9 +317,9 @@ def _boosted(columns: Sequence[_Column], sample: _LeakageSample, seed: int) -> n
 def _score(predicted: np.ndarray, sample: _LeakageSample) -> float:
     truth = sample.truth
     if sample.measure == "R²":
-        share = ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
-        return float(1 - share) if np.isfinite(share) else 0.0
-    # the mean rank of the positives (Mann-Whitney): all classes at once, ties shared
+        unexplained = ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+        return float(1 - unexplained) if np.isfinite(unexplained) else 0.0
+    # from the ranks of the positives (Mann-Whitney), for all classes at once
     ranks, positives = rankdata(predicted, axis=0), truth.sum(axis=0)
     wins = (ranks * truth).sum(axis=0) - positives * (positives + 1) / 2
     return float(np.mean(wins / (positives * (len(truth) - positives))))

@@ -7,9 +7,9 @@ accept is stored and sent again with the next monitoring run. A failing webhook 
 import datetime as dt
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -126,14 +126,6 @@ class AlertStore:
     def __init__(self, store: Path, model: str, config: AlertConfig) -> None:
         self.path, self.config = _alerts_path(store, model), config
 
-    def open(self, alert: Alert) -> DeliveryReport:
-        """Opens and notifies of one alert, unless it is open already and no more severe than before.
-
-        Raises:
-            TransientError: the store cannot be written.
-        """
-        return self._change(alert.at, lambda states: _open_alerts(states, [alert]))
-
     def replace(
         self, kind: str, alerts: Sequence[Alert], at: dt.datetime, unknown: Iterable[str] = ()
     ) -> DeliveryReport:
@@ -149,52 +141,41 @@ class AlertStore:
             TransientError: the store cannot be written.
         """
         current = {*unknown, *(alert.subject for alert in alerts)}
-
-        def change(states: Sequence[AlertState]) -> list[AlertState]:
+        with files.exclusive_lock(self.path.with_suffix(".lock")):
+            before = _read(self.path)
+            statuses = {state.id: state.status for state in before}
             updated = [
                 state.model_copy(update={"resolved": at})
                 if not state.resolved and state.alert.kind == kind and state.alert.subject not in current
                 else state
-                for state in states
+                for state in before
             ]
-            return _open_alerts(updated, alerts)
-
-        return self._change(at, change)
-
-    def _change(self, now: dt.datetime, change: Callable[[Sequence[AlertState]], list[AlertState]]) -> DeliveryReport:
-        with files.exclusive_lock(self.path.with_suffix(".lock")):
-            before = _read(self.path)
-            statuses = {state.id: state.status for state in before}
-            after = change(before)
+            after = _open_alerts(updated, alerts)
             changed = [state for state in after if statuses.get(state.id) != state.status]
             if changed:
                 _write(self.path, after)
         for state in changed:
-            _log(state)
+            alert, level = state.alert, logging.ERROR if state.alert.severity == "page" else logging.WARNING
+            prefix, level = ("resolved: ", logging.INFO) if state.resolved else ("", level)
+            LOG.log(level, "%s%s: %s", prefix, _to_line(alert.title), _to_line(alert.detail))
         resolved = sum(state.resolved is not None for state in changed)
-        delivery = self._deliver(now)
-        return DeliveryReport(
-            opened=len(changed) - resolved, resolved=resolved, webhook=delivery.webhook, why=delivery.why
-        )
+        return self._deliver(at).model_copy(update={"opened": len(changed) - resolved, "resolved": resolved})
 
-    def _deliver(self, now: dt.datetime) -> "_Delivery":
+    def _deliver(self, now: dt.datetime) -> DeliveryReport:
         """Sends all pending states in order until one fails; one process at a time."""
         if self.config.webhook is None:
-            return _Delivery("none")
+            return DeliveryReport()
         with files.exclusive_lock(self.path.with_suffix(".webhook.lock")):
-            pending = [state for state in _read(self.path) if _is_pending(state, now)]
+            unsent = [state for state in _read(self.path) if state.notified != state.status]
+            pending = [state for state in unsent if not state.resolved or state.resolved >= now - MAX_RESOLVED_AGE]
             for state in pending:
                 if why := post_webhook(self.config, state.document()):
                     LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
-                    return _Delivery("failed", why)
+                    return DeliveryReport(webhook="failed", why=why)
                 with files.exclusive_lock(self.path.with_suffix(".lock")):
-                    _write(self.path, [_mark_notified(each, state) for each in _read(self.path)])
-            return _Delivery("sent" if pending else "none")
-
-
-class _Delivery(NamedTuple):
-    webhook: Literal["none", "sent", "failed"]
-    why: str = ""
+                    notified = {state.id: {"notified": state.status}}
+                    _write(self.path, [each.model_copy(update=notified.get(each.id)) for each in _read(self.path)])
+            return DeliveryReport(webhook="sent" if pending else "none")
 
 
 def notify_decision(
@@ -238,10 +219,8 @@ def notify_slos(
     """
     alerts, unknown = [], []
     for status in statuses:
-        breach, budget = (
-            status.name,
-            f"{status.name} budget",
-        )  # two alerts: a breach ends long before its budget recovers
+        # two alerts: a breach ends long before its budget recovers
+        breach, budget = status.name, f"{status.name} budget"
         if status.state == "unknown":
             unknown += [breach, budget]
         elif status.state == "burning":
@@ -293,21 +272,6 @@ def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[
             escalated = alert.model_copy(update={"at": updated[position].alert.at})
             updated[position] = updated[position].model_copy(update={"alert": escalated})
     return updated
-
-
-def _log(state: AlertState) -> None:
-    level = logging.INFO if state.resolved else logging.ERROR if state.alert.severity == "page" else logging.WARNING
-    prefix = "resolved: " if state.resolved else ""
-    LOG.log(level, "%s%s: %s", prefix, _to_line(state.alert.title), _to_line(state.alert.detail))
-
-
-def _is_pending(state: AlertState, now: dt.datetime) -> bool:
-    long_resolved = state.resolved is not None and state.resolved < now - MAX_RESOLVED_AGE
-    return state.notified != state.status and not long_resolved
-
-
-def _mark_notified(state: AlertState, sent: AlertState) -> AlertState:
-    return state.model_copy(update={"notified": sent.status}) if state.id == sent.id else state
 
 
 def _read(path: Path) -> tuple[AlertState, ...]:

@@ -123,15 +123,13 @@ class _CurrentRows:
     def unknown_columns(self, columns: Collection[str]) -> list[DriftCheckResult]:
         names = sorted(self.inputs.unknown_columns - {PREDICTION, PROBABILITY, *columns})[:MAX_UNKNOWN_COLUMNS]
         detail = "the training rows have no such column"
-        return [
-            DriftCheckResult(column=name, name="unknown column", value=1.0, threshold=None, alarm=False, detail=detail)
-            for name in names
-        ]
+        return [DriftCheckResult(column=name, name="unknown column", value=1.0, detail=detail) for name in names]
 
     def schema(self, column: Column) -> list[DriftCheckResult]:
         """Input that no model should be trained on is invalid; a few values of the wrong type are only reported."""
         stats, profile = self.inputs.columns[column.name], self.reference.profile["columns"][column.name]
-        invalid = partial(DriftCheckResult, column=column.name, threshold=None, alarm=True, invalid=True)
+        check = partial(DriftCheckResult, column=column.name)
+        invalid = partial(check, alarm=True, invalid=True)
         if column.name in self.duplicated:
             return [invalid(name="duplicate column", value=1.0, detail="the column occurs twice")]
         if column.name not in self.present:
@@ -145,11 +143,7 @@ class _CurrentRows:
             return [invalid(name="all null", value=1.0, detail="every value is null")]
         if not stats.wrong_type:
             return []
-        return [
-            DriftCheckResult(
-                column=column.name, name="wrong type", value=share, threshold=MAX_WRONG_TYPE, alarm=False, detail=detail
-            )
-        ]
+        return [check(name="wrong type", value=share, threshold=MAX_WRONG_TYPE, detail=detail)]
 
     def reference_columns(
         self, features: Iterable[Column], outputs: Iterable[str]
@@ -191,30 +185,23 @@ def _distribution_checks(
     column: ReferenceColumn, stats: ColumnStats, thresholds: CheckThresholds, config: DriftConfig
 ) -> list[DriftCheckResult]:
     profile, checks = column.profile, list[DriftCheckResult]()
+    check = partial(DriftCheckResult, column=column.name)
 
     def add(name: str, value: float, chance: float, effect: float, detail: str) -> None:
         threshold = max(chance, effect * config.min_effect)
-        alarm = value > threshold
-        checks.append(
-            DriftCheckResult(
-                column=column.name, name=name, value=value, threshold=threshold, alarm=alarm, detail=detail
-            )
-        )
+        checks.append(check(name=name, value=value, threshold=threshold, alarm=value > threshold, detail=detail))
 
     value_distance = distance(profile, stats)
     if value_distance is not None and stats.categories is not None:
-        moved = _most_changed_category(profile, stats, stats.categories)
-        detail = f"{moved.category!r}: {moved.reference_share:.1%} in training, {moved.current_share:.1%} now"
+        change = _most_changed_category(profile, stats, stats.categories)
+        detail = f"{change.category!r}: {change.reference_share:.1%} in training, {change.current_share:.1%} now"
         add("distribution", value_distance, thresholds.distance, CATEGORY_EFFECT, detail)
-        difference = abs(moved.current_share - moved.reference_share)
+        difference = abs(change.current_share - change.reference_share)
         add("category share", difference, thresholds.share, SHARE_EFFECT, detail)
     elif value_distance is not None and stats.histogram is not None:
         mean = stats.histogram.total / stats.count
-        detail = (
-            f"mean {mean:.4g} now"
-            if profile["mean"] is None
-            else f"mean {profile['mean']:.4g} in training, {mean:.4g} now"
-        )
+        training_mean = "" if profile["mean"] is None else f"{profile['mean']:.4g} in training, "
+        detail = f"mean {training_mean}{mean:.4g} now"
         add("distribution", value_distance, thresholds.distance, 1.0, detail)
         if profile["kind"] == "numeric":
             ks = kolmogorov_smirnov(profile, stats.histogram, CELLS)
@@ -222,9 +209,8 @@ def _distribution_checks(
     training_rows = profile["nulls"] + profile["count"]
     if stats.rows and training_rows:
         reference_share, current_share = profile["nulls"] / training_rows, stats.nulls / stats.rows
-        detail = (
-            f"{reference_share:.1%} in training, {current_share:.1%} now" if current_share != reference_share else ""
-        )
+        changed = current_share != reference_share
+        detail = f"{reference_share:.1%} in training, {current_share:.1%} now" if changed else ""
         add("nulls", abs(current_share - reference_share), thresholds.nulls, SHARE_EFFECT, detail)
     return checks
 
@@ -276,9 +262,9 @@ def _reason(ranked: Sequence[DriftCheckResult]) -> str:
     if not alarms:
         nearest = next((check for check in ranked if check.threshold), None)
         return f"nearest to its threshold: {nearest.column}, {nearest.name}" if nearest else "nothing to compare"
-    shown = alarms[:_MAX_COLUMNS_IN_REASON]
-    texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in shown]
-    more = f" and {len(alarms) - len(shown)} more" if len(alarms) > len(shown) else ""
+    first = alarms[:_MAX_COLUMNS_IN_REASON]
+    texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in first]
+    more = f" and {len(alarms) - len(first)} more" if len(alarms) > len(first) else ""
     return "; ".join(texts) + more
 
 

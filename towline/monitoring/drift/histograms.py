@@ -6,6 +6,7 @@ them.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,18 +97,12 @@ class HistogramAccumulator:
         self.columns: dict[str, ColumnStats] = {}
         self.unknown_columns: set[str] = set()
         self._contract_columns = {column.name for column in contract.columns}
-        self._counters: list[_NumericCounter | _CategoryCounter | _DatetimeCounter | _NullCounter] = []
+        self._counters: list[_Counter] = []
         for column in contract.feature_columns:
             column_profile = profile["columns"][column.name]
             stats = self.columns[column.name] = ColumnStats(column.kind)
-            if column.pii and column.kind == "category":
-                self._counters.append(_NullCounter(column, stats))
-            elif column.kind == "category":
-                self._counters.append(_CategoryCounter(column, stats, column_profile))
-            elif column.kind == "datetime":
-                self._counters.append(_DatetimeCounter(column, stats))
-            else:
-                self._counters.append(_NumericCounter(column, stats, column_profile.get("grid")))
+            kinds = {"category": _NullCounter if column.pii else _CategoryCounter, "datetime": _DatetimeCounter}
+            self._counters.append(kinds.get(column.kind, _NumericCounter)(column, stats, column_profile))
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Counts more rows. A column that is missing or duplicated in them is not counted."""
@@ -119,26 +114,55 @@ class HistogramAccumulator:
                 column = rows.column(counter.name)
                 for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
                     for start in range(0, len(chunk), CHUNK_ROWS):
-                        self._count(counter, chunk.slice(start, CHUNK_ROWS))
+                        counter.add(chunk.slice(start, CHUNK_ROWS))
 
-    def _count(
-        self, counter: "_NumericCounter | _CategoryCounter | _DatetimeCounter | _NullCounter", values: pa.Array
-    ) -> None:
+
+class _Counter(ABC):
+    """Counts the values of one column into its statistics."""
+
+    def __init__(self, column: Column, stats: ColumnStats, column_profile: Mapping[str, Any]) -> None:  # noqa: ARG002
+        self.name, self._stats, self._reader = column.name, stats, column.reader
+
+    def add(self, values: pa.Array) -> None:
         """Counts a chunk. Values that cannot be read at all, such as invalid UTF-8, have the wrong type."""
-        stats = self.columns[counter.name]
-        before = stats.rows, stats.nulls, stats.wrong_type
+        stats = self._stats
+        stats.rows += len(values)
+        before = stats.nulls, stats.wrong_type
         try:
-            counter.add(values)
+            self._count(values)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
-            stats.rows, stats.nulls, stats.wrong_type = before
-            stats.rows += len(values)
-            stats.nulls += values.null_count
-            stats.wrong_type += len(values) - values.null_count
+            stats.nulls, stats.wrong_type = before
+            self._count_null_or_wrong(values)
+
+    @abstractmethod
+    def _count(self, values: pa.Array) -> None: ...
+
+    def _count_null_or_wrong(self, values: pa.Array) -> None:
+        self._stats.nulls += values.null_count
+        self._stats.wrong_type += len(values) - values.null_count
+
+    def _count_unreadable(self, value: Any, count: int) -> None:
+        """Counts a value that the reader reads as None."""
+        if self._reader.is_null(value):
+            self._stats.nulls += count
+        else:
+            self._stats.wrong_type += count
+
+    def _distinct_values(self, values: pa.Array) -> tuple[np.ndarray, list[Any]]:
+        """Indices into the distinct values, and these. Counts nulls; nested values (lists) have the wrong type."""
+        if pa.types.is_nested(values.type):
+            self._count_null_or_wrong(values)
+            return np.empty(0, dtype=np.intp), []
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        self._stats.nulls += encoded.null_count
+        indices = encoded.indices.drop_null() if encoded.null_count else encoded.indices
+        return buffer_to_numpy(indices), encoded.dictionary.to_pylist()
 
 
-class _NumericCounter:
-    def __init__(self, column: Column, stats: ColumnStats, grid: Mapping[str, Any] | None) -> None:
-        self.name, self._stats, self._boolean = column.name, stats, column.kind == "boolean"
+class _NumericCounter(_Counter):
+    def __init__(self, column: Column, stats: ColumnStats, column_profile: Mapping[str, Any]) -> None:
+        super().__init__(column, stats, column_profile)
+        self._boolean, grid = column.kind == "boolean", column_profile.get("grid")
         self._low = -LARGEST if column.min is None else column.min
         self._high = LARGEST if column.max is None else column.max
         self._histogram = None
@@ -147,13 +171,11 @@ class _NumericCounter:
             self._cells = len(grid["cells"])
             self._cells_per_unit = self._cells / (self._grid_high - self._grid_low)
             self._histogram = stats.histogram = NumericHistogram(np.zeros(self._cells, dtype=np.int64))
-        self._reader = column.reader
         self._na_numbers = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
         self._buffer = np.empty(CHUNK_ROWS)
 
-    def add(self, values: pa.Array) -> None:
-        self._stats.rows += len(values)
-        self._count(self._read(values))
+    def _count(self, values: pa.Array) -> None:
+        self._count_numbers(self._read(values))
 
     def _read(self, values: pa.Array) -> np.ndarray:
         kind = values.type
@@ -163,7 +185,7 @@ class _NumericCounter:
                 values = values.drop_null()
             floats = buffer_to_numpy(values.cast(pa.float64(), safe=False))
             return np.where(np.isin(floats, self._na_numbers), np.nan, floats) if self._na_numbers else floats
-        indices, distinct = _distinct_values(values, self._stats)
+        indices, distinct = self._distinct_values(values)
         if not distinct:
             return np.empty(0)
         null = np.array([self._reader.is_null(value) for value in distinct])
@@ -175,7 +197,7 @@ class _NumericCounter:
         readable: np.ndarray = numbers[~unreadable]
         return readable
 
-    def _count(self, values: np.ndarray) -> None:
+    def _count_numbers(self, values: np.ndarray) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             length, total = len(values), float(values.sum())
         if total != total:  # noqa: PLR0124 - the values hold NaN, or both infinities
@@ -216,16 +238,15 @@ class _NumericCounter:
         return values if valid.all() else values[valid]
 
 
-class _CategoryCounter:
+class _CategoryCounter(_Counter):
     def __init__(self, column: Column, stats: ColumnStats, column_profile: Mapping[str, Any]) -> None:
-        self.name, self._stats, self._reader = column.name, stats, column.reader
+        super().__init__(column, stats, column_profile)
         self._profiled = frozenset(column_profile["counts"])
         self._trained = None if column.categories is None else frozenset(column.categories)
         self._categories = stats.categories = CategoryCounts()
 
-    def add(self, values: pa.Array) -> None:
-        self._stats.rows += len(values)
-        indices, distinct = _distinct_values(values, self._stats)
+    def _count(self, values: pa.Array) -> None:
+        indices, distinct = self._distinct_values(values)
         counts = np.bincount(indices, minlength=len(distinct))
         for value, count in zip(distinct, counts.tolist(), strict=True):
             if count:
@@ -234,10 +255,7 @@ class _CategoryCounter:
     def _add_value(self, value: Any, count: int) -> None:
         category = self._reader.read(value)
         if category is None:
-            if self._reader.is_null(value):
-                self._stats.nulls += count
-            else:
-                self._stats.wrong_type += count
+            self._count_unreadable(value, count)
         elif category in self._profiled:
             self._categories.counts[category] += count
         else:
@@ -248,47 +266,24 @@ class _CategoryCounter:
                     self._categories.examples.append(category)
 
 
-class _DatetimeCounter:
+class _DatetimeCounter(_Counter):
     """Counts nulls and wrong types only: times always move on, which is no drift."""
 
-    def __init__(self, column: Column, stats: ColumnStats) -> None:
-        self.name, self._stats, self._reader = column.name, stats, column.reader
-
-    def add(self, values: pa.Array) -> None:
-        self._stats.rows += len(values)
+    def _count(self, values: pa.Array) -> None:
         self._stats.nulls += values.null_count
         if not pa.types.is_temporal(values.type):
             for value, count in Counter(values.drop_null().to_pylist()).items():
                 if self._reader.read(value) is None:
-                    if self._reader.is_null(value):
-                        self._stats.nulls += count
-                    else:
-                        self._stats.wrong_type += count
+                    self._count_unreadable(value, count)
 
 
-class _NullCounter:
+class _NullCounter(_Counter):
     """Counts nulls only, for categories that are personal data."""
 
-    def __init__(self, column: Column, stats: ColumnStats) -> None:
-        self.name, self._stats, self._reader = column.name, stats, column.reader
-
-    def add(self, values: pa.Array) -> None:
-        self._stats.rows += len(values)
-        indices, distinct = _distinct_values(values, self._stats)
+    def _count(self, values: pa.Array) -> None:
+        indices, distinct = self._distinct_values(values)
         null = np.array([self._reader.read(value) is None for value in distinct], dtype=bool)
         self._stats.nulls += int(np.count_nonzero(null[indices])) if distinct else 0
-
-
-def _distinct_values(values: pa.Array, stats: ColumnStats) -> tuple[np.ndarray, list[Any]]:
-    """Indices into the distinct values, and these. Counts nulls; nested values (lists) have the wrong type."""
-    if pa.types.is_nested(values.type):
-        stats.nulls += values.null_count
-        stats.wrong_type += len(values) - values.null_count
-        return np.empty(0, dtype=np.intp), []
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    stats.nulls += encoded.null_count
-    indices = encoded.indices.drop_null() if encoded.null_count else encoded.indices
-    return buffer_to_numpy(indices), encoded.dictionary.to_pylist()
 
 
 def buffer_to_numpy(values: pa.Array) -> np.ndarray:

@@ -78,7 +78,7 @@ class RepeatedRows:
             f"{self.share:.0%} of the rows repeat an earlier row ({training_share:.0%} of the training rows do); "
             "was data sent twice?"
         )
-        return _result(REPEATED_ROWS, self.share, detail)
+        return DriftCheckResult(column=ROWS, name=REPEATED_ROWS, value=self.share, detail=detail)
 
     def _add_to_sample(self, rows: pa.RecordBatch, key_hashes: np.ndarray) -> None:
         row_hashes = key_hashes.copy()
@@ -144,7 +144,7 @@ class ClockCheck:
                 f"an earlier monitoring run ended at {_format_time(latest)}, {_format_span(latest - self.end)} after "
                 "this one: the clock was set back"
             )
-            self._earlier_run = _result(CLOCK, 0.0, detail)
+            self._earlier_run = _clock_result(0.0, detail)
 
     def results(self, rows: int) -> list[DriftCheckResult]:
         """At most one result each for an earlier run, rows dated too early, and rows dated in the future."""
@@ -161,21 +161,21 @@ class ClockCheck:
                 f"{_format_time(largest.after)}): the clock was set back, and rows dated before this window were not "
                 "checked"
             )
-            results.append(_result(CLOCK, min(1.0, count / max(rows, count)), detail))
+            results.append(_clock_result(min(1.0, count / max(rows, count)), detail))
         if self._future_rows:
             detail = (
                 f"{self._future_rows:,} rows are dated in the future, up to {_format_time(self._latest)}: a clock is, "
                 "or was, ahead"
             )
-            results.append(_result(CLOCK, min(1.0, self._future_rows / max(rows, self._future_rows)), detail))
+            results.append(_clock_result(min(1.0, self._future_rows / max(rows, self._future_rows)), detail))
         return results
 
     def _is_in_window(self, skew: ClockSkew) -> bool:
         return any(self.start <= moment < self.end for moment in (skew.before, skew.after))
 
 
-def _result(name: str, share: float, detail: str) -> DriftCheckResult:
-    return DriftCheckResult(column=ROWS, name=name, value=share, threshold=None, alarm=False, detail=detail)
+def _clock_result(share: float, detail: str) -> DriftCheckResult:
+    return DriftCheckResult(column=ROWS, name=CLOCK, value=share, detail=detail)
 
 
 def _to_arrow(positions: np.ndarray) -> pa.Array:

@@ -21,12 +21,12 @@ from towline.monitoring.performance.logged_predictions import (
     select_predictions,
     unmodified_features,
 )
-from towline.monitoring.performance.quality import evenly_spaced, resampling_units, widen_interval
+from towline.monitoring.performance.quality import evenly_spaced, resampled_interval, resampling_units
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.cross_validation import primary_metric
-from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
-from towline.training.evaluation.predictions import Interval, Predictions
+from towline.training.evaluation.bootstrap import draw_weights, resample_metric
+from towline.training.evaluation.predictions import Predictions
 
 MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is only shown
 
@@ -90,7 +90,9 @@ def compare(
     values = [float(score(each, weights=np.ones((1, count)))[0]) for each in padded]
     resampled = [score(each, weights=draws) for each in padded]
     sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
-    gain = _difference(sign * (values[1] - values[0]), sign * (resampled[1] - resampled[0]), len(np.unique(units)))
+    gain = resampled_interval(
+        sign * (values[1] - values[0]), sign * (resampled[1] - resampled[0]), len(np.unique(units))
+    )
     finite = [value if np.isfinite(value) else None for value in values]
     measured = {"champion": finite[0], "previous": finite[1]}
     if gain.value is None or gain.low is None or gain.high is None:
@@ -138,9 +140,3 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
     aligned = np.zeros((len(rows), len(contract.classes)))
     aligned[:, [contract.classes.index(label) for label in model_contract.classes]] = predictions.probabilities
     return Predictions(predictions.labels, aligned)
-
-
-def _difference(value: float, resampled: np.ndarray, units: int) -> Interval:
-    if np.isfinite(resampled).sum() < len(resampled) / 2:
-        return Interval(value=None)
-    return widen_interval(percentile_interval(value, resampled), units)

@@ -97,11 +97,14 @@ def compare_past_estimates(past: Sequence[QualityResult]) -> PastEstimates:
     Args:
         past: quality results of one version, oldest first.
     """
-    compared = [pair for window in past if (pair := _known_pair(window))][-COMPARED_WINDOWS:]
+    compared = [
+        (window, estimate, measured)
+        for window in past
+        if (estimate := _known(window.expected or window.estimate)) and (measured := _known(window.value))
+    ][-COMPARED_WINDOWS:]
     if not compared:
         return PastEstimates(True, "not compared with labels yet")
-    for pair in reversed(compared):
-        window, estimate, measured = pair
+    for window, estimate, measured in reversed(compared):
         tolerance = 0.0 if window.holdout is None else abs(window.bound - window.holdout)
         disjoint = estimate.low > measured.high or estimate.high < measured.low
         if disjoint and abs(estimate.value - measured.value) > MATERIAL_SHARE * tolerance:
@@ -119,18 +122,6 @@ class _KnownInterval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class _KnownPair(NamedTuple):
-    window: QualityResult
-    estimate: _KnownInterval
-    measured: _KnownInterval
-
-
-def _known_pair(window: QualityResult) -> _KnownPair | None:
-    """A window's estimate and its measured value; None if one of them is unknown."""
-    estimate, measured = _known(window.expected or window.estimate), _known(window.value)
-    return _KnownPair(window, estimate, measured) if estimate and measured else None
 
 
 def _known(value: Interval | PerformanceEstimate | None) -> _KnownInterval | None:

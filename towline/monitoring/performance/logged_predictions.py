@@ -196,5 +196,5 @@ def _note(rows: np.ndarray, problem: str, names: Sequence[str]) -> tuple[str, ..
     count = int(rows.sum())
     if not count:
         return ()
-    shown = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
-    return (f"{count} {problem}" + (f" ({shown})" if shown else ""),)
+    examples = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+    return (f"{count} {problem}" + (f" ({examples})" if examples else ""),)

@@ -180,10 +180,8 @@ class _MeasuredRows:
         value = float(resample_metric(truth, predictions, self.contract, self.metric, np.ones((1, len(positions))))[0])
         draws = self.weights[:, positions] if rows is None else self.weights[:SLICE_RESAMPLES, positions]
         resampled = resample_metric(truth, predictions, self.contract, self.metric, draws)
-        if np.isfinite(resampled).sum() < len(resampled) / 2:
-            return percentile_interval(value, resampled[:0])
-        widened = widen_interval(percentile_interval(value, resampled), len(np.unique(self.units[positions])))
-        return _clip_to_range(widened, self.metric)
+        interval = resampled_interval(value, resampled, len(np.unique(self.units[positions])))
+        return _clip_to_range(interval, self.metric)
 
     def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
         """The slices of the evaluation whose columns are logged unmodified."""
@@ -273,8 +271,14 @@ def resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
     return np.arange(len(rows)) // max(1, math.isqrt(len(rows)))
 
 
-def widen_interval(percentiles: Interval, units: int) -> Interval:
-    """Widens an interval of few units by Student's t; a single unit has no interval."""
+def resampled_interval(value: float, resampled: np.ndarray, units: int) -> Interval:
+    """The interval of a bootstrap, widened by Student's t for few units.
+
+    There is none if most resampled values are undefined, or for a single unit.
+    """
+    if np.isfinite(resampled).sum() < len(resampled) / 2:
+        return percentile_interval(value, resampled[:0])
+    percentiles = percentile_interval(value, resampled)
     if percentiles.value is None or percentiles.low is None or percentiles.high is None:
         return percentiles
     if units < 2:

@@ -11,7 +11,6 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from towline.config import PipelineConfig, Settings
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.plot_samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
-from towline.monitoring.results import DriftCheckResult, DriftResult
+from towline.monitoring.results import DriftResult
 from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
 from towline.release.reference import read_reference
@@ -136,8 +135,7 @@ class _MetricRow(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """An Evidently snapshot and its JSON."""
 
     snapshot: Any
@@ -284,15 +282,12 @@ def _check_rows(drift: DriftResult) -> list[_MetricRow]:
         status = "FAIL" if check.alarm or check.invalid else "SUCCESS"
         column, name = plain_text(check.column), plain_text(check.name)
         value = check.value if math.isfinite(check.value) else 0.0
-        description, detail = _describe(check), _plain_words(check.detail)
-        row = _MetricRow(column, name, value, status, check.threshold, description, detail)
+        threshold = "" if check.threshold is None else f", threshold {check.threshold:.4g}"
+        description = f"{check.value:.4g}{threshold}" + (f"; {check.detail}" if check.detail else "")
+        texts = _plain_words(description), _plain_words(check.detail)
+        row = _MetricRow(column, name, value, status, check.threshold, *texts)
         rows.setdefault((column, name), row)
     return list(rows.values())
-
-
-def _describe(check: DriftCheckResult) -> str:
-    threshold = "" if check.threshold is None else f", threshold {check.threshold:.4g}"
-    return _plain_words(f"{check.value:.4g}{threshold}" + (f"; {check.detail}" if check.detail else ""))
 
 
 def _note(drift: DriftResult, pair: SamplePair | None) -> str:

@@ -34,26 +34,6 @@ class FlowTimes(Frozen):
     due: dt.datetime | None = None
 
 
-class SloTarget(Frozen):
-    """The SLOs of a config.
-
-    Attributes:
-        availability: share of requests without a 5xx response.
-        p95: seconds within which 95 % of requests are answered.
-        edge: the next bound of the service's latency histogram at or above ``p95``.
-    """
-
-    availability: float | None = None
-    p95: float | None = None
-    edge: float | None = None
-
-    @classmethod
-    def of(cls, slo: SloConfig) -> "SloTarget":
-        seconds = None if slo.p95_ms is None else slo.p95_ms / 1000
-        edge = None if seconds is None else next((edge for edge in LATENCY_BUCKETS_S if edge >= seconds), None)
-        return cls(availability=slo.availability, p95=seconds, edge=edge)
-
-
 class ModelMetricsSnapshot(Frozen):
     """Everything that is exported about one model.
 
@@ -62,6 +42,7 @@ class ModelMetricsSnapshot(Frozen):
         since: time from which the champion serves.
         trained: time of the champion's training.
         drift, quality: the last windows.
+        slo: the SLOs of its config; None if the config is not known.
         readable: whether the model's files could be read; if not, nothing else is known.
     """
 
@@ -74,7 +55,7 @@ class ModelMetricsSnapshot(Frozen):
     slos: tuple[SloStatus, ...] = ()
     alerts: tuple[Alert, ...] = ()
     flows: tuple[FlowTimes, ...] = ()
-    target: SloTarget = SloTarget()
+    slo: SloConfig | None = None
     readable: bool = True
 
 
@@ -157,7 +138,7 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
         slos=slos,
         alerts=read_open_alerts(settings.store, model),
         flows=tuple(_flow_times(last_runs.items(), config, since)),
-        target=SloTarget.of(config.slo) if config else SloTarget(),
+        slo=config.slo if config else None,
     )
 
 
@@ -172,11 +153,10 @@ def _read_history(ledger: Ledger, model: str) -> list[Entry] | None:
 
 def _training_time(settings: Settings, champion: Entry | None) -> dt.datetime | None:
     try:
-        return (
-            summary.parse_time(read_manifest(settings.layout.release(champion.release)).created) if champion else None
-        )
+        manifest = read_manifest(settings.layout.release(champion.release)) if champion else None
     except ReleaseError:
         return None
+    return summary.parse_time(manifest.created) if manifest else None
 
 
 def next_run(cron: str, timezone: str, after: dt.datetime) -> dt.datetime | None:
@@ -310,9 +290,12 @@ def _slo_metrics(snapshot: ModelMetricsSnapshot) -> Iterator[_Metric]:
             yield "slo_budget_remaining", (status.name,), status.budget
             for burn in status.burns:
                 yield "slo_burn_rate", (status.name, burn.window), burn.rate
-    yield "slo_target", ("availability",), snapshot.target.availability
-    yield "slo_p95_seconds", (), snapshot.target.p95
-    yield "slo_p95_edge_seconds", (), snapshot.target.edge
+    if snapshot.slo:
+        yield "slo_target", ("availability",), snapshot.slo.availability
+        seconds = None if snapshot.slo.p95_ms is None else snapshot.slo.p95_ms / 1000
+        yield "slo_p95_seconds", (), seconds
+        if seconds is not None:
+            yield "slo_p95_edge_seconds", (), next((edge for edge in LATENCY_BUCKETS_S if edge >= seconds), None)
 
 
 def _timestamp(moment: dt.datetime | None) -> float | None:

@@ -11,7 +11,7 @@ rules in deployments/prometheus use the same table, ``BURN_RATE_ALERTS``.
 
 import bisect
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -101,15 +101,18 @@ class _Events(NamedTuple):
         return 1 - self.bad / self.total if self.total > 0 else None
 
 
+_Count = Callable[[Sequence[CounterTotals], dt.datetime, dt.datetime], _Events]
+
+
 class _Slo(NamedTuple):
-    """An SLO of the config: its events, in words, and a function that counts them between two times."""
+    """An SLO of the config: its events, in words, and a function that counts those of one service between two times."""
 
     name: SloName
     goal: str
     target: float
     events: str
     failure: str
-    count_events: Callable[[dt.datetime, dt.datetime], _Events]
+    count_events: _Count
 
 
 def evaluate_slos(
@@ -138,25 +141,11 @@ def evaluate_slos(
     history = sorted((totals for totals in history if totals.at <= now), key=lambda totals: totals.at)
     if since is not None:
         history = [totals for totals in history if totals.at >= since]
-    services = _split_services(history)
-    statuses = []
-    if config.availability is not None:
-        share, count = _format_share(config.availability), partial(_count_all, services, _count_requests)
-        slo = _Slo(
-            "availability", f"{share} of requests without a 5xx", config.availability, "requests", "failed", count
-        )
-        statuses.append(_evaluate(slo, history, config, now))
-        count = partial(_count_all, services, _count_scrapes)
-        goal = f"{share} of scrapes reach the service"
-        slo = _Slo("reachability", goal, config.availability, "scrapes", "did not reach the service", count)
-        statuses.append(_evaluate(slo, history, config, now))
+    statuses = [_evaluate(slo, history, config, now) for slo in _configured_slos(config)]
     if config.p95_ms is not None:
-        count = partial(_count_all, services, partial(_count_slow, config.p95_ms / 1000))
-        goal = f"95 % of requests within {config.p95_ms:g} ms"
-        slo = _Slo("latency", goal, LATENCY_TARGET, "requests", "were too slow", count)
         p95 = latency_quantile(history, now - HOUR, now, LATENCY_TARGET)
         current = "" if p95 is None else f"p95 {_format_milliseconds(p95)}"
-        statuses.append(_evaluate(slo, history, config, now).model_copy(update={"current": current}))
+        statuses[-1] = statuses[-1].model_copy(update={"current": current})
     if config.metric is not None:
         windows = [window for window in quality if since is None or (window.end and window.end > since)]
         statuses.append(_evaluate_metric(windows, config, config.metric, metric, now))
@@ -199,29 +188,43 @@ def latency_quantile(
     return low
 
 
+def _configured_slos(config: SloConfig) -> Iterator[_Slo]:
+    """The SLOs on requests and scrapes; that on latency comes last."""
+    if config.availability is not None:
+        share, target = _format_share(config.availability), config.availability
+        goal = f"{share} of requests without a 5xx"
+        yield _Slo("availability", goal, target, "requests", "failed", _count_requests)
+        goal = f"{share} of scrapes reach the service"
+        yield _Slo("reachability", goal, target, "scrapes", "did not reach the service", _count_scrapes)
+    if config.p95_ms is not None:
+        count = partial(_count_slow, config.p95_ms / 1000)
+        goal = f"95 % of requests within {config.p95_ms:g} ms"
+        yield _Slo("latency", goal, LATENCY_TARGET, "requests", "were too slow", count)
+
+
 def _evaluate(slo: _Slo, history: Sequence[CounterTotals], config: SloConfig, now: dt.datetime) -> SloStatus:
-    status = SloStatus(name=slo.name, state="unknown", goal=slo.goal, target=slo.target, period=config.period)
+    status = partial(SloStatus, name=slo.name, goal=slo.goal, target=slo.target, period=config.period)
     if not history:
-        return status.model_copy(update={"reason": f"{slo.name}: no service was scraped yet"})
+        return status(state="unknown", reason=f"{slo.name}: no service was scraped yet")
     if (last := history[-1].at) < now - MAX_AGE:
-        return status.model_copy(update={"reason": f"{slo.name}: the last scrape was {last:%Y-%m-%d %H:%M} UTC"})
-    allowed, days, whole = 1 - slo.target, config.period.days, slo.count_events(now - config.period, now)
-    windows = {name: slo.count_events(now - length, now) for name, length in WINDOWS.items()}
+        return status(state="unknown", reason=f"{slo.name}: the last scrape was {last:%Y-%m-%d %H:%M} UTC")
+    count = partial(_count_all, _split_services(history), slo.count_events)
+    allowed, days, whole = 1 - slo.target, config.period.days, count(now - config.period, now)
+    windows = {name: count(now - length, now) for name, length in WINDOWS.items()}
     rates = {
         name: events.bad / events.total / allowed if events.total > 0 else None for name, events in windows.items()
     }
     good, known = whole.good_share, min(1.0, (now - history[0].at) / config.period)
     budget = None if good is None else 1 - (1 - good) / allowed * known
     last_hour = windows["1h"].good_share
-    status = status.model_copy(
-        update={
-            "good": good,
-            "total": whole.total,
-            "bad": whole.bad,
-            "budget": budget,
-            "burns": tuple(BurnRate(window=name, rate=rate) for name, rate in rates.items()),
-            "current": "" if last_hour is None else _format_share(last_hour),
-        }
+    status = partial(
+        status,
+        good=good,
+        total=whole.total,
+        bad=whole.bad,
+        budget=budget,
+        burns=tuple(BurnRate(window=name, rate=rate) for name, rate in rates.items()),
+        current="" if last_hour is None else _format_share(last_hour),
     )
     if alert := next((each for each in BURN_RATE_ALERTS if _is_burning(each, rates, windows, allowed)), None):
         events, rate = windows[alert.long], rates[alert.long]
@@ -229,14 +232,14 @@ def _evaluate(slo: _Slo, history: Sequence[CounterTotals], config: SloConfig, no
             f"{slo.name}: {_format_share(events.bad / events.total)} of {slo.events} {slo.failure} in the last "
             f"{alert.long}, burn rate {rate:.3g} (1 lasts {days} days); {_describe_budget(budget)}"
         )
-        return status.model_copy(update={"state": "burning", "severity": alert.severity, "reason": reason})
+        return status(state="burning", severity=alert.severity, reason=reason)
     if good is None or budget is None or whole.total < MIN_EVENTS:
         reason = f"{slo.name}: {whole.total:.0f} {slo.events} in {days} days, {MIN_EVENTS} are needed"
-        return status.model_copy(update={"reason": reason})
+        return status(state="unknown", reason=reason)
     state: SloState = "exhausted" if budget <= 0 and whole.bad >= MIN_BAD_EVENTS else "met"
     share = f"{_format_share(good)} of {whole.total:,.0f} {slo.events}"
     reason = f"{slo.name}: {share} were good in {days} days; {_describe_budget(budget)}"
-    return status.model_copy(update={"state": state, "reason": reason})
+    return status(state=state, reason=reason)
 
 
 def _is_burning(
@@ -258,10 +261,10 @@ def _evaluate_metric(
     name = metric or (windows[-1].metric if windows else "the metric")
     side = "at least" if GREATER_IS_BETTER.get(name, False) else "at most"
     goal = f"{name} {side} {bound:g} in {_format_share(METRIC_TARGET)} of windows"
-    status = SloStatus(name="metric", state="unknown", goal=goal, target=METRIC_TARGET, period=config.period)
+    status = partial(SloStatus, name="metric", goal=goal, target=METRIC_TARGET, period=config.period)
     days = config.period.days
     if not measured:
-        return status.model_copy(update={"reason": f"metric: no quality was measured in the last {days} days"})
+        return status(state="unknown", reason=f"metric: no quality was measured in the last {days} days")
     missed = [_misses_bound(window, bound) for window in measured]
     events = _Events(len(missed), sum(missed))
     good = 1 - events.bad / events.total
@@ -270,17 +273,15 @@ def _evaluate_metric(
     state: SloState = "burning" if exhausted and missed[-1] else "exhausted" if exhausted else "met"
     current = f"{name} {measured[-1].value.text()}"
     counted = f"{sum(missed)} of {len(missed)} windows in {days} days missed {name} {bound:g}"
-    return status.model_copy(
-        update={
-            "state": state,
-            "good": good,
-            "total": events.total,
-            "bad": events.bad,
-            "current": current,
-            "budget": budget,
-            "severity": "ticket" if state == "burning" else None,
-            "reason": f"metric: {counted}, last {current}; {_describe_budget(budget)}",
-        }
+    return status(
+        state=state,
+        good=good,
+        total=events.total,
+        bad=events.bad,
+        current=current,
+        budget=budget,
+        severity="ticket" if state == "burning" else None,
+        reason=f"metric: {counted}, last {current}; {_describe_budget(budget)}",
     )
 
 
@@ -294,7 +295,6 @@ def _misses_bound(window: QualityResult, bound: float) -> bool:
 
 
 _Vector = tuple[float, ...]
-_Count = Callable[[Sequence[CounterTotals], dt.datetime, dt.datetime], _Events]
 
 
 def _split_services(history: Sequence[CounterTotals]) -> list[list[CounterTotals]]:

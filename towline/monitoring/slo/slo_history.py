@@ -4,7 +4,7 @@ Old totals are kept at a lower resolution.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -91,18 +91,6 @@ def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> 
 def read_history(folder: Path) -> tuple[CounterTotals, ...]:
     """All totals, oldest first. Partial lines of an interrupted write are skipped."""
     return tuple(sorted(files.records(folder / FILE, CounterTotals), key=lambda totals: totals.at))
-
-
-def accumulate(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
-    """The totals after each scrape; scrapes in time order."""
-    newest: dict[str, CounterTotals] = {}
-    history = []
-    for sample in samples:
-        totals = advance(newest.get(sample.service), sample)
-        if totals is not None:
-            newest[sample.service] = totals
-            history.append(totals)
-    return tuple(history)
 
 
 def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotals | None:

@@ -17,18 +17,18 @@ def draw_traffic(days: Sequence[DailyCount], today: dt.date, span: int = 30) -> 
     """Bars: predictions by day."""
     width, height = 440, 120
     counts = {day.day: day.rows for day in days}
-    shown = [today - dt.timedelta(days=back) for back in range(span - 1, -1, -1)]
-    most = max([counts.get(day, 0) for day in shown] + [1])
+    calendar = [today - dt.timedelta(days=back) for back in range(span - 1, -1, -1)]
+    most = max([counts.get(day, 0) for day in calendar] + [1])
     step = width / span
     parts = [_line(0, height - 20, width, height - 20, "axis")]
-    for place, day in enumerate(shown):
+    for place, day in enumerate(calendar):
         rows = counts.get(day, 0)
         tall = rows / most * (height - 40)
         tooltip = f"{day}: {rows:,} predictions"
         parts.append(_box(place * step + 1, height - 20 - tall, step - 2, tall, "bar", tooltip))
     parts.append(_text(0, 12, f"at most {most:,} a day", "soft"))
-    parts.append(_text(0, height - 4, f"{shown[0]:%b %d}", "soft"))
-    parts.append(_text(width, height - 4, f"{shown[-1]:%b %d}", "soft", "end"))
+    parts.append(_text(0, height - 4, f"{calendar[0]:%b %d}", "soft"))
+    parts.append(_text(width, height - 4, f"{calendar[-1]:%b %d}", "soft", "end"))
     return _svg(width, height, parts, "predictions by day")
 
 
@@ -51,7 +51,7 @@ def draw_drift(windows: Sequence[DriftResult]) -> str:
         return ""
     cell = min(26.0, (WIDTH - _LABEL_WIDTH) / len(windows))
     tall, top = 20, 18
-    parts = [_text(0, 12, "", "soft")]
+    parts: list[str] = []
     for row, name in enumerate(names):
         y = top + row * tall
         parts.append(_text(_LABEL_WIDTH - 10, y + 14, _shorten(name), "name", "end", name))
@@ -73,7 +73,13 @@ def draw_quality(windows: Sequence[QualityResult]) -> str:
     values = [
         value
         for window in windows
-        for value in (window.value.value, window.value.low, window.value.high, window.bound, _estimated(window))
+        for value in (
+            window.value.value,
+            window.value.low,
+            window.value.high,
+            window.bound,
+            window.estimate.value if window.estimate else None,
+        )
         if value is not None
     ]
     if not values:
@@ -103,13 +109,10 @@ def draw_quality(windows: Sequence[QualityResult]) -> str:
     return _svg(WIDTH, base + 22, parts, "quality by window")
 
 
-def _estimated(window: QualityResult) -> float | None:
-    return window.estimate.value if window.estimate else None
-
-
 def _quality_marks(window: QualityResult, x: float, y: Callable[[float], float]) -> list[str]:
     """The interval, value and estimate of a window."""
-    value, state, marks = window.value, _quality_class(window), []
+    value, marks = window.value, list[str]()
+    state = {"ok": "ok", "degraded": "alarm"}.get(window.state, "unknown")
     tooltip = (
         f"until {_day(window.end)}: {window.metric} {value.text()}, bound {window.bound:.4g}, {window.labelled:,} "
         f"labels of {window.rows:,}, version {window.version}, {window.state}"
@@ -180,10 +183,6 @@ def _ticks(low: float, high: float) -> list[float]:
     size = 10 ** floor(log10(high - low))
     step = next(size * part for part in (1, 0.5, 0.2, 0.1) if (high - low) / (size * part) >= 3)
     return [place * step for place in range(ceil(low / step), floor(high / step) + 1)]
-
-
-def _quality_class(window: QualityResult) -> str:
-    return {"ok": "ok", "degraded": "alarm"}.get(window.state, "unknown")
 
 
 def _day(moment: dt.datetime | None) -> str:

@@ -1,12 +1,12 @@
 """The status page as HTML: of one model, and the list of all models."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from towline.html import content_security_policy, environment
+from towline.html import render_page
 from towline.monitoring.results import DriftResult
 from towline.monitoring.status import charts
 from towline.monitoring.status.links import Links
@@ -14,16 +14,6 @@ from towline.monitoring.status.summary import HEALTH_TEXT, ModelStatus
 
 ALL_MODELS = "_all"  # path of the list; no model can have this name
 MAX_CHECKS = 8  # of the last window
-#: state of a window, SLO, flow or event → class of its color
-STATE_CLASSES: Mapping[str, str] = {
-    **dict.fromkeys(("ok", "met", "promoted", "completed", "unchanged"), "ok"),
-    **dict.fromkeys(("exhausted", "warn", "refused", "retrain"), "warning"),
-    **dict.fromkeys(
-        ("degraded", "drift", "invalid_schema", "burning", "block", "roll back", "rolled back", "failed", "crashed",
-         "data refused"),
-        "alarm",
-    ),
-}  # fmt: skip
 
 
 def render_status(status: ModelStatus, links: Links | None = None) -> str:
@@ -55,18 +45,16 @@ def render_index(models: Sequence[ModelStatus], at: dt.datetime, links: Links | 
 
 
 def _render(template: str, links: Links | None, **values: Any) -> str:
-    jinja = environment(Path(__file__).parent)
-    jinja.globals |= {
-        "links": links,
-        "nav": {"All models": f"/{ALL_MODELS}", **links.interfaces()} if links else {},
-        "charts": charts,
-        "health_text": HEALTH_TEXT,
-        "model_path": lambda model: f"/{quote(model)}" if links else "",
-        "card_path": lambda model, version: f"/{quote(model)}/v{version}/card" if links else "",
-        "state_class": lambda state: STATE_CLASSES.get(state.lower(), "soft"),
-    }
-    jinja.filters |= {"time": _format_time, "age": _format_age, "percent": lambda share: f"{share:.0%}"}
-    return jinja.get_template(template).render(values)
+    return render_page(
+        Path(__file__).with_name(template),
+        links=links,
+        nav={"All models": f"/{ALL_MODELS}", **links.interfaces()} if links else {},
+        charts=charts,
+        health_text=HEALTH_TEXT,
+        model_path=lambda model: f"/{quote(model)}" if links else "",
+        card_path=lambda model, version: f"/{quote(model)}/v{version}/card" if links else "",
+        **values,
+    )
 
 
 def _links_of(status: ModelStatus, links: Links | None) -> dict[str, str]:
@@ -88,17 +76,3 @@ def _report_link(status: ModelStatus, window: DriftResult | None, links: Links |
     if links is None or window is None or not (window.is_alarm and window.end and window.end.date() in status.reports):
         return ""
     return f"/{quote(status.model)}/drift/{window.end:%Y-%m-%d}"
-
-
-def _format_time(moment: dt.datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else "–"
-
-
-def _format_age(span: dt.timedelta) -> str:
-    hours = span.total_seconds() / 3600
-    if hours < 1:
-        return f"{max(0, round(hours * 60))} min"
-    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
-
-
-__all__ = ["ALL_MODELS", "STATE_CLASSES", "content_security_policy", "render_index", "render_status"]

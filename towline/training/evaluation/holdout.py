@@ -1,6 +1,9 @@
-"""How good the fitted model is on rows that nothing was chosen on: metrics with intervals, by slice, by column."""
+"""Evaluation on the holdout, the rows that no step of the training used.
 
-import difflib
+It has the metrics with their 95 % intervals, the primary metric by slice (the rows with one value of one column), and
+the permutation importance of the columns.
+"""
+
 import warnings
 from typing import Any, NamedTuple
 
@@ -8,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from towline import files
-from towline.config import GREATER_IS_BETTER, Frozen, Metric, Task, TrainingConfig
+from towline.config import GREATER_IS_BETTER, Frozen, Metric, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
@@ -16,20 +19,20 @@ from towline.training import model_io
 from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Interval, Predictions, decode_labels, encode_labels
-from towline.training.final_fit import EVALUATION_PREDICTIONS, FittedModel
+from towline.training.evaluation.predictions import Interval, Predictions
+from towline.training.final_fit import BASELINE_MODEL, EVALUATION_PREDICTIONS, FittedModel
 
-MIN_ROWS = 30  # of a slice: fewer say nothing
+MIN_ROWS = 30  # of a slice: with fewer, the interval is too wide to be useful
 MAX_SLICES = 60
 SLICE_RESAMPLES = 100
-LEVELS = 20  # of a category that is sliced by without being asked for
-INTEGERS = 12  # the same for whole numbers
-PREDICTED_ROWS = 75_000  # budget of the permutation importance
-PREDICTED_CELLS = 40_000_000
+MAX_LEVELS = {"category": 20, "boolean": 20, "numeric": 12}  # of a column that is sliced by default
+QUARTILES_FROM = 20  # distinct numbers: columns with more are cut at their quartiles
+_BASELINE = "baseline_"  # prefix of the arrays of its predictions
+MAX_PREDICTED_ROWS, MAX_PREDICTED_CELLS = 75_000, 40_000_000  # budget of the permutation importance
 
 
 class SliceResult(Frozen):
-    """The primary metric on the holdout rows with one value of one column, beside the baseline's."""
+    """The primary metric of the model and of the baseline on one slice of the holdout."""
 
     column: str
     value: str
@@ -46,8 +49,8 @@ class Evaluation(Frozen):
         baseline: the same metrics of the baseline.
         slices: in the order of the columns, within one by value.
         importance: (column, mean loss of the primary metric when the column is shuffled, sd over the shuffles),
-            largest first; positive means that the model rests on it.
-        notes: what to know when reading the numbers.
+            largest first; positive: the model uses the column.
+        notes: limits of these numbers, such as too few rows.
     """
 
     task: Task
@@ -61,191 +64,173 @@ class Evaluation(Frozen):
 
 
 class SliceRows(NamedTuple):
-    """The rows with one value of one column."""
+    """A slice: the rows (positions) with one value of one column."""
 
     column: str
     value: str
-    rows: np.ndarray  # positions
+    rows: np.ndarray
 
 
 def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Evaluation:
     """Measures the model and the baseline on the holdout; saves ``evaluation.json`` and ``holdout-predictions.npz``.
 
     Raises:
-        ConfigError: ``evaluation.slices`` names a column that the table lacks, or the metric does not suit the task.
+        ConfigError: ``evaluation.slices`` names an unknown column, or the metric does not fit the task.
         ReleaseError: a stored model cannot be read.
     """
     contract = work.contract()
     features, truth, rows = work.subset("holdout")
-    decisive = primary_metric(config, contract.task)
-    places, slice_notes = find_slices(rows, contract, config)
+    primary = primary_metric(config, contract.task)
+    slices, slice_notes = find_slices(rows, contract, config)
     model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
-    drawn = resampling_units(rows, config)
-    draws = draw_weights(len(rows), config.evaluation.resamples, config.seed, drawn)
-    with warnings.catch_warnings(action="ignore"):  # the fit has noted what the libraries warn of
-        answers = predict(model, features, contract)
-        dummy = predict(model_io.load_model(work.file("baseline.skops")), features, contract)
-        importance, importance_notes = _importance(model, features, truth, contract, decisive, config.seed)
-    points = compute_metrics(truth, answers, contract)
+    units = resampling_units(rows, config)
+    weights = draw_weights(len(rows), config.evaluation.resamples, config.seed, units)
+    with warnings.catch_warnings(action="ignore"):  # cross-validation has reported the warnings of the libraries
+        predictions = predict(model, features, contract)
+        baseline = predict(model_io.load_model(work.file(BASELINE_MODEL)), features, contract)
+        importance, importance_notes = _importance(model, features, truth, contract, primary, config.seed)
+
+    def evaluate_slice(part: SliceRows) -> SliceResult:
+        part_truth, once = truth[part.rows], np.ones((1, len(part.rows)))
+        part_predictions = predictions.take(part.rows)
+        resampled = weights[:SLICE_RESAMPLES, part.rows]
+        value = resample_metric(part_truth, part_predictions, contract, primary, once)[0]
+        values = resample_metric(part_truth, part_predictions, contract, primary, resampled)
+        reference = resample_metric(part_truth, baseline.take(part.rows), contract, primary, once)[0]
+        return SliceResult(
+            column=part.column,
+            value=part.value,
+            rows=len(part.rows),
+            metric=percentile_interval(value, values),
+            baseline=_finite(reference),
+        )
+
+    points = compute_metrics(truth, predictions, contract)
     evaluation = Evaluation(
         task=contract.task,
-        primary=decisive,
+        primary=primary,
         rows=len(rows),
         metrics={
-            name: percentile_interval(value, resample_metric(truth, answers, contract, name, draws))
+            name: percentile_interval(value, resample_metric(truth, predictions, contract, name, weights))
             for name, value in points.items()
         },
-        baseline={name: _finite(value) for name, value in compute_metrics(truth, dummy, contract).items()},
-        slices=tuple(_slice(cut, truth, answers, dummy, contract, decisive, draws[:SLICE_RESAMPLES]) for cut in places),
+        baseline={name: _finite(value) for name, value in compute_metrics(truth, baseline, contract).items()},
+        slices=tuple(map(evaluate_slice, slices)),
         importance=importance,
-        notes=_notes(points, truth, int(drawn.max()) + 1, config) + slice_notes + importance_notes,
+        notes=_notes(points, truth, int(units.max()) + 1, config) + slice_notes + importance_notes,
     )
     work.save("evaluation.json", evaluation)
-    _save_predictions(work, contract, truth, answers, dummy)
+    classes = contract.classes
+    arrays = {"truth": Predictions(truth).to_arrays(classes)["labels"], **predictions.to_arrays(classes)}
+    arrays |= {f"{_BASELINE}{name}": array for name, array in baseline.to_arrays(classes).items()}
+    files.write_arrays(work.file(EVALUATION_PREDICTIONS), **arrays)
     return evaluation
 
 
 def load_evaluation_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
     """Truth, the model's and the baseline's predictions on the holdout, as ``evaluate`` saved them."""
-    contract = work.contract()
-    with np.load(work.file(EVALUATION_PREDICTIONS), allow_pickle=False) as saved:
-        content = {name: saved[name] for name in saved.files}
-    for name in ("truth", "labels", "baseline_labels") if contract.classes else ():
-        content[name] = decode_labels(content[name], contract.classes)
-    return (
-        content["truth"],
-        Predictions(content["labels"], content.get("probabilities")),
-        Predictions(content["baseline_labels"], content.get("baseline_probabilities")),
-    )
-
-
-def _save_predictions(
-    work: Workspace, contract: Contract, truth: np.ndarray, answers: Predictions, dummy: Predictions
-) -> None:
-    content = {"truth": truth, "labels": answers.labels, "baseline_labels": dummy.labels}
-    if contract.task != "regression":
-        content = {name: encode_labels(labels, contract.classes) for name, labels in content.items()}
-    for name, predictions in (("probabilities", answers), ("baseline_probabilities", dummy)):
-        if predictions.probabilities is not None:
-            content[name] = predictions.probabilities
-    with files.replacing(work.file(EVALUATION_PREDICTIONS)) as file:
-        np.savez(file, allow_pickle=False, **content)
+    arrays, classes = files.read_arrays(work.file(EVALUATION_PREDICTIONS)), work.contract().classes
+    truth = Predictions.from_arrays({"labels": arrays["truth"]}, classes).labels
+    baseline = {name.removeprefix(_BASELINE): arrays[name] for name in arrays if name.startswith(_BASELINE)}
+    return truth, Predictions.from_arrays(arrays, classes), Predictions.from_arrays(baseline, classes)
 
 
 def find_slices(
     rows: pd.DataFrame, contract: Contract, config: TrainingConfig
 ) -> tuple[tuple[SliceRows, ...], tuple[str, ...]]:
-    """The slices to report by, each of 30 rows or more, and notes on what was left out.
+    """The slices of at least 30 rows, and notes on columns that were left out.
 
-    Columns are those of ``evaluation.slices``, else the features with few values and without personal data. Many
-    numbers are cut at their quartiles, times by month.
+    Columns are those of ``evaluation.slices``, by default the features with few values and without personal data.
+    Numbers with many values are cut at their quartiles, times by month.
 
     Raises:
-        ConfigError: a configured column is not in the table.
+        ConfigError: ``evaluation.slices`` names an unknown column.
     """
-    slice_columns = config.evaluation.slices
-    for name in slice_columns or ():
+    names = config.evaluation.slices
+    for name in names or ():
         if name not in rows.columns:
-            near = difflib.get_close_matches(name, list(rows.columns), 1, 0.5)
-            remedy = f"did you mean {near[0]}?" if near else f"columns: {', '.join(rows.columns[:20])}"
+            remedy = suggest(name, rows.columns)
             raise ConfigError(f"no column {name!r} to slice by", where="evaluation.slices", remedy=remedy)
-    if slice_columns is None:
-        limits = {"category": LEVELS, "boolean": LEVELS, "numeric": INTEGERS}
-        columns = [c for c in contract.feature_columns if not c.pii]
-        few = [c for c in columns if c.kind in limits and (c.kind != "numeric" or c.integer)]
-        slice_columns = tuple(c.name for c in few if 2 <= rows[c.name].nunique() <= limits[c.kind])
+    if names is None:
+        columns = [c for c in contract.feature_columns if not c.pii and (c.kind != "numeric" or c.integer)]
+        names = tuple(c.name for c in columns if 2 <= rows[c.name].nunique() <= MAX_LEVELS.get(c.kind, 0))
     slices: list[SliceRows] = []
-    for at, name in enumerate(slice_columns):
-        values = _values(rows[name])
-        places = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
-        large = sorted((cut for cut in places if len(cut.rows) >= MIN_ROWS), key=lambda cut: -len(cut.rows))[:LEVELS]
-        if len(slices) + len(large) > MAX_SLICES:
-            return tuple(slices), (f"slices: {', '.join(slice_columns[at:])} left out, more than {MAX_SLICES} slices",)
-        slices += sorted(large, key=lambda cut: _by_value(cut.value))
+    for position, name in enumerate(names):
+        values = _slice_values(rows[name])
+        parts = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
+        large = [part for part in parts if len(part.rows) >= MIN_ROWS]
+        largest = sorted(large, key=lambda part: -len(part.rows))[: MAX_LEVELS["category"]]
+        if len(slices) + len(largest) > MAX_SLICES:
+            note = f"slices: {', '.join(names[position:])} left out, more than {MAX_SLICES} slices"
+            return tuple(slices), (note,)
+        slices += sorted(largest, key=lambda part: _numeric_order(part.value))
     return tuple(slices), ()
 
 
-def _values(column: pd.Series) -> np.ndarray:
+def _slice_values(column: pd.Series) -> np.ndarray:
+    """(n,) text that names the slice of each row."""
     text = column
     if pd.api.types.is_datetime64_any_dtype(column):
         text = column.dt.strftime("%Y-%m")
     elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        many = column.nunique() > LEVELS
-        text = pd.qcut(column, 4, duplicates="drop").astype(object) if many else column.map("{:g}".format)
+        is_cut = column.nunique() > QUARTILES_FROM
+        text = pd.qcut(column, 4, duplicates="drop").astype(object) if is_cut else column.map("{:g}".format)
     return np.where(column.isna(), "missing", text.astype(str)).astype(str)
 
 
-def _by_value(value: str) -> tuple[float, str]:
+def _numeric_order(value: str) -> tuple[float, str]:
+    """A sort key: numbers and intervals by their value, then other texts."""
     try:
         return float(value.lstrip("(").partition(",")[0]), value
     except ValueError:
         return float("inf"), value
 
 
-def _slice(
-    cut: SliceRows,
-    truth: np.ndarray,
-    answers: Predictions,
-    dummy: Predictions,
-    contract: Contract,
-    metric: Metric,
-    draws: np.ndarray,
-) -> SliceResult:
-    here, once = truth[cut.rows], np.ones((1, len(cut.rows)))
-    value = resample_metric(here, answers.take(cut.rows), contract, metric, once)[0]
-    drawn = resample_metric(here, answers.take(cut.rows), contract, metric, draws[:, cut.rows])
-    below = resample_metric(here, dummy.take(cut.rows), contract, metric, once)[0]
-    return SliceResult(
-        column=cut.column,
-        value=cut.value,
-        rows=len(cut.rows),
-        metric=percentile_interval(value, drawn),
-        baseline=_finite(below),
-    )
-
-
 def _importance(
     model: Any, features: pd.DataFrame, truth: np.ndarray, contract: Contract, metric: Metric, seed: int
 ) -> tuple[tuple[tuple[str, float, float], ...], tuple[str, ...]]:
-    """Permutation importance (Breiman, 2001). Copies with one column shuffled each are predicted many at once."""
+    """Permutation importance (Breiman, 2001) of each column, and a note.
+
+    The model predicts the copies with one shuffled column each in batches: one call for many copies is faster.
+    """
     names = list(features.columns)
     repeats = 3 if len(names) <= 30 else 2
-    budget = min(PREDICTED_ROWS, PREDICTED_CELLS // len(names)) // (len(names) * repeats)
+    budget = min(MAX_PREDICTED_ROWS, MAX_PREDICTED_CELLS // len(names)) // (len(names) * repeats)
     size = min(len(features), 2000, max(50, budget))
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(len(features), size, replace=False))
     features, truth, once = features.iloc[sample].reset_index(drop=True), truth[sample], np.ones((1, size))
-    whole = resample_metric(truth, predict(model, features, contract), contract, metric, once)[0]
+    unshuffled = resample_metric(truth, predict(model, features, contract), contract, metric, once)[0]
     sign = 1 if GREATER_IS_BETTER[metric] else -1
 
-    drops = np.empty((len(names), repeats))
-    at_once = max(1, 20_000 // (size * repeats))
-    for first in range(0, len(names), at_once):
-        batch = names[first : first + at_once]
+    losses = np.empty((len(names), repeats))
+    batch_size = max(1, 20_000 // (size * repeats))
+    for first in range(0, len(names), batch_size):
+        batch = names[first : first + batch_size]
         copies = features.take(np.tile(np.arange(size), len(batch) * repeats))
-        for at, name in enumerate(batch):
+        for number, name in enumerate(batch):
             values = copies[name].to_numpy(copy=True)
-            for place in range(at * repeats * size, (at + 1) * repeats * size, size):
-                values[place : place + size] = rng.permutation(values[place : place + size])
+            for start in range(number * repeats * size, (number + 1) * repeats * size, size):
+                values[start : start + size] = rng.permutation(values[start : start + size])
             copies[name] = values
-        answers = predict(model, copies, contract)
+        predictions = predict(model, copies, contract)
         for copy in range(len(batch) * repeats):
-            part = answers.take(np.arange(copy * size, (copy + 1) * size))
+            part = predictions.take(np.arange(copy * size, (copy + 1) * size))
             shuffled = resample_metric(truth, part, contract, metric, once)[0]
-            drops[first + copy // repeats, copy % repeats] = sign * (whole - shuffled)
-    if not np.isfinite(drops).all():
-        return (), (f"importance: {metric} is undefined on the {size} rows drawn",)
-    each = zip(names, drops.mean(axis=1).tolist(), drops.std(axis=1).tolist(), strict=True)
+            losses[first + copy // repeats, copy % repeats] = sign * (unshuffled - shuffled)
+    if not np.isfinite(losses).all():
+        return (), (f"importance: {metric} is undefined on the {size} sampled rows",)
+    columns = zip(names, losses.mean(axis=1).tolist(), losses.std(axis=1).tolist(), strict=True)
     note = f"importance: {repeats} shuffles of each column on {size} rows"
-    return tuple(sorted(each, key=lambda row: (-row[1], row[0]))), (note,)
+    return tuple(sorted(columns, key=lambda column: (-column[1], column[0]))), (note,)
 
 
-def _notes(points: dict[str, float], truth: np.ndarray, drawn: int, config: TrainingConfig) -> tuple[str, ...]:
+def _notes(points: dict[str, float], truth: np.ndarray, units: int, config: TrainingConfig) -> tuple[str, ...]:
     notes = []
-    if drawn < len(truth):
-        of = "groups" if config.data.group else f"blocks of {-(-len(truth) // drawn)} consecutive rows"
-        few = ": too few for a trustworthy interval" if drawn < 20 else ""
-        notes.append(f"intervals: {drawn} {of} are resampled{few}")
+    if units < len(truth):
+        kind = "groups" if config.data.group else f"blocks of {-(-len(truth) // units)} consecutive rows"
+        warning = ": too few for a reliable interval" if units < 20 else ""
+        notes.append(f"intervals: {units} {kind} are resampled{warning}")
     if "mape" in points and (zeros := int((truth == 0).sum())):
         notes.append(f"mape: {zeros} of {len(truth)} rows have a target of 0 and are left out")
     if undefined := [name for name, value in points.items() if not np.isfinite(value)]:

@@ -1,15 +1,23 @@
-"""Metrics of predictions on n rows: point estimates by scikit-learn."""
+"""Metrics of predictions, with the definitions of scikit-learn, for many weightings of the same rows at once.
 
+A *weighting* says how often each row counts. All rows once is the metric itself; a resample of the rows is a weighting
+too, so that an interval needs one pass over the predictions, not one call of scikit-learn for each resample.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics as sk
+from scipy import sparse
 
 from towline.config import METRICS, Task
 from towline.data.schema.contract import Contract
 from towline.training.evaluation.predictions import Predictions, encode_labels
+
+_CHUNK_CELLS = 100_000  # weights of a chunk, which fit into the cache of a core
+Statistic = Callable[[np.ndarray], np.ndarray]  # (B, n) weights → (B,) values
 
 
 def predict(model: Any, features: pd.DataFrame, contract: Contract) -> Predictions:
@@ -51,11 +59,6 @@ class EncodedPredictions:
         predicted = encode_labels(predictions.labels, classes)
         return cls(contract.task, encode_labels(truth, classes), predicted, probabilities)
 
-    def take(self, rows: np.ndarray) -> "EncodedPredictions":
-        """The same for some rows: positions, or a mask (n,)."""
-        probabilities = None if self.probabilities is None else self.probabilities[rows]
-        return EncodedPredictions(self.task, self.truth[rows], self.predicted[rows], probabilities)
-
 
 def compute_metrics(
     truth: np.ndarray, predictions: Predictions, contract: Contract, weights: np.ndarray | None = None
@@ -73,7 +76,7 @@ def compute_metrics(
         truth: (n,) true values or labels.
         predictions: for the same rows.
         contract: task, classes and positive class.
-        weights: (n,) how often each row counts.
+        weights: (n,) how often each row counts; default: once.
 
     Example:
         >>> contract = Contract(target="y", task="regression", columns=())
@@ -81,68 +84,113 @@ def compute_metrics(
         0.5
     """
     encoded = EncodedPredictions.of(truth, predictions, contract)
-    if weights is not None:
-        counted = weights > 0
-        encoded, weights = encoded.take(counted), weights[counted]
-    undefined = dict.fromkeys(METRICS[encoded.task], float("nan"))
-    if len(encoded.truth) == 0 or not np.isfinite(encoded.predicted).all():
-        return undefined
-    compute = {"regression": _regression_metrics, "binary": _binary_metrics, "multiclass": _multiclass_metrics}
-    return undefined | {name: float(value) for name, value in compute[encoded.task](encoded, weights).items()}
+    weighting = (np.ones(len(truth)) if weights is None else weights)[None, :]
+    return {metric: float(evaluate_metric(encoded, metric, weighting)[0]) for metric in METRICS[encoded.task]}
 
 
-def _regression_metrics(encoded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
-    truth, predicted = encoded.truth, encoded.predicted
-    metrics = {
-        "mae": sk.mean_absolute_error(truth, predicted, sample_weight=weights),
-        "rmse": sk.root_mean_squared_error(truth, predicted, sample_weight=weights),
-    }
-    if truth.min() < truth.max():
-        metrics["r2"] = sk.r2_score(truth, predicted, sample_weight=weights)
-    if (nonzero := truth != 0).any():
-        mape_weights = None if weights is None else weights[nonzero]
-        metrics["mape"] = sk.mean_absolute_percentage_error(
-            truth[nonzero], predicted[nonzero], sample_weight=mape_weights
-        )
-    return metrics
+def evaluate_metric(encoded: EncodedPredictions, metric: str, weights: np.ndarray) -> np.ndarray:
+    """(B,) one metric under each of the (B, n) weights; NaN where it is undefined."""
+    count, n = weights.shape
+    if n == 0 or not np.isfinite(encoded.predicted).all():
+        return np.full(count, np.nan)
+    statistic, step = _statistic(encoded, metric), max(1, _CHUNK_CELLS // n)
+    values = np.empty(count)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN: undefined under this weighting
+        for start in range(0, count, step):
+            values[start : start + step] = statistic(weights[start : start + step].astype(np.float64))
+    return values
 
 
-def _binary_metrics(encoded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
-    truth, predicted = encoded.truth, encoded.predicted
-    metrics = {"accuracy": sk.accuracy_score(truth, predicted, sample_weight=weights)}
-    has_positives = bool((truth == 1).any())
-    if has_positives:
-        flags = {"y_true": truth == 1, "y_pred": predicted == 1, "sample_weight": weights, "zero_division": 0.0}
-        metrics |= {
-            "f1": sk.f1_score(**flags),
-            "precision": sk.precision_score(**flags),
-            "recall": sk.recall_score(**flags),
-        }
-    if encoded.probabilities is not None:
-        chances = encoded.probabilities[:, 1]
-        metrics["log_loss"] = sk.log_loss(truth, encoded.probabilities, sample_weight=weights, labels=[0, 1])
-        metrics["brier"] = sk.brier_score_loss(truth, chances, sample_weight=weights, pos_label=1)
-        if has_positives:
-            metrics["average_precision"] = sk.average_precision_score(truth, chances, sample_weight=weights)
-        if has_positives and (truth == 0).any():
-            metrics["roc_auc"] = sk.roc_auc_score(truth, chances, sample_weight=weights)
-    return metrics
-
-
-def _multiclass_metrics(encoded: EncodedPredictions, weights: np.ndarray | None) -> dict[str, float]:
+def _statistic(encoded: EncodedPredictions, metric: str) -> Statistic:
     truth, predicted, probabilities = encoded.truth, encoded.predicted, encoded.probabilities
-    macro: dict[str, Any] = {"average": "macro", "sample_weight": weights, "zero_division": 0.0}
-    metrics = {
-        "accuracy": sk.accuracy_score(truth, predicted, sample_weight=weights),
-        "f1": sk.f1_score(truth, predicted, **macro),
-        "precision": sk.precision_score(truth, predicted, **macro),
-        "recall": sk.recall_score(truth, predicted, **macro),
-    }
-    if probabilities is not None:
-        labels = list(range(probabilities.shape[1]))
-        metrics["log_loss"] = sk.log_loss(truth, probabilities, sample_weight=weights, labels=labels)
-        present = np.unique(truth)
-        if len(present) > 1:
-            areas = [sk.roc_auc_score(truth == k, probabilities[:, k], sample_weight=weights) for k in present]
-            metrics["roc_auc"] = float(np.mean(areas))
-    return metrics
+    if encoded.task == "regression":
+        return _error_metric(truth, predicted, metric)
+    if metric == "accuracy":
+        return _mean((truth == predicted).astype(np.float64))
+    if metric in ("precision", "recall", "f1"):
+        return _count_metric(encoded, metric)
+    if probabilities is None:
+        return lambda w: np.full(len(w), np.nan)
+    if metric == "log_loss":
+        tiny = np.finfo(np.float64).eps
+        return _mean(-np.log(np.clip(probabilities[np.arange(len(truth)), truth], tiny, 1 - tiny)))
+    if metric == "brier":
+        return _mean((probabilities[:, 1] - (truth == 1)) ** 2)
+    if encoded.task == "binary":
+        return _rank_metric(truth == 1, probabilities[:, 1], metric)
+    by_class = [_rank_metric(truth == label, probabilities[:, label], metric) for label in np.unique(truth)]
+    return lambda w: _nanmean(np.array([statistic(w) for statistic in by_class]))
+
+
+def _mean(values: np.ndarray) -> Statistic:
+    # not a BLAS product, whose last digits depend on the number of threads
+    return lambda w: np.einsum("ij,j->i", w, values) / w.sum(axis=1)
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.nansum(values, axis=0) / np.isfinite(values).sum(axis=0))
+
+
+def _error_metric(truth: np.ndarray, predicted: np.ndarray, metric: str) -> Statistic:
+    errors = np.abs(truth - predicted)
+    if metric == "mae":
+        return _mean(errors)
+    if metric == "mape":
+        nonzero = truth != 0
+        relative = _mean(errors[nonzero] / np.abs(truth[nonzero]))
+        return lambda w: relative(w[:, nonzero])
+    squares = _mean(errors**2)
+    if metric == "rmse":
+        return lambda w: np.sqrt(squares(w))
+    from_mean = truth - truth.mean()  # centred first: the variance below would else lose digits
+    first, second = _mean(from_mean), _mean(from_mean**2)
+
+    def r2(w: np.ndarray) -> np.ndarray:
+        variance = second(w) - first(w) ** 2
+        return np.where(variance > 1e-12 * second(w), 1 - squares(w) / variance, np.nan)
+
+    return r2
+
+
+def _count_metric(encoded: EncodedPredictions, metric: str) -> Statistic:
+    labels = np.arange(max(encoded.truth.max(), encoded.predicted.max()) + 1) if encoded.task == "multiclass" else [1]
+    n = len(encoded.truth)
+
+    def members(codes: np.ndarray, of: np.ndarray) -> sparse.csr_array:
+        selected = np.flatnonzero(of & np.isin(codes, labels))
+        at = codes[selected] if encoded.task == "multiclass" else np.zeros(len(selected), dtype=np.int64)
+        return sparse.csr_array((np.ones(len(selected)), (at, selected)), shape=(len(labels), n))
+
+    everywhere = np.ones(n, dtype=bool)
+    hit = members(encoded.truth, encoded.truth == encoded.predicted)
+    true, predicted = members(encoded.truth, everywhere), members(encoded.predicted, everywhere)
+
+    def statistic(w: np.ndarray) -> np.ndarray:
+        hits, trues, predictions = hit @ w.T, true @ w.T, predicted @ w.T  # (labels, B)
+        below = {"precision": predictions, "recall": trues, "f1": (trues + predictions) / 2}[metric]
+        ratio = np.divide(hits, below, out=np.zeros_like(hits), where=below > 0)
+        occurs = trues > 0 if encoded.task == "binary" else trues + predictions > 0
+        return _nanmean(np.where(occurs, ratio, np.nan))
+
+    return statistic
+
+
+def _rank_metric(positive: np.ndarray, score: np.ndarray, metric: str) -> Statistic:
+    order = np.argsort(-score, kind="stable")
+    ranked, hits = score[order], positive[order].astype(np.float64)
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # one step of the curve for each distinct score
+
+    def statistic(w: np.ndarray) -> np.ndarray:
+        w = w[:, order]
+        new_hits = np.add.reduceat(w * hits, starts, axis=1)
+        new_all = np.add.reduceat(w, starts, axis=1)
+        caught = np.cumsum(new_hits, axis=1)
+        positives = caught[:, -1]
+        if metric == "roc_auc":  # a false alarm is beaten by the positives above it and draws with those beside it
+            beaten = ((new_all - new_hits) * (caught - new_hits / 2)).sum(axis=1)
+            return np.asarray(beaten / (positives * (w.sum(axis=1) - positives)))
+        reached = np.cumsum(new_all, axis=1)
+        precision = np.divide(caught, reached, out=np.zeros_like(caught), where=reached > 0)
+        return np.asarray((new_hits * precision).sum(axis=1) / positives)
+
+    return statistic

@@ -1,10 +1,13 @@
 """Predictions and metric values as data; this module needs no scikit-learn, so that serving can use it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from towline.config import Frozen
+
+Label = str | int | bool | float
 
 
 class Interval(Frozen):
@@ -39,13 +42,33 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray | None = None
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: tuple[Label, ...]) -> "Predictions":
+        """Restores predictions from ``to_arrays``."""
+        labels = decode_labels(arrays["labels"], classes) if classes else arrays["labels"]
+        return cls(labels, arrays.get("probabilities"))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The predictions for the rows of all parts; without probabilities if one part has none."""
+        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        return cls(
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate(probabilities) if len(probabilities) == len(parts) else None,
+        )
+
+    def to_arrays(self, classes: tuple[Label, ...]) -> dict[str, np.ndarray]:
+        """Arrays for an ``.npz`` file: labels, as positions in ``classes`` if there are any, and probabilities."""
+        labels = encode_labels(self.labels, classes) if classes else self.labels
+        return {"labels": labels} | ({} if self.probabilities is None else {"probabilities": self.probabilities})
+
     def take(self, rows: np.ndarray) -> "Predictions":
         """The predictions for some rows: positions, or a mask (n,)."""
         probabilities = self.probabilities
         return Predictions(self.labels[rows], None if probabilities is None else probabilities[rows])
 
 
-def decode_labels(positions: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
+def decode_labels(positions: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:
     """(n,) labels at positions of ``classes``, with their Python types; object.
 
     Example:
@@ -57,7 +80,7 @@ def decode_labels(positions: np.ndarray, classes: tuple[str | int | bool | float
     return np.asarray(labels[positions])
 
 
-def encode_labels(labels: np.ndarray, classes: tuple[str | int | bool | float, ...]) -> np.ndarray:
+def encode_labels(labels: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:
     """(n,) positions of labels in ``classes``; -1 for any other label.
 
     Example:

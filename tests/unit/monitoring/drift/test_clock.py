@@ -1,4 +1,4 @@
-"""Clock check: wrong timestamps are reported, ordinary delays are not."""
+"""The clock check: wrong timestamps are reported, ordinary delays are not."""
 
 import datetime as dt
 import os
@@ -78,7 +78,7 @@ def test_rows_dated_before_earlier_ones_are_named(
     assert clock(store.drift(start + 10 * DAY)) == []
 
 
-def test_the_night_that_misses_the_rows_warns(store: MonitoredStore, write: Callable[..., None]) -> None:
+def test_a_window_that_misses_rows_warns(store: MonitoredStore, write: Callable[..., None]) -> None:
     """Rows dated into a closed window are in no later window; the decision is a warning that says so."""
     start = store.since
     write("host-1", minutes(start, 10, 160))
@@ -99,10 +99,10 @@ def test_the_night_that_misses_the_rows_warns(store: MonitoredStore, write: Call
     assert store.decide(start + 4 * DAY).action == "nothing"
 
 
-def test_workers_side_by_side_and_slow_requests_are_ordinary(
+def test_parallel_workers_and_slow_requests_are_no_clock_problem(
     store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
-    """Several workers in one merged part, and requests answered minutes after they came, are no clock problem."""
+    """Several workers in one merged part, and requests that took minutes, are not reported."""
     start = store.since
     slow = [at - dt.timedelta(minutes=4) * (number % 3 == 0) for number, at in enumerate(minutes(start, 10, 100))]
     for worker in ("host-3", "host-1", "host-2"):
@@ -134,7 +134,7 @@ def test_a_worker_that_starts_with_a_clock_behind_is_named(
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_rows_of_the_future_are_named(
+def test_rows_dated_in_the_future_are_reported(
     converted: bool, store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
     """Otherwise they would be counted in a later window."""

@@ -63,8 +63,8 @@ def arrow(frame: pd.DataFrame) -> pa.Table:
 
 def drift_of(release: Path, rows: pd.DataFrame | pa.Table, **how: Any) -> DriftResult:
     config = how.pop("config", DriftConfig())
-    given = rows if isinstance(rows, pa.Table) else arrow(rows)
-    return detect(release, given.to_batches(max_chunksize=300), config, start=START, end=START + DAY, **how)
+    arguments = rows if isinstance(rows, pa.Table) else arrow(rows)
+    return detect(release, arguments.to_batches(max_chunksize=300), config, start=START, end=START + DAY, **how)
 
 
 def checks_of(result: DriftResult, alarm: bool = True) -> set[tuple[str, str]]:

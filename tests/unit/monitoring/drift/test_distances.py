@@ -1,4 +1,4 @@
-"""Distances from a profile, against scipy's on the rows themselves; and statistics of unusual values."""
+"""Distances from a profile compared with scipy's distances of the rows, and statistics of unusual values."""
 
 import datetime as dt
 import math
@@ -46,8 +46,8 @@ DRAWS = {
 
 @pytest.mark.parametrize("shape", DRAWS)
 @pytest.mark.parametrize("shift", [0.0, 0.2, 1.5])
-def test_numbers_are_as_far_as_scipy_says(shape: str, shift: float) -> None:
-    """Within a hundredth of a standard deviation of the exact distance between the two samples."""
+def test_distances_of_numbers_equal_those_of_scipy(shape: str, shift: float) -> None:
+    """Within a hundredth of a standard deviation of the exact distance."""
     draw = np.random.default_rng(7)
     training, current = DRAWS[shape](draw, 20_000, 0.0), DRAWS[shape](draw, 5_000, shift)
     columns, accumulator = accumulate(
@@ -57,8 +57,8 @@ def test_numbers_are_as_far_as_scipy_says(shape: str, shift: float) -> None:
     assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(exact, abs=0.01)
 
 
-def test_categories_are_as_far_as_scipy_says() -> None:
-    """To the last digits, new levels included."""
+def test_distances_of_categories_equal_those_of_scipy() -> None:
+    """To the last digits, new categories included."""
     draw = np.random.default_rng(7)
     training = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
     current = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])
@@ -72,8 +72,8 @@ def test_categories_are_as_far_as_scipy_says() -> None:
     assert (categories.unseen, categories.examples) == (int(np.sum(current == "z")), ["z"])
 
 
-def test_equal_rows_are_not_far() -> None:
-    """The training rows themselves are at a distance of 0 from their profile, in every kind of column."""
+def test_equal_rows_have_distance_zero() -> None:
+    """The training rows have a distance of 0 in every kind of column."""
     draw = np.random.default_rng(7)
     rows = pd.DataFrame(
         {
@@ -91,7 +91,7 @@ def test_equal_rows_are_not_far() -> None:
 
 
 def test_a_constant_that_changes() -> None:
-    """Against a column of one value the distance is the share of others."""
+    """For a column with a single value the distance is the share of other values."""
     rows = pd.DataFrame({"a": [5.0] * 99 + [math.nan], "b": np.arange(100) / 7, "y": range(100)})
     columns, accumulator = accumulate(rows, pd.DataFrame({"a": [5.0] * 30 + [6.0, 1e9] * 5}))
     assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(0.25)
@@ -113,8 +113,8 @@ def test_a_constant_that_changes() -> None:
         (pa.array([["a"], None]), 1, 1, 0),
     ],
 )
-def test_odd_values_of_a_number(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
-    """Whatever a column comes as, each value is counted once: missing, wrong_type, or on the grid."""
+def test_unusual_values_of_a_numeric_column(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
+    """In every type each value is counted once: as null, as wrong type, or on the grid."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "y": range(50)})
     _, accumulator = accumulate(rows, pa.table({"a": values}))
     stats = accumulator.columns["a"]
@@ -133,16 +133,16 @@ def test_odd_values_of_a_number(values: pa.Array, nulls: int, wrong_type: int, c
         (pa.nulls(3), 3, 0, 0),
     ],
 )
-def test_odd_values_of_a_category(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
-    """The same of levels; numbers are levels by their name."""
+def test_unusual_values_of_a_categorical_column(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
+    """Each value is counted once; numbers are categories by their text."""
     rows = pd.DataFrame({"a": list("12x3") * 20, "y": range(80)})
     _, accumulator = accumulate(rows, pa.table({"a": values}))
     stats = accumulator.columns["a"]
     assert (stats.nulls, stats.wrong_type, stats.count) == (nulls, wrong_type, count)
 
 
-def test_columns_that_are_gone_or_new() -> None:
-    """A missing column has no rows; one the contract does not know is named."""
+def test_missing_and_unknown_columns() -> None:
+    """A missing column has no rows; a column that the contract does not have is named."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "b": np.arange(50) / 7, "y": range(50)})
     _, accumulator = accumulate(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
     assert (

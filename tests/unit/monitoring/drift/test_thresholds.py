@@ -1,4 +1,4 @@
-"""Thresholds keep the false-alarm budget they are drawn for: with rows alone, in groups, and in days."""
+"""Drift thresholds: they keep the false-alarm budget for single rows, groups and days."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,15 +29,15 @@ def reference(frame: pd.DataFrame, times: Any = None, groups: Any = None) -> tup
     rows = frame.assign(y=np.arange(len(frame)) / 7)
     contract = infer_contract(rows, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(rows)
-    told = profile_features(features, contract)
+    profile = profile_features(features, contract)
     kind, unit = blocks.assign_blocks(times, groups, len(frame.columns))
-    return told, blocks.count_blocks(features, told["columns"], kind, unit), contract
+    return profile, blocks.count_blocks(features, profile["columns"], kind, unit), contract
 
 
 def drawn(
-    told: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
+    profile: dict[str, Any], of: Blocks, name: str, rows: int, each: float = 0.01, days: float = 1
 ) -> CheckThresholds:
-    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, told["columns"][name], of), rows, rows)
+    return WindowSimulation(days, 1, each).thresholds(ReferenceColumn(name, profile["columns"][name], of), rows, rows)
 
 
 def alone(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -51,22 +51,22 @@ def grouped(rng: np.random.Generator, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("rows", [50, 400])
 @pytest.mark.parametrize("draw", [alone, grouped], ids=["alone", "grouped"])
 @pytest.mark.parametrize("kind", ["number", "skewed", "level"])
-def test_nights_without_a_change_stay_within(draw: Callable[..., np.ndarray], rows: int, kind: str) -> None:
-    """Of 300 nights, at a limit for 1 of 100, hardly more than that exceed it; the limit is not out of reach either."""
+def test_windows_without_drift_stay_below_the_threshold(draw: Callable[..., np.ndarray], rows: int, kind: str) -> None:
+    """Of 300 windows, about 1 % exceed a threshold for 1 %, and the threshold is not too high."""
     rng = np.random.default_rng(8)
     letters = np.array(list("abcde"))
     made = {"number": np.copy, "skewed": np.exp, "level": lambda z: letters[np.digitize(z, [-1, 0, 1, 2])]}[kind]
     groups = pd.Series(np.arange(TRAINING) // 20) if draw is grouped else None
-    told, of, contract = reference(pd.DataFrame({"a": made(draw(rng, TRAINING))}), groups=groups)
+    profile, of, contract = reference(pd.DataFrame({"a": made(draw(rng, TRAINING))}), groups=groups)
     assert of.kind == ("none" if groups is None else "group")
-    limit = drawn(told, of, "a", rows).distance
-    found = []
+    limit = drawn(profile, of, "a", rows).distance
+    result = []
     for _ in range(300):
-        accumulator = HistogramAccumulator(told, contract)
+        accumulator = HistogramAccumulator(profile, contract)
         accumulator.add(pa_table(made(draw(rng, rows))))
-        found.append(distance(told["columns"]["a"], accumulator.columns["a"]))
-    assert np.mean(np.array(found) > limit) <= 0.03
-    assert limit < 2.5 * np.quantile(found, 0.95)
+        result.append(distance(profile["columns"]["a"], accumulator.columns["a"]))
+    assert np.mean(np.array(result) > limit) <= 0.03
+    assert limit < 2.5 * np.quantile(result, 0.95)
 
 
 def pa_table(values: np.ndarray) -> Any:
@@ -75,51 +75,51 @@ def pa_table(values: np.ndarray) -> Any:
     return pa.table({"a": pa.array(values)})
 
 
-def test_groups_allow_more_than_rows_alone() -> None:
-    """A few customers differ more from all than as many rows of anybody."""
+def test_groups_have_higher_thresholds_than_single_rows() -> None:
+    """Few customers differ more from all rows than as many independent rows."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": grouped(rng, TRAINING)})
-    told, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
+    profile, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
     _, none, _ = reference(frame)
-    assert drawn(told, of, "a", 200).distance > 1.3 * drawn(told, none, "a", 200).distance
-    assert drawn(told, of, "a", 50_000).distance < drawn(told, of, "a", 200).distance
+    assert drawn(profile, of, "a", 200).distance > 1.3 * drawn(profile, none, "a", 200).distance
+    assert drawn(profile, of, "a", 50_000).distance < drawn(profile, of, "a", 200).distance
 
 
-def test_a_night_may_be_as_far_as_days_are() -> None:
-    """With a season, a day may be far from the year, a month less, and a year hardly."""
+def test_seasons_raise_the_threshold_of_short_windows() -> None:
+    """A day may differ much from the year, a month less, a year hardly."""
     rng = np.random.default_rng(2)
     day = np.repeat(np.arange(364), 20)
     values = np.sin(day / 364 * 2 * np.pi) + rng.normal(0, 0.3, len(day))
     times = pd.Series(pd.Timestamp("2025-01-01") + pd.to_timedelta(day, unit="D"))
-    told, of, _ = reference(pd.DataFrame({"a": values}), times=times)
+    profile, of, _ = reference(pd.DataFrame({"a": values}), times=times)
     assert of.kind == "time"
-    one, quarter = (drawn(told, of, "a", 500, days=days).distance for days in (1, 91))
-    assert one > 1.2
-    assert quarter < one
-    assert drawn(told, of, "a", 500, days=1).nulls < 0.02
+    day, quarter = (drawn(profile, of, "a", 500, days=days).distance for days in (1, 91))
+    assert day > 1.2
+    assert quarter < day
+    assert drawn(profile, of, "a", 500, days=1).nulls < 0.02
 
 
-def test_more_rows_and_fewer_checks_see_smaller_changes() -> None:
-    """CheckThresholds fall with rows and rise with the number of checks that share a budget."""
+def test_more_rows_and_fewer_checks_lower_the_thresholds() -> None:
+    """Thresholds fall with rows and rise with the number of checks that share a budget."""
     rng = np.random.default_rng(3)
-    told, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
+    profile, of, _ = reference(pd.DataFrame({"a": rng.normal(size=TRAINING), "b": rng.choice(list("abc"), TRAINING)}))
     for name in ("a", "b"):
-        by_rows = [drawn(told, of, name, rows) for rows in (50, 500, 5_000)]
+        by_rows = [drawn(profile, of, name, rows) for rows in (50, 500, 5_000)]
         assert by_rows == sorted(by_rows, reverse=True)
-        by_share = [drawn(told, of, name, 500, each).distance for each in (0.3, 0.03, 0.003, 0.0003)]
+        by_share = [drawn(profile, of, name, 500, each).distance for each in (0.3, 0.03, 0.003, 0.0003)]
         assert by_share == sorted(by_share)
-    assert drawn(told, of, "a", 500) == drawn(told, of, "a", 500)
+    assert drawn(profile, of, "a", 500) == drawn(profile, of, "a", 500)
 
 
-def test_what_training_never_saw() -> None:
-    """A level that came once in training tells that others were never drawn: the next night may have them."""
+def test_threshold_of_unseen_categories() -> None:
+    """Categories that occurred once in training make unseen ones likely."""
     assert unseen_share_threshold(10_000, 1_000, 0, 1e-4) < unseen_share_threshold(10_000, 1_000, 50, 1e-4) < 0.1
     assert unseen_share_threshold(10_000, 100, 0, 1e-4) > unseen_share_threshold(10_000, 10_000, 0, 1e-4)
     assert unseen_share_threshold(0, 100, 0, 1e-4) == 1.0
 
 
-def test_blocks_are_the_same_bytes_and_come_back() -> None:
-    """Equal rows make an equal file, which gives what was put in."""
+def test_blocks_are_reproducible() -> None:
+    """Equal rows give an equal file, and the file gives the same blocks."""
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"a": rng.normal(size=900), "b": rng.choice(["x", "y", None], 900)})
     times = pd.Series(pd.date_range("2025-01-01", periods=900, freq="h"))
@@ -131,14 +131,14 @@ def test_blocks_are_the_same_bytes_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("days", [40, 364, 1_500])
-def test_blocks_are_bounded_and_hold_whole_weeks(days: int) -> None:
-    """However long the history, at most 364 days are kept, of each day of the week as many."""
+def test_blocks_are_bounded_and_cover_whole_weeks(days: int) -> None:
+    """At most 364 days are stored, with each day of the week equally often."""
     times = pd.Series(pd.Timestamp("2020-01-06") + pd.to_timedelta(np.arange(days), unit="D"))
     kind, unit = blocks.assign_blocks(times, None, 10)
-    kept = times[unit >= 0].dt.weekday.value_counts()
+    remaining = times[unit >= 0].dt.weekday.value_counts()
     assert kind == "time"
     assert len(set(unit) - {-1}) == min(days, 364)
-    assert kept.max() - kept.min() <= (1 if days < 364 else 0)
+    assert remaining.max() - remaining.min() <= (1 if days < 364 else 0)
 
 
 def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:

@@ -1,4 +1,4 @@
-"""Two champions on the same labelled rows: which one is better, and when that cannot be said."""
+"""Comparison of two champions on the same labelled rows."""
 
 from pathlib import Path
 from typing import Any
@@ -36,32 +36,32 @@ def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame 
     )
 
 
-def test_the_previous_one_was_right(sample_store: SampleStore) -> None:
-    """Version 2 answers a thousand too high: version 1 is better beyond doubt, with both metrics and the interval."""
-    found = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 1000)
-    assert (found.previous_is_better, found.input_valid, found.rows) == (True, True, 200)
-    assert found.champion == pytest.approx(1000, rel=0.1)
-    assert found.previous < 20
-    assert "version 1 is better by" in found.reason
+def test_the_previous_champion_is_better(sample_store: SampleStore) -> None:
+    """Version 2 predicts 1,000 too much: version 1 is better, with both metrics and the interval."""
+    result = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 1000)
+    assert (result.previous_is_better, result.input_valid, result.rows) == (True, True, 200)
+    assert result.champion == pytest.approx(1000, rel=0.1)
+    assert result.previous < 20
+    assert "version 1 is better by" in result.reason
 
 
-def test_the_champion_is_right(sample_store: SampleStore) -> None:
-    """Then there is nothing to go back to."""
-    found = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 2000)
-    assert not found.previous_is_better
-    assert found.previous == pytest.approx(1000, rel=0.1)
-    assert "version 1 is worse by" in found.reason
+def test_the_champion_is_better(sample_store: SampleStore) -> None:
+    """The previous champion is not better."""
+    result = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 2000)
+    assert not result.previous_is_better
+    assert result.previous == pytest.approx(1000, rel=0.1)
+    assert "version 1 is worse by" in result.reason
 
 
-def test_no_difference_is_no_reason(sample_store: SampleStore) -> None:
-    """Two versions that answer alike are told from each other by no number of rows."""
+def test_equal_predictions_are_no_difference(sample_store: SampleStore) -> None:
+    """Two versions with equal predictions are never different."""
     assert not asked(
         sample_store.release(2), sample_store.release(2), shuffle_values(later()["value"], 1.0)
     ).previous_is_better
 
 
-def test_luck_is_no_reason(tmp_path: Path) -> None:
-    """Of two equally good models one is a little ahead on any rows; it is seldom called better."""
+def test_chance_is_no_difference(tmp_path: Path) -> None:
+    """Of two equally good models, the previous one is rarely called better."""
     releases = []
     for version in (1, 2):
         run = train_run(tmp_path / str(version), later_training(version), "linear", target="value", time="at")
@@ -79,21 +79,21 @@ def later_training(seed: int) -> pd.DataFrame:
     return frame.assign(value=3 * frame["size"].fillna(50) + np.random.default_rng(100 + seed).normal(0, 20, 400))
 
 
-def test_rows_that_were_trained_on_do_not_count(sample_store: SampleStore) -> None:
-    """By the rows' own time, which the log keeps, not by when the service was asked."""
+def test_training_rows_do_not_count(sample_store: SampleStore) -> None:
+    """By the logged time column, not by the time of the request."""
     rows = later().assign(at=pd.date_range("2025-01-01", periods=200, freq="3h"))
-    found = asked(sample_store.release(2), sample_store.release(1), rows["value"] + 1000, rows)
-    assert not found.previous_is_better
-    assert found.rows < 50
-    assert "new to both" in found.reason
+    result = asked(sample_store.release(2), sample_store.release(1), rows["value"] + 1000, rows)
+    assert not result.previous_is_better
+    assert result.rows < 50
+    assert "new to both" in result.reason
 
 
 def test_too_few_rows(sample_store: SampleStore) -> None:
-    """Labelled ones; and an empty log is no fault."""
+    """Too few labelled rows, and an empty log, are no error."""
     truth = [value if place < 20 else None for place, value in enumerate(later()["value"])]
-    found = asked(sample_store.release(2), sample_store.release(1), truth)
-    assert (found.rows, found.previous_is_better) == (20, False)
-    assert "20 labelled rows are new to both champions, 50 are needed" in found.reason
+    result = asked(sample_store.release(2), sample_store.release(1), truth)
+    assert (result.rows, result.previous_is_better) == (20, False)
+    assert "20 labelled rows are new to both champions, 50 are needed" in result.reason
     empty = log_predictions(sample_store.release(2), later(), later()["value"]).slice(0, 0)
     assert (
         compare(
@@ -104,18 +104,18 @@ def test_too_few_rows(sample_store: SampleStore) -> None:
 
 
 def test_columns_that_are_not_logged(sample_store: SampleStore) -> None:
-    """A row that cannot be asked again compares nothing."""
+    """Without the model's columns nothing is compared."""
     champion = keep_private(sample_store.release(2), size="bucket")
     rows = later()
     log = log_predictions(champion, rows, rows["value"] + 1000)
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 200))
-    found = compare(log, ReleaseLocation(champion), ReleaseLocation(sample_store.release(1)), CONFIG, None)
-    assert not found.previous_is_better
-    assert "size, which the log does not have unmodified" in found.reason
+    result = compare(log, ReleaseLocation(champion), ReleaseLocation(sample_store.release(1)), CONFIG, None)
+    assert not result.previous_is_better
+    assert "size, which the log does not have unmodified" in result.reason
 
 
 def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
-    """Whatever the comparison says."""
+    """Invalid input is never a reason for a rollback."""
     broken = asked(
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("invalid_schema")
     )
@@ -126,26 +126,26 @@ def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
     ).previous_is_better
 
 
-def test_no_previous_one(sample_store: SampleStore) -> None:
-    """None at all, one that is damaged, or one that predicts something else: named, and no fault."""
+def test_no_previous_champion(sample_store: SampleStore) -> None:
+    """There is none, it is damaged, or it predicts something else: the reason is given, without an error."""
     truth = later()["value"] + 1000
     assert "no champion before" in asked(sample_store.release(2), None, truth).reason
     damaged = sample_store.release(1)
     (damaged / "contract.json").write_text("{}")
-    found = asked(sample_store.release(2), damaged, truth)
-    assert (found.previous_is_better, found.previous) == (False, None)
-    assert "differs from its manifest" in found.reason
+    result = asked(sample_store.release(2), damaged, truth)
+    assert (result.previous_is_better, result.previous) == (False, None)
+    assert "differs from its manifest" in result.reason
 
 
 def test_another_target(sample_store: SampleStore, tmp_path: Path) -> None:
-    """A version of another task is no alternative."""
+    """A version of another task is not compared."""
     run = train_run(tmp_path / "other", make_house_table(200).drop(columns="value"), "linear", target="sold", time="at")
     other = run.settings.store / run.package(1).path
     assert "predicts something else" in asked(sample_store.release(2), other, later()["value"]).reason
 
 
 def test_a_classifier(tmp_path: Path) -> None:
-    """A version trained on shuffled labels is rolled back."""
+    """A version trained on shuffled labels is worse."""
     config = {"name": "house-value", "data": {"source": "t", "target": "sold", "time": "at"}}
     frame = make_house_table(600).drop(columns="value")
     releases = []
@@ -162,12 +162,12 @@ def test_a_classifier(tmp_path: Path) -> None:
 
 
 def test_without_a_time_column(tmp_path: Path) -> None:
-    """Rows split at random have no time: all that was asked came after the training."""
+    """With a random split, all logged rows are newer than the training rows."""
     config = build_config({"name": "house-value", "data": {"source": "t", "target": "value"}}, "test")
     releases = []
     for version in (1, 2):
         frame = make_house_table(300).drop(columns=["sold", "at"])
         run = train_run(tmp_path / str(version), frame.assign(value=frame["value"] + 50 * version), target="value")
         releases.append(run.settings.store / run.package(version).path)
-    found = asked(releases[1], releases[0], later()["value"] + 50, config=config)
-    assert (found.previous_is_better, found.rows) == (True, 200)
+    result = asked(releases[1], releases[0], later()["value"] + 50, config=config)
+    assert (result.previous_is_better, result.rows) == (True, 200)

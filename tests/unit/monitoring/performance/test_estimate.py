@@ -1,4 +1,4 @@
-"""Estimates without labels: near the truth where only the inputs change, and not to be trusted where more does."""
+"""Performance estimates: accurate if only the inputs change, and not trusted if more changes."""
 
 import datetime as dt
 import json
@@ -100,20 +100,20 @@ def measured(case: Case, log: pa.Table) -> QualityResult:
 
 def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
     """Whether the estimate is near what came true: by the product's own rule, and to 30 % of what there is to lose."""
-    found = measured(case, log)
+    result = measured(case, log)
     assert guess.value is not None
-    assert found.value.value is not None
-    assert compare_past_estimates([found.model_copy(update={"expected": None, "estimate": guess})])[0], (
+    assert result.value.value is not None
+    assert compare_past_estimates([result.model_copy(update={"expected": None, "estimate": guess})])[0], (
         guess,
-        found.value,
+        result.value,
     )
-    ideal = found.value.value if case[0].config.evaluation.metric in LOSSES else 1 - found.value.value
-    assert guess.value == pytest.approx(found.value.value, abs=0.3 * ideal)
+    ideal = result.value.value if case[0].config.evaluation.metric in LOSSES else 1 - result.value.value
+    assert guess.value == pytest.approx(result.value.value, abs=0.3 * ideal)
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse", "mape"])
 def test_losses_are_estimated(regression: Case, tmp_path: Path, metric: str) -> None:
-    """More of the uncertain rows are asked: the estimate rises as the true loss does, without a label."""
+    """With more uncertain rows the estimate rises like the true loss, without labels."""
     case = for_metric(regression, tmp_path, metric)
     guesses = list[float]()
     for loud in (0.0, 0.3, 1.0):
@@ -130,7 +130,7 @@ def test_losses_are_estimated(regression: Case, tmp_path: Path, metric: str) -> 
     "metric", ["roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"]
 )
 def test_metrics_of_a_classifier(binary: Case, tmp_path: Path, metric: str) -> None:
-    """More rows near the border: each metric is estimated within its interval, and trusted."""
+    """With more rows near the border each metric is estimated within its interval, and trusted."""
     case = for_metric(binary, tmp_path, metric)
     guesses = list[float]()
     for near in (0.0, 0.3, 1.0):
@@ -145,7 +145,7 @@ def test_metrics_of_a_classifier(binary: Case, tmp_path: Path, metric: str) -> N
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "f1", "roc_auc"])
 def test_several_classes(tmp_path: Path, metric: str) -> None:
-    """The chances of each class are calibrated by themselves."""
+    """The probabilities of each class are calibrated separately."""
 
     def of(rows: int, seed: int) -> pd.DataFrame:
         frame = bought(rows, seed)
@@ -159,7 +159,7 @@ def test_several_classes(tmp_path: Path, metric: str) -> None:
 
 
 def test_probabilities_are_calibrated(tmp_path: Path) -> None:
-    """A model that weighs both classes alike says too much of the rare one; a small rising curve takes that back."""
+    """The probabilities of a model with balanced class weights are corrected by an increasing curve."""
     frame = bought(6000, 3)
     frame["bought"] = np.where(np.random.default_rng(0).random(6000) < 0.8, "no", frame["bought"])
     run = train_run(tmp_path, frame, "linear", target="bought")
@@ -180,8 +180,8 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
         assert np.all(np.diff(curve.calibrated) >= 0)
 
 
-def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:
-    """Nothing hangs on chance; the model of the losses is small."""
+def test_estimators_are_reproducible(regression: Case, binary: Case) -> None:
+    """Nothing is random, and the model of the losses is small."""
     for run, release in (regression, binary):
         first, model = fit_estimator(run.work, run.config, run.fitted.candidate)
         assert first == fit_estimator(run.work, run.config, run.fitted.candidate)[0]
@@ -193,8 +193,8 @@ def test_the_same_run_learns_the_same(regression: Case, binary: Case) -> None:
     assert guessed(regression, log) == guessed(regression, log)
 
 
-def test_what_no_estimate_can_see(binary: Case) -> None:
-    """Labels that no longer follow from the inputs leave it as it was; held against them, it is no longer trusted."""
+def test_concept_drift_makes_an_estimate_untrusted(binary: Case) -> None:
+    """The estimate does not change, but compared with labels it is no longer trusted."""
     rows = bought(1500, 9)
     unlabelled, spoilt = (
         log_predictions(binary[1], rows, truth) for truth in ([None] * 1500, shuffle_values(rows["bought"], 0.7))
@@ -214,8 +214,8 @@ def test_what_no_estimate_can_see(binary: Case) -> None:
     assert guessed(binary, unlabelled, past=(fine,)).trusted
 
 
-def test_a_miss_that_does_not_matter() -> None:
-    """Many rows make a small difference sure; only beyond half of the acceptable loss does it count."""
+def test_small_errors_of_an_estimate_do_not_matter() -> None:
+    """Only errors of more than half of the acceptable loss count."""
 
     def window(value: float) -> QualityResult:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))
@@ -239,7 +239,7 @@ def test_inputs_that_have_drifted(regression: Case) -> None:
 
 
 def test_few_predictions(regression: Case) -> None:
-    """Given, but not trusted; of none there is no estimate."""
+    """The estimate is not trusted; without predictions there is none."""
     rows = noisy(10, 5)
     log = log_predictions(regression[1], rows, [None] * 10)
     few = guessed(regression, log)
@@ -251,7 +251,7 @@ def test_few_predictions(regression: Case) -> None:
 
 
 def test_columns_that_are_not_logged(regression: Case, binary: Case, tmp_path: Path) -> None:
-    """Losses need every column as it was; a classifier's probabilities are enough."""
+    """Losses need every column unmodified; for a classifier the probabilities are enough."""
     rows = noisy(300, 5)
     release = keep_private(Path(shutil.copytree(regression[1], tmp_path / "a" / "release")), size="bucket")
     log = log_predictions(release, rows, rows["value"])
@@ -266,8 +266,8 @@ def test_columns_that_are_not_logged(regression: Case, binary: Case, tmp_path: P
     assert guessed((binary[0], release), log).trusted
 
 
-def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path) -> None:
-    """Each with its reason: an older release, another metric, one that labels alone tell, no probabilities."""
+def test_reasons_for_no_estimate(regression: Case, binary: Case, tmp_path: Path) -> None:
+    """An older release, another metric, a metric that needs labels, no probabilities."""
     rows = noisy(300, 5)
     log = log_predictions(regression[1], rows, [None] * 300)
     older = Path(shutil.copytree(regression[1], tmp_path / "older"))
@@ -282,8 +282,8 @@ def test_what_cannot_be_estimated(regression: Case, binary: Case, tmp_path: Path
     assert guessed(binary, log).value is None
 
 
-def test_an_unpredictable_past(tmp_path: Path) -> None:
-    """A model whose errors have grown from fold to fold says at once that its estimates are worth little."""
+def test_errors_on_the_past_make_an_estimate_untrusted(tmp_path: Path) -> None:
+    """If the errors grew from fold to fold, the estimate is not trusted."""
     frame = noisy(2000, 1)
     frame["value"] += np.random.default_rng(0).normal(0, np.linspace(0, 60, 2000))
     run, release = package_release(tmp_path, frame, target="value", time="at")
@@ -295,8 +295,8 @@ def test_an_unpredictable_past(tmp_path: Path) -> None:
     assert "model's own past" in guess.why
 
 
-def test_rows_too_few_to_learn_from(tmp_path: Path) -> None:
-    """The release is made all the same, and says why there is no estimate."""
+def test_too_few_rows_for_an_estimator(tmp_path: Path) -> None:
+    """The release is written and has the reason."""
     run, release = package_release(tmp_path, noisy(50, 1), target="value", time="at")
     guess = guessed((run, release), log_predictions(release, noisy(100, 2), [None] * 100))
     assert guess.value is None
@@ -304,7 +304,7 @@ def test_rows_too_few_to_learn_from(tmp_path: Path) -> None:
 
 
 def test_bike_demand(tmp_path: Path) -> None:
-    """A model of early 2011 asked for two years: whenever its estimate is off by a quarter it is not trusted."""
+    """A model of early 2011 on two years: an estimate that is wrong by a quarter is never trusted."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     past = table["datetime"] < "2011-07-01"
     run, release = package_release(tmp_path, table[past], target="rentals", time="datetime")
@@ -313,11 +313,11 @@ def test_bike_demand(tmp_path: Path) -> None:
     for month, rows in at_least_one(table[~past].groupby(table["datetime"].dt.to_period("M"))):
         log = log_predictions(release, rows.reset_index(drop=True), rows["rentals"])
         guess = guessed((run, release), log, past=tuple(windows))
-        found = measured((run, release), log)
-        windows.append(found.model_copy(update={"end": START}))
+        result = measured((run, release), log)
+        windows.append(result.model_copy(update={"end": START}))
         assert guess.value is not None
-        assert found.value.value is not None
-        wrong = abs(guess.value - found.value.value) > 0.25 * found.value.value
+        assert result.value.value is not None
+        wrong = abs(guess.value - result.value.value) > 0.25 * result.value.value
         off += wrong
-        assert not (wrong and guess.trusted), (month, guess, found.value)
+        assert not (wrong and guess.trusted), (month, guess, result.value)
     assert off > 6

@@ -1,4 +1,4 @@
-"""Quality on late labels: a verdict where the labels allow one, and its reason in words where they do not."""
+"""Measured quality: the state where labels allow one, and the reason where they do not."""
 
 import datetime as dt
 import json
@@ -60,7 +60,7 @@ def fresh(rows: int = 400, seed: int = 9) -> pd.DataFrame:
     return make_house_table(4000).iloc[900:].sample(rows, random_state=seed).reset_index(drop=True)
 
 
-def found(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> QualityResult:
+def measure(case: Case, log: pa.Table, now: dt.datetime = NOW, days: int = 60, **watch: Any) -> QualityResult:
     return measure_quality(
         log, case[1], changed(case, **watch), start=START, end=START + dt.timedelta(days=days), now=now
     )
@@ -75,11 +75,11 @@ def replaced(log: pa.Table, name: str, values: Any) -> pa.Table:
     return log.set_column(at, name, pa.array(values, log.schema.field(name).type))
 
 
-def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
-    """The metric is that of the logged answers, its interval holds it; the bound is the holdout's and a quarter."""
+def test_quality_like_the_holdout_is_ok(regression: Case) -> None:
+    """The metric is that of the logged predictions; the bound is the holdout's value plus the tolerance."""
     rows = fresh()
     log = log_predictions(regression[1], rows, rows["value"])
-    quality = found(regression, log)
+    quality = measure(regression, log)
     predicted = np.array(log["prediction"].to_pylist())
     assert quality.value.value == pytest.approx(np.abs(rows["value"] - predicted).mean())
     assert quality.value.low is not None
@@ -95,19 +95,19 @@ def test_what_is_as_good_as_the_holdout_is_good(regression: Case) -> None:
 
 
 def test_a_metric_beyond_its_bound_is_degraded(regression: Case) -> None:
-    """Where the whole interval lies beyond the bound; and the reason says both."""
+    """The whole interval lies beyond the bound; the reason names both."""
     rows = fresh()
-    quality = found(regression, log_predictions(regression[1], rows, rows["value"] + 20))
+    quality = measure(regression, log_predictions(regression[1], rows, rows["value"] + 20))
     assert quality.state == "degraded"
     assert f"bound: at most {quality.bound:.4g}" in quality.reason
 
 
-def test_an_interval_that_holds_the_bound_says_nothing(regression: Case) -> None:
-    """Neither good nor bad."""
+def test_an_interval_that_contains_the_bound_is_unknown(regression: Case) -> None:
+    """The state is neither ok nor degraded."""
     rows = fresh(60)
     log = log_predictions(regression[1], rows, rows["value"])
-    value = found(regression, log).value.value
-    quality = found(regression, log, slo={"metric": value})
+    value = measure(regression, log).value.value
+    quality = measure(regression, log, slo={"metric": value})
     assert (quality.state, quality.bound) == ("unknown", value)
     assert "the interval contains the bound" in quality.reason
 
@@ -116,11 +116,11 @@ def test_an_interval_that_holds_the_bound_says_nothing(regression: Case) -> None
     "metric", ["roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"]
 )
 def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
-    """Each is what it is elsewhere, and labels dealt out anew are noticed by those that rest on them."""
+    """Each equals scikit-learn's value, and random labels degrade it."""
     rows = fresh(800)
     log = log_predictions(binary[1], rows, rows["sold"])
     evaluation = {"metric": metric, "resamples": 100}
-    quality = found(binary, log, evaluation=evaluation)
+    quality = measure(binary, log, evaluation=evaluation)
     contract = Contract.model_validate_json((binary[1] / "contract.json").read_bytes())
     answers = Predictions(
         np.array(log["prediction"].to_pylist(), dtype=object), np.array(log["probabilities"].to_pylist())
@@ -128,14 +128,14 @@ def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
     assert quality.value.value == pytest.approx(compute_metrics(rows["sold"].to_numpy(), answers, contract)[metric])
     assert quality.state in ("ok", "unknown"), quality.reason
     worse = log_predictions(binary[1], rows, shuffle_values(rows["sold"], 1.0))
-    assert found(binary, worse, evaluation=evaluation).state == "degraded"
+    assert measure(binary, worse, evaluation=evaluation).state == "degraded"
 
 
 def test_slices(regression: Case) -> None:
-    """As the evaluation has them, of the columns that the log keeps as they are."""
+    """As in the evaluation, for columns that are logged unmodified."""
     rows = fresh()
     log = log_predictions(regression[1], rows, rows["value"] + 30 * (rows["a `kind`, of sorts"] == "d"))
-    slices = {(one.column, one.value): one for one in found(regression, log).slices}
+    slices = {(each.column, each.value): each for each in measure(regression, log).slices}
     assert {value for column, value in slices if column == "a `kind`, of sorts"} == {"a|b", "<b>c</b>", "d"}
     spoilt, sound = (slices["a `kind`, of sorts", value] for value in ("d", "a|b"))
     assert spoilt.rows == (rows["a `kind`, of sorts"] == "d").sum()
@@ -143,11 +143,11 @@ def test_slices(regression: Case) -> None:
     assert sound.metric.value is not None
     assert spoilt.metric.value > 20 + sound.metric.value
     without = log.drop_columns(["input.a `kind`, of sorts"])
-    assert "a `kind`, of sorts" not in {one.column for one in found(regression, without).slices}
+    assert "a `kind`, of sorts" not in {each.column for each in measure(regression, without).slices}
 
 
 @pytest.mark.parametrize(
-    ("rows", "labelled", "now", "said"),
+    ("rows", "labelled", "now", "reason"),
     [
         (0, 0, NOW, "there are no predictions in this window"),
         (1, 1, NOW, "1 of 1 predictions that are due have a label, 50 are needed"),
@@ -156,100 +156,100 @@ def test_slices(regression: Case) -> None:
         (100, 100, START + 12 * HOUR, "none of 100 predictions is old enough to have a label"),
     ],
 )
-def test_too_little_to_say(regression: Case, rows: int, labelled: int, now: dt.datetime, said: str) -> None:
-    """Unknown, with the reason: nothing is there, few labels, an early part of them, none due."""
+def test_too_few_labels_are_unknown(regression: Case, rows: int, labelled: int, now: dt.datetime, reason: str) -> None:
+    """The reason is given: no predictions, few labels, only early labels, none due."""
     asked = fresh(max(rows, 1)).iloc[:rows]
     truth = [value if place < labelled else None for place, value in enumerate(asked["value"])]
-    quality = found(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
+    quality = measure(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
                     log_predictions(regression[1], asked, truth), now)  # fmt: skip
     assert quality.state == "unknown"
-    assert said in quality.reason
+    assert reason in quality.reason
 
 
 def test_a_sample_of_labels_can_be_enough(regression: Case) -> None:
-    """Where the config says that few predictions get a label."""
+    """If the config expects labels for few predictions."""
     rows = fresh()
     truth = [value if place % 5 == 0 else None for place, value in enumerate(rows["value"])]
     log = log_predictions(regression[1], rows, truth)
-    assert found(regression, log).state == "unknown"
-    assert found(regression, log, quality={"min_coverage": 0.1}).state == "ok"
+    assert measure(regression, log).state == "unknown"
+    assert measure(regression, log, quality={"min_coverage": 0.1}).state == "ok"
 
 
-def test_only_what_was_known_and_due_counts(regression: Case) -> None:
-    """A round that is done again for an earlier moment sees what it saw then: no later label, no younger prediction."""
+def test_only_labels_known_at_the_time_count(regression: Case) -> None:
+    """A repeated run for an earlier time ignores later labels and younger predictions."""
     rows = fresh(300)
     log = log_predictions(regression[1], rows, rows["value"])
     now = START + dt.timedelta(days=8)
-    quality = found(regression, log, now)
+    quality = measure(regression, log, now)
     assert (quality.rows, quality.due, quality.labelled) == (300, 7 * 24 + 1, 7 * 24 + 1)
     late = replaced(log, "labelled_at", [now + HOUR] * 300)
-    assert found(regression, late, now).labelled == 0
-    assert found(regression, log, days=2).rows == 48
+    assert measure(regression, late, now).labelled == 0
+    assert measure(regression, log, days=2).rows == 48
 
 
-def test_other_versions_and_doubles_are_left_out(regression: Case) -> None:
-    """Another version's rows say nothing of this one; what was logged twice counts once, and is told."""
+def test_other_versions_and_duplicates_are_left_out(regression: Case) -> None:
+    """Rows of another version do not count; a row logged twice counts once and is noted."""
     rows = fresh(200)
     log = log_predictions(regression[1], rows, rows["value"])
-    alone = found(regression, log)
+    alone = measure(regression, log)
     other = replaced(replaced(log, "version", [1] * 200), "label", rows["value"] + 100)
-    both = found(regression, pa.concat_tables([log, other, log.slice(0, 30)]))
+    both = measure(regression, pa.concat_tables([log, other, log.slice(0, 30)]))
     assert both.value == alone.value
     assert (both.rows, both.state) == (200, alone.state)
     assert "30 rows of requests are logged twice" in both.reason
 
 
-def test_a_prediction_that_is_null(regression: Case) -> None:
-    """It is left out and told; where all are, nothing can be said."""
+def test_null_predictions_are_left_out(regression: Case) -> None:
+    """They are noted; if all are null, the state is unknown."""
     rows = fresh(100)
     log = log_predictions(regression[1], rows, rows["value"])
-    given = log["prediction"].to_pylist()
-    some = found(regression, replaced(log, "prediction", [None, float("nan"), float("inf"), *given[3:]]))
+    arguments = log["prediction"].to_pylist()
+    some = measure(regression, replaced(log, "prediction", [None, float("nan"), float("inf"), *arguments[3:]]))
     assert "3 rows have no readable prediction" in some.reason
     assert some.value.value is not None
-    none = found(regression, replaced(log, "prediction", [None] * 100))
+    none = measure(regression, replaced(log, "prediction", [None] * 100))
     assert none.state == "unknown"
     assert "0 of 100 labelled predictions can be measured" in none.reason
 
 
-def test_probabilities_that_are_none(binary: Case) -> None:
-    """Left out where the metric needs them; not missed where it does not."""
+def test_missing_probabilities_are_left_out(binary: Case) -> None:
+    """Only if the metric needs them."""
     rows = fresh(100)
     log = log_predictions(binary[1], rows, rows["sold"])
-    given = log["probabilities"].to_pylist()
-    odd = replaced(log, "probabilities", [None, [float("nan"), 0.5], [0.5], *given[3:]])
-    assert "3 rows have no probabilities" in found(binary, odd).reason
+    arguments = log["probabilities"].to_pylist()
+    odd = replaced(log, "probabilities", [None, [float("nan"), 0.5], [0.5], *arguments[3:]])
+    assert "3 rows have no probabilities" in measure(binary, odd).reason
     none = replaced(log, "probabilities", [None] * 100)
-    assert found(binary, none).state == "unknown"
-    quality = found(binary, none, evaluation={"metric": "accuracy"})
+    assert measure(binary, none).state == "unknown"
+    quality = measure(binary, none, evaluation={"metric": "accuracy"})
     assert quality.value.value == np.mean(rows["sold"] == np.array(log["prediction"].to_pylist()))
 
 
 def test_one_class_only(binary: Case) -> None:
-    """A metric that needs two classes is undefined, and the reason says why; another is measured."""
+    """A metric that needs two classes is undefined, with the reason; another metric is measured."""
     rows = fresh(800)
     rows = rows[rows["sold"] == "no"].reset_index(drop=True)
     log = log_predictions(binary[1], rows, rows["sold"])
-    quality = found(binary, log)
+    quality = measure(binary, log)
     assert (quality.state, quality.value.value) == ("unknown", None)
     assert "roc_auc is undefined: every label is 'no'" in quality.reason
-    assert found(binary, log, evaluation={"metric": "accuracy"}).value.value is not None
+    assert measure(binary, log, evaluation={"metric": "accuracy"}).value.value is not None
 
 
 def test_labels_of_an_unknown_class(binary: Case, multiclass: Case) -> None:
-    """A few such labels are told; many are bad by themselves. Of several classes the model is wrong about each."""
+    """A few are noted; many degrade the quality. In a multiclass task the model is wrong about each."""
     rows = fresh(400)
     log = log_predictions(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
-    assert "2 labels are of a class that the model does not know ('perhaps')" in found(binary, log).reason
-    quality = found(binary, log_predictions(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
+    assert "2 labels are of a class that the model does not know ('perhaps')" in measure(binary, log).reason
+    quality = measure(binary, log_predictions(binary[1], rows, ["perhaps"] * 40 + [*rows["sold"][40:]]))
     assert quality.state == "degraded"
     assert "10% of 400 labels are of a class that the model does not know" in quality.reason
 
     truth = classes(rows)["size class"].to_numpy()
     for metric in ("f1", "accuracy", "log_loss", "roc_auc"):
         evaluation = {"metric": metric}
-        before = found(multiclass, log_predictions(multiclass[1], rows, truth), evaluation=evaluation)
-        after = found(
+        before = measure(multiclass, log_predictions(multiclass[1], rows, truth), evaluation=evaluation)
+        after = measure(
             multiclass, log_predictions(multiclass[1], rows, [*["huge"] * 10, *truth[10:]]), evaluation=evaluation
         )
         assert before.value.value is not None
@@ -260,8 +260,8 @@ def test_labels_of_an_unknown_class(binary: Case, multiclass: Case) -> None:
 
 
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
-def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """What a service writes and what ``labels add`` takes is measured like the same rows by hand."""
+def test_the_log_gives_the_same_result_as_a_table(task: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Logged predictions and added labels are measured like the same rows of a table."""
     case: Case = request.getfixturevalue(task)
     model, rows = open_release(case[1]), fresh(120)
     if task == "multiclass":
@@ -278,14 +278,14 @@ def test_from_the_log_itself(task: str, tmp_path: Path, request: pytest.FixtureR
     late = pd.DataFrame({"request_id": [f"r{number}" for number in range(120)], "y": rows[model.contract.target]})
     late.to_csv(tmp_path / "late.csv", index=False)
     labels.add_labels(log, model.contract, labels.LabelFile(tmp_path / "late.csv", column="y"), NOW - HOUR)
-    quality = found(case, labels.read(log, START, NOW))
+    quality = measure(case, labels.read(log, START, NOW))
     by_hand = log_predictions(case[1], rows, rows[model.contract.target])
     assert quality.labelled == 120
-    assert quality == found(case, replaced(by_hand, "labelled_at", [NOW - HOUR] * 120))
+    assert quality == measure(case, replaced(by_hand, "labelled_at", [NOW - HOUR] * 120))
 
 
 def test_labels_of_versions_that_differ_in_type(tmp_path: Path) -> None:
-    """Where versions answered in different types the log has texts: they mean the same."""
+    """If versions have predictions of different types, the log has texts with the same meaning."""
     rows = fresh(100)
     frame = make_house_table(600).drop(columns=["value", "at"])
     numbers = {"yes": 1, "no": 0}
@@ -295,7 +295,7 @@ def test_labels_of_versions_that_differ_in_type(tmp_path: Path) -> None:
     for name in ("prediction", "label"):
         assert pa.types.is_integer(log.schema.field(name).type)
         texts = texts.set_column(texts.column_names.index(name), name, log[name].cast(pa.string()))
-    assert found(case, texts) == found(case, log)
+    assert measure(case, texts) == measure(case, log)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_labels_of_versions_that_differ_in_type(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows: int, bound: float) -> None:
-    """A loss that means something however near to 0 or 1 the holdout's value is, and that the holdout can rule out."""
+    """The acceptable loss near 0, near 1, and within the resolution of the holdout."""
     release = Path(shutil.copytree(binary[1], tmp_path / "release"))
     facts = json.loads((release / "metrics.json").read_text())
     facts["evaluation"]["metrics"][metric] = {"value": holdout, "low": holdout, "high": holdout}
@@ -320,19 +320,19 @@ def test_bounds(binary: Case, tmp_path: Path, metric: str, holdout: float, rows:
     facts["evaluation"]["metrics"][metric] = {"value": 0.5, "low": 0.1, "high": 0.9}
     (release / "metrics.json").write_text(json.dumps(facts))
     assert performance_bound(release, config, contract).bound == (0.9 if metric in ("log_loss", "brier") else 0.1)
-    own = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
-    assert performance_bound(release, own, contract).bound == 0.123
+    configured = changed(binary, evaluation={"metric": metric}, slo={"metric": 0.123})
+    assert performance_bound(release, configured, contract).bound == 0.123
 
 
 def test_the_order_of_the_log_does_not_matter(regression: Case) -> None:
-    """Parts come in no order; blocks of time are made all the same."""
+    """Parts have no order; the blocks of time are the same."""
     rows = fresh(200)
     log = log_predictions(regression[1], rows, rows["value"])
-    assert found(regression, log.take(np.random.default_rng(0).permutation(200))) == found(regression, log)
+    assert measure(regression, log.take(np.random.default_rng(0).permutation(200))) == measure(regression, log)
 
 
-def test_errors_that_go_together_widen_the_interval(regression: Case) -> None:
-    """The same errors in runs of neighbours leave less certain than scattered ones."""
+def test_correlated_errors_widen_the_interval(regression: Case) -> None:
+    """The same errors in consecutive rows give a wider interval than scattered ones."""
     rows = fresh(400)
     log = log_predictions(regression[1], rows, rows["value"])
     predicted = np.array(log["prediction"].to_pylist())
@@ -340,7 +340,7 @@ def test_errors_that_go_together_widen_the_interval(regression: Case) -> None:
     scattered = np.random.default_rng(4).permutation(together)
     widths = []
     for errors in (together, scattered):
-        value = found(regression, replaced(log, "label", predicted + errors)).value
+        value = measure(regression, replaced(log, "label", predicted + errors)).value
         assert value.low is not None
         assert value.high is not None
         widths.append(value.high - value.low)

@@ -1,4 +1,4 @@
-"""The Evidently report of a night: what it says is what the exact scores say, whatever the rows look like."""
+"""Evidently reports: they agree with the exact checks, whatever the rows contain."""
 
 import datetime as dt
 import json
@@ -42,7 +42,7 @@ def add_report(
 
 
 def night(day: int = 28, state: DriftState = "drift", **more: Any) -> DriftResult:
-    """February's nights: temp has moved in those with drift."""
+    """Windows of February; those with drift have a moved column temp."""
     end = dt.datetime(2026, 2, day, tzinfo=dt.UTC)
     moved = state == "drift"
     checks = (
@@ -65,7 +65,9 @@ def stored(workspace: Path) -> list[tuple[str, Any]]:
 
     opened = Workspace.create(str(workspace))
     return [
-        (one.name, opened.get_run(one.id, run)) for one in opened.list_projects() for run in opened.list_runs(one.id)
+        (each.name, opened.get_run(each.id, run))
+        for each in opened.list_projects()
+        for run in opened.list_runs(each.id)
     ]
 
 
@@ -76,8 +78,8 @@ def statuses(run: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("state", "verdict"), [("ok", "SUCCESS"), ("drift", "FAIL"), ("invalid_schema", "FAIL"), ("unknown", "WARNING")]
 )
-def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str, tmp_path: Path) -> None:
-    """Evidently's own test statuses carry the verdict on the window and on each column; values and times are ours."""
+def test_statuses_are_those_of_the_checks(state: DriftState, verdict: str, tmp_path: Path) -> None:
+    """Evidently's test statuses are the verdicts of the checks; values and times are those of the checks."""
     drift = night(state=state)
     add_report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     [(project, run)] = stored(tmp_path / "evidently")
@@ -91,8 +93,8 @@ def test_the_statuses_are_those_of_the_findings(state: DriftState, verdict: str,
     assert {f"{f.column}: {f.name}": f.value for f in drift.checks}.items() <= values.items()
 
 
-def test_a_broken_finding_fails_without_a_threshold(tmp_path: Path) -> None:
-    """A column that is gone has no threshold; its test fails all the same."""
+def test_invalid_columns_fail_without_a_threshold(tmp_path: Path) -> None:
+    """A missing column has no threshold, but its test fails."""
     gone = DriftCheckResult(
         column="temp", name="missing", value=1.0, threshold=None, alarm=True, invalid=True, detail="gone"
     )
@@ -130,10 +132,10 @@ def crashing() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("current", [pytest.param(table, id=name) for name, table in crashing()])
-def test_rows_that_crash_evidently_still_give_the_scores(
+def test_rows_that_crash_evidently_have_a_report(
     current: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever production sends, there is a page, and a run that Evidently reads, with our verdict; no view fails."""
+    """For any rows there is a page, and a run that Evidently reads, with the verdict."""
     page = add_report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run)["temp: distribution"] == "FAIL"
@@ -141,8 +143,8 @@ def test_rows_that_crash_evidently_still_give_the_scores(
     assert caplog.text == ""
 
 
-def test_views_that_fail_leave_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should Evidently fail on rows that look sound, the report says so and has the scores."""
+def test_failing_plots_leave_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Evidently's plots fail, the report says so and has the checks."""
     from evidently.metrics.column_statistics import ValueDriftCalculation
 
     def fail(*_: object) -> None:
@@ -154,14 +156,14 @@ def test_views_that_fail_leave_the_scores(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Not plotted: all columns (a \\u2039b\\u203afault" in page.read_text()
 
 
-def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> None:
-    """No address is loaded, by what is written and by policy; a value that is a script stays text."""
+def test_the_page_loads_nothing_and_escapes_values(tmp_path: Path) -> None:
+    """No address is loaded, and a policy forbids it; a value that is a script stays text."""
     script = "</script><script>alert(1)</script>"
-    found = DriftCheckResult(
+    outcome = DriftCheckResult(
         column=script, name="unseen", value=1.0, threshold=0.1, alarm=True, detail=f"such as {script}"
     )
     current = rows().assign(weather=script, **{script: script})
-    drift = night(checks=(found,), reason=script)
+    drift = night(checks=(outcome,), reason=script)
     page = add_report(drift, current, current, tmp_path / "evidently", "bikes", NOW).read_text()
     assert "<script>alert" not in page
     assert "<\\/script><script>alert" not in page
@@ -170,8 +172,8 @@ def test_the_page_loads_nothing_and_runs_nothing_of_a_value(tmp_path: Path) -> N
     assert script not in next((tmp_path / "evidently").rglob("snapshots/*.json")).read_text()
 
 
-def test_a_night_is_kept_once(tmp_path: Path) -> None:
-    """Catching up adds what is missing, in order; a night reported again replaces its run, and no other."""
+def test_a_window_is_stored_once(tmp_path: Path) -> None:
+    """Missing windows are added in order; a repeated window replaces its run only."""
     workspace = tmp_path / "evidently"
     quiet = [night(day, "ok") for day in range(1, 28)]
     assert add_missing_windows(quiet, workspace, "bikes", NOW) == 27
@@ -186,8 +188,8 @@ def test_a_night_is_kept_once(tmp_path: Path) -> None:
     assert days == [(dt.date(2026, 2, day), "ok") for day in range(1, 29)]
 
 
-def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
-    """Nights with different values and thresholds are points of one line, on a dashboard that is there."""
+def test_the_dashboard_has_one_line_per_column(tmp_path: Path) -> None:
+    """Windows with different values and thresholds are points of one line."""
     from evidently.ui.workspace import Workspace
 
     workspace = tmp_path / "evidently"
@@ -199,8 +201,8 @@ def test_the_dashboard_has_one_line_a_column(tmp_path: Path) -> None:
     }
     assert len(points) == 1 + len(night().checks)
     [project] = Workspace.create(str(workspace)).list_projects()
-    shown = {panel.title: panel.values[0].metric for panel in project.dashboard.model().panels}
-    assert shown["Distance from the training rows"] == "evidently:metric_v2:DriftScore"
+    texts = {panel.title: panel.values[0].metric for panel in project.dashboard.model().panels}
+    assert texts["Distance from the training rows"] == "evidently:metric_v2:DriftScore"
     assert isinstance(project.id, UUID)
 
 
@@ -218,19 +220,19 @@ def log(folder: Path, version: int, source: str, count: int) -> None:
 
 
 def test_the_log_is_sampled(tmp_path: Path) -> None:
-    """Of one version and window at most 5,000 rows, of all files alike; nothing that was hashed."""
+    """At most 5,000 rows of one version and window, evenly from all files; no hashed column."""
     assert sample_log(tmp_path / "none", 1, None, None).empty
     for source, version, count in (("a", 1, 9_000), ("b", 1, 3_000), ("c", 2, 50)):
         log(tmp_path, version, source, count)
-    found = sample_log(tmp_path, 1, dt.datetime(2026, 2, 27, tzinfo=dt.UTC), dt.datetime(2026, 2, 28, tzinfo=dt.UTC))
-    assert list(found.columns) == ["size", "prediction"]
-    assert len(found) == MAX_ROWS
-    assert set(found["size"]) == {1000.0}
+    outcome = sample_log(tmp_path, 1, dt.datetime(2026, 2, 27, tzinfo=dt.UTC), dt.datetime(2026, 2, 28, tzinfo=dt.UTC))
+    assert list(outcome.columns) == ["size", "prediction"]
+    assert len(outcome) == MAX_ROWS
+    assert set(outcome["size"]) == {1000.0}
     assert len(sample_log(tmp_path, 2, None, None)) == 50
     assert sample_log(tmp_path, 2, dt.datetime(2026, 2, 28, tzinfo=dt.UTC), None).empty
 
 
-def test_a_round_is_reported_from_the_store(sample_store: SampleStore) -> None:
+def test_a_report_is_written_from_the_store(sample_store: SampleStore) -> None:
     """The release says what training saw, the log what was asked; quiet nights before are added to the history.
 
     A table that was looked at has a page, and no place among the nights.
@@ -240,10 +242,10 @@ def test_a_round_is_reported_from_the_store(sample_store: SampleStore) -> None:
     serving = sample_store.ledger.champion(MODEL)
     assert serving
     log(settings.store / "predictions" / MODEL, 1, "a", 300)
-    found = DriftCheckResult(column="size", name="distribution", value=99.0, threshold=0.3, alarm=True)
-    drift = night(version=1, checks=(found,))
-    for one in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
-        Journal.of(settings, MODEL).add(one, NOW)
+    outcome = DriftCheckResult(column="size", name="distribution", value=99.0, threshold=0.3, alarm=True)
+    drift = night(version=1, checks=(outcome,))
+    for each in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
+        Journal.of(settings, MODEL).add(each, NOW)
     page = write_report(settings, config, serving, drift, NOW)
     runs = stored(settings.layout.evidently)
     assert sorted(run.metadata["state"] for _, run in runs) == ["drift", "ok", "ok"]
@@ -255,8 +257,8 @@ def test_a_round_is_reported_from_the_store(sample_store: SampleStore) -> None:
     assert (table.name, len(stored(settings.layout.evidently))) == ("drift-2026-03-01-table.html", 3)
 
 
-def test_the_drawn_rows_are_like_the_profile() -> None:
-    """Columns drawn from a profile are nearly where the training rows were; shares of levels and nulls are kept."""
+def test_sampled_rows_are_distributed_like_the_profile() -> None:
+    """Shares of categories and nulls, and the distributions of numbers, are those of the profile."""
     draw = np.random.default_rng(3)
     table = pd.DataFrame(
         {
@@ -271,19 +273,19 @@ def test_the_drawn_rows_are_like_the_profile() -> None:
     table.loc[table.index % 4 == 0, "tail"] = np.nan
     contract = infer_contract(table, PipelineConfig(name="x", data=DataConfig(source="t", target="y")))
     features = contract.features(table)
-    found = sample_profile(profile_features(features, contract))
-    assert len(found) == MAX_ROWS
-    assert "when" not in found
-    assert wasserstein_distance(found["tail"].dropna(), table["tail"].dropna()) < 0.05 * table["tail"].std()
-    assert found["tail"].isna().mean() == pytest.approx(0.25, abs=0.001)
-    assert set(found["hour"]) == set(range(24))
-    assert found["flag"].mean() == pytest.approx(table["flag"].mean(), abs=0.001)
-    assert (found["level"] == "a").mean() == pytest.approx((table["level"] == "a").mean(), abs=0.001)
-    pd.testing.assert_frame_equal(found, sample_profile(profile_features(features, contract)))
+    outcome = sample_profile(profile_features(features, contract))
+    assert len(outcome) == MAX_ROWS
+    assert "when" not in outcome
+    assert wasserstein_distance(outcome["tail"].dropna(), table["tail"].dropna()) < 0.05 * table["tail"].std()
+    assert outcome["tail"].isna().mean() == pytest.approx(0.25, abs=0.001)
+    assert set(outcome["hour"]) == set(range(24))
+    assert outcome["flag"].mean() == pytest.approx(table["flag"].mean(), abs=0.001)
+    assert (outcome["level"] == "a").mean() == pytest.approx((table["level"] == "a").mean(), abs=0.001)
+    pd.testing.assert_frame_equal(outcome, sample_profile(profile_features(features, contract)))
 
 
-def test_sides_are_bounded() -> None:
-    """Of many rows and columns a sample is taken, of many levels the frequent ones; those that alarm come first."""
+def test_samples_are_bounded() -> None:
+    """Many rows and columns are sampled, frequent categories keep their names; columns with alarms come first."""
     wide = pd.DataFrame({f"c{i}": np.arange(6_000.0) for i in range(60)} | {"l": [f"v{i % 100}" for i in range(6_000)]})
     made = pair_samples(wide, wide, ["c59", "l"])
     assert made.current.shape == made.reference.shape == (MAX_ROWS, 50)

@@ -1,4 +1,4 @@
-"""What the exporter knows, as Prometheus asks for it over HTTP."""
+"""The metrics exporter: gauges of every model in Prometheus' text format."""
 
 import datetime as dt
 import sqlite3
@@ -24,7 +24,7 @@ from towline.training.evaluation.predictions import Interval
 
 
 def gauges(text: str) -> dict[tuple[str, ...], float]:
-    """By name and the labels' values, the model first where it is not the one there is."""
+    """Values by name and labels, the model first unless it is the default one."""
     return {
         (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
             sample.value
@@ -34,27 +34,27 @@ def gauges(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def told(sample_store: SampleStore, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
+def exported_gauges(sample_store: SampleStore, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
     return gauges(MetricsExporter(sample_store.settings).text(now))
 
 
 def promise(sample_store: SampleStore, **parts: object) -> None:
-    """Changes the config in the release that serves."""
+    """Changes the config in the champion's release."""
     path = sample_store.release(1) / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parts))
 
 
-def test_a_new_model_says_what_serves(sample_store: SampleStore) -> None:
-    """Version and age are there; quality and drift, which nobody has looked at, are absent and not 0."""
-    found = told(sample_store)
-    assert found["ledger_up",] == 1
-    assert found["champion_version",] == 1
-    assert 0 < found["model_trained_timestamp_seconds",] <= found["last_run_timestamp_seconds", "training"]
-    assert not [name for name, *_ in found if name.startswith(("drift", "quality", "input"))]
+def test_a_new_model_has_version_and_age(sample_store: SampleStore) -> None:
+    """Drift and quality were not measured: their gauges are absent, not 0."""
+    result = exported_gauges(sample_store)
+    assert result["ledger_up",] == 1
+    assert result["champion_version",] == 1
+    assert 0 < result["model_trained_timestamp_seconds",] <= result["last_run_timestamp_seconds", "training"]
+    assert not [name for name, *_ in result if name.startswith(("drift", "quality", "input"))]
 
 
-def test_the_last_windows_of_the_version_that_serves_count(sample_store: SampleStore) -> None:
-    """What another version was found to do is no alarm of this one; what is beyond its bound is told by its sign."""
+def test_only_windows_of_the_champion_count(sample_store: SampleStore) -> None:
+    """Windows of other versions are no alarm; a value beyond its bound has a negative headroom."""
     journal = Journal.of(sample_store.settings, MODEL)
     for record in (
         make_drift(2),
@@ -63,50 +63,50 @@ def test_the_last_windows_of_the_version_that_serves_count(sample_store: SampleS
     ):
         journal.add(record, NOW)
     journal.add(make_drift(0, version=2), NOW)
-    found = told(sample_store)
-    assert (found["drift_alarm", "rooms"], found["drift_ratio", "rooms"], found["input_invalid",]) == (1, 2, 0)
-    assert (found["quality", "mae"], found["quality_bound", "mae"], found["quality_headroom", "mae"]) == (30, 25, -5)
-    assert (found["quality_degraded",], found["quality_estimate", "mae", "no"]) == (1, 23.75)
-    assert found["quality_coverage",] == pytest.approx(300 / 350)
+    result = exported_gauges(sample_store)
+    assert (result["drift_alarm", "rooms"], result["drift_ratio", "rooms"], result["input_invalid",]) == (1, 2, 0)
+    assert (result["quality", "mae"], result["quality_bound", "mae"], result["quality_headroom", "mae"]) == (30, 25, -5)
+    assert (result["quality_degraded",], result["quality_estimate", "mae", "no"]) == (1, 23.75)
+    assert result["quality_coverage",] == pytest.approx(300 / 350)
 
 
-def test_headroom_has_the_same_sign_where_more_is_better() -> None:
-    """A roc_auc below its bound is as negative as an error above."""
+def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
+    """A roc_auc below its bound has a negative headroom, like an error above it."""
     for metric, value, sign in (("roc_auc", 0.7, -1), ("roc_auc", 0.9, 1), ("log_loss", 0.7, 1), ("log_loss", 0.9, -1)):
         quality = QualityResult(
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
             labelled=0, due=0, reason="",
         )  # fmt: skip
-        found = gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
-        assert found["quality_headroom", metric] * sign == pytest.approx(0.1)
-        assert ("quality_coverage",) not in found
+        result = gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
+        assert result["quality_headroom", metric] * sign == pytest.approx(0.1)
+        assert ("quality_coverage",) not in result
 
 
-def test_rounds_are_due_by_their_schedule(sample_store: SampleStore) -> None:
-    """After the last round, or since the version serves where there was none; a flow without a line is never due."""
+def test_runs_are_due_by_their_schedule(sample_store: SampleStore) -> None:
+    """Due after the last run, or after the promotion if there was none; a flow without a schedule is never due."""
     promise(sample_store, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
-    found = told(sample_store)
-    assert found["run_due_timestamp_seconds", "drift"] > NOW.timestamp()
+    result = exported_gauges(sample_store)
+    assert result["run_due_timestamp_seconds", "drift"] > NOW.timestamp()
     monday = dt.datetime(2026, 3, 2, 1, 30, tzinfo=dt.UTC)  # half past two in Berlin
     Journal.of(sample_store.settings, MODEL).add(make_drift(0), monday)
-    found = told(sample_store)
-    assert found["last_run_timestamp_seconds", "drift"] == monday.timestamp()
-    assert found["run_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
-    assert ("run_due_timestamp_seconds", "quality") not in found
+    result = exported_gauges(sample_store)
+    assert result["last_run_timestamp_seconds", "drift"] == monday.timestamp()
+    assert result["run_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
+    assert ("run_due_timestamp_seconds", "quality") not in result
     assert next_run("no line", "UTC", NOW) is None
 
 
-def test_promises_come_from_the_release(sample_store: SampleStore) -> None:
-    """A bound between two edges of the service's histogram counts as the next edge; beyond the last there is none."""
+def test_slos_come_from_the_release(sample_store: SampleStore) -> None:
+    """A limit between two bounds of the histogram counts as the next bound; beyond the last there is none."""
     for milliseconds, edge in ((100, 0.1), (120, 0.25), (20_000, None)):
         promise(sample_store, slo={"availability": 0.99, "p95_ms": milliseconds})
-        found = told(sample_store)
-        assert (found["slo_target", "availability"], found["slo_p95_seconds",]) == (0.99, milliseconds / 1000)
-        assert found.get(("slo_p95_edge_seconds",)) == edge
+        result = exported_gauges(sample_store)
+        assert (result["slo_target", "availability"], result["slo_p95_seconds",]) == (0.99, milliseconds / 1000)
+        assert result.get(("slo_p95_edge_seconds",)) == edge
 
 
-def test_a_model_that_cannot_be_read_takes_none_away(sample_store: SampleStore) -> None:
-    """Its gauge says so, the others are told as before."""
+def test_an_unreadable_model_does_not_hide_the_others(sample_store: SampleStore) -> None:
+    """Its gauge is 0, and the other models are exported."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
     sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
@@ -114,27 +114,27 @@ def test_a_model_that_cannot_be_read_takes_none_away(sample_store: SampleStore) 
     damaged.add(make_drift(0), NOW)
     path = damaged.folder / "drift.jsonl"
     path.write_text(path.read_text().replace('"at":"', '"at":"x'))
-    found = told(sample_store)
-    assert found["monitoring_readable",] == 0
-    assert ("champion_version",) not in found
-    assert found["monitoring_readable", MODEL + "-2"] == 1
+    result = exported_gauges(sample_store)
+    assert result["monitoring_readable",] == 0
+    assert ("champion_version",) not in result
+    assert result["monitoring_readable", MODEL + "-2"] == 1
 
 
-def test_a_ledger_that_was_changed_is_not_believed(sample_store: SampleStore) -> None:
-    """The model whose row was changed cannot be read, no champion of it is told; another model is as before."""
+def test_a_changed_ledger_makes_its_model_unreadable(sample_store: SampleStore) -> None:
+    """No champion is exported for it; the other models are."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
     sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
     with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         database.execute("UPDATE ledger SET version = 2 WHERE model = ? AND event = 'rolled_back'", (MODEL,))
-    found = told(sample_store)
-    assert (found["monitoring_readable",], found["monitoring_readable", other]) == (0, 1)
-    assert ("champion_version",) not in found
-    assert found["champion_version", other] == 1
+    result = exported_gauges(sample_store)
+    assert (result["monitoring_readable",], result["monitoring_readable", other]) == (0, 1)
+    assert ("champion_version",) not in result
+    assert result["champion_version", other] == 1
 
 
-def test_a_ledger_that_is_away_leaves_what_was_known(sample_store: SampleStore) -> None:
-    """Alarms stay as they are; only the ledger's own gauge changes."""
+def test_the_last_known_state_is_exported_without_the_ledger(sample_store: SampleStore) -> None:
+    """Alarms stay; only the ledger's own gauge changes."""
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
     exporter = MetricsExporter(sample_store.settings)
     before = gauges(exporter.text(NOW))
@@ -147,8 +147,8 @@ def test_a_ledger_that_is_away_leaves_what_was_known(sample_store: SampleStore) 
     }
 
 
-def test_it_is_read_once_for_all_who_ask(sample_store: SampleStore) -> None:
-    """Within ten seconds the same text is told; then what is there now."""
+def test_the_text_is_cached_for_ten_seconds(sample_store: SampleStore) -> None:
+    """Requests within ten seconds get the same text; later ones get the new state."""
     exporter = MetricsExporter(sample_store.settings)
     exporter.text(NOW)
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)

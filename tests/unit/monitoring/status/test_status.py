@@ -1,4 +1,4 @@
-"""The status of a model: what the store says, on one screen, one page, and over HTTP."""
+"""The status of a model: read from the store, and rendered as text, page and over HTTP."""
 
 import datetime as dt
 import json
@@ -52,35 +52,35 @@ def log(folder: Path, day: dt.date, rows: int, source: str = "s") -> None:
 
 
 def test_a_new_model_has_a_status(sample_store: SampleStore) -> None:
-    """Before anything was asked or watched it says what serves, from when on and of what age; nothing is alarming."""
-    found = look(sample_store)
-    assert found.champion
-    assert (found.champion.version, found.champion.rows, found.champion.previous) == (1, 200, None)
-    assert found.champion.holdout
-    assert found.champion.trained <= found.champion.since <= dt.datetime.now(dt.UTC)  # type: ignore[operator]
-    assert (found.traffic.rows, found.slos, found.drift, found.quality, found.alarms) == (0, (), (), (), ())
-    assert found.health == "unknown"
-    page = render_status(found)
+    """Before the first prediction and window, it has version, time and age of the champion, and no alarm."""
+    result = look(sample_store)
+    assert result.champion
+    assert (result.champion.version, result.champion.rows, result.champion.previous) == (1, 200, None)
+    assert result.champion.holdout
+    assert result.champion.trained <= result.champion.since <= dt.datetime.now(dt.UTC)  # type: ignore[operator]
+    assert (result.traffic.rows, result.slos, result.drift, result.quality, result.alarms) == (0, (), (), (), ())
+    assert result.health == "unknown"
+    page = render_status(result)
     assert "No prediction is logged yet" in page
     assert "No window was checked yet" in page
 
 
-def test_a_release_that_is_gone_leaves_a_status(sample_store: SampleStore) -> None:
-    """What the ledger knows of the champion is told without its release."""
+def test_a_missing_release_leaves_a_status(sample_store: SampleStore) -> None:
+    """The ledger's facts about the champion are reported."""
     sample_store.release(1).rename(sample_store.settings.store / "away")
-    found = read_status(sample_store.settings, MODEL, NOW)
-    assert found.champion
-    assert (found.champion.version, found.champion.trained) == (1, None)
-    assert "version</span> <b>1" in render_status(found)
+    result = read_status(sample_store.settings, MODEL, NOW)
+    assert result.champion
+    assert (result.champion.version, result.champion.trained) == (1, None)
+    assert "version</span> <b>1" in render_status(result)
 
 
-def test_what_is_wrong_is_an_alarm(sample_store: SampleStore) -> None:
-    """Drift, broken input and bad quality of the version that serves are alarms until a window is well again."""
+def test_bad_windows_of_the_champion_are_alarms(sample_store: SampleStore) -> None:
+    """Drift, invalid input and degraded quality are alarms until a window is ok again."""
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(2))
-    assert [(one.title, one.reason) for one in look(sample_store).alarms] == [("drift", "drift it is")]
+    assert [(each.title, each.reason) for each in look(sample_store).alarms] == [("drift", "drift it is")]
     assert look(sample_store).health == "alarm"
     journal(sample_store, make_drift(0.5, "invalid_schema"), make_quality(1, "degraded"))
-    assert [one.title for one in look(sample_store).alarms] == ["invalid input", "degraded quality"]
+    assert [each.title for each in look(sample_store).alarms] == ["invalid input", "degraded quality"]
     journal(sample_store, make_drift(0), make_quality(0))
     assert look(sample_store).alarms == ()
     assert look(sample_store).health == "ok"
@@ -89,21 +89,21 @@ def test_what_is_wrong_is_an_alarm(sample_store: SampleStore) -> None:
 
 
 def test_missing_monitoring_runs_are_an_alarm(sample_store: SampleStore) -> None:
-    """Two days without a night are no all-clear, where nights are scheduled."""
+    """If drift is scheduled, two days without a window are an alarm."""
     journal(sample_store, make_drift(2))
-    assert [(one.title, one.severe) for one in look(sample_store).alarms] == [("no monitoring", False)]
+    assert [(each.title, each.severe) for each in look(sample_store).alarms] == [("no monitoring", False)]
     assert look(sample_store).health == "warning"
     never = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}, "schedule": {"drift": None}}, "")
     assert look(sample_store, config=never).alarms == ()
 
 
 def test_slos_have_their_budget(sample_store: SampleStore) -> None:
-    """A service that was looked at has its objectives; one that failed too often is an alarm."""
+    """The SLOs of a scraped service are listed; a breach is an alarm."""
     assert look(sample_store).slos == ()
     path = Journal.of(sample_store.settings, MODEL).folder / FILE
     path.parent.mkdir(parents=True)
 
-    def looked(errors: int) -> tuple[CounterTotals, ...]:
+    def record_scrapes(errors: int) -> tuple[CounterTotals, ...]:
         begun = CounterTotals(at=NOW - 2 * DAY, service="http://s", scrapes=1, counters=RequestCounters())
         ended = CounterTotals(
             at=NOW, service="http://s", scrapes=2000, counters=RequestCounters(requests=10_000, errors=errors)
@@ -111,25 +111,25 @@ def test_slos_have_their_budget(sample_store: SampleStore) -> None:
         path.write_text("\n".join(total.model_dump_json() for total in (begun, ended)) + "\n")
         return begun, ended
 
-    promised = config(availability=0.99)
-    expected = {one.name: one for one in evaluate_slos(looked(40), promised.slo, NOW, metric="mae")}
-    found = look(sample_store, config=promised)
-    assert {goal.name: goal.budget for goal in found.slos} == {name: one.budget for name, one in expected.items()}
-    assert {goal.state for goal in found.slos} == {"met"}
-    assert f"{expected['availability'].budget:.0%}</td>" in render_status(found)
-    looked(9000)
-    spent = look(sample_store, config=promised)
+    configured = config(availability=0.99)
+    expected = {each.name: each for each in evaluate_slos(record_scrapes(40), configured.slo, NOW, metric="mae")}
+    result = look(sample_store, config=configured)
+    assert {goal.name: goal.budget for goal in result.slos} == {name: each.budget for name, each in expected.items()}
+    assert {goal.state for goal in result.slos} == {"met"}
+    assert f"{expected['availability'].budget:.0%}</td>" in render_status(result)
+    record_scrapes(9000)
+    spent = look(sample_store, config=configured)
     assert {slo.name: slo.state for slo in spent.slos}["availability"] in ("burning", "exhausted")
     assert any(alarm.title.startswith("availability") for alarm in spent.alarms)
 
 
-def test_open_alerts_are_told(sample_store: SampleStore) -> None:
-    """What somebody was told and is not over stands among the alarms, unless the alarm is there already."""
+def test_open_alerts_are_alarms(sample_store: SampleStore) -> None:
+    """An open alert is listed, unless the status has the alarm already."""
     journal(sample_store, make_drift(0))
     pipeline = config()
     decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
     notify_decision(sample_store.settings, pipeline, None, decision)
-    assert [(one.title, one.reason) for one in look(sample_store).alarms] == [
+    assert [(each.title, each.reason) for each in look(sample_store).alarms] == [
         ("a training was started", "two bad nights")
     ]
     assert look(sample_store).health == "warning"
@@ -139,17 +139,17 @@ def test_open_alerts_are_told(sample_store: SampleStore) -> None:
     assert look(sample_store).alarms == ()
 
 
-def test_decisions_stand_between_promotions(sample_store: SampleStore) -> None:
-    """The newest first; rounds that came to nothing are counted; a block of sound-looking nights is an alarm."""
+def test_events_are_newest_first(sample_store: SampleStore) -> None:
+    """Decisions to do nothing are only counted; a block without an invalid window is an alarm."""
     for number, (action, reason) in enumerate(
         [("nothing", "calm"), ("nothing", "calm"), ("block", "labels are broken")]
     ):
         sample_store.ledger.decide(MODEL, "watch", f"{action}: {reason}", {"action": action}, f"cause {number}")
-    found = look(sample_store)
-    assert (found.events[0].what, found.events[0].reason) == ("block", "labels are broken")
-    assert "nothing" not in [step.what for step in found.events]
-    assert found.idle_decisions == 2
-    assert [alarm.title for alarm in found.alarms] == ["blocked"]
+    result = look(sample_store)
+    assert (result.events[0].what, result.events[0].reason) == ("block", "labels are broken")
+    assert "nothing" not in [step.what for step in result.events]
+    assert result.idle_decisions == 2
+    assert [alarm.title for alarm in result.alarms] == ["blocked"]
     sample_store.promote(2)
     assert look(sample_store).alarms == ()
     assert [step.what for step in look(sample_store).events][:2] == ["promoted", "block"]
@@ -172,15 +172,15 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     under_way = '\nno line\n{"of": 1, "at": 0, "rows'
     (tmp_path / "segments" / "w0.jsonl").write_text("\n".join(map(json.dumps, lines)) + under_way)
     (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t is made of it
-    found = count_predictions(tmp_path, today)
-    assert found.days == (DailyCount(day=today - 29 * DAY, rows=7 + 3), DailyCount(day=today, rows=11 + 3))
-    assert found.rows == 24
+    result = count_predictions(tmp_path, today)
+    assert result.days == (DailyCount(day=today - 29 * DAY, rows=7 + 3), DailyCount(day=today, rows=11 + 3))
+    assert result.rows == 24
     assert not (tmp_path / ".lock").exists()
     assert count_predictions(tmp_path / "none", today).rows == 0
 
 
 def test_a_decision_is_shown_once(sample_store: SampleStore) -> None:
-    """Two flows of a night that warn of the same are one line, and so are a rollback and the decision for it."""
+    """Equal decisions of two flows are one event, and so are a rollback and its decision."""
     for number in range(2):
         sample_store.ledger.decide(MODEL, "watch", "warn: rooms moved", {"action": "warn"}, f"night {number}")
     assert [(step.what, step.times) for step in look(sample_store).events][:1] == [("warn", 2)]
@@ -191,11 +191,11 @@ def test_a_decision_is_shown_once(sample_store: SampleStore) -> None:
     assert [step.what for step in look(sample_store).events][:3] == ["rolled back", "promoted", "warn"]
 
 
-def test_the_last_runs_are_told_by_whoever_knows(sample_store: SampleStore) -> None:
-    """What Prefect says of a flow comes before what the store knows of it."""
+def test_the_last_runs_come_from_prefect_or_the_store(sample_store: SampleStore) -> None:
+    """Prefect's state of a flow replaces that of the store."""
     journal(sample_store, make_drift(0), make_quality(1))
-    told = FlowStatus(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
-    assert look(sample_store, flows=[told]).flows[0] == told
+    texts = FlowStatus(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
+    assert look(sample_store, flows=[texts]).flows[0] == texts
     assert {run.flow: run.state for run in look(sample_store).flows} == {
         "training": "promoted",
         "drift": "ok",
@@ -206,12 +206,12 @@ def test_the_last_runs_are_told_by_whoever_knows(sample_store: SampleStore) -> N
 LINKS = Links(prefect="http://p", mlflow="http://m", evidently="http://e", experiments={MODEL: "7"})
 
 
-def test_a_served_page_leads_to_everything(sample_store: SampleStore) -> None:
-    """The other interfaces, the run, the version, its card, the report of the night, each where it is."""
+def test_a_served_page_has_links(sample_store: SampleStore) -> None:
+    """It links the other interfaces, the run, the version, its model card and the drift report."""
     journal(sample_store, make_drift(0, "drift"))
     (sample_store.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
-    found = look(sample_store, flows=[FlowStatus(flow="training", run_id="r1", started=NOW, state="Completed")])
-    page = render_status(found, LINKS)
+    result = look(sample_store, flows=[FlowStatus(flow="training", run_id="r1", started=NOW, state="Completed")])
+    page = render_status(result, LINKS)
     classic = "workflowType=machine_learning"
     for address in (
         "/_all",
@@ -226,16 +226,16 @@ def test_a_served_page_leads_to_everything(sample_store: SampleStore) -> None:
         "http://p/runs/flow-run/r1",
     ):
         assert f'href="{address}"' in page
-    assert f'href="/{MODEL}"' in render_index([found], NOW, LINKS)
-    away = render_status(found, Links())
+    assert f'href="/{MODEL}"' in render_index([result], NOW, LINKS)
+    away = render_status(result, Links())
     assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
 
 
-def test_headers_stand_above_their_columns(sample_store: SampleStore) -> None:
-    """A column of numbers is to the right in its head and in each of its rows; text is to the left in both."""
+def test_headers_are_aligned_with_their_columns(sample_store: SampleStore) -> None:
+    """Columns of numbers are right-aligned in header and rows, text is left-aligned."""
     journal(sample_store, make_drift(1), make_drift(0, "drift"), make_quality(0))
-    found = look(sample_store, flows=[FlowStatus(flow="training", started=NOW, state="Completed")])
-    tables = re.findall(r"<table>.*?</table>", render_status(found) + render_index([found], NOW), re.DOTALL)
+    result = look(sample_store, flows=[FlowStatus(flow="training", started=NOW, state="Completed")])
+    tables = re.findall(r"<table>.*?</table>", render_status(result) + render_index([result], NOW), re.DOTALL)
     assert len(tables) == 4
     for table in at_least_one(tables):
         head, *rows = [
@@ -245,7 +245,7 @@ def test_headers_stand_above_their_columns(sample_store: SampleStore) -> None:
 
 
 def test_text_has_enough_contrast() -> None:
-    """Text on a pill, and coloured words on the page, have a contrast of 4.5 to 1 at least, by day and by night."""
+    """Text on a pill and coloured words have a contrast of at least 4.5 to 1, in both colour schemes."""
     style = re.search("<style>(.*?)</style>", render_status(full()), re.DOTALL)[1]  # type: ignore[index]
     assert not re.search(r"td \.(ok|warning|alarm)", style), "a pill in a table would be written in its own colour"
     for scheme in at_least_one(re.findall(r":root \{(.*?)\}", style, re.DOTALL)):
@@ -254,7 +254,7 @@ def test_text_has_enough_contrast() -> None:
             assert contrast(colours[name], colours["paper"]) >= 4.5, (name, scheme)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, second: str) -> float:
     """Of two colours, as the Web Content Accessibility Guidelines define it."""
 
     def luminance(colour: str) -> float:
@@ -263,7 +263,7 @@ def contrast(one: str, other: str) -> float:
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    dark, light = sorted([luminance(one), luminance(other)])
+    dark, light = sorted([luminance(first), luminance(second)])
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -279,8 +279,8 @@ def full(**more: Any) -> ModelStatus:
     return ModelStatus(**{**facts, **more})
 
 
-def test_the_page_is_text_that_loads_nothing() -> None:
-    """No script, no address, whatever a column or a reason is called; one style, which the policy names."""
+def test_the_page_loads_nothing() -> None:
+    """There is no script and no address, whatever the values are; the policy allows only the one style."""
     page = render_status(full())
     assert "<script" not in page + render_index([full()], NOW)
     assert re.findall(r"(?:src|href|action)=", page) == []
@@ -288,8 +288,8 @@ def test_the_page_is_text_that_loads_nothing() -> None:
     assert "default-src 'none'" in page
 
 
-def test_the_page_shows_what_was_found() -> None:
-    """Each night and column has its cell, alarms are marked; each window has interval, bound, estimate, labels."""
+def test_the_page_draws_every_window() -> None:
+    """Each window and column has its cell and alarms are marked; each quality window has its marks."""
     nights = [make_drift(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
     page = render_status(full(drift=tuple(nights)))
     drift = page[page.index("<h2>Drift") :]
@@ -302,8 +302,8 @@ def test_the_page_shows_what_was_found() -> None:
     assert len(re.findall('class="estimate untrusted"', quality)) == 2
 
 
-def test_odd_records_have_a_page() -> None:
-    """Nights of no rows and windows without any value are drawn like the others, as far as there is something."""
+def test_windows_without_values_are_drawn() -> None:
+    """Windows without rows or values have a page, too."""
     nothing = Interval(value=None)
     bare = make_quality(
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
@@ -318,7 +318,7 @@ def test_odd_records_have_a_page() -> None:
 
 
 @pytest.fixture
-def shown(
+def run_status(
     sample_store: SampleStore, command: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """The command on the sample_store's store; no Prefect server is known."""
@@ -327,37 +327,39 @@ def shown(
     return command
 
 
-def test_the_status_command(sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """Version, age, traffic, quality, drift by column over nights, decisions, alarms; the page beside it."""
+def test_the_status_command(
+    sample_store: SampleStore, run_status: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    """It prints version, age, traffic, quality, drift by column, decisions and alarms, and writes the page."""
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "degraded"))
     log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
     sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
-    done = shown("status", "--page", tmp_path / "page.html")
+    done = run_status("status", "--page", tmp_path / "page.html")
     for text in (MODEL, "alarm", "12 predictions", "mae 21.5 [20.5, 22.5]", "300 of 400", "rooms", "0.6", "it moved"):
         assert text in done.out
     assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", done.out, re.MULTILINE)
     assert "<h2>Drift" in (tmp_path / "page.html").read_text()
-    document = shown("status", MODEL, "--json").json
+    document = run_status("status", MODEL, "--json").json
     assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "alarm", 1)
-    assert [one["model"] for one in shown("status", "--json").json] == [MODEL]
+    assert [each["model"] for each in run_status("status", "--json").json] == [MODEL]
 
 
-def test_a_config_says_which_model_and_what_is_promised(
-    sample_store: SampleStore, shown: Callable[..., CommandResult], tmp_path: Path
+def test_a_config_gives_the_model_and_its_slos(
+    sample_store: SampleStore, run_status: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
-    """The promises of the file count, not those of the release."""
+    """The SLOs of the file count, not those of the release."""
     text = f"name: {MODEL}\ndata: {{source: x, target: value}}\nslo: {{metric: 20}}\n"
     (tmp_path / "house.yaml").write_text(text)
     journal(sample_store, make_quality(1))
-    document = shown("status", tmp_path / "house.yaml", "--json").json
+    document = run_status("status", tmp_path / "house.yaml", "--json").json
     assert [goal["name"] for goal in document["slos"]] == ["metric"]
-    assert shown("status", MODEL, "--json").json["slos"] == []
-    wrong = shown("status", "nothing")
+    assert run_status("status", MODEL, "--json").json["slos"] == []
+    wrong = run_status("status", "nothing")
     assert (wrong.code, MODEL in wrong.err) == (2, True)
 
 
 def test_an_empty_store_has_a_status(command: Callable[..., CommandResult], store: Path) -> None:
-    """It says how to begin, and makes nothing."""
+    """The output names the first command, and nothing is written."""
     assert "towline run" in command("status").out
     assert command("status", "--json").json == []
     assert not store.exists()

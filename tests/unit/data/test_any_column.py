@@ -1,0 +1,148 @@
+"""Columns and targets as real files have them: words among numbers, other notations, rows without a target."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from towline.config import PipelineConfig, build_config
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer_contract
+from towline.data.sources import Dataset, load_dataset, read_snapshot
+from towline.data.validation.custom_rules import check_dataset
+from towline.errors import DataError
+
+ROWS = 400
+
+
+def load(folder: Path, columns: dict[str, Any], **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
+    """A CSV of these columns and a numeric target ``y``, read as a run reads it."""
+    frame = pd.DataFrame({"y": np.arange(ROWS) / 7} | columns)
+    frame.to_csv(folder / "t.csv", index=False)
+    config: PipelineConfig = build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
+    dataset = load_dataset(config.data, folder, folder, None)
+    rows = read_snapshot(dataset, folder)
+    return dataset, rows, infer_contract(rows, config, dataset.formats)
+
+
+def with_others(others: list[str], values: Any = None) -> list[str]:
+    """Numbers of which the first ones are replaced by other texts."""
+    numbers = np.random.default_rng(1).normal(50, 9, ROWS).round(2) if values is None else values
+    return [*others, *map(str, numbers[len(others) :])]
+
+
+@pytest.mark.parametrize(
+    ("others", "nulls"),
+    [
+        (["?"] * 11, 11),
+        (["-", "n/a", "."], 3),
+        (["Calm"], 1),
+        (["T"] * 20, 20),
+        (["", " "], 2),
+        (["3,5", "1,25"], 0),
+        (["no", "3,5"], 1),
+    ],
+)
+def test_a_few_other_texts_in_a_column_of_numbers_are_null(tmp_path: Path, others: list[str], nulls: int) -> None:
+    """The column is numeric, its other texts are null and counted, and a request is read in the same way."""
+    dataset, rows, contract = load(tmp_path, {"x": with_others(others)})
+    column = contract.columns[1]
+    assert (column.kind, int(rows["x"].isna().sum())) == ("numeric", nulls)
+    blank = sum(not text.strip() for text in others) + others.count("n/a")
+    assert sum(each.count for each in dataset.coerced) == nulls - blank
+    asked = contract.features(pd.DataFrame({"x": [*others, "7.5"]}))["x"]
+    np.testing.assert_array_equal(asked[: len(others)], rows["x"][: len(others)])
+    assert asked.iloc[-1] == 7.5
+
+
+def test_numbers_with_many_words_are_a_category(tmp_path: Path) -> None:
+    """Real mixtures keep all their values as levels."""
+    levels = np.random.default_rng(2).choice(["1", "2", "3", "more"], ROWS)
+    grades = np.random.default_rng(3).choice(["9", "10", "11", "12", "other"], ROWS, p=[0.24, 0.24, 0.24, 0.24, 0.04])
+    dataset, _, contract = load(tmp_path, {"doors": levels, "grade": grades})
+    kinds = {column.name: column.kind for column in contract.columns}
+    assert (kinds["doors"], kinds["grade"]) == ("category", "category")
+    assert contract.columns[1].categories == ("1", "2", "3", "more")
+    assert dataset.coerced == ()
+
+
+def test_the_limit_of_other_texts_is_configurable(tmp_path: Path) -> None:
+    """A larger share than data.max_unreadable makes the column a category."""
+    column = with_others(["calm"] * 30)
+    assert load(tmp_path, {"x": column})[2].columns[1].kind == "numeric"
+    assert load(tmp_path, {"x": column}, max_unreadable=0.05)[2].columns[1].kind != "numeric"
+
+
+@pytest.mark.parametrize("written", ["%m/%d/%Y", "%d.%m.%Y", "%d-%b-%Y", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d"])
+def test_dates_that_one_format_reads_are_dates(tmp_path: Path, written: str) -> None:
+    """As a feature and as the time column, in training and in a request."""
+    times = pd.date_range("2024-01-01 10:30", periods=ROWS, freq="17h")
+    times = times if "%H" in written else times.normalize()
+    texts = times.strftime(written)
+    _, rows, contract = load(tmp_path, {"sold": texts})
+    assert contract.columns[1].kind == "datetime"
+    assert rows["sold"].tolist() == times.tolist()
+    asked = contract.features(pd.DataFrame({"sold": texts[:3]}))["sold"]
+    assert asked.tolist() == times[:3].tolist()
+    dataset, rows, _ = load(tmp_path, {"sold": texts}, time="sold")
+    assert rows["sold"].tolist() == times.tolist()
+    assert dict(dataset.formats)["sold"].date_format == (None if written == "%Y/%m/%d" else written)  # read as ISO
+
+
+def test_dates_that_two_formats_read_are_named(tmp_path: Path) -> None:
+    """As the time column they are an error whose remedy names both formats, and works."""
+    texts = [f"{1 + n % 12:02}/{1 + n % 11:02}/2024" for n in range(ROWS)]
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, {"sold": texts}, time="sold")
+    assert "'%m/%d/%Y' or '%d/%m/%Y'" in caught.value.remedy
+    _, rows, _ = load(tmp_path, {"sold": texts}, time="sold", date_format="%d/%m/%Y")
+    assert rows["sold"].iloc[1] == pd.Timestamp("2024-02-02")
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "date_format", "moment"),
+    [(16695, 1, "epoch_d", "2015-09-17"), (2000.5, 0.25, "decimal_year", "2000-07-02")],
+)
+def test_days_and_decimal_years(tmp_path: Path, first: float, step: float, date_format: str, moment: str) -> None:
+    """Numbers are times if data.date_format says so, in training and in a request."""
+    values = first + step * np.arange(ROWS)
+    _, rows, contract = load(tmp_path, {"at": values}, time="at", date_format=date_format)
+    assert rows["at"].iloc[0] == pd.Timestamp(moment)
+    assert contract.features(pd.DataFrame({"at": [first]}))["at"].iloc[0] == pd.Timestamp(moment)
+
+
+def test_numbers_in_one_other_notation_are_read(tmp_path: Path) -> None:
+    """1,234.50 has one meaning; 1,234 alone has two and stays text, with a warning elsewhere."""
+    values = np.random.default_rng(4).uniform(1000, 90_000, ROWS).round(2)
+    _, rows, contract = load(tmp_path, {"x": [f"{value:,.2f}" for value in values]})
+    assert contract.columns[1].kind == "numeric"
+    np.testing.assert_allclose(rows["x"], values)
+    assert contract.features(pd.DataFrame({"x": ["1,234.50"]}))["x"].iloc[0] == 1234.5
+
+
+def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
+    """They are counted and warned of; above the limit the error's remedy works."""
+    target = np.where(np.arange(ROWS) % 10 == 0, np.nan, np.arange(ROWS) / 7)
+    dataset, rows, _ = load(tmp_path, {"y": target, "x": range(ROWS)})
+    assert (len(rows), dataset.rows, dict(dataset.left_out)) == (360, 360, {"without a target": 40})
+    (rule,) = check_dataset(dataset)
+    assert (rule.result, rule.count, rule.share) == ("warned", 40, 0.1)
+    with pytest.raises(DataError, match=r"10\.0% of the rows have no target") as caught:
+        load(tmp_path, {"y": target, "x": range(ROWS)}, max_unlabelled=0.05)
+    assert "data.max_unlabelled: 0.1 " in caught.value.remedy
+    assert load(tmp_path, {"y": target, "x": range(ROWS)}, max_unlabelled=0.1)[0].rows == 360
+
+
+def test_rare_classes_are_kept_merged_or_left_out(tmp_path: Path) -> None:
+    """A class with fewer rows than data.classes.min_rows is rare."""
+    target = ["a"] * 200 + ["b"] * 180 + ["c"] * 12 + ["d"] * 8
+    columns = {"y": target, "x": np.arange(ROWS)}
+    assert load(tmp_path, columns)[2].classes == ("a", "b", "c", "d")
+    merged = load(tmp_path, columns, classes={"rare": "merge", "other": "rest"})
+    assert merged[2].classes == ("a", "b", "rest")
+    assert (merged[1]["y"] == "rest").sum() == 20
+    dropped = load(tmp_path, columns, classes={"rare": "drop", "min_rows": 10})
+    assert dropped[2].classes == ("a", "b", "c")
+    assert dict(dropped[0].left_out) == {"of 1 rare classes": 8}

@@ -1,0 +1,309 @@
+"""The config that `towline init` proposes for generated tables, and the project that it writes."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import towline
+from tests.support.commands import CommandResult
+from towline.config import PipelineConfig, read_config
+from towline.project import template
+from towline.project.detection import guess_target
+from towline.project.expectations import widen
+from towline.project.initialization import InitResult
+from towline.project.personal_data import detect_personal
+from towline.project.sample import _RowSampler
+
+Command = Callable[..., CommandResult]
+ROWS = 400
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
+    """An empty folder; commands run in it, and what they make is there."""
+    monkeypatch.delenv("TOWLINE_PROJECT")
+    monkeypatch.delenv("TOWLINE_STORE")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def customers() -> pd.DataFrame:
+    """Customers who leave or stay, with the faults of a real table."""
+    rng = np.random.default_rng(0)
+    visits, leaves = rng.poisson(4, ROWS), rng.random(ROWS) < 0.3
+    visits = np.where(leaves, visits // 2, visits)
+    first, last = np.array(["Ann", "Bo", "Cleo", "Dan"]), np.array(["Smith", "Jones", "Khan", "Novak", "Berg"])
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [f"{first[i % 4]} {last[i % 5]}{letters[i % 26]}{letters[i // 26]}" for i in range(ROWS)]
+    return pd.DataFrame(
+        {
+            "customer_id": [f"C{number:05d}" for number in rng.permutation(ROWS)],
+            "name": names,
+            "email": [f"user{number}@example.com" for number in range(ROWS)],
+            "signed_up": pd.date_range("2024-01-01", periods=ROWS, freq="D").strftime("%d/%m/%Y"),
+            "visits": visits,
+            "plan": rng.choice(["basic", "plus", "pro"], ROWS),
+            "spent": [f"{value:.2f}".replace(".", ",") for value in rng.gamma(2, 50, ROWS)],
+            "age": pd.Series(rng.integers(18, 80, ROWS)).where(rng.random(ROWS) > 0.1).astype("Int64"),
+            "source": "web",
+            "cancelled_on": np.where(leaves, "yes", "no"),
+            "comment": [f"Called about order {number} and asked for a new invoice, twice" for number in range(ROWS)],
+            "churned": np.where(leaves, "left", "stayed"),
+        }
+    )
+
+
+@pytest.fixture
+def proposed(folder: Path) -> InitResult:
+    customers().to_csv(folder / "customers.csv", index=False, sep=";")
+    return towline.init("customers.csv", "churned")
+
+
+def test_the_config_describes_the_table(proposed: InitResult) -> None:
+    """Separator, decimal mark, date format, time, identifier, constant and leak are those that the table has."""
+    data = read_config(proposed.config).data
+    assert (data.source, data.target, data.separator, data.decimal) == ("customers.csv", "churned", ";", ",")
+    assert data.time == "signed_up"
+    assert data.date_format == {"signed_up": "%d/%m/%Y"}
+    assert set(data.drop) == {"customer_id", "source", "cancelled_on"}
+    assert "leak" in proposed.proposal.drop["cancelled_on"]
+
+
+def test_personal_data_is_declared(proposed: InitResult) -> None:
+    """Names of persons and e-mail addresses are personal data, and none of their values is in the config."""
+    assert set(read_config(proposed.config).privacy.pii) == {"name", "email"}
+    text = proposed.config.read_text()
+    assert "example.com" not in text
+    assert "Smith" not in text
+
+
+def test_rules_hold_for_the_table_that_they_were_made_from(proposed: InitResult) -> None:
+    """Ranges have room on both sides, categories are those of the table, and a violation is a warning."""
+    rules = read_config(proposed.config).validation
+    table = customers()
+    visits = rules.columns["visits"]
+    assert visits.min == 0
+    assert visits.max is not None
+    assert visits.max > table["visits"].max()
+    assert rules.columns["plan"].categories == ("basic", "plus", "pro")
+    assert rules.columns["age"].nullable is None
+    assert {rule.severity for rule in rules.columns.values()} == {"warn"}
+    (nulls,) = [e for e in rules.expectations if e.type == "expect_column_values_to_not_be_null"]
+    assert nulls.kwargs["column"] == "age"
+    assert 0.7 < nulls.kwargs["mostly"] < table["age"].notna().mean()
+    assert rules.min_rows == ROWS // 2
+
+
+def test_the_split_is_by_time(proposed: InitResult) -> None:
+    """With a date in every row, the newest rows are held out."""
+    config = read_config(proposed.config)
+    assert config.split.by == "time"
+    assert config.by_time
+
+
+def test_each_dropped_column_has_its_reason_beside_it(proposed: InitResult) -> None:
+    """A reader of the YAML sees why a column is left out."""
+    lines = proposed.config.read_text().splitlines()
+    (leak,) = [line for line in lines if line.strip().startswith("- cancelled_on")]
+    assert "# leak: each of its values" in leak
+
+
+def test_a_proposal_passes_towline_validate(proposed: InitResult) -> None:
+    """The unedited config breaks no rule."""
+    checked = towline.validate(proposed.config)
+    assert [rule.finding for rule in checked.validation.rules if not rule.passed] == []
+
+
+def test_rows_of_one_person_are_in_one_group(folder: Path) -> None:
+    """Without a time, an identifier with several rows becomes the group."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"patient_id": np.repeat(np.arange(50), 4), "dose": rng.random(200)})
+    table["response"] = table["dose"] * 2 + rng.normal(0, 0.5, 200)
+    table.to_csv("trial.csv", index=False)
+    config = read_config(towline.init("trial.csv", "response").config)
+    assert config.data.group == "patient_id"
+    assert config.data.time is None
+
+
+def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
+    """A sum and a copy that it hides are both found, with their evidence."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame(
+        {"casual": rng.poisson(20, 300), "member": rng.poisson(70, 300), "heat": rng.normal(15, 5, 300)}
+    )
+    table["rentals"] = table["casual"] + table["member"]
+    table["rentals_k"] = table["rentals"] / 1000
+    table["wind"] = rng.random(300)
+    table.to_csv("bikes.csv", index=False)
+    proposal = towline.init("bikes.csv", "rentals").proposal
+    assert set(proposal.drop) == {"casual", "member", "rentals_k"}
+    assert "casual + member = rentals" in proposal.drop["casual"]
+
+
+def test_numbers_with_a_marker_of_null_among_them(folder: Path) -> None:
+    """A question mark among numbers is null; the config passes validation."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"power": rng.integers(40, 200, 100).astype(str), "weight": rng.random(100)})
+    table["mpg"] = 30 - table["weight"] * 5 + rng.normal(0, 1, 100)
+    table.loc[[3, 40], "power"] = "?"
+    table.to_csv("cars.csv", index=False)
+    checked = towline.validate(towline.init("cars.csv", "mpg").config)
+    (power,) = [column for column in checked.contract.columns if column.name == "power"]
+    assert power.kind == "numeric"
+    assert power.nullable
+
+
+def test_ordered_columns_and_a_key_become_expectations(folder: Path) -> None:
+    """low_temp is never above high_temp, and a city has one row a day."""
+    rng = np.random.default_rng(4)
+    days = pd.date_range("2025-01-01", periods=100, freq="D").strftime("%Y-%m-%d")
+    low = rng.normal(5, 4, 200)
+    table = pd.DataFrame({"day": np.repeat(days, 2), "city": ["Oslo", "Rome"] * 100, "low_temp": low})
+    table["high_temp"] = low + rng.random(200) * 10
+    table["sales"] = rng.poisson(20, 200)
+    table.to_csv("weather.csv", index=False)
+    config = read_config(towline.init("weather.csv", "sales").config)
+    expected = {e.type: e.kwargs for e in config.validation.expectations}
+    pair = expected["expect_column_pair_values_a_to_be_greater_than_b"]
+    assert (pair["column_A"], pair["column_B"]) == ("high_temp", "low_temp")
+    assert expected["expect_compound_columns_to_be_unique"]["column_list"] == ["day", "city"]
+    assert towline.validate(config).validation.failed == 0
+
+
+def test_a_query_is_a_source(folder: Path) -> None:
+    """The rows of a database are proposed for like those of a file."""
+    with sqlite3.connect("shop.db") as database:
+        table = customers()
+        table["spent"] = table["visits"] * 3.5
+        table.to_sql("customers", database, index=False)
+    query = "SELECT visits, plan, age, spent FROM customers"
+    config = read_config(towline.init("sqlite:///shop.db", "spent", query=query, name="shop").config)
+    assert config.data.source.query == query  # type: ignore[union-attr]
+    assert config.data.drop == ("visits",)
+
+
+def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:
+    """In an empty folder there are flows, tasks, a config and a README; the screen names each decision."""
+    customers().to_csv("customers.csv", index=False)
+    done = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
+    assert done.code == 0, done.err
+    assert "identifies the row" in done.out
+    for path in ("flows/training.py", "tasks/data.py", "configs/churn.yaml", ".gitignore", "README.md"):
+        assert (folder / path).is_file(), path
+    assert "churn" in (folder / "deployments/ci/github.yml").read_text()
+    assert "bike" not in (folder / "deployments/ci/github.yml").read_text()
+
+
+def test_in_a_project_only_the_config_is_written(command: Command, folder: Path) -> None:
+    """A second table adds its config; flows that were edited stay, and a config is not replaced unasked."""
+    customers().to_csv("customers.csv", index=False)
+    command("init", "customers.csv", "--target", "churned")
+    flow = folder / "flows" / "training.py"
+    flow.write_text("# edited\n")
+    assert command("init", "customers.csv", "--target", "visits", "--name", "visits", "--yes").code == 0
+    assert flow.read_text() == "# edited\n"
+    again = command("init", "customers.csv", "--target", "churned", "--yes")
+    assert again.code == 2
+    assert "--force" in again.err
+    assert command("init", "customers.csv", "--target", "churned", "--yes", "--force").code == 0
+
+
+def test_a_target_that_is_not_named_is_asked_for(command: Command, folder: Path) -> None:
+    """Without a terminal the error lists the columns, and its remedy works; --yes takes the likeliest column."""
+    customers().to_csv("customers.csv", index=False)
+    refused = command("init", "customers.csv")
+    assert refused.code == 2
+    assert "churned" in refused.err
+    assert command("init", "customers.csv", "--yes").code == 0
+    assert read_config(folder / "configs" / "customers.yaml").data.target == "churned"
+    misspelt = command("init", "customers.csv", "--target", "chruned")
+    assert "did you mean churned?" in misspelt.err
+
+
+def test_update_replaces_flows_that_nobody_edited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade, files as they were written are replaced; an edited one stays, with the new one beside it."""
+    template.write_project(folder, "demo", "demo.yaml")
+    texts = dict(template.read_template("demo", "demo.yaml"))
+    newer = {path: f"{text}# newer\n" if path.startswith("flows/") else text for path, text in texts.items()}
+    (folder / "flows" / "drift.py").write_text("# edited\n")
+    monkeypatch.setattr(template, "read_template", lambda _name, _config: iter(newer.items()))
+    replaced, edited = template.update_project(folder)
+    assert edited == ["flows/drift.py"]
+    assert "flows/training.py" in replaced
+    assert (folder / "flows" / "training.py").read_text().endswith("# newer\n")
+    assert (folder / "flows" / "drift.py").read_text() == "# edited\n"
+    assert (folder / "flows" / "drift.py.new").read_text().endswith("# newer\n")
+    assert template.update_project(folder) == ([], [])
+
+
+def test_the_wheel_holds_the_template() -> None:
+    """pyproject.toml puts each path of the template into the wheel."""
+    import tomllib
+
+    from tests.support.paths import REPOSITORY
+
+    build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["force-include"] == {path: f"towline/project/template/{path}" for path in template.PATHS}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "what"),
+    [
+        ("contact", ["ann@example.com", "bo@example.org"], "e-mail addresses"),
+        ("Phone No", ["+44 20 7946 0018", "(555) 010-9999"], "phone numbers"),
+        ("reference", ["078-05-1120", "219-09-9999"], "national identity numbers"),
+        ("account", ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819"], "bank accounts"),
+        ("last_name", ["Smith", "Jones"], "names of persons"),
+        ("name", ["Ann Smith", "Jones, Bo"], "names of persons"),
+        ("home address", ["12 High Street", "4b Park Lane"], "addresses"),
+        ("Date of Birth", ["1990-01-02"], "dates of birth"),
+        ("client_ip", ["10.0.0.1", "192.168.1.9"], "network addresses"),
+        ("car name", ["ford torino 500", "audi 100 ls"], None),
+        ("plan", ["basic", "plus"], None),
+        ("name", ["hawaiian", "classic_dlx"], None),
+        ("email_opened", ["yes", "no"], None),
+    ],
+)
+def test_personal_data_by_name_and_value(name: str, values: list[str], what: str | None) -> None:
+    """A column is personal if its values have the form that its name suggests, or one that nothing else has."""
+    assert detect_personal(name, values, 1.0) == what
+
+
+def test_a_sample_is_bounded_and_keeps_the_order() -> None:
+    """However many batches come, so many rows remain, in their order and from all parts of the table."""
+    import pyarrow as pa
+
+    sampler = _RowSampler(100, 0)
+    for start in range(0, 10_000, 500):
+        sampler.add(pa.table({"row": range(start, start + 500)}))
+    rows = sampler.result()["row"].to_pylist()
+    assert sampler.rows == 10_000
+    assert len(rows) == 100
+    assert rows == sorted(rows)
+    assert min(rows) < 2_000
+    assert max(rows) > 8_000
+
+
+def test_a_target_is_guessed_by_its_name() -> None:
+    """A column that is called like a target, else the last one."""
+    assert guess_target(["a", "target", "b"]) == "target"
+    assert guess_target(["a", "b"]) == "b"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 97), (-5, 5), (0.001, 0.002), (7, 7), (1e9, 3e9), (-3, 0)])
+def test_a_range_gets_room_and_keeps_its_sign(low: float, high: float) -> None:
+    """The proposed range contains the observed one and no number of the other sign."""
+    below, above = widen(low, high)
+    assert below <= low <= high <= above
+    assert low < 0 or below >= 0
+    assert high > 0 or above <= 0
+
+
+def test_the_yaml_is_plain(proposed: InitResult) -> None:
+    """The text is the config that the result holds."""
+    assert PipelineConfig.model_validate(yaml.safe_load(proposed.config.read_text())) == proposed.pipeline

@@ -1,0 +1,322 @@
+"""Proposes a config for a table that nobody has described.
+
+A proposal is made from a sample (``project.sample``) with the functions that a run uses: ``load_dataset`` reads the
+values, ``infer_contract`` gives kinds and the task, ``find_leaks`` finds leaks. This module adds the decisions that a
+person would write into a config: time, group, columns to drop, personal data, and the split.
+"""
+
+import datetime as dt
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from towline.config import DEFAULT_METRIC, SqlSource, build_config
+from towline.data.schema import notation, text_columns
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer_contract
+from towline.data.schema.time_column import suggest_time_column
+from towline.data.schema.values import PLAIN, ValueFormat, parse_number
+from towline.data.sources import load_dataset, read_snapshot
+from towline.data.validation.leakage import find_leaks
+from towline.errors import ConfigError, DataError
+from towline.project.expectations import propose_expectations, propose_monitoring
+from towline.project.personal_data import SAMPLE, detect_personal, split_words
+from towline.project.proposal import Proposal
+from towline.project.sample import TableSample
+
+MIN_TIMES = 8  # distinct times that a split by time needs: a holdout and a part before each fold
+MIN_GROUPS = 10
+_GROUP_WORDS = {
+    "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
+    "individual", "animal", "family", "account", "member", "pig", "device",
+}  # fmt: skip
+_TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
+_NULL_WORDS = {"?", "-", "--", ".", "..", "*", "unknown", "missing", "n.a.", "not available", "#null!", "inf", "-inf"}
+_PLAIN_DECIMAL = r"^\s*[+-]?\d+\.\d+\s*$"
+
+
+def guess_target(names: list[str]) -> str:
+    """The column that is named like a target, else the last one."""
+    named = [name for name in names if set(split_words(name)) & _TARGET_WORDS]
+    return named[-1] if named else names[-1]
+
+
+def propose(sample: TableSample, name: str, source: str | SqlSource, target: str, time: str | None = None) -> Proposal:
+    """Proposes a config.
+
+    Args:
+        sample: of the table.
+        name: of the pipeline.
+        source: as the config names it.
+        target: the column to predict.
+        time: the column with the time of each row; "": there is none; None: it is detected.
+
+    Raises:
+        ConfigError: the target cannot be predicted.
+        DataError: the table cannot be read.
+    """
+    names = sample.table.column_names
+    proposal = Proposal(
+        name=name, source=source, target=target, rows=sample.rows, columns=len(names), is_complete=sample.is_complete,
+        separator=sample.separator,
+    )  # fmt: skip
+    _propose_formats(proposal, sample.table)
+    frame, contract = _read(proposal, sample)
+    proposal.task, proposal.metric = contract.task, DEFAULT_METRIC[contract.task]
+    _propose_personal(proposal, frame)
+    _propose_drop(proposal, frame, contract)
+    _propose_time(proposal, frame, time)
+    if not proposal.time:
+        _propose_group(proposal, frame, contract)
+    frame, contract = _read(proposal, sample)
+    _propose_split(proposal, frame)
+    contract = _propose_leaks(proposal, frame, contract)
+    if contract.task == "binary" and contract.positive is not None:
+        proposal.positive = str(contract.target_column.reader.spell(contract.positive) or contract.positive)
+    _note_ignored(proposal, contract)
+    propose_expectations(proposal, frame, contract)
+    propose_monitoring(proposal, frame, contract)
+    return proposal
+
+
+def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
+    """Null markers, decimal marks and date formats of columns that are text."""
+    votes: dict[tuple[str, str], list[str]] = {}
+    has_points = False
+    for name in table.column_names:
+        if not text_columns.is_text(table[name].type):
+            continue
+        column = text_columns.large_text(table[name])
+        if not text_columns.is_text((typed := text_columns.infer_text(column, PLAIN)).type):
+            has_points |= pa.types.is_floating(typed.type) and _has_points(column)
+            continue
+        series = column.to_pandas().rename(name)
+        detected = notation.detect_notation(series)
+        if detected is None or not detected.formats:
+            continue
+        fmt = _choose_format(series, detected.formats)
+        if fmt.date_format and detected.share > 1 - 1e-9:
+            proposal.date_formats[name] = fmt.date_format
+        elif not fmt.date_format:
+            votes.setdefault((fmt.decimal, fmt.thousands), []).append(name)
+    if votes:
+        (decimal, thousands), _ = max(votes.items(), key=lambda vote: len(vote[1]))
+        if decimal == "." or not has_points:
+            proposal.decimal, proposal.thousands = decimal, thousands
+
+
+def _has_points(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.match_substring_regex(column.slice(0, 10_000), _PLAIN_DECIMAL)).as_py())
+
+
+def _choose_format(series: pd.Series, formats: tuple[ValueFormat, ...]) -> ValueFormat:
+    """The format that reads a column; of day-first and month-first, the one in which the rows are nearer to sorted."""
+    if len(formats) == 1:
+        return formats[0]
+    if not formats[0].date_format:
+        grouped = series.dropna().astype(str).str.strip().str.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})+").all()
+        return next((fmt for fmt in formats if bool(fmt.thousands) == bool(grouped)), formats[0])
+    column = pa.chunked_array([pa.array(series, pa.large_string(), from_pandas=True)])
+
+    def disorder(fmt: ValueFormat) -> float:
+        times = pd.Series(text_columns.parse_times(column, fmt)[0]).dropna()
+        return float((times.diff().dt.total_seconds().abs()).sum())
+
+    return min(formats, key=disorder)
+
+
+def _read(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, Contract]:
+    """The sample as a run reads it; kinds are declared for columns that a run would refuse."""
+    with tempfile.TemporaryDirectory(prefix="towline-init-") as folder:
+        store = Path(folder)
+        for _ in sample.table.column_names:
+            raw = {"name": proposal.name, "data": {**proposal.data_section(), "source": list(map(str, sample.parts))}}
+            raw["privacy"] = {"pii": [name for name in proposal.pii if name not in proposal.drop]}
+            config = build_config(raw, "the proposed config")
+            try:
+                dataset = load_dataset(config.data, store, store, None)
+                break
+            except DataError as error:
+                mixed = re.match(r"column '(.+)' is mixed", error.what)
+                if not mixed or mixed[1] not in sample.table.column_names:
+                    raise
+                _declare_mixed(proposal, mixed[1], sample.table[mixed[1]])
+        frame = read_snapshot(dataset, store)
+        while True:
+            try:
+                return frame, infer_contract(frame, config, dataset.formats)
+            except ConfigError as error:
+                name = error.where.partition(": ")[2]
+                if name not in proposal.kinds:
+                    raise
+                del proposal.kinds[name]
+                kinds = {column: kind for column, (kind, _) in proposal.kinds.items()}
+                config = config.model_copy(update={"data": config.data.model_copy(update={"columns": kinds})})
+
+
+def _declare_mixed(proposal: Proposal, name: str, column: pa.ChunkedArray) -> None:
+    """Says how a column is read that mixes numbers and words."""
+    counts = text_columns.large_text(column).to_pandas().dropna().str.strip().value_counts()
+    fmt = ValueFormat(decimal=proposal.decimal, thousands=proposal.thousands)
+    is_number = np.array([not np.isnan(parse_number(text, fmt)) for text in counts.index])
+    words = list(counts.index[~is_number])
+    shown = ", ".join(map(repr, words[:3])) + (", …" if len(words) > 3 else "")
+    markers = [word for word in words if word.lower() in _NULL_WORDS]
+    if markers and len(markers) == len(words) and not set(markers) <= set(proposal.na_values):
+        proposal.na_values |= dict.fromkeys(markers, f"among the numbers of {name}")
+    elif is_number.sum() <= 20 and len(words) <= 20:
+        proposal.kinds[name] = ("category", f"few values, some of them words: {shown}")
+    else:
+        proposal.kinds[name] = (
+            "numeric",
+            f"{int(counts[~is_number].sum())} values are no numbers and become null: {shown}",
+        )
+
+
+def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
+    for name in frame.columns:
+        values = frame[name].dropna()
+        if name == proposal.target or values.empty or values.dtype.kind in "bM":
+            continue
+        distinct = values.drop_duplicates()
+        if values.dtype.kind in "iuf" and not set(split_words(name)) & {"phone", "telephone", "mobile", "ssn"}:
+            continue
+        what = detect_personal(name, [str(text) for text in distinct.head(SAMPLE)], len(distinct) / len(values))
+        if what:
+            proposal.pii[name] = f"looks like {what}"
+
+
+def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
+    """Drops columns that hold nothing, a constant, or an identifier of the row."""
+    for column in contract.columns:
+        if column.role != "ignored" or column.name in proposal.pii:
+            continue
+        if column.note.startswith("identifies the row"):
+            proposal.drop[column.name] = "identifies the row: another value in each row"
+        elif column.note == "constant":
+            proposal.drop[column.name] = "constant"
+        elif column.note == "has no values":
+            proposal.drop[column.name] = "has no values"
+    if len(proposal.drop) >= frame.shape[1] - 1:  # a table of nothing but identifiers: the run says so
+        proposal.drop.clear()
+
+
+def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:
+    if given is not None:
+        proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
+        proposal.drop.pop(given, None)
+        return
+    others = frame.drop(
+        columns=[name for name in frame.columns if frame[name].isna().any() or _is_in_future(frame[name])]
+    )
+    suggested = suggest_time_column(others, proposal.target)
+    if suggested is None:
+        proposal.time_reason = "no column has the time of each row"
+        return
+    proposal.time, proposal.time_reason = suggested.name, suggested.evidence
+    if suggested.date_format:
+        proposal.date_formats[suggested.name] = suggested.date_format
+    proposal.drop.pop(suggested.name, None)
+    proposal.pii.pop(suggested.name, None)
+    proposal.kinds.pop(suggested.name, None)
+
+
+def _is_in_future(values: pd.Series) -> bool:
+    """Whether a column has a date after today, which a run would refuse as a time."""
+    return values.dtype.kind == "M" and values.max() > pd.Timestamp.now(dt.UTC).tz_localize(None)
+
+
+def _propose_group(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
+    """A column that numbers persons or things with several rows each."""
+    for column in contract.columns:
+        values = frame[column.name]
+        codes = column.kind == "category" or (column.kind == "numeric" and column.integer)
+        if column.role != "feature" or not codes or column.name in proposal.drop or values.isna().any():
+            continue
+        if MIN_GROUPS <= column.levels <= 0.6 * len(frame) and _names_group(split_words(column.name), values):
+            proposal.group = column.name
+            proposal.pii.pop(column.name, None)
+            return
+
+
+def _names_group(words: list[str], values: pd.Series) -> bool:
+    """Whether a column's name says that it identifies a person or thing."""
+    if not words:
+        return False
+    if words[-1] in ("id", "nr", "uuid"):
+        return True
+    if words[0] not in _GROUP_WORDS:
+        return False
+    if len(words) > 1:
+        return words[-1] in ("number", "no", "num", "code", "key")
+    # a number called "member" may be a count; rows of one member stand together
+    blocks = int((values != values.shift()).sum())
+    return values.dtype.kind not in "iuf" or blocks <= 1.2 * values.nunique()
+
+
+def _propose_split(proposal: Proposal, frame: pd.DataFrame) -> None:
+    if not proposal.time:
+        proposal.split_reason = "no time column" if not proposal.group else "all rows of a group are in one part"
+        return
+    times = frame[proposal.time]
+    distinct = times.nunique()
+    order = np.argsort(times.to_numpy(), kind="stable")
+    cut = times.iloc[order[int(len(order) * 0.8)]] if len(order) else None
+    newest, older = frame[proposal.target][times >= cut], frame[proposal.target][times < cut]
+    days = (times.max() - times.min()) / pd.Timedelta(days=1)
+    proposal.rows_per_day = proposal.rows / days if days >= 1 else None
+    if distinct < MIN_TIMES:
+        proposal.split_reason = f"{distinct} distinct times are too few for a split by time"
+    elif newest.nunique() < 2 or older.nunique() < 2 or len(newest) < 10:
+        proposal.split_reason = "the newest rows have only one value of the target"
+    else:
+        proposal.by_time, proposal.split_reason = True, "trained on the past, evaluated on the newest rows"
+        proposal.folds = int(min(5, max(2, distinct // 3)))
+
+
+def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> Contract:
+    """Drops columns that give the target away, until none is left; returns the contract of the rest."""
+    for _ in range(10):
+        present = contract.model_copy(update={"columns": tuple(c for c in contract.columns if c.name in frame.columns)})
+        with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
+            leaks = find_leaks(frame, present, 42)
+        leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
+        certain = [leak for leak in leaks if leak.kind != "dominant"]
+        features = {column.name for column in present.columns if column.role == "feature"}
+        gone = {name for leak in certain for name in leak.columns}
+        if not leaks:
+            break
+        if features <= gone:  # without them nothing is left to learn from
+            proposal.allow_leaks |= dict.fromkeys(gone, "the only columns; check that they are known in time")
+            break
+        for leak in leaks:
+            for name in leak.columns:
+                if leak.kind == "dominant":
+                    proposal.allow_leaks[name] = f"{leak.detail}; drop it if it is known only afterwards"
+                else:
+                    proposal.drop[name] = f"leak: {leak.detail}"
+        frame.drop(columns=[name for name in gone if name in frame], inplace=True)
+        contract = present.model_copy(update={"columns": tuple(c for c in present.columns if c.name in frame.columns)})
+        for name in gone:
+            proposal.kinds.pop(name, None)
+            proposal.date_formats.pop(name, None)
+            proposal.pii.pop(name, None)
+    return contract
+
+
+def _note_ignored(proposal: Proposal, contract: Contract) -> None:
+    for name in proposal.drop:
+        proposal.kinds.pop(name, None)
+        proposal.date_formats.pop(name, None)
+        proposal.pii.pop(name, None)
+    proposal.ignored = {
+        column.name: column.note for column in contract.columns
+        if column.role == "ignored" and column.note and column.name not in proposal.drop
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Makes a project, or adds a config to one, from a table: what `towline init` does."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from towline import files
+from towline.config import PipelineConfig, Settings, SqlSource
+from towline.errors import ConfigError
+from towline.notebook import render_table
+from towline.project import template
+from towline.project.config_text import parse_config, write_config_text
+from towline.project.detection import guess_target, propose
+from towline.project.proposal import Proposal
+from towline.project.sample import TableSample, check_rows, read_sample
+
+
+class InitResult(NamedTuple):
+    """What was written.
+
+    Attributes:
+        config: path of the config.
+        proposal: its decisions with their reasons.
+        pipeline: the config.
+        project: folder of the project.
+        written, existing: files of the project that were written, and that existed and were not changed.
+    """
+
+    config: Path
+    proposal: Proposal
+    pipeline: PipelineConfig
+    project: Path
+    written: tuple[str, ...]
+    existing: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return render_table(("key", "value", "reason"), self.proposal.assumptions)
+
+
+class TableReader:
+    """Reads a table once, so that a proposal can be made again with another answer.
+
+    Args:
+        data: path of a CSV or Parquet file, a folder or glob pattern of them, or the URL of a database.
+        query: of the database.
+        settings: name the project.
+    """
+
+    def __init__(self, data: str, query: str | None, settings: Settings) -> None:
+        self.project = settings.project
+        if "://" in data:
+            if not query:
+                raise ConfigError(
+                    "a database needs a query", where=data.partition("://")[0], remedy="give --query 'SELECT ...'"
+                )
+            self.source: str | SqlSource = SqlSource(url=data, query=query)
+            self.default_name = "model"
+        else:
+            if query:
+                raise ConfigError("a query needs the URL of a database", where=data, remedy="leave out --query")
+            place = Path(data).absolute()
+            inside = place.is_relative_to(self.project)
+            self.source = place.relative_to(self.project).as_posix() if inside else str(place)
+            self.default_name = pipeline_name(place.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="towline-init-")
+        self.sample: TableSample = read_sample(self.source, self.project, Path(self._folder.name))
+        check_rows(self.sample)
+
+    @property
+    def columns(self) -> list[str]:
+        return [str(name) for name in self.sample.table.column_names]
+
+    def propose(self, target: str | None, name: str | None, time: str | None) -> Proposal:
+        """Proposes a config; see ``detection.propose``. Without a target the likeliest column is taken."""
+        chosen = target or guess_target(self.columns)
+        return propose(self.sample, name or self.default_name, self.source, chosen, time)
+
+    def close(self) -> None:
+        """Removes the sample."""
+        self._folder.cleanup()
+
+
+def pipeline_name(text: str) -> str:
+    """A name that a pipeline may have, from the name of a file.
+
+    Example:
+        >>> pipeline_name("Sales 2026.csv.gz")
+        'sales-2026'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().partition(".")[0]).strip("-")[:63] or "model"
+
+
+def write_config(proposal: Proposal, settings: Settings, *, force: bool = False) -> InitResult:
+    """Writes the config of a proposal, and the files of a project where there is none.
+
+    Args:
+        proposal: of a table.
+        settings: name the project.
+        force: replace a config of the same name.
+
+    Raises:
+        ConfigError: a config of this name exists.
+        TransientError: the folder cannot be written.
+    """
+    project, file_name = settings.project, f"{proposal.name.replace('-', '_')}.yaml"
+    path = project / "configs" / file_name
+    if path.exists() and not force:
+        raise ConfigError(
+            "a config of this name exists", where=str(path), remedy="give another --name, or --force to replace it"
+        )
+    pipeline = parse_config(proposal)
+    written: list[str] = []
+    existing: list[str] = []
+    if not template.has_project(project):
+        written, existing = template.write_project(project, proposal.name, file_name)
+    files.write(path, write_config_text(proposal), 0o644)
+    return InitResult(path, proposal, pipeline, project, tuple(written), tuple(existing))

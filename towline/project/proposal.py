@@ -1,0 +1,86 @@
+"""A proposal is what a config says about a table, each decision with its reason."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from towline.config import Kind, SqlSource
+
+
+@dataclass
+class Proposal:
+    """What a config says about a table. Mappings are from a column (or text) to the reason.
+
+    Attributes:
+        name, source, target: as the config has them.
+        task: of the contract.
+        rows: of the whole table; ``is_complete``: whether all of them were looked at.
+        rules: ``validation.columns``; expectations: ``validation.expectations``.
+        assumptions: (key, value, reason) for people.
+    """
+
+    name: str
+    source: str | SqlSource
+    target: str
+    rows: int = 0
+    columns: int = 0
+    is_complete: bool = True
+    task: str = ""
+    metric: str = ""
+    time: str | None = None
+    time_reason: str = ""
+    rows_per_day: float | None = None
+    by_time: bool = False
+    split_reason: str = ""
+    folds: int = 5
+    group: str | None = None
+    separator: str = ","
+    decimal: str = "."
+    thousands: str = ""
+    positive: str | None = None
+    na_values: dict[str, str] = field(default_factory=dict)
+    date_formats: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, tuple[Kind, str]] = field(default_factory=dict)
+    drop: dict[str, str] = field(default_factory=dict)
+    allow_leaks: dict[str, str] = field(default_factory=dict)
+    pii: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    min_rows: int = 20
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    expectations: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)
+    drift_ignore: dict[str, str] = field(default_factory=dict)
+
+    def data_section(self) -> dict[str, Any]:
+        """The part ``data`` of the config."""
+        section: dict[str, Any] = {
+            "source": self.source.model_dump() if isinstance(self.source, SqlSource) else self.source,
+            "target": self.target, "time": self.time, "group": self.group, "drop": list(self.drop),
+            "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
+            "na_values": list(self.na_values), "date_format": dict(self.date_formats) or None,
+            "positive": self.positive, "columns": {name: kind for name, (kind, _) in self.kinds.items()},
+        }  # fmt: skip
+        return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
+
+    @property
+    def assumptions(self) -> list[tuple[str, str, str]]:
+        """(key, value, reason) of each decision, for people."""
+        positive = f", positive: {self.positive}" if self.positive else ""
+        lines = [("task", self.task + positive, f"from the values of {self.target}")]
+        lines.append(("data.time", self.time or "none", self.time_reason))
+        if self.group:
+            lines.append(("data.group", self.group, "several rows have the same value"))
+        lines.append(
+            ("split", "by time" if self.by_time else "by group" if self.group else "random", self.split_reason)
+        )
+        lines += [("data.drop", name, reason) for name, reason in self.drop.items()]
+        lines += [("data.columns", f"{name}: {kind}", reason) for name, (kind, reason) in self.kinds.items()]
+        lines += [
+            ("data.date_format", f"{name}: {fmt}", "all values have it") for name, fmt in self.date_formats.items()
+        ]
+        lines += [("data.na_values", repr(text), reason) for text, reason in self.na_values.items()]
+        if self.decimal != "." or self.thousands:
+            lines.append(("data.decimal", f"{self.decimal!r}, thousands {self.thousands!r}", "most numbers have it"))
+        lines += [("validation.allow_leaks", name, reason) for name, reason in self.allow_leaks.items()]
+        lines += [("privacy.pii", name, reason) for name, reason in self.pii.items()]
+        lines += [("not used", name, reason) for name, reason in self.ignored.items()]
+        return lines

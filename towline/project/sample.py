@@ -1,0 +1,162 @@
+"""A bounded sample of a table: one pass over its files or its query, and at most ``MAX_CELLS`` cells in memory.
+
+The sample keeps the order of the rows. Each file's part is written as Parquet, with the text of a CSV as it is, so that
+``load_dataset`` reads the sample exactly as a run reads the table.
+"""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from towline.config import SqlSource
+from towline.data import formats
+from towline.errors import DataError
+
+MAX_CELLS = 3_000_000
+MIN_ROWS = 2_000  # of the sample, however wide the table is
+STREAMED_BYTES = 64 * 2**20  # larger files are read batch by batch
+SEPARATORS = ",;\t|"
+
+
+class TableSample(NamedTuple):
+    """A sample of a table.
+
+    Attributes:
+        parts: Parquet files, one for each file of the source.
+        table: all parts as one table; columns of a CSV are text.
+        rows: number of rows of the whole table.
+        separator: of its CSV files.
+    """
+
+    parts: tuple[Path, ...]
+    table: pa.Table
+    rows: int
+    separator: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sample is the whole table."""
+        return bool(self.table.num_rows == self.rows)
+
+
+class _RowSampler:
+    """Draws a uniform sample from batches whose total number is unknown: the rows with the smallest random keys."""
+
+    def __init__(self, limit: int, seed: int) -> None:
+        self._limit, self._rng, self._threshold = limit, np.random.default_rng(seed), 1.0
+        self._tables: list[pa.Table] = []
+        self._keys: list[np.ndarray] = []
+        self.rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        keys = self._rng.random(table.num_rows)
+        self.rows += table.num_rows
+        chosen = keys < self._threshold
+        self._tables.append(table if chosen.all() else table.filter(pa.array(chosen)))
+        self._keys.append(keys[chosen])
+        if sum(map(len, self._keys)) > 2 * self._limit:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        keys = np.concatenate(self._keys)
+        if len(keys) > self._limit:
+            self._threshold = float(np.partition(keys, self._limit)[self._limit])
+        chosen = keys < self._threshold
+        self._tables = [pa.concat_tables(self._tables).filter(pa.array(chosen)).combine_chunks()]
+        self._keys = [keys[chosen]]
+
+    def result(self) -> pa.Table:
+        self._shrink()
+        return self._tables[0]
+
+
+def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int = 42) -> TableSample:
+    """Reads a bounded sample of a table.
+
+    Args:
+        source: as ``data.source`` of a config.
+        project: relative paths start here.
+        folder: an empty folder for the parts of the sample.
+        seed: draws the rows.
+
+    Raises:
+        ConfigError: the URL of the database cannot be used.
+        DataError: the source is missing, empty or malformed.
+        TransientError: the database is down.
+    """
+    parts, tables, rows, separator = [], [], 0, ","
+    files: Iterator[Iterator[pa.Table]]
+    if isinstance(source, SqlSource):
+        files, number = iter([iter([formats.run_query(source, project)])]), 1
+    else:
+        paths = formats.list_files(source, project)
+        separator, number = detect_separator(paths[0]), len(paths)
+        files = (_batches(path, separator) for path in paths)
+    for position, batches in enumerate(files):
+        sampler: _RowSampler | None = None
+        for batch in batches:
+            if sampler is None:
+                limit = max(MIN_ROWS, MAX_CELLS // max(batch.num_columns, 1) // number)
+                sampler = _RowSampler(limit, seed + position)
+            sampler.add(batch)
+        if sampler is None:
+            continue
+        table, part = sampler.result(), folder / f"part-{position:05d}.parquet"
+        pq.write_table(table, part, compression="none")
+        parts.append(part)
+        tables.append(table)
+        rows += sampler.rows
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:  # load_dataset names the file that differs
+        table = tables[0]
+    return TableSample(tuple(parts), table, rows, separator)
+
+
+def detect_separator(path: Path) -> str:
+    """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
+    name = path.name.lower()
+    if name.endswith((".parquet", ".pq")):
+        return ","
+    try:
+        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
+            lines = [line.decode("utf-8", "replace").replace("\0", "") for line in file.readlines(20_000)[:20]]
+    except (OSError, EOFError):
+        return ","  # reading the file reports it
+    if not lines:
+        return ","
+    in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
+    equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
+    return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
+    """The rows of a file; those of a large file batch by batch."""
+    large, name = path.stat().st_size > STREAMED_BYTES, path.name.lower()
+    if not large:
+        yield formats.read_file(path, separator)
+    elif name.endswith((".parquet", ".pq")):
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(2**17):
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        except (pa.ArrowException, OSError):
+            formats.read_file(path, separator)  # raises the error with its remedy
+            raise
+    else:
+        yield from formats.stream_csv(path, separator)
+
+
+def check_rows(sample: TableSample) -> None:
+    """Raises a DataError if the table has no rows or only one column."""
+    if not sample.table.num_rows:
+        raise DataError("no rows", where="data.source", remedy="give a table with rows")
+    if sample.table.num_columns < 2:
+        raise DataError(
+            "the table has only one column", where="data.source", remedy="give a table with a target and features"
+        )
