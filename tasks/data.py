@@ -15,7 +15,7 @@ from towline.preflight import read_champion_contract
 from towline.provenance import Provenance, collect_provenance
 from towline.registry.ledger import actor, open_ledger
 from towline.registry.mlflow import tracking
-from towline.registry.resolution import check_recorded
+from towline.registry.selection import check_recorded
 from towline.steps import step
 
 

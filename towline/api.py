@@ -447,15 +447,16 @@ def load(release: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> "Mo
             ledger the types are recorded.
 
     Raises:
-        ReleaseError: there is no such release, or it differs from its manifest.
+        ConfigError: there is no such model or version.
+        ReleaseError: the folder is not a release, or the release differs from its manifest.
 
     Example:
         >>> towline.load("bike-demand").predict({"hour": 8, "weather": "clear"})  # doctest: +SKIP
     """
     from towline.inference.predictor import open_release
-    from towline.registry.resolution import find
+    from towline.registry.selection import find_release
 
-    recorded = find(release if isinstance(release, str) else Path(release))
+    recorded = find_release(release if isinstance(release, str) else Path(release))
     return open_release(recorded.directory, trusted, recorded.digest)
 
 

@@ -1,4 +1,4 @@
-"""A trained model in a program: by name, by version, by path."""
+"""``towline.load`` opens a trained model by name, by version or by path."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +8,13 @@ import pytest
 
 import towline as library
 from tests.support.commands import CommandResult
-from towline.errors import ReleaseError
+from towline.errors import ConfigError
 
 
-def test_a_trained_model_answers_in_a_program(towline: Callable[..., CommandResult], config: Path, store: Path) -> None:
-    """The champion by its name, a version by its number, a release by its folder: the same answers."""
+def test_load_opens_a_model_by_name_version_and_folder(
+    towline: Callable[..., CommandResult], config: Path, store: Path
+) -> None:
+    """The champion's name, its version and the folder of its release give equal predictions."""
     outcome = towline("run", config, "--json").json
     rows = pd.read_csv(config.parent / "bikes.csv").tail(50)
     by_name, by_version = library.load("bikes"), library.load("bikes@1")
@@ -25,8 +27,8 @@ def test_a_trained_model_answers_in_a_program(towline: Callable[..., CommandResu
 
 
 @pytest.mark.parametrize("name", ["bikes@7", "bikes@x", "bikes@", "bikes", "../x@1"])
-def test_what_is_not_there_is_named(store: Path, name: str) -> None:
-    """One error with a remedy, whatever is missing."""
-    with pytest.raises(ReleaseError) as refused:
+def test_load_names_a_missing_model_or_version(store: Path, name: str) -> None:
+    """Each missing model or version raises the same error, with a remedy."""
+    with pytest.raises(ConfigError) as error:
         library.load(name)
-    assert refused.value.remedy
+    assert error.value.remedy

@@ -11,7 +11,7 @@ import pytest
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import ReleaseError
-from towline.registry.resolution import check_recorded, find, highest
+from towline.registry.selection import check_recorded, find_release, highest_version
 
 Command = Callable[..., CommandResult]
 
@@ -32,8 +32,8 @@ def test_a_lost_ledger_is_told(lost: str, sample_store: SampleStore, command: Co
         assert done.code == 6, (words, done.out)
         assert f"the ledger has no row of {MODEL}, but the store holds its releases up to version 2" in done.err
     with pytest.raises(ReleaseError, match="the ledger was lost"):
-        find(MODEL, sample_store.settings)
-    assert find(sample_store.release(1)).directory == sample_store.release(1)
+        find_release(MODEL, sample_store.settings)
+    assert find_release(sample_store.release(1)).directory == sample_store.release(1)
 
 
 def test_a_model_that_is_whole_is_not_held_up(sample_store: SampleStore, command: Command) -> None:
@@ -60,4 +60,4 @@ def test_its_remedy_makes_a_new_store_of_it(sample_store: SampleStore, command: 
         check_recorded(sample_store.settings, sample_store.ledger)
     subprocess.run(shlex.split(caught.value.remedy.rpartition(": ")[2]), check=True)
     assert command("models", "--json").json == []
-    assert highest(sample_store.settings, MODEL) == 0
+    assert highest_version(sample_store.settings, MODEL) == 0

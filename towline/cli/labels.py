@@ -45,13 +45,13 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     from towline.manifest import verify_release
     from towline.prediction_log import labels
     from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
-    from towline.registry.resolution import find
+    from towline.registry.selection import find_release
 
     settings = Settings.from_environment()
     if len(separator) != 1:
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
     check_file(file, "FILE")
-    directory = find(name, settings).directory
+    directory = find_release(name, settings).directory
     model = verify_release(directory).name
     contract = Contract.read(directory)
     predictions = settings.layout.predictions(model)

@@ -87,8 +87,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
       towline history
       towline history bike-demand --limit 5
     """
-    from towline.registry.resolution import check_recorded
-    from towline.registry.selection import require_model
+    from towline.registry.selection import check_recorded, require_model
 
     settings, ledger = stores()
     if not name:

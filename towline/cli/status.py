@@ -71,7 +71,7 @@ def read_statuses(settings: "Settings", name: str | None = None) -> list["ModelS
         TransientError: the ledger cannot be read.
     """
     from towline.registry.ledger import open_ledger
-    from towline.registry.resolution import check_recorded
+    from towline.registry.selection import check_recorded
 
     config, ledger = _read_config(name), open_ledger(settings)
     models, selected = ledger.models(), config.name if config else name

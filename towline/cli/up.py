@@ -68,7 +68,7 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     from towline.operations import up_state
     from towline.operations.supervisor import Supervisor
     from towline.registry.ledger import open_ledger
-    from towline.registry.resolution import check_recorded
+    from towline.registry.selection import check_recorded
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)

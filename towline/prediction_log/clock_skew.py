@@ -14,9 +14,8 @@ import orjson
 from towline import files
 from towline.config import Frozen
 
-PREVIOUS_CLOCK = (
-    "after"  # only key of a segment's first line, which holds the time of the clock before the segment began
-)
+# the only key of a segment's first line, which holds the time of the clock before the segment began
+PREVIOUS_CLOCK = "after"
 TOLERANCE = dt.timedelta(minutes=5)  # requests are not always answered and written in their order
 FILE = "clock.jsonl"
 _MARK = ".opened"  # its modification time is when a segment was last begun or ended

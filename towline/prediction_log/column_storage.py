@@ -27,11 +27,11 @@ def to_arrow_field(name: str, field: LoggedColumn) -> pa.Field:
 
 def from_arrow_field(name: str, column: pa.Field) -> LoggedColumn:
     """The logged column of an Arrow field: the inverse of ``to_arrow_field``."""
-    facts = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
-    kind: Kind = facts.get("kind", "category")
-    policy: LoggingPolicy = facts.get("kept", "keep")
+    metadata = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
+    kind: Kind = metadata.get("kind", "category")
+    policy: LoggingPolicy = metadata.get("kept", "keep")
     stored: StoredType = str(column.type)  # type: ignore[assignment]
-    return LoggedColumn(name, kind, policy, stored, json.loads(facts.get("format", "{}")))
+    return LoggedColumn(name, kind, policy, stored, json.loads(metadata.get("format", "{}")))
 
 
 def input_array(values: Sequence[Any], field: LoggedColumn) -> pa.Array:

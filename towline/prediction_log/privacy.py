@@ -120,7 +120,7 @@ class PrivacyFilter:
     ) -> None:
         columns = {column.name: column for column in contract.feature_columns}
         ranges = {column.name: (column.min, column.max) for column in contract.feature_columns}
-        facts = (profile or {}).get("columns", {})
+        profiles = (profile or {}).get("columns", {})
         self._keys = keys
         self._hashed: list[tuple[int, str, ValueReader]] = []
         self._buckets: list[tuple[int, Callable[[Any], str | None]]] = []
@@ -134,7 +134,7 @@ class PrivacyFilter:
             if policy == "hash":
                 self._hashed.append((place, name, reader))
             elif policy == "bucket":
-                self._buckets.append((place, _bucket_function(reader, facts.get(name, {}), *ranges[name])))
+                self._buckets.append((place, _bucket_function(reader, profiles.get(name, {}), *ranges[name])))
             stored = _STORED_TYPES.get(kind, "string") if policy == "keep" else "string"
             fields.append(LoggedColumn(name, kind, policy, stored, reader.format.model_dump(exclude_defaults=True)))
         self.fields = tuple(fields)
@@ -193,15 +193,15 @@ def _row_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any
 
 
 def _bucket_function(
-    reader: ValueReader, facts: Mapping[str, Any], low: float | None, high: float | None
+    reader: ValueReader, profile: Mapping[str, Any], low: float | None, high: float | None
 ) -> Callable[[Any], str | None]:
     """Returns a function from value to bucket: a decile of the training rows, a month, or a frequent level."""
     if reader.kind == "datetime":
         return lambda value: _month(moment) if (moment := reader.read(value)) else None
     if reader.kind != "numeric":
-        common = frozenset(list(facts.get("counts", {}))[:BUCKETS])
+        common = frozenset(list(profile.get("counts", {}))[:BUCKETS])
         return lambda value: _common_or_other(reader.read(value), common)
-    quantiles = facts.get("quantiles")
+    quantiles = profile.get("quantiles")
     if quantiles:
         edges = sorted(set(quantiles[10:100:10]))
     elif low is not None and high is not None and low < high:

@@ -15,7 +15,7 @@ from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
 from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
-from towline.registry.resolution import highest
+from towline.registry.selection import highest_version
 from towline.release.packaging import Release
 from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
@@ -154,7 +154,7 @@ def register_version(settings: Settings, model: str, dataset: str, provenance: P
         provenance: of the run.
     """
     evidence = {"dataset": dataset, **provenance.model_dump()}
-    reason, least = f"trained, trigger {provenance.trigger}", highest(settings, model) + 1
+    reason, least = f"trained, trigger {provenance.trigger}", highest_version(settings, model) + 1
     return open_ledger(settings).register(model, provenance.actor, reason, evidence, provenance.run_key, least)
 
 

@@ -91,36 +91,22 @@ class Chain:
         Raises:
             ReleaseError: a row was changed.
         """
-        with self._database() as (engine, file):
-            if file and not file.exists():
-                return []
-            with engine.connect() as connection:
-                return _select(connection, model) if engine.dialect.has_table(connection, "ledger") else []
+        with self._connect() as connection:
+            return _select(connection, model) if connection else []
 
     def models(self) -> list[str]:
         """Names of the models that have rows; the rows are not read."""
-        with self._database() as (engine, file):
-            if file and not file.exists():
-                return []
-            with engine.connect() as connection:
-                if not engine.dialect.has_table(connection, "ledger"):
-                    return []
-                return sorted(
-                    connection.execute(_table().select().with_only_columns(_table().c.model).distinct()).scalars()
-                )
+        with self._connect() as connection:
+            query = _table().select().with_only_columns(_table().c.model).distinct()
+            return sorted(connection.execute(query).scalars()) if connection else []
 
     def head(self, model: str) -> str:
         """The digest of a model's last row, empty where it has none: it changes with every row added."""
-        with self._database() as (engine, file):
-            if file and not file.exists():
-                return ""
-            with engine.connect() as connection:
-                if not engine.dialect.has_table(connection, "ledger"):
-                    return ""
-                table = _table()
-                last = table.select().where(table.c.model == model).order_by(table.c.seq.desc()).limit(1)
-                row = connection.execute(last).mappings().first()
-                return str(row["hash"]) if row else ""
+        with self._connect() as connection:
+            table = _table()
+            last = table.select().where(table.c.model == model).order_by(table.c.seq.desc()).limit(1)
+            row = connection.execute(last).mappings().first() if connection else None
+            return str(row["hash"]) if row else ""
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
         """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
@@ -148,7 +134,19 @@ class Chain:
                         return entry
                 except IntegrityError:
                     continue  # another writer took this number: read again, decide again
-        raise TransientError("too many writers at once", where=self._where(), remedy="run the same command again")
+        raise TransientError(
+            "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
+        )
+
+    @contextmanager
+    def _connect(self) -> Iterator["Connection | None"]:
+        """A connection for reading; None if there is no database or no table yet."""
+        with self._database() as (engine, file):
+            if file and not file.exists():
+                yield None
+                return
+            with engine.connect() as connection:
+                yield connection if engine.dialect.has_table(connection, "ledger") else None
 
     @contextmanager
     def _database(self) -> Iterator[tuple["Engine", Path | None]]:
@@ -176,11 +174,8 @@ class Chain:
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise TransientError(
-                f"the ledger cannot be used: {reason}", where=self._where(), remedy=_remedy(reason)
+                f"the ledger cannot be used: {reason}", where=mask_passwords(self._url), remedy=_remedy(reason)
             ) from error
-
-    def _where(self) -> str:
-        return mask_passwords(self._url)
 
 
 @functools.cache

@@ -242,8 +242,7 @@ class Ledger:
 
     def finished(self, model: str, run_key: str) -> Entry | None:
         """The last ``promoted`` or ``refused`` row of a run; None if it has not ended."""
-        verdicts = [row for row in self._verdicts(model) if row.run_key == run_key]
-        return verdicts[-1] if verdicts else None
+        return next((row for row in reversed(self._verdicts(model)) if row.run_key == run_key), None)
 
     def ended(self, model: str) -> set[str]:
         """The keys of the runs that have a verdict."""

@@ -5,8 +5,7 @@ from towline.errors import ReleaseError
 from towline.manifest import read_manifest
 from towline.notebook import render_table
 from towline.registry.ledger import Entry, Ledger
-from towline.registry.resolution import check_recorded
-from towline.registry.selection import require_model
+from towline.registry.selection import check_recorded, require_model
 
 
 class ModelSummary(Frozen):

@@ -1,13 +1,21 @@
-"""Selects a model or a version by the text a user gives: ``NAME``, ``NAME@3`` or, in a store with one model, ``3``."""
+"""Selection finds the model, version or release that a user names: ``NAME``, ``NAME@3`` or a release's folder.
 
+In a store with one model, ``3`` is enough. It also checks that the ledger knows the releases in the store.
+"""
+
+import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from towline.config import Settings
 from towline.errors import ConfigError, ReleaseError
-from towline.manifest import REMEDY, verify_release
-from towline.registry.ledger import Entry, Ledger
-from towline.registry.resolution import check_recorded
+from towline.manifest import MANIFEST, REMEDY, ReleaseLocation, verify_release
+from towline.registry.ledger import Entry, Ledger, open_ledger
+
+_FOLDER = re.compile(r"v(\d+)-[0-9a-f]{12}")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def require_model(settings: Settings, ledger: Ledger, name: str) -> str:
@@ -68,7 +76,7 @@ def select_version(settings: Settings, ledger: Ledger, text: str, *, numbered: b
         raise ConfigError(
             f"{name} has no version {number}" if number else f"{name} has no champion yet",
             where=f"model {name}",
-            remedy=f"its versions: {_versions(ledger, name)}",
+            remedy=f"name one of its versions: {_versions(ledger, name)}",
         )
     return entry
 
@@ -88,6 +96,22 @@ def require_release(entry: Entry) -> Entry:
     return entry
 
 
+def find_release(release: str | Path, settings: Settings | None = None) -> ReleaseLocation:
+    """The release of ``NAME`` (its champion), ``NAME@VERSION``, or of a path to one.
+
+    Raises:
+        ConfigError: there is no such model or version, or it has no release yet; lists the versions that exist.
+        ReleaseError: the ledger was changed or lost.
+        TransientError: the ledger cannot be read.
+    """
+    if isinstance(release, Path) or _is_release_folder(release):
+        return ReleaseLocation(Path(release))
+    settings = settings or Settings.from_environment()
+    ledger = open_ledger(settings)
+    entry = require_release(select_version(settings, ledger, release))
+    return ReleaseLocation(settings.layout.release(entry.release), ledger.digest(entry))
+
+
 def check_judged_release(settings: Settings, entry: Entry) -> None:
     """Checks that a version's release is complete and is the release that the gate judged.
 
@@ -105,6 +129,46 @@ def check_judged_release(settings: Settings, entry: Entry) -> None:
             where=str(directory),
             remedy=REMEDY,
         )
+
+
+def highest_version(settings: Settings, model: str) -> int:
+    """The highest version number among a model's releases in the store, 0 without releases; the ledger is not read."""
+    folders = (_FOLDER.fullmatch(path.name) for path in (settings.layout.releases / model).glob("v*"))
+    return max((int(folder[1]) for folder in folders if folder), default=0)
+
+
+def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None) -> None:
+    """Checks that the ledger has rows of each model with releases in the store: otherwise the ledger was lost.
+
+    Args:
+        settings: where the store is.
+        ledger: its ledger.
+        model: its name; None: every model with releases.
+
+    Raises:
+        ReleaseError: the ledger has no row of a model; says what to do.
+        TransientError: the ledger cannot be read.
+    """
+    home = settings.layout.releases
+    names = [model] if model else sorted(path.name for path in home.glob("*") if _MODEL.fullmatch(path.name))
+    missing = [name for name in names if highest_version(settings, name)]
+    missing = sorted(set(missing) - set(ledger.models())) if missing else []
+    if missing:
+        name = missing[0]
+        command = shlex.join(["mv", str(home / name), str(home / f"{name}.lost")])
+        raise ReleaseError(
+            f"the ledger has no row of {name}, but the store holds its releases up to version "
+            f"{highest_version(settings, name)}: the ledger was lost, or is another one",
+            where=str(home / name),
+            remedy="if TOWLINE_LEDGER_URL names another ledger, correct it; else restore the store from a backup "
+            f"(towline restore FILE --force), or start again without these releases: {command}",
+        )
+
+
+def _is_release_folder(text: str) -> bool:
+    """Whether text names a folder; a folder that merely has the name of a model does not count."""
+    folder = Path(text)
+    return folder.is_dir() and (not _MODEL.fullmatch(text) or (folder / MANIFEST).exists())
 
 
 def _choices(known: Sequence[str]) -> str:

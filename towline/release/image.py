@@ -55,8 +55,8 @@ class ReleaseImage(Frozen):
     seconds: float
 
     def text(self) -> str:
-        own = f"{(self.bytes - self.base) / 1e6:.0f} MB over its base"
-        return f"{self.tag}, {own}, answers {self.rows} rows identically, ready in {self.seconds} s"
+        size = f"{(self.bytes - self.base) / 1e6:.0f} MB larger than its base image"
+        return f"{self.tag}: {size}, {self.rows} probe rows with identical predictions, ready in {self.seconds} s"
 
 
 def build_release_image(directory: Path, repository: str = "", digest: str = "") -> ReleaseImage:
@@ -153,8 +153,8 @@ def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) ->
             where=str(directory),
             remedy="write your own Dockerfile for the release: docs/containers.md",
         )
-    own = directory / runtime.NAME
-    requirements = own.read_text("utf-8") if own.is_file() else runtime.select_lock_file(compiled=compiled)
+    lock_file = directory / runtime.NAME
+    requirements = lock_file.read_text("utf-8") if lock_file.is_file() else runtime.select_lock_file(compiled=compiled)
     runtime.check_versions(requirements, manifest.libraries, compiled=compiled)
     lines: list[str] = []
     image_id = ""

@@ -95,8 +95,8 @@ def _describe_values(column: Column) -> str:
     elif column.derive:
         text = "used as " + ", ".join(column.derive)
     elif column.categories is not None:
-        shown = ", ".join(column.categories[:8])
-        text = f"{column.levels} values: {shown}" + (", …" if column.levels > 8 else "")
+        first = ", ".join(column.categories[:8])
+        text = f"{column.levels} values: {first}" + (", …" if column.levels > 8 else "")
     elif column.kind == "category":
         text = f"{column.levels:,} values"
     elif column.min is not None and column.max is not None:

@@ -1,4 +1,4 @@
-"""A release: an immutable folder with everything that is needed to serve one version, named by its content.
+"""A release is an immutable folder with everything that is needed to serve one version, named by its content.
 
 It holds the model, its contract, the compiled scorer, the drift reference, metrics, the model card, a probe and lock
 files. The manifest lists each file with its digest; the folder's name contains the digest of the manifest.
@@ -135,10 +135,10 @@ def _manifest(
 
 
 def _split(work: Workspace, config: PipelineConfig, fitted: FittedModel) -> dict[str, Any]:
-    """How the holdout was set apart: enough to tell of any row whether the model was trained on it.
+    """How the holdout was split off, in enough detail to decide whether the model was trained on a given row.
 
-    ``train_end`` is the time of the newest row that the released model has seen; where that was fitted again after
-    the holdout was measured on, ``measured_end`` is the same of the model that was measured.
+    ``train_end`` is the time of the newest training row of the released model, ``measured_end`` that of the evaluated
+    model. They differ if the model was fitted again after its evaluation.
     """
     summary = SplitSummary.model_validate_json(work.file("split.json").read_bytes())
     by = summary.by
@@ -191,9 +191,9 @@ def _write_files(
 
 
 def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:
-    """What the model that was measured said of each holdout row, by the row's hash: the released one has seen them.
+    """The evaluated model's predictions for the holdout, by row hash; the released model was fitted on these rows.
 
-    A later challenger can so be compared on rows that neither recipe was fitted on.
+    A later challenger can then be compared on rows that neither model was fitted on.
     """
     contract, rows = work.contract(), work.subset("holdout").rows
     _, predictions, _ = load_evaluation_predictions(work)
@@ -207,7 +207,7 @@ def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.
 def _compile(
     work: Workspace, config: PipelineConfig, model: Any, train: pd.DataFrame
 ) -> tuple[ParityCertificate, bytes]:
-    """The compiled scorer and its certificate; empty if it does not predict each row as the model does."""
+    """The parity certificate and the compiled scorer, which is empty if it predicts a row differently."""
     tables = {"train": train, "holdout": work.subset("holdout").features}
     with ThreadpoolController().limit(limits=1):
         return certify(model, work.contract(), tables, config.seed)
@@ -221,16 +221,16 @@ def _render_config(config: PipelineConfig) -> str:
 
 @functools.cache
 def _environment() -> str:
-    """Every installed distribution, ``name==version``; no addresses."""
+    """Every installed distribution as ``name==version``, without addresses."""
     packages = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}
     return "\n".join(sorted(packages)) + "\n"
 
 
 def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any]:
-    """A few rows as a caller would send them, and what the model answers in this process.
+    """Probe rows as a client would send them, with the predictions of the model in this process.
 
-    No row of the table is among them: each column holds values of the holdout in an order of its own, and a column with
-    personal data made-up ones.
+    They are not rows of the table: each column holds values of the holdout in its own random order, and columns with
+    personal data hold generated values.
     """
     contract, holdout = work.contract(), work.subset("holdout").rows
     chosen = np.unique(np.linspace(0, len(holdout) - 1, PROBES).astype(int))
@@ -240,7 +240,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
         values = holdout[column.name].iloc[rng.permutation(chosen)]
         columns[column.name] = [example_value(column)] * len(chosen) if column.pii else _to_json_values(values)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    # as the release reads them; a frame of the columns would have other types than the table
+    # dtype=object, as a release reads rows: a frame of the columns would have other types than the table
     features = contract.features(pd.DataFrame(rows, columns=list(columns), dtype=object))
     with ThreadpoolController().limit(limits=1):
         expected = predict(model, features, contract)
@@ -252,6 +252,6 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
 
 
 def _to_json_values(values: pd.Series) -> list[Any]:
-    """Values as JSON has them."""
-    given = values.astype(object).where(values.notna(), None)
-    return [value.isoformat() if isinstance(value, pd.Timestamp) else value for value in given]
+    """The values as JSON types."""
+    objects = values.astype(object).where(values.notna(), None)
+    return [value.isoformat() if isinstance(value, pd.Timestamp) else value for value in objects]

@@ -1,4 +1,7 @@
-"""What later rows are compared with: how the training rows, and the answers to the holdout, were spread."""
+"""The drift reference of a release: the distributions of its training rows and of its holdout predictions.
+
+Drift checks compare later rows and predictions with it.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +26,13 @@ PREDICTION, PROBABILITY = "prediction", "probability"
 
 
 class Reference(NamedTuple):
-    """A release's reference: the profile of the inputs and of the answers, and both by block."""
+    """A drift reference.
+
+    Attributes:
+        profile: profile of the training rows.
+        answers: profile of the holdout predictions.
+        blocks: both by block of time or group: ``inputs`` and ``answers``.
+    """
 
     profile: dict[str, Any]
     answers: dict[str, Any]
@@ -31,11 +40,11 @@ class Reference(NamedTuple):
 
 
 def build_reference(work: "Workspace", config: PipelineConfig, training_rows: "pd.DataFrame") -> dict[str, str | bytes]:
-    """The files that hold it, by name.
+    """The files of the reference: name → content.
 
     Args:
-        work: the run's folder.
-        config: names the columns of time and group.
+        work: the workspace of the run.
+        config: names the time column and the group column.
         training_rows: the raw rows that the model was fitted on. The reference of the predictions comes from the
             holdout, because predictions for training rows are overconfident.
     """
@@ -44,22 +53,24 @@ def build_reference(work: "Workspace", config: PipelineConfig, training_rows: "p
 
     contract = work.contract()
     features = contract.features(training_rows)
-    held = work.subset("holdout").rows
+    holdout = work.subset("holdout").rows
     table = prediction_columns(load_evaluation_predictions(work)[1], contract)
     inputs = profile_features(features, contract)
     predictions = describe_columns(table, prediction_kinds(contract))
-    parts = {}
-    for name, frame, facts, raw in (("inputs", features, inputs, training_rows), ("answers", table, predictions, held)):
-        data = config.data
-        times, groups = (raw[column] if column else None for column in (data.time, data.group))
-        kind, unit = blocks.assign_blocks(times, groups, len(facts["columns"]))
-        parts[name] = blocks.count_blocks(frame, facts["columns"], kind, unit)
+    counts = {}
+    for name, frame, profile, rows in (
+        ("inputs", features, inputs, training_rows),
+        ("answers", table, predictions, holdout),
+    ):
+        times, groups = (rows[column] if column else None for column in (config.data.time, config.data.group))
+        kind, unit = blocks.assign_blocks(times, groups, len(profile["columns"]))
+        counts[name] = blocks.count_blocks(frame, profile["columns"], kind, unit)
     text = json.dumps({**inputs, "repeated": duplicate_share(features), "answers": predictions}, ensure_ascii=False)
-    return {PROFILE: text, BLOCKS: blocks.serialize_blocks(parts)}
+    return {PROFILE: text, BLOCKS: blocks.serialize_blocks(counts)}
 
 
 def prediction_columns(predictions: Predictions, contract: Contract) -> "pd.DataFrame":
-    """Predictions as columns: ``prediction``, and of a binary task ``probability``, that of the positive class."""
+    """Predictions as a table: ``prediction``, and in a binary task ``probability`` of the positive class."""
     import pandas as pd
 
     names = [category_name(label) for label in predictions.labels] if contract.task != "regression" else None
@@ -71,14 +82,14 @@ def prediction_columns(predictions: Predictions, contract: Contract) -> "pd.Data
 
 
 def prediction_kinds(contract: Contract) -> dict[str, Kind]:
-    """The kinds of these columns."""
+    """The kinds of the columns of ``prediction_columns``."""
     kind: Kind = "numeric" if contract.task == "regression" else "category"
     return {PREDICTION: kind, **({PROBABILITY: "numeric"} if contract.task == "binary" else {})}
 
 
 def read_reference(release: Path) -> Reference:
-    """The reference of a verified release; one made before there were blocks has none."""
-    facts = json.loads((release / PROFILE).read_bytes())
-    predictions = facts.pop("answers", {"rows": 0, "columns": {}})
+    """The reference of a verified release."""
+    profile = json.loads((release / PROFILE).read_bytes())
+    predictions = profile.pop("answers", {"rows": 0, "columns": {}})
     file = release / BLOCKS
-    return Reference(facts, predictions, blocks.deserialize_blocks(file.read_bytes()) if file.exists() else {})
+    return Reference(profile, predictions, blocks.deserialize_blocks(file.read_bytes()) if file.exists() else {})

@@ -1,4 +1,4 @@
-"""What a release is made of and needs to answer, as a CycloneDX 1.6 document."""
+"""The software bill of materials (SBOM) of a release, as a CycloneDX 1.6 document."""
 
 import json
 import uuid
@@ -11,20 +11,20 @@ NAME = "sbom.cdx.json"
 
 
 def build_sbom(manifest: Manifest, requirements: str) -> str:
-    """The document of a release: the model, towline, and each package of its lock file with its digests.
+    """The SBOM: the model, towline, and each package of the release's lock file with its digests.
 
-    The same release gives the same text. The packages of the base image's own system are not in it.
+    The same release gives the same text. System packages of the base image are not included.
     """
     packages = sorted(set(parse_lock_file(requirements)))
     model = f"{manifest.name}@{manifest.version}"
-    ours = {
+    towline = {
         "type": "library",
         "bom-ref": "towline",
         "name": "towline",
         "version": manifest.towline,
         "purl": f"pkg:pypi/towline@{manifest.towline}",
     }
-    references = [ours["bom-ref"], *(_reference(one) for one in packages)]
+    references = [towline["bom-ref"], *map(_reference, packages)]
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -51,8 +51,8 @@ def build_sbom(manifest: Manifest, requirements: str) -> str:
                 ],
             },
         },
-        "components": [ours, *map(_component, packages)],
-        "dependencies": [{"ref": model, "dependsOn": references}, *({"ref": one} for one in references)],
+        "components": [towline, *map(_component, packages)],
+        "dependencies": [{"ref": model, "dependsOn": references}, *({"ref": reference} for reference in references)],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
@@ -62,7 +62,7 @@ def _reference(package: LockedPackage) -> str:
 
 
 def _component(package: LockedPackage) -> dict[str, Any]:
-    """A package and the digests of its files: of an archive for each platform, one of which is installed."""
+    """A package with the digests of its archives: one for each platform, of which one is installed."""
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": _reference(package),

@@ -1,6 +1,7 @@
-"""The release answers in a process that has nothing but the runtime, or it does not pass.
+"""The smoke test of a release: a process with only the runtime must give the predictions of the training process.
 
-Run as a module it is that process: it imports, waits on stdin for one job, and ends with it or with its parent.
+``python -m towline.release.smoke_test`` is that process. It imports the runtime, waits on stdin for one job, and ends
+after the job or when its parent ends.
 """
 
 import importlib.abc
@@ -33,15 +34,34 @@ FORBIDDEN = frozenset({
     "alembic", "docker", "evidently", "fastapi", "flask", "great_expectations", "matplotlib", "mlflow", "optuna",
     "prefect", "sqlalchemy",
 })  # fmt: skip
-KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "TMPDIR")
+ENVIRONMENT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+    "TMPDIR",
+)
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SINGLES = 50
-_ONE_BY_ONE = "rows sent one by one as JSON are answered otherwise than together (docs/troubleshooting.md)"
-TIMEOUT = 300.0
+SINGLE_ROWS = 50  # predictions of a single row that are timed
+TIMEOUT_S = 300.0
+_SINGLE_ROWS_DIFFER = "single rows sent as JSON get other predictions than in a batch (docs/troubleshooting.md)"
 
 
 class SmokeTestResult(Frozen):
-    """What the packaged release did in a process of its own; ``latency_ms`` is the median of single rows."""
+    """The result of a smoke test.
+
+    Attributes:
+        identical: whether all predictions agree.
+        rows: number of holdout rows.
+        latency_ms: median time of a prediction for a single row, given as a dict.
+        seconds: time to open the release and score the holdout.
+        peak_mb: peak memory of the process, in MiB.
+        modules: forbidden modules that the release tried to import.
+        detail: the differences, or a summary.
+    """
 
     identical: bool
     rows: int
@@ -52,15 +72,9 @@ class SmokeTestResult(Frozen):
     detail: str = ""
 
 
-def run_smoke_test(work: "Workspace", package: "Release") -> SmokeTestResult:
-    """Has a fresh process answer the holdout rows from the release and compares; see ``finish``."""
-    with start_tester() as process:
-        return finish_smoke_test(process, work, package)
-
-
 def start_tester() -> subprocess.Popen[str]:
-    """Starts the process, which imports and waits; leaving ``with`` or dying ends it, for then its stdin does."""
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    """Starts the process, which imports and waits. It ends when its stdin closes: after ``with`` or with its parent."""
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     environment |= dict.fromkeys(ONE_THREAD, "1")
     environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
     return subprocess.Popen(
@@ -75,14 +89,12 @@ def start_tester() -> subprocess.Popen[str]:
 
 
 def finish_smoke_test(
-    process: subprocess.Popen[str], work: "Workspace", package: "Release", timeout: float = TIMEOUT
+    process: subprocess.Popen[str], work: "Workspace", package: "Release", timeout: float = TIMEOUT_S
 ) -> SmokeTestResult:
-    """Sends the release and the raw holdout rows to a started process and compares its answers.
+    """Sends the release and the raw holdout rows to a started process, which compares its predictions.
 
-    Labels must be equal, and floats the same to the last bit, or to 1e-12 where the compiled scorer answers.
-    ``seconds`` is opening the release and scoring the holdout, ``latency_ms`` the median of single-row predictions from
-    a dict, ``peak_mb`` the process's peak memory (MiB). A process that does not answer is a failed smoke test with the
-    cause as its detail, never an error.
+    Labels must be equal. Numbers must be equal to the last bit, or within 1e-12 with a compiled scorer. A process
+    without a result is a failed smoke test with the cause as its detail, not an error.
     """
     rows = work.subset("holdout").rows[[column.name for column in work.contract().feature_columns]]
     rows.to_parquet(work.file("smoke-rows.parquet"), index=False)
@@ -93,14 +105,14 @@ def finish_smoke_test(
         "digest": package.digest,
     }
     try:
-        answer, errors = process.communicate(json.dumps(job) + "\n", timeout)
+        output, errors = process.communicate(json.dumps(job) + "\n", timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        return _failed(len(rows), f"no answer within {timeout:.0f} s")
+        return _failed(len(rows), f"no result within {timeout:.0f} s")
     if process.returncode:
         last = errors.strip().splitlines()[-1:] or ["no message"]
         return _failed(len(rows), f"the process ended with exit code {process.returncode}: {last[0]}")
-    return SmokeTestResult.model_validate_json(answer.strip().splitlines()[-1])
+    return SmokeTestResult.model_validate_json(output.strip().splitlines()[-1])
 
 
 def _failed(rows: int, detail: str) -> SmokeTestResult:
@@ -110,23 +122,23 @@ def _failed(rows: int, detail: str) -> SmokeTestResult:
 
 
 class ImportBlocker(importlib.abc.MetaPathFinder):
-    """Refuses what is not part of the runtime, and remembers who asked for it."""
+    """Refuses imports of modules that are not part of the runtime; ``refused`` holds their names."""
 
     def __init__(self) -> None:
-        self.asked: set[str] = set()
+        self.refused: set[str] = set()
 
     def find_spec(self, fullname: str, *_: object) -> None:
         if fullname.partition(".")[0] in FORBIDDEN:
-            self.asked.add(fullname)
+            self.refused.add(fullname)
             raise ModuleNotFoundError(f"{fullname} is not part of the runtime", name=fullname)
 
 
 def _run_job() -> None:
-    """Imports, waits for a job on stdin, and prints the findings."""
+    """Imports the runtime, waits for a job on stdin, and prints the result as JSON."""
     blocker = ImportBlocker()
     sys.meta_path.insert(0, blocker)
     import pandas as pd
-    import pyarrow.parquet  # noqa: F401 - imported while there is time to
+    import pyarrow.parquet  # noqa: F401 - imported before the job, which is timed
     import skops.io  # noqa: F401 - as above
 
     from towline.inference.predictor import open_release
@@ -136,83 +148,83 @@ def _run_job() -> None:
     if not line:
         return
     job = json.loads(line)
-    begin = time.perf_counter()
+    started = time.perf_counter()
     model = open_release(Path(job["release"]), digest=job["digest"])
-    answers = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))
-    seconds = time.perf_counter() - begin
+    predictions = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))
+    seconds = time.perf_counter() - started
     latency, differences = _predict_single_rows(model)
     tolerance = TOLERANCE if model.compiled else 0.0
-    differences = _differences(Path(job["expected"]), answers, model.contract, tolerance) + differences
+    differences = _differences(Path(job["expected"]), predictions, model.contract, tolerance) + differences
     result = {
         "identical": not differences,
-        "rows": len(answers.labels),
+        "rows": len(predictions.labels),
         "latency_ms": latency,
         "seconds": seconds,
         "peak_mb": _peak_mb(),
-        "modules": sorted(blocker.asked),
-        "detail": "; ".join(differences) or f"{len(answers.labels):,} rows answered identically",
+        "modules": sorted(blocker.refused),
+        "detail": "; ".join(differences) or f"{len(predictions.labels):,} rows with identical predictions",
     }
     print(json.dumps(result))
 
 
-def _differences(path: Path, answers: "Predictions", contract: "Contract", tolerance: float) -> list[str]:
-    """Where the answers differ from those of the training process by more than a compiled scorer may."""
+def _differences(path: Path, predictions: "Predictions", contract: "Contract", tolerance: float) -> list[str]:
+    """Differences from the predictions of the training process that are larger than the tolerance."""
     import numpy as np
 
     from towline.training.evaluation.predictions import encode_labels
 
-    labels = encode_labels(answers.labels, contract.classes) if contract.classes else answers.labels
-    differences = _other_types(answers.labels, contract)
-    given = {"labels": labels, "probabilities": answers.probabilities}
-    with np.load(path, allow_pickle=False) as saved:
-        expected = {name: saved[name] if name in saved.files else None for name in given}
-    for name, ours in given.items():
-        theirs = expected[name]
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            if ours is not theirs:
+    labels = encode_labels(predictions.labels, contract.classes) if contract.classes else predictions.labels
+    differences = _type_difference(predictions.labels, contract)
+    values = {"labels": labels, "probabilities": predictions.probabilities}
+    with np.load(path, allow_pickle=False) as file:
+        expected_values = {name: file[name] if name in file.files else None for name in values}
+    for name, actual in values.items():
+        expected = expected_values[name]
+        if actual is None or expected is None or actual.shape != expected.shape:
+            if actual is not expected:
                 differences.append(f"{name} have another shape")
         else:
-            classes = ours.dtype.kind == "i"
-            apart = ours != theirs if classes else np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))
-            off = (apart > tolerance).reshape(len(ours), -1).any(axis=1)
-            if off.any():
-                by = "" if classes else f" by up to {apart.max():.3g}"
-                differences.append(f"{name} differ in {int(off.sum()):,} of {len(ours):,} rows{by}")
+            classes = actual.dtype.kind == "i"
+            error = actual != expected if classes else np.abs(actual - expected) / np.maximum(1.0, np.abs(expected))
+            wrong = (error > tolerance).reshape(len(actual), -1).any(axis=1)
+            if wrong.any():
+                by = "" if classes else f" by up to {error.max():.3g}"
+                differences.append(f"{name} differ in {int(wrong.sum()):,} of {len(actual):,} rows{by}")
     return differences
 
 
-def _other_types(labels: "np.ndarray", contract: "Contract") -> list[str]:
-    """Whether labels have another type than the contract's classes: to Python 1 and 1.0 are equal to True."""
+def _type_difference(labels: "np.ndarray", contract: "Contract") -> list[str]:
+    """Labels of another type than the contract's classes: in Python 1 and 1.0 are equal to True."""
     others = {type(label) for label in labels} - {type(label) for label in contract.classes}
     if not contract.classes or not others:
         return []
-    names = ", ".join(sorted(one.__name__ for one in others))
+    names = ", ".join(sorted(kind.__name__ for kind in others))
     return [f"labels have the type {names}, the classes {type(contract.classes[0]).__name__}"]
 
 
 def _predict_single_rows(model: "Model") -> tuple[float, list[str]]:
-    """Median milliseconds of a prediction for one row as JSON gives it, and whether the answers are the same so."""
+    """The median time in ms of a prediction for a single row from JSON, and the differences of these predictions."""
     import numpy as np
 
     probe = json.loads((model.directory / "probe.json").read_bytes())
     times, labels = [], []
-    for row in itertools.islice(itertools.cycle(probe["rows"]), SINGLES):
-        begin = time.perf_counter()
+    for row in itertools.islice(itertools.cycle(probe["rows"]), SINGLE_ROWS):
+        started = time.perf_counter()
         labels.append(model.predict(row)[0])
-        times.append(1000 * (time.perf_counter() - begin))
-    expected = list(itertools.islice(itertools.cycle(probe["labels"]), SINGLES))
+        times.append(1000 * (time.perf_counter() - started))
+    expected = list(itertools.islice(itertools.cycle(probe["labels"]), SINGLE_ROWS))
     # a linear model's sum over one row and over many may differ in the last bit
     if model.contract.classes:
-        same = [(type(one), one) for one in labels] == [(type(one), one) for one in expected]
+        same = labels == expected and [*map(type, labels)] == [*map(type, expected)]
     else:
         same = bool(np.allclose(labels, expected, rtol=1e-12, atol=1e-12))
-    return statistics.median(times), [] if same else [_ONE_BY_ONE]
+    return statistics.median(times), [] if same else [_SINGLE_ROWS_DIFFER]
 
 
 def _peak_mb() -> float:
     """Peak memory of this process in MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would begin with the peak of the process that started this one
+    if status.exists():  # ru_maxrss would include the peak of the parent process
         high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return float(high.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes where there is no /proc
@@ -221,5 +233,5 @@ def _peak_mb() -> float:
 if __name__ == "__main__":
     try:
         _run_job()
-    except TowlineError as refused:
-        sys.exit(refused.what)
+    except TowlineError as error:
+        sys.exit(error.what)

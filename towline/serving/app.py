@@ -54,6 +54,7 @@ _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5
 _Result = TypeVar("_Result")
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
+_SERVER = {"name": "towline", "version": __version__, "extensions": ["binary_tensor_data"]}
 _NO_ANOMALIES: Mapping[InputAnomaly, int] = {}
 
 
@@ -114,24 +115,25 @@ def create_app(
     def post(path: str, protocol: WireProtocol) -> Endpoint:
         return Endpoint(path, "predict", handlers.predict(protocol), control, "POST")
 
+    live = constant(Response(b'{"live":true}'))
     endpoints = [
         post("/predict", json_rows.ROWS),
-        get("/livez", "public", handlers.live),
+        get("/livez", "public", live),
         get("/readyz", "public", handlers.ready),
         get("/metrics", "admin", handlers.exposition),
         get("/metadata", "predict", handlers.metadata),
         get("/openapi.json", "predict", handlers.openapi, browser=True),
         get("/docs", "predict", handlers.docs, browser=True),
-        get("/", "public", redirect_to_docs),
+        get("/", "public", constant(Response(b"", b"text/plain", 303, ((b"location", b"docs"),)))),
         # MLflow's scoring protocol, and the path of its deployments client
         post("/invocations", json_rows.INVOCATIONS),
         post("/endpoints/{name}/invocations", json_rows.INVOCATIONS),
         get("/ping", "public", handlers.ping),
         get("/health", "public", handlers.ping),
-        get("/version", "public", version),
+        get("/version", "public", constant(Response(__version__.encode(), b"text/plain; charset=utf-8"))),
         # Open Inference Protocol v2
-        get("/v2", "predict", server_metadata),
-        get("/v2/health/live", "public", handlers.live),
+        get("/v2", "predict", constant(Response(orjson.dumps(_SERVER)))),
+        get("/v2/health/live", "public", live),
         get("/v2/health/ready", "public", handlers.ready),
         *(
             endpoint
@@ -201,10 +203,6 @@ class RouteHandlers:
             return response
 
         return handle
-
-    async def live(self, context: RequestContext) -> Response:
-        del context
-        return Response(b'{"live":true}')
 
     async def ready(self, context: RequestContext) -> Response:
         """Whether load balancers should send requests here; not while the process starts or shuts down."""
@@ -299,19 +297,14 @@ class RouteHandlers:
             raise Problem("unanswerable", f"the model cannot score these rows: {type(error).__name__}") from None
 
 
-async def redirect_to_docs(context: RequestContext) -> Response:
-    del context
-    return Response(b"", b"text/plain", 303, ((b"location", b"docs"),))
+def constant(response: Response) -> Handler:
+    """A handler that always returns the same response."""
 
+    async def handle(context: RequestContext) -> Response:
+        del context
+        return response
 
-async def version(context: RequestContext) -> Response:
-    del context
-    return Response(__version__.encode(), b"text/plain; charset=utf-8")
-
-
-async def server_metadata(context: RequestContext) -> Response:
-    del context
-    return Response(orjson.dumps({"name": "towline", "version": __version__, "extensions": ["binary_tensor_data"]}))
+    return handle
 
 
 async def unknown_path(context: RequestContext) -> Response:

@@ -25,13 +25,13 @@ class AllowedHosts:
 
     Args:
         allowed: names without port; ``*.example.com`` matches all subdomains, ``*`` any name.
-        own: the address that the service listens on.
+        address: the address that the service listens on.
     """
 
-    def __init__(self, allowed: Sequence[str], own: str) -> None:
+    def __init__(self, allowed: Sequence[str], address: str) -> None:
         names = [name.lower() for name in allowed]
         self._any = "*" in names
-        self._exact = {"localhost", own.lower().strip("[]"), *(name.strip("[]").rstrip(".") for name in names)}
+        self._exact = {"localhost", address.lower().strip("[]"), *(name.strip("[]").rstrip(".") for name in names)}
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:

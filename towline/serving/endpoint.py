@@ -51,7 +51,7 @@ class Response(NamedTuple):
 class RequestContext:
     """A request while it is handled; ``version`` of the model is a label of its metrics."""
 
-    __slots__ = ("has_own_id", "headers", "receive", "request_id", "scope", "version")
+    __slots__ = ("has_header_id", "headers", "receive", "request_id", "scope", "version")
 
     def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
         self.scope, self.receive = scope, receive
@@ -59,13 +59,13 @@ class RequestContext:
         self.version = ""
         header_id = self.headers.get(b"x-request-id")
         if header_id is not None and _VALID_ID.fullmatch(header_id):
-            self.has_own_id, self.request_id = True, header_id.decode("ascii")
+            self.has_header_id, self.request_id = True, header_id.decode("ascii")
         else:
-            self.has_own_id, self.request_id = False, new_id()
+            self.has_header_id, self.request_id = False, new_id()
 
     def adopt_id(self, body_id: str) -> None:
         """Uses the id in the body if the headers had none."""
-        if not self.has_own_id and _VALID_ID.fullmatch(body_id.encode()):
+        if not self.has_header_id and _VALID_ID.fullmatch(body_id.encode()):
             self.request_id = body_id
 
 

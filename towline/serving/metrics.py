@@ -58,12 +58,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.in_flight = 0
-        self._log, self._queued_rows, self._current_model, self._rejections = (
-            log,
-            queued_rows,
-            current_model,
-            rejections,
-        )
+        self._log, self._queued_rows = log, queued_rows
+        self._current_model, self._rejections = current_model, rejections
         self._worker = str(os.getpid())
         self._durations: dict[tuple[str, int, str], list[float]] = {}
         self._error_counts: CountDict[str] = CountDict()

@@ -176,7 +176,7 @@ class ModelReloader:
             return champion
         last_good = self._last_known_good()
         if last_good is None:
-            raise _unknown_model_error(self._options, self._name)
+            return self._recorded_release(self._name)
         self._log_outage(_NO_CHAMPION)
         return last_good
 
@@ -188,9 +188,16 @@ class ModelReloader:
             if len(folders) != 1:
                 raise
             release = RecordedRelease(version, folders[0].relative_to(self._store).as_posix(), "")
-        if release is None:
-            raise _unknown_model_error(self._options, self._name, version)
-        return release
+        return release or self._recorded_release(f"{self._name}@{version}")
+
+    def _recorded_release(self, text: str) -> RecordedRelease:
+        """The release of ``NAME`` or ``NAME@VERSION``; the error for a missing one lists the versions that exist."""
+        from towline.registry.ledger import open_ledger
+        from towline.registry.selection import require_release, select_version
+
+        ledger = open_ledger(self._options.settings)
+        entry = require_release(select_version(self._options.settings, ledger, text))
+        return RecordedRelease(entry.version, entry.release, ledger.digest(entry))
 
     def _load(self, release: RecordedRelease) -> Model:
         model = open_release(self._store / release.path, self._options.trusted, release.digest)
@@ -203,14 +210,12 @@ class ModelReloader:
 
     def _set_model(self, release: RecordedRelease, model: Model) -> None:
         self.model, self._current = model, release
-        if self.follows:
-            self._write_last_known_good(LastKnownGood(
-                name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
-            ))  # fmt: skip
-
-    def _write_last_known_good(self, last_good: LastKnownGood) -> None:
-        path = self._path()
-        text = last_good.model_dump_json(indent=1) + "\n"
+        if not self.follows:
+            return
+        last_good = LastKnownGood(
+            name=model.name, version=model.version, release=release.path, digest=model.metadata.digest
+        )
+        path, text = self._path(), last_good.model_dump_json(indent=1) + "\n"
         try:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 files.write(path, text)
@@ -274,28 +279,6 @@ def _parse_target(name: str) -> tuple[Path | None, str, int | None]:
             f"not a model: {name!r}", where="command line", remedy="write NAME, NAME@3, or a path to a release"
         )
     return None, model, int(version) if at else None
-
-
-def _unknown_model_error(options: ServeOptions, name: str, version: int | None = None) -> ConfigError:
-    """The error for an unknown model or version; raises ReleaseError if the ledger was lost."""
-    from difflib import get_close_matches
-
-    from towline.registry.ledger import open_ledger
-    from towline.registry.resolution import check_recorded
-
-    ledger = open_ledger(options.settings)
-    check_recorded(options.settings, ledger, name)
-    models = ledger.models()
-    versions = [f"{name}@{row.version}" for row in ledger.versions(name)]
-    if version is not None and versions:
-        what, remedy = f"{name} has no version {version}", f"versions: {', '.join(versions)}"
-    elif versions:
-        what, remedy = f"{name} has no champion yet", f"serve a version by its number: {', '.join(versions)}"
-    else:
-        similar = get_close_matches(name, models, 1)
-        known = f"models: {', '.join(models)}" if models else "there is no model yet: towline run CONFIG trains one"
-        what, remedy = f"no model called {name!r}", f"did you mean {similar[0]}?" if similar else known
-    return ConfigError(what, where=str(options.settings.store), remedy=remedy)
 
 
 def _release_error(model: Model, finding: str) -> ReleaseError:

@@ -25,14 +25,14 @@ def train(ledger: Ledger, version: int, model: str = "bikes") -> None:
 def promote(
     ledger: Ledger, version: int, expected: int | None, model: str = "bikes", evidence: dict[str, str] | None = None
 ) -> None:
-    given = evidence or PASS | {"release": f"{version}" * 64}
+    recorded = evidence or PASS | {"release": f"{version}" * 64}
     ledger.promote(
-        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", given), expected, "ann", ""
+        model, JudgedVersion(version, f"key{version}", f"releases/{model}/v{version}", recorded), expected, "ann", ""
     )
 
 
-def test_it_names_the_champion_as_it_changes(url: str) -> None:
-    """What the ledger says at each moment, with the digest that was registered; another model's rows do not matter."""
+def test_the_watcher_returns_the_present_champion(url: str) -> None:
+    """It has the recorded digest; rows of other models do not matter."""
     ledger, watch = Ledger(url), ChampionWatcher(url, "bikes")
     assert watch.champion() is None
     train(ledger, 1)
@@ -52,16 +52,14 @@ def test_it_names_the_champion_as_it_changes(url: str) -> None:
     assert ChampionWatcher(url, "bikes").champion() == watch.champion()
 
 
-def test_a_version_without_a_recorded_digest_is_named_without_one(url: str) -> None:
-    """A row that says nothing of the release's digest is no error."""
+def test_a_version_without_a_recorded_digest_has_an_empty_one(url: str) -> None:
     ledger = Ledger(url)
     train(ledger, 1)
     promote(ledger, 1, None, evidence=PASS)
     assert ChampionWatcher(url, "bikes").champion() == RecordedRelease(1, "releases/bikes/v1", "")
 
 
-def test_rows_that_were_changed_are_not_believed(url: str) -> None:
-    """A champion that was written past the ledger is not one."""
+def test_a_changed_row_is_an_error(url: str) -> None:
     ledger = Ledger(url)
     train(ledger, 1)
     promote(ledger, 1, None)
@@ -70,8 +68,8 @@ def test_rows_that_were_changed_are_not_believed(url: str) -> None:
         ChampionWatcher(url, "bikes").champion()
 
 
-def test_it_makes_no_file(tmp_path: Path) -> None:
-    """Watching a ledger that does not exist yet leaves nothing behind, and finds it once it does."""
+def test_the_watcher_creates_no_file(tmp_path: Path) -> None:
+    """It finds a ledger that is created later."""
     url = f"sqlite:///{tmp_path}/ledger.db"
     watch = ChampionWatcher(url, "bikes")
     assert watch.champion() is None
@@ -82,7 +80,7 @@ def test_it_makes_no_file(tmp_path: Path) -> None:
 
 
 def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
-    """There a commit changes another file than the database's own."""
+    """In WAL mode a commit changes another file than the database file."""
     ledger, watch = (
         Ledger(f"sqlite:///{tmp_path}/ledger.db"),
         ChampionWatcher(f"sqlite:///{tmp_path}/ledger.db", "bikes"),
@@ -101,14 +99,14 @@ def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
     holder.close()
 
 
-def test_what_is_wrong_with_the_ledger_is_told(tmp_path: Path) -> None:
-    """Damaged, away, or no URL at all."""
+def test_the_error_describes_a_damaged_or_unavailable_ledger(tmp_path: Path) -> None:
+    """The URL may also be invalid."""
     (tmp_path / "ledger.db").write_bytes(b"not a database, but long enough to be looked at" * 50)
     for url, kind in (
         (f"sqlite:///{tmp_path}/ledger.db", TransientError),
         ("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline", TransientError),
         ("nonsense", ConfigError),
     ):
-        with pytest.raises(kind) as caught:
+        with pytest.raises(kind) as error:
             ChampionWatcher(url, "bikes").champion()
-        assert "s3cret" not in str(caught.value)
+        assert "s3cret" not in str(error.value)

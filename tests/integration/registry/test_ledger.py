@@ -28,11 +28,11 @@ def register(ledger: Ledger, last: int) -> Entry:
 
 
 def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[str, Any] | None = None) -> Entry:
-    given = PASS if evidence is None else evidence
+    recorded = PASS if evidence is None else evidence
     if ledger.entry("bikes", version) is None:
         register(ledger, version)
     return ledger.promote(
-        "bikes", JudgedVersion(version, f"key{version}", f"releases/v{version}", given), expected, "ann", "better"
+        "bikes", JudgedVersion(version, f"key{version}", f"releases/v{version}", recorded), expected, "ann", "better"
     )
 
 
@@ -84,9 +84,9 @@ def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
     )
     arguments = [[sys.executable, "-c", code, ledger._chain._url, str(version)] for version in range(1, 9)]
     processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in arguments]
-    said = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes].count(0) == 1, said
-    assert sum("the champion has changed meanwhile" in text for text in said) == 7
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes].count(0) == 1, errors
+    assert sum("the champion has changed meanwhile" in text for text in errors) == 7
     rows = ledger.history()
     assert sorted(row.version for row in rows if row.event == "registered") == list(range(1, 9))
     assert [row.event for row in rows].count("promoted") == 1
@@ -334,8 +334,8 @@ def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger
         ledger.decide("bikes", "watch", "warn: too few", {}, "a")
     promote(ledger, 1, None)
     before = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
-    told = {"action": "retrain", "at": "2026-03-01T02:00:00+00:00"}
-    rows = everyone(lambda _: Ledger(ledger._chain._url).decide("bikes", "watch", "retrain: drift", told, "a"))
+    decision = {"action": "retrain", "at": "2026-03-01T02:00:00+00:00"}
+    rows = everyone(lambda _: Ledger(ledger._chain._url).decide("bikes", "watch", "retrain: drift", decision, "a"))
     assert len({row.seq for row in rows}) == 1
     ledger.decide("bikes", "watch", "nothing: all is quiet", {"action": "nothing"}, "b")
     assert [row.evidence["action"] for row in ledger.decisions("bikes")] == ["retrain", "nothing"]

@@ -1,4 +1,4 @@
-"""The release answers in a process that has only the runtime."""
+"""The smoke test compares the predictions of a release in a process that has only the runtime."""
 
 import subprocess
 import sys
@@ -15,24 +15,28 @@ from towline.release.packaging import Release
 from towline.training.evaluation.predictions import Predictions
 
 
-def test_a_bare_process_answers_identically(regression: TrainedRun, packed: Release) -> None:
-    """To the last bit, with none of the pipeline's libraries imported."""
-    found = smoke_test.run_smoke_test(regression.work, packed)
-    assert found.identical, found.detail
-    assert found.modules == ()
-    assert found.rows == regression.evaluation.rows
-    assert 0 < found.latency_ms < 10_000
-    assert found.peak_mb > 10
+def run_smoke_test(run: TrainedRun, release: Release) -> smoke_test.SmokeTestResult:
+    with smoke_test.start_tester() as process:
+        return smoke_test.finish_smoke_test(process, run.work, release)
 
 
-def test_classification_too(binary: TrainedRun) -> None:
-    """Labels and probabilities."""
-    found = smoke_test.run_smoke_test(binary.work, binary.package())
-    assert found.identical, found.detail
+def test_a_process_with_only_the_runtime_gives_identical_predictions(regression: TrainedRun, packed: Release) -> None:
+    """They are equal to the last bit, and no library of the pipeline is imported."""
+    result = run_smoke_test(regression, packed)
+    assert result.identical, result.detail
+    assert result.modules == ()
+    assert result.rows == regression.evaluation.rows
+    assert 0 < result.latency_ms < 10_000
+    assert result.peak_mb > 10
 
 
-def test_another_answer_is_found(regression: TrainedRun, packed: Release, tmp_path: Path) -> None:
-    """One value off by the last bit is told, and so is another shape."""
+def test_labels_and_probabilities_of_a_classification_are_identical(binary: TrainedRun) -> None:
+    result = run_smoke_test(binary, binary.package())
+    assert result.identical, result.detail
+
+
+def test_a_different_prediction_is_reported(regression: TrainedRun, packed: Release, tmp_path: Path) -> None:
+    """A difference in the last bit of a single value is reported, and so is another shape."""
     model = open_release(regression.settings.store / packed.path)
     answers = model.predict_frame(regression.work.subset("holdout").features)
     labels = answers.labels.copy()
@@ -40,60 +44,60 @@ def test_another_answer_is_found(regression: TrainedRun, packed: Release, tmp_pa
     assert smoke_test._differences(tmp_path / "same.npz", answers, model.contract, 0.0) == []
     labels[7] = np.nextafter(labels[7], np.inf)
     np.savez(tmp_path / "off.npz", labels=labels)
-    (found,) = smoke_test._differences(tmp_path / "off.npz", answers, model.contract, 0.0)
-    assert f"labels differ in 1 of {len(labels)} rows" in found
+    (difference,) = smoke_test._differences(tmp_path / "off.npz", answers, model.contract, 0.0)
+    assert f"labels differ in 1 of {len(labels)} rows" in difference
     np.savez(tmp_path / "short.npz", labels=labels[1:], probabilities=labels)
     assert len(smoke_test._differences(tmp_path / "short.npz", answers, model.contract, 0.0)) == 2
 
 
 @pytest.mark.parametrize("other", [[1, 0], [1.0, 0.0], [np.True_, np.False_]])
-def test_labels_of_another_type_are_found(tmp_path: Path, other: list[object]) -> None:
-    """1 and 1.0 are equal to True in Python; a release that answers so is told apart from one that answers True."""
+def test_labels_of_another_type_are_reported(tmp_path: Path, other: list[object]) -> None:
+    """In Python 1 and 1.0 are equal to True; here they are different labels."""
     contract = Contract(target="y", task="binary", columns=(), classes=(False, True), positive=True)
     np.savez(tmp_path / "expected.npz", labels=np.array([1, 0]))
     right, wrong = (Predictions(np.array(labels, dtype=object)) for labels in ([True, False], other))
     assert smoke_test._differences(tmp_path / "expected.npz", right, contract, 0.0) == []
-    (finding,) = smoke_test._differences(tmp_path / "expected.npz", wrong, contract, 0.0)
-    assert finding == f"labels have the type {type(other[0]).__name__}, the classes bool"
+    (difference,) = smoke_test._differences(tmp_path / "expected.npz", wrong, contract, 0.0)
+    assert difference == f"labels have the type {type(other[0]).__name__}, the classes bool"
 
 
-def test_a_spoilt_release_is_a_failed_test(regression: TrainedRun, packed: Release, release: Path) -> None:
-    """The cause is told and nothing is raised."""
+def test_a_damaged_release_fails_the_smoke_test(regression: TrainedRun, packed: Release, release: Path) -> None:
+    """The result holds the cause; no error is raised."""
     (release / "probe.json").write_text("[]")
-    spoilt = packed.model_copy(update={"path": str(release)})  # an absolute path stands for itself
-    found = smoke_test.run_smoke_test(regression.work, spoilt)
-    assert not found.identical
-    assert "probe.json" in found.detail
+    damaged = packed.model_copy(update={"path": str(release)})  # an absolute path is not joined with the store
+    result = run_smoke_test(regression, damaged)
+    assert not result.identical
+    assert "probe.json" in result.detail
 
 
-def test_a_process_that_does_not_answer(regression: TrainedRun, packed: Release) -> None:
-    """Killed before, and slower than allowed."""
+def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun, packed: Release) -> None:
+    """The process was killed, or is slower than the timeout."""
     with smoke_test.start_tester() as process:
         process.kill()
         process.wait()
-        found = smoke_test.finish_smoke_test(process, regression.work, packed)
-    assert not found.identical
-    assert "exit code -9" in found.detail
+        result = smoke_test.finish_smoke_test(process, regression.work, packed)
+    assert not result.identical
+    assert "exit code -9" in result.detail
     with smoke_test.start_tester() as process:
-        found = smoke_test.finish_smoke_test(process, regression.work, packed, timeout=0.01)
-    assert "no answer within" in found.detail
+        result = smoke_test.finish_smoke_test(process, regression.work, packed, timeout=0.01)
+    assert "no result within" in result.detail
 
 
-def test_it_ends_with_its_parent() -> None:
-    """A process that was started early and is never asked leaves when its stdin is closed."""
+def test_the_process_ends_when_its_stdin_closes() -> None:
+    """A process that was started and never gets a job ends with exit code 0."""
     with smoke_test.start_tester() as process:
         pass
     assert process.returncode == 0
 
 
 @pytest.mark.parametrize("name", sorted(smoke_test.FORBIDDEN))
-def test_the_blocker_refuses_and_remembers(name: str) -> None:
-    """Whether installed or not, and for a part of it too."""
+def test_the_import_blocker_refuses_and_records_a_module(name: str) -> None:
+    """It also refuses a submodule, and a module that is not installed."""
     code = (
         "import sys; from towline.release.smoke_test import ImportBlocker\n"
         "b = ImportBlocker(); sys.meta_path.insert(0, b)\n"
         f"try: import {name}.part\n"
-        "except ModuleNotFoundError: print(*b.asked)"
+        "except ModuleNotFoundError: print(*b.refused)"
     )
     root = str(Path(smoke_test.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -20,8 +20,8 @@ def samples(text: str) -> Samples:
     }
 
 
-def value(found: Samples, metric: str, **labels: str) -> float:
-    return found.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
+def value(scrape: Samples, metric: str, **labels: str) -> float:
+    return scrape.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
 
 
 WORKER = """
@@ -45,7 +45,7 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
-    workers, told = [], ""
+    workers, exposition = [], ""
     try:
         for place, requests in enumerate((3, 4)):
             command = [sys.executable, "-c", WORKER, str(tmp_path / f"worker-{place}"), str(requests)]
@@ -54,16 +54,16 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
             )
             workers.append(worker)
             assert worker.stdout is not None
-            told = worker.stdout.read()
+            exposition = worker.stdout.read()
     finally:
         for worker in workers:
             worker.communicate()
-    found = samples(told)
-    assert value(found, "requests_total", route="/predict", status="200") == 7
-    assert value(found, "request_seconds_count", route="/predict", version="3") == 7
-    assert value(found, "predictions_bucket", version="3", le="+Inf") == 7
-    assert value(found, "input_oddities_total", version="3", column="size", what="null") == 7
-    each = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
+    scrape = samples(exposition)
+    assert value(scrape, "requests_total", route="/predict", status="200") == 7
+    assert value(scrape, "request_seconds_count", route="/predict", version="3") == 7
+    assert value(scrape, "predictions_bucket", version="3", le="+Inf") == 7
+    assert value(scrape, "input_oddities_total", version="3", column="size", what="null") == 7
+    each = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
     pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
     assert pids == {str(worker.pid) for worker in workers}
     assert {sample.value for sample in each if sample.name == "towline_model_version"} == {3.0}

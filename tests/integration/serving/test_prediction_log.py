@@ -108,17 +108,17 @@ def test_a_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
         [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
     assert process.stdout
-    told = 0
-    while told < 3_000:
-        told = int(process.stdout.readline())
+    reported = 0
+    while reported < 3_000:
+        reported = int(process.stdout.readline())
     process.send_signal(signal.SIGKILL)
-    told = max([told, *map(int, process.stdout.read().split())])
+    reported = max([reported, *map(int, process.stdout.read().split())])
     process.wait()
     ids = []
     for path in sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         ids += [json.loads(line)["id"] for line in path.read_bytes().split(b"\n")[1:-1]]
     assert ids == [f"r{number}" for number in range(len(ids))]
-    assert 2 * len(ids) >= told >= 3_000
+    assert 2 * len(ids) >= reported >= 3_000
 
 
 def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:

@@ -1,4 +1,4 @@
-"""Batch scoring leaves the caller's file as it is, and adds what it says."""
+"""Batch scoring copies the columns of a file and adds the predictions."""
 
 import gzip
 from pathlib import Path
@@ -37,8 +37,8 @@ def model() -> Any:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
-def test_columns_of_the_file_pass_untouched(tmp_path: Path, model: Any, suffix: str) -> None:
-    """Zeros, NA, flags, decimals, quotes and line breaks are written as they were read."""
+def test_columns_of_a_csv_are_copied_unchanged(tmp_path: Path, model: Any, suffix: str) -> None:
+    """Leading zeros, NA, booleans, decimals, quotes and line breaks are written as they were read."""
     source, output = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
     opened = gzip.compress if suffix == "csv.gz" else bytes
     source.write_bytes(opened((HEADER + LINES).encode()))
@@ -54,8 +54,8 @@ def test_columns_of_the_file_pass_untouched(tmp_path: Path, model: Any, suffix: 
     assert done.columns == ("p_prediction", "p_probability_no", "p_probability_yes", "p_model", "p_version")
 
 
-def test_types_of_parquet_pass_untouched(tmp_path: Path, model: Any) -> None:
-    """Integers with nulls, flags, decimals and times keep their type, as Parquet and as CSV."""
+def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Any) -> None:
+    """Integers with nulls, booleans, decimals and times keep their type in Parquet and CSV."""
     table = pa.table(
         {
             "zip": ["00501", "501"], "model": ["T", None], "id": pa.array([2**60 + 1, None]),
@@ -70,8 +70,8 @@ def test_types_of_parquet_pass_untouched(tmp_path: Path, model: Any) -> None:
     assert lines[1:] == [["00501", "T", str(2**60 + 1), "True", "1"], ["501", "", "", "", ""]]
 
 
-def test_names_are_checked_before_anything_is_scored(tmp_path: Path, model: Any) -> None:
-    """A column of an added name is refused with the option that helps, and no row is answered."""
+def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Any) -> None:
+    """The error names the option --prefix."""
     source = tmp_path / "in.csv"
     source.write_text(HEADER + LINES)
     model.predictions = lambda features: pytest.fail("rows were scored")
@@ -83,7 +83,7 @@ def test_names_are_checked_before_anything_is_scored(tmp_path: Path, model: Any)
 
 @pytest.mark.parametrize("way", ["same", "link", "dots"])
 def test_the_input_is_never_replaced(tmp_path: Path, model: Any, way: str) -> None:
-    """Whatever path leads to it."""
+    """The output may not be another path to the input."""
     source = tmp_path / "in.csv"
     source.write_text(HEADER + LINES)
     (tmp_path / "link.csv").symlink_to(source)
@@ -93,8 +93,8 @@ def test_the_input_is_never_replaced(tmp_path: Path, model: Any, way: str) -> No
     assert source.read_text() == HEADER + LINES
 
 
-def test_formulas_are_quoted_on_demand(tmp_path: Path, model: Any) -> None:
-    """A spreadsheet runs no cell of the file; numbers stay numbers. By default the file's text is not changed."""
+def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Any) -> None:
+    """Numbers stay numbers. By default the text of the file is not changed."""
     source = tmp_path / "in.csv"
     source.write_text("zip,model,=cmd\n=1+1,@x,+z\n-5,-5,+5.5\n")
     score_file(model, source, tmp_path / "plain.csv", prefix="p_")

@@ -1,4 +1,4 @@
-"""The compiled scorer says what scikit-learn says, for every kind of column and estimator that it knows."""
+"""The compiled scorer gives the predictions of scikit-learn."""
 
 import io
 from pathlib import Path
@@ -89,27 +89,27 @@ def name_of(case: object) -> str | None:
 
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
-def test_it_agrees_with_scikit_learn(
+def test_the_compiled_scorer_agrees_with_scikit_learn(
     target: str, estimator: str, threshold: float | None, params: dict[str, Any], head: type
 ) -> None:
-    """On training rows and on 5,000 made around its cuts: trees to the last bit, sums to 1e-12, labels all."""
+    """Training rows and 5,000 generated rows are compared: trees to the last bit, sums within 1e-12."""
     model, contract, features = fitted(target, estimator, threshold, **params)
-    found, file = certify(model, contract, {"train": features}, seed=1)
-    assert found.compiled, found.reason
+    certificate, file = certify(model, contract, {"train": features}, seed=1)
+    assert certificate.compiled, certificate.reason
     assert file
-    assert found.rows == {"train": ROWS, "generated": 5000}
-    assert found.scorer == codec.KINDS[head]
-    assert found.wrong_labels == 0
-    assert found.largest_difference <= 1e-12
+    assert certificate.rows == {"train": ROWS, "generated": 5000}
+    assert certificate.scorer == codec.KINDS[head]
+    assert certificate.wrong_labels == 0
+    assert certificate.largest_difference <= 1e-12
     if head is not LinearSum and target == "value":
-        assert found.identical == 1.0
+        assert certificate.identical == 1.0
 
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
-def test_one_row_is_answered_as_many_are(
+def test_single_rows_and_many_rows_get_equal_predictions(
     tmp_path: Path, target: str, estimator: str, threshold: float | None, params: dict[str, Any], head: type
 ) -> None:
-    """To the last bit, from dicts and from a frame, before and after it was written to a file."""
+    """They are equal to the last bit, from dicts and a frame, before and after writing the plan."""
     model, contract, features = fitted(target, estimator, threshold, **params)
     written = io.BytesIO()
     plan = compile_plan(model, contract)
@@ -134,8 +134,7 @@ def test_one_row_is_answered_as_many_are(
         assert {type(label) for label in together.predictions} == {type(contract.classes[0])}
 
 
-def test_a_loss_with_a_link() -> None:
-    """A Poisson loss predicts through an exponential."""
+def test_a_poisson_loss_predicts_through_an_exponential() -> None:
     table = odd_table().drop(columns=["sold", "grade"])
     table["value"] = np.exp(table["value"].clip(upper=3)).round()
     raw = {
@@ -150,38 +149,38 @@ def test_a_loss_with_a_link() -> None:
     assert (predict(model, features, contract).labels > 0).all()
 
 
-def test_what_is_not_known_is_left_to_scikit_learn() -> None:
-    """Another estimator is named as the reason, and no plan is written."""
+def test_an_unknown_estimator_is_not_compiled() -> None:
+    """The certificate names it, and no plan is written."""
     model, contract, features = fitted("value", "sklearn.svm.SVR")
     with pytest.raises(NotCompiledError, match="SVR"):
         compile_plan(model, contract)
-    found, file = certify(model, contract, {"train": features}, 1)
-    assert not found.compiled
-    assert "SVR" in found.reason
+    certificate, file = certify(model, contract, {"train": features}, 1)
+    assert not certificate.compiled
+    assert "SVR" in certificate.reason
     assert file == b""
 
 
-def test_a_plan_that_is_wrong_gets_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leaf that is off by a millionth is seen, told, and the plan is not used."""
+def test_a_wrong_plan_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaf with a difference of a millionth is detected."""
     model, contract, features = fitted("value", "boosting", max_iter=20)
 
-    def spoilt(*given: Any) -> Plan:
-        plan = compile_plan(*given)
+    def spoilt(*arguments: Any) -> Plan:
+        plan = compile_plan(*arguments)
         assert isinstance(plan.scorer, BitmaskForest)
         leaves = plan.scorer.leaves.copy()
         leaves[3, 0] += 1e-6
         return Plan(BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves), plan.output)
 
     monkeypatch.setattr(parity, "compile_plan", spoilt)
-    found, file = certify(model, contract, {"train": features}, 1)
-    assert not found.compiled
-    assert "values differ by up to" in found.reason
-    assert 1e-12 < found.largest_difference < 2e-6
+    certificate, file = certify(model, contract, {"train": features}, 1)
+    assert not certificate.compiled
+    assert "values differ by up to" in certificate.reason
+    assert 1e-12 < certificate.largest_difference < 2e-6
     assert file == b""
 
 
-def test_a_number_scikit_learn_refuses_is_refused() -> None:
-    """A forest rounds to float32: what does not fit there is an error in both."""
+def test_a_number_that_scikit_learn_refuses_is_refused() -> None:
+    """A forest rounds to float32; a larger number is an error in both."""
     model, contract, features = fitted("value", "forest", n_estimators=5)
     scorer = CompiledScorer(compile_plan(model, contract), contract, RowReader(contract))
     features.loc[3, "huge"] = 1e60
@@ -191,10 +190,10 @@ def test_a_number_scikit_learn_refuses_is_refused() -> None:
         scorer.predict_frame(features)
 
 
-def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
-    """Whatever is wrong with it, the error names the file."""
+def test_an_invalid_plan_file_is_refused(tmp_path: Path) -> None:
+    """The error names the file."""
     for content in (b"", b"PK\x03\x04nonsense"):
         (tmp_path / "plan.npz").write_bytes(content)
-        with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as told:
+        with pytest.raises(ReleaseError, match=r"compiled scorer cannot be read") as error:
             codec.read_plan(tmp_path / "plan.npz")
-        assert "plan.npz" in told.value.where
+        assert "plan.npz" in error.value.where

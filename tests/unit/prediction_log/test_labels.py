@@ -1,4 +1,4 @@
-"""Late labels: joined to what was predicted, once, whatever they come by."""
+"""Ground-truth labels: adding, joining, erasing and purging them."""
 
 import datetime as dt
 import json
@@ -27,8 +27,8 @@ def desks(tmp_path: Path) -> Callable[[tuple[Any, ...]], LabelledLog]:
     return lambda classes: LabelledLog(tmp_path / "other", classes)
 
 
-def test_by_request(desk: LabelledLog) -> None:
-    """Each label meets its prediction; a prediction without one has null."""
+def test_labels_are_joined_by_request_id(desk: LabelledLog) -> None:
+    """A prediction without a label has null."""
     desk.predict("a", "b", "c")
     assert desk.add("request_id,y\na,yes\nb,no\n") == AddedLabels(2, 2, 0, 0, 0)
     assert desk.read() == {"a": "yes", "b": "no", "c": None}
@@ -37,8 +37,8 @@ def test_by_request(desk: LabelledLog) -> None:
     assert set(table["labelled_at"].to_pylist()) == {NOW, None}
 
 
-def test_the_same_file_changes_nothing(desk: LabelledLog) -> None:
-    """Byte for byte, however often it comes, in another order or format, or as part of a longer file."""
+def test_adding_the_same_labels_again_changes_nothing(desk: LabelledLog) -> None:
+    """They may be in another order or format, or in a longer file."""
     desk.predict("a", "b", "c")
     path = desk.file("request_id,y\na,yes\nb,no\na,yes\n")
     assert desk.add(path) == AddedLabels(3, 2, 0, 0, 0)
@@ -51,20 +51,20 @@ def test_the_same_file_changes_nothing(desk: LabelledLog) -> None:
 
 
 @pytest.mark.parametrize("by", ["customer", "order"])
-def test_by_a_business_key(desk: LabelledLog, by: str) -> None:
-    """Hashed or kept, the label meets every prediction of its key, in whatever month that was hashed."""
+def test_labels_are_joined_by_a_column(desk: LabelledLog, by: str) -> None:
+    """The column is kept or hashed; hashes of all months match."""
     desk.predict("a", customer=7, order="007")
     desk.predict("b", customer=7, order="007", at=AT - dt.timedelta(days=60))
     desk.predict("c", customer=8, order="8")
     assert desk.add(f"{by},y\n{7 if by == 'customer' else '007'},yes\n", by=by) == AddedLabels(1, 1, 0, 0, 0)
     assert desk.read() == {"a": "yes", "b": "yes", "c": None}
     if by == "customer":
-        kept = labels.LabelStore(desk.log.labels).table().to_pylist()[0]["keys"]
-        assert [key.split(":")[0] for key in kept] == ["2026-08", "2026-10", "2026-11"]
+        keys = labels.LabelStore(desk.log.labels).table().to_pylist()[0]["keys"]
+        assert [key.split(":")[0] for key in keys] == ["2026-08", "2026-10", "2026-11"]
 
 
-def test_labels_wait_for_their_prediction(desk: LabelledLog) -> None:
-    """They are counted, and joined as soon as it is in the log; no second command is needed."""
+def test_labels_without_a_prediction_are_joined_later(desk: LabelledLog) -> None:
+    """They are counted, and joined when the prediction is in the log."""
     assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 1, 0, 0, 1)
     assert desk.add("customer,y\n7,no\n", by="customer") == AddedLabels(1, 1, 0, 0, 1)
     assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 0, 1, 0, 1)
@@ -74,16 +74,15 @@ def test_labels_wait_for_their_prediction(desk: LabelledLog) -> None:
     assert desk.add("request_id,y\na,yes\n") == AddedLabels(1, 0, 1, 0, 0)
 
 
-def test_a_request_goes_before_another_key(desk: LabelledLog) -> None:
-    """Where a prediction has both, its own counts."""
+def test_a_label_by_request_id_takes_precedence(desk: LabelledLog) -> None:
     desk.predict("a", "b", customer=7)
     desk.add("customer,y\n7,yes\n", by="customer")
     desk.add("request_id,y\nb,no\n")
     assert desk.read() == {"a": "yes", "b": "no"}
 
 
-def test_another_value_is_refused_or_replaces(desk: LabelledLog) -> None:
-    """Refused with its row, nothing of the file being taken; with replace the new one counts. Both are noted."""
+def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> None:
+    """A refusal adds nothing of the file. Both are recorded in the history."""
     desk.predict("a", "b", "c")
     desk.add("request_id,y\na,yes\nb,no\n")
     with pytest.raises(DataError, match=r"(?s)1 labels contradict.*row 2: 'no', known as 'yes'.*--replace"):
@@ -99,7 +98,7 @@ def test_another_value_is_refused_or_replaces(desk: LabelledLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "text", "said"),
+    ("classes", "text", "message"),
     [
         (CLASSES, "request_id,y\na,yes\nb,maybe\nc,\n", r"(?s)'y': 1 of 3 values are null.*row 3: null"),
         ((), "request_id,y\na,1.5\nb,many\n", r"(?s)1 of 2 values .* no number.*row 2: 'many'"),
@@ -109,18 +108,17 @@ def test_another_value_is_refused_or_replaces(desk: LabelledLog) -> None:
         (CLASSES, "request_id,y\na,yes\nb,no\na,no\n", r"(?s)contradict each other.*rows 1 and 3: 'yes' and 'no'"),
     ],
 )
-def test_what_is_no_label(
-    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, said: str
+def test_a_file_with_an_invalid_label_is_refused(
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, message: str
 ) -> None:
-    """Refused whole, with the rows, and nothing is written."""
+    """The error lists rows, and nothing is written."""
     desk = desks(classes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         desk.add(text)
     assert not list(desk.log.labels.glob("part-*"))
 
 
-def test_rows_of_a_request(desk: LabelledLog) -> None:
-    """A request of several rows needs a column that says which; without it the label would go to the wrong one."""
+def test_a_request_of_several_rows_needs_a_row_column(desk: LabelledLog) -> None:
     desk.predict("a", rows=3)
     with pytest.raises(DataError, match=r"(?s)more than one row.*row 1: request 'a'.*'row'"):
         desk.add("request_id,y\na,yes\n")
@@ -129,61 +127,59 @@ def test_rows_of_a_request(desk: LabelledLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "text", "found"),
+    ("classes", "text", "expected"),
     [
         ((), "12.50", 12.5), ((), "-3", -3.0), ((0, 1), "1", 1), ((False, True), "true", True), (("0", "1"), "1", "1"),
     ],
 )  # fmt: skip
-def test_labels_have_the_predictions_type(
-    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, found: Any
+def test_labels_have_the_type_of_the_predictions(
+    desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...], text: str, expected: Any
 ) -> None:
-    """A number, an int, a flag or a text, as the model itself answers."""
     desk = desks(classes)
     desk.predict("a")
     desk.add(f"request_id,y\na,{text}\n")
     label = desk.read()["a"]
-    assert label == found
-    assert type(label) is type(found)
+    assert label == expected
+    assert type(label) is type(expected)
 
 
-def test_columns_of_the_file(desk: LabelledLog) -> None:
-    """The target's name, else the only one left; else it must be said. Wrong names are told with those there are."""
+def test_the_label_column_is_the_target_or_the_only_other_column(desk: LabelledLog) -> None:
+    """Otherwise it must be named; the error lists the columns."""
     desk.predict("a")
     assert desk.add("request_id,bought\na,yes\n").added == 1
     assert desk.add("request_id,clerk,y\na,Eva,yes\n").known == 1
-    for text, how, said in (
+    for text, how, message in (
         ("request_id,x,z\na,yes,1\n", {}, "--column; columns: x, z"),
         ("request_id,x,z\na,yes,1\n", {"column": "y"}, "no column 'y'"),
         ("id,y\na,yes\n", {}, r"no column 'request_id'"),
         ("street,y\nGasse,yes\n", {"by": "street"}, r"(?s)not logged with 'street'.*customer, order"),
         ("age,y\n4,yes\n", {"by": "age"}, "not logged with 'age'"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             desk.add(text, **how)
     assert desk.add("request_id;bought\na;yes\n", separator=";").known == 1
 
 
 def test_labels_are_erased_with_their_predictions(desk: LabelledLog) -> None:
-    """By the key itself, and by whatever key the erased predictions have a label; others stay. No byte is left."""
+    """All labels of the erased predictions are removed, whatever their key; others stay."""
     desk.predict("aaaa1", customer=470011, order="B-470012")
     desk.predict("bbbb2", customer=8, order="B-8")
     desk.add("request_id,y\naaaa1,yes\nbbbb2,no\n")
     desk.add("order,y\nB-470012,yes\nB-8,no\n", by="order")
     desk.add("customer,y\n470011,yes\n8,no\n", by="customer")
     table = parquet_store.read_predictions(desk.log.predictions)
-    found = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
+    predictions = table.slice(table["request_id"].to_pylist().index("aaaa1"), 1)
     hashes = [name.split(":")[1] for name in HashKeys(desk.log.predictions / "hash-keys").hashes("customer", "470011")]
     content = read_all_bytes(desk.log.labels)
     assert all(text.encode() in content for text in ("aaaa1", "B-470012", *hashes))
-    assert labels.erase(desk.log, "customer", "470011", found) == 3
+    assert labels.erase(desk.log, "customer", "470011", predictions) == 3
     content = read_all_bytes(desk.log.labels)
     assert not any(text.encode() in content for text in ("aaaa1", "B-470012", "470011", *hashes))
     assert desk.read() == {"aaaa1": None, "bbbb2": "no"}
     assert labels.erase(desk.log, "customer", "470011") == 0
 
 
-def test_waiting_labels_are_erased_by_their_key(desk: LabelledLog) -> None:
-    """A label needs no prediction to be found."""
+def test_labels_without_a_prediction_are_erased_by_their_key(desk: LabelledLog) -> None:
     desk.add("customer,y\n4711,yes\n8,no\n", by="customer")
     desk.add("request_id,y\nabc,yes\n")
     assert labels.erase(desk.log, "customer", "4711") == 1
@@ -191,8 +187,7 @@ def test_waiting_labels_are_erased_by_their_key(desk: LabelledLog) -> None:
     assert len(labels.LabelStore(desk.log.labels).table()) == 1
 
 
-def test_old_labels_are_purged(desk: LabelledLog) -> None:
-    """Those that were added before the day."""
+def test_labels_added_before_a_day_are_purged(desk: LabelledLog) -> None:
     desk.add("request_id,y\na,yes\n", now=NOW - dt.timedelta(days=100))
     desk.add("request_id,y\nb,yes\n")
     assert labels.purge(desk.log.labels, (NOW - dt.timedelta(days=90)).date()) == 1
@@ -201,18 +196,17 @@ def test_old_labels_are_purged(desk: LabelledLog) -> None:
 
 
 @pytest.mark.parametrize("spellings", [("true", "false"), ("True", "FALSE"), ("1", "0"), ("yes", "no")])
-def test_flags_may_be_spelled_in_any_way(
+def test_boolean_labels_may_have_any_spelling(
     desks: Callable[[tuple[Any, ...]], LabelledLog], spellings: tuple[str, str]
 ) -> None:
-    """Labels of a boolean target."""
     desk = desks((False, True))
     desk.predict("a", "b")
     assert desk.add(f"request_id,y\na,{spellings[0]}\nb,{spellings[1]}\n") == AddedLabels(2, 2, 0, 0, 0)
     assert desk.read() == {"a": True, "b": False}
 
 
-def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]], LabelledLog]) -> None:
-    """As Python writes them, with the row and the file."""
+def test_the_error_for_an_invalid_boolean_names_the_classes(desks: Callable[[tuple[Any, ...]], LabelledLog]) -> None:
+    """It also names the row and the file."""
     desk = desks((False, True))
     desk.predict("a")
     with pytest.raises(DataError, match="1 of 1 values") as refused:
@@ -223,10 +217,10 @@ def test_a_flag_that_is_none_names_the_classes(desks: Callable[[tuple[Any, ...]]
 
 
 @pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c"), (1, 2, 3)])
-def test_labels_of_an_unseen_class_are_added(
+def test_labels_of_an_unknown_class_are_added(
     desks: Callable[[tuple[Any, ...]], LabelledLog], classes: tuple[Any, ...]
 ) -> None:
-    """They are known, and text where they are of no class of the model; the others keep their meaning."""
+    """Labels are then text; the known classes stay the same."""
     desk = desks(classes)
     desk.predict("a", "b")
     assert desk.add(f"request_id,y\na,{classes[1]}\nb,new\n") == AddedLabels(2, 2, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The log as tables: each prediction once, whatever is killed when, until it is purged or erased."""
+"""The Parquet store: conversion, merging, purging and erasure."""
 
 import datetime as dt
 import os
@@ -58,8 +58,8 @@ def ids(folder: Path) -> list[str]:
     return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
-def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """Values come as JSON and leave as the contract's types, the same from a segment and from a part."""
+def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable[..., FakeRelease]) -> None:
+    """A segment and a part give the same values."""
     release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
     log = PredictionLog(folder, "w0", convert=False)
     odd = {"size": "12.50", "age": None, "zip": 803317715.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
@@ -87,8 +87,8 @@ def test_the_types_are_the_contracts(folder: Path, releases: Callable[..., FakeR
     assert [second[f"input.{name}"] for name in odd] == [12.5, None, "803317715", False, moment(5, 8)]
 
 
-def test_days_and_spans(folder: Path, release: FakeRelease) -> None:
-    """Parts go by day in UTC; a span takes its start and leaves its end, in parts and in open segments alike."""
+def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: FakeRelease) -> None:
+    """Days are in UTC; this holds for parts and open segments."""
     fill(folder, release, range(30))
     for _ in range(2):
         table = parquet_store.read_predictions(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
@@ -101,15 +101,15 @@ def test_days_and_spans(folder: Path, release: FakeRelease) -> None:
     ]
 
 
-def test_no_log_is_an_empty_table(folder: Path) -> None:
-    """Reading makes nothing."""
+def test_a_missing_log_is_an_empty_table(folder: Path) -> None:
+    """Reading creates nothing."""
     assert parquet_store.read_predictions(folder).num_rows == 0
     assert "prediction" in parquet_store.read_predictions(folder).column_names
     assert not folder.exists()
 
 
-def test_open_and_torn_segments(folder: Path, release: FakeRelease) -> None:
-    """What a living service writes is read and left alone; a line cut short by a kill is none."""
+def test_open_and_truncated_segments_are_read(folder: Path, release: FakeRelease) -> None:
+    """An open segment is not changed, and an incomplete line is ignored."""
     fill(folder, release, range(5))
     (path,) = segments.list_segments(folder)
     with path.open("ab") as file:
@@ -125,8 +125,10 @@ def test_open_and_torn_segments(folder: Path, release: FakeRelease) -> None:
     log.close()
 
 
-def test_versions_of_other_columns_and_types(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """A column that another version does not log is null; one that it hashes makes both strings."""
+def test_versions_with_other_columns_and_types_are_one_table(
+    folder: Path, releases: Callable[..., FakeRelease]
+) -> None:
+    """A column that a version does not log is null; a column with two types is string."""
     fill(folder, releases(version=1), range(2))
     fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
     for _ in range(2):
@@ -143,8 +145,10 @@ class Stop(BaseException):
     """Stands for a kill: nothing after it runs."""
 
 
-def test_a_kill_at_any_step_of_converting(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each prediction is read once before the work is done again, and once after it."""
+def test_a_conversion_can_be_killed_at_any_step(
+    folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each prediction is read once, before and after the repetition."""
     expected = sorted(f"r{number}" for number in range(60))
     left = 0
 
@@ -182,7 +186,7 @@ def test_a_kill_at_any_step_of_converting(folder: Path, release: FakeRelease, mo
 
 
 def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Converting fails with a remedy, and nothing is half done."""
+    """The conversion fails with a remedy and leaves no file."""
     fill(folder, release, range(30))
 
     def full(_: int) -> None:
@@ -197,8 +201,8 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
     assert convert(folder) == 1
 
 
-def test_merging(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """Small parts of a day and version become one; the days that are not over are left where that is asked for."""
+def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
+    """There is a merged part for each day and version; the present day may be left out."""
     one, two = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
         fill(folder, one, range(start, start + 20), HOUR / 2)
@@ -215,8 +219,8 @@ def test_merging(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     assert maintenance.compact(folder) == (0, 5, 5)
 
 
-def test_a_kill_while_merging(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the merged part has taken its place, those it stands for are not read again."""
+def test_a_merge_can_be_killed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts that the merged part replaces are not read again."""
     for start in (0, 10, 20):
         fill(folder, release, range(start, start + 10), 60.0)
     convert(folder)
@@ -236,8 +240,8 @@ def test_a_kill_while_merging(folder: Path, release: FakeRelease, monkeypatch: p
     assert len(parquet_store.list_parts(folder)) == 1
 
 
-def test_purging(folder: Path, release: FakeRelease) -> None:
-    """Days before a day go, in parts and segments, with the hash keys of months that are over."""
+def test_days_before_a_day_are_purged(folder: Path, release: FakeRelease) -> None:
+    """Parts, segments and the hash keys of past months are removed."""
     fill(folder, release, range(30))
     convert(folder)
     fill(folder, release, range(30, 40))
@@ -250,31 +254,36 @@ def test_purging(folder: Path, release: FakeRelease) -> None:
     assert list(folder.glob("day=*")) == []
 
 
-def test_erasing_leaves_no_byte(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """Every row of the value goes, from parts and segments and under every key's hash; other parts are not touched."""
-    kept, hashed = releases({"join_on": ["customer"], "columns": {"customer": "keep"}}), releases(PRIVACY, version=2)
-    fill(folder, kept, range(700_040, 700_045))
+def test_an_erased_value_is_in_no_file(folder: Path, releases: Callable[..., FakeRelease]) -> None:
+    """Rows in parts and segments are removed, also hashed ones; other parts are not rewritten."""
+    unmodified, hashed = (
+        releases({"join_on": ["customer"], "columns": {"customer": "keep"}}),
+        releases(PRIVACY, version=2),
+    )
+    fill(folder, unmodified, range(700_040, 700_045))
     convert(folder)
     untouched = {part.path: part.path.stat() for part in parquet_store.list_parts(folder)}
-    fill(folder, kept, range(700_045, 700_050))
+    fill(folder, unmodified, range(700_045, 700_050))
     fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
     keys = maintenance.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
     assert sum(secret.encode() in read_all_bytes(folder) for secret in secrets) == 3
-    found: list[pa.Table] = []
-    gone = maintenance.erase(folder, "customer", "700047", found.append)
+    erased: list[pa.Table] = []
+    gone = maintenance.erase(folder, "customer", "700047", erased.append)
     assert (gone.rows, gone.files, gone.not_searched) == (2, 2, 0)
-    assert found[0].column("request_id").to_pylist() == ["r700047", "r700047"]
+    assert erased[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
         assert secret.encode() not in read_all_bytes(folder)
     assert len(ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
-    assert maintenance.erase(folder, "customer", "700047", found.append).rows == 0
-    assert len(found) == 1
+    assert maintenance.erase(folder, "customer", "700047", erased.append).rows == 0
+    assert len(erased) == 1
 
 
-def test_erasing_while_a_service_writes(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service is asked to close its segment, and goes on in another; nothing sent meanwhile is lost."""
+def test_rows_can_be_erased_while_a_service_writes(
+    folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service closes its segment and opens another; no row is lost."""
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
@@ -286,8 +295,10 @@ def test_erasing_while_a_service_writes(folder: Path, release: FakeRelease, monk
     assert "after" in ids(folder)
 
 
-def test_a_service_that_hangs_is_named(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Erasing would miss what is in its segment, so it does not begin."""
+def test_a_service_that_does_not_close_its_segment_is_named(
+    folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is erased, since rows in its segment would be missed."""
     log = PredictionLog(folder, "w0", convert=False)
     log.write("r", FIRST.timestamp(), release, [ROW], make_answer())
     wait_until(lambda: log.written == 1)
@@ -306,8 +317,10 @@ def test_a_service_that_hangs_is_named(folder: Path, release: FakeRelease, monke
         ("zip", "", 0), ("request_id", "r4", 1), ("order", "a-100-z7", 0), ("order", "A-100-Z7", 10),
     ],
 )  # fmt: skip
-def test_erasing_by_any_logged_column(folder: Path, release: FakeRelease, column: str, value: str, rows: int) -> None:
-    """The value is read as the column's kind; what is no such value is in no row, not in the empty ones."""
+def test_rows_are_erased_by_any_logged_column(
+    folder: Path, release: FakeRelease, column: str, value: str, rows: int
+) -> None:
+    """The value is parsed by the kind of the column; an invalid value matches no row."""
     fill(folder, release, range(10))
     log = PredictionLog(folder, "w1", convert=False)
     empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
@@ -317,28 +330,27 @@ def test_erasing_by_any_logged_column(folder: Path, release: FakeRelease, column
     assert len(ids(folder)) == 11 - rows
 
 
-def test_erasing_by_what_is_not_logged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """Refused with the columns there are; where only some versions log the column, the other rows are told."""
+def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable[..., FakeRelease]) -> None:
+    """The error lists the columns; rows of versions without the column are counted."""
     fill(folder, releases(PRIVACY), range(3))
-    for column, said in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
-        with pytest.raises(ConfigError, match=said):
+    for column, message in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
+        with pytest.raises(ConfigError, match=message):
             maintenance.erase(folder, column, "1", lambda _: None)
     fill(folder, releases({}, version=2), range(3, 8))
     assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.DeletionResult(1, 1, (), 5)
     assert maintenance.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
 
 
-def test_what_tells_of_a_person_is_in_no_part(folder: Path, release: FakeRelease) -> None:
-    """Neither in the table nor in the statistics that Parquet keeps of it."""
+def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None:
+    """It is not in the statistics of Parquet either."""
     fill(folder, release, range(30))
     convert(folder)
-    told = read_all_bytes(folder)
-    assert b"Ulm" in told
-    assert not any(secret in told for secret in (b"Gasse", b"eva@", b"803317715", b"A-100-Z7", b"1985-02-11"))
+    content = read_all_bytes(folder)
+    assert b"Ulm" in content
+    assert not any(secret in content for secret in (b"Gasse", b"eva@", b"803317715", b"A-100-Z7", b"1985-02-11"))
 
 
-def test_a_spoilt_part_is_named(folder: Path, release: FakeRelease) -> None:
-    """Reading says which file, rather than leaving it out."""
+def test_the_error_names_a_damaged_part(folder: Path, release: FakeRelease) -> None:
     fill(folder, release, range(3))
     convert(folder)
     part = parquet_store.list_parts(folder)[0]

@@ -1,4 +1,4 @@
-"""What a policy lets through."""
+"""The privacy filter of the prediction log."""
 
 import datetime as dt
 import stat
@@ -24,12 +24,12 @@ def applied(policy: PrivacyFilter, row: dict[str, object], at: float = OCTOBER) 
     return dict(zip([field.name for field in policy.fields], values, strict=True))
 
 
-def test_each_column_as_the_release_says(release: FakeRelease, keys: HashKeys) -> None:
-    """Kept as it came, hashed, coarse, or absent; extra fields of a request only where they are keys."""
+def test_each_column_is_logged_by_its_policy(release: FakeRelease, keys: HashKeys) -> None:
+    """Other fields of a request are logged only if they are join keys."""
     policy = read_privacy_filter(release.directory, release.contract, keys)
-    found = applied(policy, ROW | {"colour": "red"})
+    values = applied(policy, ROW | {"colour": "red"})
     key = keys.month_key("2026-10")
-    assert found == {
+    assert values == {
         "size": 12.5,
         "age": "40..50",
         "zip": hash_value("2026-10", key, "zip", "803317715"),
@@ -45,8 +45,8 @@ def test_each_column_as_the_release_says(release: FakeRelease, keys: HashKeys) -
     ]  # fmt: skip
 
 
-def test_without_a_policy_every_feature_is_kept(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
-    """And nothing else: a field that is no feature is not logged. No key is made that nobody needs."""
+def test_without_a_policy_all_features_are_kept(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
+    """Other fields are not logged, and no hash key is created."""
     release = releases()
     assert list(applied(read_privacy_filter(release.directory, release.contract, keys), ROW)) == [
         "size", "age", "zip", "town", "street", "member", "at", "born",
@@ -54,8 +54,8 @@ def test_without_a_policy_every_feature_is_kept(releases: Callable[..., FakeRele
     assert not keys.folder.exists()
 
 
-def test_everything_may_be_dropped(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
-    """A release whose every feature is personal is logged by its answers alone."""
+def test_all_features_may_be_dropped(releases: Callable[..., FakeRelease], keys: HashKeys) -> None:
+    """The log then holds predictions only."""
     release = releases({"pii": list(ROW)})
     assert read_privacy_filter(release.directory, release.contract, keys).filter_rows([ROW, ROW], OCTOBER) == [[], []]
 
@@ -69,17 +69,17 @@ def test_everything_may_be_dropped(releases: Callable[..., FakeRelease], keys: H
         ("born", "1985-12-31T23:59:59+02:00", "1985-12"), ("born", None, None), ("member", True, True),
     ],
 )  # fmt: skip
-def test_buckets(
+def test_buckets_are_deciles_months_or_frequent_levels(
     releases: Callable[..., FakeRelease], keys: HashKeys, column: str, value: object, bucket: object
 ) -> None:
-    """Tenths of the training rows, else of the range; months; the ten commonest levels; null stays null."""
+    """Without a profile they are tenths of the range; null stays null."""
     release = releases({"columns": dict.fromkeys(("age", "size", "town", "born", "member"), "bucket")})
     policy = read_privacy_filter(release.directory, release.contract, keys)
     assert applied(policy, ROW | {column: value})[column] == bucket
 
 
-def test_one_value_has_one_hash(release: FakeRelease, keys: HashKeys) -> None:
-    """However it is spelt, within a month; in another month, and in another column, it has another."""
+def test_equal_values_have_equal_hashes_within_a_month(release: FakeRelease, keys: HashKeys) -> None:
+    """The hash differs between months and between columns."""
     policy = read_privacy_filter(release.directory, release.contract, keys)
     same = {str(applied(policy, ROW | {"customer": value})["customer"]) for value in (4711508, 4711508.0, "4711508")}
     assert len(same) == 1
@@ -90,8 +90,7 @@ def test_one_value_has_one_hash(release: FakeRelease, keys: HashKeys) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", [1, 2], {"a": 1}, float("nan")])
-def test_what_is_no_value_has_no_hash(release: FakeRelease, keys: HashKeys, value: object) -> None:
-    """A key may be absent, or hold anything: then it is null."""
+def test_missing_and_invalid_join_keys_are_null(release: FakeRelease, keys: HashKeys, value: object) -> None:
     policy = read_privacy_filter(release.directory, release.contract, keys)
     assert applied(policy, ROW | {"customer": value})["customer"] is None
     row = {name: each for name, each in ROW.items() if name != "customer"}
@@ -106,13 +105,13 @@ def test_what_is_no_value_has_no_hash(release: FakeRelease, keys: HashKeys, valu
         ("category", "007", "007"), ("category", 7.0, "7"),
     ],
 )  # fmt: skip
-def test_a_value_is_spelt_one_way(kind: str, value: object, text: str | None) -> None:
-    """So that the value a person names finds the hash of the value a request brought."""
+def test_a_value_has_one_canonical_text(kind: str, value: object, text: str | None) -> None:
+    """A value on the command line then has the hash of the same value in a request."""
     assert ValueReader(kind).spell(value) == text  # type: ignore[arg-type]
 
 
-def test_keys_are_nobody_elses(keys: HashKeys) -> None:
-    """A key is 32 random bytes in a file that its owner alone reads, in a folder that is closed to others."""
+def test_hash_keys_are_random_and_private(keys: HashKeys) -> None:
+    """A key has 32 random bytes; only the owner can read its file and folder."""
     assert keys.month_key("2026-10") != keys.month_key("2026-11")
     assert len(keys.month_key("2026-10")) == 32
     assert stat.S_IMODE((keys.folder / "2026-10").stat().st_mode) == 0o600
@@ -120,8 +119,7 @@ def test_keys_are_nobody_elses(keys: HashKeys) -> None:
     assert keys.months() == ["2026-10", "2026-11"]
 
 
-def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
-    """Only months that are over before the day."""
+def test_hash_keys_of_past_months_are_removed(keys: HashKeys) -> None:
     for month in ("2026-08", "2026-09", "2026-10"):
         keys.month_key(month)
     assert keys.remove(dt.date(2026, 9, 30)) == ["2026-08"]
@@ -129,7 +127,7 @@ def test_keys_are_removed_with_their_months(keys: HashKeys) -> None:
     assert [path.name for path in keys.folder.iterdir()] == ["2026-10"]
 
 
-def test_the_releases_own_config_counts(release: FakeRelease, keys: HashKeys) -> None:
-    """Whatever the project's config says by now."""
+def test_the_config_in_the_release_decides(release: FakeRelease, keys: HashKeys) -> None:
+    """The project's config may have changed since."""
     (release.directory / "config.yaml").write_text("name: demo\ndata: {source: t, target: y}\n")
     assert len(read_privacy_filter(release.directory, release.contract, keys).fields) == 8

@@ -1,4 +1,4 @@
-"""The writer: what was flushed stays, what is dropped is counted, and whoever calls notices nothing."""
+"""The writer of the prediction log."""
 
 import errno
 import json
@@ -21,10 +21,10 @@ from towline.prediction_log.writer import PredictionLog
 OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 
 
-def test_what_was_answered_is_in_the_segment(
+def test_a_segment_holds_the_predictions(
     log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
-    """Id, time, version, inputs, prediction and probabilities, after a line that says what the columns are."""
+    """Each record has id, time, version, inputs, prediction and probabilities; the first line describes the columns."""
     release = releases(classes=("no", "yes"))
     log.write("a1", OCTOBER, release, [ROW], RowPredictions(["yes"], [[0.25, 0.75]]))
     wait_until(lambda: log.written == 1)
@@ -45,14 +45,13 @@ def test_what_was_answered_is_in_the_segment(
     assert oct(path.stat().st_mode & 0o777) == "0o600"
 
 
-def test_nothing_is_made_before_the_first_record(log: PredictionLog, folder: Path) -> None:
-    """A service that answers nothing leaves no trace."""
+def test_no_file_is_created_before_the_first_record(log: PredictionLog, folder: Path) -> None:
     log.close()
     assert not folder.exists()
 
 
-def test_written_and_dropped_are_what_was_sent(folder: Path, release: FakeRelease) -> None:
-    """20,000 records in a burst into a queue of 1,000: each is written or counted as dropped."""
+def test_written_and_dropped_rows_add_up_to_those_sent(folder: Path, release: FakeRelease) -> None:
+    """20,000 records are sent in a burst to a queue of 1,000."""
     log = PredictionLog(folder, "w0", capacity=1_000, convert=False)
     for number in range(20_000):
         log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
@@ -65,8 +64,7 @@ def test_written_and_dropped_are_what_was_sent(folder: Path, release: FakeReleas
     assert len(set(ids)) == len(ids) == log.written
 
 
-def test_threads_may_share_a_log(folder: Path, release: FakeRelease) -> None:
-    """Several callers at once lose no count."""
+def test_several_threads_may_write_to_a_log(folder: Path, release: FakeRelease) -> None:
     log = PredictionLog(folder, "w0", capacity=500, convert=False)
 
     def send() -> None:
@@ -83,17 +81,17 @@ def test_threads_may_share_a_log(folder: Path, release: FakeRelease) -> None:
     assert len(read_segment_lines(folder)) == log.written
 
 
-def test_a_request_of_many_rows(folder: Path, release: FakeRelease) -> None:
-    """It is taken whole when nothing else waits, even beyond the capacity; each row keeps its place in the request."""
+def test_a_request_may_exceed_the_capacity_if_nothing_waits(folder: Path, release: FakeRelease) -> None:
+    """Each row has its place in the request."""
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     rows = [ROW | {"size": float(place)} for place in range(1_000)]
     log.write("big", OCTOBER, release, rows, RowPredictions([float(n) for n in range(1_000)], None))
     log.close()
     assert log.written == 1_000
-    found = read_segment_lines(folder)
-    places = [line["first"] + place for line in found for place in range(len(line["rows"]))]
-    assert places == [row[0] for line in found for row in line["rows"]] == list(range(1_000))
-    assert [value for line in found for value in line["predictions"]] == list(range(1_000))
+    records = read_segment_lines(folder)
+    places = [line["first"] + place for line in records for place in range(len(line["rows"]))]
+    assert places == [row[0] for line in records for row in line["rows"]] == list(range(1_000))
+    assert [value for line in records for value in line["predictions"]] == list(range(1_000))
 
 
 class Disk:
@@ -111,10 +109,10 @@ class Disk:
         return taken
 
 
-def test_a_full_disk_leaves_whole_lines_and_passes(
+def test_after_a_full_disk_all_lines_are_written(
     log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What did not fit is taken back to the last whole line and written when there is room again: nothing is lost."""
+    """An incomplete line is truncated, and written again when there is space."""
     disk = Disk(3_000)
     monkeypatch.setattr(segments.os, "write", disk)
     for number in range(200):
@@ -130,10 +128,9 @@ def test_a_full_disk_leaves_whole_lines_and_passes(
     assert [line["id"] for line in read_segment_lines(folder)] == [f"r{number}" for number in range(200)]
 
 
-def test_a_tail_that_cannot_be_taken_back_is_taken_back_later(
+def test_a_failed_truncation_is_repeated_before_the_next_line(
     log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where even the truncation fails, it comes before the next line."""
     truncate, broken = os.ftruncate, True
 
     def fails(file: int, size: int) -> None:
@@ -153,10 +150,10 @@ def test_a_tail_that_cannot_be_taken_back_is_taken_back_later(
     assert [line["id"] for line in read_segment_lines(folder)] == ["r0", "r1"]
 
 
-def test_while_the_disk_is_full_memory_is_bounded(
+def test_memory_is_limited_while_the_disk_is_full(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A limited number of lines waits, the rest is dropped; the reason is logged, a value never; closing ends."""
+    """Further rows are dropped; the log has the reason and no value; closing works."""
     monkeypatch.setattr(segments.os, "write", Disk(0))
     monkeypatch.setattr("towline.prediction_log.writer._MAX_PENDING_BYTES", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
@@ -172,8 +169,8 @@ def test_while_the_disk_is_full_memory_is_bounded(
     assert log.drops == 3_001
 
 
-def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
-    """Neither the personal columns nor the plain text of hashed ones, as a value or within one."""
+def test_personal_data_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
+    """Neither personal columns nor the plain text of hashed ones are in the files."""
     for number in range(50):
         log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
     log.close()
@@ -183,8 +180,10 @@ def test_what_tells_of_a_person_is_in_no_file(log: PredictionLog, folder: Path, 
         assert secret.encode() not in content
 
 
-def test_versions_stand_side_by_side(log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """While one release replaces another, a segment holds both, each line by its own policy."""
+def test_a_segment_may_hold_two_versions(
+    log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
+) -> None:
+    """Each line follows the policy of its release."""
     old, new = releases(version=1), releases({"pii": ["street", "town"]}, version=2)
     for number in range(6):
         log.write(f"r{number}", OCTOBER, (old, new)[number % 2], [ROW], make_answer())
@@ -195,10 +194,10 @@ def test_versions_stand_side_by_side(log: PredictionLog, folder: Path, releases:
     assert [(line["of"], len(line["rows"][0])) for line in read_segment_lines(folder)] == [(1, 8), (2, 6)] * 3
 
 
-def test_values_that_json_has_no_word_for(
+def test_values_that_json_cannot_represent_are_logged(
     log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
-    """Whatever a contract takes is logged with the same meaning."""
+    """They keep their meaning."""
     odd = ROW | {
         "size": 10**30, "age": Decimal("41.5"), "zip": "\ud800x", "at": pd.Timestamp("2026-10-05 08:00"),
         "born": pd.NaT, "member": float("nan"), "town": 7.0,
@@ -213,10 +212,10 @@ def test_values_that_json_has_no_word_for(
     assert at == "2026-10-05 08:00:00"
 
 
-def test_without_a_policy_nothing_is_logged(
+def test_rows_of_a_release_without_a_readable_config_are_dropped(
     log: PredictionLog, folder: Path, release: FakeRelease, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A release whose config cannot be read might hold personal data: its rows are dropped and counted."""
+    """They might hold personal data."""
     (release.directory / "config.yaml").unlink()
     log.write("a", OCTOBER, release, [ROW, ROW], make_answer(2))
     wait_until(lambda: log.drops == 2)
@@ -225,15 +224,15 @@ def test_without_a_policy_nothing_is_logged(
     assert "not logged" in caplog.text
 
 
-def test_a_key_that_cannot_be_made_is_made_later(
+def test_a_missing_hash_key_is_created_later(
     log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then nothing is logged in plain text; it is tried now and then, not for each row."""
-    tried = 0
+    """Until then rows are dropped, and creation is tried at intervals."""
+    attempts = 0
 
     def full(*_: object) -> None:
-        nonlocal tried
-        tried += 1
+        nonlocal attempts
+        attempts += 1
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -241,14 +240,16 @@ def test_a_key_that_cannot_be_made_is_made_later(
         for _ in range(500):
             log.write("r", OCTOBER, release, [ROW], make_answer())
         wait_until(lambda: log.drops == 500)
-        assert tried <= 3
+        assert attempts <= 3
     wait_until(lambda: log.write("later", OCTOBER, release, [ROW], make_answer()) or log.written > 0)
     assert {line["id"] for line in read_segment_lines(folder)} == {"later"}
 
 
 @pytest.mark.parametrize("reason", ["size", "age", "asked", "removed"])
-def test_segments_are_closed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
-    """When they are large, old, asked for, or taken away; the next record opens another."""
+def test_a_segment_is_closed_for_each_reason(
+    folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """It is large, old, removed, or a close was requested; the next record opens another."""
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)

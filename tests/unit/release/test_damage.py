@@ -1,4 +1,4 @@
-"""A release that is not what was written is never opened."""
+"""A damaged release is never opened."""
 
 import random
 from pathlib import Path
@@ -9,8 +9,8 @@ from towline.errors import ReleaseError
 from towline.inference.predictor import open_release
 
 
-def test_a_flipped_byte_is_refused_wherever_it_is(release: Path) -> None:
-    """At 1,000 positions over all files of a release, each in its turn: refused, and whole again it opens."""
+def test_a_flipped_byte_at_any_position_is_refused(release: Path) -> None:
+    """1,000 positions over all files are changed in turn; the restored release opens."""
     files = {path: path.read_bytes() for path in sorted(release.rglob("*")) if path.is_file()}
     draw = random.Random(11)
     places = [(path, draw.randrange(len(files[path]))) for path in files for _ in range(-(-1000 // len(files)))]

@@ -26,8 +26,8 @@ def judge(run: TrainedRun, champion: Path | None) -> Verdict:
 
 
 def champion_check(verdict: Verdict) -> Check:
-    (found,) = (check for check in verdict.checks if check.name == "champion")
-    return found
+    (result,) = (check for check in verdict.checks if check.name == "champion")
+    return result
 
 
 def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
@@ -72,13 +72,13 @@ def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.subset("holdout").rows
     assert not holdout_comparison._find_unseen_rows(model, *holdout_of(regression)).any()
-    _, found, unseen = holdout_comparison._predict_with_champion(
+    _, predictions, unseen = holdout_comparison._predict_with_champion(
         model, regression.work.contract(), rows.sample(frac=1, random_state=1), np.arange(len(rows))
     )
     assert unseen.all()
     _, measured, _ = load_evaluation_predictions(regression.work)
     shuffled = rows.sample(frac=1, random_state=1).index
-    np.testing.assert_array_equal(found.labels, measured.labels[shuffled])
+    np.testing.assert_array_equal(predictions.labels, measured.labels[shuffled])
     check = champion_check(judge(regression, regression.settings.store / packed.path))
     assert (check.outcome, check.value) == ("pass", 0.0)
 
@@ -90,20 +90,20 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     newer = build(tmp_path / "newer", frame, target="value", time="at")
     model = open_release(older.settings.store / older.package().path)
     rows = newer.work.subset("holdout").rows
-    _, found, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), *holdout_of(newer))
+    _, predictions, unseen = holdout_comparison._predict_with_champion(model, newer.work.contract(), *holdout_of(newer))
     assert unseen.sum() == 100
-    np.testing.assert_array_equal(found.labels, model.predict(rows))
+    np.testing.assert_array_equal(predictions.labels, model.predict(rows))
 
 
 def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """Labels and probabilities of the measured model come back whole, in a task with classes too."""
     run = build(tmp_path, make_house_table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
-    _, found, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
+    _, predictions, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
     _, measured, _ = load_evaluation_predictions(run.work)
     assert unseen.all()
-    assert found.labels.tolist() == measured.labels.tolist()
-    np.testing.assert_array_equal(found.probabilities, measured.probabilities)
+    assert predictions.labels.tolist() == measured.labels.tolist()
+    np.testing.assert_array_equal(predictions.probabilities, measured.probabilities)
 
 
 def test_after_a_random_split_the_champion_tells_its_own_holdout(

@@ -1,4 +1,4 @@
-"""A release is exactly what its manifest says, or it is refused before anything in it is opened."""
+"""Verification of a release against its manifest."""
 
 import os
 import shutil
@@ -11,16 +11,16 @@ from towline.errors import ReleaseError
 from towline.manifest import MANIFEST, verify_release
 
 
-def test_an_untouched_release_is_taken(release: Path) -> None:
-    """Name, version and the files come back as they were packaged."""
+def test_an_unchanged_release_passes(release: Path) -> None:
+    """The manifest has the name, version and files that were packaged."""
     manifest = verify_release(release)
     assert (manifest.name, manifest.version) == ("house-value", 3)
     assert "model.skops" in manifest.files
     assert release.name == manifest.folder
 
 
-def test_one_flipped_bit_anywhere_is_refused(release: Path) -> None:
-    """Every file, at its ends and at many places between, the manifest included."""
+def test_a_flipped_bit_in_any_file_is_refused(release: Path) -> None:
+    """The bits are at the ends of each file and between them, also in the manifest."""
     flips = 0
     for path in at_least_one(sorted(p for p in release.rglob("*") if p.is_file())):
         raw = path.read_bytes()
@@ -36,8 +36,8 @@ def test_one_flipped_bit_anywhere_is_refused(release: Path) -> None:
     assert flips > 150
 
 
-def test_a_missing_file_is_named(release: Path) -> None:
-    """Also when it is the manifest."""
+def test_the_error_names_a_missing_file(release: Path) -> None:
+    """The manifest itself may be missing too."""
     for name in ("probe.json", MANIFEST):
         (release / name).unlink()
         with pytest.raises(ReleaseError, match=f"{name} is missing"):
@@ -46,14 +46,14 @@ def test_a_missing_file_is_named(release: Path) -> None:
 
 @pytest.mark.parametrize("name", ["extra.py", "plots/extra.png", ".hidden", "empty/"])
 def test_an_extra_file_or_folder_is_refused(release: Path, name: str) -> None:
-    """Wherever it is, a hidden file and an empty folder too."""
+    """This includes hidden files and empty folders."""
     (release / name).mkdir() if name.endswith("/") else (release / name).write_bytes(b"")
     with pytest.raises(ReleaseError, match="manifest"):
         verify_release(release)
 
 
 def test_links_and_special_files_are_refused(release: Path, tmp_path: Path) -> None:
-    """A link with the right content, a link in place of a folder, a pipe: none is opened."""
+    """A link to the same content, a link to a folder and a pipe are not opened."""
     moved = shutil.move(release / "probe.json", tmp_path / "probe.json")
     (release / "probe.json").symlink_to(moved)
     with pytest.raises(ReleaseError, match=r"probe\.json is a link"):
@@ -70,8 +70,8 @@ def test_links_and_special_files_are_refused(release: Path, tmp_path: Path) -> N
         verify_release(release)
 
 
-def test_the_manifest_cannot_point_outside(release: Path) -> None:
-    """A name with ``..`` is no file name, whatever the digests say."""
+def test_the_manifest_cannot_name_a_file_outside_the_release(release: Path) -> None:
+    """A name with ``..`` is refused although its digest is correct."""
     manifest = verify_release(release)
     (release.parent / "outside").write_bytes((release / "probe.json").read_bytes())
     renamed = {"../outside": manifest.files["probe.json"]}
@@ -81,8 +81,8 @@ def test_the_manifest_cannot_point_outside(release: Path) -> None:
         verify_release(release.rename(release.parent / forged.folder))
 
 
-def test_a_folder_under_another_digests_name_is_refused(release: Path) -> None:
-    """A release cannot stand in for another one; under a name of no digest it can still be opened."""
+def test_a_folder_with_the_name_of_another_release_is_refused(release: Path) -> None:
+    """A folder whose name has no digest can be opened."""
     with pytest.raises(ReleaseError, match="the folder's name says"):
         verify_release(release.rename(release.parent / "v3-0123456789ab"))
     verify_release((release.parent / "v3-0123456789ab").rename(release.parent / "anything"))
@@ -91,8 +91,7 @@ def test_a_folder_under_another_digests_name_is_refused(release: Path) -> None:
         verify_release((release.parent / "anything").rename(release.parent / f"v4-{digest}"))
 
 
-def test_no_release_at_all(tmp_path: Path) -> None:
-    """A folder that is not there, a file in its place, and an empty folder."""
+def test_a_missing_or_empty_folder_or_a_file_is_no_release(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     for name in ("gone", "file", "empty"):

@@ -1,4 +1,4 @@
-"""The model card: its numbers, escaping and plots."""
+"""The model card in Markdown and in HTML."""
 
 import re
 
@@ -14,8 +14,8 @@ def read(run: TrainedRun, packed: Release) -> tuple[str, str]:
     return (folder / "card.md").read_text(), (folder / "card.html").read_text()
 
 
-def test_both_forms_have_the_numbers(regression: TrainedRun, packed: Release) -> None:
-    """Name, metrics with intervals, baseline and columns are in the Markdown and the HTML."""
+def test_markdown_and_html_have_the_same_content(regression: TrainedRun, packed: Release) -> None:
+    """Both have the name, metrics with intervals, the baseline and the columns."""
     mae = regression.evaluation.metrics["mae"]
     for text in at_least_one(read(regression, packed)):
         assert "house-value" in text
@@ -26,7 +26,7 @@ def test_both_forms_have_the_numbers(regression: TrainedRun, packed: Release) ->
 
 
 def test_text_of_users_is_escaped(regression: TrainedRun, packed: Release) -> None:
-    """Markup in a description, category, note or column name stays text."""
+    """Markup in a description, a category, a note or a column name does not become markup."""
     markdown, html = read(regression, packed)
     assert "<script" not in html
     assert "<b>c" not in html
@@ -38,15 +38,14 @@ def test_text_of_users_is_escaped(regression: TrainedRun, packed: Release) -> No
 
 
 def test_the_html_needs_no_other_file(regression: TrainedRun, packed: Release) -> None:
-    """Plots are inlined and nothing is loaded."""
+    """Plots are embedded, and nothing is loaded."""
     html = read(regression, packed)[1]
     assert 'src="data:image/png;base64,' in html
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "url(" not in html
 
 
-def test_markdown_tables_are_complete(binary: TrainedRun) -> None:
-    """Every row has as many cells as the header, and there is at least one row."""
+def test_each_row_of_a_markdown_table_has_the_cells_of_its_header(binary: TrainedRun) -> None:
     markdown = read(binary, binary.package())[0]
     tables = [table.splitlines() for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown)]
     assert len(tables) >= 4
@@ -55,8 +54,8 @@ def test_markdown_tables_are_complete(binary: TrainedRun) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table
 
 
-def test_numbers_and_titles() -> None:
-    """Four digits, whole numbers in full, and a dash for None."""
+def test_format_number_and_format_title() -> None:
+    """Numbers have four digits, whole numbers all digits, and undefined values a dash."""
     assert [format_number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
         "–", "0", "3", "12,345", "0.1235", "1,234", "-0.5",
     ]  # fmt: skip

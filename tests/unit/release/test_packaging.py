@@ -1,4 +1,4 @@
-"""Packaging gives the same release for the same run, whole or not at all."""
+"""Packaging is atomic, and gives the same release for the same run."""
 
 import errno
 import json
@@ -21,8 +21,8 @@ from towline.release.packaging import Release
 from towline.training.evaluation.holdout import load_evaluation_predictions
 
 
-def test_packaging_twice_gives_one_release(regression: TrainedRun, packed: Release) -> None:
-    """The second time finds the first's folder; so does one that was moved away in between."""
+def test_packaging_twice_gives_the_same_release(regression: TrainedRun, packed: Release) -> None:
+    """The second call uses the folder of the first, or writes it again if it was moved away."""
     home = (regression.settings.store / packed.path).parent
     assert regression.package() == packed
     shutil.rmtree(regression.settings.store / packed.path)
@@ -30,8 +30,7 @@ def test_packaging_twice_gives_one_release(regression: TrainedRun, packed: Relea
     assert [path.name for path in home.iterdir() if path.is_dir()] == [Path(packed.path).name]
 
 
-def test_the_release_holds_what_it_should(regression: TrainedRun, packed: Release) -> None:
-    """Every file that a reader of the release counts on, and what the run was."""
+def test_the_release_holds_all_files_and_the_description_of_the_run(regression: TrainedRun, packed: Release) -> None:
     directory = regression.settings.store / packed.path
     manifest = verify_release(directory)
     assert set(manifest.files) == {
@@ -46,15 +45,15 @@ def test_the_release_holds_what_it_should(regression: TrainedRun, packed: Releas
     split = manifest.dataset["split"]
     assert split["train_end"] == times.max().isoformat() == manifest.dataset["end"]
     assert split["measured_end"] == times.iloc[parts["train"]].max().isoformat()
-    kept = yaml.safe_load((directory / "config.yaml").read_text())
-    assert build_config(kept, "release") == regression.config
+    stored = yaml.safe_load((directory / "config.yaml").read_text())
+    assert build_config(stored, "release") == regression.config
     lock = (directory / "environment.lock").read_text().splitlines()
     assert any(line.startswith("scikit-learn==") for line in lock)
     assert lock == sorted(lock)
 
 
-def test_what_is_released_has_learnt_from_all_rows(regression: TrainedRun) -> None:
-    """The released model was fitted up to the newest row; metrics and the card tell of the measured one."""
+def test_the_released_model_is_fitted_on_all_rows(regression: TrainedRun) -> None:
+    """Metrics and the model card are those of the evaluated model."""
     work, directory = regression.work, regression.settings.store / regression.package().path
     _, truth, rows = work.subset("holdout")
     released = open_release(directory).predict(rows)
@@ -66,8 +65,8 @@ def test_what_is_released_has_learnt_from_all_rows(regression: TrainedRun) -> No
     assert json.loads((directory / "profile.json").read_text())["rows"] == len(work.table())
 
 
-def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """Its training ends where the holdout begins, and nothing says otherwise."""
+def test_without_a_refit_the_evaluated_model_is_released(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """Its training rows end where the holdout begins."""
     run = build(tmp_path, make_house_table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     directory = run.settings.store / run.package().path
     assert verify_release(directory).dataset["split"]["train_end"] < run.work.table()["at"].max().isoformat()
@@ -75,8 +74,8 @@ def test_without_a_refit_the_measured_model_is_released(tmp_path: Path, build: C
     assert "fitted without them" not in (directory / "card.md").read_text()
 
 
-def test_probes_are_answered_as_in_training(binary: TrainedRun) -> None:
-    """The rows kept for later probes give the kept answers, and hold only what the model is given."""
+def test_probe_rows_get_the_stored_labels(binary: TrainedRun) -> None:
+    """Probe rows hold only the columns of the model."""
     directory = binary.settings.store / binary.package().path
     model, probe = open_release(directory), json.loads((directory / "probe.json").read_text())
     assert len(probe["rows"]) == 50
@@ -86,8 +85,8 @@ def test_probes_are_answered_as_in_training(binary: TrainedRun) -> None:
     assert set(probe["labels"]) <= set(load_evaluation_predictions(binary.work)[1].labels)
 
 
-def test_a_full_disk_leaves_nothing(regression: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is the kind that is tried again, and no half release is left."""
+def test_a_full_disk_leaves_no_draft(regression: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is a TransientError."""
     written: list[str] = []
 
     def write(path: Path, content: str | bytes) -> Path:
@@ -106,8 +105,8 @@ def test_a_full_disk_leaves_nothing(regression: TrainedRun, monkeypatch: pytest.
     assert not [path.name for path in home.iterdir() if path.name.startswith((".draft", "v9"))]
 
 
-def test_what_a_killed_run_left_is_removed(regression: TrainedRun, packed: Release) -> None:
-    """Half a release beside the whole ones does not outlive the next packaging."""
+def test_the_draft_of_a_killed_run_is_removed(regression: TrainedRun, packed: Release) -> None:
+    """The next packaging removes it."""
     draft = regression.settings.store / "releases" / "house-value" / ".draft-0123"
     (draft / "plots").mkdir(parents=True)
     (draft / "model.skops").write_bytes(b"half")
@@ -115,8 +114,7 @@ def test_what_a_killed_run_left_is_removed(regression: TrainedRun, packed: Relea
     assert not draft.exists()
 
 
-def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: TrainedRun, packed: Release) -> None:
-    """Packaging does not hand out a folder it did not write so."""
+def test_packaging_refuses_a_changed_release_of_the_same_run(regression: TrainedRun, packed: Release) -> None:
     probe = regression.settings.store / packed.path / "probe.json"
     before = probe.read_bytes()
     probe.write_bytes(before + b" ")
@@ -126,7 +124,7 @@ def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Traine
 
 
 @pytest.mark.parametrize(
-    ("url", "kept"),
+    ("url", "stored_url"),
     [
         ("postgresql://me:hunter2@db/x", "postgresql://me:***@db/x"),
         ("postgresql://me:p@:ss@db/x", "postgresql://me:***@db/x"),
@@ -135,15 +133,15 @@ def test_a_release_that_was_changed_is_not_taken_for_the_same(regression: Traine
         ("${URL}", "${URL}"),
     ],
 )
-def test_no_password_in_a_release(url: str, kept: str) -> None:
-    """One written into the config is masked; the name of a variable that holds one is not."""
+def test_a_release_holds_no_password(url: str, stored_url: str) -> None:
+    """A password in the config is masked; a ``${NAME}`` stays."""
     raw = {"name": "x", "data": {"source": {"url": url, "query": "select 1"}, "target": "y"}}
     text = packaging._render_config(build_config(raw, "test"))
-    assert yaml.safe_load(text)["data"]["source"]["url"] == kept
+    assert yaml.safe_load(text)["data"]["source"]["url"] == stored_url
 
 
-def test_types_that_the_config_named_are_recorded(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """They are built where the ledger vouches for the release, or its reader for the package; else refused by name."""
+def test_types_of_trusted_packages_are_recorded(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """They are loaded if the ledger has the digest or the caller trusts the package; otherwise the error names them."""
     frame = make_house_table(200).drop(columns=["value", "at"])
     run = train_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()

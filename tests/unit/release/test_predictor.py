@@ -1,4 +1,4 @@
-"""One answer for the same values, whatever they come in."""
+"""Equal values get equal predictions, whatever table they are in."""
 
 import json
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def dicts(frame: pd.DataFrame) -> list[dict[str, object]]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def test_containers_agree(value: Model, tmp_path: Path) -> None:
-    """dicts, JSON, pandas, CSV, Arrow and a row at a time: the same floats."""
+def test_all_kinds_of_tables_give_equal_predictions(value: Model, tmp_path: Path) -> None:
+    """Dicts, JSON, pandas, CSV, Arrow and single rows give the same floats."""
     frame = make_house_table().tail(40)
     frame.to_csv(tmp_path / "rows.csv", index=False)
     arrow = pa.Table.from_pandas(frame)
@@ -49,15 +49,13 @@ def test_containers_agree(value: Model, tmp_path: Path) -> None:
     np.testing.assert_array_equal([value.predict(row)[0] for row in dicts(frame)], expected)
 
 
-def test_polars_agrees(value: Model) -> None:
-    """A polars frame is an Arrow table to us."""
+def test_a_polars_frame_gives_equal_predictions(value: Model) -> None:
     polars = pytest.importorskip("polars")
     frame = make_house_table().tail(40)
     np.testing.assert_array_equal(value.predict(polars.from_pandas(frame)), value.predict(frame))
 
 
-def test_labels_are_the_tables_own(sold: Model) -> None:
-    """Class labels come back as strings, probabilities in the order of the classes."""
+def test_labels_are_strings_and_probabilities_follow_the_classes(sold: Model) -> None:
     frame = make_house_table().head(20)
     labels, chances = sold.predict(frame), sold.predict_proba(frame)
     assert all(type(label) is str for label in labels)
@@ -68,7 +66,7 @@ def test_labels_are_the_tables_own(sold: Model) -> None:
 
 @pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0)])
 def test_labels_keep_their_type(tmp_path: Path, build: Callable[..., TrainedRun], yes: object, no: object) -> None:
-    """Flags come back as bool, numbers as int, not as numpy's."""
+    """Booleans are returned as bool and integers as int, not as NumPy types."""
     frame = make_house_table(200).drop(columns=["value", "at"])
     frame["sold"] = [yes if answer == "yes" else no for answer in frame["sold"]]
     run = build(tmp_path, frame, "linear", target="sold")
@@ -76,14 +74,13 @@ def test_labels_keep_their_type(tmp_path: Path, build: Callable[..., TrainedRun]
     assert {type(label) for label in labels} == {type(yes)}
 
 
-def test_no_rows_no_answers(value: Model, sold: Model) -> None:
-    """An empty batch is answered by an empty array."""
+def test_no_rows_give_an_empty_array(value: Model, sold: Model) -> None:
     assert value.predict([]).shape == (0,)
     assert sold.predict_proba(make_house_table().head(0)).shape == (0, 2)
 
 
-def test_what_cannot_be_read_is_named(value: Model) -> None:
-    """The field and the row are in the error; so is the type of what is no row at all."""
+def test_the_error_names_the_field_and_the_row(value: Model) -> None:
+    """For an unknown container it names the type."""
     good = dicts(make_house_table().head(3))
     with pytest.raises(DataError, match=r"row 2: 'size' is missing"):
         value.predict([good[0], {name: v for name, v in good[1].items() if name != "size"}])
@@ -100,15 +97,14 @@ def test_what_cannot_be_read_is_named(value: Model) -> None:
         value.predict_proba(good)
 
 
-def test_unseen_and_null_values_are_answered(value: Model) -> None:
-    """A new category, a null and a value beyond the training range each get a finite answer."""
+def test_unseen_null_and_extreme_values_get_finite_predictions(value: Model) -> None:
     row = dicts(make_house_table().head(1))[0]
     for odd in ({"a `kind`, of sorts": "new"}, {"a `kind`, of sorts": None}, {"size": None, "doors": 1e9}):
         assert np.isfinite(value.predict({**row, **odd})).all()
 
 
-def test_a_changed_model_is_never_built(release: Path) -> None:
-    """Opening checks digests first: a file that skops would still load is refused."""
+def test_a_changed_model_file_is_refused_before_it_is_loaded(release: Path) -> None:
+    """The digest is checked first; skops would load this file."""
     raw = bytearray((release / "model.skops").read_bytes())
     raw[len(raw) // 2] ^= 1
     (release / "model.skops").write_bytes(raw)

@@ -1,4 +1,4 @@
-"""Who is let in, what is refused and how, and that nothing a client sends is ever the service's fault."""
+"""The application of the service: access, limits, errors and responses of its routes."""
 
 import asyncio
 import base64
@@ -72,15 +72,15 @@ def model(tmp_path: Path) -> FakeModel:
 
 @pytest.fixture
 def service(model: FakeModel) -> Iterator[RunningService]:
-    with run_service(model) as found:
-        yield found
+    with run_service(model) as running:
+        yield running
 
 
 @pytest.fixture
 def locked(model: FakeModel) -> Iterator[RunningService]:
     """A service that was given keys."""
-    with run_service(model, KEYS) as found:
-        yield found
+    with run_service(model, KEYS) as running:
+        yield running
 
 
 def filled(path: str) -> str:
@@ -96,15 +96,15 @@ def ask(service: RunningService, path: str, **headers: str) -> Any:
     return service.client.request(method, filled(path), content=body if method == "POST" else None, headers=headers)
 
 
-def test_every_route_is_public_or_protected(service: RunningService) -> None:
-    """The routes are these, and each says itself who may ask it."""
+def test_every_route_is_public_or_needs_a_scope(service: RunningService) -> None:
+    """The table of routes and their access is complete."""
     assert {one.path: (one.method, one.access) for one in service.app.endpoints} == ROUTES
     assert {route.path for route in service.app.routes} == ROUTES.keys()
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_keys_open_what_they_are_for(locked: RunningService, path: str) -> None:
-    """Without a key 401, with one of too small a scope 403; what is public needs none."""
+def test_a_key_opens_the_routes_of_its_scopes(locked: RunningService, path: str) -> None:
+    """Without a key the status is 401, without the scope 403; public routes need no key."""
     access = ROUTES[path][1]
     codes = {
         "nothing": ask(locked, path).status_code,
@@ -121,14 +121,13 @@ def test_keys_open_what_they_are_for(locked: RunningService, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_no_keys_no_locks(service: RunningService, path: str) -> None:
-    """While no key was ever made, everything answers."""
+def test_without_keys_all_routes_are_open(service: RunningService, path: str) -> None:
     assert ask(service, path).status_code in (200, 303, 422)
 
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access != "public"])
-def test_no_spelling_of_a_path_gets_around_its_key(locked: RunningService, path: str) -> None:
-    """Access is checked where the request ends up, not by what its path looks like."""
+def test_no_spelling_of_a_path_avoids_its_key(locked: RunningService, path: str) -> None:
+    """Access is checked at the route, not by the text of the path."""
     where = filled(path)
     for odd in (
         f"/{where}", f"{where}/", f"/livez/..{where}", f"/livez/../{where}", f"{where}/livez", f"{where};/livez",
@@ -149,42 +148,41 @@ def test_no_spelling_of_a_path_gets_around_its_key(locked: RunningService, path:
         {"authorization": "Basic " + base64.b64encode(b"any:pkey").decode()},
     ],
 )
-def test_ways_to_show_a_key(locked: RunningService, headers: dict[str, str]) -> None:
-    """As a bearer's token, in a header of its own, or as a browser sends a password."""
+def test_a_key_may_be_in_one_of_three_headers(locked: RunningService, headers: dict[str, str]) -> None:
+    """It is a bearer token, X-API-Key, or the password of basic authentication."""
     assert locked.client.send(BODY, **headers).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "given",
+    "header",
     ["", "Bearer", "Bearer ", "pkey", "Bearer pkey x", "Basic", "Basic !!!", "Basic cGtleQ==", "Digest pkey",
      "Bearer " + "x" * 5000],
 )  # fmt: skip
-def test_what_is_no_key(locked: RunningService, given: str) -> None:
-    """401, and the way to authenticate; never a trace of what was sent."""
-    answer = locked.client.send(BODY, authorization=given)
+def test_an_invalid_key_gets_401(locked: RunningService, header: str) -> None:
+    """The response has a challenge, and no part of the key."""
+    answer = locked.client.send(BODY, authorization=header)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="towline"'
     assert answer.json()["code"] == "no-key"
     assert "pkey" not in answer.text
 
 
-def test_a_browser_is_asked_for_the_key(locked: RunningService) -> None:
-    """The pages for people can be opened by typing the key as a password."""
+def test_a_browser_prompts_for_the_key(locked: RunningService) -> None:
+    """A user opens the pages with the key as password."""
     assert locked.client.get("/docs").headers["www-authenticate"].startswith("Basic ")
-    given = "Basic " + base64.b64encode(b":pkey").decode()
-    assert locked.client.get("/docs", authorization=given).status_code == 200
+    header = "Basic " + base64.b64encode(b":pkey").decode()
+    assert locked.client.get("/docs", authorization=header).status_code == 200
 
 
-def test_keys_outside_ascii(locked: RunningService) -> None:
-    """Bytes that are no text are no key either."""
+def test_a_key_with_other_bytes_than_ascii_gets_401(locked: RunningService) -> None:
     status, _, _ = asyncio.run(send_asgi(locked.app, [BODY], authorization="Bearer schlüssel"))
     assert status == 401
 
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_methods(service: RunningService, path: str, method: str) -> None:
-    """A path takes its method, HEAD where it takes GET, and says so to any other."""
+def test_other_methods_get_405(service: RunningService, path: str, method: str) -> None:
+    """A path allows its method, and HEAD if it allows GET; the Allow header names them."""
     allowed = ("GET", "HEAD") if ROUTES[path][0] == "GET" else ("POST",)
     answer = service.client.request(method, filled(path), content=b"{}")
     if method in allowed:
@@ -198,8 +196,7 @@ def test_methods(service: RunningService, path: str, method: str) -> None:
 @pytest.mark.parametrize(
     "path", [path for path, (method, _) in ROUTES.items() if method == "GET" and path != "/metrics"]
 )
-def test_head_is_get_without_a_body(service: RunningService, path: str) -> None:
-    """Same status and headers."""
+def test_head_has_the_status_and_headers_of_get(service: RunningService, path: str) -> None:
     whole = service.client.request("GET", filled(path))
     head = service.client.request("HEAD", filled(path))
     assert (head.status_code, head.content) == (whole.status_code, b"")
@@ -210,39 +207,37 @@ def test_head_is_get_without_a_body(service: RunningService, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/nope", "/predict/", "/predict/x", "/v2/models", "/v2/models/", "/docs/x", "/%00", "/PREDICT"]
 )
-def test_unknown_paths(service: RunningService, path: str) -> None:
-    """404 as a problem document."""
+def test_unknown_paths_get_404(service: RunningService, path: str) -> None:
+    """The response is a problem document."""
     answer = service.client.request("POST", path, content=BODY)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
-def test_headers_of_every_answer(service: RunningService, path: str) -> None:
-    """No answer is sniffed, framed or stored; each has its request's id."""
+def test_every_response_has_security_headers_and_a_request_id(service: RunningService, path: str) -> None:
     answer = service.client.request("GET", filled(path), headers={"x-request-id": "abc"})
     assert {name: answer.headers[name] for name in SECURE} == SECURE
     assert answer.headers["x-request-id"] == "abc"
     assert "strict-transport-security" not in answer.headers
 
 
-def test_strict_transport_with_tls_alone(model: FakeModel) -> None:
-    """HSTS is said only by a service that speaks TLS itself."""
+def test_hsts_is_sent_only_with_tls(model: FakeModel) -> None:
     with run_service(model, certificate=Path("x.pem")) as service:
         assert "max-age" in service.client.get("/livez").headers["strict-transport-security"]
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "ä", "a\tb", "<script>", '"', "a,b"])
-def test_ids_that_are_not_taken(service: RunningService, given: str) -> None:
-    """An id that could break a log or a header is replaced."""
-    status, headers, _ = asyncio.run(send_asgi(service.app, [BODY], x_request_id=given))
+@pytest.mark.parametrize("header", ["", "a b", "x" * 129, "ä", "a\tb", "<script>", '"', "a,b"])
+def test_an_unsafe_request_id_is_replaced(service: RunningService, header: str) -> None:
+    """It could break a log or a header."""
+    status, headers, _ = asyncio.run(send_asgi(service.app, [BODY], x_request_id=header))
     assert status == 200
-    assert headers["x-request-id"] != given
+    assert headers["x-request-id"] != header
     assert headers["x-request-id"].replace("-", "").isalnum()
 
 
-def test_ids_are_all_different(service: RunningService, model: FakeModel) -> None:
-    """Within a process and between processes."""
+def test_request_ids_are_unique(service: RunningService, model: FakeModel) -> None:
+    """This holds within a process and between processes."""
     ids = {service.client.send(BODY).json()["request_id"] for _ in range(20)}
     with run_service(model) as other:
         ids |= {other.client.send(BODY).json()["request_id"] for _ in range(20)}
@@ -251,8 +246,8 @@ def test_ids_are_all_different(service: RunningService, model: FakeModel) -> Non
 
 @pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
 @pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/house-price/infer"])
-def test_hostile_json(service: RunningService, path: str, body: bytes) -> None:
-    """400 with what is wrong, for whatever a parser could stumble over; MLflow's clients write NaN and may."""
+def test_hostile_json_gets_400(service: RunningService, path: str, body: bytes) -> None:
+    """MLflow's clients may write NaN."""
     if path == "/invocations" and body == HOSTILE_JSON["NaN"]:
         assert service.client.send(b'{"dataframe_records": [NaN]}', path).status_code == 422
         return
@@ -266,8 +261,8 @@ def test_hostile_json(service: RunningService, path: str, body: bytes) -> None:
     ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", "text/json",
      "application/jsonp", "multipart/form-data", "application/json; x=y", ";", "application/ json"],
 )  # fmt: skip
-def test_other_media_types(service: RunningService, kind: str) -> None:
-    """Only declared JSON is read: a form on a foreign page cannot ask."""
+def test_other_media_types_get_415(service: RunningService, kind: str) -> None:
+    """A form on another site cannot send declared JSON."""
     answer = service.client.send(BODY, content_type=kind)
     assert (answer.status_code, answer.json()["code"]) == (415, "not-json")
 
@@ -277,14 +272,14 @@ def test_other_media_types(service: RunningService, kind: str) -> None:
     ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;charset=UTF-8",
      'application/json; charset="utf-8" ;'],
 )  # fmt: skip
-def test_json_by_any_spelling(service: RunningService, kind: str) -> None:
-    """Case, spaces and quotes are as HTTP has them."""
+def test_the_media_type_may_have_any_spelling(service: RunningService, kind: str) -> None:
+    """Case, spaces and quotes are those of HTTP."""
     assert service.client.send(BODY, content_type=kind).status_code == 200
 
 
 @pytest.mark.parametrize("sign", ["origin", "referer", "sec_fetch_site", "cookie"])
-def test_a_page_cannot_ask_without_a_media_type(service: RunningService, sign: str) -> None:
-    """A page on another site may send a body of no type without being asked first; Triton's client sends such too."""
+def test_a_browser_must_send_a_media_type(service: RunningService, sign: str) -> None:
+    """A page of another site can send a body without one and without a preflight; so does Triton's client."""
     scope_headers = {"content_type": "", sign: "https://evil.example"}
     infer = "/v2/models/house-price/infer"
     assert asyncio.run(send_asgi(service.app, [b"{}"], infer, **scope_headers))[0] == 415
@@ -301,8 +296,8 @@ PROTECTED = [path for path, (_, access) in ROUTES.items() if access != "public"]
     ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1", "[::2]:80", "[",
      "127.0.0.1:8080:1", "0x7f.1", "a@localhost"],
 )  # fmt: skip
-def test_other_hosts_while_there_are_no_keys(service: RunningService, path: str, host: str) -> None:
-    """403 and the option that helps, for whatever a name server may have been made to point here."""
+def test_without_keys_other_hosts_get_403(service: RunningService, path: str, host: str) -> None:
+    """The error names the option that helps."""
     status, _, body = asyncio.run(send_asgi(service.app, [BODY], filled(path), ROUTES[path][0], host=host))
     assert (status, json.loads(body)["code"]) == (403, "foreign-host")
     assert "--allowed-hosts" in json.loads(body)["remedy"]
@@ -312,30 +307,28 @@ def test_other_hosts_while_there_are_no_keys(service: RunningService, path: str,
     "host",
     ["127.0.0.1", "127.0.0.1:8080", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:8080", "127.1.2.3"],
 )
-def test_names_of_loopback(service: RunningService, host: str) -> None:
-    """Answered with any port, for a tunnel may have another."""
+def test_names_of_loopback_are_allowed(service: RunningService, host: str) -> None:
+    """The port does not matter, since a tunnel may have another."""
     assert service.client.send(BODY, host=host).status_code == 200
 
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access == "public"])
-def test_probes_may_come_by_any_name(service: RunningService, path: str) -> None:
-    """They tell nothing, and orchestrators ask by address."""
+def test_health_checks_allow_any_host(service: RunningService, path: str) -> None:
+    """They reveal nothing, and orchestrators use addresses."""
     assert asyncio.run(send_asgi(service.app, [b""], filled(path), host="10.1.2.3:80"))[0] != 403
 
 
-def test_the_host_it_was_told_to_listen_on(model: FakeModel) -> None:
-    """A name of this machine for loopback is its own."""
+def test_the_host_of_the_options_is_allowed(model: FakeModel) -> None:
     with run_service(model, host="tower.local") as service:
         assert service.client.send(BODY, host="tower.local:8080").status_code == 200
 
 
-def test_any_host_with_keys(locked: RunningService) -> None:
-    """A key is what no foreign page has; a proxy in front may send its own name."""
+def test_with_keys_any_host_is_allowed(locked: RunningService) -> None:
+    """A page of another site has no key, and a proxy may send its own host name."""
     assert locked.client.send(BODY, host="api.example.com", x_api_key="pkey").status_code == 200
 
 
-def test_any_host_where_others_may_ask(model: FakeModel) -> None:
-    """A service for other machines has names that it does not know."""
+def test_a_service_for_other_machines_allows_any_host(model: FakeModel) -> None:
     app = create_app(
         make_options(),
         SimpleNamespace(model=model, ready=True, rejections=0, reason=""),
@@ -347,8 +340,8 @@ def test_any_host_where_others_may_ask(model: FakeModel) -> None:
 
 
 @pytest.mark.parametrize("keys", [None, KEYS])
-def test_allowed_hosts(model: FakeModel, keys: dict[str, frozenset[str]] | None) -> None:
-    """Those that are named are answered, and loopback; no others, with keys or without."""
+def test_only_allowed_hosts_and_loopback_are_answered(model: FakeModel, keys: dict[str, frozenset[str]] | None) -> None:
+    """This holds with keys and without."""
     with run_service(model, keys, allowed_hosts=("api.example.com", "*.models.example.org")) as service:
         for host, status in (
             ("api.example.com", 200), ("API.example.com:443", 200), ("a.b.models.example.org", 200),
@@ -363,37 +356,36 @@ def test_allowed_hosts(model: FakeModel, keys: dict[str, frozenset[str]] | None)
 ORIGIN = "https://app.example.com"
 
 
-def test_no_page_may_ask_by_default(locked: RunningService) -> None:
-    """A browser that asks first is told no, and gets no answer to read."""
-    told = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
-    assert told.status_code == 405
-    assert not [name for name in told.headers if name.startswith("access-control")]
+def test_cors_is_disabled_by_default(locked: RunningService) -> None:
+    """A preflight is refused, and a response cannot be read by the page."""
+    response = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
+    assert response.status_code == 405
+    assert not [name for name in response.headers if name.startswith("access-control")]
     answer = locked.client.send(BODY, x_api_key="pkey", origin=ORIGIN)
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
-def test_pages_that_may_ask(model: FakeModel, path: str) -> None:
-    """The browser is told before it shows a key; answers and refusals may be read by the sites that are named."""
+def test_allowed_origins_get_cors_headers(model: FakeModel, path: str) -> None:
+    """The preflight is answered without a key; these sites may read responses and errors."""
     with run_service(model, KEYS, cors_origins=(ORIGIN,)) as service:
-        told = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
-        assert told.status_code == 200
-        assert told.headers["access-control-allow-origin"] == ORIGIN
-        assert "content-type" in told.headers["access-control-allow-headers"]
-        assert path == "/nope" or ROUTES[path][0] in told.headers["access-control-allow-methods"]
+        response = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert "content-type" in response.headers["access-control-allow-headers"]
+        assert path == "/nope" or ROUTES[path][0] in response.headers["access-control-allow-methods"]
         method = ROUTES.get(path, ("GET",))[0]
         answer = service.client.request(method, filled(path), headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         assert "access-control-allow-credentials" not in answer.headers
         for other in ("https://evil.example", "null", ORIGIN + ".evil.example", "http://app.example.com"):
-            for asked in ("OPTIONS", method):
-                answer = service.client.request(asked, filled(path), headers=preflight(other))
+            for sent_method in ("OPTIONS", method):
+                answer = service.client.request(sent_method, filled(path), headers=preflight(other))
                 assert "access-control-allow-origin" not in answer.headers
                 assert answer.headers["vary"] == "Origin"
 
 
-def test_pages_of_any_site(model: FakeModel) -> None:
-    """If that is what is wanted."""
+def test_any_origin_may_be_allowed(model: FakeModel) -> None:
     with run_service(model, KEYS, cors_origins=("*",)) as service:
         answer = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
@@ -419,22 +411,22 @@ def preflight(origin: str) -> dict[str, str]:
     ],
     ids=["gzip", "upper case", "x-gzip", "deflate", "two members", "identity"],
 )
-def test_compressed_bodies(service: RunningService, coding: str, packed: bytes) -> None:
-    """Read as clients send them, on each path."""
+def test_compressed_bodies_are_read(service: RunningService, coding: str, packed: bytes) -> None:
+    """This holds on each path."""
     answer = service.client.send(packed, content_encoding=coding)
     assert (answer.status_code, answer.json()["predictions"]) == (200, [41.0])
 
 
-def test_large_compressed_bodies(service: RunningService) -> None:
-    """Unpacked aside, and predicted in the same order."""
+def test_large_compressed_bodies_are_read_on_the_parser_thread(service: RunningService) -> None:
+    """The predictions have the order of the rows."""
     body = json.dumps({"rows": [{**ROW, "size": float(number)} for number in range(5_000)]}).encode()
     answer = service.client.send(gzip.compress(body, mtime=0), content_encoding="gzip")
     assert answer.json()["predictions"] == [2.0 * number for number in range(5_000)]
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "", "gzip;q=1"])
-def test_other_codings(service: RunningService, coding: str) -> None:
-    """415, and those that are read are named."""
+def test_other_codings_get_415(service: RunningService, coding: str) -> None:
+    """The response names the supported codings."""
     answer = service.client.send(BODY, content_encoding=coding)
     assert (answer.status_code, answer.json()["code"]) == (415, "unknown-encoding")
     assert answer.headers["accept-encoding"] == "gzip, deflate"
@@ -458,14 +450,14 @@ def test_other_codings(service: RunningService, coding: str) -> None:
     ids=["full", "a byte more", "large", "two members", "1,000 members", "cut", "cut short", "more behind",
          "not compressed", "empty"],
 )  # fmt: skip
-def test_compressed_bodies_that_are_refused(model: FakeModel, packed: bytes, status: int) -> None:
-    """The limit is on what they unpack to; damage is told as such."""
+def test_too_large_or_damaged_compressed_bodies_are_refused(model: FakeModel, packed: bytes, status: int) -> None:
+    """The limit is on the decompressed size."""
     with run_service(model, max_body=50_000) as service:
         assert service.client.send(packed, content_encoding="gzip").status_code == status
 
 
-def test_a_bomb_is_not_unpacked(service: RunningService) -> None:
-    """Of what unpacks to 200 MB no more is made than a body may have."""
+def test_a_zip_bomb_is_not_decompressed(service: RunningService) -> None:
+    """Of 200 MB, at most the allowed size is decompressed."""
     packing = zlib.compressobj(wbits=31)
     bomb = b"".join(packing.compress(b" " * 1_000_000) for _ in range(200)) + packing.flush()
     tracemalloc.start()
@@ -476,8 +468,7 @@ def test_a_bomb_is_not_unpacked(service: RunningService) -> None:
         tracemalloc.stop()
 
 
-def test_a_body_as_long_as_allowed(model: FakeModel) -> None:
-    """The limit is on bytes, and exact."""
+def test_the_limit_of_a_body_is_exact(model: FakeModel) -> None:
     with run_service(model, max_body=len(BODY)) as service:
         assert service.client.send(BODY).status_code == 200
         answer = service.client.send(BODY + b" ")
@@ -485,8 +476,8 @@ def test_a_body_as_long_as_allowed(model: FakeModel) -> None:
         assert answer.headers["connection"] == "close"
 
 
-def test_a_body_in_chunks(model: FakeModel) -> None:
-    """What comes without a length is counted as it comes, and no more is read than allowed."""
+def test_a_chunked_body_is_limited(model: FakeModel) -> None:
+    """Its bytes are counted as they arrive, and no more are read."""
     app, _, _ = create_application(model, max_body=100)
     status, _, body = asyncio.run(send_asgi(app, [BODY[:10], b"", BODY[10:20], BODY[20:]]))
     assert status == 200, body
@@ -499,34 +490,34 @@ def test_a_body_in_chunks(model: FakeModel) -> None:
 @pytest.mark.parametrize(
     ("length", "status"), [("-1", 400), ("x", 400), ("1e3", 400), ("", 400), ("9" * 50, 413), ("5000001", 413)]
 )
-def test_a_length_that_is_none(service: RunningService, length: str, status: int) -> None:
-    """Refused before anything is read."""
+def test_an_invalid_content_length_is_refused(service: RunningService, length: str, status: int) -> None:
+    """Nothing of the body is read."""
     assert asyncio.run(send_asgi(service.app, [BODY], content_length=length))[0] == status
 
 
 @pytest.mark.parametrize("body", [[None], [BODY[:10], None], [b"", b"", None]])
-def test_a_client_that_leaves(service: RunningService, body: list[bytes | None]) -> None:
-    """Nothing is answered, predicted, logged or counted."""
+def test_a_disconnected_client_leaves_no_trace(service: RunningService, body: list[bytes | None]) -> None:
+    """Nothing is predicted, logged or counted."""
     assert asyncio.run(send_asgi(service.app, body)) == (0, {}, b"")
     assert service.log.records == []
     assert "towline_in_flight 1.0" in service.client.get("/metrics").text  # which is this request itself
 
 
-def test_what_does_not_fit_the_contract_is_named(service: RunningService) -> None:
-    """Row, field and reason; at most twenty, and how many there are."""
+def test_contract_violations_are_listed(service: RunningService) -> None:
+    """Each has row, field and reason; at most twenty are listed, with the total."""
     rows = [ROW, {**ROW, "size": "wide", "at": "soon"}, {"kind": "house", "sunny": 3}]
-    told = service.client.post("/predict", {"rows": rows}).json()
-    assert (told["status"], told["code"], told["error_count"]) == (422, "T210", 5)
-    assert [(error["row"], error["field"]) for error in told["errors"]] == [
+    response = service.client.post("/predict", {"rows": rows}).json()
+    assert (response["status"], response["code"], response["error_count"]) == (422, "T210", 5)
+    assert [(error["row"], error["field"]) for error in response["errors"]] == [
         (1, "size"), (1, "at"), (2, "size"), (2, "sunny"), (2, "at"),
     ]  # fmt: skip
-    told = service.client.post("/predict", {"rows": [{}] * 30}).json()
-    assert len(told["errors"]) == 20
-    assert told["error_count"] == 120
+    response = service.client.post("/predict", {"rows": [{}] * 30}).json()
+    assert len(response["errors"]) == 20
+    assert response["error_count"] == 120
 
 
-def test_no_problem_repeats_a_value(service: RunningService) -> None:
-    """What was sent may be personal: it is not sent back, nor logged."""
+def test_errors_contain_no_value(service: RunningService) -> None:
+    """Values may be personal data; they are neither returned nor logged."""
     secret = "Eva-Muster-1985"
     bodies = [
         {"rows": [{**ROW, "size": secret}]},
@@ -546,13 +537,13 @@ def test_no_problem_repeats_a_value(service: RunningService) -> None:
     "value", [[], {}, [1], {"a": 1}, "", " ", "x", "NaN", "inf", "1e999", True, 1e308, -1e308, 10**30, "1_000", "٣"]
 )
 @pytest.mark.parametrize("field", ROW)
-def test_no_value_is_the_services_fault(service: RunningService, field: str, value: Any) -> None:
-    """Any value of any field is answered or refused."""
+def test_no_value_causes_an_internal_error(service: RunningService, field: str, value: Any) -> None:
+    """Each value of each field gets a prediction or a 4xx response."""
     assert service.client.post("/predict", {"rows": [{**ROW, field: value}]}).status_code in (200, 422)
 
 
-def test_a_prediction_that_is_not_finite(service: RunningService, model: FakeModel) -> None:
-    """Refused by row: JSON has no word for it."""
+def test_a_prediction_that_is_not_finite_is_refused(service: RunningService, model: FakeModel) -> None:
+    """JSON cannot represent it; the error names the row."""
     for offset in (float("inf"), float("nan")):
         model.offset = offset
         answer = service.client.send(BODY)
@@ -561,8 +552,7 @@ def test_a_prediction_that_is_not_finite(service: RunningService, model: FakeMod
     assert service.log.records == []
 
 
-def test_a_probability_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for a classification."""
+def test_a_probability_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(make_contract(CLASSES), tmp_path)
     monkeypatch.setattr(
         FakeModel, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]])
@@ -608,8 +598,8 @@ def test_a_model_that_fails(
     assert service.client.get("/livez").status_code == 200
 
 
-def test_not_ready(model: FakeModel) -> None:
-    """Without a model 503 and when to come again; alive all the same."""
+def test_without_a_model_the_service_is_live_but_not_ready(model: FakeModel) -> None:
+    """The status is 503 with Retry-After."""
     with run_service(None) as service:
         for path in ("/readyz", "/ping", "/v2/health/ready", "/v2/models/house-price/ready", "/metadata", "/docs"):
             answer = service.client.get(path)
@@ -626,8 +616,9 @@ def test_not_ready(model: FakeModel) -> None:
         assert service.client.send(BODY).status_code == 200
 
 
-def test_a_request_has_one_model(service: RunningService, model: FakeModel, tmp_path: Path) -> None:
-    """A model that is exchanged while a request is read answers the next one."""
+def test_a_model_replaced_during_a_request_answers_the_next_one(
+    service: RunningService, model: FakeModel, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     newer = FakeModel(make_contract(), other, version=4, offset=1000)
@@ -660,8 +651,8 @@ def test_a_request_has_one_model(service: RunningService, model: FakeModel, tmp_
     assert service.client.send(BODY).json()["predictions"] == [1041.0]
 
 
-def test_rates_are_held_for_each_key(model: FakeModel) -> None:
-    """One key's haste is not another's; the answer says when to come again."""
+def test_the_rate_is_limited_for_each_key(model: FakeModel) -> None:
+    """The response has Retry-After."""
     keys = {"onekey": frozenset({"predict"}), "twokey": frozenset({"predict"})}
     with run_service(model, keys, rate=3.0) as service:
         codes = [service.client.send(BODY, x_api_key="onekey").status_code for _ in range(5)]
@@ -674,8 +665,8 @@ def test_rates_are_held_for_each_key(model: FakeModel) -> None:
         assert {service.client.get("/livez").status_code for _ in range(10)} == {200}
 
 
-def test_bad_keys_are_limited(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From one address, whatever they show; valid keys from there are answered, and other addresses."""
+def test_invalid_keys_are_limited_by_address(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valid keys from this address, and other addresses, are still answered."""
     monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 5.0)
     monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 0.001)
     with run_service(model, KEYS) as service:
@@ -691,8 +682,8 @@ def test_bad_keys_are_limited(model: FakeModel, monkeypatch: pytest.MonkeyPatch)
         assert asyncio.run(send_asgi(service.app, [BODY], client="10.0.0.7"))[0] == 401
 
 
-def test_who_asks_too_often_waits(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals without a valid key are answered late, others in the meantime, and only so many wait at once."""
+def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other requests are answered meanwhile, and the number of delayed responses is limited."""
     monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 1.0)
     monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 3600.0)
     monkeypatch.setattr(endpoint, "MAX_DELAYED", 2)
@@ -700,9 +691,9 @@ def test_who_asks_too_often_waits(model: FakeModel, monkeypatch: pytest.MonkeyPa
     async def ask() -> list[int]:
         app, _, _ = create_application(model, KEYS)
         assert (await send_asgi(app, [BODY]))[0] == 401
-        held = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
+        pending_requests = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
         statuses = [(await send_asgi(app, [BODY], x_api_key="pkey"))[0]]
-        done, waiting = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        done, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
         assert len(waiting) == 2
         for task in waiting:
             task.cancel()
@@ -712,7 +703,7 @@ def test_who_asks_too_often_waits(model: FakeModel, monkeypatch: pytest.MonkeyPa
 
 
 def test_each_prediction_is_logged_once(service: RunningService, model: FakeModel) -> None:
-    """With the request's id, the model that answered and the rows as they came."""
+    """The record has the request id, the model and the rows as they were sent."""
     service.client.send(BODY, x_request_id="a")
     service.client.send(b'{"rows": 1}')
     service.client.post("/invocations", {"dataframe_records": [ROW, ROW]}, x_request_id="b")
@@ -723,8 +714,8 @@ def test_each_prediction_is_logged_once(service: RunningService, model: FakeMode
     assert service.log.records[0][3] == [{**ROW, "at": None}]
 
 
-def test_large_requests(service: RunningService, model: FakeModel) -> None:
-    """Read and answered aside, in the same order."""
+def test_large_requests_are_parsed_on_a_thread(service: RunningService, model: FakeModel) -> None:
+    """The predictions have the order of the rows."""
     rows = [{**ROW, "size": float(n)} for n in range(5_000)]
     answer = service.client.post("/predict", {"rows": rows})
     assert answer.json()["predictions"] == [2.0 * n for n in range(5_000)]
@@ -733,31 +724,29 @@ def test_large_requests(service: RunningService, model: FakeModel) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 4_321)
 
 
-def test_what_the_model_is(tmp_path: Path) -> None:
-    """The manifest and the fields, without the list of files."""
+def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
+    """The list of files is left out."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
-        told = service.client.get("/metadata").json()
-    assert (told["name"], told["version"], told["classes"]) == ("house-price", 3, ["no", "yes"])
-    assert "files" not in told
-    assert [field["name"] for field in told["fields"]] == list(ROW)
+        response = service.client.get("/metadata").json()
+    assert (response["name"], response["version"], response["classes"]) == ("house-price", 3, ["no", "yes"])
+    assert "files" not in response
+    assert [field["name"] for field in response["fields"]] == list(ROW)
 
 
-def test_the_page_is_where_a_browser_begins(service: RunningService) -> None:
-    """The bare address leads to the page, also behind a proxy's prefix."""
+def test_the_root_redirects_to_the_page(service: RunningService) -> None:
+    """The redirect is relative, so it works behind a proxy's prefix."""
     answer = service.client.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "docs")
 
 
 @pytest.mark.parametrize("code", PROBLEM_TYPES)
-def test_codes_have_a_status_and_a_title(code: str) -> None:
-    """The one table from code to status holds HTTP errors only, each with words."""
+def test_each_error_code_has_a_status_and_a_title(code: str) -> None:
     kind = PROBLEM_TYPES[code]
     assert 400 <= kind.status < 600
     assert kind.title
 
 
-def test_other_protocols_than_http(service: RunningService) -> None:
-    """A websocket is turned away."""
+def test_websockets_are_refused(service: RunningService) -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

@@ -40,8 +40,8 @@ def file(store: Path) -> Path:
     return store / "serving" / "keys.json"
 
 
-def test_a_key_opens_what_its_scope_allows(tmp_path: Path) -> None:
-    """predict is predict alone, admin is both, and any other text is nobody."""
+def test_a_key_grants_its_scopes(tmp_path: Path) -> None:
+    """``admin`` includes ``predict``; an unknown text grants nothing."""
     caller, _ = create_key(tmp_path, "shop")
     operator, _ = create_key(tmp_path, "operator", ["admin"])
     known = ApiKeys(tmp_path)
@@ -52,15 +52,14 @@ def test_a_key_opens_what_its_scope_allows(tmp_path: Path) -> None:
     assert known.required
 
 
-def test_the_right_secret_under_another_id_is_refused(tmp_path: Path) -> None:
-    """The two halves of a key belong together."""
+def test_a_secret_with_the_id_of_another_key_is_refused(tmp_path: Path) -> None:
     first, _ = create_key(tmp_path, "a")
     _, second = create_key(tmp_path, "b")
     assert ApiKeys(tmp_path).scopes(f"tl_{second.id}_{first.split('_', 2)[2]}") is None
 
 
-def test_a_key_holds_256_bits_and_is_kept_nowhere(tmp_path: Path) -> None:
-    """What is stored is a digest, in a file its owner alone can read."""
+def test_a_key_has_256_random_bits_and_only_its_digest_is_stored(tmp_path: Path) -> None:
+    """The file can be read by its owner only."""
     text, key = create_key(tmp_path, "shop")
     secret = text.split("_", 2)[2]
     assert len(secret) >= 43  # 6 bits a character
@@ -70,8 +69,8 @@ def test_a_key_holds_256_bits_and_is_kept_nowhere(tmp_path: Path) -> None:
     assert key.id in file(tmp_path).read_text()
 
 
-def test_the_public_part_is_told_only_of_keys_that_exist(tmp_path: Path) -> None:
-    """A caller cannot write a text of his own into the log."""
+def test_identity_returns_only_ids_of_stored_keys(tmp_path: Path) -> None:
+    """A caller cannot write text into the log."""
     text, key = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     assert known.identity(text) == key.id
@@ -80,7 +79,7 @@ def test_the_public_part_is_told_only_of_keys_that_exist(tmp_path: Path) -> None
 
 
 def test_a_revoked_key_is_refused_within_two_seconds(tmp_path: Path, clock: Clock) -> None:
-    """A running service reads the file again, as it does for a new key; one that was there keeps working."""
+    """A running service reads the changed file; other keys stay valid."""
     text, key = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     assert known.scopes(text)
@@ -92,10 +91,9 @@ def test_a_revoked_key_is_refused_within_two_seconds(tmp_path: Path, clock: Cloc
     assert known.required
 
 
-def test_the_file_is_looked_at_twice_a_second_at_most(
+def test_the_file_is_checked_at_most_twice_a_second(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests do not pay for the file system."""
     text, _ = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     looks: list[int] = []
@@ -107,8 +105,7 @@ def test_the_file_is_looked_at_twice_a_second_at_most(
     assert 15 <= len(looks) <= 20
 
 
-def test_a_key_expires(tmp_path: Path, clock: Clock) -> None:
-    """At its time, without anything being written."""
+def test_a_key_expires_at_its_time(tmp_path: Path, clock: Clock) -> None:
     text, key = create_key(tmp_path, "shop", lifetime=dt.timedelta(hours=1))
     known = ApiKeys(tmp_path)
     clock.passed = 3590
@@ -118,8 +115,8 @@ def test_a_key_expires(tmp_path: Path, clock: Clock) -> None:
     assert key.state(key.created + dt.timedelta(hours=2)) == "expired"
 
 
-def test_without_keys_none_is_required_until_one_is_made(tmp_path: Path, clock: Clock) -> None:
-    """From then on one is, even when all are revoked: a service never opens by a revocation."""
+def test_a_key_is_required_once_one_was_created(tmp_path: Path, clock: Clock) -> None:
+    """This holds even when all keys are revoked."""
     known = ApiKeys(tmp_path)
     assert not known.required
     _, key = create_key(tmp_path, "shop")
@@ -131,10 +128,10 @@ def test_without_keys_none_is_required_until_one_is_made(tmp_path: Path, clock: 
 
 
 @pytest.mark.parametrize("content", ['{"format": 1, "keys": []}', '{"format": 1}', "{}"])
-def test_an_emptied_file_lets_nobody_in(
+def test_a_file_without_keys_admits_nobody(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    """Neither while the service runs nor when it starts again; the log says so and what to do, and that helps."""
+    """The log names the remedy, and the remedy works."""
     text, _ = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     file(tmp_path).write_text(content)
@@ -150,8 +147,7 @@ def test_an_emptied_file_lets_nobody_in(
     assert known.required
 
 
-def test_a_file_of_no_keys_does_not_open_what_was_open(tmp_path: Path, clock: Clock) -> None:
-    """A service that never had keys takes an empty file for what it is: somebody wants keys."""
+def test_an_empty_file_closes_a_service_without_keys(tmp_path: Path, clock: Clock) -> None:
     known = ApiKeys(tmp_path)
     assert not known.required
     file(tmp_path).parent.mkdir(parents=True)
@@ -161,10 +157,10 @@ def test_a_file_of_no_keys_does_not_open_what_was_open(tmp_path: Path, clock: Cl
 
 
 @pytest.mark.parametrize("content", ["", "{", "null", '{"format": 2}', '{"format": 1, "keys": [{"id": "x"}]}', None])
-def test_damaged_keys_leave_the_last_good_ones_in_force(
+def test_with_a_damaged_file_the_last_valid_keys_stay_in_force(
     tmp_path: Path, clock: Clock, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether the file is cut, of another form or gone; the log says so once, and a mended file counts again."""
+    """The file may be truncated, of another format or missing. The log says so once; a repaired file is read again."""
     text, _ = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     good = file(tmp_path).read_bytes()
@@ -183,18 +179,17 @@ def test_damaged_keys_leave_the_last_good_ones_in_force(
 
 
 def test_a_service_does_not_start_with_damaged_keys(tmp_path: Path) -> None:
-    """It would otherwise have none, and be open; nor is a new key written over them."""
+    """A new key does not replace the damaged file either."""
     create_key(tmp_path, "shop")
     file(tmp_path).write_text("{")
     for use in (lambda: ApiKeys(tmp_path), lambda: create_key(tmp_path, "other"), lambda: revoke_key(tmp_path, "0")):
-        with pytest.raises(ConfigError, match="damaged") as caught:
+        with pytest.raises(ConfigError, match="damaged") as error:
             use()
-        assert caught.value.where == str(file(tmp_path))
+        assert error.value.where == str(file(tmp_path))
     assert file(tmp_path).read_text() == "{"
 
 
-def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
-    """Two administrators do not overwrite each other's."""
+def test_keys_created_concurrently_are_all_stored(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda number: create_key(tmp_path, f"caller {number}"), range(16)))
     known = ApiKeys(tmp_path)
@@ -202,8 +197,8 @@ def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
     assert len({key.id for _, key in made}) == 16
 
 
-def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., CommandResult]) -> None:
-    """create shows it once, on stdout alone; list shows everything else; revoke ends it."""
+def test_the_commands_create_list_and_revoke_a_key(store: Path, command: Callable[..., CommandResult]) -> None:
+    """``create`` prints the key once, on stdout only."""
     made = command("keys", "create", "shop", "--scope", "predict", "--expires", "90d")
     assert made.code == 0
     text = made.out.strip()
@@ -214,9 +209,9 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Co
     assert "sha256" not in rows[0]
     lasts = dt.datetime.fromisoformat(rows[0]["expires"]) - dt.datetime.fromisoformat(rows[0]["created"])
     assert lasts == dt.timedelta(days=90)
-    shown = command("keys", "list").out
-    assert rows[0]["id"] in shown
-    assert text.split("_", 2)[2] not in shown
+    listing = command("keys", "list").out
+    assert rows[0]["id"] in listing
+    assert text.split("_", 2)[2] not in listing
     assert command("keys", "revoke", rows[0]["id"]).code == 0
     assert command("keys", "revoke", rows[0]["id"], "--json").json["state"] == "revoked"
     assert command("keys", "list", "--json").json[0]["state"] == "revoked"
@@ -224,7 +219,7 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Co
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("create", "shop", "--expires", "tomorrow"), "not a duration"),
         (("create", "shop", "--expires", "0d"), "not a duration"),
@@ -236,11 +231,11 @@ def test_a_key_from_its_making_to_its_end(store: Path, command: Callable[..., Co
         (("revoke", "12345678"), "no key"),
     ],
 )
-def test_what_cannot_be_done_is_told(
-    store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], told: str
+def test_invalid_commands_have_an_error_and_write_no_file(
+    store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], message: str
 ) -> None:
-    """Exit code 2, what is wrong, and no file."""
+    """The exit code is 2."""
     done = command("keys", *words, "--json")
     assert done.code == 2
-    assert told in json.dumps(done.json)
+    assert message in json.dumps(done.json)
     assert not file(store).exists()

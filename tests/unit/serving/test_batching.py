@@ -1,4 +1,4 @@
-"""Requests to a slow model are joined, kept apart by model, and never pile up without end."""
+"""Batching of requests for compiled and for other models."""
 
 import asyncio
 import threading
@@ -50,8 +50,8 @@ async def queued(requests: Iterable[Coroutine[Any, Any, RowPredictions]]) -> lis
     return tasks
 
 
-def test_what_comes_while_it_is_busy_is_joined(slow: Slow) -> None:
-    """One call for the first, one for all that came meanwhile; each gets its own rows' answers."""
+def test_requests_that_arrive_while_the_thread_is_busy_are_joined(slow: Slow) -> None:
+    """One call scores the first request, one call all later ones; each request gets its own predictions."""
 
     async def ask() -> list[RowPredictions]:
         batcher = ThreadBatcher()
@@ -66,8 +66,8 @@ def test_what_comes_while_it_is_busy_is_joined(slow: Slow) -> None:
     assert answers == alone
 
 
-def test_a_call_holds_no_more_rows_than_allowed(slow: Slow) -> None:
-    """Joined up to a limit; one large request goes alone, and none is overtaken."""
+def test_a_batch_holds_at_most_the_allowed_rows(slow: Slow) -> None:
+    """A larger request is scored alone, and the order is kept."""
 
     async def ask() -> None:
         batcher = ThreadBatcher(max_batch=10)
@@ -79,8 +79,8 @@ def test_a_call_holds_no_more_rows_than_allowed(slow: Slow) -> None:
     assert slow.calls == [1, 9, 6, 12, 1]
 
 
-def test_two_models_are_never_mixed(slow: Slow, tmp_path: Path) -> None:
-    """A call is of one model, whatever was exchanged while requests waited."""
+def test_a_batch_has_requests_of_one_model(slow: Slow, tmp_path: Path) -> None:
+    """The model may be replaced while requests wait."""
     folder = tmp_path / "newer"
     folder.mkdir()
     newer = Slow(make_contract(CLASSES), folder, compiled=False, version=4, offset=1000)
@@ -98,8 +98,8 @@ def test_two_models_are_never_mixed(slow: Slow, tmp_path: Path) -> None:
     assert (slow.calls, newer.calls) == ([1, 1, 1], [2])
 
 
-def test_one_that_cannot_be_answered_spoils_no_other(slow: Slow) -> None:
-    """The rows that fail are found by asking for each request alone."""
+def test_a_failing_request_fails_no_other(slow: Slow) -> None:
+    """After an error, each request of the batch is scored alone."""
 
     async def ask() -> list[Any]:
         batcher = ThreadBatcher()
@@ -111,16 +111,16 @@ def test_one_that_cannot_be_answered_spoils_no_other(slow: Slow) -> None:
     assert [type(answer) for answer in answers] == [RowPredictions, RowPredictions, ValueError, RowPredictions]
 
 
-def test_a_full_queue_refuses(slow: Slow) -> None:
-    """503 and when to come again, and only what is too much; a request of more rows than fit is taken alone."""
+def test_a_full_queue_refuses_requests(slow: Slow) -> None:
+    """The response is 503 with Retry-After. A request larger than the queue is accepted if nothing waits."""
 
     async def ask() -> None:
         batcher = ThreadBatcher(max_queued=5)
         first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
-        with pytest.raises(Problem) as caught:
+        with pytest.raises(Problem) as error:
             await batcher.score(slow, rows(1, 2, 3))
-        assert (caught.value.code, caught.value.type.status) == ("busy", 503)
-        assert (b"retry-after", b"1") in caught.value.headers
+        assert (error.value.code, error.value.type.status) == ("busy", 503)
+        assert (b"retry-after", b"1") in error.value.headers
         fits = asyncio.ensure_future(batcher.score(slow, rows(1, 2)))
         await asyncio.sleep(0)
         slow.go.set()
@@ -131,14 +131,14 @@ def test_a_full_queue_refuses(slow: Slow) -> None:
     run(ask())
 
 
-def test_many_requests_at_once(slow: Slow) -> None:
-    """Through the service: each its own answer, in far fewer calls than requests."""
+def test_concurrent_requests_get_their_own_predictions(slow: Slow) -> None:
+    """The service makes far fewer calls than there are requests."""
     slow.go.set()
     with run_service(slow) as service:
 
         async def one(size: int) -> list[str]:
-            found = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})
-            predictions: list[str] = found.json()["predictions"]
+            answer = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})
+            predictions: list[str] = answer.json()["predictions"]
             return predictions
 
         async def ask() -> list[list[str]]:
@@ -149,8 +149,7 @@ def test_many_requests_at_once(slow: Slow) -> None:
     assert len(slow.calls) < 39
 
 
-def test_an_answer_nobody_waits_for(slow: Slow) -> None:
-    """A request that is given up does not stop those behind it."""
+def test_a_cancelled_request_does_not_stop_later_ones(slow: Slow) -> None:
 
     async def ask() -> RowPredictions:
         batcher = ThreadBatcher()
@@ -162,19 +161,19 @@ def test_an_answer_nobody_waits_for(slow: Slow) -> None:
     assert run(ask()).predictions == ["no"]
 
 
-def test_requests_of_one_turn(tmp_path: Path) -> None:
-    """They share one call, kept apart by model; each gets its own rows' answers, and a bad row spoils no other's."""
+def test_requests_of_consecutive_loop_iterations_share_a_call(tmp_path: Path) -> None:
+    """Requests of two models are separated, and a failing row fails no other request."""
     old, new = (Slow(make_contract(CLASSES), tmp_path, offset=offset) for offset in (0, 1000))
     old.go.set()
     new.go.set()
 
     async def ask() -> list[Any]:
         turn = MicroBatcher()
-        asked = [turn.score(old, rows(n)) for n in (1, 2)]
-        asked += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
+        futures = [turn.score(old, rows(n)) for n in (1, 2)]
+        futures += [turn.score(new, rows(n, n + 30)) for n in (3, 12, 13)]
         nobody = turn.score(new, rows(5))
         nobody.cancel()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*futures, return_exceptions=True)
 
     *answered, unlucky = run(ask())
     assert [answer.predictions for answer in answered] == [

@@ -1,4 +1,4 @@
-"""What may be given to --allowed-hosts and --cors-origins."""
+"""The options --allowed-hosts and --cors-origins."""
 
 import pytest
 
@@ -7,34 +7,34 @@ from towline.serving.browser_access import check_hosts, check_origins
 
 
 @pytest.mark.parametrize("name", ["api.example.com", "*.example.com", "*", "localhost", "my_host", "10.0.0.7", "[::1]"])
-def test_names_of_hosts(name: str) -> None:
-    """As a Host header has them, without a port."""
+def test_valid_host_names_are_accepted(name: str) -> None:
+    """A host name has the form of a Host header without a port."""
     check_hosts([name])
 
 
 @pytest.mark.parametrize(
     "name", ["https://api.example.com", "api.example.com:443", "a/b", "*.*", "a.*.b", "", "a b", "::1"]
 )
-def test_what_is_no_host(name: str) -> None:
-    """Refused when the service starts, with the option, the value and the form that is taken."""
-    with pytest.raises(ConfigError, match="is not a host name") as caught:
+def test_an_invalid_host_name_is_refused(name: str) -> None:
+    """The error names the option, the value and the correct form."""
+    with pytest.raises(ConfigError, match="is not a host name") as error:
         check_hosts(["api.example.com", name])
-    assert (caught.value.where, repr(name) in caught.value.what) == ("--allowed-hosts", True)
-    assert "api.example.com" in caught.value.remedy
+    assert (error.value.where, repr(name) in error.value.what) == ("--allowed-hosts", True)
+    assert "api.example.com" in error.value.remedy
 
 
 @pytest.mark.parametrize("origin", ["https://app.example.com", "http://localhost:3000", "*", "http://[::1]:80"])
-def test_origins(origin: str) -> None:
-    """As a browser sends them."""
+def test_valid_origins_are_accepted(origin: str) -> None:
+    """An origin has the form in which browsers send it."""
     check_origins([origin])
 
 
 @pytest.mark.parametrize(
     "origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null", "", "ftp://a"]
 )
-def test_what_is_no_origin(origin: str) -> None:
-    """Refused when the service starts: it would never match."""
-    with pytest.raises(ConfigError, match="is not an origin") as caught:
+def test_an_invalid_origin_is_refused(origin: str) -> None:
+    """It would never match."""
+    with pytest.raises(ConfigError, match="is not an origin") as error:
         check_origins([origin])
-    assert caught.value.where == "--cors-origins"
-    assert "https://app.example.com" in caught.value.remedy
+    assert error.value.where == "--cors-origins"
+    assert "https://app.example.com" in error.value.remedy

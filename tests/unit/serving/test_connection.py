@@ -1,4 +1,4 @@
-"""How much of a connection is parsed at once, and when it is given up; on a transport that only remembers."""
+"""Parsing and timeouts of a connection, on a fake transport."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -85,8 +85,8 @@ def slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, name, 0.0)
 
 
-def test_others_are_answered_while_a_large_read_is_parsed() -> None:
-    """10,000 chunks that come in one read do not hold up the event loop; the body is whole at the end."""
+def test_a_large_read_does_not_block_the_event_loop() -> None:
+    """10,000 chunks in one read are parsed in slices; the body is complete at the end."""
 
     async def send() -> None:
         made, transport = connect(echo)
@@ -97,8 +97,7 @@ def test_others_are_answered_while_a_large_read_is_parsed() -> None:
     asyncio.run(send())
 
 
-def test_a_large_body_of_known_length_is_not_cut() -> None:
-    """It costs the parser nothing, and arrives whole."""
+def test_a_body_with_a_content_length_is_parsed_in_one_step() -> None:
 
     async def send() -> None:
         made, transport = connect(echo)
@@ -112,8 +111,8 @@ def test_a_large_body_of_known_length_is_not_cut() -> None:
     asyncio.run(send())
 
 
-def test_requests_that_come_together_are_not_all_parsed_at_once() -> None:
-    """While the first one is answered only a few are; each is answered in its turn."""
+def test_pipelined_requests_are_not_all_parsed_at_once() -> None:
+    """Only a few are parsed while the first is answered; each is answered in order."""
     may_answer: asyncio.Event
     asked = 0
 
@@ -140,8 +139,8 @@ def test_requests_that_come_together_are_not_all_parsed_at_once() -> None:
     asyncio.run(send())
 
 
-def test_nothing_of_a_body_is_parsed_before_the_application_asks() -> None:
-    """So an answer without the body costs no more than the head."""
+def test_a_body_is_parsed_only_when_the_application_reads_it() -> None:
+    """A response that does not need the body costs no more than the headers."""
 
     async def refuse(_: Any, __: Any, send: Any) -> None:
         await answer(send, b"no")
@@ -159,8 +158,7 @@ def test_nothing_of_a_body_is_parsed_before_the_application_asks() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", CHUNKED, CHUNKED + b"1\r\n"])
-def test_a_request_that_does_not_come_whole(sent: bytes) -> None:
-    """408 after a minute, and not before."""
+def test_an_incomplete_request_gets_408_after_the_timeout(sent: bytes) -> None:
 
     async def send() -> None:
         made, transport = connect(echo)
@@ -180,7 +178,7 @@ def test_a_request_that_does_not_come_whole(sent: bytes) -> None:
 
 
 def test_an_idle_connection_is_not_stale() -> None:
-    """Between two requests it may wait as long as it likes."""
+    """Between two requests a connection may wait longer than the timeout."""
 
     async def send() -> None:
         made, transport = connect(echo)

@@ -1,4 +1,4 @@
-"""What Prometheus is told is right, with one worker and with many."""
+"""The Prometheus metrics of the service."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ def samples(text: str) -> Samples:
     }
 
 
-def value(found: Samples, metric: str, **labels: str) -> float:
-    return found.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
+def value(scrape: Samples, metric: str, **labels: str) -> float:
+    return scrape.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[RunningService]:
-    with run_service(FakeModel(make_contract(), tmp_path)) as found:
-        yield found
+    with run_service(FakeModel(make_contract(), tmp_path)) as running:
+        yield running
 
 
 def read(service: RunningService) -> Samples:
@@ -35,96 +35,94 @@ def read(service: RunningService) -> Samples:
 
 
 def test_requests_and_errors_are_counted(service: RunningService) -> None:
-    """By route and status, and by the code of the problem."""
+    """Requests are counted by route and status, errors by code."""
     for _ in range(3):
         service.client.post("/predict", {"rows": [ROW, ROW]})
     service.client.post("/predict", {"rows": [{}]})
     service.client.send(b"{")
     service.client.get("/nope")
     service.client.get("/nope/7")
-    found = read(service)
-    assert value(found, "requests_total", route="/predict", status="200") == 3
-    assert value(found, "requests_total", route="/predict", status="422") == 1
-    assert value(found, "requests_total", route="/predict", status="400") == 1
-    assert value(found, "requests_total", route="unknown", status="404") == 2
-    assert value(found, "errors_total", code="T210") == 1
-    assert value(found, "errors_total", code="malformed-json") == 1
-    assert value(found, "input_rows_total", version="3") == 6
-    assert value(found, "in_flight") == 1  # this one
+    scrape = read(service)
+    assert value(scrape, "requests_total", route="/predict", status="200") == 3
+    assert value(scrape, "requests_total", route="/predict", status="422") == 1
+    assert value(scrape, "requests_total", route="/predict", status="400") == 1
+    assert value(scrape, "requests_total", route="unknown", status="404") == 2
+    assert value(scrape, "errors_total", code="T210") == 1
+    assert value(scrape, "errors_total", code="malformed-json") == 1
+    assert value(scrape, "input_rows_total", version="3") == 6
+    assert value(scrape, "in_flight") == 1  # this one
     read(service)
     assert value(read(service), "requests_total", route="/predict", status="200") == 3
 
 
-def test_latency_by_route_and_version(service: RunningService) -> None:
-    """Each answered request is in the histogram once, the sum is of seconds."""
+def test_latency_is_observed_by_route_and_version(service: RunningService) -> None:
+    """Each request is in the histogram once, in seconds."""
     for _ in range(5):
         service.client.post("/predict", {"rows": [ROW]})
-    found = read(service)
+    scrape = read(service)
     where = {"route": "/predict", "version": "3"}
-    assert value(found, "request_seconds_count", **where) == 5
-    assert value(found, "request_seconds_bucket", le="+Inf", **where) == 5
-    assert value(found, "request_seconds_bucket", le="10.0", **where) == 5
-    assert 0 < value(found, "request_seconds_sum", **where) < 50
+    assert value(scrape, "request_seconds_count", **where) == 5
+    assert value(scrape, "request_seconds_bucket", le="+Inf", **where) == 5
+    assert value(scrape, "request_seconds_bucket", le="10.0", **where) == 5
+    assert 0 < value(scrape, "request_seconds_sum", **where) < 50
 
 
-def test_odd_input_is_counted(service: RunningService) -> None:
-    """Nulls, values out of the range and categories unseen in training, by column."""
+def test_input_anomalies_are_counted(service: RunningService) -> None:
+    """They are nulls, values out of range and unseen categories, by column."""
     service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
-    found = read(service)
-    assert value(found, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
-    assert value(found, "input_oddities_total", version="3", column="size", what="null") == 1
-    assert value(found, "input_oddities_total", version="3", column="kind", what="unseen") == 1
-    assert value(found, "input_oddities_total", version="3", column="sunny", what="null") == 0
+    scrape = read(service)
+    assert value(scrape, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
+    assert value(scrape, "input_oddities_total", version="3", column="size", what="null") == 1
+    assert value(scrape, "input_oddities_total", version="3", column="kind", what="unseen") == 1
+    assert value(scrape, "input_oddities_total", version="3", column="sunny", what="null") == 0
 
 
-def test_the_distribution_of_predicted_values(service: RunningService) -> None:
-    """In cells over the range of the training table; what lies on an edge belongs below it, as Prometheus has it."""
+def test_predicted_values_are_in_a_histogram(service: RunningService) -> None:
+    """Its buckets cover the training range of the target; a value on an edge belongs to the lower bucket."""
     service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (-50, 5, 5.5, 100, 1000)]})
-    found = read(service)
+    scrape = read(service)
     cells = {
-        le: value(found, "predictions_bucket", version="3", le=le) for le in ("0.0", "10.0", "20.0", "200.0", "+Inf")
+        le: value(scrape, "predictions_bucket", version="3", le=le) for le in ("0.0", "10.0", "20.0", "200.0", "+Inf")
     }
     assert cells == {"0.0": 1, "10.0": 2, "20.0": 3, "200.0": 4, "+Inf": 5}
-    assert value(found, "predictions_sum", version="3") == -100 + 10 + 11 + 200 + 2000
+    assert value(scrape, "predictions_sum", version="3") == -100 + 10 + 11 + 200 + 2000
 
 
-def test_the_distribution_of_labels(tmp_path: Path) -> None:
-    """Counted by label."""
+def test_predicted_labels_are_counted(tmp_path: Path) -> None:
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (1, 2, 90)]})
-        found = read(service)
-    assert value(found, "predicted_labels_total", version="3", label="no") == 2
-    assert value(found, "predicted_labels_total", version="3", label="yes") == 1
+        scrape = read(service)
+    assert value(scrape, "predicted_labels_total", version="3", label="no") == 2
+    assert value(scrape, "predicted_labels_total", version="3", label="yes") == 1
 
 
-def test_another_version_counts_for_itself(service: RunningService, tmp_path: Path) -> None:
-    """After a promotion the two are told apart."""
+def test_versions_are_counted_separately(service: RunningService, tmp_path: Path) -> None:
     service.client.post("/predict", {"rows": [ROW]})
     folder = tmp_path / "newer"
     folder.mkdir()
     service.live.model = FakeModel(make_contract(), folder, version=4)
     service.client.post("/predict", {"rows": [ROW, ROW]})
-    found = read(service)
-    assert value(found, "input_rows_total", version="3") == 1
-    assert value(found, "input_rows_total", version="4") == 2
-    assert value(found, "request_seconds_count", route="/predict", version="4") == 1
-    assert value(found, "model_version", name="house-price") == 4
+    scrape = read(service)
+    assert value(scrape, "input_rows_total", version="3") == 1
+    assert value(scrape, "input_rows_total", version="4") == 2
+    assert value(scrape, "request_seconds_count", route="/predict", version="4") == 1
+    assert value(scrape, "model_version", name="house-price") == 4
 
 
-def test_the_log_and_the_process(service: RunningService) -> None:
-    """Queue depth, drops, CPU and memory."""
+def test_the_log_and_the_process_have_metrics(service: RunningService) -> None:
+    """They are queue depth, drops, CPU and memory."""
     service.log.depth, service.log.drops = 7, 2
-    found = read(service)
-    assert value(found, "queue_depth", queue="log") == 7
-    assert value(found, "log_dropped_total") == 2
-    assert value(found, "process_cpu_seconds_total") > 0
-    assert value(found, "process_resident_memory_bytes") > 10_000_000
+    scrape = read(service)
+    assert value(scrape, "queue_depth", queue="log") == 7
+    assert value(scrape, "log_dropped_total") == 2
+    assert value(scrape, "process_cpu_seconds_total") > 0
+    assert value(scrape, "process_resident_memory_bytes") > 10_000_000
     service.log.drops = 5
     assert value(read(service), "log_dropped_total") == 5
 
 
-def test_counting_goes_on_by_itself(service: RunningService) -> None:
-    """A worker that is never scraped itself is seen by the others: it counts twice a second while it runs."""
+def test_metrics_are_flushed_without_a_scrape(service: RunningService) -> None:
+    """Another worker's scrape then shows a worker that is not scraped."""
 
     async def serve() -> None:
         async with service.app.router.lifespan_context(service.app):

@@ -46,8 +46,8 @@ def break_ledger(sample_store: SampleStore) -> None:
     sample_store.ledger_file.write_bytes(b"not a database, but long enough to be looked at" * 50)
 
 
-def test_what_is_missing_is_told_until_it_is_there(sample_store: SampleStore, tmp_path: Path) -> None:
-    """Before a first version, and without a ledger, there is a reason to wait; what served before needs neither."""
+def test_a_service_waits_for_a_first_version_or_the_ledger(sample_store: SampleStore, tmp_path: Path) -> None:
+    """It waits with a reason, unless it served a release before."""
     name, settings = "other-model", sample_store.settings
     assert ModelReloader(ServeOptions(name, settings)).unavailable_reason() == "it has no champion yet"
     assert ModelReloader(ServeOptions(MODEL, settings)).unavailable_reason() == ""
@@ -58,7 +58,7 @@ def test_what_is_missing_is_told_until_it_is_there(sample_store: SampleStore, tm
 
 
 def test_the_champion_is_opened_and_followed(sample_store: SampleStore) -> None:
-    """A promotion and a rollback are each taken at the next look."""
+    """Each promotion or rollback replaces the model at the next poll."""
     served = opened(sample_store)
     assert version(served) == 1
     sample_store.promote(2)
@@ -70,8 +70,8 @@ def test_the_champion_is_opened_and_followed(sample_store: SampleStore) -> None:
     assert served.rejections == 0
 
 
-def test_following_needs_no_call(sample_store: SampleStore) -> None:
-    """The thread looks by itself, and is gone when it is closed."""
+def test_a_thread_polls_the_ledger(sample_store: SampleStore) -> None:
+    """The thread replaces the model, and ends when the reloader is closed."""
     served = opened(sample_store)
     assert (served.ready, served.reason) == (False, "starting")
     served.follow()
@@ -91,7 +91,7 @@ def test_following_needs_no_call(sample_store: SampleStore) -> None:
 
 
 def test_an_unchanged_ledger_is_not_read_again(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking twice a second at a long history costs nothing while nothing is written."""
+    """Polls of an unchanged ledger do not read its rows."""
     served = opened(sample_store)
     reads: list[Path] = []
     read = served._watch._read_sqlite
@@ -105,8 +105,8 @@ def test_an_unchanged_ledger_is_not_read_again(sample_store: SampleStore, monkey
     assert len(reads) == 1
 
 
-def test_a_request_keeps_the_model_it_began_with(sample_store: SampleStore) -> None:
-    """Who has taken the reference is answered by that version to the end; afterwards the old model is gone."""
+def test_a_request_keeps_its_model_during_a_promotion(sample_store: SampleStore) -> None:
+    """A reference to the old model stays usable; afterwards the old model is freed."""
     served = opened(sample_store)
     taken = served.model
     assert taken is not None
@@ -122,8 +122,8 @@ def test_a_request_keeps_the_model_it_began_with(sample_store: SampleStore) -> N
     assert reference() is None  # at once: nothing in it refers back, so it needs no collector
 
 
-def test_a_version_and_a_folder_stay_what_they_are(sample_store: SampleStore) -> None:
-    """NAME@2 and a path are opened whoever is champion, not followed, and not noted as what serves."""
+def test_a_fixed_version_or_folder_does_not_follow_the_champion(sample_store: SampleStore) -> None:
+    """``NAME@2`` and a path are opened whatever the champion is, and are not stored as last known good."""
     for name in (f"{MODEL}@2", str(sample_store.release(2))):
         served = opened(sample_store, name)
         assert (version(served), served.follows) == (2, False)
@@ -134,10 +134,10 @@ def test_a_version_and_a_folder_stay_what_they_are(sample_store: SampleStore) ->
 
 
 @pytest.mark.parametrize("file", ["contract.json", "plan.npz", "model.skops", MANIFEST])
-def test_a_damaged_release_is_refused_once(
+def test_a_damaged_release_is_rejected_once(
     sample_store: SampleStore, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old one goes on serving; the log says so once; a promotion of a good one is taken as ever."""
+    """The current model stays, the log has one error, and a later promotion of a valid release works."""
     served = opened(sample_store)
     release = sample_store.release(2)
     content = (release / file).read_bytes()
@@ -156,8 +156,8 @@ def test_a_damaged_release_is_refused_once(
     assert (version(served), served.rejections) == (2, 1)
 
 
-def test_a_restored_release_is_taken(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused release is looked at again after a while: its files may have been put back."""
+def test_a_restored_release_is_opened(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rejected release is tried again after the retry interval."""
     served = opened(sample_store)
     content = (sample_store.release(2) / "contract.json").read_bytes()
     spoil(sample_store.release(2))
@@ -172,10 +172,10 @@ def test_a_restored_release_is_taken(sample_store: SampleStore, monkeypatch: pyt
     assert version(served) == 2
 
 
-def test_a_release_that_is_not_the_ledgers_is_refused(
+def test_a_release_with_another_digest_than_in_the_ledger_is_rejected(
     sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One whose files and manifest were exchanged together is whole by itself, but not what was registered."""
+    """Files and manifest were replaced together, so they agree with each other but not with the ledger."""
     served = opened(sample_store)
     wanted = f"releases/{MODEL}/{sample_store.release(2).name}"
     for named in (
@@ -190,8 +190,8 @@ def test_a_release_that_is_not_the_ledgers_is_refused(
     assert (version(served), served.rejections) == (1, 3)  # the first two share a folder: told once
 
 
-def test_a_release_that_answers_otherwise_than_it_did_is_refused(sample_store: SampleStore) -> None:
-    """Each release brings rows and the answers it gave when it was made; here the answers are others'."""
+def test_a_release_with_other_labels_for_its_probe_rows_is_rejected(sample_store: SampleStore) -> None:
+    """A release holds probe rows and their labels; here the stored labels differ."""
     directory = sample_store.release(2)
     probe = json.loads((directory / "probe.json").read_bytes())
     probe["labels"][7] += 0.001
@@ -202,13 +202,13 @@ def test_a_release_that_answers_otherwise_than_it_did_is_refused(sample_store: S
 
 
 @pytest.mark.parametrize("outage", ["gone", "damaged", "locked", "empty"])
-def test_without_the_ledger_the_last_release_serves(
+def test_without_the_ledger_the_last_known_good_release_serves(
     sample_store: SampleStore, outage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It goes on answering and so does a service that starts then; told once, and the ledger counts again after it."""
+    """A running and a newly started service both answer; the outage is logged once."""
     sample_store.promote(2)
     running = opened(sample_store)
-    kept = sample_store.ledger_file.read_bytes()
+    ledger_bytes = sample_store.ledger_file.read_bytes()
     holder = None
     if outage == "locked":
         holder = sqlite3.connect(sample_store.ledger_file, isolation_level=None)
@@ -230,7 +230,7 @@ def test_without_the_ledger_the_last_release_serves(
     if holder is not None:
         holder.close()
     else:
-        sample_store.ledger_file.write_bytes(kept)
+        sample_store.ledger_file.write_bytes(ledger_bytes)
     sample_store.rollback()
     for served in (running, restarted):
         served.check_ledger()
@@ -238,21 +238,21 @@ def test_without_the_ledger_the_last_release_serves(
     assert "available again" in caplog.text
 
 
-def test_without_ledger_and_note_there_is_nothing_to_serve(sample_store: SampleStore) -> None:
-    """A first start with a damaged ledger says that it is damaged; a start on a release that is gone names it."""
-    kept = sample_store.ledger_file.read_bytes()
+def test_without_ledger_and_last_known_good_release_the_start_fails(sample_store: SampleStore) -> None:
+    """The error names the damaged ledger, or the release that is missing."""
+    ledger_bytes = sample_store.ledger_file.read_bytes()
     break_ledger(sample_store)
     with pytest.raises(TransientError, match="not a database"):
         opened(sample_store)
     opened(sample_store, f"{MODEL}@2")  # a version is found by its folder
-    sample_store.ledger_file.write_bytes(kept)
+    sample_store.ledger_file.write_bytes(ledger_bytes)
     shutil.rmtree(sample_store.release(1))
     with pytest.raises(ReleaseError, match="no release here"):
         opened(sample_store)
 
 
-def test_a_start_with_a_damaged_champion_serves_the_one_before(sample_store: SampleStore) -> None:
-    """What was served last is opened instead, and the refusal is counted once."""
+def test_a_start_with_a_damaged_champion_serves_the_last_known_good_release(sample_store: SampleStore) -> None:
+    """The rejection is counted once."""
     opened(sample_store)
     sample_store.promote(2)
     spoil(sample_store.release(2))
@@ -264,8 +264,8 @@ def test_a_start_with_a_damaged_champion_serves_the_one_before(sample_store: Sam
         opened(sample_store)
 
 
-def test_what_serves_is_noted(sample_store: SampleStore) -> None:
-    """Name, version, release and digest, in one whole file at each change."""
+def test_the_last_known_good_release_is_stored(sample_store: SampleStore) -> None:
+    """Name, version, release and digest are written atomically at each change."""
     served = opened(sample_store)
     sample_store.promote(2)
     served.check_ledger()
@@ -278,10 +278,10 @@ def test_what_serves_is_noted(sample_store: SampleStore) -> None:
     }
 
 
-def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
+def test_a_service_starts_although_its_store_cannot_be_written(
     sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The note is missing then, which the log says."""
+    """The log says that the last known good release is not stored."""
 
     def full(*_: object) -> None:
         raise TransientError("cannot write: No space left on device")
@@ -293,26 +293,28 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_serve(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "text"),
     [
         ("house-valu", "did you mean house-value?"),
-        ("bikes", "models: house-value"),
-        (f"{MODEL}@9", "house-value@1, house-value@2"),
+        ("bikes", "name one of: house-value"),
+        (f"{MODEL}@9", "name one of its versions: house-value@1 (champion), house-value@2 ("),
         (f"{MODEL}@x", "NAME@3"),
         ("../house-value", "no release"),
         ("HOUSE", "NAME@3"),
         ("", "NAME@3"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(sample_store: SampleStore, name: str, told: str) -> None:
-    """With what there is, or how it is written."""
-    with pytest.raises(TowlineError) as caught:
+def test_the_error_for_a_missing_model_lists_models_and_versions(
+    sample_store: SampleStore, name: str, text: str
+) -> None:
+    """If the name is invalid, the error shows the correct form."""
+    with pytest.raises(TowlineError) as error:
         opened(sample_store, name)
-    assert told in str(caught.value)
+    assert text in str(error.value)
 
 
-def test_an_empty_store_is_told_from_an_outage(tmp_path: Path) -> None:
-    """Before the first run there is no ledger, and none is made."""
+def test_an_empty_store_is_no_outage(tmp_path: Path) -> None:
+    """Before the first run there is no ledger, and none is created."""
     from tests.support.sample_store import store_settings
 
     with pytest.raises(ConfigError, match="towline run CONFIG"):

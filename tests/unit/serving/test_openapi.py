@@ -1,4 +1,4 @@
-"""The service describes itself: to programs, and to people on a page that needs nothing else."""
+"""The OpenAPI document of a service, and its page at /docs, which loads no other file."""
 
 import base64
 import hashlib
@@ -19,14 +19,14 @@ from towline.serving.problems import PROBLEM_TYPES
 
 @pytest.fixture(params=[(), CLASSES, ("a", "b", "c")], ids=["regression", "binary", "multiclass"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningService]:
-    with run_service(FakeModel(make_contract(request.param), tmp_path), allowed_hosts=("*",)) as found:
-        yield found
+    with run_service(FakeModel(make_contract(request.param), tmp_path), allowed_hosts=("*",)) as running:
+        yield running
 
 
 @pytest.fixture
 def document(service: RunningService) -> dict[str, Any]:
-    found: dict[str, Any] = service.client.get("/openapi.json").json()
-    return found
+    document: dict[str, Any] = service.client.get("/openapi.json").json()
+    return document
 
 
 def posts(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -37,8 +37,8 @@ def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
     jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
 
 
-def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
-    """By the rules of OpenAPI 3.1: every reference leads somewhere, every schema is one."""
+def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
+    """Every reference can be resolved, every schema is a JSON schema, and operation ids are unique."""
     assert document["openapi"] == "3.1.0"
     for reference in re.findall(r"'\$ref': '#/([^']+)'", str(document)):
         place: Any = document
@@ -46,37 +46,37 @@ def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
             place = place[part]
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
-    ids = [told["operationId"] for methods in document["paths"].values() for told in methods.values()]
+    ids = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
     assert len(set(ids)) == len(ids)
 
 
-def test_it_names_what_is_served(service: RunningService, document: dict[str, Any]) -> None:
-    """Every path in it is answered, and every route but the aliases and the pages is in it."""
+def test_the_document_lists_the_routes_of_the_service(service: RunningService, document: dict[str, Any]) -> None:
+    """Each path in it is a route, and each route is in it except aliases and pages."""
     served = {endpoint.path.replace("{name}", "house-price") for endpoint in service.app.endpoints}
     assert document["paths"].keys() <= served
     left_out = {path for path in served - document["paths"].keys() if "{version}" not in path}
     assert left_out == {"/", "/docs", "/openapi.json", "/health", "/endpoints/house-price/invocations"}
 
 
-def test_access_is_told(service: RunningService, document: dict[str, Any]) -> None:
-    """A path says that it needs a key exactly if it does."""
+def test_the_document_states_which_paths_need_a_key(service: RunningService, document: dict[str, Any]) -> None:
+    """A path has ``security`` exactly if its route is not public."""
     access = {endpoint.path.replace("{name}", "house-price"): endpoint.access for endpoint in service.app.endpoints}
-    told = {path: "security" in next(iter(methods.values())) for path, methods in document["paths"].items()}
-    assert told == {path: access[path] != "public" for path in told}
+    keyed = {path: "security" in next(iter(methods.values())) for path, methods in document["paths"].items()}
+    assert keyed == {path: access[path] != "public" for path in keyed}
 
 
-def test_the_examples_work(service: RunningService, document: dict[str, Any]) -> None:
-    """Each example fits its schema, is answered, and the answer fits the schema of answers."""
-    for path, told in at_least_one(posts(document).items()):
-        asked = told["requestBody"]["content"]["application/json"]
-        check(document, asked["schema"], asked["example"])
-        answer = service.client.post(path, asked["example"])
+def test_examples_match_the_schemas_and_are_answered(service: RunningService, document: dict[str, Any]) -> None:
+    """Each example matches the request schema; the service answers it, and the response matches its schema."""
+    for path, operation in at_least_one(posts(document).items()):
+        request = operation["requestBody"]["content"]["application/json"]
+        check(document, request["schema"], request["example"])
+        answer = service.client.post(path, request["example"])
         assert answer.status_code == 200, path
-        check(document, told["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
+        check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
 
 
-def test_problems_fit_their_schema(service: RunningService, document: dict[str, Any]) -> None:
-    """Whatever goes wrong is told in the form that is announced, with a status that is."""
+def test_error_responses_match_their_schema(service: RunningService, document: dict[str, Any]) -> None:
+    """Errors have the documented form and a documented status."""
     schema = {"$ref": "#/components/schemas/Problem"}
     for path in at_least_one(posts(document)):
         for body in (b"", b"{}", b"[]", b'{"rows":[{}]}', b'{"inputs":[{}]}'):
@@ -86,7 +86,7 @@ def test_problems_fit_their_schema(service: RunningService, document: dict[str, 
 
 
 def test_fields_are_described(service: RunningService, document: dict[str, Any]) -> None:
-    """A field's kind and what training held of it; null is always allowed, and every field must be given."""
+    """A field has its kind and its training range. Null is always allowed, and every field is required."""
     row = document["components"]["schemas"]["Row"]
     assert row["required"] == list(ROW)
     assert row["properties"]["size"] == {
@@ -95,12 +95,12 @@ def test_fields_are_described(service: RunningService, document: dict[str, Any])
     }
     assert "house" in row["properties"]["kind"]["description"]
     assert row["properties"]["at"]["format"] == "date-time"
-    (shown,) = row["examples"]
-    assert shown.keys() == ROW.keys()
+    (example,) = row["examples"]
+    assert example.keys() == ROW.keys()
 
 
 class Page(HTMLParser):
-    """What a page would load or run, and its texts."""
+    """The tags of a page with their attributes, and its texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,17 +114,17 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def parsed(text: str) -> Page:
+def parse_page(text: str) -> Page:
     page = Page()
     page.feed(text)
     return page
 
 
-def test_the_page_needs_nothing_else(service: RunningService) -> None:
-    """No script, nothing loaded, and a policy that forbids both; its own style passes that policy."""
+def test_the_page_loads_nothing_and_runs_no_script(service: RunningService) -> None:
+    """Its content security policy forbids both, and allows its style by digest."""
     answer = service.client.get("/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    page = parsed(answer.text)
+    page = parse_page(answer.text)
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "form", "object"}
     assert not [
@@ -139,28 +139,27 @@ def test_the_page_needs_nothing_else(service: RunningService) -> None:
     assert f"style-src 'sha256-{digest}'" in policy
 
 
-def test_the_line_to_copy_works(service: RunningService) -> None:
-    """The command on the page holds a body that is answered as the page says."""
-    texts = parsed(service.client.get("/docs").text).texts
+def test_the_curl_command_on_the_page_gives_the_response_on_the_page(service: RunningService) -> None:
+    texts = parse_page(service.client.get("/docs").text).texts
     line = next(text for text in texts if text.startswith("curl "))
     words = shlex.split(line)
     assert words[1] == "http://127.0.0.1:8080/predict"
     answer = service.client.send(words[words.index("-d") + 1].encode()).json()
-    shown = "".join(texts)
+    page_text = "".join(texts)
     for predicted in at_least_one(answer["predictions"]):
-        assert str(predicted) in shown
+        assert str(predicted) in page_text
 
 
-def test_every_code_has_its_place_on_the_page(service: RunningService) -> None:
-    """Where a problem's type leads, the code is explained."""
-    page = parsed(service.client.get("/docs").text)
+def test_the_page_explains_every_error_code(service: RunningService) -> None:
+    """The ``type`` of a problem links to its code on the page."""
+    page = parse_page(service.client.get("/docs").text)
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert places == PROBLEM_TYPES.keys()
     assert service.client.post("/predict", {}).json()["type"] == "/docs#wrong-shape"
 
 
-def test_values_on_the_page_are_text(service: RunningService) -> None:
-    """A category that looks like HTML is shown, not obeyed."""
+def test_values_on_the_page_are_escaped(service: RunningService) -> None:
+    """A category that looks like HTML is shown as text."""
     text = service.client.get("/docs").text
     assert "flat &amp; &lt;b&gt;garden&lt;/b&gt;" in text
     assert "<b>garden" not in text
@@ -169,36 +168,35 @@ def test_values_on_the_page_are_text(service: RunningService) -> None:
 @pytest.mark.parametrize(
     "host", ["<script>", "a b", "x'; rm -rf /;'", "evil.example/path", "a" * 300, "", "[::1", "x:y"]
 )
-def test_a_host_that_is_no_address_is_not_shown(service: RunningService, host: str) -> None:
-    """The line to copy leads to the service itself."""
+def test_the_page_does_not_show_an_invalid_host_header(service: RunningService, host: str) -> None:
+    """The curl command then has the address that the service listens on."""
     text = service.client.get("/docs", host=host).text
     assert "curl http://127.0.0.1:8080/predict" in text
 
 
 @pytest.mark.parametrize("host", ["models.example", "models.example:8443", "10.0.0.7:80", "[::1]:8080"])
-def test_the_address_is_the_readers(service: RunningService, host: str) -> None:
-    """As the reader wrote it."""
+def test_the_curl_command_has_the_host_of_the_request(service: RunningService, host: str) -> None:
     assert f"curl http://{host}/predict" in service.client.get("/docs", host=host).text
 
 
 def test_personal_data_is_not_described(tmp_path: Path) -> None:
-    """Of a pii column the pages show its kind alone, and examples are made up."""
-    facts = {"min": 3.5, "max": 4711.25, "categories": ("Erika",), "levels": 1}
-    plain = make_contract(columns=(("age", "numeric", facts), ("kind", "category", facts)))
+    """Of a column with personal data, only the kind is described; examples are generated."""
+    properties = {"min": 3.5, "max": 4711.25, "categories": ("Erika",), "levels": 1}
+    plain = make_contract(columns=(("age", "numeric", properties), ("kind", "category", properties)))
     private = [
-        one.model_copy(update={"pii": True, "min": None, "max": None, "categories": None}) for one in plain.columns
+        column.model_copy(update={"pii": True, "min": None, "max": None, "categories": None})
+        for column in plain.columns
     ]
-    for columns, told in ((plain.columns, True), (tuple(private), False)):
-        (tmp_path / str(told)).mkdir()
+    for columns, described in ((plain.columns, True), (tuple(private), False)):
+        (tmp_path / str(described)).mkdir()
         contract = plain.model_copy(update={"columns": columns})
-        with run_service(FakeModel(contract, tmp_path / str(told))) as service:
+        with run_service(FakeModel(contract, tmp_path / str(described))) as service:
             for path in ("/docs", "/openapi.json", "/metadata"):
                 text = service.client.get(path).text
-                assert ("4711" in text, "Erika" in text) == (told, told), path
+                assert ("4711" in text, "Erika" in text) == (described, described), path
 
 
-def test_an_exchanged_model_is_described(service: RunningService, tmp_path: Path) -> None:
-    """After a promotion the pages are of the new one."""
+def test_the_document_describes_the_new_model_after_a_promotion(service: RunningService, tmp_path: Path) -> None:
     folder = tmp_path / "newer"
     folder.mkdir()
     service.live.model = FakeModel(make_contract(), folder, version=4)

@@ -1,4 +1,4 @@
-"""Every way of asking leads to the same rows; every body of another shape is refused with its place."""
+"""The request formats: each gives the same rows, and other shapes are refused."""
 
 import gzip
 import json
@@ -24,15 +24,15 @@ INFER = "/v2/models/house-price/infer"
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[RunningService]:
-    with run_service(FakeModel(make_contract(), tmp_path)) as found:
-        yield found
+    with run_service(FakeModel(make_contract(), tmp_path)) as running:
+        yield running
 
 
 @pytest.fixture
 def numbers(tmp_path: Path) -> Iterator[RunningService]:
     """A model whose features are all numbers."""
-    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path)) as found:
-        yield found
+    with run_service(FakeModel(make_contract((), NUMBERS), tmp_path)) as running:
+        yield running
 
 
 def tensor(name: str, values: list[Any], datatype: str, **more: Any) -> dict[str, Any]:
@@ -93,19 +93,19 @@ ASKED = {
 
 @pytest.mark.parametrize(("path", "document"), ASKED.values(), ids=ASKED.keys())
 def test_each_format_gives_the_same_predictions(service: RunningService, path: str, document: Any) -> None:
-    """Ours, MLflow's four and the Open Inference Protocol's: same rows, same answers, same log."""
+    """The log holds the same rows too."""
     answer = service.client.post(path, document)
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["outputs"][0]["data"] if path.startswith("/v2") else told["predictions"]) == PREDICTED
+    content = answer.json()
+    assert (content["outputs"][0]["data"] if path.startswith("/v2") else content["predictions"]) == PREDICTED
     logged = service.log.records[0][3]
     assert [service.live.model.reader.read([row]) for row in logged] == [
         service.live.model.reader.read([row]) for row in ROWS
     ]
 
 
-def test_the_answer_to_rows(service: RunningService) -> None:
-    """Predictions, the model that made them, and the request's id, in header and body."""
+def test_the_response_to_rows(service: RunningService) -> None:
+    """It has the predictions, the model and the request id, which is also a header."""
     answer = service.client.post("/predict", {"rows": [ROW]}, x_request_id="order-7")
     assert answer.json() == {
         "predictions": [41.0],
@@ -116,23 +116,21 @@ def test_the_answer_to_rows(service: RunningService) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_one_row_alone(service: RunningService) -> None:
-    """One object is answered as a list of one."""
+def test_a_single_row_is_answered_as_a_list(service: RunningService) -> None:
     assert service.client.post("/predict", {"row": ROW}).json()["predictions"] == [41.0]
 
 
-def test_no_rows(service: RunningService) -> None:
-    """An empty table has an empty answer."""
+def test_no_rows_get_an_empty_list(service: RunningService) -> None:
     assert service.client.post("/predict", {"rows": []}).json()["predictions"] == []
     assert service.client.post("/invocations", {"dataframe_records": []}).json()["predictions"] == []
 
 
-def test_a_classification_tells_its_probabilities(tmp_path: Path) -> None:
-    """In every protocol that has a place for them, in the order of the classes."""
+def test_a_classification_returns_probabilities(tmp_path: Path) -> None:
+    """Each protocol with a place for them has them in the order of the classes."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
-        told = service.client.post("/predict", {"rows": ROWS}).json()
-        assert told["predictions"] == ["no", "yes", "no"]
-        assert told["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+        content = service.client.post("/predict", {"rows": ROWS}).json()
+        assert content["predictions"] == ["no", "yes", "no"]
+        assert content["probabilities"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
         assert service.client.post("/invocations", {"inputs": ROWS}).json()["predictions"] == ["no", "yes", "no"]
         labels, shares = service.client.post(INFER, PANDAS).json()["outputs"]
         assert labels == {"name": "predict", "datatype": "BYTES", "shape": [3, 1], "data": ["no", "yes", "no"]}
@@ -149,15 +147,14 @@ def test_a_classification_tells_its_probabilities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "datatype"), [((0, 1), "INT64"), ((False, True), "BOOL"), ((0.5, 1.5), "FP64"), (("a", 1), "BYTES")]
 )
-def test_labels_have_their_own_datatype(tmp_path: Path, classes: tuple[Any, ...], datatype: str) -> None:
-    """A tensor says of what its labels are."""
+def test_a_label_tensor_has_the_datatype_of_the_labels(tmp_path: Path, classes: tuple[Any, ...], datatype: str) -> None:
     with run_service(FakeModel(make_contract(classes), tmp_path)) as service:
         assert service.client.get("/v2/models/house-price").json()["outputs"][0]["datatype"] == datatype
         assert service.client.post(INFER, PANDAS).json()["outputs"][0]["datatype"] == datatype
 
 
-def test_the_ids_of_the_inference_protocol(service: RunningService) -> None:
-    """The body's id comes back in the body; it is the request's id where no header gave one."""
+def test_the_id_in_the_body_is_returned(service: RunningService) -> None:
+    """It becomes the request id if no header has one."""
     answer = service.client.post(INFER, TRITON)
     assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "42")
     answer = service.client.post(INFER, TRITON, x_request_id="mine")
@@ -170,8 +167,8 @@ def test_the_ids_of_the_inference_protocol(service: RunningService) -> None:
     assert answer.json()["id"] == answer.headers["x-request-id"] != ""
 
 
-def test_one_tensor_of_all_columns(numbers: RunningService) -> None:
-    """Where all features are numbers, one tensor may hold them all, in the contract's order."""
+def test_a_single_tensor_may_hold_all_numeric_columns(numbers: RunningService) -> None:
+    """They have the order of the contract."""
     values = [[1.5, 2, 1], [3, 4, 0]]
     for data in (values, [*values[0], *values[1]]):
         document = {"inputs": [{"name": "input-0", "shape": [2, 3], "datatype": "FP64", "data": data}]}
@@ -180,38 +177,37 @@ def test_one_tensor_of_all_columns(numbers: RunningService) -> None:
     assert numbers.client.post("/invocations", {"inputs": values}).json()["predictions"] == [3.0, 6.0]
 
 
-def test_one_tensor_does_not_do_for_texts(service: RunningService) -> None:
-    """Columns that are not all numbers are told apart by name."""
+def test_a_single_tensor_is_refused_if_a_column_is_no_number(service: RunningService) -> None:
     document = {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]}
     answer = service.client.post(INFER, document)
     assert answer.status_code == 422
     assert "one named input per column" in answer.json()["detail"]
 
 
-def test_the_models_own_description(service: RunningService) -> None:
-    """A client learns names, datatypes and shapes; MLServer's and Triton's both ask for it."""
-    told = service.client.get("/v2/models/house-price/versions/3").json()
-    assert told["name"] == "house-price"
-    assert told["versions"] == ["3"]
-    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [
+def test_the_model_description_has_names_datatypes_and_shapes(service: RunningService) -> None:
+    """The clients of MLServer and Triton read it."""
+    content = service.client.get("/v2/models/house-price/versions/3").json()
+    assert content["name"] == "house-price"
+    assert content["versions"] == ["3"]
+    assert [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in content["inputs"]] == [
         ("size", "FP64", [-1, 1]), ("kind", "BYTES", [-1, 1]), ("sunny", "BOOL", [-1, 1]), ("at", "BYTES", [-1, 1]),
     ]  # fmt: skip
-    assert told["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1, 1]}]
+    assert content["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1, 1]}]
     assert service.client.get("/v2/models/house-price/ready").json()["ready"] is True
     assert service.client.get("/v2").json()["name"] == "towline"
 
 
 @pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/house-price/versions/4", "/v2/models/other/ready"])
-def test_another_model_is_not_found(service: RunningService, path: str) -> None:
-    """What is not served is a 404, with the member that clients of this protocol read."""
+def test_another_model_or_version_gets_404(service: RunningService, path: str) -> None:
+    """The response has the member ``error`` of the v2 protocol."""
     answer = service.client.get(path)
     assert answer.status_code == 404
     assert "house-price" in answer.json()["error"] or "3" in answer.json()["error"]
     assert service.client.post("/v2/models/other/infer", TRITON).status_code == 404
 
 
-def test_a_frame_as_mlflows_client_writes_it(service: RunningService) -> None:
-    """MLflow's own serialisation of a pandas frame, nulls and all."""
+def test_a_frame_serialized_by_mlflow_is_read(service: RunningService) -> None:
+    """It contains nulls."""
     from mlflow.utils.proto_json_utils import dump_input_data
 
     frame = pd.DataFrame(ROWS).astype({"size": object, "at": object}).where(pd.DataFrame(ROWS).notna(), None)
@@ -235,8 +231,8 @@ def raw(name: str, shape: list[int], datatype: str, part: bytes) -> dict[str, An
     return {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(part)}}
 
 
-def test_tensors_behind_the_document(service: RunningService) -> None:
-    """Triton's client sends tensors as bytes unless it is told not to."""
+def test_binary_tensors_are_read(service: RunningService) -> None:
+    """Triton's client sends them by default."""
     parts = {
         "size": np.array([20.5, 30, np.nan], np.float32).tobytes(),
         "kind": texts(column("kind")),
@@ -257,15 +253,14 @@ def test_tensors_behind_the_document(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("shape", [[1] * 9, [1, *[2**62] * 100_000]], ids=["nine", "huge sizes"])
-def test_shapes_of_many_dimensions(service: RunningService, shape: list[int]) -> None:
-    """Refused before they are multiplied, which would take minutes in which nobody is answered."""
+def test_shapes_with_many_dimensions_are_refused(service: RunningService, shape: list[int]) -> None:
+    """Multiplying their sizes would take minutes."""
     answer = service.client.post(INFER, {"inputs": [tensor("size", [1.0], "FP64", shape=shape)]})
     assert answer.status_code == 422
     assert "at most 8" in answer.json()["detail"]
 
 
-def test_more_documents_than_rows(service: RunningService) -> None:
-    """Values that are documents of their own are not read before they are counted."""
+def test_too_many_json_values_are_refused_before_they_are_parsed(service: RunningService) -> None:
     values = tensor("at", ["1"] * 12_000, "BYTES", shape=[100, 120], parameters={"content_type": "pd_json"})
     assert service.client.post(INFER, {"inputs": [values]}).json()["code"] == "too-large"
 
@@ -274,7 +269,7 @@ def test_more_documents_than_rows(service: RunningService) -> None:
     "datatype",
     ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"],
 )
-def test_every_number_of_bytes(numbers: RunningService, datatype: str) -> None:
+def test_binary_tensors_of_each_datatype_are_read(numbers: RunningService, datatype: str) -> None:
     """Each datatype has its own width and sign."""
     dtype = {"F": "float", "I": "int", "U": "uint"}[datatype[0]] + datatype.lstrip("FPINTU")
     part = np.array([[21, 3, 1], [30, 4, 0]], dtype).tobytes()
@@ -308,18 +303,17 @@ BAD_BINARY = {
 }
 
 
-@pytest.mark.parametrize(("document", "tail", "told"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
-def test_bytes_that_are_no_tensors(service: RunningService, document: Any, tail: bytes, told: str) -> None:
-    """Refused with the input's place."""
+@pytest.mark.parametrize(("document", "tail", "detail"), BAD_BINARY.values(), ids=BAD_BINARY.keys())
+def test_invalid_binary_tensors_are_refused(service: RunningService, document: Any, tail: bytes, detail: str) -> None:
+    """The error names the input."""
     body, headers = binary(document, tail)
     answer = service.client.send(body, INFER, **headers)
     assert answer.status_code == 422
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 30, "1e2", ""])
-def test_a_document_that_ends_nowhere(service: RunningService, length: str) -> None:
-    """Refused, whatever the header says."""
+def test_an_invalid_json_length_is_refused(service: RunningService, length: str) -> None:
     answer = service.client.send(b"{}", INFER, inference_header_content_length=length)
     assert answer.status_code == 400
 
@@ -386,16 +380,14 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "document", "told"), SHAPES.values(), ids=SHAPES.keys())
-def test_another_shape_is_refused_with_what_is_wrong(
-    service: RunningService, path: str, document: Any, told: str
-) -> None:
-    """A document of the wrong shape is a 422 that says where and what."""
+@pytest.mark.parametrize(("path", "document", "detail"), SHAPES.values(), ids=SHAPES.keys())
+def test_a_document_of_the_wrong_shape_gets_422(service: RunningService, path: str, document: Any, detail: str) -> None:
+    """The error names the place and the problem."""
     answer = service.client.post(path, document)
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "wrong-shape"
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -412,8 +404,8 @@ def test_another_shape_is_refused_with_what_is_wrong(
         ("BYTES", ["", "x", None], [1, True, ["x"]]),
     ],
 )
-def test_values_are_of_their_datatype(datatype: str, values: list[Any], wrong: list[Any]) -> None:
-    """What fits passes, null in each; what does not is named by row."""
+def test_values_must_have_the_datatype(datatype: str, values: list[Any], wrong: list[Any]) -> None:
+    """Null is valid; the error names the rows of other values."""
     open_inference._check(values, datatype, "x")
     for value in at_least_one(wrong):
         with pytest.raises(Problem) as caught:
@@ -421,8 +413,7 @@ def test_values_are_of_their_datatype(datatype: str, values: list[Any], wrong: l
         assert [(fault.row, fault.field) for fault in caught.value.faults] == [(len(values), "x")]
 
 
-def test_too_many_rows_in_each_format(tmp_path: Path) -> None:
-    """The limit on rows holds however they come."""
+def test_the_limit_of_rows_holds_in_each_format(tmp_path: Path) -> None:
     with run_service(FakeModel(make_contract((), NUMBERS), tmp_path), max_rows=3) as service:
         row = {"a": 1, "b": 2, "c": 0}
         data = [[1, 2, 0]] * 4
@@ -439,8 +430,8 @@ def test_too_many_rows_in_each_format(tmp_path: Path) -> None:
         assert service.client.post("/predict", {"rows": [row] * 3}).status_code == 200
 
 
-def test_a_missing_column_is_named(service: RunningService) -> None:
-    """In tensors as in rows."""
+def test_the_error_names_a_missing_column(service: RunningService) -> None:
+    """This holds for tensors and for rows."""
     answer = service.client.post(INFER, {"inputs": PANDAS["inputs"][1:]})
     assert answer.status_code == 422
     assert answer.json()["errors"][0] == {"row": 0, "field": "size", "detail": "'size' is missing"}

@@ -1,4 +1,4 @@
-"""How often one may ask."""
+"""The rate limiter of the service."""
 
 import pytest
 
@@ -27,8 +27,7 @@ def passes(rate: RateLimiter, caller: str, asked: int) -> int:
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 3.0, 100.0])
-def test_a_steady_rate(rate: float) -> None:
-    """A burst of one second at most, then as many as the rate says, however many are asked for."""
+def test_the_rate_is_limited_after_a_burst_of_one_second(rate: float) -> None:
     clock = Clock()
     limiter = RateLimiter(rate, clock)
     assert passes(limiter, "a", 500) == max(1, rate)
@@ -40,33 +39,30 @@ def test_a_steady_rate(rate: float) -> None:
     assert total == pytest.approx(max(1, rate) + 10 * rate, abs=1)
 
 
-def test_callers_do_not_share() -> None:
-    """One caller's haste is not another's."""
+def test_each_caller_has_its_own_limit() -> None:
     clock = Clock()
     limiter = RateLimiter(2.0, clock)
     assert (passes(limiter, "a", 9), passes(limiter, "b", 9)) == (2, 2)
 
 
-def test_when_to_come_again() -> None:
-    """Whole seconds, enough to pass then."""
+def test_retry_after_is_enough() -> None:
+    """It is in whole seconds, after which a request is accepted."""
     clock = Clock()
     limiter = RateLimiter(0.1, clock)
     limiter.take("a")
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(Problem) as error:
         limiter.take("a")
-    ((name, value),) = caught.value.headers
+    ((name, value),) = error.value.headers
     assert (name, value) == (b"retry-after", b"10")
     clock.now += 10
     limiter.take("a")
 
 
-def test_no_rate_no_limit() -> None:
-    """None lets everything pass."""
+def test_without_a_rate_nothing_is_limited() -> None:
     assert passes(RateLimiter(None), "a", 10_000) == 10_000
 
 
-def test_callers_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million addresses fill no memory."""
+def test_the_number_of_stored_callers_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "MAX_CALLERS", 100)
     limiter = RateLimiter(1.0, Clock())
     assert sum(passes(limiter, str(n), 1) for n in range(1_000)) == 1_000

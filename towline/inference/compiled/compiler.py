@@ -60,16 +60,6 @@ class NotCompiledError(Exception):
 
 
 @dataclass(frozen=True)
-class EncodedColumn:
-    """A slot and the design columns ``at`` that its table fills; the first row of a number is ``[0, indicator]``."""
-
-    slot: FeatureLookup
-    at: np.ndarray
-    rows: np.ndarray
-    number: bool = False
-
-
-@dataclass(frozen=True)
 class _Tree:
     """One tree: ``values`` are (nodes, width), the children of a leaf are -1."""
 
@@ -148,8 +138,8 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
 
 def _encoded_columns(
     group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]
-) -> Iterator[EncodedColumn]:
-    """The encoded columns of one transformer of the ColumnTransformer."""
+) -> Iterator[DesignColumns]:
+    """The design columns of one transformer of the ColumnTransformer."""
     name, transformer, columns = group
     if name == "remainder" or not len(columns):
         return
@@ -167,7 +157,7 @@ def _encoded_columns(
 
 def _encode_numbers(
     transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int
-) -> Iterator[EncodedColumn]:
+) -> Iterator[DesignColumns]:
     impute, *scale = transformer
     scaler = scale[0] if scale else None
     indicated = list(impute.indicator_.features_)
@@ -177,13 +167,13 @@ def _encode_numbers(
         slot = NumericLookup(column)
         if scaler is not None:
             slot = NumericLookup(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
-        own = [position, *(len(columns) + indicated.index(position) for _ in range(position in indicated))]
-        yield EncodedColumn(slot, begin + np.array(own), np.stack([present[own], missing[own]]), number=True)
+        at = _with_indicator(position, len(columns), indicated)
+        yield DesignColumns(slot, begin + at, np.stack([present[at], missing[at]]), number=True)
 
 
 def _encode_categories(
     transformer: Any, names: Sequence[str], columns: Sequence[int], begin: int
-) -> Iterator[EncodedColumn]:
+) -> Iterator[DesignColumns]:
     encoder = transformer[0] if isinstance(transformer, Pipeline) else transformer
     known = [[level for level in levels if isinstance(level, str)] for levels in encoder.categories_]
     widths = [len(levels) for levels in encoder.categories_]
@@ -198,12 +188,12 @@ def _encode_categories(
         table = np.asarray(transformer.transform(frame), dtype=np.float64)
         if not isinstance(encoder, OneHotEncoder):
             widths = [table.shape[1] // len(columns)] * len(columns)
-        own = sum(widths[:position]) + np.arange(widths[position])
+        at = sum(widths[:position]) + np.arange(widths[position])
         lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
-        yield EncodedColumn(CategoryLookup(column, lookup), begin + own, table[:, own])
+        yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
 
 
-def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[EncodedColumn]:
+def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:
     pairs = [(column, part) for column, parts in zip(columns, transformer[0].parts, strict=True) for part in parts]
     encoder = transformer[1]
     one_hot = isinstance(encoder, OneHotEncoder)
@@ -215,14 +205,18 @@ def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) 
         table = np.asarray(encoder.transform(cells), dtype=np.float64)
         if one_hot:
             widths = [len(levels) for levels in encoder.categories_]
-            own = sum(widths[:position]) + np.arange(widths[position])
+            at = sum(widths[:position]) + np.arange(widths[position])
         else:
-            indicated = list(encoder.indicator_.features_)
-            own = np.array([position, *(len(pairs) + indicated.index(position) for _ in range(position in indicated))])
-        yield EncodedColumn(CalendarLookup(column, part), begin + own, table[:, own])
+            at = _with_indicator(position, len(pairs), list(encoder.indicator_.features_))
+        yield DesignColumns(CalendarLookup(column, part), begin + at, table[:, at])
 
 
-def _compile_linear(estimator: Any, blocks: Sequence[EncodedColumn]) -> LinearSum:
+def _with_indicator(position: int, columns: int, indicated: list[int]) -> np.ndarray:
+    """The position of an imputed column, and that of its missing-value indicator if it has one."""
+    return np.array([position, *(columns + at for at, column in enumerate(indicated) if column == position)])
+
+
+def _compile_linear(estimator: Any, blocks: Sequence[DesignColumns]) -> LinearSum:
     weights = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64))  # (outputs, design columns)
     start = np.zeros(len(weights)) + np.asarray(estimator.intercept_, dtype=np.float64)
     shares = []
@@ -238,7 +232,7 @@ def _compile_linear(estimator: Any, blocks: Sequence[EncodedColumn]) -> LinearSu
 
 
 def _compile_traversal(
-    start: np.ndarray, blocks: Sequence[EncodedColumn], width: int, trees: Sequence[_Tree], *, single: bool
+    start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[_Tree], *, single: bool
 ) -> TraversedForest:
     sizes = [len(tree.leaf) for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
@@ -257,11 +251,10 @@ def _compile_traversal(
         values=np.concatenate([tree.values for tree in trees]),
         roots=roots,
     )
-    vectors = [DesignColumns(block.slot, block.at, block.rows, block.number) for block in blocks]
-    return TraversedForest(start, vectors, width, nodes, max(map(_tree_depth, trees)), single)
+    return TraversedForest(start, blocks, width, nodes, max(map(_tree_depth, trees)), single)
 
 
-def _compile_bitmasks(start: np.ndarray, blocks: Sequence[EncodedColumn], trees: Sequence[_Tree]) -> BitmaskForest:
+def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees: Sequence[_Tree]) -> BitmaskForest:
     leaves = np.zeros((len(trees), 64))
     cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
     for number, tree in enumerate(trees):
@@ -289,28 +282,28 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[EncodedColumn], trees:
 
 
 def _lookup_masks(
-    block: EncodedColumn, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
+    block: DesignColumns, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
 ) -> tuple[FeatureLookup, np.ndarray]:
     """The masks of one slot: for each row of its table, the leaves of each tree that are still reachable."""
     slot = block.slot
     if isinstance(slot, NumericLookup):
-        own = cuts.get(int(block.at[0]), [])
-        steps = sorted({threshold for threshold, *_ in own})
+        column_cuts = cuts.get(int(block.at[0]), [])
+        steps = sorted({threshold for threshold, *_ in column_cuts})
         slot = dataclasses.replace(slot, cuts=tuple(steps))
         table = np.full((len(steps) + 2, trees), ~np.uint64(0))
-        for threshold, tree, keep, _ in own:
+        for threshold, tree, keep, _ in column_cuts:
             table[bisect_left(steps, threshold) + 1, tree] &= keep
         np.bitwise_and.accumulate(table[:-1], axis=0, out=table[:-1])
         design = np.stack([block.rows[0]] * (len(steps) + 1) + [block.rows[1]])
-        given = [(column, position) for position, column in enumerate(block.at) if position]
-        for threshold, tree, keep, missing_left in own:
+        first = 1  # column 0 of the block is the number itself, which the cuts above cover
+        for threshold, tree, keep, missing_left in column_cuts:
             if not _goes_left(block.rows[1, 0], threshold, missing_left):
                 table[-1, tree] &= keep
     else:
         table = np.full((len(block.rows), trees), ~np.uint64(0))
         design = block.rows
-        given = [(column, position) for position, column in enumerate(block.at)]
-    for column, position in given:
+        first = 0
+    for position, column in enumerate(block.at[first:], first):
         for threshold, tree, keep, missing_left in cuts.get(int(column), []):
             right = np.array([not _goes_left(value, threshold, missing_left) for value in design[:, position]])
             table[right, tree] &= keep

@@ -101,20 +101,21 @@ def certify(
     return certificate, written.getvalue() if holds else b""
 
 
-def _differences(ours: Predictions, theirs: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
+def _differences(predictions: Predictions, expected: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
     """The number of rows with another class, and the largest difference in each row (n,)."""
     if not contract.classes:
-        truth = theirs.labels.astype(np.float64)
-        apart = np.abs(ours.labels - truth) / np.maximum(1.0, np.abs(truth))
-        return 0, np.where((ours.labels == truth) | (np.isnan(ours.labels) & np.isnan(truth)), 0.0, _nan_as_inf(apart))
-    wrong = int((ours.labels.astype(object) != theirs.labels.astype(object)).sum())
-    if theirs.probabilities is None or ours.probabilities is None:
-        return wrong, np.zeros(len(ours.labels))
-    return wrong, _nan_as_inf(np.abs(ours.probabilities - theirs.probabilities)).max(axis=1)
+        truth = expected.labels.astype(np.float64)
+        equal = (predictions.labels == truth) | (np.isnan(predictions.labels) & np.isnan(truth))
+        difference = np.abs(predictions.labels - truth) / np.maximum(1.0, np.abs(truth))
+        return 0, np.where(equal, 0.0, _nan_as_inf(difference))
+    wrong = int((predictions.labels.astype(object) != expected.labels.astype(object)).sum())
+    if expected.probabilities is None or predictions.probabilities is None:
+        return wrong, np.zeros(len(predictions.labels))
+    return wrong, _nan_as_inf(np.abs(predictions.probabilities - expected.probabilities)).max(axis=1)
 
 
-def _nan_as_inf(apart: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(apart), np.inf, apart)
+def _nan_as_inf(difference: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(difference), np.inf, difference)
 
 
 def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -29,12 +30,9 @@ NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table ro
 CHUNK_ROWS = 64  # rows per step: their masks fit into the CPU cache
 NARROW_LEAVES = 32  # trees with at most so many leaves need masks of 32 bits only
 
-_CALENDAR_PARTS: Mapping[str, tuple[Callable[[datetime], int], int]] = {
-    "month": (lambda moment: moment.month, 1),
-    "weekday": (lambda moment: moment.weekday(), 0),
-    "day": (lambda moment: moment.day, 1),
-    "hour": (lambda moment: moment.hour, 0),
-}
+_CALENDAR_PARTS: Mapping[str, Callable[[datetime], int]] = {
+    "month": attrgetter("month"), "weekday": datetime.weekday, "day": attrgetter("day"), "hour": attrgetter("hour"),
+}  # fmt: skip
 CALENDAR_VALUES: Mapping[str, range] = {
     "month": range(1, 13), "weekday": range(7), "day": range(1, 32), "hour": range(24),
 }  # fmt: skip
@@ -99,8 +97,7 @@ class CalendarLookup:
     part: str
 
     def index(self, value: datetime | None) -> int:
-        of, first = _CALENDAR_PARTS[self.part]
-        return NULL if value is None else of(value) - first + 1
+        return NULL if value is None else _CALENDAR_PARTS[self.part](value) - CALENDAR_VALUES[self.part].start + 1
 
     def indices(self, values: np.ndarray) -> np.ndarray:
         missing = np.isnat(values)
@@ -224,12 +221,15 @@ class BitmaskForest:
 
 
 class DesignColumns(NamedTuple):
-    """The columns ``at`` of the design matrix that one slot fills with a row of its table; a number fills the first."""
+    """The columns ``at`` of the design matrix that one slot fills with a row of its table.
+
+    A number fills the first of them with its scaled value; its table has a row for present and one for null values.
+    """
 
     slot: FeatureLookup
     at: np.ndarray
     rows: np.ndarray
-    number: bool
+    number: bool = False
 
 
 class TreeNodes(NamedTuple):

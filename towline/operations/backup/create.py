@@ -22,7 +22,7 @@ from towline.operations.backup.archive import ArchiveWriter, BackupManifest, Dum
 from towline.operations.backup.contents import STORE, StoreEntry, folder_entries, section_entries, sections
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
 from towline.registry.ledger import Entry, champion_of, open_ledger
-from towline.registry.resolution import check_recorded
+from towline.registry.selection import check_recorded
 from towline.steps import step
 
 _LEDGER_ATTEMPTS = 5

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field
 
 from towline.config import Frozen, Settings
+from towline.config.passwords import mask_passwords
 from towline.errors import TransientError
 from towline.registry.mlflow.client import RUN_KEY, connect, create_version, ensure_experiment, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _TIMEOUT_S = 5.0  # seconds for an answer of the server
 
@@ -101,7 +103,7 @@ def write(
         aliases: name → the ledger's number of a version; None to delete the alias.
 
     Raises:
-        TransientError: the store is locked, away, full or cannot be written.
+        TransientError: the store is locked, down, full or cannot be written.
     """
     with connect(settings) as client:
         experiment_id = ensure_experiment(client, settings, model, description)
@@ -129,8 +131,6 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
     Raises:
         TransientError: MLflow has no such version, or the store cannot be written.
     """
-    from towline.config.passwords import mask_passwords
-
     with connect(settings) as client:
         for version in client.search_model_versions(f"name = '{model}' and tags.`{RUN_KEY}` = '{run_key}'"):
             client.log_artifact(version.run_id, str(file), folder)
@@ -145,27 +145,25 @@ def attach(settings: Settings, model: str, run_key: str, file: Path, folder: str
 def _create(client: "MlflowClient", model: str, experiment_id: str, version: VersionRecord) -> str:
     """Creates a missing version; returns MLflow's number."""
     tags = {RUN_KEY: version.run_key, **version.tags}
-    runs = client.search_runs(
-        [experiment_id], f"tags.`{RUN_KEY}` = '{version.run_key}' and attributes.status = 'FINISHED'"
-    )
-    for run in runs:
+    query = f"tags.`{RUN_KEY}` = '{version.run_key}' and attributes.status = 'FINISHED'"
+    for run in client.search_runs([experiment_id], query):
         models = run.outputs.model_outputs if run.outputs else ()
         if "mlflow.parentRunId" not in run.data.tags and models:
             model_id = models[0].model_id
-            return create_version(
-                client,
-                model,
-                version.version,
-                tags=tags,
-                source=f"models:/{model_id}",
-                run_id=run.info.run_id,
-                model_id=model_id,
-                description=run.data.tags.get("mlflow.note.content", version.description),
-            )
+            description = run.data.tags.get("mlflow.note.content", version.description)
+            source = {"source": f"models:/{model_id}", "run_id": run.info.run_id, "model_id": model_id}
+            return create_version(client, model, version.version, tags=tags, description=description, **source)
+    run = _create_run(client, experiment_id, version, tags)
+    source = {"source": f"{run.info.artifact_uri}/release", "run_id": run.info.run_id}
+    return create_version(client, model, version.version, tags=tags, description=version.description, **source)
+
+
+def _create_run(client: "MlflowClient", experiment_id: str, version: VersionRecord, tags: Mapping[str, str]) -> "Run":
+    """Makes a run from the release of a version whose original run is gone."""
     from mlflow.entities import Metric, Param
 
-    own = {**tags, "mlflow.source.name": "towline", "mlflow.note.content": version.description}
-    run = client.create_run(experiment_id, tags=own, run_name=f"{version.folder.name} from its release")
+    run_tags = {**tags, "mlflow.source.name": "towline", "mlflow.note.content": version.description}
+    run = client.create_run(experiment_id, tags=run_tags, run_name=f"{version.folder.name} from its release")
     now = int(time.time() * 1000)
     client.log_batch(
         run.info.run_id,
@@ -176,16 +174,7 @@ def _create(client: "MlflowClient", model: str, experiment_id: str, version: Ver
     if (version.folder / "plots").is_dir():
         client.log_artifacts(run.info.run_id, str(version.folder / "plots"), "plots")
     client.set_terminated(run.info.run_id)
-    source = f"{run.info.artifact_uri}/release"
-    return create_version(
-        client,
-        model,
-        version.version,
-        tags=tags,
-        source=source,
-        run_id=run.info.run_id,
-        description=version.description,
-    )
+    return run
 
 
 def _mirror(versions: Sequence[tuple[str, dict[str, str]]], aliases: Mapping[str, str]) -> Mirror:
@@ -261,8 +250,6 @@ def _get(uri: str, endpoint: str, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _unavailable(uri: str, reason: str) -> TransientError:
-    from towline.config.passwords import mask_passwords
-
     return TransientError(
         f"the MLflow server does not answer: {reason}",
         where=mask_passwords(uri),

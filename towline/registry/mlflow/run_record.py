@@ -56,14 +56,14 @@ def tags(work: Workspace, config: PipelineConfig, result: TrainingResult, proven
 
 
 def version_tags(work: Workspace, result: TrainingResult, provenance: Provenance) -> dict[str, str]:
-    """The few that the list of versions has room for."""
-    origin = provenance.model_dump(include={"trigger", "as_of", "git_commit", "git_dirty"})
-    shown = {name: value for name, value in origin.items() if value}
-    return {"candidate": result.chosen.candidate, "dataset": work.dataset.digest, **shown}
+    """The tags of a version: few, since MLflow's list of versions shows all of them."""
+    values = provenance.model_dump(include={"trigger", "as_of", "git_commit", "git_dirty"})
+    origin = {name: value for name, value in values.items() if value}
+    return {"candidate": result.chosen.candidate, "dataset": work.dataset.digest, **origin}
 
 
 def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> dict[str, str]:
-    """What was fitted on what, then every setting of the config (``gate.latency_ms``)."""
+    """The parameters of a run: the fitted model, its data, and each setting of the config (``gate.latency_ms``)."""
     contract, chosen, fitted = work.contract(), result.chosen, result.model
     values = {
         "candidate": chosen.candidate,
@@ -84,7 +84,7 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
         "data_end": work.dataset.end,
         "folds": config.cross_validation.folds,
         "seed": config.seed,
-        "candidates": [one.name for one in config.candidates],
+        "candidates": [candidate.name for candidate in config.candidates],
     }
     settings = config.masked().model_dump(mode="json")
     settings["data"]["source"] = work.dataset.source
@@ -94,8 +94,8 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
 
 def candidate(scores: CrossValidationResult) -> dict[str, str]:
     """The parameters of a candidate's run, each hyperparameter under its name."""
-    own = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
-    values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **own}
+    hyperparameters = {f"params.{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": value for name, value in scores.params.items()}
+    values = {"candidate": scores.candidate, "estimator": scores.estimator, "trials": scores.trials, **hyperparameters}
     return {name[:250]: _text(value) for name, value in values.items()}
 
 
@@ -143,9 +143,9 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         "|---|---|---|---|",
     ]
     for name, metric in evaluation.metrics.items():
-        shown = f"**{name}**" if name == evaluation.primary else name
+        label = f"**{name}**" if name == evaluation.primary else name
         interval = f"{_number(metric.low)} to {_number(metric.high)}"
-        lines.append(f"| {shown} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
+        lines.append(f"| {label} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
     return "\n".join(lines)
 
 
@@ -179,15 +179,15 @@ def write_artifacts(folder: Path, work: Workspace, config: PipelineConfig, resul
         if work.file(name).is_file():
             shutil.copy(work.file(name), folder)
     # from folder names: reading the metadata takes half a second
-    installed = {one.stem.replace("-", "==", 1) for path in sys.path for one in Path(path).glob("*.dist-info")}
+    installed = {info.stem.replace("-", "==", 1) for path in sys.path for info in Path(path).glob("*.dist-info")}
     slices = [
         {"column": s.column, "value": s.value, "rows": s.rows, evaluation.primary: s.metric.value, "low": s.metric.low,
          "high": s.metric.high, "baseline": s.baseline}
         for s in evaluation.slices
     ]  # fmt: skip
     candidates = [
-        {"candidate": one.candidate, **cross_validation(one), "seconds": one.seconds, "failed": one.failed}
-        for one in result.candidates
+        {"candidate": scores.candidate, **cross_validation(scores), "seconds": scores.seconds, "failed": scores.failed}
+        for scores in result.candidates
     ]
     contents = {
         "config.yaml": yaml.safe_dump(config.masked().model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -242,8 +242,8 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         code=None,
         skops_trusted_types=get_untrusted_types(file=file),
     )
-    made_up = contract.features(pd.DataFrame([example_row(contract)]))
-    sent = made_up.to_json(orient="split", index=False, date_format="iso")
+    example = contract.features(pd.DataFrame([example_row(contract)]))
+    example_json = example.to_json(orient="split", index=False, date_format="iso")
     libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | installed_versions(
         model_io.packages_in_model(file)
     )
@@ -253,8 +253,8 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         "build_dependencies": [],
         "dependencies": ["-r requirements.txt"],
     }
-    (folder / "input_example.json").write_text(sent)
-    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {sent}}}')
+    (folder / "input_example.json").write_text(example_json)
+    (folder / "serving_input_example.json").write_text(f'{{"dataframe_split": {example_json}}}')
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
     model.model_size_bytes = file.stat().st_size
@@ -262,12 +262,14 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
 
 
 def _schema(contract: Contract) -> "Schema":
-    """The signature's inputs. Integers are doubles: MLflow's have no null."""
+    """The signature's inputs. Integers are doubles, because MLflow's integers cannot be null."""
     from mlflow.types import ColSpec, Schema
 
     types = {"numeric": "double", "boolean": "double", "datetime": "datetime"}
     columns = contract.feature_columns
-    return Schema([ColSpec(types.get(one.kind, "string"), one.name, required=not one.nullable) for one in columns])
+    return Schema(
+        [ColSpec(types.get(column.kind, "string"), column.name, required=not column.nullable) for column in columns]
+    )
 
 
 def _label_type(contract: Contract) -> str:

@@ -12,7 +12,7 @@ from towline import files
 from towline.config import Settings, read_config
 from towline.errors import ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, verify_release
-from towline.registry.ledger import Entry, open_ledger
+from towline.registry.ledger import open_ledger
 from towline.registry.mlflow import mirror
 from towline.registry.mlflow.client import VERSION
 from towline.registry.mlflow.mirror import Mirror, VersionRecord
@@ -29,8 +29,7 @@ def find_differences(settings: Settings, model: str) -> tuple[str, ...]:
     """
     if not settings.tracking_uri:
         return ()
-    ledger = open_ledger(settings)
-    records, aliases = _records(settings, ledger.rows(model)), ledger.aliases(model)
+    records, aliases = _expected(settings, model)
     return _compare(records, aliases, mirror.read(settings, model)) if records else ()
 
 
@@ -46,8 +45,7 @@ def synchronize(settings: Settings, model: str) -> tuple[str, ...]:
     with files.exclusive_lock(settings.layout.synchronization_lock):
         differences = find_differences(settings, model)
         if differences:
-            ledger = open_ledger(settings)
-            records, aliases = _records(settings, ledger.rows(model)), ledger.aliases(model)
+            records, aliases = _expected(settings, model)
             present = mirror.read(settings, model).versions
             versions = [record if record.run_key in present else _with_run(record) for record in records]
             mirror.write(settings, model, _description(records), [record for record in versions if record], aliases)
@@ -61,10 +59,11 @@ def unsynchronized_note(error: TransientError) -> str:
     return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` updates it"
 
 
-def _records(settings: Settings, rows: Sequence[Entry]) -> list[VersionRecord]:
-    """The versions with a release in the store, by number, with the tags that follow from the ledger."""
+def _expected(settings: Settings, model: str) -> tuple[list[VersionRecord], dict[str, int | None]]:
+    """The versions with a release in the store, by number, with the tags from the ledger; and the aliases."""
+    ledger = open_ledger(settings)
     versions: dict[int, dict[str, Any]] = {}
-    for row in rows:
+    for row in ledger.rows(model):
         if row.event == "registered":
             versions[row.version] = {"run_key": row.run_key, "tags": {VERSION: str(row.version)}}
         version = versions.get(row.version)
@@ -76,11 +75,12 @@ def _records(settings: Settings, rows: Sequence[Entry]) -> list[VersionRecord]:
         elif row.event in ("promoted", "refused"):
             verdict = str(row.evidence.get("verdict", ""))
             version["tags"] |= {"verdict": verdict, "release": version["folder"].name}
-    return [
+    records = [
         VersionRecord(version=number, **version)
         for number, version in sorted(versions.items())
         if "folder" in version and (version["folder"] / MANIFEST).is_file()
     ]
+    return records, ledger.aliases(model)
 
 
 def _compare(records: Sequence[VersionRecord], aliases: dict[str, int | None], present: Mirror) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""The packages that a release needs to answer over HTTP, hash-locked: what its image installs."""
+"""The runtime of a release: the packages that its container image installs, as lock files with hashes.
+
+Each scorer has its own lock file: the compiled scorer, scikit-learn, and each library of boosted trees.
+"""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +17,7 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*
 
 
 class LockedPackage(NamedTuple):
-    """One package of a lock file; ``hashes`` are the sha256 of its files."""
+    """A package in a lock file; ``hashes`` are the SHA-256 digests of its archives."""
 
     name: str
     version: str
@@ -23,18 +26,18 @@ class LockedPackage(NamedTuple):
 
 
 def select_lock_file(*, compiled: bool, packages: Collection[str] = ()) -> str:
-    """The lock file for a release that its compiled scorer answers for, or else the library that its model is of.
+    """The text of the lock file for a release.
 
     Args:
-        compiled: whether the compiled scorer answers.
-        packages: that the types in the model are of.
+        compiled: whether the release is scored by its compiled scorer.
+        packages: packages of the types in the model.
     """
-    own = next((library for library in LIBRARIES if library in packages), "sklearn")
-    return (_HERE / f"{'compiled' if compiled else own}.txt").read_text(encoding="utf-8")
+    library = next((library for library in LIBRARIES if library in packages), "sklearn")
+    return (_HERE / f"{'compiled' if compiled else library}.txt").read_text(encoding="utf-8")
 
 
 def parse_lock_file(text: str) -> Iterator[LockedPackage]:
-    """The packages that a lock file names."""
+    """The packages in the text of a lock file."""
     for block in re.split(r"\n(?=[A-Za-z0-9])", text.strip()):
         if match := _LINE.match(block):
             hashes = tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
@@ -42,29 +45,34 @@ def parse_lock_file(text: str) -> Iterator[LockedPackage]:
 
 
 def check_versions(text: str, libraries: Mapping[str, str], *, compiled: bool) -> None:
-    """Holds a lock file to the versions that a model was trained with.
+    """Checks that a lock file has the versions that a model was trained with.
+
+    Args:
+        text: the lock file.
+        libraries: distribution → version at training.
+        compiled: whether the release is scored by its compiled scorer, which needs NumPy only.
 
     Raises:
-        ReleaseError: it names other ones, so that the image would not answer as the model did.
+        ReleaseError: a version differs, so the image could give other predictions.
     """
     versions: dict[str, set[str]] = {}
-    for one in parse_lock_file(text):
-        versions.setdefault(_library(one.name), set()).add(one.version)
+    for package in parse_lock_file(text):
+        versions.setdefault(_library(package.name), set()).add(package.version)
     needed = {"numpy"} if compiled else {"numpy", "pandas", "scikit-learn", "skops", *LIBRARIES}
-    other = [
+    differences = [
         f"{name} {version}, the image would hold {' or '.join(sorted(versions.get(_library(name), {'none'})))}"
         for name, version in libraries.items()
         if _library(name) in needed and version not in versions.get(_library(name), set())
     ]
-    if other:
+    if differences:
         raise ReleaseError(
             "the release was made with other versions than its image would hold",
             where=NAME,
             remedy="train with the versions of towline's lock files (make env), then package that release",
-            details=tuple(other),
+            details=tuple(differences),
         )
 
 
 def _library(distribution: str) -> str:
-    """XGBoost is distributed with and without code for GPUs, under two names."""
+    """The library of a distribution: XGBoost has one distribution with GPU code and one without (``-cpu``)."""
     return distribution.removesuffix("-cpu")

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document of a service: its paths, and the schema of a row."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from towline.data.schema.contract import Column, Contract
@@ -10,39 +11,52 @@ from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABIL
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
-SHOWN = 20  # categories listed
+MAX_CATEGORIES = 20  # categories listed
 _TYPES = {"numeric": ["number"], "boolean": ["boolean"], "category": ["string", "number", "boolean"]}
 _STATUSES = (400, 401, 403, 405, 413, 415, 422, 429, 503)
-_KEYED: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 
 Json = dict[str, Any]
+
+# path, summary, operation id, whether a key is needed, media type; {name} is the name of the model
+_GET_OPERATIONS = (
+    ("/metadata", "Metadata of the model: data, metrics, versions of libraries", "describe", True, "application/json"),
+    ("/metrics", "Metrics for Prometheus; needs the scope admin", "metrics", True, "text/plain"),
+    ("/livez", "Whether the process runs", "live", False, "application/json"),
+    ("/readyz", "Whether load balancers should send requests", "ready", False, "application/json"),
+    ("/ping", "MLflow's readiness", "ping", False, "application/json"),
+    ("/version", "The version of towline", "version", False, "text/plain"),
+    ("/v2", "The server, by the Open Inference Protocol", "server", True, "application/json"),
+    ("/v2/health/live", "As /livez", "v2_live", False, "application/json"),
+    ("/v2/health/ready", "As /readyz", "v2_ready", False, "application/json"),
+    ("/v2/models/{name}", "The model's tensors", "v2_model", True, "application/json"),
+    ("/v2/models/{name}/ready", "Whether the model answers", "v2_model_ready", False, "application/json"),
+)
 
 
 def describe_fields(contract: Contract) -> list[Json]:
     """The fields of a row: each feature with its kind, and its range or levels in training."""
+    included = {"name", "kind", "min", "max", "categories", "levels"}
     return [
-        {
-            "name": column.name,
-            "kind": column.kind,
-            "nulls_in_training": column.nullable,
-            "min": column.min,
-            "max": column.max,
-            "categories": None if column.categories is None else list(column.categories),
-            "levels": column.levels,
-        }
+        column.model_dump(mode="json", include=included) | {"nulls_in_training": column.nullable}
         for column in contract.feature_columns
     ]
 
 
-def openapi_document(model: "Model", most: int) -> Json:
+def openapi_document(model: "Model", max_rows: int) -> Json:
     """Builds the document.
 
     Args:
         model: the model that is served.
-        most: most rows of a request.
+        max_rows: maximum rows of a request.
     """
     contract = model.contract
     row = example_row(contract)
+    paths: Json = {"/predict": {"post": _predict(model, row, max_rows)}}
+    paths["/invocations"] = {"post": _invocations(model, row, max_rows)}
+    for path, summary, name, keyed, media_type in _GET_OPERATIONS:
+        paths[path.format(name=model.name)] = {"get": _get(summary, name, keyed, media_type)}
+    paths[f"/v2/models/{model.name}/infer"] = {"post": _infer(model, row, max_rows)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,25 +64,14 @@ def openapi_document(model: "Model", most: int) -> Json:
             "version": str(model.version),
             "summary": f"Predicts {contract.target} ({contract.task})",
         },
-        "paths": {
-            "/predict": {"post": _predict(model, row, most)},
-            "/metadata": {"get": _get("Metadata of the model: data, metrics, versions of libraries", "describe")},
-            "/metrics": {"get": _get("Metrics for Prometheus; needs the scope admin", "metrics", "text/plain")},
-            "/livez": {"get": _get("Whether the process runs", "live", keyed=False)},
-            "/readyz": {"get": _get("Whether load balancers should send requests", "ready", keyed=False)},
-            "/invocations": {"post": _invocations(model, row, most)},
-            "/ping": {"get": _get("MLflow's readiness", "ping", keyed=False)},
-            "/version": {"get": _get("The version of towline", "version", "text/plain", keyed=False)},
-            "/v2": {"get": _get("The server, by the Open Inference Protocol", "server")},
-            "/v2/health/live": {"get": _get("As /livez", "v2_live", keyed=False)},
-            "/v2/health/ready": {"get": _get("As /readyz", "v2_ready", keyed=False)},
-            f"/v2/models/{model.name}": {"get": _get("The model's tensors", "v2_model")},
-            f"/v2/models/{model.name}/ready": {"get": _get("Whether the model answers", "v2_model_ready", keyed=False)},
-            f"/v2/models/{model.name}/infer": {"post": _infer(model, row, most)},
-        },
+        "paths": paths,
         "components": {
-            "schemas": {"Row": _row(contract, row), "Prediction": _label(contract), "Problem": _problem()},
-            "responses": {str(status): _refusal(status) for status in _STATUSES},
+            "schemas": {
+                "Row": _row(contract, row),
+                "Prediction": {"enum": list(contract.classes)} if contract.classes else {"type": "number"},
+                "Problem": _problem(),
+            },
+            "responses": {str(status): _error_response(status) for status in _STATUSES},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -77,14 +80,31 @@ def openapi_document(model: "Model", most: int) -> Json:
     }
 
 
+def _object(properties: Json, required: Sequence[str], **keywords: Any) -> Json:
+    return {"type": "object", "properties": properties, "required": list(required), **keywords}
+
+
+def _array(items: Json | None = None, **keywords: Any) -> Json:
+    return {"type": "array", **({} if items is None else {"items": items}), **keywords}
+
+
+def _text(**keywords: Any) -> Json:
+    return {"type": "string", **keywords}
+
+
+def _reference(schema: str) -> Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
 def _column(column: Column) -> Json:
     """The schema of one field. Its range and categories are only described: other values are valid, and counted."""
     notes = []
     if column.min is not None and column.max is not None:
         notes.append(f"in training from {column.min:g} to {column.max:g}")
     if column.categories:
-        more = f" and {len(column.categories) - SHOWN} more" if len(column.categories) > SHOWN else ""
-        notes.append(f"in training one of {', '.join(column.categories[:SHOWN])}{more}")
+        hidden = len(column.categories) - MAX_CATEGORIES
+        more = f" and {hidden} more" if hidden > 0 else ""
+        notes.append(f"in training one of {', '.join(column.categories[:MAX_CATEGORIES])}{more}")
     if not column.nullable:
         notes.append("never null in training")
     schema: Json = {"description": "; ".join([column.kind, *notes])}
@@ -94,203 +114,132 @@ def _column(column: Column) -> Json:
 
 
 def _row(contract: Contract, row: Json) -> Json:
-    columns = contract.feature_columns
-    schema: Json = {
-        "type": "object",
-        "description": "Every feature, null if its value is unknown. Additional fields are ignored.",
-        "properties": {column.name: _column(column) for column in columns},
-        "required": [column.name for column in columns],
-    }
-    return schema | {"examples": [row]}
-
-
-def _label(contract: Contract) -> Json:
-    return {"enum": list(contract.classes)} if contract.classes else {"type": "number"}
+    columns = {column.name: _column(column) for column in contract.feature_columns}
+    description = "Every feature, null if its value is unknown. Additional fields are ignored."
+    return _object(columns, tuple(columns), description=description, examples=[row])
 
 
 def _problem() -> Json:
-    return {
-        "type": "object",
-        "description": "RFC 9457",
-        "properties": {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "code": {"enum": list(PROBLEM_TYPES)},
-            "remedy": {"type": "string"},
-            "request_id": {"type": "string"},
-            "error_count": {"type": "integer"},
-            "errors": {
-                "type": "array",
-                "maxItems": 20,
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "row": {"type": "integer", "minimum": 0},
-                        "field": {"type": "string"},
-                        "detail": {"type": "string"},
-                    },
-                    "required": ["row", "field", "detail"],
-                },
-            },
-        },
-        "required": ["type", "title", "status", "detail", "code", "request_id"],
+    fault = _object(
+        {"row": {"type": "integer", "minimum": 0}, "field": _text(), "detail": _text()}, ("row", "field", "detail")
+    )
+    properties = {
+        **{name: _text() for name in ("type", "title", "detail", "remedy", "request_id")},
+        **{name: {"type": "integer"} for name in ("status", "error_count")},
+        "code": {"enum": list(PROBLEM_TYPES)},
+        "errors": _array(fault, maxItems=20),
     }
+    required = ("type", "title", "status", "detail", "code", "request_id")
+    return _object(properties, required, description="RFC 9457")
 
 
-def _refusal(status: int) -> Json:
+def _error_response(status: int) -> Json:
     titles = [kind.title for kind in PROBLEM_TYPES.values() if kind.status == status]
-    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {"description": "; ".join(titles), "content": {"application/problem+json": schema}}
+    content = {"application/problem+json": {"schema": _reference("Problem")}}
+    return {"description": "; ".join(titles), "content": content}
 
 
-def _get(summary: str, name: str, media: str = "application/json", *, keyed: bool = True) -> Json:
-    refusals = (401, 403, 405, 429, 503) if keyed else (405, 503)
-    operation: Json = {
-        "summary": summary,
-        "operationId": name,
-        "responses": {"200": {"description": "Success", "content": {media: {}}}} | _refusals(refusals),
-    }
-    return operation | {"security": _KEYED} if keyed else operation
-
-
-def _post(summary: str, name: str, request: Json, response: Json) -> Json:
-    return {
-        "summary": summary,
-        "operationId": name,
-        "security": _KEYED,
-        "parameters": [
-            {
-                "name": "X-Request-Id",
-                "in": "header",
-                "description": "Returned in the response and stored in the prediction log.",
-                "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:/+=@-]{1,128}$"},
-            }
-        ],
-        "requestBody": {"required": True, "content": {"application/json": request}},
-        "responses": {"200": {"description": "The predictions", "content": {"application/json": response}}}
-        | _refusals(_STATUSES),
-    }
-
-
-def _refusals(statuses: tuple[int, ...]) -> Json:
+def _error_references(statuses: Sequence[int]) -> Json:
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
-def _predict(model: "Model", row: Json, most: int) -> Json:
-    a_row = {"$ref": "#/components/schemas/Row"}
-    request: Json = {
-        "schema": {
-            "oneOf": [
-                {
-                    "type": "object",
-                    "properties": {"rows": {"type": "array", "items": a_row, "maxItems": most}},
-                    "required": ["rows"],
-                    "additionalProperties": False,
-                },
-                {"type": "object", "properties": {"row": a_row}, "required": ["row"], "additionalProperties": False},
-            ]
-        }
-    }
-    properties: Json = {
-        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
-        "model": {
-            "type": "object",
-            "properties": {"name": {"const": model.name}, "version": {"type": "integer"}},
-            "required": ["name", "version"],
-        },
-        "request_id": {"type": "string"},
-    }
-    if model.contract.classes:
-        properties["probabilities"] = _probabilities(model.contract)
-    response = {"schema": {"type": "object", "properties": properties, "required": sorted(properties)}}
-    request["example"] = {"rows": [row]}
-    return _post("Predictions for rows", "predict", request, response)
+def _get(summary: str, name: str, keyed: bool, media_type: str) -> Json:
+    success = {"200": {"description": "Success", "content": {media_type: {}}}}
+    statuses = (401, 403, 405, 429, 503) if keyed else (405, 503)
+    operation: Json = {"summary": summary, "operationId": name, "responses": success | _error_references(statuses)}
+    return operation | {"security": _SECURITY} if keyed else operation
 
 
-def _probabilities(contract: Contract) -> Json:
-    classes = ", ".join(map(str, contract.classes))
-    width = len(contract.classes)
-    inner = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
-    return {"type": "array", "items": inner, "description": f"For each row, in the order of the classes: {classes}"}
+def _post(summary: str, name: str, request: Json, example: Json, response: Json) -> Json:
+    """An operation with the schema and an example of its request, and the schema of its response."""
+    request_id = {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "Returned in the response and stored in the prediction log.",
+        "schema": _text(pattern="^[A-Za-z0-9_.:/+=@-]{1,128}$"),
+    }
+    content = {"application/json": {"schema": request, "example": example}}
+    success = {"description": "The predictions", "content": {"application/json": {"schema": response}}}
+    return {
+        "summary": summary,
+        "operationId": name,
+        "security": _SECURITY,
+        "parameters": [request_id],
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": success} | _error_references(_STATUSES),
+    }
 
 
-def _invocations(model: "Model", row: Json, most: int) -> Json:
-    names = list(model.reader.fields)
-    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "maxItems": most}
-    split = {
-        "type": "object",
-        "properties": {
-            "columns": {"type": "array", "items": {"type": "string"}, "examples": [names]},
-            "index": {"type": "array"},
-            "data": {"type": "array", "items": {"type": "array"}, "maxItems": most},
-        },
-        "required": ["columns", "data"],
-        "additionalProperties": False,
-    }
-    columns = {"type": "object", "properties": {name: {"type": "array"} for name in names}, "required": names}
-    formats = {
-        "dataframe_split": split, "dataframe_records": rows, "instances": rows, "inputs": {"anyOf": [columns, rows]},
-    }  # fmt: skip
-    request: Json = {
-        "schema": {
-            "oneOf": [
-                {"type": "object", "properties": {name: schema}, "required": [name]} for name, schema in formats.items()
-            ]
-        }
-    }
-    request["example"] = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
-    predictions = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
-    response = {"schema": {"type": "object", "properties": {"predictions": predictions}, "required": ["predictions"]}}
-    return _post("Predictions, by MLflow's scoring protocol", "invocations", request, response)
-
-
-def _infer(model: "Model", row: Json, most: int) -> Json:
-    shape = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": most}, "minItems": 1}
-    tensor = {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "shape": shape,
-            "datatype": {"enum": list(DATATYPES)},
-            "data": {"type": "array"},
-            "parameters": {"type": "object"},
-        },
-        "required": ["name", "shape", "datatype", "data"],
-    }
-    output = {"type": "object", "properties": {"name": {"enum": [LABELS, PROBABILITIES]}}, "required": ["name"]}
-    body = {
-        "type": "object",
-        "properties": {
-            "id": {"type": "string", "maxLength": 128},
-            "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": tensor, "minItems": 1},
-            "outputs": {"type": "array", "items": output},
-        },
-        "required": ["inputs"],
-    }
-    request: Json = {"schema": body}
-    inputs = [
-        {"name": column["name"], "shape": [1, 1], "datatype": column["datatype"], "data": [_tensor_value(column, row)]}
-        for column in describe_model(model)["inputs"]
+def _predict(model: "Model", row: Json, max_rows: int) -> Json:
+    rows = {"rows": _array(_reference("Row"), maxItems=max_rows)}
+    requests = [
+        _object(properties, tuple(properties), additionalProperties=False)
+        for properties in (rows, {"row": _reference("Row")})
     ]
-    request["example"] = {"inputs": inputs}
-    response = {
-        "schema": {
-            "type": "object",
-            "properties": {
-                "model_name": {"const": model.name},
-                "model_version": {"type": "string"},
-                "id": {"type": "string"},
-                "outputs": {"type": "array", "items": tensor},
-            },
-            "required": ["model_name", "outputs"],
-        }
+    served = {"name": {"const": model.name}, "version": {"type": "integer"}}
+    properties: Json = {
+        "predictions": _array(_reference("Prediction")),
+        "model": _object(served, tuple(served)),
+        "request_id": _text(),
     }
-    return _post("Predictions, by the Open Inference Protocol v2", "infer", request, response)
+    if classes := model.contract.classes:
+        probabilities = _array({"type": "number"}, minItems=len(classes), maxItems=len(classes))
+        description = f"For each row, in the order of the classes: {', '.join(map(str, classes))}"
+        properties["probabilities"] = _array(probabilities, description=description)
+    response = _object(properties, sorted(properties))
+    return _post("Predictions for rows", "predict", {"oneOf": requests}, {"rows": [row]}, response)
 
 
-def _tensor_value(tensor: Json, row: Json) -> Any:
-    value = row[tensor["name"]]
-    return str(value) if tensor["datatype"] == "BYTES" and value is not None else value
+def _invocations(model: "Model", row: Json, max_rows: int) -> Json:
+    names = list(model.reader.fields)
+    rows = _array(_reference("Row"), maxItems=max_rows)
+    split = {
+        "columns": _array(_text(), examples=[names]),
+        "index": _array(),
+        "data": _array(_array(), maxItems=max_rows),
+    }
+    formats = {
+        "dataframe_split": _object(split, ("columns", "data"), additionalProperties=False),
+        "dataframe_records": rows,
+        "instances": rows,
+        "inputs": {"anyOf": [_object(dict.fromkeys(names, _array()), names), rows]},
+    }
+    request = {"oneOf": [_object({name: schema}, (name,)) for name, schema in formats.items()]}
+    example = {"dataframe_split": {"columns": names, "data": [list(row.values())]}}
+    response = _object({"predictions": _array(_reference("Prediction"))}, ("predictions",))
+    return _post("Predictions, by MLflow's scoring protocol", "invocations", request, example, response)
+
+
+def _infer(model: "Model", row: Json, max_rows: int) -> Json:
+    tensor = {
+        "name": _text(),
+        "shape": _array({"type": "integer", "minimum": 0, "maximum": max_rows}, minItems=1),
+        "datatype": {"enum": list(DATATYPES)},
+        "data": _array(),
+        "parameters": {"type": "object"},
+    }
+    tensors = _object(tensor, ("name", "shape", "datatype", "data"))
+    request = {
+        "id": _text(maxLength=128),
+        "parameters": {"type": "object"},
+        "inputs": _array(tensors, minItems=1),
+        "outputs": _array(_object({"name": {"enum": [LABELS, PROBABILITIES]}}, ("name",))),
+    }
+    response = {
+        "model_name": {"const": model.name},
+        "model_version": _text(),
+        "id": _text(),
+        "outputs": _array(tensors),
+    }
+    inputs = []
+    for column in describe_model(model)["inputs"]:
+        value = row[column["name"]]
+        data = [str(value) if column["datatype"] == "BYTES" and value is not None else value]
+        inputs.append(column | {"shape": [1, 1], "data": data})
+    return _post(
+        "Predictions, by the Open Inference Protocol v2",
+        "infer",
+        _object(request, ("inputs",)),
+        {"inputs": inputs},
+        _object(response, ("model_name", "outputs")),
+    )

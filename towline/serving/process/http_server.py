@@ -139,7 +139,10 @@ class DrainingServer(Server):
         await super().on_tick(counter)
         state, now = self.server_state, time.monotonic()
         if counter % 10 == 0:
-            self._end_stale_requests()
+            loop_time = asyncio.get_running_loop().time()
+            for connection in list(state.connections):
+                if isinstance(connection, HttpConnection):
+                    connection.end_if_stale(loop_time)
         if self._close_at is None:
             return False
         if _CLOSE not in state.default_headers:
@@ -173,12 +176,6 @@ class DrainingServer(Server):
         self._lifecycle.on_draining()
         self._close_at = time.monotonic() + self._lifecycle.grace
         self._deadline = time.monotonic() + self._lifecycle.drain
-
-    def _end_stale_requests(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, HttpConnection):
-                connection.end_if_stale(now)
 
 
 def _bind_error(error: OSError, host: str, port: int) -> ConfigError:

@@ -20,7 +20,6 @@ from towline.serving.process.worker import ServiceInfo, ServiceResources, serve_
 
 if TYPE_CHECKING:
     from towline.serving.auth import ApiKeys
-    from towline.serving.model_reloader import ModelReloader
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LOG = logging.getLogger("towline.serving")
@@ -47,12 +46,14 @@ def run_service(options: ServeOptions, on_started: Callable[[ServiceInfo], None]
     _raise_file_limit()
     if options.wait:
         _wait_for_model(options)
+    from towline.serving.model_reloader import ModelReloader
     from towline.serving.process.http_server import bind_sockets
 
     sockets = bind_sockets(options.host, options.port)
     try:
-        keys, reloader, tls = _read_keys(options, sockets), _open_model(options), _tls_context(options)
-        resources = ServiceResources(options, sockets, keys, reloader, tls)
+        keys, reloader = _read_keys(options, sockets), ModelReloader(options)
+        reloader.open()
+        resources = ServiceResources(options, sockets, keys, reloader, _tls_context(options))
         if options.workers == 1:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
             serve_requests(resources, lambda: on_started(resources.info()))
@@ -117,14 +118,6 @@ def _wait_for_model(options: ServeOptions) -> None:
         time.sleep(_WAIT_INTERVAL_S)
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def _open_model(options: ServeOptions) -> "ModelReloader":
-    from towline.serving.model_reloader import ModelReloader
-
-    reloader = ModelReloader(options)
-    reloader.open()
-    return reloader
 
 
 def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:

@@ -10,7 +10,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from towline import files
@@ -25,12 +24,6 @@ _BACKOFF_S = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # delay of a replacement, by
 _FOLDER_PREFIX, _LOCK = "towline-metrics-", "lock"
 _MIN_STALE_AGE_S = 60.0  # a younger folder may not be locked yet
 _KILL_MARGIN_S = 4.0  # seconds after the drain period until a worker is killed
-
-
-@dataclass
-class _Worker:
-    pid: int
-    ready: bool = False
 
 
 def supervise(resources: ServiceResources, on_started: Callable[[ServiceInfo], None]) -> None:
@@ -48,7 +41,10 @@ def supervise(resources: ServiceResources, on_started: Callable[[ServiceInfo], N
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with files.exclusive_lock(folder / _LOCK):  # the workers inherit the lock
-            _preload()
+            import uvloop  # noqa: F401 - imported once for all workers
+
+            gc.collect()
+            gc.freeze()  # so that the collector of a worker does not copy shared memory pages
             _Supervisor(resources, on_started, folder).run()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -67,20 +63,12 @@ def _remove_stale_metrics() -> None:
                     shutil.rmtree(folder)
 
 
-def _preload() -> None:
-    """Imports what every worker needs, and freezes it, so that the collector does not copy shared memory pages."""
-    import uvloop  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-
-
 class _Supervisor:
     def __init__(
         self, resources: ServiceResources, on_started: Callable[[ServiceInfo], None], metrics_folder: Path
     ) -> None:
         self._resources, self._on_started, self._metrics_folder = resources, on_started, metrics_folder
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, bool] = {}  # pid → whether it answers requests
         self._alive_read, self._alive_write = os.pipe()  # closes when this process ends, which ends the workers
         self._ready_read, self._ready_write = os.pipe()  # workers write their pid when they answer requests
         self._started = False
@@ -107,7 +95,7 @@ class _Supervisor:
             pid = os.fork()
             if pid == 0:
                 self._run_worker()
-            self._workers[pid] = _Worker(pid)
+            self._workers[pid] = False
 
     def _run_worker(self) -> None:
         """Runs a worker in the forked process; never returns."""
@@ -135,9 +123,9 @@ class _Supervisor:
     def _read_ready_pipe(self) -> None:
         while select.select([self._ready_read], [], [], 0)[0]:
             for pid in os.read(self._ready_read, 4096).split():
-                if worker := self._workers.get(int(pid)):
-                    worker.ready, self._early_deaths = True, 0
-        if not self._started and self._workers and all(worker.ready for worker in self._workers.values()):
+                if int(pid) in self._workers:
+                    self._workers[int(pid)], self._early_deaths = True, 0
+        if not self._started and self._workers and all(self._workers.values()):
             self._started = True
             self._on_started(self._resources.info())
 
@@ -151,13 +139,15 @@ class _Supervisor:
                 return
             if pid == 0:
                 return
-            worker = self._workers.pop(pid, None)
+            was_ready = self._workers.pop(pid, None)
             mark_process_dead(pid, str(self._metrics_folder))  # type: ignore[no-untyped-call]
-            if worker is None:
+            if was_ready is None:
                 continue
-            self._early_deaths += not worker.ready
+            self._early_deaths += not was_ready
             self._next_fork = time.monotonic() + _BACKOFF_S[min(self._early_deaths, len(_BACKOFF_S) - 1)]
-            _LOG.error("worker %d ended (%s) and is replaced", pid, _exit_cause(status))
+            code = os.waitstatus_to_exitcode(status)
+            cause = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            _LOG.error("worker %d ended (%s) and is replaced", pid, cause)
 
     def _stop_workers(self) -> None:
         options = self._resources.options
@@ -179,8 +169,3 @@ class _Supervisor:
         for pid in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-def _exit_cause(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return signal.Signals(-code).name if code < 0 else f"exit {code}"

@@ -64,7 +64,7 @@ def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
     except orjson.JSONDecodeError as error:
         if not (nan and b"NaN" in body):
             raise Problem("malformed-json", f"not JSON: {error}") from None
-        body = _without_nan(body)
+        body = _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
         return _loads(body, longest, widest, nan=False)
     try:
         keys = _keys(document, longest, MAX_DEPTH)
@@ -108,11 +108,6 @@ def _most_keys(marks: np.ndarray, depth: np.ndarray) -> int:
 
 def _too_deep() -> Problem:
     return Problem("malformed-json", f"more than {MAX_DEPTH} levels of lists and objects")
-
-
-def _without_nan(body: bytes) -> bytes:
-    """The body with each NaN outside of strings replaced by null."""
-    return _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
 
 
 class _Beyond64Bits(Exception):
