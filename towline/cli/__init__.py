@@ -152,6 +152,7 @@ def _register() -> None:
         backtest,
         backup,
         config,
+        data,
         doctor,
         init,
         keys,
@@ -171,7 +172,7 @@ def _register() -> None:
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
-        "Train": (init.init, run.validate, run.run, backtest.backtest, config.config),
+        "Train": (init.init, run.validate, run.run, backtest.backtest, data.data, config.config),
         "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),

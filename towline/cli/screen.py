@@ -286,6 +286,8 @@ def _column(column: "Column") -> list[object]:
         holds = f"used as {', '.join(column.derive)}"
     else:
         holds = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
+    if column.reason and not column.note:
+        holds = f"{holds} ({column.reason})".lstrip()
     return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
 
 

@@ -66,14 +66,14 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
         separator=sample.separator,
     )  # fmt: skip
     _propose_formats(proposal, sample.table)
-    frame, contract = _read(proposal, sample)
+    frame, contract = read_table(proposal, sample)
     proposal.task, proposal.metric = contract.task, DEFAULT_METRIC[contract.task]
     _propose_personal(proposal, frame)
     _propose_drop(proposal, frame, contract)
     _propose_time(proposal, frame, time)
     if not proposal.time:
         _propose_group(proposal, frame, contract)
-    frame, contract = _read(proposal, sample)
+    frame, contract = read_table(proposal, sample)
     _propose_split(proposal, frame)
     contract = _propose_leaks(proposal, frame, contract)
     if contract.task == "binary" and contract.positive is not None:
@@ -132,7 +132,7 @@ def _choose_format(series: pd.Series, formats: tuple[ValueFormat, ...]) -> Value
     return min(formats, key=disorder)
 
 
-def _read(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, Contract]:
+def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, Contract]:
     """The sample as a run reads it; kinds are declared for columns that a run would refuse."""
     with tempfile.TemporaryDirectory(prefix="towline-init-") as folder:
         store = Path(folder)
@@ -202,7 +202,7 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
             proposal.drop[column.name] = "identifies the row: another value in each row"
         elif column.note == "constant":
             proposal.drop[column.name] = "constant"
-        elif column.note == "holds no values":
+        elif column.note == "has no values":
             proposal.drop[column.name] = "has no values"
     if len(proposal.drop) >= frame.shape[1] - 1:  # a table of nothing but identifiers: the run says so
         proposal.drop.clear()

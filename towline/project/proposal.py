@@ -62,6 +62,11 @@ class Proposal:
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
 
     @property
+    def leaks(self) -> dict[str, str]:
+        """Columns that give the target away, with the evidence."""
+        return {name: reason for name, reason in self.drop.items() if reason.startswith("leak")} | self.allow_leaks
+
+    @property
     def assumptions(self) -> list[tuple[str, str, str]]:
         """(key, value, reason) of each decision, for people."""
         positive = f", positive: {self.positive}" if self.positive else ""

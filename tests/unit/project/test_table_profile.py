@@ -1,0 +1,76 @@
+"""The page of `towline data profile`."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.commands import CommandResult
+
+Command = Callable[..., CommandResult]
+ROWS = 300
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> str:
+    """The page of a table with a leak, personal data, nulls and a change."""
+    monkeypatch.delenv("TOWLINE_PROJECT")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"day": pd.date_range("2025-01-01", periods=ROWS, freq="D")})
+    table["load"] = rng.normal(10, 1, ROWS).round(2) + np.where(np.arange(ROWS) < ROWS // 2, 0, 50)
+    table["email"] = [f"user{number}@example.com" for number in range(ROWS)]
+    table["region"] = rng.choice(["<north>", "south"], ROWS)
+    table["reading"] = pd.Series(rng.integers(0, 100, ROWS)).where(rng.random(ROWS) < 0.75).astype("Int64")
+    table["used"] = (table["region"] == "south") * 5.0 + rng.normal(0, 3, ROWS).round(2)
+    table["used_twice"] = 2 * table["used"]
+    table.to_csv("meters.csv", index=False)
+    done = command("data", "profile", "meters.csv", "--target", "used")
+    assert done.code == 0, done.err
+    return Path("meters-profile.html").read_text()
+
+
+def row(page: str, column: str) -> str:
+    """The row of a column in the table of all columns."""
+    rows = page.rpartition("<h2>Columns</h2>")[2].split("<tr>")
+    return next(text for text in rows if text.startswith(f"<th>{column}<br>"))
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    """It can be opened without a network: there is no script and no address."""
+    assert not re.search(r"<script|https?://|<link|<img", page)
+
+
+def test_a_leak_is_shown_with_its_evidence(page: str) -> None:
+    """A copy of the target on another scale stands at the top."""
+    assert "<b>used_twice</b>leak: " in page
+
+
+def test_no_value_of_personal_data_is_shown(page: str) -> None:
+    """A column of e-mail addresses is described without one."""
+    assert "example.com" not in page
+    assert "personal data" in row(page, "email")
+
+
+def test_nulls_and_values_are_those_of_the_table(page: str) -> None:
+    """Shares and levels are counted; text of the table is escaped."""
+    share = float(re.search(r'number">([\d.]+)%', row(page, "reading"))[1])  # type: ignore[index]
+    assert 15 < share < 35
+    assert "&lt;north&gt;" in row(page, "region")
+    assert "<north>" not in page
+
+
+def test_a_change_over_time_is_shown(page: str) -> None:
+    """The mean of a column that jumps is lower in the first window than in the last."""
+    means = [float(text.replace(",", "")) for text in re.findall(r": mean ([\d.,]+)<", row(page, "load"))]
+    assert means[0] < 15 < 45 < means[-1]
+
+
+def test_the_relation_to_the_target(page: str) -> None:
+    """The bars of a category are the means of the target."""
+    means = re.findall(r"(south|&lt;north&gt;): mean of used (-?[\d.]+)", row(page, "region"))
+    by_region = {name: float(value) for name, value in means}
+    assert by_region["south"] - by_region["&lt;north&gt;"] > 3
