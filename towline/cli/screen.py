@@ -218,7 +218,9 @@ def _candidate_table(outcome: "Outcome") -> str:
     text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
     sampled = next((each for each in outcome.candidates if each["rows"] < each["rows_available"]), None)
     if sampled:
-        text += f"\n  folds fitted on {sampled['rows']:,} of {sampled['rows_available']:,} rows (cross_validation.max_rows)"
+        text += (
+            f"\n  folds fitted on {sampled['rows']:,} of {sampled['rows_available']:,} rows (cross_validation.max_rows)"
+        )
     return text
 
 
