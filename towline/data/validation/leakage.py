@@ -23,7 +23,7 @@ FOLDS = 3
 BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
-NULL_ROWS = 30  # least rows with, and without, a value for a leak by nulls
+CHANCE = 1e-6  # largest probability that the values of an honest column are in rows of one class only
 LEAK_SCORE = {"R²": 0.98, "AUC": 0.995}  # least score of a column that is a leak
 
 # a dominant column has a score of at least DOMINANT_SCORE. Its gain over chance is DOMINANT_GAIN times that of the
@@ -124,7 +124,8 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
     scores: dict[str, float] = {}
     for column in columns:
         if column.name not in leaks:  # the parts of a date share a name
-            scores[column.name] = max(scores.get(column.name, 0.0), _score(_bin_means(column, sample), sample))
+            score = max(_score(_bin_means(column, sample), sample), _score_order(column, sample))
+            scores[column.name] = max(scores.get(column.name, 0.0), score)
     for name, score in scores.items():
         if score >= LEAK_SCORE[sample.measure]:
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
@@ -189,12 +190,10 @@ def _monotone_copy(column: _Column, target: np.ndarray) -> Leak | None:
 def _class_of_nulls(column: _Column, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
     """A column whose values, or whose nulls, occur in one class only: it is filled in after the event."""
     null = np.isnan(column.values)
-    if min(null.sum(), (~null).sum()) < NULL_ROWS:
-        return None
     for rows, word in ((~null, "values"), (null, "nulls")):
         inside = np.unique(codes[rows])
-        # in a class of most rows this happens by chance
-        if len(inside) == 1 and (share := float(np.mean(codes == inside[0]))) <= 0.5:
+        share = float(np.mean(codes == inside[0])) if len(inside) == 1 else 1.0
+        if share <= 0.5 and share ** rows.sum() < CHANCE:
             detail = f"has {word} in rows of class {str(classes[inside[0]])[:40]} only"
             return Leak(columns=(column.name,), kind="nulls", score=1 - share, detail=detail)
     return None
@@ -270,12 +269,28 @@ def _find_dominant(scores: dict[str, float], sample: _LeakageSample, seed: int) 
     return Leak(columns=(best,), kind="dominant", score=scores[best], detail=detail)
 
 
+def _score_order(column: _Column, sample: _LeakageSample) -> float:
+    """The score of a number's order alone, without bins, which are coarse in a small table; 0 for several classes."""
+    known = ~np.isnan(column.values)
+    if not column.numeric or sample.truth.shape[1] != 1 or known.sum() < 20:
+        return 0.0
+    values, truth = column.values[known], sample.truth[known, 0]
+    if not np.ptp(values) or not np.ptp(truth):
+        return 0.0
+    if sample.measure == "R²":
+        return float(np.corrcoef(values / np.abs(values).max(), truth / np.abs(truth).max())[0, 1] ** 2)
+    positives = truth.sum()
+    wins = (rankdata(values) * truth).sum() - positives * (positives + 1) / 2
+    area = float(wins / (positives * (len(truth) - positives)))
+    return max(area, 1 - area)
+
+
 def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
     """(n, k) mean of the target in the bin of each row over the other folds, shrunk by one row towards their mean."""
     known = column.values[~np.isnan(column.values)]
     levels = np.unique(known)
     if column.numeric and len(levels) > BINS:
-        bins = int(np.clip(len(known) // 20, 2, BINS))
+        bins = int(np.clip(len(known) // 10, 2, BINS))
         levels = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[:-1]))
     bin_ = np.searchsorted(levels, column.values, side="right")  # null sorts last
     bin_[np.isnan(column.values)] = len(levels) + 1
