@@ -88,7 +88,8 @@ lock: ## resolve the requirements anew (needs uv)
 	  --group docs --constraint requirements-dev.txt -o requirements-docs.txt
 	for kind in $(LOCKED); do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --constraint requirements-dev.txt $$kind.in -o $$kind.txt || exit 1; done
+	    --constraint requirements-dev.txt --overrides towline/release/runtime/overrides.in \
+	    $$kind.in -o $$kind.txt || exit 1; done
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.run
 	$(UV) --require-hashes -r requirements-docs.txt || $(PIP) --require-hashes -r requirements-docs.txt

@@ -84,8 +84,8 @@ class Used:
     told: str
 
 
-@pytest.fixture(scope="module", params=["boosting", "linear"])
-def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
     folder = tmp_path_factory.mktemp("personal")
     table().to_parquet(folder / "t.parquet", index=False)
     raw = {
@@ -102,7 +102,7 @@ def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "columns": {"income": {"max": 900_000, "severity": "warn"}},
             "expectations": [{"type": "expect_column_max_to_be_between", "severity": "warn"} | {"kwargs": AGED}],
         },
-        "candidates": [{"estimator": request.param}],
+        "candidates": ["boosting"],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
         "quality": {"delay": "1h", "min_labels": 10},
@@ -134,9 +134,10 @@ def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         command("drift", commands.config)
         command("quality", commands.config)
         command("status", "people")
-        code, out, err = commands.run("--set", "validation.columns.income.severity=error")
-        assert code == 3, err
-        told.append(out + err)
+        for change, expected in (("validation.columns.income.severity=error", (3,)), ("candidates=[linear]", (0, 4))):
+            code, out, err = commands.run("--set", change)
+            assert code in expected, err
+            told.append(out + err)
         yield Used(commands, folder, "\n".join(told))
     finally:
         servers.stop(commands.settings)

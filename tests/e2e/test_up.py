@@ -43,7 +43,7 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
 
     up.start()
     up.wait_until(up.is_ready)
-    assert up.states("training") == ["Completed", "Crashed"]
+    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])  # it serves before the run has ended
     assert [entry.version for entry in up.commands.ledger.versions(MODEL)] == [1]
     done = up.wait_until(lambda: len(found := up.states("drift")) == 3 and "Running" not in found and found)
     assert done.count("Missed") == 2
@@ -92,7 +92,7 @@ def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(up: UpProce
     assert record is not None
     os.kill(next(process.pid for process in record.processes if process.name == "schedules"), signal.SIGKILL)
     up.wait_until(up.is_ready)
-    assert up.states("training") == ["Completed", "Crashed"]
+    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])  # it serves before the run has ended
     assert "schedules: ended (exit code -9, 1 in a row)" in up.output
 
     assert up.process is not None

@@ -7,6 +7,7 @@ import pytest
 
 MODULES = (
     "towline.data.schema.notation",
+    "towline.data.schema.task",
     "towline.data.schema.time_column",
     "towline.data.schema.pseudonyms",
     "towline.data.schema.values",

@@ -216,10 +216,10 @@ def _candidate_table(outcome: "Outcome") -> str:
         for candidate in outcome.candidates
     ]
     text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
-    first = outcome.candidates[0]
-    if first["rows"] < first["rows_available"]:
+    sampled = next((each for each in outcome.candidates if each["rows"] < each["rows_available"]), None)
+    if sampled:
         text += (
-            f"\n  each fold fitted on {first['rows']:,} of {first['rows_available']:,} rows (cross_validation.max_rows)"
+            f"\n  folds fitted on {sampled['rows']:,} of {sampled['rows_available']:,} rows (cross_validation.max_rows)"
         )
     return text
 
@@ -288,6 +288,8 @@ def _column(column: "Column") -> list[object]:
         holds = f"used as {', '.join(column.derive)}"
     else:
         holds = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
+    if column.reason and not column.note:
+        holds = f"{holds} ({column.reason})".lstrip()
     return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
 
 

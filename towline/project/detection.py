@@ -185,7 +185,7 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
             proposal.drop[column.name] = "identifies the row: another value in each row"
         elif column.note == "constant":
             proposal.drop[column.name] = "constant"
-        elif column.note == "holds no values":
+        elif column.note == "has no values":
             proposal.drop[column.name] = "has no values"
     if len(proposal.drop) >= frame.shape[1] - 1:  # a table of nothing but identifiers: the run says so
         proposal.drop.clear()

@@ -30,6 +30,7 @@ class Column(Frozen):
         levels: number of distinct values.
         integer: whether all numbers are whole.
         note: why the column is ignored.
+        reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
         derive: calendar parts of a datetime.
         pii: whether it holds personal data; then the contract has no range and no categories of it.
         format: how its values are written if they are text.
@@ -45,6 +46,7 @@ class Column(Frozen):
     levels: int = 0
     integer: bool = False
     note: str = ""
+    reason: str = ""
     derive: tuple[str, ...] = ()
     pii: bool = False
     format: ValueFormat = PLAIN

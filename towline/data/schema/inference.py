@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,20 @@ from towline.config import Kind, Task, TrainingConfig
 from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, Label, Role
+from towline.data.schema.kind_model import LABELLED_KINDS, KindModel, LabelledKind, describe_column
 from towline.data.schema.pseudonyms import derive_salt
+from towline.data.schema.task import infer_task
 from towline.data.schema.values import Spelling, ValueFormat, category_name, column_format
 from towline.errors import ConfigError
 
 MAX_LEVELS = 100  # of a category whose levels are listed
+SURE = 0.9  # the probability from which the classifier of columns changes what the type of the values says
+_LIKELY = 0.5  # the same for text, which is a category or left out
+_REPEATED = 0.2  # of the rows: text, lists and addresses with fewer levels repeat, and are categories
+_UNIQUE = 0.95  # of the values that are not null
+_CODE_ROWS = 20  # of a code, on average
+_YEARS = (1_500, 2_200)
+_PROSE: dict[LabelledKind, str] = {"sentence": "free text", "list": "lists of values", "url": "addresses of web pages"}
 _YES = {"yes", "true", "1", "y", "t", "positive"}
 _NO = {"no", "false", "0", "n", "f", "negative"}
 # days of the cycle of a calendar part, which is derived if the table has at least one and a half cycles
@@ -37,11 +46,13 @@ def infer_contract(
         ConfigError: the values do not allow the kind, task or positive class that the config sets.
     """
     target = frame[config.data.target]
-    task = config.task or _infer_task(target)
-    known = dict(formats)
+    task, reason = (config.task, "") if config.task else infer_task(target)
+    known, predictions = dict(formats), _classify_columns(frame, config)
     columns = tuple(
-        _hide_values(_infer_column(frame[name], config, task, known.get(name)), config) for name in frame.columns
+        _hide_values(_infer_column(frame[name], config, task, known.get(name), predictions.get(name)), config)
+        for name in frame.columns
     )
+    columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
@@ -51,13 +62,37 @@ def infer_contract(
     return Contract(target=name, task=task, columns=columns, classes=classes, positive=positive, salt=salt)
 
 
-def _infer_column(values: pd.Series, config: TrainingConfig, task: Task, fmt: ValueFormat | None) -> Column:
+class _Prediction(NamedTuple):
+    """The most probable kind of a column according to the classifier of columns, and its probability."""
+
+    kind: LabelledKind
+    probability: float
+
+    def is_sure(self, kind: LabelledKind) -> bool:
+        return self.kind == kind and self.probability >= SURE
+
+
+def _classify_columns(frame: pd.DataFrame, config: TrainingConfig) -> dict[str, _Prediction]:
+    """Predictions for the columns whose kind neither the config nor the type of the values gives."""
+    given = {config.data.target, config.data.time, *config.data.columns}
+    names = [name for name in frame.columns if name not in given and frame[name].dtype.kind not in "bM"]
+    probabilities = KindModel.read().predict([describe_column(frame[name]) for name in names])
+    best = probabilities.argmax(axis=1)
+    return {
+        name: _Prediction(LABELLED_KINDS[place], float(row[place]))
+        for name, row, place in zip(names, probabilities, best, strict=True)
+    }
+
+
+def _infer_column(
+    values: pd.Series, config: TrainingConfig, task: Task, fmt: ValueFormat | None, prediction: _Prediction | None
+) -> Column:
     data, name = config.data, str(values.name)
     role: Role = "target" if name == data.target else "group" if name == data.group else "feature"
     configured = data.columns.get(name)
     if name == data.time:
         role, configured = "time", "datetime"
-    kind, note = (configured, "") if configured else _infer_kind(values)
+    kind, reason = (configured, "") if configured else _infer_kind(values, prediction)
     if role == "target":
         kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
     fmt = fmt or column_format(data, name)
@@ -73,14 +108,15 @@ def _infer_column(values: pd.Series, config: TrainingConfig, task: Task, fmt: Va
     if kind == "category":
         fmt = fmt.model_copy(update={"spelling": _spelling(series)})
     nullable, levels = bool(series.isna().any()), int(series.nunique())
-    plain = Column(name=name, kind=kind, role=role, nullable=nullable, levels=levels, format=fmt)
+    plain = Column(name=name, kind=kind, role=role, nullable=nullable, levels=levels, format=fmt, reason=reason)
     column = plain.model_copy(update=_describe_values(series, plain))
     if role == "time" and data.columns.get(name) == "ignore":
         return column.model_copy(update={"derive": (), "note": "data.columns says ignore"})
+    note = ""
     if kind in ("text", "ignore"):
-        note = note or f"data.columns says {kind}"
+        note = reason or f"data.columns says {kind}"
     elif role == "feature":
-        note = _reason_to_ignore(series, column, bool(configured))
+        note = _reason_to_ignore(series, column, prediction)
     if role == "feature" and note:
         return plain.model_copy(update={"role": "ignored", "note": note})
     return column
@@ -110,38 +146,60 @@ def _describe_values(values: pd.Series, column: Column) -> dict[str, Any]:
     return {"min": float(finite.min()), "max": float(finite.max()), "integer": whole}
 
 
-def _reason_to_ignore(values: pd.Series, column: Column, configured: bool) -> str:
+def _reason_to_ignore(values: pd.Series, column: Column, prediction: _Prediction | None) -> str:
+    """Empty if the column is used. There is no prediction for a column whose kind the config declares."""
     if column.levels == 0:
         return "has no values"
     if column.levels == 1 and not column.nullable:
         return "constant"
     if column.kind == "datetime" and not column.derive:
         return "spans too little time for any calendar part"
-    if not configured and _identifies_rows(values, column):
+    if prediction and _identifies_rows(values, column, prediction):
         return f"identifies the row; data.columns: {{{column.name}: {column.kind}}} would use it"
     return ""
 
 
-def _infer_kind(values: pd.Series) -> tuple[Kind, str]:
+def _infer_kind(values: pd.Series, prediction: _Prediction | None) -> tuple[Kind, str]:
+    """The kind, and the reason if the type of the values alone does not say it."""
     kinds: dict[str, Kind] = {"b": "boolean", "i": "numeric", "u": "numeric", "f": "numeric", "M": "datetime"}
     if values.dtype.kind in kinds:
+        if prediction and prediction.is_sure("categorical") and _are_codes(values):
+            return "category", f"whole numbers that are codes, with probability {prediction.probability:.2f}"
         return kinds[values.dtype.kind], ""
     present = values.dropna()
     levels = present.nunique()
     if levels <= 20:
         return "category", ""
-    if levels == len(values) and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
+    unique = levels == len(values)
+    if prediction and prediction.is_sure("not-generalizable"):
+        unique |= levels > _UNIQUE * len(present)
+    if unique and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
         return "category", ""  # _identifies_rows reports it
+    counts = f"{levels} levels in {len(present)} rows"
+    likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
+    if likely in _PROSE and levels > _REPEATED * len(present):
+        return "text", f"{_PROSE[likely]}: {counts}"
     if float(present.astype(str).str.len().median()) > 60:
         return "text", "long text"
-    if levels > 0.5 * len(present):
-        return "text", f"nearly unique: {levels} levels in {len(present)} rows"
-    return "category", ""
+    return ("text", f"nearly unique: {counts}") if levels > 0.5 * len(present) else ("category", "")
 
 
-def _identifies_rows(values: pd.Series, column: Column) -> bool:
-    if column.levels != len(values) or column.levels <= 20 or column.kind not in ("numeric", "category"):
+def _are_codes(values: pd.Series) -> bool:
+    """Whether whole numbers can be levels of a category: few of them, and no years, of which there will be more."""
+    present = values.dropna().to_numpy(np.float64)
+    if not np.isfinite(present).all() or not (present == np.floor(present)).all():
         return False
+    years = present.min() >= _YEARS[0] and present.max() <= _YEARS[1]
+    return not years and 2 < len(np.unique(present)) <= min(MAX_LEVELS, len(present) // _CODE_ROWS)
+
+
+def _identifies_rows(values: pd.Series, column: Column, prediction: _Prediction) -> bool:
+    if column.levels <= 20 or column.kind not in ("numeric", "category"):
+        return False
+    if column.levels != len(values):
+        whole = column.kind == "category" or column.integer
+        nearly_unique = column.levels > _UNIQUE * int(values.notna().sum())
+        return whole and nearly_unique and prediction.is_sure("not-generalizable")
     if column.kind == "category":
         return True
     if not column.integer or not np.isfinite(values).all():
@@ -159,18 +217,6 @@ def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
     return tuple(
         part for part, cycle in _CYCLES.items() if days >= 1.5 * cycle and getattr(present.dt, part).nunique() > 1
     )
-
-
-def _infer_task(target: pd.Series) -> Task:
-    if target.dtype.kind == "M":
-        what = f"the target {target.name!r} has dates"
-        raise ConfigError(what, where="data.target", remedy="name a column of numbers or classes")
-    present = target.dropna()
-    levels = int(present.nunique())
-    if target.dtype.kind not in "iuf" or 0 < levels <= 2:
-        return "binary" if levels <= 2 else "multiclass"
-    whole = bool(np.isfinite(present).all() and (present == np.floor(present)).all())
-    return "multiclass" if 0 < levels <= 20 and whole and len(present) >= 20 * levels else "regression"
 
 
 def _distinct_classes(target: pd.Series) -> tuple[Label, ...]:

@@ -25,6 +25,7 @@ from towline.data.schema.values import (
 
 MIN_SHARE = 0.9  # of the values that are not null
 _MIN_UNREADABLE = 0.05  # least share that the default notation cannot read; it can read codes with leading zeros
+_SHORTEST = 6  # letters of a date, as 1/1/26
 _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
 _FREQUENT_WORD = 0.01
@@ -201,6 +202,8 @@ def detect_date_formats(values: pd.Series) -> list[str]:
     """The ``strptime`` formats that read every value of a column of text; two if day and month can be exchanged."""
     texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_MAX_DISTINCT).tolist()
     texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
+    if any(len(text) < _SHORTEST or not any(character.isdigit() for character in text) for text in texts[:5]):
+        return []
     formats, share = _date_formats(texts, np.full(len(texts), 1 / max(len(texts), 1)))
     return formats if share > 1 - 1e-9 else []
 

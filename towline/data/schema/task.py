@@ -1,0 +1,93 @@
+"""The task that a target asks for: binary, multiclass or regression.
+
+Text and flags are classes. Numbers are classes if they are few codes: the name says so, or they count from 0 or 1 and
+their frequencies do not rise and fall as those of a count or a rating do.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from towline.config import Task
+from towline.errors import ConfigError
+
+_CODES = 3  # numbers of up to three values are classes
+_PLAIN = 4  # frequencies of fewer values than five rise and fall by chance
+_MOST = 20  # classes, unless the name says that the target is a class
+_MOST_NAMED = 100
+_ROWS = 5  # of a class, on average
+_DEVIATION = 0.1  # from frequencies that rise and fall, of their range
+_CLASS_WORDS = {
+    "activity", "brand", "cat", "category", "class", "classes", "classification", "cluster", "code", "color",
+    "cultivar", "diagnosis", "digit", "disease", "gender", "group", "kind", "label", "letter", "mode", "origin",
+    "outcome", "race", "region", "result", "segment", "sex", "species", "state", "status", "type", "variety",
+}  # fmt: skip
+_QUANTITY_WORDS = {
+    "age", "amount", "average", "avg", "children", "cost", "count", "counts", "day", "days", "duration", "height",
+    "hour", "hours", "income", "index", "kids", "length", "mean", "minutes", "month", "months", "num", "number",
+    "percent", "points", "price", "qty", "quality", "quantity", "rank", "rate", "rating", "ratings", "rings", "salary",
+    "sales", "score", "scores", "size", "stars", "sum", "temp", "temperature", "time", "times", "total", "value",
+    "visits", "wage", "weight", "width", "wins", "year", "years",
+}  # fmt: skip
+
+
+class InferredTask(NamedTuple):
+    """A task, and why it is that one."""
+
+    task: Task
+    reason: str
+
+
+def infer_task(target: pd.Series) -> InferredTask:
+    """The task of a target, from its name and its values.
+
+    Raises:
+        ConfigError: the target holds dates.
+
+    Example:
+        >>> infer_task(pd.Series([1, 2, 4, 1, 3, 7, 1, 2, 5, 6] * 10, name="animal_class")).task
+        'multiclass'
+    """
+    if target.dtype.kind == "M":
+        what = f"the target {target.name!r} has dates"
+        raise ConfigError(what, where="data.target", remedy="name a column of numbers or classes")
+    present = target.dropna()
+    levels = int(present.nunique())
+    if target.dtype.kind not in "iuf" or 0 < levels <= 2:
+        return InferredTask("binary" if levels <= 2 else "multiclass", f"{levels} different values")
+    values, counts = np.unique(present.to_numpy(np.float64), return_counts=True)
+    if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        return InferredTask("regression", "numbers that are not whole")
+    reason = _deny_classes(values, counts, str(target.name))
+    return InferredTask("regression" if reason else "multiclass", reason or f"{levels} codes")
+
+
+def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
+    """Why whole numbers are no classes; empty if they are."""
+    levels = len(values)
+    word = next((word for word in reversed(_words(name)) if word in _CLASS_WORDS | _QUANTITY_WORDS), "")
+    if levels > (_MOST_NAMED if word in _CLASS_WORDS else _MOST) or counts.sum() < _ROWS * levels:
+        return f"numbers of {levels} different values"
+    if word:
+        return f"numbers that are named a {word}" if word in _QUANTITY_WORDS else ""
+    if levels <= _CODES:
+        return ""
+    span = values[-1] - values[0] + 1
+    if values[0] not in (-1, 0, 1) or span - levels > 1:
+        return "numbers that do not count from 0 or 1"
+    if levels > _PLAIN and (_rises_and_falls(counts) or (values[0] == 0 and _rises_and_falls(counts[1:]))):
+        return "numbers whose frequencies rise and fall, as those of a count or a rating"
+    return ""
+
+
+def _rises_and_falls(counts: np.ndarray) -> bool:
+    """Whether the frequencies have one peak, but for small deviations."""
+    steps = np.diff(counts)
+    against = [steps[:peak].clip(max=0).sum() * -1 + steps[peak:].clip(min=0).sum() for peak in range(len(counts))]
+    return bool(np.ptp(counts) > 0 and min(against) <= _DEVIATION * np.ptp(counts))
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower())
