@@ -99,7 +99,13 @@ def _formats(proposal: Proposal) -> list[str]:
 
 
 def _validation(proposal: Proposal) -> list[str]:
-    lines = ["validation:", _line(f"  min_rows: {proposal.min_rows}", f"the table has {proposal.rows:,}")]
+    lines = [
+        "validation:",
+        _line(
+            f"  min_rows: {proposal.min_rows}",
+            f"the table has {proposal.rows - proposal.unlabelled_rows:,} with a target",
+        ),
+    ]
     if proposal.rules:
         lines.append("  columns:  # what holds today, with a margin; severity: error stops a run")
         lines += [f"    {_scalar(name)}: {_scalar(rule)}" for name, rule in proposal.rules.items()]

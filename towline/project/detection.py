@@ -158,6 +158,7 @@ def _propose_max_unlabelled(proposal: Proposal, sample: TableSample, frame: pd.D
     """Raises the limit of rows without a target where the table has more of them."""
     share = 1 - len(frame) / sample.table.num_rows
     if share > 0:
+        proposal.unlabelled_rows = math.ceil(share * proposal.rows)
         proposal.unlabelled = f"{share:.1%} of the rows have no target and are left out"
     if share > DataConfig.model_fields["max_unlabelled"].default:
         proposal.max_unlabelled = min(1.0, math.ceil(share * 20 + 1) / 20)

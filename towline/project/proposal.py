@@ -40,6 +40,7 @@ class Proposal:
     date_formats: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
     unlabelled: str = ""
+    unlabelled_rows: int = 0
     max_unlabelled: float | None = None
     drop: dict[str, str] = field(default_factory=dict)
     allow_leaks: dict[str, str] = field(default_factory=dict)
