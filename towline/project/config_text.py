@@ -78,9 +78,9 @@ def _data(proposal: Proposal) -> list[str]:
     if proposal.positive is not None:
         reason = "the class that scores and thresholds are about"
         lines.append(_line(f"  positive: {_scalar(proposal.positive)}", reason))
-    if proposal.kinds:
-        lines.append("  columns:")
-        lines += [_line(f"    {_scalar(name)}: {kind}", reason) for name, (kind, reason) in proposal.kinds.items()]
+    if proposal.max_unlabelled:
+        lines.append(_line(f"  max_unlabelled: {proposal.max_unlabelled}", proposal.unlabelled))
+    lines += [_line(f"  # {_scalar(name)}", reason) for name, reason in proposal.coerced.items()]
     for name, reason in proposal.ignored.items():
         lines.append(_line(f"  # {_scalar(name)} is not used", reason))
     return lines
@@ -92,7 +92,6 @@ def _formats(proposal: Proposal) -> list[str]:
         for key, default in (("separator", ","), ("decimal", "."), ("thousands", ""))
         if (value := getattr(proposal, key)) != default
     ]
-    lines += _items("  na_values:", proposal.na_values)
     if proposal.date_formats:
         lines.append("  date_format:")
         lines += [f"    {_scalar(name)}: {_scalar(fmt)}" for name, fmt in proposal.date_formats.items()]
@@ -100,7 +99,13 @@ def _formats(proposal: Proposal) -> list[str]:
 
 
 def _validation(proposal: Proposal) -> list[str]:
-    lines = ["validation:", _line(f"  min_rows: {proposal.min_rows}", f"the table has {proposal.rows:,}")]
+    lines = [
+        "validation:",
+        _line(
+            f"  min_rows: {proposal.min_rows}",
+            f"the table has {proposal.rows - proposal.unlabelled_rows:,} with a target",
+        ),
+    ]
     if proposal.rules:
         lines.append("  columns:  # what holds today, with a margin; severity: error stops a run")
         lines += [f"    {_scalar(name)}: {_scalar(rule)}" for name, rule in proposal.rules.items()]
@@ -125,6 +130,19 @@ def _line(text: str, comment: str) -> str:
     return f"{text:<{WIDTH}} # {comment}" if comment else text
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes each text on one line."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if not text.isprintable() else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def _scalar(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False
+    )  # fmt: skip
+    return str(text).removesuffix("\n").removesuffix("\n...")

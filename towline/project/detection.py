@@ -6,7 +6,7 @@ person would write into a config: time, group, columns to drop, personal data, a
 """
 
 import datetime as dt
-import re
+import math
 import tempfile
 from pathlib import Path
 
@@ -15,15 +15,15 @@ import pandas as pd
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from towline.config import DEFAULT_METRIC, SqlSource, build_config
+from towline.config import DEFAULT_METRIC, DataConfig, SqlSource, build_config
 from towline.data.schema import notation, text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.time_column import suggest_time_column
-from towline.data.schema.values import PLAIN, ValueFormat, parse_number
+from towline.data.schema.values import PLAIN, ValueFormat
 from towline.data.sources import load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
-from towline.errors import ConfigError, DataError
+from towline.errors import DataError
 from towline.project.expectations import propose_expectations, propose_monitoring
 from towline.project.personal_data import SAMPLE, detect_personal, split_words
 from towline.project.proposal import Proposal
@@ -36,7 +36,6 @@ _GROUP_WORDS = {
     "individual", "animal", "family", "account", "member", "pig", "device",
 }  # fmt: skip
 _TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
-_NULL_WORDS = {"?", "-", "--", ".", "..", "*", "unknown", "missing", "n.a.", "not available", "#null!", "inf", "-inf"}
 _PLAIN_DECIMAL = r"^\s*[+-]?\d+\.\d+\s*$"
 
 
@@ -67,6 +66,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     )  # fmt: skip
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
+    _propose_max_unlabelled(proposal, sample, frame)
     proposal.task, proposal.metric = contract.task, DEFAULT_METRIC[contract.task]
     _propose_personal(proposal, frame)
     _propose_drop(proposal, frame, contract)
@@ -133,51 +133,35 @@ def _choose_format(series: pd.Series, formats: tuple[ValueFormat, ...]) -> Value
 
 
 def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, Contract]:
-    """The sample as a run reads it; kinds are declared for columns that a run would refuse."""
+    """The sample as a run reads it. Rows without a target are left out, however many they are."""
+    data = {**proposal.data_section(), "source": list(map(str, sample.parts)), "max_unlabelled": 1.0}
+    pii = [name for name in proposal.pii if name not in proposal.drop]
+    config = build_config({"name": proposal.name, "data": data, "privacy": {"pii": pii}}, "the proposed config")
     with tempfile.TemporaryDirectory(prefix="towline-init-") as folder:
         store = Path(folder)
-        for _ in sample.table.column_names:
-            raw = {"name": proposal.name, "data": {**proposal.data_section(), "source": list(map(str, sample.parts))}}
-            raw["privacy"] = {"pii": [name for name in proposal.pii if name not in proposal.drop]}
-            config = build_config(raw, "the proposed config")
-            try:
-                dataset = load_dataset(config.data, store, store, None)
-                break
-            except DataError as error:
-                mixed = re.match(r"column '(.+)' is mixed", error.what)
-                if not mixed or mixed[1] not in sample.table.column_names:
-                    raise
-                _declare_mixed(proposal, mixed[1], sample.table[mixed[1]])
+        try:
+            dataset = load_dataset(config.data, store, store, None, pii)
+        except DataError as error:
+            if sample.table[proposal.target].null_count == sample.table.num_rows:
+                what, remedy = f"the target {proposal.target!r} has no values", "name another column with --target"
+                raise DataError(what, where="data.target", remedy=remedy) from None
+            source = proposal.source if isinstance(proposal.source, str) else "the query"
+            raise DataError(error.what, where=source, remedy=error.remedy, details=error.details) from None
         frame = read_snapshot(dataset, store)
-        while True:
-            try:
-                return frame, infer_contract(frame, config, dataset.formats)
-            except ConfigError as error:
-                name = error.where.partition(": ")[2]
-                if name not in proposal.kinds:
-                    raise
-                del proposal.kinds[name]
-                kinds = {column: kind for column, (kind, _) in proposal.kinds.items()}
-                config = config.model_copy(update={"data": config.data.model_copy(update={"columns": kinds})})
+    proposal.coerced = {
+        values.column: f"{values.count} values that are not numbers are read as null" for values in dataset.coerced
+    }
+    return frame, infer_contract(frame, config, dataset.formats)
 
 
-def _declare_mixed(proposal: Proposal, name: str, column: pa.ChunkedArray) -> None:
-    """Says how a column is read that mixes numbers and words."""
-    counts = text_columns.large_text(column).to_pandas().dropna().str.strip().value_counts()
-    fmt = ValueFormat(decimal=proposal.decimal, thousands=proposal.thousands)
-    is_number = np.array([not np.isnan(parse_number(text, fmt)) for text in counts.index])
-    words = list(counts.index[~is_number])
-    shown = ", ".join(map(repr, words[:3])) + (", …" if len(words) > 3 else "")
-    markers = [word for word in words if word.lower() in _NULL_WORDS]
-    if markers and len(markers) == len(words) and not set(markers) <= set(proposal.na_values):
-        proposal.na_values |= dict.fromkeys(markers, f"among the numbers of {name}")
-    elif is_number.sum() <= 20 and len(words) <= 20:
-        proposal.kinds[name] = ("category", f"few values, some of them words: {shown}")
-    else:
-        proposal.kinds[name] = (
-            "numeric",
-            f"{int(counts[~is_number].sum())} values are no numbers and become null: {shown}",
-        )
+def _propose_max_unlabelled(proposal: Proposal, sample: TableSample, frame: pd.DataFrame) -> None:
+    """Raises the limit of rows without a target where the table has more of them."""
+    share = 1 - len(frame) / sample.table.num_rows
+    if share > 0:
+        proposal.unlabelled_rows = math.ceil(share * proposal.rows)
+        proposal.unlabelled = f"{share:.1%} of the rows have no target and are left out"
+    if share > DataConfig.model_fields["max_unlabelled"].default:
+        proposal.max_unlabelled = min(1.0, math.ceil(share * 20 + 1) / 20)
 
 
 def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
@@ -225,7 +209,6 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
         proposal.date_formats[suggested.name] = suggested.date_format
     proposal.drop.pop(suggested.name, None)
     proposal.pii.pop(suggested.name, None)
-    proposal.kinds.pop(suggested.name, None)
 
 
 def _is_in_future(values: pd.Series) -> bool:
@@ -305,7 +288,6 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         frame.drop(columns=[name for name in gone if name in frame], inplace=True)
         contract = present.model_copy(update={"columns": tuple(c for c in present.columns if c.name in frame.columns)})
         for name in gone:
-            proposal.kinds.pop(name, None)
             proposal.date_formats.pop(name, None)
             proposal.pii.pop(name, None)
     return contract
@@ -313,7 +295,6 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
 
 def _note_ignored(proposal: Proposal, contract: Contract) -> None:
     for name in proposal.drop:
-        proposal.kinds.pop(name, None)
         proposal.date_formats.pop(name, None)
         proposal.pii.pop(name, None)
     proposal.ignored = {

@@ -24,7 +24,7 @@ _ORDERS = (("min", "max"), ("low", "high"), ("lower", "upper"), ("start", "end")
 
 def propose_expectations(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
     """Adds rules to a proposal: null shares, ranges, categories, patterns, uniqueness and orders of columns."""
-    proposal.min_rows = max(20, proposal.rows // 2) if proposal.rows >= 40 else 20
+    proposal.min_rows = max(20, (proposal.rows - proposal.unlabelled_rows) // 2)
     columns = [c for c in contract.columns if c.role in ("feature", "time", "target") and c.kind != "text"][
         :MAX_COLUMNS
     ]

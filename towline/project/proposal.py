@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from towline.config import Kind, SqlSource
+from towline.config import SqlSource
 
 
 @dataclass
@@ -37,9 +37,11 @@ class Proposal:
     decimal: str = "."
     thousands: str = ""
     positive: str | None = None
-    na_values: dict[str, str] = field(default_factory=dict)
     date_formats: dict[str, str] = field(default_factory=dict)
-    kinds: dict[str, tuple[Kind, str]] = field(default_factory=dict)
+    coerced: dict[str, str] = field(default_factory=dict)
+    unlabelled: str = ""
+    unlabelled_rows: int = 0
+    max_unlabelled: float | None = None
     drop: dict[str, str] = field(default_factory=dict)
     allow_leaks: dict[str, str] = field(default_factory=dict)
     pii: dict[str, str] = field(default_factory=dict)
@@ -56,8 +58,8 @@ class Proposal:
             "source": self.source.model_dump() if isinstance(self.source, SqlSource) else self.source,
             "target": self.target, "time": self.time, "group": self.group, "drop": list(self.drop),
             "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
-            "na_values": list(self.na_values), "date_format": dict(self.date_formats) or None,
-            "positive": self.positive, "columns": {name: kind for name, (kind, _) in self.kinds.items()},
+            "date_format": dict(self.date_formats) or None, "positive": self.positive,
+            "max_unlabelled": self.max_unlabelled,
         }  # fmt: skip
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
 
@@ -78,11 +80,12 @@ class Proposal:
             ("split", "by time" if self.by_time else "by group" if self.group else "random", self.split_reason)
         )
         lines += [("data.drop", name, reason) for name, reason in self.drop.items()]
-        lines += [("data.columns", f"{name}: {kind}", reason) for name, (kind, reason) in self.kinds.items()]
+        if self.unlabelled:
+            lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
+        lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
         lines += [
             ("data.date_format", f"{name}: {fmt}", "all values have it") for name, fmt in self.date_formats.items()
         ]
-        lines += [("data.na_values", repr(text), reason) for text, reason in self.na_values.items()]
         if self.decimal != "." or self.thousands:
             lines.append(("data.decimal", f"{self.decimal!r}, thousands {self.thousands!r}", "most numbers have it"))
         lines += [("validation.allow_leaks", name, reason) for name, reason in self.allow_leaks.items()]

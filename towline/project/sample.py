@@ -102,6 +102,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         sampler: _RowSampler | None = None
         for batch in batches:
             if sampler is None:
+                _check_names(batch.column_names)
                 limit = max(MIN_ROWS, MAX_CELLS // max(batch.num_columns, 1) // number)
                 sampler = _RowSampler(limit, seed + position)
             sampler.add(batch)
@@ -150,6 +151,14 @@ def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
             raise
     else:
         yield from formats.stream_csv(path, separator)
+
+
+def _check_names(names: list[str]) -> None:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates or "" in names:
+        shown = ", ".join(map(repr, duplicates[:10]))
+        what = f"several columns have the same name: {shown}" if duplicates else "a column has no name"
+        raise DataError(what, where="the header", remedy="rename or remove one of them")
 
 
 def check_rows(sample: TableSample) -> None:

@@ -307,3 +307,41 @@ def test_a_range_gets_room_and_keeps_its_sign(low: float, high: float) -> None:
 def test_the_yaml_is_plain(proposed: InitResult) -> None:
     """The text is the config that the result holds."""
     assert PipelineConfig.model_validate(yaml.safe_load(proposed.config.read_text())) == proposed.pipeline
+
+
+def test_many_rows_without_a_target(folder: Path) -> None:
+    """The limit is raised above the share of the table, with the share beside it; a run accepts the table."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"size": rng.random(200)})
+    table["wage"] = (10 + 5 * table["size"] + rng.normal(0, 2, 200)).where(rng.random(200) < 0.4)
+    table.to_csv("wages.csv", index=False)
+    result = towline.init("wages.csv", "wage")
+    assert result.pipeline.data.max_unlabelled > table["wage"].isna().mean()
+    assert "% of the rows have no target" in result.config.read_text()
+    assert towline.validate(result.config).validation.failed == 0
+
+
+def test_names_and_values_that_yaml_would_misread(folder: Path) -> None:
+    """Columns called yes, null or "a: 1", and a name with a line break, are quoted."""
+    rng = np.random.default_rng(6)
+    names = ["x: 1", "y #2", "a\nb", "null", "- item"]
+    table = pd.DataFrame({name: rng.choice(["yes", "no", "#a", "1: 2"], 80) for name in names})
+    table["yes"] = rng.normal(0, 1, 80)
+    table.to_csv("names.csv", index=False)
+    config = read_config(towline.init("names.csv", "yes").config)
+    assert config.data.target == "yes"
+    assert set(names) <= config.validation.columns.keys()
+    assert set(config.validation.columns["a\nb"].categories or ()) == {"yes", "no", "#a", "1: 2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("a,b,a\n1,2,3\n4,5,6\n", "rename"), ("a\n1\n2\n", "features"), ("a,b\n1,\n2,\n", "--target"), ("", "header")],
+)
+def test_a_table_that_cannot_be_used_names_a_remedy(command: Command, folder: Path, text: str, remedy: str) -> None:
+    """Duplicate names, one column, a target without values and an empty file are refused; nothing is written."""
+    (folder / "bad.csv").write_text(text)
+    refused = command("init", "bad.csv", "--target", "a" if text.startswith("a\n") else "b")
+    assert refused.code == 2
+    assert remedy in refused.err
+    assert [path.name for path in folder.iterdir()] == ["bad.csv"]
