@@ -82,16 +82,19 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "target missing": (
         taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean fares?"],
     ),
-    "target all null": (taxis().assign(fare=None), RAW, 3, ["fare", "150 rows", "never null"]),
+    "target all null": (taxis().assign(fare=None), RAW, 2, ["fare", "150 rows", "data.target"]),
     "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "two different values", "observed 1"]),
     "class constant": (paid(taxis()).assign(tip="yes"), TIP, 3, ["tip", "two different values", "observed 1"]),
     "one class in a fold": (
         paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3,
-        ["fold 1 of 3", "'no'", "remedy: set split.by: random, lower cross_validation.folds"],
+        ["1 of 3 folds have training rows of two classes", "remedy: set split.by: random, lower cross_validation.folds"],
     ),
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
     "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
-    "mixed types": (_where("miles", "far"), RAW, 2, ["'miles' is mixed", "row 12: 'far'", "category"]),
+    "many rows without a target": (
+        taxis().assign(fare=np.where(np.arange(150) < 60, np.nan, 9.5)), RAW, 2,
+        ["40.0% of the rows have no target", "data.max_unlabelled: 0.4"],
+    ),
     "dates that do not parse": (
         _where("start", "01.03.2024"), RAW, 2, ["'start'", "row 12: '01.03.2024'", "2026-01-31"],
     ),

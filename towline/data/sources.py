@@ -332,11 +332,14 @@ def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[p
     target, rows, left_out = table[config.target], table.num_rows, {}
     if target.null_count:
         share = target.null_count / rows
-        if share > config.max_unlabelled or target.null_count == rows:
+        if target.null_count == rows:
+            what = f"no row has a target: {rows:,} rows of column {config.target!r} are null"
+            raise DataError(what, where=where, remedy="correct the source, or name another column in data.target")
+        if share > config.max_unlabelled:
             raise DataError(
                 f"{share:.1%} of the rows have no target, at most {config.max_unlabelled:.0%} may lack it",
                 where=f"{where}, column {config.target!r}",
-                remedy=f"correct the source, or set data.max_unlabelled: {min(1.0, math.ceil(share * 20) / 20):g} to "
+                remedy=f"correct the source, or set data.max_unlabelled: {math.ceil(share * 20) / 20:g} to "
                 "leave these rows out",
             )
         left_out["without a target"] = target.null_count
