@@ -87,7 +87,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "class constant": (paid(taxis()).assign(tip="yes"), TIP, 3, ["tip", "two different values", "observed 1"]),
     "one class in a fold": (
         paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3,
-        ["1 of 3 folds have training rows of two classes", "remedy: set split.by: random, lower cross_validation.folds"],
+        ["1 of 3 folds have training rows of two classes", "remedy: set split.by: random, lower cross_validation"],
     ),
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
     "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
