@@ -22,6 +22,6 @@ def test_pages_extend_the_base_template(path: Path) -> None:
 
 
 def test_only_the_style_sheet_contains_css() -> None:
-    """No Python file writes a style element; there are pages in five packages."""
-    assert len({path.parent for path in PAGES}) == 5
+    """No Python file writes a style element; there are pages in several packages."""
+    assert len({path.parent for path in PAGES}) >= 5
     assert [path for path in PACKAGE.rglob("*.py") if "<style" in path.read_text()] == []
