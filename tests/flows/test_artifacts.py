@@ -20,7 +20,7 @@ def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tm
     rng = np.random.default_rng(1)
     size = rng.normal(0, 1, 200)
     table = pd.DataFrame({HOSTILE: "same", "size": size, "level": rng.choice([HOSTILE, "b"], 200)})
-    table["y"] = 3 * size + rng.normal(0, 0.1, 200)
+    table["y"] = 3 * size + rng.normal(0, 1, 200)
     table.to_parquet(tmp_path / "t.parquet")
     raw = {
         "name": "hostile-names",
