@@ -16,10 +16,11 @@ class Frozen(BaseModel):
 
 
 def _as_duration(value: object) -> object:
-    match = re.fullmatch(r"\s*(\d+)\s*(d|days?|h|hours?|w|weeks?)\s*", value) if isinstance(value, str) else None
+    units = r"d|days?|h|hours?|w|weeks?|m|min|minutes?"
+    match = re.fullmatch(rf"\s*(\d+)\s*({units})\s*", value) if isinstance(value, str) else None
     if not match:
         return value
-    unit = {"d": "days", "h": "hours", "w": "weeks"}[match[2][0]]
+    unit = {"d": "days", "h": "hours", "w": "weeks", "m": "minutes"}[match[2][0]]
     return dt.timedelta(**{unit: int(match[1])})
 
 
@@ -27,12 +28,15 @@ Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
 
 
 def format_duration(length: dt.timedelta | None) -> str:
-    """A duration as in a config: 90d, 36h; None is ``all``."""
+    """A duration as in a config: 90d, 36h, 10m; None is ``all``."""
     if length is None:
         return "all"
-    hours, rest = divmod(length, dt.timedelta(hours=1))
+    minutes, rest = divmod(length, dt.timedelta(minutes=1))
     if rest:
         return str(length)
+    if minutes % 60:
+        return f"{minutes}m"
+    hours = minutes // 60
     return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
 
 

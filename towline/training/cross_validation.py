@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import joblib
 import numpy as np
@@ -36,6 +36,7 @@ from towline.data.splits import Fold, make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.training import model_io
+from towline.training.budget import FitPlan, count_workers
 from towline.training.config_checks import check_config, metric_error
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
@@ -45,7 +46,6 @@ from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
-_SINGLE_THREADED = ("baseline", "linear")  # most of their time is preparation, which holds the interpreter's lock
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
 ROW_STORING_CLASSES = frozenset({
@@ -66,6 +66,8 @@ class CrossValidationResult(Frozen):
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
+        rows_limit: the config key that limited these rows; else empty.
+        fit_rows: the final model is fitted on a sample of so many rows; None: on all rows.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -82,8 +84,21 @@ class CrossValidationResult(Frozen):
     trials: int = 0
     rows: int = 0
     rows_available: int = 0
+    rows_limit: Literal["", "budget", "cross_validation.max_rows"] = ""
+    fit_rows: int | None = None
     failed: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def row_notes(self) -> tuple[str, ...]:
+        """On how many rows folds and the final model are fitted, if these are not all rows."""
+        notes = []
+        if self.rows < self.rows_available and not self.failed:
+            name = f"{self.candidate}: " if self.rows_limit == "budget" else ""
+            notes.append(f"{name}folds fitted on {self.rows:,} of {self.rows_available:,} rows ({self.rows_limit})")
+        if self.fit_rows:
+            notes.append(f"{self.candidate}: the model is fitted on a sample of {self.fit_rows:,} rows (budget)")
+        return tuple(notes)
 
 
 class _FoldScores(NamedTuple):
@@ -110,6 +125,7 @@ class _CrossValidation:
     features: pd.DataFrame
     labels: np.ndarray
     folds: list[Fold]
+    max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
 
     def score(self, params: dict[str, Any]) -> _FoldScores:
@@ -142,7 +158,7 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
-            train = self._sample_rows(train)
+            train = sample_rows(train, self.max_rows, self.config.seed)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted = self.config.package.trusted
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
@@ -152,21 +168,13 @@ class _CrossValidation:
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
             return predictions
 
-        parallel = self.candidate.estimator not in _SINGLE_THREADED
-        workers = min(len(self.folds), joblib.cpu_count()) if parallel else 1
+        workers = count_workers(self.candidate, len(self.folds))
         with pools.limit(limits=1):
             # the longest first: the last of expanding folds would else run alone at the end
             order = sorted(range(len(self.folds)), key=lambda fold: -len(self.folds[fold][0]))
             jobs = (joblib.delayed(predict_fold)(fold) for fold in order)
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
             return [by_fold[fold] for fold in range(len(self.folds))]
-
-    def _sample_rows(self, train: np.ndarray) -> np.ndarray:
-        """At most ``cross_validation.max_rows`` of the positions, in order."""
-        limit = self.config.cross_validation.max_rows
-        if len(train) <= limit:
-            return train
-        return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
 
     def _build(self, params: dict[str, Any]) -> Model:
         return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
@@ -253,7 +261,16 @@ def baseline_candidate(config: TrainingConfig) -> Candidate:
     return Candidate(estimator="baseline", params={"strategy": "mean"} if squared else {})
 
 
-def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate) -> CrossValidationResult:
+def sample_rows(positions: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """At most so many of the positions, in order: a seeded sample."""
+    if len(positions) <= rows:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, rows, replace=False))
+
+
+def cross_validate(
+    work: Workspace, config: TrainingConfig, candidate: Candidate, plan: FitPlan | None = None
+) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its hyperparameter search if it has one.
 
     Saves the out-of-fold predictions as ``oof-<name>.npz``. In a binary task the labels are decided by the threshold
@@ -263,6 +280,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         work: the run's workspace.
         config: of the training.
         candidate: to score.
+        plan: the limits of the time budget; default: none.
 
     Raises:
         ConfigError: an estimator, parameter, search space or metric that cannot be used.
@@ -274,28 +292,24 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
     folds = make_folds(rows, labels, config)
-    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, threading.Lock())
+    limits, longest = (plan or FitPlan()).limits_of(candidate), config.cross_validation.max_rows
+    available, max_rows = max(len(train) for train, _ in folds), min(longest, limits.fold_rows or longest)
+    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    failed, params, trials, scores = "", candidate.params, 0, _FoldScores([], None, [])
+    params, trials, scores, failed = candidate.params, 0, _FoldScores([], None, []), limits.left_out
     with _collect_warnings() as notes:
         try:
-            if candidate.search:
-
-                def objective(params: dict[str, Any]) -> float:
-                    return run.score(params).summary(np.mean).get(metric, np.nan)
-
-                file, space = work.file(f"search-{candidate.name}.json"), default_search_space(candidate, contract.task)
-                params, trials = search_parameters(file, candidate, space, metric, config.seed, objective)
-            scores = run.score(params)
-            run.save(scores.predictions)
-            if metric not in scores.summary(np.mean):
-                failed = f"{metric} is undefined in every fold"
+            if not failed:
+                params, trials = _search(run, limits.search_seconds)
+                scores = run.score(params)
+                run.save(scores.predictions)
+                if metric not in scores.summary(np.mean):
+                    failed = f"{metric} is undefined in every fold"
         except TowlineError:
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue
             failed = describe_error(error)
-    available = max(len(train) for train, _ in folds)
     return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
@@ -307,11 +321,60 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
-        rows=min(available, config.cross_validation.max_rows),
+        rows=min(available, max_rows),
         rows_available=available,
+        rows_limit="" if max_rows >= available else "budget" if max_rows < longest else "cross_validation.max_rows",
+        fit_rows=limits.fit_rows,
         failed=failed,
         notes=tuple(notes),
     )
+
+
+def _search(run: _CrossValidation, seconds: float | None) -> tuple[dict[str, Any], int]:
+    """The best hyperparameters and the number of trials; without a search, the candidate's own and 0."""
+    candidate, task = run.candidate, run.contract.task
+    if not candidate.search:
+        return candidate.params, 0
+    if seconds is not None:
+        timeout = min(seconds, candidate.search.timeout or seconds)
+        candidate = candidate.model_copy(update={"search": candidate.search.model_copy(update={"timeout": timeout})})
+    metric = primary_metric(run.config, task)
+
+    def objective(params: dict[str, Any]) -> float:
+        return run.score(params).summary(np.mean).get(metric, np.nan)
+
+    file, space = run.work.file(f"search-{candidate.name}.json"), default_search_space(candidate, task)
+    return search_parameters(file, candidate, space, metric, run.config.seed, objective)
+
+
+def score_candidates(
+    work: Workspace, config: TrainingConfig, candidates: Sequence[Candidate], max_rows: int, folds: int
+) -> list[list[float]]:
+    """The primary metric of several candidates, each with its own parameters, on samples of the last folds.
+
+    Args:
+        work: the run's workspace.
+        config: of the training.
+        candidates: to score.
+        max_rows: a fold is fitted on at most so many rows, and at most so many are predicted.
+        folds: number of folds.
+
+    Returns:
+        For each candidate the metric of each fold; NaN if it is undefined.
+    """
+    contract = work.contract()
+    metric = primary_metric(config, contract.task)
+    features, labels, rows = work.subset("train")
+    last = [
+        (train, sample_rows(test, max_rows, config.seed)) for train, test in make_folds(rows, labels, config)[-folds:]
+    ]
+    stored = threading.Lock()
+    stored.acquire()  # cross-validation has checked that the models can be stored
+    scores = []
+    for candidate in candidates:
+        run = _CrossValidation(work, config, candidate, contract, features, labels, last, max_rows, stored)
+        scores.append([fold.get(metric, np.nan) for fold in run.score({}).metrics])
+    return scores
 
 
 def choose_candidate(

@@ -15,12 +15,20 @@ class TrainingResult(Frozen):
         model: the model to release.
         evaluation: of the selected candidate on the holdout.
         validation: of the table.
+        advice: of the comparison with the reference model; empty if there is none.
     """
 
     candidates: tuple[CrossValidationResult, ...]
     model: FittedModel
     evaluation: Evaluation
     validation: Validation
+    advice: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on the candidates: models that are fitted on fewer rows, and the advice."""
+        notes = [note for scores in self.candidates for note in scores.row_notes]
+        return tuple(dict.fromkeys([*notes, *([self.advice] if self.advice else [])]))
 
     @property
     def chosen(self) -> CrossValidationResult:

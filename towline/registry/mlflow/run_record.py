@@ -84,6 +84,7 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
         "data_end": work.dataset.end,
         "folds": config.cross_validation.folds,
         "seed": config.seed,
+        "budget": format_duration(config.budget) if config.budget else None,
         "candidates": [candidate.name for candidate in config.candidates],
     }
     settings = config.masked().model_dump(mode="json")
