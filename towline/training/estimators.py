@@ -27,10 +27,12 @@ from towline.config import Candidate, Task, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.estimator_import import describe_error, import_estimator
-from towline.training.pipeline_components import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier, TextEncoder
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
+TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
+MAX_TEXT_COMPONENTS = 240
 
 
 class _EstimatorSpec(NamedTuple):
@@ -89,7 +91,8 @@ def build_model(
     """An unfitted pipeline of ``prepare`` (a ColumnTransformer, float64) and ``estimate``; for classes, a Classifier.
 
     Missing numbers and booleans are imputed with the median, and an indicator is added. Categories are one-hot encoded
-    up to 20 levels, else target-encoded with cross-fitting. Datetimes become calendar parts. Linear and other
+    up to 20 levels, else target-encoded with cross-fitting. Datetimes become calendar parts, texts become components of
+    their TF-IDF weights. Linear and other
     estimators get scaled columns, trees do not. The pipeline uses one thread, because folds run in parallel.
 
     Args:
@@ -138,13 +141,15 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) -> ColumnTransformer:
-    kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "calendar": []}
+    kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
     for column in contract.feature_columns:
         if column.kind in ("numeric", "boolean"):
             kinds["number"].append(column.name)
         elif column.kind == "category":
             kinds["category" if column.levels <= ONE_HOT_LEVELS else "levels"].append(column.name)
+        elif column.kind == "text":
+            kinds["text"].append(column.name)
         elif column.kind == "datetime" and column.derive:
             kinds["calendar"].append(column.name)
             parts.append(column.derive)
@@ -160,10 +165,12 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     target: Task | str = "continuous" if contract.task == "regression" else contract.task
     encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
+    components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
         "number": make_pipeline(impute, *scale),
         "category": one_hot,
         "levels": make_pipeline(encode, *scale),
+        "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), one_hot if spec.scaled else impute),
     }
     return ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])

@@ -1,5 +1,6 @@
 """The compiled scorer gives the predictions of scikit-learn."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ from towline.training.evaluation.metrics import predict
 ROWS = 900
 
 
+def remark(rng: np.random.Generator, size: float) -> str:
+    """One to nine words, some of which depend on the size; capital letters, accents, signs."""
+    words = ["Größe", "ÉTÉ", "naïve", "x-1", "日本語", "a", "of", "the", "e\u0301"]
+    chosen = [*rng.choice(words, rng.integers(1, 9)), "very LARGE!" if size > 1 else "(rather small)"]
+    return " ".join(rng.permutation(chosen))
+
+
 def odd_table() -> pd.DataFrame:
     """Nulls in every kind of column, 40 levels, odd names, times over two years, whole and huge numbers."""
     rng = np.random.default_rng(3)
@@ -42,6 +50,7 @@ def odd_table() -> pd.DataFrame:
             "town": np.where(holes[:, 2], None, town),
             "flag": np.where(rng.random(ROWS) < 0.05, None, rng.random(ROWS) < 0.3),
             "at": at.where(~holes[:, 3]),
+            "note": np.where(holes[:, 1], None, [remark(rng, value) for value in size]),
             "value": score,
             "sold": np.where(score > 1, "ja", "nein"),
             "grade": pd.cut(score, [-np.inf, -1, 0, 2, np.inf], labels=[1, 2, 3, 5]).astype(int),
@@ -54,7 +63,11 @@ def fitted(
 ) -> tuple[Any, Contract, pd.DataFrame]:
     """A model of ours on the odd table, its contract, and the canonical features."""
     table = odd_table().drop(columns={"value", "sold", "grade"} - {target})
-    data = {"source": "x", "target": target, "columns": {"at": "datetime", "town": "category", "flag": "boolean"}}
+    data = {
+        "source": "x",
+        "target": target,
+        "columns": {"at": "datetime", "town": "category", "flag": "boolean", "note": "text"},
+    }
     raw = {"name": "odd", "data": data, "candidates": [{"estimator": estimator, "params": params}]}
     config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
     contract = infer_contract(table, config)
@@ -169,7 +182,7 @@ def test_a_wrong_plan_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(plan.scorer, BitmaskForest)
         leaves = plan.scorer.leaves.copy()
         leaves[3, 0] += 1e-6
-        return Plan(BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves), plan.output)
+        return dataclasses.replace(plan, scorer=BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves))
 
     monkeypatch.setattr(parity, "compile_plan", spoilt)
     certificate, file = certify(model, contract, {"train": features}, 1)

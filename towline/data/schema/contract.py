@@ -86,9 +86,9 @@ class Contract(Frozen):
             rows: any frame with the feature columns; other columns are ignored.
 
         Returns:
-            Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are
-            replaced by pseudonyms.
+            Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category and
+            text are object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data
+            are replaced by pseudonyms.
 
         Raises:
             DataError: a column is missing or occurs twice, or values do not fit its kind.

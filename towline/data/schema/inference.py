@@ -96,7 +96,7 @@ def _infer_column(
     if role == "target":
         kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
     fmt = fmt or column_format(data, name)
-    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert_column(values, kind, fmt)
+    canonical, bad = (values, ()) if kind == "ignore" else convert_column(values, kind, fmt)
     if len(bad):
         raise ConfigError(
             f"column {name!r} holds values that are not {kind}",
@@ -113,8 +113,10 @@ def _infer_column(
     if role == "time" and data.columns.get(name) == "ignore":
         return column.model_copy(update={"derive": (), "note": "data.columns says ignore"})
     note = ""
-    if kind in ("text", "ignore"):
-        note = reason or f"data.columns says {kind}"
+    if kind == "ignore":
+        note = "data.columns says ignore"
+    elif kind == "text" and name in config.privacy.pii:
+        note = f"{reason or 'text'}, and personal data: its words cannot be replaced by pseudonyms"
     elif role == "feature":
         note = _reason_to_ignore(series, column, prediction)
     if role == "feature" and note:

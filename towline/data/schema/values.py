@@ -35,6 +35,7 @@ _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits ma
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
+TEXTUAL: frozenset[Kind] = frozenset({"category", "text"})  # kinds whose canonical values are texts
 
 
 class ValueFormat(Frozen):

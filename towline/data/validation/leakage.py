@@ -140,7 +140,7 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
 def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
     features = contract.features(rows)
     columns = []
-    for column in contract.feature_columns:
+    for column in (column for column in contract.feature_columns if column.kind != "text"):
         values, can_leak = features[column.name], column.role != "time"
         if column.kind == "datetime":
             parts = [getattr(values.dt, part).to_numpy(float) for part in column.derive]

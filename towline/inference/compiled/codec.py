@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from towline.data.text_features import TextProjection
 from towline.errors import ReleaseError
 from towline.inference.compiled.plan import (
     BitmaskForest,
@@ -22,12 +23,14 @@ from towline.inference.compiled.plan import (
     OutputTransform,
     Plan,
     RawScorer,
+    TextColumns,
     TraversedForest,
     TreeNodes,
 )
 
 PLAN_FILE = "plan.npz"
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)  # 2 had no text
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
 
@@ -57,12 +60,17 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
         extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
         for vector in scorer.vectors:
             add_slot(vector.slot, at=vector.at, rows=vector.rows)
+    for at, (_, projection) in enumerate(plan.texts):
+        vocabulary = json.dumps(list(projection.vocabulary), ensure_ascii=True).encode()
+        arrays[f"vocabulary.{at}"] = np.frombuffer(vocabulary, dtype=np.uint8)
+        arrays |= {f"weights.{at}": projection.weights, f"components.{at}": projection.components}
     arrays["start"] = scorer.start  # type: ignore[attr-defined]
     described = {
         "format": FORMAT,
         "scorer": KINDS[type(scorer)],
         "output": dataclasses.asdict(plan.output),
         "slots": slots,
+        "texts": [{"column": column, "analyzer": projection.analyzer} for column, projection in plan.texts],
         **extra,
     }
     arrays["plan"] = np.frombuffer(json.dumps(described, ensure_ascii=False).encode(), dtype=np.uint8)
@@ -80,7 +88,8 @@ def read_plan(path: Path) -> Plan:
             arrays = dict(file)
         raw = json.loads(arrays["plan"].tobytes())
         output = raw["output"] | {"order": tuple(raw["output"]["order"])}
-        return Plan(_read_scorer(raw, arrays), OutputTransform(**output))
+        texts = tuple(_read_text(document, arrays, at) for at, document in enumerate(raw.get("texts", ())))
+        return Plan(_read_scorer(raw, arrays), OutputTransform(**output), texts)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
@@ -90,7 +99,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScorer:
-    if raw["format"] != FORMAT:
+    if raw["format"] not in _READABLE:
         raise ValueError(f"format {raw['format']}, not {FORMAT}")
     slots = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
     start = arrays["start"]
@@ -107,6 +116,12 @@ def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScore
     ]
     nodes = TreeNodes(**{name: arrays[name] for name in TreeNodes._fields})
     return TraversedForest(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
+
+
+def _read_text(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -> TextColumns:
+    vocabulary = {term: row for row, term in enumerate(json.loads(arrays[f"vocabulary.{at}"].tobytes()))}
+    projection = TextProjection(raw["analyzer"], vocabulary, arrays[f"weights.{at}"], arrays[f"components.{at}"])
+    return TextColumns(raw["column"], projection)
 
 
 def _lookup_document(slot: FeatureLookup) -> dict[str, Any]:

@@ -38,10 +38,12 @@ from towline.inference.compiled.plan import (
     NumericLookup,
     OutputTransform,
     Plan,
+    RawScorer,
+    TextColumns,
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
-from towline.training.pipeline_components import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier, TextEncoder
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
@@ -92,16 +94,18 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     prepare = pipeline.named_steps["prepare"]
     names = [column.name for column in contract.feature_columns]
     blocks = [block for group in prepare.transformers_ for block in _encoded_columns(group, prepare, names)]
+    scorer, link = _compile_scorer(estimator, blocks)
+    return Plan(scorer, _output_transform(model, estimator, contract, link), _text_columns(prepare, names))
+
+
+def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[RawScorer, LinkFunction]:
     width = sum(len(block.at) for block in blocks)
     if type(estimator) in _LINEAR:
-        return Plan(_compile_linear(estimator, blocks), _output_transform(model, estimator, contract, "identity"))
+        return _compile_linear(estimator, blocks), "identity"
     if type(estimator) in _FORESTS:
         trees = [_sklearn_tree(fitted.tree_) for fitted in estimator.estimators_]
         start = np.zeros(trees[0].values.shape[1])
-        return Plan(
-            _compile_traversal(start, blocks, width, trees, single=True),
-            _output_transform(model, estimator, contract, "mean"),
-        )
+        return _compile_traversal(start, blocks, width, trees, single=True), "mean"
     if type(estimator) in _BOOSTED:
         if estimator.is_categorical_ is not None and np.any(estimator.is_categorical_):
             raise NotCompiledError("its trees split on categories natively")
@@ -113,12 +117,9 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
         nodes = sum(len(tree.leaf) for tree in trees)
         bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
-        head = (
-            _compile_bitmasks(start, blocks, trees)
-            if bits
-            else _compile_traversal(start, blocks, width, trees, single=False)
-        )
-        return Plan(head, _output_transform(model, estimator, contract, link))
+        if bits:
+            return _compile_bitmasks(start, blocks, trees), link
+        return _compile_traversal(start, blocks, width, trees, single=False), link
     raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
 
 
@@ -149,6 +150,8 @@ def _encoded_columns(
         yield from _encode_numbers(transformer, columns, at, begin)
     elif name in ("category", "levels"):
         yield from _encode_categories(transformer, columns, at, begin)
+    elif name == "text" and isinstance(transformer[0], TextEncoder):
+        yield from _encode_texts(transformer, len(names), begin)
     elif name == "calendar" and isinstance(transformer[0], CalendarParts):
         yield from _encode_calendar(transformer, at, begin)
     else:
@@ -191,6 +194,25 @@ def _encode_categories(
         at = sum(widths[:position]) + np.arange(widths[position])
         lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
         yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
+
+
+def _encode_texts(transformer: Pipeline, first: int, begin: int) -> Iterator[DesignColumns]:
+    """The features of texts, which follow the input columns from ``first`` on; they are never null."""
+    encoder, *scale = transformer
+    for position in range(sum(components.shape[1] for components in encoder.components_)):
+        slot = NumericLookup(first + position)
+        if scale:
+            mean, width = float(scale[0].mean_[position]), float(scale[0].scale_[position])
+            slot = NumericLookup(first + position, mean, width)
+        yield DesignColumns(slot, np.array([begin + position]), np.zeros((2, 1)), number=True)
+
+
+def _text_columns(prepare: Any, names: Sequence[str]) -> tuple[TextColumns, ...]:
+    for name, transformer, columns in prepare.transformers_:
+        if name == "text":
+            projections = transformer[0].projections
+            return tuple(TextColumns(names.index(c), p) for c, p in zip(columns, projections, strict=True))
+    return ()
 
 
 def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:

@@ -137,6 +137,10 @@ def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
         pool = np.empty(4, dtype=object)
         pool[:] = [np.nan, "never seen before", "?", column.categories[0] if column.categories else "?"]
         return pool
+    if column.kind == "text":
+        pool = np.empty(4, dtype=object)
+        pool[:] = [np.nan, "?!", "Never seen before", "x" * 200]
+        return pool
     if column.kind == "datetime":
         return np.array(["NaT", "0001-01-01", "1969-12-31T23:59:59.999999", "2100-02-28T00:00", "9999-12-31"], "M8[us]")
     if column.kind == "boolean":

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from towline.data.text_features import TextProjection
 from towline.errors import DataError
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
@@ -110,6 +111,13 @@ class CalendarLookup:
         else:
             rows = (values.astype("datetime64[D]") - values.astype("datetime64[M]")).astype(np.int64)
         return np.where(missing, NULL, rows + 1)
+
+
+class TextColumns(NamedTuple):
+    """The features of the text in input column ``column``; the scorer sees them as further numeric columns."""
+
+    column: int
+    projection: TextProjection
 
 
 class RawScorer(Protocol):
@@ -383,13 +391,22 @@ class OutputTransform:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities."""
+    """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities.
+
+    Attributes:
+        scorer: of the input columns, followed by the features of the texts.
+        output: from raw scores to values or classes.
+        texts: the columns of text.
+    """
 
     scorer: RawScorer
     output: OutputTransform
+    texts: tuple[TextColumns, ...] = ()
 
     def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
         """For each canonical row the value, or the position of the class and the probabilities."""
+        for column, projection in self.texts:
+            rows = [[*row, *projection.encode(row[column]).tolist()] for row in rows]
         raw = self.scorer.score_rows(rows)
         if not self.output.classes:
             return [(self.output.value(scores[0]), None) for scores in raw]
@@ -397,6 +414,8 @@ class Plan:
 
     def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
+        for column, projection in self.texts:
+            columns = [*columns, *projection.encode_column(columns[column].tolist()).T]
         raw = self.scorer.score_columns(columns).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
