@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 
 from towline.config import Task
+from towline.data.schema.ages import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 
@@ -45,6 +46,30 @@ class CalendarParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
         names = [f"{column}_{part}" for column, parts in zip(input_features, self.parts, strict=True) for part in parts]
         return np.array(names, dtype=object)
+
+
+class DateAges(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transforms datetime columns to ages in days, as float64; NaN for null.
+
+    Args:
+        has_time: the last column is the time of the row, up to which ages are counted; else they are counted from 1970.
+    """
+
+    def __init__(self, has_time: bool) -> None:
+        self.has_time = has_time
+
+    def fit(self, times: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
+        self.n_features_in_ = times.shape[1]
+        return self
+
+    def transform(self, times: pd.DataFrame) -> np.ndarray:
+        columns = [times.iloc[:, at].to_numpy("datetime64[us]") for at in range(times.shape[1])]
+        end = columns.pop() if self.has_time else None
+        return np.column_stack([compute_ages(column, end) for column in columns])
+
+    def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
+        columns = input_features[:-1] if self.has_time else input_features
+        return np.array([f"{column}_{'age' if self.has_time else 'days'}" for column in columns], dtype=object)
 
 
 class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]

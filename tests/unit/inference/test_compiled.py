@@ -50,6 +50,7 @@ def odd_table() -> pd.DataFrame:
             "town": np.where(holes[:, 2], None, town),
             "flag": np.where(rng.random(ROWS) < 0.05, None, rng.random(ROWS) < 0.3),
             "at": at.where(~holes[:, 3]),
+            "born": pd.Series(rng.choice(pd.date_range("1931-05-06T07:08:09.000001", "2024-01-01"), ROWS)),
             "note": np.where(holes[:, 1], None, [remark(rng, value) for value in size]),
             "value": score,
             "sold": np.where(score > 1, "ja", "nein"),

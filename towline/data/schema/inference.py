@@ -53,6 +53,7 @@ def infer_contract(
         for name in frame.columns
     )
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
+    columns = _add_ages(columns)
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
@@ -218,6 +219,23 @@ def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
     days = (present.max() - present.min()) / pd.Timedelta(days=1)
     return tuple(
         part for part, cycle in _CYCLES.items() if days >= 1.5 * cycle and getattr(present.dt, part).nunique() > 1
+    )
+
+
+def _add_ages(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Dates with their age at the row's time, or with their days if there is no time column.
+
+    Personal dates get neither, which would reveal them. If the model does not use the time, a request need not have it.
+    """
+    times = [column for column in columns if column.role == "time"]
+    part = "age" if times else "days"
+    if times and not times[0].derive:
+        return columns
+    return tuple(
+        column.model_copy(update={"derive": (*column.derive, part)})
+        if column.role == "feature" and column.kind == "datetime" and not column.pii
+        else column
+        for column in columns
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from towline.data.text_features import TextProjection
 from towline.errors import ReleaseError
 from towline.inference.compiled.plan import (
+    AgeColumn,
     BitmaskForest,
     CalendarLookup,
     CategoryLookup,
@@ -30,7 +31,7 @@ from towline.inference.compiled.plan import (
 
 PLAN_FILE = "plan.npz"
 FORMAT = 3
-_READABLE = (2, FORMAT)  # 2 had no text
+_READABLE = (2, FORMAT)  # 2 had no derived columns
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
 
@@ -60,17 +61,14 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
         extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
         for vector in scorer.vectors:
             add_slot(vector.slot, at=vector.at, rows=vector.rows)
-    for at, (_, projection) in enumerate(plan.texts):
-        vocabulary = json.dumps(list(projection.vocabulary), ensure_ascii=True).encode()
-        arrays[f"vocabulary.{at}"] = np.frombuffer(vocabulary, dtype=np.uint8)
-        arrays |= {f"weights.{at}": projection.weights, f"components.{at}": projection.components}
+    derived = [_derived_document(part, arrays, at) for at, part in enumerate(plan.derived)]
     arrays["start"] = scorer.start  # type: ignore[attr-defined]
     described = {
         "format": FORMAT,
         "scorer": KINDS[type(scorer)],
         "output": dataclasses.asdict(plan.output),
         "slots": slots,
-        "texts": [{"column": column, "analyzer": projection.analyzer} for column, projection in plan.texts],
+        "derived": derived,
         **extra,
     }
     arrays["plan"] = np.frombuffer(json.dumps(described, ensure_ascii=False).encode(), dtype=np.uint8)
@@ -88,8 +86,8 @@ def read_plan(path: Path) -> Plan:
             arrays = dict(file)
         raw = json.loads(arrays["plan"].tobytes())
         output = raw["output"] | {"order": tuple(raw["output"]["order"])}
-        texts = tuple(_read_text(document, arrays, at) for at, document in enumerate(raw.get("texts", ())))
-        return Plan(_read_scorer(raw, arrays), OutputTransform(**output), texts)
+        derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))
+        return Plan(_read_scorer(raw, arrays), OutputTransform(**output), derived)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
@@ -118,7 +116,20 @@ def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScore
     return TraversedForest(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
 
 
-def _read_text(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -> TextColumns:
+def _derived_document(part: AgeColumn | TextColumns, arrays: dict[str, np.ndarray], at: int) -> dict[str, Any]:
+    """The JSON of derived columns; adds their tables to the arrays."""
+    if isinstance(part, AgeColumn):
+        return {"kind": "age", "column": part.column, "time": part.time}
+    projection = part.projection
+    vocabulary = json.dumps(list(projection.vocabulary)).encode()
+    arrays[f"vocabulary.{at}"] = np.frombuffer(vocabulary, dtype=np.uint8)
+    arrays |= {f"weights.{at}": projection.weights, f"components.{at}": projection.components}
+    return {"kind": "text", "column": part.column, "analyzer": projection.analyzer}
+
+
+def _read_derived(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -> AgeColumn | TextColumns:
+    if raw["kind"] == "age":
+        return AgeColumn(raw["column"], raw["time"])
     vocabulary = {term: row for row, term in enumerate(json.loads(arrays[f"vocabulary.{at}"].tobytes()))}
     projection = TextProjection(raw["analyzer"], vocabulary, arrays[f"weights.{at}"], arrays[f"components.{at}"])
     return TextColumns(raw["column"], projection)

@@ -27,6 +27,7 @@ from towline.data.schema.contract import Contract
 from towline.inference.compiled.plan import (
     CALENDAR_VALUES,
     NARROW_LEAVES,
+    AgeColumn,
     BitmaskForest,
     CalendarLookup,
     CategoryLookup,
@@ -43,7 +44,7 @@ from towline.inference.compiled.plan import (
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
-from towline.training.pipeline_components import CalendarParts, Classifier, TextEncoder
+from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
@@ -93,9 +94,9 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     estimator = pipeline.named_steps["estimate"]
     prepare = pipeline.named_steps["prepare"]
     names = [column.name for column in contract.feature_columns]
-    blocks = [block for group in prepare.transformers_ for block in _encoded_columns(group, prepare, names)]
+    blocks, derived = _encode_blocks(prepare, names)
     scorer, link = _compile_scorer(estimator, blocks)
-    return Plan(scorer, _output_transform(model, estimator, contract, link), _text_columns(prepare, names))
+    return Plan(scorer, _output_transform(model, estimator, contract, link), derived)
 
 
 def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[RawScorer, LinkFunction]:
@@ -137,35 +138,46 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
     return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees)
 
 
-def _encoded_columns(
-    group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]
-) -> Iterator[DesignColumns]:
-    """The design columns of one transformer of the ColumnTransformer."""
-    name, transformer, columns = group
-    if name == "remainder" or not len(columns):
-        return
-    begin = prepare.output_indices_[name].start
-    at = [names.index(column) for column in columns]
-    if name == "number":
-        yield from _encode_numbers(transformer, columns, at, begin)
-    elif name in ("category", "levels"):
-        yield from _encode_categories(transformer, columns, at, begin)
-    elif name == "text" and isinstance(transformer[0], TextEncoder):
-        yield from _encode_texts(transformer, len(names), begin)
-    elif name == "calendar" and isinstance(transformer[0], CalendarParts):
-        yield from _encode_calendar(transformer, at, begin)
-    else:
-        raise NotCompiledError(f"the preprocessing block {name!r}")
+def _encode_blocks(
+    prepare: Any, names: Sequence[str]
+) -> tuple[list[DesignColumns], tuple[AgeColumn | TextColumns, ...]]:
+    """The design columns of all transformers, and the derived columns, which follow the input columns."""
+    blocks: list[DesignColumns] = []
+    derived: list[AgeColumn | TextColumns] = []
+    first = len(names)  # of the next derived columns
+    for name, transformer, columns in prepare.transformers_:
+        if name == "remainder" or not len(columns):
+            continue
+        begin = prepare.output_indices_[name].start
+        at = [names.index(column) for column in columns]
+        if name == "number":
+            blocks += _encode_numbers(transformer, at, begin, columns)
+        elif name in ("category", "levels"):
+            blocks += _encode_categories(transformer, columns, at, begin)
+        elif name == "text" and isinstance(transformer[0], TextEncoder):
+            added = _encode_texts(transformer, first, begin)
+            derived += map(TextColumns, at, transformer[0].projections)
+            blocks, first = blocks + added, first + len(added)
+        elif name == "age" and isinstance(transformer[0], DateAges):
+            time = at.pop() if transformer[0].has_time else None
+            derived += [AgeColumn(column, time) for column in at]
+            blocks += _encode_numbers(transformer[1:], range(first, first + len(at)), begin)
+            first += len(at)
+        elif name == "calendar" and isinstance(transformer[0], CalendarParts):
+            blocks += _encode_calendar(transformer, at, begin)
+        else:
+            raise NotCompiledError(f"the preprocessing block {name!r}")
+    return blocks, tuple(derived)
 
 
 def _encode_numbers(
-    transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int
+    transformer: Pipeline, columns: Sequence[int], begin: int, names: Sequence[str] | None = None
 ) -> Iterator[DesignColumns]:
     impute, *scale = transformer
     scaler = scale[0] if scale else None
     indicated = list(impute.indicator_.features_)
-    cells = pd.DataFrame([[0.0] * len(columns), [np.nan] * len(columns)], columns=list(names))
-    present, missing = transformer.transform(cells)
+    cells = np.array([[0.0] * len(columns), [np.nan] * len(columns)])
+    present, missing = transformer.transform(cells if names is None else pd.DataFrame(cells, columns=list(names)))
     for position, column in enumerate(columns):
         slot = NumericLookup(column)
         if scaler is not None:
@@ -196,23 +208,18 @@ def _encode_categories(
         yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
 
 
-def _encode_texts(transformer: Pipeline, first: int, begin: int) -> Iterator[DesignColumns]:
-    """The features of texts, which follow the input columns from ``first`` on; they are never null."""
+def _encode_texts(transformer: Pipeline, first: int, begin: int) -> list[DesignColumns]:
+    """The features of texts, which are never null."""
     encoder, *scale = transformer
-    for position in range(sum(components.shape[1] for components in encoder.components_)):
-        slot = NumericLookup(first + position)
-        if scale:
-            mean, width = float(scale[0].mean_[position]), float(scale[0].scale_[position])
-            slot = NumericLookup(first + position, mean, width)
-        yield DesignColumns(slot, np.array([begin + position]), np.zeros((2, 1)), number=True)
-
-
-def _text_columns(prepare: Any, names: Sequence[str]) -> tuple[TextColumns, ...]:
-    for name, transformer, columns in prepare.transformers_:
-        if name == "text":
-            projections = transformer[0].projections
-            return tuple(TextColumns(names.index(c), p) for c, p in zip(columns, projections, strict=True))
-    return ()
+    width = sum(components.shape[1] for components in encoder.components_)
+    slots = [NumericLookup(first + position) for position in range(width)]
+    if scale:
+        scales = zip(slots, scale[0].mean_.tolist(), scale[0].scale_.tolist(), strict=True)
+        slots = [NumericLookup(slot.column, mean, width) for slot, mean, width in scales]
+    return [
+        DesignColumns(slot, np.array([begin + position]), np.zeros((2, 1)), number=True)
+        for position, slot in enumerate(slots)
+    ]
 
 
 def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:

@@ -15,7 +15,7 @@ same operations, so their predictions are equal too.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from towline.data.schema.ages import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
 
@@ -113,11 +114,32 @@ class CalendarLookup:
         return np.where(missing, NULL, rows + 1)
 
 
+class AgeColumn(NamedTuple):
+    """A number that is derived: the age of the date in input column ``column`` at the time in ``time``, or its days."""
+
+    column: int
+    time: int | None
+
+    def values(self, row: Sequence[Any]) -> list[float]:
+        time = None if self.time is None else row[self.time]
+        return [compute_age(row[self.column], time, has_time=self.time is not None)]
+
+    def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+        return [compute_ages(columns[self.column], None if self.time is None else columns[self.time])]
+
+
 class TextColumns(NamedTuple):
-    """The features of the text in input column ``column``; the scorer sees them as further numeric columns."""
+    """The features of the text in input column ``column``."""
 
     column: int
     projection: TextProjection
+
+    def values(self, row: Sequence[Any]) -> list[float]:
+        features: list[float] = self.projection.encode(row[self.column]).tolist()
+        return features
+
+    def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+        return self.projection.encode_column(columns[self.column].tolist()).T
 
 
 class RawScorer(Protocol):
@@ -394,19 +416,19 @@ class Plan:
     """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities.
 
     Attributes:
-        scorer: of the input columns, followed by the features of the texts.
+        scorer: of the input columns, followed by the derived ones.
         output: from raw scores to values or classes.
-        texts: the columns of text.
+        derived: ages of dates and features of texts.
     """
 
     scorer: RawScorer
     output: OutputTransform
-    texts: tuple[TextColumns, ...] = ()
+    derived: tuple[AgeColumn | TextColumns, ...] = ()
 
     def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
         """For each canonical row the value, or the position of the class and the probabilities."""
-        for column, projection in self.texts:
-            rows = [[*row, *projection.encode(row[column]).tolist()] for row in rows]
+        if self.derived:
+            rows = [[*row, *(value for part in self.derived for value in part.values(row))] for row in rows]
         raw = self.scorer.score_rows(rows)
         if not self.output.classes:
             return [(self.output.value(scores[0]), None) for scores in raw]
@@ -414,8 +436,7 @@ class Plan:
 
     def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
-        for column, projection in self.texts:
-            columns = [*columns, *projection.encode_column(columns[column].tolist()).T]
+        columns = [*columns, *(array for part in self.derived for array in part.arrays(columns))]
         raw = self.scorer.score_columns(columns).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
