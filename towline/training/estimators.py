@@ -163,7 +163,8 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
     scale = [StandardScaler()] if spec.scaled else []
     impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    target: Task | str = "continuous" if contract.task == "regression" else contract.task
+    # of classes "auto": rows of a fold may have only two of three
+    target = "continuous" if contract.task == "regression" else "auto"
     encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
     reference = contract.age_reference
     kinds["age"] = [*(column.name for column in contract.dated_columns), *([reference] if reference else [])]

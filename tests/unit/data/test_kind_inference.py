@@ -84,6 +84,7 @@ def test_whole_numbers_that_are_codes_are_a_category_and_say_so() -> None:
     [
         ("review", [" ".join(RANDOM.choice(WORDS, 9)) + f" {row % 150}." for row in range(ROWS)], "text"),
         ("homepage", [f"https://www.example.org/{row % 150}.html" for row in range(ROWS)], "web pages"),
+        ("link", [f"https://www.example.org/{RANDOM.choice(WORDS)}/{row}" for row in range(ROWS)], "web pages"),
     ],
 )
 def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any, word: str) -> None:

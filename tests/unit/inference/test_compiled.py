@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from towline.config import build_config
+from towline.config import Candidate, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -117,6 +117,19 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
     assert certificate.largest_difference <= 1e-12
     if head is not LinearSum and target == "value":
         assert certificate.identical == 1.0
+
+
+def test_a_linear_model_of_many_large_terms_is_compiled() -> None:
+    """Its value is small beside its terms, and so are their rounding errors."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(rng.normal(size=(400, 800)) * 1e6, columns=[f"x{number}" for number in range(800)])
+    table["y"] = table["x0"] - table["x1"] + rng.normal(size=400)
+    config = build_config({"name": "t", "data": {"source": "x", "target": "y"}}, "test")
+    contract = infer_contract(table, config)
+    features = contract.features(table)
+    model = build_model(Candidate(estimator="linear"), contract, 7).fit(features, contract.labels(table))
+    certificate, _ = certify(model, contract, {"train": features}, seed=1)
+    assert certificate.compiled, certificate.reason
 
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)

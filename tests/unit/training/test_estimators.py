@@ -207,6 +207,19 @@ def test_ages_of_dates_are_learned(name: str, time: str | None) -> None:
     assert errors.mean() < 0.1 * np.abs(frame["y"] - frame["y"].mean()).mean()
 
 
+def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:
+    """The target encoder is fitted on the classes that occur."""
+    rng = np.random.default_rng(9)
+    frame = pd.DataFrame({"town": rng.choice([f"t{number}" for number in range(60)], 900), "x": rng.normal(size=900)})
+    frame["y"] = np.where(frame["x"] > 0, "a", "b")
+    frame.loc[850:, "y"] = "c"
+    contract = _contract(frame)
+    head = frame.head(800)
+    for name in ("linear", "boosting"):
+        model = build_model(Candidate(estimator=name), contract, 7).fit(contract.features(head), contract.labels(head))
+        assert (model.predict(contract.features(head)) == head["y"]).mean() > 0.95
+
+
 def test_scores_of_texts_are_cross_fitted() -> None:
     """The target has nothing to do with the texts: their score must not tell the training rows' targets."""
     rng = np.random.default_rng(6)

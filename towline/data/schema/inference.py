@@ -173,15 +173,15 @@ def _infer_kind(values: pd.Series, prediction: _Prediction | None) -> tuple[Kind
     levels = present.nunique()
     if levels <= 20:
         return "category", ""
+    counts = f"{levels} levels in {len(present)} rows"
+    likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
+    if likely in _PROSE and levels > _REPEATED * len(present):
+        return "text", f"{_PROSE[likely]}: {counts}"
     unique = levels == len(values)
     if prediction and prediction.is_sure("not-generalizable"):
         unique |= levels > _UNIQUE * len(present)
     if unique and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
         return "category", ""  # _identifies_rows reports it
-    counts = f"{levels} levels in {len(present)} rows"
-    likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
-    if likely in _PROSE and levels > _REPEATED * len(present):
-        return "text", f"{_PROSE[likely]}: {counts}"
     if float(present.astype(str).str.len().median()) > 60:
         return "text", "long text"
     return ("text", f"nearly unique: {counts}") if levels > 0.5 * len(present) else ("category", "")

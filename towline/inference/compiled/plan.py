@@ -15,7 +15,7 @@ same operations, so their predictions are equal too.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -188,15 +188,26 @@ class LinearSum:
 
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.repeat(self.start[None, :], len(columns[0]), axis=0)
+        for term in self._terms(columns):
+            total += term
+        return total
+
+    def sum_of_sizes(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, outputs) sums of the terms' absolute values, to which rounding errors are relative."""
+        total = np.repeat(np.abs(self.start)[None, :], len(columns[0]), axis=0)
+        for term in self._terms(columns):
+            total += np.abs(term)
+        return total
+
+    def _terms(self, columns: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for slot, rows, slope in self.shares:
             values = columns[slot.column]
             if slope is None:
-                total += rows[slot.indices(values)]
+                yield rows[slot.indices(values)]
             else:
-                share = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
-                share[np.isnan(values)] = rows[1]
-                total += share
-        return total
+                term = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
+                term[np.isnan(values)] = rows[1]
+                yield term
 
 
 class BitmaskForest:
@@ -434,10 +445,13 @@ class Plan:
             return [(self.output.value(scores[0]), None) for scores in raw]
         return [self.output.label(scores) for scores in raw]
 
+    def derive(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The input columns, followed by the derived ones."""
+        return [*columns, *(array for part in self.derived for array in part.arrays(columns))]
+
     def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
-        columns = [*columns, *(array for part in self.derived for array in part.arrays(columns))]
-        raw = self.scorer.score_columns(columns).tolist()
+        raw = self.scorer.score_columns(self.derive(columns)).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
         labels = [self.output.label(scores) for scores in raw]
