@@ -4,6 +4,7 @@ A CSV is read as text: the contract says what the text means. Each fault of a fi
 """
 
 import codecs
+import contextlib
 import csv
 import difflib
 import gzip
@@ -13,8 +14,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -24,6 +26,10 @@ from towline.config.passwords import expand_variables, mask_passwords
 from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
 
+if TYPE_CHECKING:
+    from sqlalchemy import CursorResult, Row
+
+MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
@@ -124,13 +130,10 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
         raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
     try:
-        return pyarrow.csv.read_csv(
-            io.BytesIO(raw),
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=_text_columns(header),
-        )
+        return _parse_csv(raw, separator, header)
     except pa.ArrowException as error:
+        with contextlib.suppress(pa.ArrowException):
+            return _parse_csv(_quote_carriage_returns(raw, separator), separator, header)
         for line, fields in _records(raw, separator):
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, but the header has {len(header)}"
@@ -138,6 +141,34 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
+
+
+def _parse_csv(raw: bytes, separator: str, header: Sequence[str]) -> pa.Table:
+    return pyarrow.csv.read_csv(
+        io.BytesIO(raw),
+        read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        convert_options=_text_columns(header),
+    )
+
+
+def _quote_carriage_returns(raw: bytes, separator: str) -> bytes:
+    """The CSV with quotes around each field that has a carriage return inside; its lines end with a line feed.
+
+    pandas and R write such fields without quotes, and Arrow takes the carriage return as the end of a line.
+
+    Example:
+        >>> _quote_carriage_returns(b"1,two\\rlines\\n", ",")
+        b'1,"two\\rlines"\\n'
+    """
+    text = b'[^"\n%b]*' % re.escape(separator.encode())
+    start, end = (b"%b[\n%b])" % (side, re.escape(separator.encode())) for side in (b"(?<=", b"(?=\r?"))
+    field = re.compile(start + text + b"\r(?!\n)" + text + b"?" + end)
+    parts = (b"\n" + raw + b"\n").split(b'"')  # those at even positions are outside quotes
+    for position in range(0, len(parts), 2):
+        if b"\r" in parts[position]:
+            parts[position] = field.sub(lambda match: b'"' + match[0] + b'"', parts[position])
+    return b'"'.join(parts)[1:-1]
 
 
 def _read_text(path: Path) -> bytes:
@@ -201,11 +232,19 @@ def _find_open_quote(raw: bytes, separator: str) -> int:
 
 
 def run_query(source: SqlSource, project: Path) -> pa.Table:
-    """The rows of one SELECT.
+    """The rows of one SELECT; arguments and errors as of ``sample_query``."""
+    return sample_query(source, project, None)[0]
+
+
+def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int = 42) -> tuple[pa.Table, int]:
+    """A random sample of the rows of one SELECT, in their order, and the number of all rows.
 
     Args:
         source: ``${NAME}`` in its URL is replaced from the environment; user and password need no URL encoding there.
         project: a relative path of a SQLite file starts here.
+        cells: the most values of the sample, which has at least ``MIN_SAMPLE_ROWS`` rows. The result is fetched in
+            blocks, so memory is bounded. None: all rows.
+        seed: draws the rows.
 
     Raises:
         ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
@@ -235,9 +274,10 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
         with engine.connect() as connection:
             connected = True
             # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
-            result = connection.execution_options(no_parameters=True).exec_driver_sql(source.query)
+            options = {"no_parameters": True, "stream_results": cells is not None}
+            result = connection.execution_options(**options).exec_driver_sql(source.query)
             names = list(result.keys()) if result.returns_rows else []
-            rows = result.fetchall() if names else []
+            rows, number = _fetch_rows(result, cells, seed) if names else ([], 0)
     except exc.DBAPIError as error:
         reason = str(error.orig).split("\n")[0][:300]
         for secret in (url.password, url.query.get("password")):
@@ -251,7 +291,29 @@ def run_query(source: SqlSource, project: Path) -> pa.Table:
     if not rows:
         raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
     columns = [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
-    return pa.Table.from_arrays(columns, names)
+    return pa.Table.from_arrays(columns, names), number
+
+
+def _fetch_rows(result: "CursorResult[Any]", cells: int | None, seed: int) -> tuple[Sequence["Row[Any]"], int]:
+    """All rows of a result, or a sample of them (those with the smallest random keys), and the number of all rows."""
+    if cells is None:
+        rows = result.fetchall()
+        return rows, len(rows)
+    limit = max(MIN_SAMPLE_ROWS, cells // len(result.keys()))
+    draw, number, threshold = np.random.default_rng(seed), 0, 1.0
+    keyed: list[tuple[float, Row[Any]]] = []
+    for block in result.partitions(10_000):
+        number += len(block)
+        keyed += [pair for pair in zip(draw.random(len(block)).tolist(), block, strict=True) if pair[0] < threshold]
+        if len(keyed) > 2 * limit:
+            threshold = _nth_key(keyed, limit)
+            keyed = [pair for pair in keyed if pair[0] < threshold]
+    threshold = _nth_key(keyed, limit) if len(keyed) > limit else 1.0
+    return [row for key, row in keyed if key < threshold], number
+
+
+def _nth_key(keyed: "Sequence[tuple[float, Row[Any]]]", position: int) -> float:
+    return sorted(key for key, _ in keyed)[position]
 
 
 def _to_array(name: str, values: Sequence[Any], where: str) -> pa.Array:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from towline.config import SqlSource
 from towline.data import formats
+from towline.data.formats import MIN_SAMPLE_ROWS
 from towline.errors import DataError
 
 MAX_CELLS = 3_000_000
-MIN_ROWS = 2_000  # of the sample, however wide the table is
 STREAMED_BYTES = 64 * 2**20  # larger files are read batch by batch
 SEPARATORS = ",;\t|"
 
@@ -90,20 +90,21 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         DataError: the source is missing, empty or malformed.
         TransientError: the database is down.
     """
-    parts, tables, rows, separator = [], [], 0, ","
-    files: Iterator[Iterator[pa.Table]]
     if isinstance(source, SqlSource):
-        files, number = iter([iter([formats.run_query(source, project)])]), 1
-    else:
-        paths = formats.list_files(source, project)
-        separator, number = detect_separator(paths[0]), len(paths)
-        files = (_batches(path, separator) for path in paths)
-    for position, batches in enumerate(files):
+        table, rows = formats.sample_query(source, project, MAX_CELLS, seed)
+        _check_names(table.column_names)
+        part = folder / "part-00000.parquet"
+        pq.write_table(table, part, compression="none")
+        return TableSample((part,), table, rows, ",")
+    parts, tables, rows = [], [], 0
+    paths = formats.list_files(source, project)
+    separator = detect_separator(paths[0])
+    for position, path in enumerate(paths):
         sampler: _RowSampler | None = None
-        for batch in batches:
+        for batch in _batches(path, separator):
             if sampler is None:
                 _check_names(batch.column_names)
-                limit = max(MIN_ROWS, MAX_CELLS // max(batch.num_columns, 1) // number)
+                limit = max(MIN_SAMPLE_ROWS, MAX_CELLS // max(batch.num_columns, 1) // len(paths))
                 sampler = _RowSampler(limit, seed + position)
             sampler.add(batch)
         if sampler is None:

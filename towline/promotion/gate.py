@@ -9,6 +9,8 @@ Checks:
 * **bounds**: each metric in ``gate.max`` and ``gate.min`` is within its bound.
 * **baseline**: the challenger must be better than the baseline, with 95 % confidence. The check also passes if the
   champion is worse than the baseline and worse than the challenger: a rejection would keep the worst model in service.
+  If no version serves and the holdout is too small to decide, the out-of-fold rows of cross-validation count too. This
+  second test is made at 2.5 %, divided by the number of candidates: cross-validation has chosen the best of them.
 * **champion**: a test of non-inferiority (Blackwelder, 1982), one-sided, at 5 %. The excess is the loss of the
   challenger against the champion minus the accepted margin. The check fails if the lower limit of the excess is above
   0. It passes if the upper limit is at most 0, or if the challenger scores no worse than the champion. Else it is
@@ -45,6 +47,7 @@ from towline.training.evaluation.predictions import Predictions
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 SIGNIFICANCE = 0.05
 MIN_UNSEEN_ROWS = 50
+MAX_OUT_OF_FOLD_ROWS = 20_000  # with more, the holdout is large enough to decide
 MIN_UNITS = 10  # with fewer resampling units, the standard error of a slice is unreliable
 _CONFIG_KEYS = {
     "metric": "evaluation.metric",
@@ -125,6 +128,15 @@ class ChampionPredictions(NamedTuple):
     unseen: np.ndarray
 
 
+class ComparedRows(NamedTuple):
+    """Rows and the predictions of challenger and baseline, neither of which was fitted on these rows."""
+
+    rows: pd.DataFrame
+    truth: np.ndarray
+    challenger: Predictions
+    baseline: Predictions
+
+
 class Holdout(NamedTuple):
     """The n holdout rows and the predictions of all models that are compared on them.
 
@@ -135,6 +147,7 @@ class Holdout(NamedTuple):
         challenger: predictions of the new model.
         baseline: predictions of the baseline.
         champion: predictions of the serving version; None if no version serves or it cannot predict these rows.
+        out_of_fold: rows of the train part, if no version serves.
     """
 
     contract: Contract
@@ -143,6 +156,17 @@ class Holdout(NamedTuple):
     challenger: Predictions
     baseline: Predictions
     champion: ChampionPredictions | None = None
+    out_of_fold: ComparedRows | None = None
+
+    def with_out_of_fold(self, more: ComparedRows) -> "Holdout":
+        """The holdout and the out-of-fold rows together."""
+        return Holdout(
+            self.contract,
+            pd.concat([more.rows, self.rows], ignore_index=True),
+            np.concatenate([more.truth, self.truth]),
+            Predictions.concatenate([more.challenger, self.challenger]),
+            Predictions.concatenate([more.baseline, self.baseline]),
+        )
 
 
 class _Excess(NamedTuple):
@@ -166,6 +190,12 @@ class _Comparison(NamedTuple):
     metric: str
     units: np.ndarray
     draws: np.ndarray
+
+    @classmethod
+    def of(cls, config: PipelineConfig, holdout: Holdout, metric: str) -> "_Comparison":
+        units = resampling_units(holdout.rows, config)
+        draws = draw_weights(len(holdout.rows), config.evaluation.resamples, config.seed, units)
+        return cls(holdout, metric, units, draws)
 
     def excess(
         self, model: Predictions, reference: Predictions, margin: float, rows: np.ndarray | None = None
@@ -221,13 +251,11 @@ def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestR
         smoke: result of the smoke test of the challenger's release.
         holdout: rows, truth and predictions.
     """
-    units = resampling_units(holdout.rows, config)
-    draws = draw_weights(len(holdout.rows), config.evaluation.resamples, config.seed, units)
-    comparison = _Comparison(holdout, evaluation.primary, units, draws)
+    comparison = _Comparison.of(config, holdout, evaluation.primary)
     slices = find_slices(holdout.rows, holdout.contract, config)[0]
     checks = [
         *_check_bounds(config.gate, evaluation),
-        _check_baseline(comparison, config.gate.baseline_margin),
+        _check_baseline(config, comparison),
         *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
         _check_slices(comparison, slices, config.gate.slice_margin),
         _check_smoke_test(smoke),
@@ -270,8 +298,8 @@ def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maxim
     return Check(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
-def _check_baseline(comparison: _Comparison, margin: float) -> Check:
-    metric, champion = comparison.metric, comparison.holdout.champion
+def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
+    metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:
         return Check(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
@@ -283,6 +311,13 @@ def _check_baseline(comparison: _Comparison, margin: float) -> Check:
         if len(rows) >= MIN_UNSEEN_ROWS and comparison.champion_is_worst(margin, rows):
             outcome = "pass"
             detail = f"{detail}; but version {champion.version}, which serves, is worse than both"
+    if outcome == "inconclusive" and (more := comparison.holdout.out_of_fold):
+        together = _Comparison.of(config, comparison.holdout.with_out_of_fold(more), metric)
+        combined = together.excess(together.holdout.challenger, together.holdout.baseline, -margin)
+        trials = sum(candidate.search.trials if candidate.search else 1 for candidate in config.candidates)
+        if combined and combined.value + combined.limit(SIGNIFICANCE / 2 / trials) < 0:
+            outcome = "pass"
+            detail = f"{detail}; better with the {len(more.truth):,} out-of-fold rows, and no version serves"
     return Check(
         name="baseline",
         outcome=outcome,

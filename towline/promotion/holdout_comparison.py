@@ -18,8 +18,18 @@ from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
 from towline.manifest import HOLDOUT, ReleaseLocation
-from towline.promotion.gate import MIN_UNSEEN_ROWS, ChampionPredictions, Check, Holdout, Verdict, apply_gate
+from towline.promotion.gate import (
+    MAX_OUT_OF_FOLD_ROWS,
+    MIN_UNSEEN_ROWS,
+    ChampionPredictions,
+    Check,
+    ComparedRows,
+    Holdout,
+    Verdict,
+    apply_gate,
+)
 from towline.release.smoke_test import SmokeTestResult
+from towline.training.cross_validation import load_out_of_fold_predictions
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.predictions import Predictions
 
@@ -50,6 +60,8 @@ def judge_release(
     truth, challenger, baseline = load_evaluation_predictions(work)  # of the evaluated model, not of a refitted one
     compared = Holdout(work.contract(), holdout.rows, truth, challenger, baseline)
     failed_check: Check | None = None
+    if not champion:
+        compared = compared._replace(out_of_fold=_load_out_of_fold_rows(work, evaluation.candidate, baseline))
     if champion:
         try:
             model = open_release(champion.release.directory, digest=champion.release.digest)
@@ -67,6 +79,21 @@ def judge_release(
     if champion and failed_check:
         verdict = verdict.with_check(failed_check).model_copy(update={"champion": champion.version})
     return verdict
+
+
+def _load_out_of_fold_rows(work: Workspace, candidate: str, baseline: Predictions) -> ComparedRows | None:
+    """Rows of the train part with the predictions of cross-validation; None if there are none or too many.
+
+    The baseline predicts one constant. It is that of the whole train part: constants of single folds would go against
+    the labels of the rows that each fold leaves out.
+    """
+    saved = load_out_of_fold_predictions(work, candidate)
+    if saved is None or not len(saved.rows) or len(saved.rows) > MAX_OUT_OF_FOLD_ROWS:
+        return None
+    train = work.subset("train")
+    constant = baseline.take(np.zeros(len(saved.rows), dtype=int))
+    rows = train.rows.iloc[saved.rows].reset_index(drop=True)
+    return ComparedRows(rows, train.labels[saved.rows], saved.predictions, constant)
 
 
 def _predict_with_champion(

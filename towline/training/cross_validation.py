@@ -186,6 +186,30 @@ class _CrossValidation:
         files.write_arrays(self.work.file(f"oof-{self.candidate.name}.npz"), rows=rows, fold=fold, **arrays)
 
 
+class OutOfFoldPredictions(NamedTuple):
+    """Predictions for rows of the train part, each by a model that was not fitted on that row.
+
+    Attributes:
+        rows: (n,) positions in the train part.
+        fold: (n,) number of the fold.
+        predictions: of the n rows.
+    """
+
+    rows: np.ndarray
+    fold: np.ndarray
+    predictions: Predictions
+
+
+def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPredictions | None:
+    """The predictions that ``cross_validate`` saved for a candidate; None if there are none."""
+    path = work.file(f"oof-{candidate}.npz")
+    if not path.exists():
+        return None
+    arrays = files.read_arrays(path)
+    predictions = Predictions.from_arrays(arrays, work.contract().classes)
+    return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions)
+
+
 def primary_metric(config: TrainingConfig, task: Task) -> Metric:
     """The metric that decides between candidates and in the gate.
 

@@ -20,12 +20,11 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
 
-from towline import files
 from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
 from towline.data.workspace import Workspace
 from towline.training import model_io
-from towline.training.cross_validation import primary_metric
+from towline.training.cross_validation import load_out_of_fold_predictions, primary_metric
 from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
@@ -134,7 +133,7 @@ def _fit(
     if contract.task == "regression" and metric not in LOSSES:
         reason = f"{metric} cannot be estimated without labels, only {', '.join(LOSSES)}"
         return EstimatorState(metric=metric, unavailable=reason), None
-    folds = _load_folds(work, config, candidate, contract)
+    folds = _load_folds(work, config, candidate)
     if contract.task != "regression" and any(fold.predictions.probabilities is None for fold in folds):
         return EstimatorState(metric=metric, unavailable="the model has no probabilities"), None
     if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
@@ -252,20 +251,18 @@ def calibrate(state: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
     return normalized
 
 
-def _load_folds(work: Workspace, config: PipelineConfig, candidate: str, contract: Contract) -> list[_ScoredRows]:
+def _load_folds(work: Workspace, config: PipelineConfig, candidate: str) -> list[_ScoredRows]:
     """The folds' test sides and the holdout, oldest first."""
     features, truth, rows = work.subset("holdout")
     holdout = _ScoredRows(features, truth, load_evaluation_predictions(work)[1])
     if config.data.time:
         holdout = holdout.take(np.argsort(rows[config.data.time].to_numpy(), kind="stable"))
-    path = work.file(f"oof-{candidate}.npz")
-    if not path.exists():
+    saved = load_out_of_fold_predictions(work, candidate)
+    if saved is None:
         return [holdout.take(half) for half in np.array_split(np.arange(len(truth)), 2)]
-    arrays, (features, truth, _) = files.read_arrays(path), work.subset("train")
-    positions, fold = arrays["rows"], arrays["fold"]
-    out_of_fold = Predictions.from_arrays(arrays, contract.classes)
-    scored = _ScoredRows(features.iloc[positions], truth[positions], out_of_fold)
-    return [*(scored.take(np.flatnonzero(fold == number)) for number in np.unique(fold)), holdout]
+    features, truth, _ = work.subset("train")
+    scored = _ScoredRows(features.iloc[saved.rows], truth[saved.rows], saved.predictions)
+    return [*(scored.take(np.flatnonzero(saved.fold == number)) for number in np.unique(saved.fold)), holdout]
 
 
 def _concatenate(folds: Sequence[_ScoredRows]) -> _ScoredRows:

@@ -329,10 +329,10 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: SampleStore, comma
     kept, before = archive.read_bytes(), tree(store)
     killed("create.is_sqlite", "backup", archive)
     assert archive.read_bytes() == kept
-    killed("restore._try_release", "restore", archive, "--force")
+    killed("restore.check_probe_rows", "restore", archive, "--force")
     assert tree(store) == before
     other = tmp_path / "other"
-    killed("restore._try_release", "restore", archive, "--into", other)
+    killed("restore.check_probe_rows", "restore", archive, "--into", other)
     assert tree(other) == {}
     assert list(other.glob(".restore-*"))
     assert command("restore", archive, "--into", other).code == 0
@@ -340,27 +340,28 @@ def test_a_kill_leaves_the_old_store_and_the_old_backup(home: SampleStore, comma
     assert logged(other) == logged(store)
 
 
-def test_what_fails_in_the_last_step_is_taken_back(
-    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mounts", [(), ("releases", "serving")])
+def test_an_error_while_files_are_moved_restores_the_previous_content(
+    mounts: tuple[str, ...], home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that gives up while files take their places: what was there is there again."""
-    from towline.operations.backup import placement
-
+    """A disk error after the first renames: the store is as before, in mounted folders too, without drafts."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     home.promote(2)
     before, moved = tree(store), []
 
-    def fails(self: object, folder: Path) -> None:
+    def fails(folder: Path) -> None:
         moved.append(sorted(path.name for path in store.glob("[!.]*")))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(placement.files, "sync", lambda folder: fails(None, folder))
+    monkeypatch.setattr(placement, "is_mount", lambda path: path in [store / name for name in mounts])
+    monkeypatch.setattr(placement.files, "sync", fails)
     done = command("restore", archive, "--force")
     assert done.code == 5
     assert "No space left on device" in done.err
     assert "releases" in moved[0]
     assert tree(store) == before
+    assert not list(store.rglob(".restore-*"))
 
 
 def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command, tmp_path: Path) -> None:
@@ -440,7 +441,7 @@ def test_a_release_that_answers_otherwise_is_not_put_in_place(
         (("backup", "{tmp}/a.tar.zst", "--database", "x=mysql://h/d"), "is neither"),
         (("backup", "{tmp}/a.tar.zst", "--database", "x=postgresql://u:pw@h/d"), "can be read by everybody"),
         (("backup", "{tmp}/a.tar.zst", "--folder", "x=/nowhere/at/all"), "there is no folder x"),
-        (("restore", "{tmp}/none.tar.zst"), "no such file"),
+        (("restore", "{tmp}/none.tar.zst"), "does not exist"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -206,6 +206,17 @@ def test_csv_reads_what_spreadsheets_write(tmp_path: Path) -> None:
     assert read["a, b"].dtype == "datetime64[us]"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_with_carriage_returns_inside_unquoted_text(tmp_path: Path, end: str) -> None:
+    """pandas writes text with a carriage return without quotes; the text stays one value."""
+    lines = ["a,y,b", 'one\rtwo,1,"x, ""y"""', '\rb,2,"last"', "plain,3,three\rfour\r!", '"5\r",4,']
+    assert "header has 3" in fault(tmp_path, end.join([*lines, "6,7", ""]), "u.csv")
+    (tmp_path / "t.csv").write_bytes(end.join([*lines, ""]).encode())
+    table = frame(tmp_path, "t.csv").sort_values("y")
+    assert table["a"].tolist() == ["one\rtwo", "\rb", "plain", "5\r"]
+    assert table["b"].fillna("").tolist() == ['x, "y"', "last", "three\rfour\r!", ""]
+
+
 def test_cuts(tmp_path: Path) -> None:
     """as_of and the window bound the rows; both ends of the snapshot say so; rows keep their order."""
     times = pd.date_range("2026-01-01", periods=10, freq="D")[::-1]

@@ -11,13 +11,13 @@ import yaml
 
 import towline
 from tests.support.commands import CommandResult
-from towline.config import PipelineConfig, read_config
+from towline.config import PipelineConfig, SqlSource, read_config
 from towline.project import template
 from towline.project.detection import guess_target
 from towline.project.expectations import widen
 from towline.project.initialization import InitResult
 from towline.project.personal_data import detect_personal
-from towline.project.sample import _RowSampler
+from towline.project.sample import _RowSampler, read_sample
 
 Command = Callable[..., CommandResult]
 ROWS = 400
@@ -185,6 +185,21 @@ def test_a_query_is_a_source(folder: Path) -> None:
     config = read_config(towline.init("sqlite:///shop.db", "spent", query=query, name="shop").config)
     assert config.data.source.query == query  # type: ignore[union-attr]
     assert config.data.drop == ("visits",)
+
+
+def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a query with many rows a sample is held, in the order of the rows; the number of rows is that of the query."""
+    rows = 50_000
+    with sqlite3.connect("shop.db") as database:
+        pd.DataFrame({"number": range(rows), "spent": 1.5, "note": [None] * (rows - 1) + ["late"]}).to_sql(
+            "orders", database, index=False
+        )
+    monkeypatch.setattr("towline.project.sample.MAX_CELLS", 9_000)
+    sample = read_sample(SqlSource(url="sqlite:///shop.db", query="SELECT * FROM orders"), folder, folder)
+    numbers = sample.table["number"].to_pylist()
+    assert (sample.rows, len(numbers)) == (rows, 3_000)
+    assert numbers == sorted(numbers)
+    assert abs(np.mean(numbers) / rows - 0.5) < 0.05, "the sample is not uniform"
 
 
 def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
-from towline.promotion.gate import ChampionPredictions, Check, Holdout, SmokeTestResult, Verdict, apply_gate
+from towline.promotion.gate import (
+    ChampionPredictions,
+    Check,
+    ComparedRows,
+    Holdout,
+    SmokeTestResult,
+    Verdict,
+    apply_gate,
+)
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Interval, Predictions
@@ -51,6 +59,14 @@ class Case:
         verdict = apply_gate(self.config, evaluation, smoke, self.holdout(model, old))
         assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
         return verdict
+
+
+def _baseline_check(case: Case, holdout: Holdout) -> Check:
+    evaluation = Evaluation(
+        task="regression", primary="mae", rows=len(case.truth), baseline={}, slices=(), importance=(), notes=(),
+        metrics={"mae": Interval(value=1.0)},
+    )  # fmt: skip
+    return _check(apply_gate(case.config, evaluation, GOOD, holdout), "baseline")
 
 
 def _check(verdict: Verdict, name: str) -> Check:
@@ -117,6 +133,23 @@ def test_no_better_than_the_baseline() -> None:
     small = Case(n=40)
     guess = Predictions(small.baseline.labels + 0.2 * np.sign(small.truth) * np.where(np.arange(40) % 9 < 5, 1, -1))
     assert _check(small.decide(guess, unseen=40), "baseline").outcome != "pass"
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.62, "pass"), (0.5, "inconclusive")])
+def test_out_of_fold_rows_decide_on_a_first_version_if_the_holdout_is_too_small(share: float, outcome: str) -> None:
+    """A small gain on few holdout rows is inconclusive; if cross-validation shows the same gain, the check passes."""
+    case = Case(n=60)
+    step = 0.5 * np.sign(case.truth)
+    guess = Predictions(case.baseline.labels + np.where(np.arange(60) % 9 < 5, step, -step))
+    holdout = case.holdout(guess)
+    assert _baseline_check(case, holdout).outcome == "inconclusive"
+    more = Case(1, n=900)
+    right = more.rng.random(900) < share
+    challenger = Predictions(more.baseline.labels + 0.5 * np.sign(more.truth) * np.where(right, 1, -1))
+    out_of_fold = ComparedRows(more.rows, more.truth, challenger, more.baseline)
+    check = _baseline_check(case, holdout._replace(out_of_fold=out_of_fold))
+    assert check.outcome == outcome
+    assert ("with the 900 out-of-fold rows" in check.detail) == (outcome == "pass")
 
 
 def test_a_challenger_passes_if_the_champion_is_worse_than_the_baseline() -> None:

@@ -45,6 +45,7 @@ class Evaluation(Frozen):
     """The model on the holdout.
 
     Attributes:
+        candidate: that was fitted.
         metrics: each metric of the task with its interval.
         baseline: the same metrics of the baseline.
         slices: in the order of the columns, within one by value.
@@ -56,6 +57,7 @@ class Evaluation(Frozen):
     task: Task
     primary: Metric
     rows: int
+    candidate: str = ""
     metrics: dict[str, Interval]
     baseline: dict[str, float | None]
     slices: tuple[SliceResult, ...]
@@ -110,6 +112,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
         task=contract.task,
         primary=primary,
         rows=len(rows),
+        candidate=fitted.candidate,
         metrics={
             name: percentile_interval(value, resample_metric(truth, predictions, contract, name, weights))
             for name, value in points.items()
