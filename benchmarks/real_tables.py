@@ -72,7 +72,7 @@ TIE = 1e-9  # a smaller relative gap is a rounding error
 COLUMNS = {
     "table": "table", "target": "target", "rows": "rows", "metric": "metric", "towline": "towline",
     "careful": "careful", "skrub": "skrub", "gap": "gap", "chosen": "chosen", "seconds": "seconds",
-    "peak MB": "peak_mb", "differing": "differing", "verdict": "end",
+    "peak MB": "peak_mb", "differing": "differing", "commit": "commit", "verdict": "end",
 }  # fmt: skip
 PAGE = """# Results on real tables
 
@@ -316,9 +316,17 @@ def compare_modes(project: Path, version: str, path: Path) -> dict[str, Any]:
     return result
 
 
+def read_commit() -> str:
+    """The commit of this repository."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def measure(table: LabelledTable, project: Path) -> dict[str, Any]:
     path = write_table(table, project / "data")
-    result: dict[str, Any] = {"collection": table.collection, "table": table.name, "target": table.target}
+    result: dict[str, Any] = {
+        "collection": table.collection, "table": table.name, "target": table.target, "commit": read_commit()
+    }  # fmt: skip
     started = time.perf_counter()
     with MemoryMeter(project) as memory:
         try:
