@@ -1,4 +1,4 @@
-"""A project of one's own from the wheel: build, install, init, run, serve."""
+"""A new project from the wheel: build, install, init, run, serve."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def installed(tmp_path: Path) -> Path:
     return environment
 
 
-def test_a_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    """In an empty folder a table becomes a served model with three commands, without the repository."""
+def test_new_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """In an empty folder without the repository, three commands turn a table into a served model."""
     project = tmp_path / "project"
     project.mkdir()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""A service that answers like ours and can be told to misbehave."""
+"""A fake service with towline's routes that can delay, refuse or corrupt responses."""
 
 import asyncio
 import json
@@ -64,15 +64,15 @@ class FakeService:
             return 401, {"title": "A key is needed", "status": 401}
         if path == "/predict":
             return await self._predict(json.loads(body))
-        asked = {"content": {"application/json": {"example": {"rows": [ROW]}}}}
+        request_body = {"content": {"application/json": {"example": {"rows": [ROW]}}}}
         return 200, {
-            "/openapi.json": {"paths": {"/predict": {"post": {"requestBody": asked}}}},
+            "/openapi.json": {"paths": {"/predict": {"post": {"requestBody": request_body}}}},
             "/metadata": {"fields": FIELDS},
             "/metrics": (METRICS % (len(self.seen) / 1000)).encode(),
         }[path]
 
-    async def _predict(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        self.seen.append(asked["rows"][0])
+    async def _predict(self, document: dict[str, Any]) -> tuple[int, Any]:
+        self.seen.append(document["rows"][0])
         number = len(self.seen)
         self._now += 1
         self.most = max(self.most, self._now)

@@ -1,4 +1,4 @@
-"""A small run of each task, packaged once for the tests of this room."""
+"""A small run of each task, packaged once for all tests that use it."""
 
 import base64
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DOT = base64.b64decode(
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What the steps before packaging hand over."""
+    """The results of the steps before packaging."""
 
     work: Workspace
     config: PipelineConfig
