@@ -113,9 +113,9 @@ def test_prefect_log_has_one_line_per_step(ran: tuple[str, str], commands: Store
         request = Request(f"{server.url}/api/logs/filter", query, {"Content-Type": "application/json"})
         with urlopen(request, timeout=30) as answer:  # on loopback
             lines = [entry["message"] for entry in json.load(answer)]
-    done = [text.partition(" done in ")[0] for text in lines if " done in " in text]
-    assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(done)
-    assert len(done) == len(set(done))
+    step_names = [text.partition(" done in ")[0] for text in lines if " done in " in text]
+    assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(step_names)
+    assert len(step_names) == len(set(step_names))
     assert "Finished in state Completed()" not in lines
 
 
@@ -127,7 +127,7 @@ def test_only_loopback_addresses_are_used(ran: tuple[str, str], commands: StoreC
 
 def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreCommands) -> None:
     """On success and on error, stdout holds one JSON document; errors include their code."""
-    for words, expected in (
+    for arguments, expected in (
         (["models"], 0),
         (["models", MODEL], 0),
         (["show", MODEL], 0),
@@ -149,16 +149,16 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreC
         (["nonsense"], 2),
     ):
         code, out, err = (
-            commands.run(*words[1:], "--json", command=words[0])
-            if words[0] != "run"
-            else commands.run(*words[2:], "--json")
+            commands.run(*arguments[1:], "--json", command=arguments[0])
+            if arguments[0] != "run"
+            else commands.run(*arguments[2:], "--json")
         )
-        assert code == expected, (words, err)
+        assert code == expected, (arguments, err)
         document = json.loads(out)
         if code:
-            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, words
+            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, arguments
             assert "Traceback" not in err
-            assert err.splitlines()[-1].startswith(("error", "  ")), words
+            assert err.splitlines()[-1].startswith(("error", "  ")), arguments
 
 
 def test_misspelled_names_get_a_suggestion(ran: tuple[str, str], commands: StoreCommands) -> None:
@@ -209,5 +209,7 @@ def test_run_outside_a_project_is_refused(tmp_path: Path) -> None:
 def test_help_loads_no_heavy_library() -> None:
     """Help is fast because it imports none of the heavy libraries."""
     script = "import sys, towline.cli; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(
+        result.stdout.split()
+    )

@@ -49,12 +49,12 @@ def test_new_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     environment["PATH"] = f"{installed / 'bin'}:{environment['PATH']}"
     towline = installed / "bin" / "towline"
 
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [towline, *words], cwd=project, env=environment, capture_output=True, text=True, check=False
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [towline, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     try:
         written = json.loads(run("init", "houses.csv", "--target", "price", "--yes", "--json"))

@@ -75,8 +75,8 @@ def test_scheduler_stores_a_reference_instead_of_the_password(
     from towline.config import PipelineConfig, read_config
     from towline.data import sources
 
-    made = deployments(read_config(commands.config, [f"data.source.url={change_url(postgres)}"]))
-    text = str([deployment.parameters for deployment in made])
+    deployed = deployments(read_config(commands.config, [f"data.source.url={change_url(postgres)}"]))
+    text = str([deployment.parameters for deployment in deployed])
     assert (make_url(postgres).password or "").partition(":")[0] not in text
-    again = PipelineConfig.model_validate(made[0].parameters["config"])
+    again = PipelineConfig.model_validate(deployed[0].parameters["config"])
     assert sources.load_dataset(again.data, commands.config.parent, commands.store, None).rows == 600

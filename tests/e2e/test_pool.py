@@ -64,18 +64,18 @@ class Team:
             os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
-    def ask(self, *words: str) -> "subprocess.Popen[str]":
+    def ask(self, *arguments: str) -> "subprocess.Popen[str]":
         """`towline --profile compose …` from elsewhere."""
-        command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *words]
+        command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *arguments]
         return subprocess.Popen(
             command, env=self.elsewhere, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def prefect(self, *words: str) -> str:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        done = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def prefect(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        result = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     def deployed(self) -> dict[str, Any]:
         """The settings of each deployment, by its flow."""

@@ -31,7 +31,9 @@ from towline.serving.auth import create_key, revoke_key
 def serve(sample_store: SampleStore) -> Iterator[Callable[..., ServeProcess]]:
     """Starts services on the test's store: ``serve("--workers", "2").port``."""
     with contextlib.ExitStack() as running:
-        yield lambda *words, name=MODEL: running.enter_context(ServeProcess(sample_store.settings, name, *words))
+        yield lambda *arguments, name=MODEL: running.enter_context(
+            ServeProcess(sample_store.settings, name, *arguments)
+        )
 
 
 def pool(sample_store: SampleStore) -> list[dict[str, Any]]:
@@ -71,9 +73,9 @@ def until(condition: Callable[[], Any]) -> Any:
     return value
 
 
-def refusal(sample_store: SampleStore, *words: str, name: str = MODEL) -> tuple[int, str]:
+def refusal(sample_store: SampleStore, *arguments: str, name: str = MODEL) -> tuple[int, str]:
     """Exit code and stderr of a service that does not start."""
-    with ServeProcess(sample_store.settings, name, *words, wait=False) as serving:
+    with ServeProcess(sample_store.settings, name, *arguments, wait=False) as serving:
         return serving.process.wait(timeout=300), serving.log.read_text()
 
 
@@ -298,14 +300,14 @@ def test_other_machines_need_a_key(sample_store: SampleStore, serve: Callable[..
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with certificate, key, and the key under a passphrase."""
     folder = tmp_path_factory.mktemp("tls")
-    for words in (
+    for arguments in (
         (
             "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out chain.pem -days 2 -subj /CN=127.0.0.1 "
             "-addext subjectAltName=IP:127.0.0.1"
         ),
         "rsa -aes256 -passout pass:secret -in key.pem -out locked.pem",
     ):
-        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["openssl", *arguments.split()], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -384,6 +386,6 @@ def test_missing_extra_names_the_install_command(command: Callable[..., Any], mo
     from towline.cli import extras as module
 
     monkeypatch.setattr(module, "find_spec", lambda vendor: None if vendor == "uvicorn" else sys)
-    done = command("serve", MODEL)
-    assert done.code == 2
-    assert "pip install 'towline[serve]'" in done.err
+    result = command("serve", MODEL)
+    assert result.code == 2
+    assert "pip install 'towline[serve]'" in result.err

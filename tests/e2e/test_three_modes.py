@@ -73,8 +73,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ]
     service = None
     try:
-        done = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
+        result = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr + result.stdout
         command = [TOWLINE, "serve", config.name, "--port", "0", "--json"]
         service = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
         assert service.stdout is not None
@@ -117,8 +117,8 @@ def test_three_modes_predict_identical_values(served: Served, tmp_path: Path) ->
     served.table.to_csv(tmp_path / "in.csv", index=False)
     for source, output in (("in.parquet", "out.parquet"), ("in.csv", "out.csv"), ("in.csv", "out.csv.gz")):
         command = [TOWLINE, "score", tmp_path / source, tmp_path / output, "--json"]
-        done = subprocess.run(command, env=served.environ, capture_output=True, text=True, check=True)
-        assert json.loads(done.stdout)["rows"] == ROWS
+        result = subprocess.run(command, env=served.environ, capture_output=True, text=True, check=True)
+        assert json.loads(result.stdout)["rows"] == ROWS
         read = pd.read_parquet if output.endswith("parquet") else pd.read_csv
         scored = read(tmp_path / output, **({} if output.endswith("parquet") else {"float_precision": "round_trip"}))
         assert scored["prediction"].tolist() == expected

@@ -113,11 +113,11 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environ: 
     for ago, state in ((2, "ok"), (1, "drift")):
         end = now - dt.timedelta(days=ago)
         checks = (moved,) if state == "drift" else (moved.model_copy(update={"value": 0.1, "alarm": False}),)
-        result = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
+        drift = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
                       budget=4, reason=f"a window of {state}")  # fmt: skip
-        journal.add(result, now)
-        done = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
-        addresses = json.loads(done.stdout)
+        journal.add(drift, now)
+        result = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
+        addresses = json.loads(result.stdout)
     with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
         [project] = json.load(answer)
     assert project["name"] == "ui-bikes"

@@ -43,11 +43,11 @@ class Awkward:
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder, self.environ, self.file = folder, environ, folder / "t.csv"
 
-    def run(self, *words: object) -> Any:
-        command = [TOWLINE, *map(str, words), "--json"]
-        done = subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return json.loads(done.stdout)
+    def run(self, *arguments: object) -> Any:
+        command = [TOWLINE, *map(str, arguments), "--json"]
+        result = subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr + result.stdout
+        return json.loads(result.stdout)
 
     @property
     def texts(self) -> list[dict[str, Any]]:

@@ -101,10 +101,10 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
 
 
 def train_regression(folder: Path) -> TrainedRun:
-    """A run on the house table with boosted trees, split by time."""
+    """A run on a table of houses with boosted trees, split by time."""
     return train_run(folder, make_house_table().drop(columns="sold"), target="value", time="at")
 
 
 def train_binary(folder: Path) -> TrainedRun:
-    """A run on the house table with a linear classifier."""
+    """A run on a table of houses with a linear classifier."""
     return train_run(folder, make_house_table().drop(columns=["value", "at"]), "linear", target="sold")
