@@ -30,7 +30,7 @@ def up(tmp_path: Path) -> Iterator[UpProcess]:
         up.stop()
 
 
-def warm() -> list[dict[str, Any]]:
+def make_warmer_rows() -> list[dict[str, Any]]:
     """Four hundred hours that follow the training table, 15 degrees warmer."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[600:1000]
     table = table.assign(datetime=table["datetime"].astype(str))
@@ -39,7 +39,7 @@ def warm() -> list[dict[str, Any]]:
     return rows
 
 
-def ask(up: UpProcess, row: dict[str, Any]) -> int:
+def predict_version(up: UpProcess, row: dict[str, Any]) -> int:
     """Sends a prediction request; returns the version that answered."""
     row_sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
     content, head = json.dumps({"rows": [row_sent]}).encode(), {"Content-Type": "application/json"}
@@ -48,7 +48,7 @@ def ask(up: UpProcess, row: dict[str, Any]) -> int:
         return int(json.load(answer)["model"]["version"])
 
 
-def learn(up: UpProcess, rows: list[dict[str, Any]]) -> None:
+def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:
     """Appends these rows to the source."""
     path = Path(yaml.safe_load(up.commands.config.read_text())["data"]["source"])
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
@@ -58,13 +58,13 @@ def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess) -> No
     """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version."""
     up.start()
     up.wait_until(up.is_ready)
-    rows = warm()
-    learn(up, rows)
-    assert {ask(up, row) for row in rows} == {1}
+    rows = make_warmer_rows()
+    append_to_source(up, rows)
+    assert {predict_version(up, row) for row in rows} == {1}
     commands, ledger = up.commands, up.commands.ledger
     # requests during a long training would fill another window with drift
     up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
-    up.wait_until(lambda: ask(up, rows[0]) == 2)
+    up.wait_until(lambda: predict_version(up, rows[0]) == 2)
 
     results = Journal.of(commands.settings, MODEL).drift(version=1)
     (drifted,) = [entry for entry in results if entry.state == "drift"]

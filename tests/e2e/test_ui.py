@@ -40,7 +40,7 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def shows(page: Page, url: str, *texts: str) -> None:
+def expect_texts(page: Page, url: str, *texts: str) -> None:
     """Opens an address and waits until each text is visible; reloads once if one is missing."""
     page.goto(url, wait_until="commit")
     for text in texts:
@@ -53,7 +53,7 @@ def shows(page: Page, url: str, *texts: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A store with a completed run of a small table and one refused for leakage; the servers are stopped at the end.
 
     Shared by the tests of this file: its last test adds monitoring runs.
@@ -65,49 +65,51 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     raw = {"name": "ui-bikes", "data": data, "candidates": ["linear"], "cross_validation": {"folds": 2}}
     (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
     hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
-    environ = {name: value for name, value in os.environ.items() if name not in hidden}
-    environ |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
     try:
         command = [TOWLINE, "run", tmp_path / "bikes.yaml"]
-        subprocess.run(command, env=environ, check=True, capture_output=True)
-        refused = subprocess.run([*command, "--set", "data.drop=[]"], env=environ, check=False, capture_output=True)
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        refused = subprocess.run([*command, "--set", "data.drop=[]"], env=environment, check=False, capture_output=True)
         assert refused.returncode == 3
-        yield environ
+        yield environment
     finally:
-        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+        subprocess.run([TOWLINE, "ui", "--stop"], env=environment, check=True, capture_output=True)
 
 
-def test_runs_are_shown_in_prefect_and_mlflow(environ: dict[str, str], page: Page) -> None:
+def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page: Page) -> None:
     """`towline ui` twice returns the same two addresses; they show the runs, the version and a refusal."""
-    shown = subprocess.run([TOWLINE, "ui"], env=environ, check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run([TOWLINE, "ui"], env=environment, check=True, capture_output=True, text=True).stdout
     [door] = re.findall(r"https?://\S+", shown)
     first, again = (
-        json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True).stdout)
+        json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True).stdout)
         for _ in range(2)
     )
     assert first == again
     prefect = first["runs"].removesuffix("/runs")
     with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as answer:  # on loopback
         assert "casual + registered = rentals" in json.load(answer)["data"]
-    shows(page, first["runs"], "ui-bikes")
-    shows(page, door, "ui-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
+    expect_texts(page, first["runs"], "ui-bikes")
+    expect_texts(page, door, "ui-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
     leads = {link.inner_text(): link.get_attribute("href") for link in page.get_by_role("link").all()}
     assert (leads["Runs in Prefect"], leads["Models in MLflow"]) == (first["runs"], first["models"])
-    shows(page, first["models"], "ui-bikes")
-    shows(page, leads["version 1 in MLflow"], "Version 1", "champion")
+    expect_texts(page, first["models"], "ui-bikes")
+    expect_texts(page, leads["version 1 in MLflow"], "Version 1", "champion")
     page.set_viewport_size({"width": 2000, "height": 1000})  # MLflow makes the columns that fit
-    shows(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
-    shows(page, f"{door}{leads['model card']}", "Performance on the holdout")
+    expect_texts(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
+    expect_texts(page, f"{door}{leads['model card']}", "Performance on the holdout")
     assert "drift" not in first, "no window was checked"
-    shows(page, first["status"], "ui-bikes", "serves since", "No window was checked yet", "training", "Data refused")
+    expect_texts(
+        page, first["status"], "ui-bikes", "serves since", "No window was checked yet", "training", "Data refused"
+    )
 
 
-def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environ: dict[str, str], page: Page) -> None:
+def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environment: dict[str, str], page: Page) -> None:
     """After a monitoring run `towline ui` starts Evidently too; a later run is shown without a restart.
 
     `--stop` ends all of it.
     """
-    store, now = Path(environ["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
+    store, now = Path(environment["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
     journal = Journal(store / "watch" / "ui-bikes")
     moved = DriftCheckResult(column="temp_c", name="distribution", value=0.7, threshold=0.3, alarm=True)
     for ago, state in ((2, "ok"), (1, "drift")):
@@ -116,7 +118,7 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environ: 
         drift = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
                       budget=4, reason=f"a window of {state}")  # fmt: skip
         journal.add(drift, now)
-        result = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
+        result = subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True)
         addresses = json.loads(result.stdout)
     with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
         [project] = json.load(answer)
@@ -127,14 +129,16 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environ: 
             if len(json.load(answer)) == 2:
                 break
         time.sleep(1)
-    shows(page, addresses["drift"], "ui-bikes")
+    expect_texts(page, addresses["drift"], "ui-bikes")
     assert page.title() == "Drift"
-    shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
-    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "ok")
-    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
-    shows(page, addresses["status"], "a window of drift", "temp_c")
-    text = subprocess.run([TOWLINE, "status"], env=environ, check=True, capture_output=True, text=True).stdout
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "ok")
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
+    expect_texts(page, addresses["status"], "a window of drift", "temp_c")
+    text = subprocess.run([TOWLINE, "status"], env=environment, check=True, capture_output=True, text=True).stdout
     assert "a window of drift" in text
     assert "Data refused" in text
-    stopped = subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True, text=True).stdout
+    stopped = subprocess.run(
+        [TOWLINE, "ui", "--stop"], env=environment, check=True, capture_output=True, text=True
+    ).stdout
     assert stopped == "stopped: prefect, mlflow, evidently, status\n"
