@@ -23,7 +23,7 @@ from towline.monitoring.results import DriftCheckResult, DriftResult
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")
-PATIENCE = 120_000  # ms: on a machine that does much else, a page takes its time
+TIMEOUT_MS = 120_000  # ms: on a machine that does much else, a page takes its time
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -33,9 +33,9 @@ def page() -> Iterator[Page]:
     """A tab of Debian's browser."""
     with sync_playwright() as playwright:
         flags = ["--disable-gpu", "--disable-quic"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=PATIENCE)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=TIMEOUT_MS)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         yield page
         browser.close()
 
@@ -46,10 +46,10 @@ def expect_texts(page: Page, url: str, *texts: str) -> None:
     for text in texts:
         element = page.get_by_text(text).filter(visible=True).first
         try:
-            expect(element).to_be_visible(timeout=PATIENCE)
+            expect(element).to_be_visible(timeout=TIMEOUT_MS)
         except AssertionError:
             page.reload(wait_until="commit")
-            expect(element).to_be_visible(timeout=PATIENCE)
+            expect(element).to_be_visible(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")
