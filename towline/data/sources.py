@@ -251,6 +251,8 @@ def _convert_columns(
         if name == config.time:
             converted, formats[name] = _convert_times(column, name, fmt, where)
         elif kind == "numeric" and text_columns.is_text(column.type):
+            if unit := notation.detect_unit(column):
+                formats[name] = fmt = fmt.model_copy(update={"unit": unit})
             floats, nulls = text_columns.parse_numbers(column, fmt)
             exact = text_columns.whole_or_float(floats, column)
             converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])

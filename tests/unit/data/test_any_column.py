@@ -10,6 +10,7 @@ import pytest
 from towline.config import PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.data.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
 from towline.errors import DataError
@@ -120,6 +121,35 @@ def test_numbers_in_one_other_notation_are_read(tmp_path: Path) -> None:
     assert contract.columns[1].kind == "numeric"
     np.testing.assert_allclose(rows["x"], values)
     assert contract.features(pd.DataFrame({"x": ["1,234.50"]}))["x"].iloc[0] == 1234.5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [
+        ("${:,.2f}", 1_234.5), ("-$ {:.1f}", -7.5), ("$-{:.1f}", -7.5), ("{:.1f}%", 12.5), ("{:.0f} KG", 70.0),
+        ("{:.1f}°C", 20.5), ("€{:.2f}", 3.25), ("{:,.1f} sq ft", 12_500.0), ("£{:,.0f}", 12_500.0),
+        ("{:,.0f}", 950.0), ("USD {:.2f}", 9.75),
+    ],
+)  # fmt: skip
+def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: float) -> None:
+    """With and without the unit, in the table and in requests; a few other texts are null."""
+    texts = [pattern.format(abs(values) + row % 90) for row in range(ROWS)]
+    _, rows, contract = load(tmp_path, {"x": ["n/a", "unknown", *texts[2:]]})
+    column = next(column for column in contract.columns if column.name == "x")
+    assert (column.kind, column.role) == ("numeric", "feature")
+    sign = -1 if values < 0 else 1
+    assert rows["x"].isna().sum() == 2
+    assert rows["x"][2:].tolist() == [sign * (abs(values) + row % 90) for row in range(2, ROWS)]
+    first = pattern.format(abs(values))
+    assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
+
+
+@pytest.mark.parametrize("codes", ["12A", "B7{}", "K-{}", "{} EUR or {} USD", "3rd of {}", "x{}"])
+def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
+    _, _, contract = load(
+        tmp_path, {"x": [codes.replace("{}", str(row % 40)) for row in range(ROWS)], "z": range(ROWS)}
+    )
+    assert contract.columns[1].kind == "category"
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingCon
             continue
         if values.dtype.kind in "biufM" or (detected := notation.detect_notation(values)) is None:
             continue
-        use = f"left out ({column.note})" if column.role == "ignored" else "a category"
+        use = f"left out ({column.note})" if column.role == "ignored" else f"a {column.kind}"
         detail = (
             f"{detected.share:.0%} of the values are {detected.described(hidden=column.pii)}, now {use}; "
             f"set {detected.remedy}, or data.columns: {{{column.name}: category}} if this is intended"
@@ -244,6 +244,8 @@ def _find_column_changes(contract: Contract, config: TrainingConfig, previous: C
             detail = "a feature of the champion is missing; if this is intended, list it under data.drop"
         elif new.role == "ignored" and new.kind != "text":
             severity, detail = "warn", f"a feature of the champion is left out: {new.note}"
+        elif {new.kind, old.kind} == {"category", "text"}:
+            severity, detail = "warn", f"{old.kind} for the champion, {new.kind} now; declare it under data.columns"
         elif new.kind != old.kind:
             detail = f"{old.kind} for the champion, {new.kind} now; if intended, declare it under data.columns"
         else:
