@@ -113,9 +113,9 @@ class ArchiveWriter:
         except FileNotFoundError:
             return
         except OSError as error:
-            what = f"cannot be backed up: {error.strerror or error}"
+            problem = f"cannot be backed up: {error.strerror or error}"
             raise TransientError(
-                what, where=str(path), remedy="run it again, as a user who may read the file"
+                problem, where=str(path), remedy="run it again, as a user who may read the file"
             ) from None
         self.members[name] = Member(sha256=content.digest.hexdigest(), size=info.size, mode=info.mode)
 
@@ -264,5 +264,5 @@ def _compare(path: Path, manifest: BackupManifest, members: dict[str, Member]) -
 
 
 def _damaged(path: Path, member: str, problem: str) -> ReleaseError:
-    what = f"the backup differs from its manifest: {member} {problem}"
-    return ReleaseError(what, where=str(path), remedy="take another copy of the backup, or an earlier one")
+    message = f"the backup differs from its manifest: {member} {problem}"
+    return ReleaseError(message, where=str(path), remedy="take another copy of the backup, or an earlier one")

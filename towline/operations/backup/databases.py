@@ -128,11 +128,11 @@ class Database:
         environment = {**os.environ, "PGCONNECT_TIMEOUT": str(_TIMEOUT_S)} | (
             {"PGPASSWORD": str(password)} if password else {}
         )
-        done = subprocess.run(
+        result = subprocess.run(
             [*line, *options], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if result.returncode:
+            lines = [line for line in result.stderr.splitlines() if line.strip()]
             raise self._failed(program, [line.removeprefix(f"{program}: ").removeprefix("error: ") for line in lines])
 
     def _failed(self, program: str, lines: Sequence[str]) -> TransientError:
@@ -151,8 +151,8 @@ class Database:
     @staticmethod
     def _unsupported(name: str, reason: str) -> ConfigError:
         remedy = "write sqlite:////path/file.db or postgresql://user@host/database"
-        what = f"not a database that can be backed up: {name}, {reason}"
-        return ConfigError(what, where=_setting(name), remedy=remedy)
+        problem = f"not a database that can be backed up: {name}, {reason}"
+        return ConfigError(problem, where=_setting(name), remedy=remedy)
 
 
 def select_databases(settings: Settings, named_urls: Sequence[str]) -> dict[str, Database]:

@@ -149,8 +149,8 @@ def _check_targets(
     missing = [("database", name, f"--database {name}=URL") for name in manifest.databases if name not in databases]
     missing += [("folder", name, f"--folder {name}=PATH") for name in sorted(manifest.folders) if name not in folders]
     for kind, name, option in missing:
-        what = f"the backup holds the {kind} {name}, and the command does not say where to restore it"
-        raise ConfigError(what, where=str(archive), remedy=f"add {option}")
+        problem = f"the backup holds the {kind} {name}, and the command does not say where to restore it"
+        raise ConfigError(problem, where=str(archive), remedy=f"add {option}")
     for name, kind in manifest.databases.items():
         if databases[name].kind != kind:
             raise ConfigError(

@@ -103,13 +103,14 @@ def _request(url: str, path: str, key: str | None, body: bytes | None = None) ->
     return document
 
 
-def _refusal(status: int, problem: Mapping[str, Any], where: str) -> TowlineError:
-    what, detail = f"{status} {problem.get('title') or responses.get(status, '')}", str(problem.get("detail") or "")
+def _refusal(status: int, document: Mapping[str, Any], where: str) -> TowlineError:
+    problem = f"{status} {document.get('title') or responses.get(status, '')}"
+    detail = str(document.get("detail") or "")
     if status in (401, 403):
-        return ConfigError(what, where=where, remedy=f"set {KEY} to a key created with `towline keys create`")
+        return ConfigError(problem, where=where, remedy=f"set {KEY} to a key created with `towline keys create`")
     if status in (429, 503):
-        return TransientError(what, where=where, remedy=detail or "try again when /readyz answers 200")
-    return ConfigError(what, where=where, remedy=detail or _REMEDY)
+        return TransientError(problem, where=where, remedy=detail or "try again when /readyz answers 200")
+    return ConfigError(problem, where=where, remedy=detail or _REMEDY)
 
 
 def _not_towline(url: str) -> ConfigError:
