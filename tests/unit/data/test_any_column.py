@@ -123,6 +123,26 @@ def test_numbers_in_one_other_notation_are_read(tmp_path: Path) -> None:
     assert contract.features(pd.DataFrame({"x": ["1,234.50"]}))["x"].iloc[0] == 1234.5
 
 
+def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
+    texts = [f"1.{row:03},50 €" for row in range(ROWS)]
+    _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")
+    assert rows["x"].tolist() == [1_000.5 + row for row in range(ROWS)]
+    assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
+
+
+def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
+    """It is read with a warning; a column without a name gets that of pandas."""
+    frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
+    frame.assign(y=np.arange(ROWS) / 7).to_csv(tmp_path / "t.csv", encoding="cp1252")
+    config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
+    dataset = load_dataset(config.data, tmp_path, tmp_path, None)
+    rows = read_snapshot(dataset, tmp_path)
+    assert list(rows.columns) == ["Unnamed: 0", "Größe", "Ort", "y"]
+    assert set(rows["Ort"]) == {"Köln", "Nîmes", "Åre", "20 €"}
+    (warning,) = (rule for rule in check_dataset(dataset) if rule.rule == "encoding")
+    assert "Windows-1252" in warning.detail
+
+
 @pytest.mark.parametrize(
     ("pattern", "values"),
     [

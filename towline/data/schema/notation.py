@@ -160,8 +160,9 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
 def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> Iterator[ValueFormat]:
     """The format that reads all sampled numbers, or all sampled values as dates, if there is one meaning only."""
     texts, weights = _distinct_texts(column.to_pandas())
-    if texts and fmt.decimal == "." and not fmt.thousands:
-        marks = [{"decimal": other.decimal, "thousands": other.thousands} for _, _, other in _NUMBERS]
+    if texts and not fmt.thousands:
+        options = [other for _, _, other in _NUMBERS if fmt.decimal in (".", other.decimal)]
+        marks = [{"decimal": other.decimal, "thousands": other.thousands} for other in options]
         formats = [fmt, *(fmt.model_copy(update=changes) for changes in marks)]
         if _has_commas_between_thousands(texts, fmt.unit):
             formats = [other for other in formats if other.decimal != ","]

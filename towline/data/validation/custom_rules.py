@@ -125,7 +125,10 @@ def _share(rows: int, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def check_dataset(dataset: Dataset) -> Iterator[Rule]:
-    """Warns of values that were read as null and of rows that were left out."""
+    """Warns of values that were read as null, rows that were left out, and files that are not UTF-8."""
+    for encoding in dataset.encodings:
+        detail = f"a file is not UTF-8 and was read as {encoding}; save it as UTF-8 if accents look wrong"
+        yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
         detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
