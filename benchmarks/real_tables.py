@@ -81,6 +81,7 @@ PAGE = """# Results on real tables
 `benchmarks/real_tables.py` wrote this page. It says how each figure is measured. No table is left out by hand.
 
 - **gap**: how far the score is below that of the better of the two other models, relative to it; negative means ahead.
+- **careful**, **skrub**: empty if the model failed on the table.
 - **peak MB**: the resident memory of all processes of the project together, about 700 MB of it the Prefect server and
   the helper process.
 - **differing**: rows, of at most 300, whose answers differ between `towline score`, `towline.load` and the HTTP
@@ -397,9 +398,9 @@ def summarize(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def write_page(frame: pd.DataFrame, path: Path) -> None:
+def write_page(frame: pd.DataFrame, path: Path, note: str) -> None:
     """The page of results: a summary and a table for each collection."""
-    lines = [PAGE]
+    lines = [PAGE, *([note, ""] if note else [])]
     for collection, rows in frame.groupby("collection", sort=False):
         lines += [f"## {collection}", "", *(f"- {line}" for line in summarize(rows)), ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
@@ -445,6 +446,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, help="CSV with the columns table (name of a file) and target")
     parser.add_argument("--results", type=Path, help="JSON lines: results are added, tables in it are skipped")
     parser.add_argument("--output", type=Path, help="file for the page of results, as Markdown")
+    parser.add_argument("--note", default="", help="a paragraph of the page, such as on the machine")
     arguments = parser.parse_args()
     if arguments.folder and not arguments.labels:
         parser.error("--folder needs --labels")
@@ -487,7 +489,7 @@ def main() -> None:
     for collection, rows in frame.groupby("collection", sort=False):
         print("\n".join([str(collection), *summarize(rows), ""]))
     if arguments.output:
-        write_page(frame, arguments.output)
+        write_page(frame, arguments.output, arguments.note)
 
 
 if __name__ == "__main__":
