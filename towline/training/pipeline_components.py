@@ -82,13 +82,14 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         task: of the contract; the targets are numbers or class positions.
-        components: largest number of components of a column.
+        components: largest number of components of a column; one for 200 rows.
         terms: largest number of n-grams of a column: the most frequent ones that occur in at least two texts.
         rows: largest number of rows to learn from; they are selected evenly over the table.
         random_state: seed of the truncated SVD and of the folds.
     """
 
     FOLDS = 5
+    ROWS_PER_COMPONENT = 200  # in small tables more components are noise
     MAX_SCORES = 30  # the most frequent classes
 
     def __init__(
@@ -155,7 +156,8 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         projection = TextProjection(analyzer, vocabulary, weights, np.zeros((len(ranked), 1)))
         if ranked:
             matrix = self._matrix(projection, sample)
-            svd = TruncatedSVD(min(self.components, *matrix.shape), random_state=self.random_state).fit(matrix)
+            components = min(self.components, max(1, len(sample) // self.ROWS_PER_COMPONENT), *matrix.shape)
+            svd = TruncatedSVD(components, random_state=self.random_state).fit(matrix)
             coefficients = self._regress(matrix, targets[chosen])
             projection = replace(projection, components=np.column_stack([svd.components_.T, coefficients]))
         self.analyzers_.append(analyzer)
