@@ -145,7 +145,7 @@ class _CrossValidation:
             train = self._sample_rows(train)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted = self.config.package.trusted
-                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, len(train))
+                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
                 model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
@@ -167,6 +167,9 @@ class _CrossValidation:
         if len(train) <= limit:
             return train
         return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
+
+    def _build(self, params: dict[str, Any]) -> Model:
+        return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
 
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; towline's own candidates need no such check."""

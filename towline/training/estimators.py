@@ -53,9 +53,6 @@ _BOOSTING = {
 }
 # chosen on real tables (benchmarks/defaults.py): without regularization, boosting diverges on rare classes
 _STOPPED = {"max_iter": 500, "early_stopping": True, "n_iter_no_change": 20, "l2_regularization": 1.0}
-# below 3,000 rows a tenth of them is too few to stop by: without, the score is 1.4 % better on the mean of 46 tables
-_FIXED = {"max_iter": 200, "learning_rate": 0.05, "early_stopping": False, "l2_regularization": 1.0}
-SMALL_FIT = 3_000
 _LEAVES = {"max_leaf_nodes": 4000}  # limits the stored forest to about 13 MB
 # defaults of the boosting libraries: no output and no files. Like scikit-learn's trees they need no scaled columns
 _BOOSTING_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -90,7 +87,6 @@ def build_model(
     seed: int,
     params: Mapping[str, Any] | None = None,
     trusted: Sequence[str] = (),
-    rows: int | None = None,
 ) -> Model:
     """An unfitted pipeline of ``prepare`` (a ColumnTransformer, float64) and ``estimate``; for classes, a Classifier.
 
@@ -105,15 +101,12 @@ def build_model(
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate.
         trusted: ``package.trusted`` of the config.
-        rows: number of rows that the model will be fitted on; the built-in boosting stops early if there are many.
 
     Raises:
         ConfigError: an unknown name, class or parameter, a class of the wrong kind, or one that may not be used.
         FitError: there is no feature column.
     """
     spec = _find_estimator(candidate, contract.task, trusted)
-    if spec.defaults is _STOPPED and rows is not None and rows < SMALL_FIT:
-        spec = spec._replace(defaults=_FIXED)
     estimate = _create_estimator(candidate, spec, contract.task, seed, {**candidate.params, **(params or {})})
     pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed)), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline

@@ -164,7 +164,7 @@ def fit_history(
     features, targets, trend = subset.features.iloc[positions], subset.labels[positions], None
 
     def fit_rows(rows: np.ndarray, target: np.ndarray) -> Model:
-        model = build_model(candidate, contract, config.seed, chosen.params, config.package.trusted, len(rows))
+        model = build_model(candidate, contract, config.seed, chosen.params, config.package.trusted)
         if isinstance(model, Classifier):
             model.threshold = chosen.threshold
         options: dict[str, Any] = {}

@@ -220,16 +220,6 @@ def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:
         assert (model.predict(contract.features(head)) == head["y"]).mean() > 0.95
 
 
-def test_boosting_stops_early_in_a_large_table_only(mixed: pd.DataFrame) -> None:
-    """The user's parameters come first."""
-    contract = _contract(mixed)
-    small, large = (build_model(Candidate(estimator="boosting"), contract, 7, rows=rows)[-1] for rows in (500, 50_000))
-    assert (small.early_stopping, large.early_stopping) == (False, True)
-    chosen = Candidate(estimator="boosting", params={"early_stopping": True, "max_iter": 77})
-    model = build_model(chosen, contract, 7, rows=500)[-1]
-    assert (model.early_stopping, model.max_iter) == (True, 77)
-
-
 def test_scores_of_texts_are_cross_fitted() -> None:
     """The target has nothing to do with the texts: their score must not tell the training rows' targets."""
     rng = np.random.default_rng(6)
