@@ -168,9 +168,6 @@ class _CrossValidation:
             return train
         return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
 
-    def _build(self, params: dict[str, Any]) -> Model:
-        return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
-
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
         if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
