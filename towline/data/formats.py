@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
-_MAX_RUN = 2  # letters in succession that are not ASCII
+_MAX_NON_ASCII_RUN = 2  # letters in a row
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
@@ -196,8 +196,8 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        if western := _decode_windows_1252(raw):
-            return western, "Windows-1252"
+        if converted := _decode_windows_1252(raw):
+            return converted, "Windows-1252"
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"neither UTF-8 nor Windows-1252: byte {raw[error.start]:#04x} at position {error.start}",
@@ -208,16 +208,19 @@ def _read_text(path: Path) -> tuple[bytes, str]:
 
 
 def _decode_windows_1252(raw: bytes) -> bytes:
-    """Text of a Western European language as UTF-8; empty if it is not Windows-1252 or Latin-1.
+    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding.
 
-    Letters of such a language that are not ASCII seldom follow each other; in other encodings whole words do.
+    In Western European languages more than two non-ASCII letters in a row are rare. A text in another alphabet, decoded
+    as Windows-1252, has whole words of them.
     """
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
         return b""
-    runs = [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
-    return text.encode() if sum(length > _MAX_RUN for length in runs) <= 0.02 * len(runs) else b""
+    run_lengths = [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
+    return (
+        text.encode() if sum(length > _MAX_NON_ASCII_RUN for length in run_lengths) <= 0.02 * len(run_lengths) else b""
+    )
 
 
 def _decode_utf16(raw: bytes) -> bytes:

@@ -167,7 +167,7 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
     target = "continuous" if contract.task == "regression" else "auto"
     encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
     reference = contract.age_reference
-    kinds["age"] = [*(column.name for column in contract.dated_columns), *([reference] if reference else [])]
+    kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
     components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
         "number": make_pipeline(impute, *scale),

@@ -281,7 +281,7 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
         ("y,a", {}, ["a header, but no row"]),
         ("y;a\n1;2\n", {}, ["';'", "data.separator"]),
         ("y\ta,b\n1\t2\n", {"separator": "|"}, ["data.separator"]),
-        ("y,a\n1,b\n2,ночь\n".encode("cp1251"), {}, ["neither UTF-8 nor", "0xed", "t.csv:3", "iconv"]),
+        (b"y,a\n1,b\n2,\xed\xee\xf7\xfc\n", {}, ["neither UTF-8 nor", "0xed", "t.csv:3", "iconv"]),
         ("y,a\n1,2\n\n1,2,3\n", {}, ["3 fields, but the header has 2", "t.csv:4"]),
         ('y,a\n1,2\n1,"2\n1,2\n', {}, ["t.csv:3", "never closed"]),
         ("y,a,a\n1,2,3\n", {}, ["the same name", "'a'"]),

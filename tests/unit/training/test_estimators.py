@@ -176,7 +176,7 @@ def test_class_weights() -> None:
 @pytest.mark.parametrize("name", ["linear", "forest", "boosting"])
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_words_of_a_text_are_learned(name: str, task: str) -> None:
-    """Two of 2,000 words decide; a model of the text alone predicts the target of other rows."""
+    """Three words among 2,000 determine the target; a model of the text alone predicts it on other rows."""
     rng = np.random.default_rng(5)
     subject = rng.integers(0, 3, 1_500)
     signal = np.array(["excellent", "broken", "average"])[subject]
@@ -221,14 +221,14 @@ def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:
 
 
 def test_scores_of_texts_are_cross_fitted() -> None:
-    """The target has nothing to do with the texts: their score must not tell the training rows' targets."""
+    """The target does not depend on the texts: cross-fitted scores of the training rows do not correlate with it."""
     rng = np.random.default_rng(6)
     texts = pd.DataFrame({"t": [" ".join(rng.choice(WORDS, 12)) for _ in range(1_000)]})
     target = rng.normal(size=1_000)
     encoder = TextEncoder("regression", random_state=0)
     score = encoder.fit_transform(texts, target)[:, -1]
     assert abs(np.corrcoef(score, target)[0, 1]) < 0.15
-    assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # learned by heart
+    assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # not cross-fitted
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Contract(Frozen):
         return tuple(column for column in self.columns if column.role == "feature" or column.derive)
 
     @property
-    def dated_columns(self) -> tuple[Column, ...]:
+    def age_columns(self) -> tuple[Column, ...]:
         """The columns whose age or days a model uses."""
         return tuple(column for column in self.columns if {"age", "days"} & set(column.derive))
 

@@ -42,7 +42,7 @@ _DATES = (
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _CURRENCY = r"[$€£¥₹]|us\$|usd|eur|gbp|chf|jpy|inr"
-# no single letters but the usual ones: 12A and 7B are codes
+# single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     rf"{_CURRENCY}|%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
     r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
@@ -179,9 +179,10 @@ def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
 
 
 def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
-    """Whether commas can be no decimal marks: all stand before three digits, and not all numbers have one.
+    """Whether the commas separate thousands: each stands before three digits, and some numbers have none.
 
-    Decimals have as many digits everywhere, or trailing zeros are cut off. Currencies have no three decimals.
+    With a decimal comma, either all numbers have the same number of decimals, or some have fewer than three. Prices do
+    not have three decimals, so for a currency all numbers may have a comma.
     """
     plain = [remove_unit(text, unit) if unit else text.strip() for text in texts]
     numbers = [text for text in plain if re.fullmatch(r"[+-]?[\d,]*\d(\.\d+)?", text, re.ASCII)]

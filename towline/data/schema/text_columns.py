@@ -16,7 +16,7 @@ from towline.data.schema.values import (
     DECIMAL_YEAR,
     NULL_MARKERS,
     PLAIN,
-    TEXTUAL,
+    TEXT_KINDS,
     Spelling,
     ValueFormat,
     ValueReader,
@@ -97,7 +97,7 @@ def conform_batch(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> 
 
 def _parse_as(column: pa.Array, reader: ValueReader) -> pa.Array:
     texts = large_text(pa.chunked_array([column]))
-    if reader.kind in TEXTUAL:
+    if reader.kind in TEXT_KINDS:
         return pa.array(_by_distinct(texts, reader.read, np.dtype(object)), pa.large_string())
     if reader.kind not in _PARSERS:
         return column

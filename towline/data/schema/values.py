@@ -35,7 +35,7 @@ _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits ma
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
-TEXTUAL: frozenset[Kind] = frozenset({"category", "text"})  # kinds whose canonical values are texts
+TEXT_KINDS: frozenset[Kind] = frozenset({"category", "text"})  # kinds with canonical values of type str
 
 
 class ValueFormat(Frozen):
@@ -225,7 +225,7 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
 
 
 def remove_unit(text: str, unit: str) -> str:
-    """A number without its unit, and without spaces beside it.
+    """Removes the currency or unit from a number that is text, and the spaces around it.
 
     Example:
         >>> remove_unit("-$ 1,250.50", "$"), remove_unit("70 KG", "kg")

@@ -156,7 +156,7 @@ def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
     times = None if reference is None else features[reference].to_numpy()
     columns += [
         _Column(column.name, compute_ages(features[column.name].to_numpy(), times), True, True)
-        for column in contract.dated_columns
+        for column in contract.age_columns
     ]
     return [column for column in columns if not np.isnan(column.values).all()]
 

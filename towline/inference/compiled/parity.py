@@ -84,8 +84,10 @@ def certify(
     for table in rows.values():
         for begin in range(0, len(table), CHUNK_ROWS):
             part = table.iloc[begin : begin + CHUNK_ROWS].reset_index(drop=True)
-            sizes = _sizes_of_terms(plan, part, contract)
-            misses, distance = _differences(scorer.predict_frame(part), predict(model, part, contract), contract, sizes)
+            scales = _error_scales(plan, part, contract)
+            misses, distance = _differences(
+                scorer.predict_frame(part), predict(model, part, contract), contract, scales
+            )
             wrong += misses
             largest = max(largest, float(distance.max(initial=0.0)))
             same += int((distance == 0).sum())
@@ -103,23 +105,27 @@ def certify(
     return certificate, written.getvalue() if holds else b""
 
 
-def _sizes_of_terms(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """(n,) what a difference of a value is relative to, at least 1: large terms may add up to a small value."""
+def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """(n,) scales that differences are divided by, at least 1.
+
+    Rounding errors of a linear model are relative to the sum of its absolute terms, which may be far larger than its
+    value.
+    """
     if contract.classes or not isinstance(plan.scorer, LinearSum):
         return np.ones(len(features))
     columns = [features[column.name].to_numpy() for column in contract.feature_columns]
-    sizes: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_sizes(plan.derive(columns)).max(axis=1))
-    return sizes
+    scales: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_absolute_terms(plan.derive(columns)).max(axis=1))
+    return scales
 
 
 def _differences(
-    predictions: Predictions, expected: Predictions, contract: Contract, sizes: np.ndarray
+    predictions: Predictions, expected: Predictions, contract: Contract, scales: np.ndarray
 ) -> tuple[int, np.ndarray]:
     """The number of rows with another class, and the largest difference in each row (n,)."""
     if not contract.classes:
         truth = expected.labels.astype(np.float64)
         equal = (predictions.labels == truth) | (np.isnan(predictions.labels) & np.isnan(truth))
-        difference = np.abs(predictions.labels - truth) / np.maximum(sizes, np.abs(truth))
+        difference = np.abs(predictions.labels - truth) / np.maximum(scales, np.abs(truth))
         return 0, np.where(equal, 0.0, _nan_as_inf(difference))
     wrong = int((predictions.labels.astype(object) != expected.labels.astype(object)).sum())
     if expected.probabilities is None or predictions.probabilities is None:

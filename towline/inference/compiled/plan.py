@@ -115,7 +115,7 @@ class CalendarLookup:
 
 
 class AgeColumn(NamedTuple):
-    """A number that is derived: the age of the date in input column ``column`` at the time in ``time``, or its days."""
+    """The age in days of the date in column ``column`` at the time in column ``time``; None: its days since 1970."""
 
     column: int
     time: int | None
@@ -192,7 +192,7 @@ class LinearSum:
             total += term
         return total
 
-    def sum_of_sizes(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def sum_of_absolute_terms(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         """(n, outputs) sums of the terms' absolute values, to which rounding errors are relative."""
         total = np.repeat(np.abs(self.start)[None, :], len(columns[0]), axis=0)
         for term in self._terms(columns):
