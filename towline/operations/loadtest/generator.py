@@ -8,6 +8,7 @@ The API key comes from ``TOWLINE_API_KEY``. ``--results FILE`` writes exact late
 while the test runs, and at its end.
 """
 
+import contextlib
 import gc
 import itertools
 import json
@@ -82,17 +83,24 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="duration of the open loop")
 
 
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _prepare(environment: Any, **_: Any) -> None:
+    """Fetches the rows before the test starts: its duration includes what is done after that."""
+    with contextlib.suppress(TowlineError):  # reported when the test starts
+        _fetch_rows(environment.host or "")
+
+
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _start(environment: Any, **_: Any) -> None:
     host, options = environment.host or "", environment.parsed_options
     try:
-        bodies = find_target(host, os.environ.get(KEY)).bodies
+        if host not in _bodies:
+            _fetch_rows(host)
     except TowlineError as error:
         print(error)
         environment.process_exit_code = error.exit_code
         environment.runner.quit()
         return
-    _bodies[host] = itertools.cycle([body.decode() for body in bodies])
     if options and options.results:
         recorder = Recorder(Path(options.results))
         environment.events.request.add_listener(recorder.add)
@@ -100,6 +108,11 @@ def _start(environment: Any, **_: Any) -> None:
         if options.csv_prefix:  # Locust writes its CSV files once a second, and not at the end
             environment.events.quitting.add_listener(lambda **_: gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1))
         gevent.spawn(recorder.write_periodically)
+
+
+def _fetch_rows(host: str) -> None:
+    bodies = find_target(host, os.environ.get(KEY)).bodies
+    _bodies[host] = itertools.cycle([body.decode() for body in bodies])
 
 
 class PredictionUser(FastHttpUser):
