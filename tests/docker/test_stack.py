@@ -1,4 +1,4 @@
-"""docker-compose.yml, from a clean checkout to answers, with its parts taken away."""
+"""docker-compose.yml from a clean checkout: training, serving, failures of components, backup."""
 
 import json
 import os
@@ -27,7 +27,7 @@ MODEL = "bike-demand"
 
 @pytest.fixture(scope="module")
 def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
-    """Up, with a first version trained through the profile."""
+    """The running stack, with a first version trained through the profile."""
     stack = ComposeStack(tmp_path_factory.mktemp("checkout"))
     stack.write()
     stack.compose("down", "-v", check=False)
@@ -42,37 +42,37 @@ def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def outcome(stack: ComposeStack) -> dict[str, Any]:
-    """What the first run came to."""
-    done = stack.towline("--profile", "compose", "run", CONFIG, "--json")
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    """The outcome of the first run."""
+    result = stack.towline("--profile", "compose", "run", CONFIG, "--json")
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads(result.stdout))
 
 
 @pytest.fixture(scope="module")
 def key(stack: ComposeStack, outcome: dict[str, Any]) -> str:
     wait_until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
-    wait_until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy has seen it")
-    done = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
-    return str(json.loads(done.stdout)["key"])
+    wait_until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy routes to the service")
+    result = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
+    return str(json.loads(result.stdout)["key"])
 
 
 def inside(stack: ComposeStack, *words: str) -> Any:
-    """A command in the worker, as JSON."""
+    """Runs a command in the worker; returns its JSON."""
     return json.loads(stack.compose("exec", "-T", "worker", "towline", *words, "--json").stdout)
 
 
-def test_it_does_not_start_without_secrets(engine: "DockerClient", tmp_path: Path) -> None:
-    """With .env as it is copied, Compose names one that is missing."""
+def test_stack_without_secrets_does_not_start(engine: "DockerClient", tmp_path: Path) -> None:
+    """With a copy of .env.example, Compose names a missing secret."""
     stack = ComposeStack(tmp_path)
     shutil.copy(tmp_path / ".env.example", tmp_path / ".env")
-    done = stack.compose("config", check=False)
-    assert done.returncode != 0
-    named = re.findall(r"set (\w+) in \.env", done.stderr)
-    assert set(named) & stack.secrets.keys(), done.stderr
+    result = stack.compose("config", check=False)
+    assert result.returncode != 0
+    missing = re.findall(r"set (\w+) in \.env", result.stderr)
+    assert set(missing) & stack.secrets.keys(), result.stderr
 
 
-def test_a_run_of_the_profile_is_seen_everywhere(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
-    """The worker ran it; Prefect has the run, MLflow the version, the API the model, Prometheus its traffic."""
+def test_run_is_in_prefect_mlflow_api_and_prometheus(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
+    """Prefect has the run of the worker, MLflow the version, the API the model, Prometheus its requests."""
     assert outcome["event"] == "promoted"
     run = stack.prefect(f"/api/flow_runs/{outcome['page'].rpartition('/')[2]}")
     assert (run["state"]["name"], run["work_pool_name"]) == ("Completed", "towline")
@@ -83,36 +83,37 @@ def test_a_run_of_the_profile_is_seen_everywhere(stack: ComposeStack, outcome: d
     status, answer = stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
     assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
     wait_until(
-        lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has seen the request"
+        lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has scraped the request"
     )
     wait_until(
-        lambda: len(stack.query('up{job=~"service|status"} == 1')) == 3, "Prometheus reaches the services and the watch"
+        lambda: len(stack.query('up{job=~"service|status"} == 1')) == 3,
+        "Prometheus scrapes the services and the status server",
     )
 
 
-def test_the_service_answers_as_the_release_does(
+def test_service_predicts_as_the_release_does(
     stack: ComposeStack, outcome: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
-    """The release, copied out and opened in this process, gives the same numbers to the last bit."""
-    place = f"{stack.container('worker')}:/store/{outcome['release']}"
+    """The release, copied out and opened in this process, gives exactly the same numbers."""
+    source = f"{stack.container('worker')}:/store/{outcome['release']}"
     folder = tmp_path / Path(outcome["release"]).name
-    subprocess.run(["docker", "cp", place, str(folder)], check=True, capture_output=True)
+    subprocess.run(["docker", "cp", source, str(folder)], check=True, capture_output=True)
     rows = json.loads((folder / "probe.json").read_bytes())["rows"]
     status, answer = stack.ask("SERVICE", "/predict", {"rows": rows}, key=key)
     assert status == 200
     assert answer["predictions"] == open_release(folder).predict_rows(rows).predictions
 
 
-def test_every_part_says_that_it_is_well(stack: ComposeStack, key: str) -> None:
-    """What has a health check passes it, and what is to end has ended."""
+def test_every_container_is_healthy(stack: ComposeStack, key: str) -> None:
+    """Containers with a health check pass it; one-time containers have ended with success."""
     lasting = ("postgres", "mlflow", "prefect", "worker", "service-a", "service-b", "proxy", "status", "prometheus")
     for part in (*lasting, "alertmanager"):
         wait_until(lambda part=part: stack.state(part) == "healthy", f"{part} is healthy")
     assert stack.state("prepare") == "exited"
 
 
-def test_only_those_with_a_key_or_password_get_in(stack: ComposeStack, key: str) -> None:
-    """The API, MLflow and Prefect refuse who does not say who they are; metrics are not for the outside at all."""
+def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
+    """The API, MLflow and Prefect refuse anonymous requests; metrics are not published."""
     assert stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]})[0] == 401
     assert stack.ask("SERVICE", "/metrics", key=key)[0] == 404
     assert stack.ask("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
@@ -125,8 +126,8 @@ def test_only_those_with_a_key_or_password_get_in(stack: ComposeStack, key: str)
         assert "proxy" in line or all(port.startswith("127.0.0.1:") for port in published), line
 
 
-def test_predictions_go_on_while_the_stores_are_away(stack: ComposeStack, key: str) -> None:
-    """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: nobody notices."""
+def test_predictions_continue_while_the_stores_are_down(stack: ComposeStack, key: str) -> None:
+    """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: no request fails."""
     port, stores = int(stack.env["SERVICE_PORT"]), ("postgres", "mlflow", "prefect")
     with CountingLoad(port, key, [BIKE_ROW]) as load:
         time.sleep(1)
@@ -145,11 +146,11 @@ def test_predictions_go_on_while_the_stores_are_away(stack: ComposeStack, key: s
     wait_until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")
 
 
-def test_a_backup_holds_it_all(stack: ComposeStack, key: str) -> None:
-    """The service for it writes one file, with every database, whose digests and predictions hold."""
+def test_backup_service(stack: ComposeStack, key: str) -> None:
+    """The service for backups writes one file with every database; its digests and predictions are verified."""
     stack.compose("run", "--rm", "backup")
-    told = stack.compose("run", "--rm", "backup", "restore", "/backups/towline.tar.zst", "--verify-only", "--json")
-    assert json.loads(told.stdout[told.stdout.index("{") :])["models"], told.stdout
+    result = stack.compose("run", "--rm", "backup", "restore", "/backups/towline.tar.zst", "--verify-only", "--json")
+    assert json.loads(result.stdout[result.stdout.index("{") :])["models"], result.stdout
     file = stack.folder / "backups" / "towline.tar.zst"
     listed = subprocess.run(["tar", "--zstd", "-tf", str(file)], capture_output=True, text=True, check=True).stdout
     for name in ("mlflow", "mlflow_auth", "prefect", "ledger"):
@@ -157,7 +158,7 @@ def test_a_backup_holds_it_all(stack: ComposeStack, key: str) -> None:
 
 
 def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
-    """Ledger, runs, versions, keys and the log of predictions are what they were."""
+    """Ledger, runs, versions, keys and the prediction log are as before."""
     stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
     ledger = inside(stack, "history", "--all")
     runs = {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
@@ -173,8 +174,8 @@ def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any],
     assert inside(stack, "log", "show", MODEL)["rows"] >= rows > 1000
 
 
-def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: ComposeStack, key: str) -> None:
-    """Killed amid a run it says nothing; when it is back, the run is told Crashed and is run again, to its end."""
+def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> None:
+    """The killed worker reports nothing; after its restart the run is set to Crashed and run again, to its end."""
     words = (
         "--profile",
         "compose",
@@ -186,17 +187,17 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Compose
         "data.detrend=null",
         "--json",
     )
-    asked = subprocess.Popen(
+    client = subprocess.Popen(
         [TOWLINE, *words],
         cwd=stack.folder,
         env=bare_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
 
     def under_way() -> list[Any]:
-        runs = stack.prefect("/api/flow_runs/filter", wanted)
+        runs = stack.prefect("/api/flow_runs/filter", running)
         tasks = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
         done = [task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"]
         return runs if len(done) >= 3 else []
@@ -209,7 +210,7 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Compose
         state = stack.prefect(f"/api/flow_runs/{number}")["state"]
         return state if state["type"] not in ("PENDING", "RUNNING", "SCHEDULED", "CANCELLING") else None
 
-    assert wait_until(lambda: ended(run["id"]), "it is told", 240)["type"] == "CRASHED"
+    assert wait_until(lambda: ended(run["id"]), "the run is set to Crashed", 240)["type"] == "CRASHED"
 
     def again() -> Any:
         runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})
@@ -222,14 +223,16 @@ def test_a_killed_worker_leaves_no_zombie_and_its_run_is_finished(stack: Compose
     assert {"validate", "split"} <= {
         task["name"].rpartition("-")[0] for task in tasks if task["state"]["name"] == "Cached"
     }
-    asked.kill()
-    asked.wait()
+    client.kill()
+    client.wait()
 
 
-def test_no_secret_gets_out(stack: ComposeStack, engine: "DockerClient", key: str) -> None:
-    """No byte of an image, a log line or a container's description holds one, but for the environment asked for."""
+def test_secrets_are_only_in_the_environment(stack: ComposeStack, engine: "DockerClient", key: str) -> None:
+    """No image, log line or container description holds a secret, except the environment that needs it."""
     planted = (MARKER.encode(), key.encode())
-    for image in at_least_one({one.image.id for one in engine.containers.list(all=True, filters={"name": NAME})}):
+    for image in at_least_one(
+        {container.image.id for container in engine.containers.list(all=True, filters={"name": NAME})}
+    ):
         names = engine.images.get(image).tags
         if not any(name.startswith("towline/") for name in names):
             continue  # not ours: nothing of the stack's went into it
@@ -247,5 +250,5 @@ def test_no_secret_gets_out(stack: ComposeStack, engine: "DockerClient", key: st
         text = json.dumps(described).encode()
         assert not any(secret in text for secret in planted), container.name
     service = engine.containers.get(stack.container("service-a")).attrs["Config"]["Env"]
-    held = {name for name, value in stack.secrets.items() if any(value in line for line in service)}
-    assert held == {"LEDGER_DB_PASSWORD"}
+    exposed = {name for name, value in stack.secrets.items() if any(value in line for line in service)}
+    assert exposed == {"LEDGER_DB_PASSWORD"}

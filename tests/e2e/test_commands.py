@@ -1,4 +1,4 @@
-"""Every command as a stranger meets it: help, JSON, exit codes, nothing on the screen that does not belong there."""
+"""All commands in the installed program: help, JSON output, exit codes, and a screen without unrelated output."""
 
 import json
 import os
@@ -44,7 +44,7 @@ socket.socket.connect, socket.getaddrinfo = connect, resolve
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
-    """A store whose every process tells of the addresses it asks for."""
+    """A store on which every process records the addresses that it connects to."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "guard").mkdir()
     (folder / "guard" / "sitecustomize.py").write_text(GUARD)
@@ -59,7 +59,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands
 
 @pytest.fixture(scope="module")
 def ran(commands: StoreCommands) -> tuple[str, str]:
-    """What the first run on the store printed, to stdout and to stderr."""
+    """The output of the first run on the store: stdout and stderr."""
     code, out, err = commands.run()
     assert code == 0, err
     return out, err
@@ -74,15 +74,15 @@ def list_commands(group: click.Group = main, path: str = "towline") -> Iterator[
 
 @pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in list_commands()])
 def test_each_command_has_an_example_and_json(name: str, command: click.Command) -> None:
-    """Its help shows how it is called, on lines that can be copied; what prints a result can print JSON."""
-    told = command.get_help(click.Context(command, info_name=name))
-    assert re.search(rf"Examples?:\n +{name}", told)
+    """Help has examples that can be copied; a command that prints a result has --json."""
+    text = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"Examples?:\n +{name}", text)
     assert "…" not in command.get_short_help_str(80)
-    assert isinstance(command, click.Group) or "--json" in told
+    assert isinstance(command, click.Group) or "--json" in text
 
 
-def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str]) -> None:
-    """No warning, log line or traceback of a library; one plain line a step where stderr is no terminal."""
+def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
+    """No library prints a warning, log line or traceback; without a terminal, stderr has one plain line per step."""
     out, err = ran
     assert [re.fullmatch(r"✓ [a-zA-Z -]+ +\d+\.\d s(  .+)?", text) for text in err.splitlines()].count(None) == 0
     assert len(err.splitlines()) == 16
@@ -100,8 +100,8 @@ def test_a_run_prints_steps_and_a_summary_and_nothing_else(ran: tuple[str, str])
     assert [text for text in out.splitlines() if not any(re.fullmatch(shape, text) for shape in shapes)] == []
 
 
-def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """Each step says that it is done; Prefect's own line on each task would say the same again."""
+def test_prefect_log_has_one_line_per_step(ran: tuple[str, str], commands: StoreCommands) -> None:
+    """Each step logs its end once; Prefect's own line for the same task is not added."""
     server = servers.find(commands.settings, "prefect")
     assert server is not None
     (run,) = [run for run in commands.query_prefect("flow_runs") if run["name"].startswith(MODEL)][-1:]
@@ -113,21 +113,21 @@ def test_the_log_of_a_run_in_prefect_tells_each_step_once(ran: tuple[str, str], 
         request = Request(f"{server.url}/api/logs/filter", query, {"Content-Type": "application/json"})
         with urlopen(request, timeout=30) as answer:  # on loopback
             lines = [entry["message"] for entry in json.load(answer)]
-    done = [text.partition(" done in ")[0] for text in lines if " done in " in text]
-    assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(done)
-    assert len(done) == len(set(done))
+    step_names = [text.partition(" done in ")[0] for text in lines if " done in " in text]
+    assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(step_names)
+    assert len(step_names) == len(set(step_names))
     assert "Finished in state Completed()" not in lines
 
 
-def test_no_address_but_loopback_is_asked_for(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """Neither the run nor the servers it starts try to reach a network."""
+def test_only_loopback_addresses_are_used(ran: tuple[str, str], commands: StoreCommands) -> None:
+    """Neither the run nor the servers that it starts connect to a network."""
     attempts = Path(commands.environment["ATTEMPTS"])
     assert not attempts.exists() or attempts.read_text() == ""
 
 
 def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """Success or error: stdout holds one document, and errors name their code."""
-    for words, expected in (
+    """On success and on error, stdout holds one JSON document; errors include their code."""
+    for arguments, expected in (
         (["models"], 0),
         (["models", MODEL], 0),
         (["show", MODEL], 0),
@@ -149,28 +149,28 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreC
         (["nonsense"], 2),
     ):
         code, out, err = (
-            commands.run(*words[1:], "--json", command=words[0])
-            if words[0] != "run"
-            else commands.run(*words[2:], "--json")
+            commands.run(*arguments[1:], "--json", command=arguments[0])
+            if arguments[0] != "run"
+            else commands.run(*arguments[2:], "--json")
         )
-        assert code == expected, (words, err)
+        assert code == expected, (arguments, err)
         document = json.loads(out)
         if code:
-            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, words
+            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, arguments
             assert "Traceback" not in err
-            assert err.splitlines()[-1].startswith(("error", "  ")), words
+            assert err.splitlines()[-1].startswith(("error", "  ")), arguments
 
 
-def test_names_that_are_nearly_right(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """The nearest model, command, option and key is named."""
+def test_misspelled_names_get_a_suggestion(ran: tuple[str, str], commands: StoreCommands) -> None:
+    """The error suggests the nearest model, command, option or key."""
     assert "did you mean bikes?" in commands.run("bikez", command="show")[2]
     assert "Did you mean 'models'?" in commands.run(command="modles")[2]
     assert "Did you mean '--json'?" in commands.run("--jsn", command="models")[2]
     assert "did you mean candidates?" in commands.run("--set", "candidats=[linear]")[2]
 
 
-def test_the_schema_is_a_json_schema_that_the_shipped_configs_meet(commands: StoreCommands) -> None:
-    """An editor can complete and check a config by it; the text names every key."""
+def test_shipped_configs_are_valid_under_the_json_schema(commands: StoreCommands) -> None:
+    """Editors can complete and check a config with the schema; its text form names every key."""
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(commands.run("schema", "--json", command="config")[1])
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -181,8 +181,8 @@ def test_the_schema_is_a_json_schema_that_the_shipped_configs_meet(commands: Sto
         assert f"\n{key}: " in f"\n{text}"
 
 
-def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
-    """Reading commands find nothing, say so and make nothing."""
+def test_commands_on_an_empty_store_say_how_to_start(tmp_path: Path) -> None:
+    """Commands that read find nothing, say what to do, and create no file."""
     config = write_bike_config(tmp_path)
     commands = StoreCommands(tmp_path / "none", config)
     assert "towline run" in commands.run(command="models")[1]
@@ -195,8 +195,8 @@ def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_outside_a_project_a_run_says_where_it_looked(tmp_path: Path) -> None:
-    """No flows here: exit code 2, and neither a store nor a server comes of it."""
+def test_run_outside_a_project_is_refused(tmp_path: Path) -> None:
+    """Without flows: exit code 2, and neither a store nor a server is created."""
     commands = StoreCommands(tmp_path / "store", write_bike_config(tmp_path))
     del commands.environment["TOWLINE_PROJECT"]
     code, _, err = commands.run()
@@ -207,7 +207,9 @@ def test_outside_a_project_a_run_says_where_it_looked(tmp_path: Path) -> None:
 
 
 def test_help_loads_no_heavy_library() -> None:
-    """Help is quick because it imports none of what it describes."""
+    """Help is fast because it imports none of the heavy libraries."""
     script = "import sys, towline.cli; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(
+        result.stdout.split()
+    )

@@ -1,4 +1,4 @@
-"""Ten thousand requests nobody would write, in every protocol: none is the service's fault."""
+"""Ten thousand invalid requests in every protocol: none causes a server error."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ TASKS = {
 }
 
 
-class Asked:
+class FuzzedService:
     """A service, how it answered so far, and what it announces."""
 
     def __init__(self, model: Model) -> None:
@@ -49,41 +49,42 @@ class Asked:
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        sent: list[Any] = []
+        messages: list[Any] = []
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
-            sent.append(message)
+            messages.append(message)
 
-        given = {"content-type": "application/json"} | (headers or {})
+        headers_sent = {"content-type": "application/json"} | (headers or {})
         scope = {
             "type": "http", "method": method, "path": path, "query_string": b"", "client": ("127.0.0.1", 1),
-            "headers": [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given.items()],
+            "headers": [(name.lower().encode(), text.encode("latin-1", "replace"))
+                for name, text in headers_sent.items()],
         }  # fmt: skip
         self.runner.run(self.app(scope, receive, send))
-        status = sent[0]["status"]
+        status = messages[0]["status"]
         self.statuses[status] += 1
-        return status, {name.decode(): value.decode() for name, value in sent[0]["headers"]}, sent[1]["body"]
+        return status, {name.decode(): value.decode() for name, value in messages[0]["headers"]}, messages[1]["body"]
 
-    def check(self, path: str, asked: bytes, headers: dict[str, str] | None = None) -> None:
+    def check(self, path: str, request_body: bytes, headers: dict[str, str] | None = None) -> None:
         """The answer is a prediction or a problem, as announced."""
-        status, told, body = self.ask("POST", path, asked, headers)
-        assert status < 500, (path, asked[:2000], body)
+        status, response_headers, body = self.ask("POST", path, request_body, headers)
+        assert status < 500, (path, request_body[:2000], body)
         content = json.loads(body)
-        assert str(status) in self.document["paths"][path]["post"]["responses"], (status, asked[:2000])
+        assert str(status) in self.document["paths"][path]["post"]["responses"], (status, request_body[:2000])
         if status == 200:
-            assert told["content-type"] == "application/json"
+            assert response_headers["content-type"] == "application/json"
             assert b"null" not in body  # no prediction is NaN or infinite
         else:
-            assert told["content-type"] == "application/problem+json"
+            assert response_headers["content-type"] == "application/problem+json"
             self.problem.validate(content)
-            assert content["request_id"] == told["x-request-id"]
+            assert content["request_id"] == response_headers["x-request-id"]
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+def fuzzed_service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedService]:
     estimator, data = TASKS[request.param]
     folder = tmp_path_factory.mktemp("fuzz")
     frame = make_house_table(200)
@@ -92,19 +93,19 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     run = train_run(folder, frame, estimator, **data)
     model = open_release(run.settings.store / run.package().path)
     assert model.compiled == (request.param == "compiled")
-    found = Asked(model)
-    yield found
-    found.runner.close()
+    service = FuzzedService(model)
+    yield service
+    service.runner.close()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("operation", ["predict", "invocations", "infer"])
-def test_what_the_document_allows_and_forbids(asked: Asked, operation: str) -> None:
-    """Requests that schemathesis makes of the service's own document, in order and not."""
-    schema = schemathesis.openapi.from_dict(asked.document)
+def test_requests_generated_from_openapi(fuzzed_service: FuzzedService, operation: str) -> None:
+    """Schemathesis generates valid and invalid requests from the service's OpenAPI document."""
+    schema = schemathesis.openapi.from_dict(fuzzed_service.document)
     chosen = schema.include(operation_id=operation)
     modes = list(schemathesis.GenerationMode)
-    for one in chosen.get_all_operations():
+    for result in chosen.get_all_operations():
         for mode in modes:
 
             @seed(7)
@@ -115,7 +116,7 @@ def test_what_the_document_allows_and_forbids(asked: Asked, operation: str) -> N
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            @given(case=one.ok().as_strategy(generation_mode=mode))
+            @given(case=result.ok().as_strategy(generation_mode=mode))
             def send(case: Any) -> None:
                 written = case.as_transport_kwargs(base_url="http://127.0.0.1:8080")
                 if "json" in written:
@@ -124,10 +125,11 @@ def test_what_the_document_allows_and_forbids(asked: Asked, operation: str) -> N
                     data = written.get("data") or b""
                     body = data if isinstance(data, bytes) else str(data).encode()
                 headers = {name: value for name, value in (case.headers or {}).items() if isinstance(value, str)}
-                asked.check(case.path, body, {name: value for name, value in headers.items() if value.isascii()})
+                ascii_headers = {name: value for name, value in headers.items() if value.isascii()}
+                fuzzed_service.check(case.path, body, ascii_headers)
 
             send()
-    assert asked.statuses[422] > 0
+    assert fuzzed_service.statuses[422] > 0
 
 
 TOKENS = [
@@ -142,7 +144,7 @@ SPAN = 12
 
 
 def mutated(body: bytes, rng: random.Random) -> bytes:
-    """One to four small wounds: bytes flipped, cut, doubled, values exchanged for odd ones."""
+    """Changes a body in one to four places: bytes flipped, cut or doubled, values replaced by unusual ones."""
     parts = bytearray(body)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(parts) + 1)
@@ -164,47 +166,47 @@ def mutated(body: bytes, rng: random.Random) -> bytes:
     return bytes(parts)
 
 
-def bodies(asked: Asked) -> list[tuple[str, bytes]]:
-    found = []
-    for path, methods in asked.document["paths"].items():
+def bodies(fuzzed_service: FuzzedService) -> list[tuple[str, bytes]]:
+    valid = []
+    for path, methods in fuzzed_service.document["paths"].items():
         if "post" in methods:
             example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
-            found.append((path, json.dumps(example).encode()))
-    row = found[0][1]
+            valid.append((path, json.dumps(example).encode()))
+    row = valid[0][1]
     rows = json.loads(row)["rows"] * 3
     names = list(rows[0])
-    found += [
+    valid += [
         ("/predict", json.dumps({"row": rows[0]}, separators=(",", ":")).encode()),
         ("/predict", json.dumps({"rows": rows}, indent=1).encode()),
         ("/invocations", json.dumps({"dataframe_records": rows}).encode()),
         ("/invocations", json.dumps({"inputs": {name: [row[name] for row in rows] for name in names}}).encode()),
         ("/invocations", json.dumps({"instances": [list(row.values()) for row in rows]}).encode()),
     ]
-    return found
+    return valid
 
 
-def test_wounded_bodies(asked: Asked) -> None:
-    """Valid bodies with a few bytes changed, as a bad client, network or attacker would send them."""
+def test_bodies_with_changed_bytes(fuzzed_service: FuzzedService) -> None:
+    """Valid bodies with a few changed bytes, as a faulty client, network or attacker would send them."""
     rng = random.Random(20_261_122)
-    valid = bodies(asked)
+    valid = bodies(fuzzed_service)
     for path, body in at_least_one(valid):
-        assert asked.ask("POST", path, body)[0] == 200
+        assert fuzzed_service.ask("POST", path, body)[0] == 200
     for _ in range(MUTATED):
         path, body = rng.choice(valid)
         headers = {}
         if path.endswith("/infer") and rng.random() < 0.2:
             headers["inference-header-content-length"] = str(rng.randint(0, len(body) + 5))
-        asked.check(path, mutated(body, rng), headers)
-    assert asked.statuses[200] > MUTATED // 100  # some wounds are none
-    assert asked.statuses[400] > MUTATED // 10
-    assert asked.statuses[422] > MUTATED // 10
-    assert sum(asked.statuses.values()) > MUTATED
+        fuzzed_service.check(path, mutated(body, rng), headers)
+    assert fuzzed_service.statuses[200] > MUTATED // 100  # some changes leave the body valid
+    assert fuzzed_service.statuses[400] > MUTATED // 10
+    assert fuzzed_service.statuses[422] > MUTATED // 10
+    assert sum(fuzzed_service.statuses.values()) > MUTATED
 
 
 @pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
-def test_hostile_values_inside_of_rows(asked: Asked, body: bytes) -> None:
-    """The same traps, in the place of a value."""
-    for path, valid in bodies(asked):
+def test_hostile_values_in_rows(fuzzed_service: FuzzedService, body: bytes) -> None:
+    """The same hostile values, as values of a row."""
+    for path, valid in bodies(fuzzed_service):
         at = valid.rindex(b":") + 1
-        asked.check(path, valid[:at] + body + valid[at:])
-        asked.check(path, valid[: at + 1] + body + b"}]}")
+        fuzzed_service.check(path, valid[:at] + body + valid[at:])
+        fuzzed_service.check(path, valid[: at + 1] + body + b"}]}")

@@ -1,4 +1,4 @@
-"""A project of one's own from the wheel: build, install, init, run, serve."""
+"""A new project from the wheel: build, install, init, run, serve."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def installed(tmp_path: Path) -> Path:
     return environment
 
 
-def test_a_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    """In an empty folder a table becomes a served model with three commands, without the repository."""
+def test_new_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """In an empty folder without the repository, three commands turn a table into a served model."""
     project = tmp_path / "project"
     project.mkdir()
     rng = np.random.default_rng(0)
@@ -49,12 +49,12 @@ def test_a_project_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     environment["PATH"] = f"{installed / 'bin'}:{environment['PATH']}"
     towline = installed / "bin" / "towline"
 
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [towline, *words], cwd=project, env=environment, capture_output=True, text=True, check=False
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [towline, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     try:
         written = json.loads(run("init", "houses.csv", "--target", "price", "--yes", "--json"))

@@ -1,4 +1,4 @@
-"""`towline loadtest` understands what `towline serve` says of itself."""
+"""`towline loadtest` against a real `towline serve`."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from towline.serving.auth import create_key
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])
-def test_the_real_service_bears_load(sample_store: SampleStore, kind: list[str]) -> None:
-    """Two workers with keys: no request fails, and cores and memory of both are told."""
+def test_load_test_of_a_real_service(sample_store: SampleStore, kind: list[str]) -> None:
+    """Two workers with API keys: no request fails; the report has cores and memory of both."""
     key, _ = create_key(sample_store.settings.store, "load", ("admin",), None)
     with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
         command = [
@@ -25,14 +25,14 @@ def test_the_real_service_bears_load(sample_store: SampleStore, kind: list[str])
             "--duration",
             "2s",
         ]
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, *kind, "--json"],
             env={**os.environ, "TOWLINE_API_KEY": key}, capture_output=True, text=True, check=False, timeout=90,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["model"] == f"{MODEL}@1"
-        assert told["failed"] == 0
-        assert told["requests"] > 20
-        assert told["server"]["cores"] > 0
-        assert told["server"]["memory_most_mb"] > 2 * 20
+        assert result.returncode == 0, result.stderr
+        report = json.loads(result.stdout)
+        assert report["model"] == f"{MODEL}@1"
+        assert report["failed"] == 0
+        assert report["requests"] > 20
+        assert report["server"]["cores"] > 0
+        assert report["server"]["memory_most_mb"] > 2 * 20

@@ -1,4 +1,4 @@
-"""The log and its labels as a person meets them: a real release, a service's writer, and the commands."""
+"""The prediction log and its labels through the commands, with a real release and a service's writer."""
 
 import datetime as dt
 import json
@@ -34,31 +34,31 @@ def model(commands: StoreCommands) -> Model:
     return open_release(commands.settings.store / commands.ledger.champion(MODEL).release)
 
 
-def command(commands: StoreCommands, *words: str, code: int = 0) -> Any:
-    """What a command says in JSON, and to people."""
-    ended, out, err = commands.run(*words[1:], "--json", command=words[0])
+def command(commands: StoreCommands, *arguments: str, code: int = 0) -> Any:
+    """Runs a command and returns its JSON and its text."""
+    ended, out, err = commands.run(*arguments[1:], "--json", command=arguments[0])
     assert ended == code, err
     return json.loads(out)
 
 
-def test_a_log_from_its_first_answer_to_its_last(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
-    """Logged while a service runs, shown, labelled, erased, purged: each command tells what it did."""
+def test_log_is_written_shown_labelled_erased_and_purged(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
+    """A log is written by a service, then shown, labelled, erased and purged; each command reports its result."""
     rows = json.loads((model.directory / "probe.json").read_bytes())["rows"][:20]
     now = dt.datetime.now(dt.UTC)
     log = PredictionLog(commands.settings.store / "predictions" / MODEL, "w0", convert=False)
     for age in (200, 0):
         for number, row in enumerate(rows):
-            sent = [row | {"customer": f"customer-{number}"}]
+            logged = [row | {"customer": f"customer-{number}"}]
             at = now - dt.timedelta(days=age, hours=1)
-            log.write(f"r{age}-{number}", at.timestamp(), model, sent, model.predict_rows(sent))
+            log.write(f"r{age}-{number}", at.timestamp(), model, logged, model.predict_rows(logged))
     log.close()
 
-    shown = command(commands, "log", "show", MODEL, "--tail", "3")
-    assert (shown["rows"], shown["waiting"], len(shown["days"])) == (40, 40, 2)
-    policies = {field["name"]: field["policy"] for field in shown["fields"]}
+    output = command(commands, "log", "show", MODEL, "--tail", "3")
+    assert (output["rows"], output["waiting"], len(output["days"])) == (40, 40, 2)
+    policies = {field["name"]: field["policy"] for field in output["fields"]}
     assert [policies.get(n) for n in ("temp_c", "customer", "hour", "humidity")] == ["bucket", "hash", "keep", None]
-    number = int(shown["tail"][-1]["request_id"].removeprefix("r0-"))
-    assert shown["tail"][-1]["prediction"] == model.predict_rows([rows[number]]).predictions[0]
+    number = int(output["tail"][-1]["request_id"].removeprefix("r0-"))
+    assert output["tail"][-1]["prediction"] == model.predict_rows([rows[number]]).predictions[0]
     assert command(commands, "log", "compact", MODEL) == {
         "model": MODEL, "segments": 1, "parts_before": 2, "parts": 2,
     }  # fmt: skip
@@ -83,15 +83,15 @@ def test_a_log_from_its_first_answer_to_its_last(commands: StoreCommands, model:
     assert command(commands, "log", "show", MODEL)["rows"] == 19
 
 
-def test_what_cannot_be_done_is_told(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
-    """The nearest name, the columns there are, the form that is meant."""
+def test_invalid_arguments_are_refused(commands: StoreCommands, model: Model, tmp_path: Path) -> None:
+    """The error suggests the nearest name, lists the columns, or shows the expected format."""
     log = PredictionLog(commands.settings.store / "predictions" / MODEL, "w1", convert=False)
     row = json.loads((model.directory / "probe.json").read_bytes())["rows"][0]
     log.write("one", dt.datetime.now(dt.UTC).timestamp(), model, [row], model.predict_rows([row]))
     log.close()
     labels = tmp_path / "labels.csv"
     labels.write_text("request_id,rentals\none,many\n")
-    for words, said in (
+    for arguments, message in (
         (("log", "show", "bikez"), "did you mean bikes?"),
         (("log", "purge", MODEL, "--older-than", "soon"), "not a duration: 'soon'"),
         (("log", "erase", MODEL, "--key", "customer"), "write --key customer_id=4711"),
@@ -100,11 +100,11 @@ def test_what_cannot_be_done_is_told(commands: StoreCommands, model: Model, tmp_
         (("labels", "add", MODEL, str(tmp_path / "label.csv")), "did you mean labels.csv?"),
         (("labels", "add", MODEL, str(labels), "--by", "temp_c"), "not logged with 'temp_c'"),
     ):
-        code, _, err = commands.run(*words[1:], command=words[0])
-        assert (code, said in err) == (2, True), err
+        code, _, err = commands.run(*arguments[1:], command=arguments[0])
+        assert (code, message in err) == (2, True), err
 
 
-def test_for_people(commands: StoreCommands) -> None:
+def test_text_output(commands: StoreCommands) -> None:
     """The same commands print text without --json."""
     assert "predictions" in commands.run("show", MODEL, "--tail", "2", command="log")[1]
     assert "segments converted" in commands.run("compact", MODEL, command="log")[1]

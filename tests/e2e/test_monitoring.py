@@ -1,4 +1,4 @@
-"""From traffic to drift to a training to the service that has reloaded, with nobody at hand."""
+"""From predictions to drift, to a retraining, to the service that has reloaded, without an operator."""
 
 import json
 import urllib.request
@@ -30,8 +30,8 @@ def up(tmp_path: Path) -> Iterator[UpProcess]:
         up.stop()
 
 
-def warm() -> list[dict[str, Any]]:
-    """Four hundred hours that follow the training table, fifteen degrees warmer."""
+def make_warmer_rows() -> list[dict[str, Any]]:
+    """Four hundred hours that follow the training table, 15 degrees warmer."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[600:1000]
     table = table.assign(datetime=table["datetime"].astype(str))
     table = table.assign(temp_c=table["temp_c"] + 15, feels_like_c=table["feels_like_c"] + 15)
@@ -39,40 +39,40 @@ def warm() -> list[dict[str, Any]]:
     return rows
 
 
-def ask(up: UpProcess, row: dict[str, Any]) -> int:
-    """The version that answers."""
-    sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
-    content, head = json.dumps({"rows": [sent]}).encode(), {"Content-Type": "application/json"}
+def predict_version(up: UpProcess, row: dict[str, Any]) -> int:
+    """Sends a prediction request; returns the version that answered."""
+    row_sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
+    content, head = json.dumps({"rows": [row_sent]}).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{up.port}/predict", content, head)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return int(json.load(answer)["model"]["version"])
 
 
-def learn(up: UpProcess, rows: list[dict[str, Any]]) -> None:
-    """The source has grown by these rows."""
+def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:
+    """Appends these rows to the source."""
     path = Path(yaml.safe_load(up.commands.config.read_text())["data"]["source"])
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
 
 
-def test_drift_is_seen_trained_away_and_served(up: UpProcess) -> None:
-    """Warmer days are asked about: a round alarms, a report says where, a training follows, its model answers; once."""
+def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess) -> None:
+    """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version."""
     up.start()
     up.wait_until(up.is_ready)
-    rows = warm()
-    learn(up, rows)
-    assert {ask(up, row) for row in rows} == {1}
+    rows = make_warmer_rows()
+    append_to_source(up, rows)
+    assert {predict_version(up, row) for row in rows} == {1}
     commands, ledger = up.commands, up.commands.ledger
     # requests during a long training would fill another window with drift
     up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
-    up.wait_until(lambda: ask(up, rows[0]) == 2)
+    up.wait_until(lambda: predict_version(up, rows[0]) == 2)
 
-    nights = Journal.of(commands.settings, MODEL).drift(version=1)
-    (night,) = [one for one in nights if one.state == "drift"]
-    assert {"temp_c", "feels_like_c"} <= {check.column for check in night.checks if check.alarm}
+    results = Journal.of(commands.settings, MODEL).drift(version=1)
+    (drifted,) = [entry for entry in results if entry.state == "drift"]
+    assert {"temp_c", "feels_like_c"} <= {check.column for check in drifted.checks if check.alarm}
     (page,) = (commands.store / "watch" / MODEL).glob("drift-*.html")
     assert "temp_c" in page.read_text()
     decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]
-    assert [one for one in decided if one[0] != "nothing"] == [("retrain", "drift")]
+    assert [entry for entry in decided if entry[0] != "nothing"] == [("retrain", "drift")]
 
     (child,) = [run for run in up.runs("training") if run["parameters"].get("trigger") == "drift"]
     (task,) = commands.query_prefect("task_runs", task_runs={"id": {"any_": [child["parent_task_run_id"]]}})

@@ -1,4 +1,4 @@
-"""A literal password in the URL of a source leaves no trace in the store."""
+"""A literal password in the URL of a source is not stored anywhere."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -38,8 +38,8 @@ def with_closed_port(url: str) -> str:
     return make_url(url).set(port=1).render_as_string(hide_password=False)
 
 
-def test_a_literal_password_is_nowhere_in_the_store(commands: StoreCommands, postgres: str) -> None:
-    """No byte of releases, MLflow, Prefect, logs or workspaces holds it, nor does any output.
+def test_literal_password_is_not_in_the_store(commands: StoreCommands, postgres: str) -> None:
+    """The password is in no file of releases, MLflow, Prefect, logs or workspaces, and in no output.
 
     Runs with both forms of the URL, a rejected query and a database that does not answer.
     """
@@ -67,16 +67,16 @@ def test_a_literal_password_is_nowhere_in_the_store(commands: StoreCommands, pos
 
 
 @pytest.mark.parametrize("change_url", [str, with_password_as_parameter])
-def test_a_scheduler_passes_on_a_reference_and_stores_no_password(
+def test_scheduler_stores_a_reference_instead_of_the_password(
     commands: StoreCommands, postgres: str, prefect: str, change_url: type[str]
 ) -> None:
-    """Parameters of a deployment, which Prefect stores, hold a reference that the scheduler's own process resolves."""
+    """The deployment's parameters, which Prefect stores, hold a reference that the scheduler's process resolves."""
     from flows.deployments import deployments
     from towline.config import PipelineConfig, read_config
     from towline.data import sources
 
-    made = deployments(read_config(commands.config, [f"data.source.url={change_url(postgres)}"]))
-    text = str([deployment.parameters for deployment in made])
+    deployed = deployments(read_config(commands.config, [f"data.source.url={change_url(postgres)}"]))
+    text = str([deployment.parameters for deployment in deployed])
     assert (make_url(postgres).password or "").partition(":")[0] not in text
-    again = PipelineConfig.model_validate(made[0].parameters["config"])
+    again = PipelineConfig.model_validate(deployed[0].parameters["config"])
     assert sources.load_dataset(again.data, commands.config.parent, commands.store, None).rows == 600

@@ -1,4 +1,4 @@
-"""Markers in columns with personal data: none is found outside of the snapshot, whatever is done with the model."""
+"""Markers in columns with personal data: no use of the model copies them out of the snapshot."""
 
 import json
 import os
@@ -35,20 +35,20 @@ assert len({*TOWNS, *TEXTS, *NUMBERS, *DATES, "town"}) == 20
 
 
 def markers() -> list[bytes]:
-    """Each marker as text, numbers and times also as what files of columns and arrays hold of them."""
-    found = [text.strip().encode() for text in (*TOWNS, *TEXTS.values(), *DATES.values())]
+    """Each marker as text, number and time, and in the encodings of columnar and array files."""
+    encodings = [text.strip().encode() for text in (*TOWNS, *TEXTS.values(), *DATES.values())]
     for number in NUMBERS.values():
-        found += [str(number).encode(), struct.pack("<d", number)]
+        encodings += [str(number).encode(), struct.pack("<d", number)]
         if isinstance(number, int):
-            found.append(struct.pack("<q", number))
+            encodings.append(struct.pack("<q", number))
     for text in DATES.values():
         moment = pd.Timestamp(text)
-        found += [struct.pack("<q", moment.value // unit) for unit in (1, 10**3, 10**6)]
-    return found
+        encodings += [struct.pack("<q", moment.value // unit) for unit in (1, 10**3, 10**6)]
+    return encodings
 
 
 def table(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
-    """Rows of which the first three hold every marker; the towns are those of all rows."""
+    """Rows whose first three hold every marker; the towns occur in all rows."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=rows, freq="h"), "size": rng.normal(0, 1, rows)})
     frame["town"] = rng.choice(TOWNS, rows)
@@ -70,18 +70,18 @@ def table(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
     return frame
 
 
-def asked() -> pd.DataFrame:
-    """Rows without the target that have drifted, every marker among them."""
+def drifted_rows() -> pd.DataFrame:
+    """Rows without the target, with drift, that hold every marker."""
     return table(200, seed=2).drop(columns="y").assign(size=lambda frame: frame["size"] + 4)
 
 
 @dataclass
 class Used:
-    """A store after a model was trained, served and watched; ``told`` is what the service and the commands said."""
+    """A store after training, serving and monitoring; ``output`` is the text of the service and the commands."""
 
     commands: StoreCommands
     folder: Path
-    told: str
+    output: str
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +111,20 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
     }
     (folder / "t.yaml").write_text(yaml.safe_dump(raw))
     commands = StoreCommands(folder / "store", folder / "t.yaml")
-    told = []
+    outputs = []
 
     def command(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
         code, out, err = commands.run(*map(str, words), command=name)
         assert code in codes, err
-        told.append(out + err)
+        outputs.append(out + err)
 
     try:
         command("validate", commands.config)
         code, out, err = commands.run()
         assert code == 0, err
-        told.append(out + err)
-        told.append(_served(commands))
-        asked().to_csv(folder / "new.csv", index=False)
+        outputs.append(out + err)
+        outputs.append(_served(commands))
+        drifted_rows().to_csv(folder / "new.csv", index=False)
         labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
         labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
         labels.to_csv(folder / "labels.csv", index=False)
@@ -137,25 +137,25 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
         for change, expected in (("validation.columns.income.severity=error", (3,)), ("candidates=[linear]", (0, 4))):
             code, out, err = commands.run("--set", change)
             assert code in expected, err
-            told.append(out + err)
-        yield Used(commands, folder, "\n".join(told))
+            outputs.append(out + err)
+        yield Used(commands, folder, "\n".join(outputs))
     finally:
         servers.stop(commands.settings)
 
 
 def _served(commands: StoreCommands) -> str:
-    """What a service says to people, after it has answered rows with every marker."""
+    """The text output of a service, after it has predicted rows with every marker."""
     command = [str(Path(sys.executable).with_name("towline")), "serve", "people", "--port", "0", "--json"]
     service = subprocess.Popen(command, env=commands.environment, stdout=subprocess.PIPE, text=True)
     try:
         assert service.stdout is not None
-        said = ""
-        while not said.endswith("}\n"):
+        output = ""
+        while not output.endswith("}\n"):
             text = service.stdout.readline()
             assert text, "the service ended"
-            said += text
-        address = json.loads(said)["address"]
-        rows = json.loads(asked().to_json(orient="records", date_format="iso"))
+            output += text
+        address = json.loads(output)["address"]
+        rows = json.loads(drifted_rows().to_json(orient="records", date_format="iso"))
         request = urllib.request.Request(
             f"{address}/predict", json.dumps({"rows": rows}).encode(), {"Content-Type": "application/json"}
         )
@@ -163,31 +163,31 @@ def _served(commands: StoreCommands) -> str:
             assert len(json.load(answer)["predictions"]) == len(rows)
         for path in ("/docs", "/openapi.json", "/metadata", "/metrics", "/v2/models/people"):
             with urllib.request.urlopen(address + path, timeout=30) as answer:  # on loopback
-                said += answer.read().decode()
+                output += answer.read().decode()
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
-    return said
+    return output
 
 
-def test_no_marker_outside_of_the_snapshot(used: Used) -> None:
-    """Not in a byte of releases, MLflow, Prefect, Evidently, logs or workspaces, nor in what was told to people."""
+def test_no_marker_outside_the_snapshot(used: Used) -> None:
+    """No marker is in releases, MLflow, Prefect, Evidently, logs, workspaces or the commands' output."""
     (snapshot,) = (used.commands.store / "datasets").glob("*.parquet")
     for part in ("releases", "artifacts", "prefect", "evidently", "watch", "predictions", "logs"):
         assert any((used.commands.store / part).rglob("*")), part
-    wanted = markers()
-    assert len(find_traces(snapshot.parent, wanted)) > 15
-    assert find_traces(used.commands.store, wanted, [snapshot]) == []
-    assert [one for one in wanted if one in used.told.encode()] == []
+    encodings = markers()
+    assert len(find_traces(snapshot.parent, encodings)) > 15
+    assert find_traces(used.commands.store, encodings, [snapshot]) == []
+    assert [encoding for encoding in encodings if encoding in used.output.encode()] == []
 
 
-def test_all_files_are_their_users_alone(used: Used) -> None:
-    """Each file of the store is 0600 and each folder 0700, whichever library has written it."""
+def test_only_the_user_can_read_the_store(used: Used) -> None:
+    """Each file of the store has mode 0600 and each folder 0700, whichever library has written it."""
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
-    found = []
+    readable = []
     for path in used.commands.store.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-            found.append(f"{path.relative_to(used.commands.store)} {mode:o}")
-    assert found == []
+            readable.append(f"{path.relative_to(used.commands.store)} {mode:o}")
+    assert readable == []

@@ -1,4 +1,4 @@
-"""A work pool as a team uses it: deployed from prefect.yaml, asked from another machine, a worker lost for good."""
+"""A Prefect work pool: deployed from prefect.yaml, triggered from another machine, with a worker that is lost."""
 
 import json
 import os
@@ -64,43 +64,43 @@ class Team:
             os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
-    def ask(self, *words: str) -> "subprocess.Popen[str]":
+    def ask(self, *arguments: str) -> "subprocess.Popen[str]":
         """`towline --profile compose …` from elsewhere."""
-        command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *words]
+        command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *arguments]
         return subprocess.Popen(
             command, env=self.elsewhere, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def prefect(self, *words: str) -> str:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        done = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def prefect(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        result = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     def deployed(self) -> dict[str, Any]:
-        """What makes up each deployment, by its flow."""
+        """The settings of each deployment, by its flow."""
         from prefect.client.schemas.filters import DeploymentFilter
 
-        named = DeploymentFilter.model_validate({"name": {"any_": [MODEL]}})
-        kept = {"id", "entrypoint", "work_pool_name", "parameters", "tags", "concurrency_options"}
+        by_name = DeploymentFilter.model_validate({"name": {"any_": [MODEL]}})
+        fields = {"id", "entrypoint", "work_pool_name", "parameters", "tags", "concurrency_options"}
         return {
-            one.entrypoint.split(".")[1]: one.model_dump(include=kept)
+            deployment.entrypoint.split(".")[1]: deployment.model_dump(include=fields)
             | {
-                "limit": one.global_concurrency_limit.limit,
-                "lines": [(plan.schedule.cron, plan.parameters) for plan in one.schedules],
+                "limit": deployment.global_concurrency_limit.limit,
+                "lines": [(plan.schedule.cron, plan.parameters) for plan in deployment.schedules],
             }
-            for one in self.client.read_deployments(deployment_filter=named)
+            for deployment in self.client.read_deployments(deployment_filter=by_name)
         }
 
     def runs(self, flow: str) -> list[Any]:
-        """Of the deployment that began, oldest first."""
+        """The deployment's runs of a flow that have started, oldest first."""
         from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
 
-        found = self.client.read_flow_runs(
+        runs = self.client.read_flow_runs(
             flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}),
             deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [MODEL]}}),
         )
-        return sorted((run for run in found if run.start_time), key=lambda run: run.start_time)
+        return sorted((run for run in runs if run.start_time), key=lambda run: run.start_time)
 
     def tasks(self, run: Any) -> dict[str, str]:
         from prefect.client.schemas.filters import FlowRunFilter
@@ -108,26 +108,26 @@ class Team:
         mine = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
         return {task.name: task.state_name for task in self.client.read_task_runs(flow_run_filter=mine)}
 
-    def until(self, holds: Callable[[], Any], seconds: float = 600) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
         deadline = time.monotonic() + seconds
-        while not (found := holds()):
+        while not (value := condition()):
             assert self.worker is None or self.worker.poll() in (None, -9), self.log.read_text()
-            assert time.monotonic() < deadline, f"it did not come about:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"the condition was not met in time:\n{self.log.read_text()}"
             time.sleep(0.2)
-        return found
+        return value
 
-    def forget(self) -> None:
-        """What ends silent runs, so that the next worker makes it anew."""
-        for one in self.client.read_automations():
-            if one.name.startswith("towline: "):
-                self.client.delete_automation(one.id)
+    def delete_automations(self) -> None:
+        """Deletes the automation that ends silent runs; the next worker creates it again."""
+        for automation in self.client.read_automations():
+            if automation.name.startswith("towline: "):
+                self.client.delete_automation(automation.id)
 
     def end(self) -> None:
         if self.worker is not None and self.worker.poll() is None:
             self.kill()
-        self.forget()
-        for one in self.deployed().values():
-            self.client.delete_deployment(one["id"])
+        self.delete_automations()
+        for deployment in self.deployed().values():
+            self.client.delete_deployment(deployment["id"])
 
 
 @pytest.fixture
@@ -142,22 +142,22 @@ def team(tmp_path: Path, prefect: str) -> Iterator[Team]:
             team.end()
 
 
-def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
-    """Its run is ended by the server, whoever waits is told so, and another worker resumes it."""
+def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
+    """The server ends the run, the waiting client gets an error, and another worker resumes the run."""
     from towline.orchestration import crash_detection, worker
 
     crash_detection.create_crash_automations(team.client, silence_limit=timedelta(seconds=20))
     worker.create_pool(team.client, POOL)
     team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     deployed = team.deployed()
-    assert {flow: one["lines"] for flow, one in deployed.items()} == {
+    assert {flow: deployment["lines"] for flow, deployment in deployed.items()} == {
         "training": [("0 1 * * *", {"trigger": "schedule"})],
         "drift": [("0 2 * * *", {})],
         "quality": [("0 4 * * *", {})],
         "reaction": [],
         "scoring": [],
     }
-    assert {(one["limit"], one["work_pool_name"]) for one in deployed.values()} == {(1, POOL)}
+    assert {(deployment["limit"], deployment["work_pool_name"]) for deployment in deployed.values()} == {(1, POOL)}
 
     first = team.ask("run", "configs/bike_demand.yaml", "--json")
     team.start()
@@ -173,19 +173,19 @@ def test_a_team_survives_the_loss_of_a_worker(team: Team) -> None:
     assert "✓ load" in err
     assert team.runs("training")[0].state_name == "Crashed"
 
-    team.forget()
+    team.delete_automations()
     team.start()
     second = team.ask("run", "configs/bike_demand.yaml", "--json")
     out, err = second.communicate(timeout=600)
     assert second.returncode == 0, err
     outcome = json.loads(out)
     assert (outcome["model"], outcome["version"], outcome["event"]) == (MODEL, 1, "promoted")
-    assert outcome["repeated"]  # it waited for the run that took the lost one's place
-    lost, again, asked = team.runs("training")
-    assert [run.state_name for run in (lost, again, asked)] == ["Crashed", "Completed", "Unchanged"]
-    assert asked.start_time >= again.end_time
-    assert outcome["page"].endswith(f"/runs/flow-run/{asked.id}")
-    resumed = {name.rpartition("-")[0]: state for name, state in team.tasks(again).items()}
+    assert outcome["repeated"]  # it waited for the run that replaced the lost run
+    lost, repeated, waiting = team.runs("training")
+    assert [run.state_name for run in (lost, repeated, waiting)] == ["Crashed", "Completed", "Unchanged"]
+    assert waiting.start_time >= repeated.end_time
+    assert outcome["page"].endswith(f"/runs/flow-run/{waiting.id}")
+    resumed = {name.rpartition("-")[0]: state for name, state in team.tasks(repeated).items()}
     assert (resumed["validate"], resumed["split"]) == ("Cached", "Cached")
     assert "Completed" in resumed.values()  # the last steps; fits may have ended before the kill
     assert set(team.tasks(lost).values()) <= {"Completed", "Crashed"}

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or doubled: the same command again ends as if nothing had been."""
+"""Runs that are killed, interrupted or started twice: the same command again completes them."""
 
 import json
 import os
@@ -36,10 +36,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands
         servers.stop(commands.settings)
 
 
-def test_a_run_killed_at_each_step_ends_as_one_that_was_not(commands: StoreCommands) -> None:
-    """Killed eight times, at the begin and the end of its steps and between them: one version, nothing left over.
+def test_run_killed_at_each_step_completes_with_one_version(commands: StoreCommands) -> None:
+    """Killed eight times, at the start and the end of steps and between them: one version, no leftovers.
 
-    A fault that benchmarks/kill.py finds, which kills at moments nobody chose, belongs here.
+    A fault that benchmarks/kill.py finds, which kills at random moments, belongs here.
     """
     work, releases = commands.store / "work", commands.store / "releases"
     moments = [
@@ -65,104 +65,104 @@ def test_a_run_killed_at_each_step_ends_as_one_that_was_not(commands: StoreComma
     assert {"Crashed"} < states <= {"Completed", "Crashed", "Unchanged"}
 
 
-def test_what_was_finished_is_skipped(commands: StoreCommands) -> None:
-    """Killed alone, as a machine short of memory does, its helpers end by themselves; finished steps are Cached."""
-    words = ("--set", "seed=2")
-    assert commands.kill_run_when(commands.log_gained("plot …"), *words, group=False)
+def test_completed_steps_are_cached_after_a_kill(commands: StoreCommands) -> None:
+    """If only the run's process is killed, as for lack of memory, its helpers end; completed steps are Cached."""
+    arguments = ("--set", "seed=2")
+    assert commands.kill_run_when(commands.log_gained("plot …"), *arguments, group=False)
     assert wait_for_orphans(commands) == []
-    code, _, err = commands.run(*words)
+    code, _, err = commands.run(*arguments)
     assert code == 0, err
     assert "✓ load" in err
     assert "✓ plot" in err
     assert "cross-validate" not in err
-    assert commands.count_task_states()["Cached"] == 9  # load is never, and plot was not done
+    assert commands.count_task_states()["Cached"] == 9  # load is never cached, and plot had not ended
     assert commands.find_faults() == NOTHING
 
 
 @pytest.mark.slow
-def test_a_forced_run_that_is_killed_is_resumed_not_begun_anew(commands: StoreCommands) -> None:
-    """--force makes one more version; killed and given again it goes on with that one."""
+def test_killed_run_with_force_is_resumed(commands: StoreCommands) -> None:
+    """--force creates one more version; after a kill the same command resumes that version."""
     if not commands.ledger.versions(MODEL):
         assert commands.run()[0] == 0
     before = len(commands.ledger.versions(MODEL))
-    words = ("--force",)
-    assert commands.kill_run_when(commands.log_gained("package …"), *words)
-    code, out, err = commands.run(*words, "--json")
+    arguments = ("--force",)
+    assert commands.kill_run_when(commands.log_gained("package …"), *arguments)
+    code, out, err = commands.run(*arguments, "--json")
     assert code == 0, err
     assert not json.loads(out)["repeated"]
     assert len(commands.ledger.versions(MODEL)) == before + 1
     assert commands.find_faults() == NOTHING
 
 
-def test_an_interrupt_is_one_line_and_the_run_goes_on_later(commands: StoreCommands) -> None:
+def test_interrupted_run_prints_one_line_and_can_be_resumed(commands: StoreCommands) -> None:
     """Ctrl-C ends every process of the run with exit code 130."""
-    words = ("--set", "seed=5")
-    found, process = commands.log_gained("fit …"), commands.start(*words)
-    while not found():
+    arguments = ("--set", "seed=5")
+    fit_started, process = commands.log_gained("fit …"), commands.start(*arguments)
+    while not fit_started():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
-    assert [told for told in err.splitlines() if told[0] not in "✓✗"] == [
+    assert [line for line in err.splitlines() if line[0] not in "✓✗"] == [
         "interrupted; run the same command again: it resumes from the last completed step"
     ]
     assert wait_for_orphans(commands) == []
-    assert commands.run(*words)[0] == 0
+    assert commands.run(*arguments)[0] == 0
     assert commands.find_faults() == NOTHING
 
 
-def test_of_two_identical_runs_the_second_says_so(commands: StoreCommands) -> None:
-    """The first goes on undisturbed; the second ends with exit code 5."""
-    words = ("--set", "seed=6")
-    found, first = commands.log_gained("validate …"), commands.start(*words)
-    while not found():
+def test_second_identical_run_is_refused(commands: StoreCommands) -> None:
+    """The first run continues; the second ends with exit code 5."""
+    arguments = ("--set", "seed=6")
+    validate_started, first = commands.log_gained("validate …"), commands.start(*arguments)
+    while not validate_started():
         assert first.poll() is None
         time.sleep(0.01)
-    code, _, err = commands.run(*words)
-    _, told = first.communicate(timeout=600)
-    assert first.returncode == 0, told
+    code, _, err = commands.run(*arguments)
+    _, error = first.communicate(timeout=600)
+    assert first.returncode == 0, error
     assert code == 5
     assert "under way in another process" in err
     assert commands.find_faults() == NOTHING
 
 
 @pytest.mark.slow
-def test_two_configs_of_one_model_race_to_promote(commands: StoreCommands) -> None:
-    """Each wins, or is told that the other was quicker and is judged anew when run again."""
+def test_two_configs_of_one_model_promote_at_the_same_time(commands: StoreCommands) -> None:
+    """Each run promotes, or reports that the other was promoted first and is evaluated again on the next run."""
     both = [("--set", f"seed={seed}") for seed in (7, 8)]
-    running = [commands.start(*words) for words in both]
-    for words, process in at_least_one(zip(both, running, strict=True)):
+    running = [commands.start(*arguments) for arguments in both]
+    for arguments, process in at_least_one(zip(both, running, strict=True)):
         _, err = process.communicate(timeout=600)
         assert process.returncode in (0, 4), err
         if process.returncode == 4:
             assert "the champion has changed meanwhile" in err
-            assert commands.run(*words)[0] == 0
+            assert commands.run(*arguments)[0] == 0
     assert commands.find_faults() == NOTHING
 
 
-def test_a_server_file_that_names_another_process_is_not_believed(commands: StoreCommands) -> None:
-    """After a reboot its pid may be anyone's: it is neither waited for nor ended."""
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+def test_server_record_of_another_process_is_ignored(commands: StoreCommands) -> None:
+    """After a reboot the pid may belong to another process, which is neither waited for nor ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     stale = commands.settings.model_copy(update={"store": commands.store / "stale"})
-    told = {"kind": "prefect", "pid": other.pid, "start_time": "1", "url": "http://127.0.0.1:1"}
+    record = {"kind": "prefect", "pid": process.pid, "start_time": "1", "url": "http://127.0.0.1:1"}
     Path(stale.store / "servers").mkdir(parents=True)
-    (stale.store / "servers" / "prefect.json").write_text(json.dumps(told))
+    (stale.store / "servers" / "prefect.json").write_text(json.dumps(record))
     try:
         assert servers.find(stale, "prefect") is None
         assert servers.stop(stale) == []
-        assert other.poll() is None
+        assert process.poll() is None
     finally:
-        other.communicate(b"\n")
+        process.communicate(b"\n")
 
 
 @pytest.mark.slow
-def test_a_prefect_server_that_dies_is_named_and_the_next_run_starts_another(commands: StoreCommands) -> None:
-    """One error with exit code 5 and no noise of libraries; the same command again goes on."""
-    words = ("--set", "seed=9")
-    found, process = commands.log_gained("fit …"), commands.start(*words)
-    while not found():
+def test_run_reports_a_killed_prefect_server_and_the_next_run_starts_one(commands: StoreCommands) -> None:
+    """One error with exit code 5 and no output of libraries; the same command again resumes the run."""
+    arguments = ("--set", "seed=9")
+    fit_started, process = commands.log_gained("fit …"), commands.start(*arguments)
+    while not fit_started():
         assert process.poll() is None
         time.sleep(0.01)
     server = servers.find(commands.settings, "prefect")
@@ -170,8 +170,8 @@ def test_a_prefect_server_that_dies_is_named_and_the_next_run_starts_another(com
     os.killpg(server.pid, signal.SIGKILL)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 5
-    told = [text for text in err.splitlines() if text[0] not in "✓✗"]
-    assert [text.split()[0] for text in told] == ["error", "where:", "remedy:"]
-    assert "the Prefect server went away" in told[0]
-    assert commands.run(*words)[0] == 0
+    lines = [text for text in err.splitlines() if text[0] not in "✓✗"]
+    assert [text.split()[0] for text in lines] == ["error", "where:", "remedy:"]
+    assert "the Prefect server went away" in lines[0]
+    assert commands.run(*arguments)[0] == 0
     assert commands.find_faults() == NOTHING

@@ -1,4 +1,4 @@
-"""The service as a process: champions change, machines go, signals come, and who asks is answered."""
+"""The service as a process: promotions, failures, signals and connections."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,9 @@ from towline.serving.auth import create_key, revoke_key
 def serve(sample_store: SampleStore) -> Iterator[Callable[..., ServeProcess]]:
     """Starts services on the test's store: ``serve("--workers", "2").port``."""
     with contextlib.ExitStack() as running:
-        yield lambda *words, name=MODEL: running.enter_context(ServeProcess(sample_store.settings, name, *words))
+        yield lambda *arguments, name=MODEL: running.enter_context(
+            ServeProcess(sample_store.settings, name, *arguments)
+        )
 
 
 def pool(sample_store: SampleStore) -> list[dict[str, Any]]:
@@ -42,7 +44,7 @@ def pool(sample_store: SampleStore) -> list[dict[str, Any]]:
 def ask(
     serving: ServeProcess, path: str, body: object = None, key: str = "", tls: ssl.SSLContext | None = None
 ) -> tuple[int, Any]:
-    """Status and content; JSON where it is."""
+    """Returns the status and the content; JSON is parsed."""
     host, port = "127.0.0.1", serving.port
     connection = (
         http.client.HTTPSConnection(host, port, timeout=60, context=tls)
@@ -59,29 +61,29 @@ def ask(
 
 
 def predict(serving: ServeProcess, sample_store: SampleStore, **how: Any) -> tuple[int, Any]:
-    status, told = ask(serving, "/predict", {"rows": pool(sample_store)[:2]}, **how)
-    return status, told["model"]["version"] if status == 200 else told
+    status, content = ask(serving, "/predict", {"rows": pool(sample_store)[:2]}, **how)
+    return status, content["model"]["version"] if status == 200 else content
 
 
-def until(holds: Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 120
-    while not (found := holds()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.05)
-    return found
+    return value
 
 
-def refusal(sample_store: SampleStore, *words: str, name: str = MODEL) -> tuple[int, str]:
+def refusal(sample_store: SampleStore, *arguments: str, name: str = MODEL) -> tuple[int, str]:
     """Exit code and stderr of a service that does not start."""
-    with ServeProcess(sample_store.settings, name, *words, wait=False) as serving:
+    with ServeProcess(sample_store.settings, name, *arguments, wait=False) as serving:
         return serving.process.wait(timeout=300), serving.log.read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_promotions_and_rollbacks_are_followed_under_load(
+def test_promotions_and_rollbacks_under_load(
     sample_store: SampleStore, serve: Callable[..., ServeProcess], workers: str
 ) -> None:
-    """No request fails, and each answer is wholly the named version's."""
+    """No request fails, and each response is exactly that of the version it names."""
     serving = serve("--workers", workers)
     load = RecordingLoad(serving.port, pool(sample_store))
     asyncio.run(load.run(4, lambda: swap_champions(sample_store.ledger, MODEL, load, 6, 2)))
@@ -93,10 +95,10 @@ def test_promotions_and_rollbacks_are_followed_under_load(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_answers_what_it_took(
+def test_shutdown_answers_all_accepted_requests(
     sample_store: SampleStore, serve: Callable[..., ServeProcess], workers: str, name: signal.Signals
 ) -> None:
-    """Under load, with callers that come back at once: none is left without an answer, and the exit code is 0."""
+    """Under load from clients that reconnect at once: every request is answered, and the exit code is 0."""
     serving = serve("--workers", workers)
     load = RecordingLoad(serving.port, pool(sample_store))
 
@@ -112,8 +114,8 @@ def test_told_to_end_it_answers_what_it_took(
     assert "Traceback" not in serving.log.read_text()
 
 
-def test_the_end_begins_with_readiness(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
-    """Load balancers are told at once; callers are still answered; a body that is under way is waited for."""
+def test_shutdown_fails_readiness_first(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
+    """/readyz fails at once; requests are still answered, and a body that is being sent is waited for."""
     serving = serve("--grace", "3")
     body = json.dumps({"rows": pool(sample_store)[:1]}).encode()
     with socket.create_connection(("127.0.0.1", serving.port)) as slow:
@@ -141,10 +143,8 @@ def listens(port: int) -> bool:
     return True
 
 
-def test_a_body_that_never_comes_does_not_hold_up_the_end(
-    sample_store: SampleStore, serve: Callable[..., ServeProcess]
-) -> None:
-    """After --drain seconds the process ends all the same."""
+def test_incomplete_body_does_not_block_shutdown(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
+    """After --drain seconds the process ends."""
     serving = serve("--drain", "2")
     with socket.create_connection(("127.0.0.1", serving.port)) as stuck:
         stuck.sendall(
@@ -155,14 +155,14 @@ def test_a_body_that_never_comes_does_not_hold_up_the_end(
 
 
 @pytest.mark.parametrize("outage", ["removed", "locked", "damaged"])
-def test_without_its_ledger_it_answers_and_starts(
+def test_service_runs_and_starts_without_the_ledger(
     sample_store: SampleStore, serve: Callable[..., ServeProcess], outage: str
 ) -> None:
-    """What was promoted before serves on, after a restart too; when the ledger is back it is followed again."""
+    """The last champion is served, after a restart too; when the ledger is back, promotions are followed again."""
     sample_store.promote(2)
     first = serve()
     assert predict(first, sample_store) == (200, 2)
-    kept, holder = sample_store.ledger_file.read_bytes(), None
+    ledger_bytes, holder = sample_store.ledger_file.read_bytes(), None
     if outage == "removed":
         sample_store.ledger_file.unlink()
     elif outage == "damaged":
@@ -176,16 +176,16 @@ def test_without_its_ledger_it_answers_and_starts(
         holder.close()
     else:
         until(lambda: "cannot read the ledger" in first.log.read_text())
-        sample_store.ledger_file.write_bytes(kept)
+        sample_store.ledger_file.write_bytes(ledger_bytes)
     sample_store.rollback()
     for serving in (first, second):
         until(lambda serving=serving: predict(serving, sample_store) == (200, 1))
 
 
-def test_a_damaged_release_is_refused_while_the_old_one_answers(
+def test_damaged_release_is_refused_and_the_previous_one_serves(
     sample_store: SampleStore, serve: Callable[..., ServeProcess]
 ) -> None:
-    """The log names it; the next good champion is taken."""
+    """The log names the damaged release; the next valid champion is loaded."""
     serving = serve()
     file = sample_store.release(2) / "plan.npz"
     content = file.read_bytes()
@@ -195,8 +195,8 @@ def test_a_damaged_release_is_refused_while_the_old_one_answers(
     def damage() -> None:
         sample_store.promote(2)
         until(lambda: "version 2 is rejected" in serving.log.read_text())
-        asked = len(load.answers)
-        until(lambda: len(load.answers) > asked + 100)
+        answered = len(load.answers)
+        until(lambda: len(load.answers) > answered + 100)
 
     asyncio.run(load.run(2, damage))
     assert (load.failures, {answer.version for answer in load.answers}) == ([], {1})
@@ -216,14 +216,14 @@ def workers_of(serving: ServeProcess) -> set[int]:
 
 def requests(serving: ServeProcess) -> float:
     text = ask(serving, "/metrics")[1]
-    found = re.findall(r'^towline_requests_total\{route="/predict".*\} (\S+)$', text, re.MULTILINE)
-    return sum(map(float, found))
+    counts = re.findall(r'^towline_requests_total\{route="/predict".*\} (\S+)$', text, re.MULTILINE)
+    return sum(map(float, counts))
 
 
-def test_a_killed_worker_is_replaced_and_the_counts_stay(
+def test_killed_worker_is_replaced_and_its_counts_are_kept(
     sample_store: SampleStore, serve: Callable[..., ServeProcess]
 ) -> None:
-    """The others answer meanwhile; what the dead one had counted is still in the totals; the new one follows too."""
+    """Other workers answer meanwhile; the killed worker's counters stay in the totals; the new one reloads models."""
     serving = serve("--workers", "2")
     for _ in range(100):
         assert predict(serving, sample_store) == (200, 1)
@@ -235,11 +235,11 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(
     sample_store.promote(2)
     until(lambda: predict(serving, sample_store) == (200, 2))
     time.sleep(1)
-    asked = requests(serving)
-    assert asked >= 100
+    counted = requests(serving)
+    assert counted >= 100
     for _ in range(50):
         assert predict(serving, sample_store) == (200, 2)
-    until(lambda: requests(serving) == asked + 50)
+    until(lambda: requests(serving) == counted + 50)
     assert "SIGKILL" in serving.log.read_text()
     memory = re.findall(r"^towline_process_resident_memory_bytes\{.*\}", ask(serving, "/metrics")[1], re.MULTILINE)
     assert len(memory) == 2
@@ -247,7 +247,7 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(
 
 
 def test_workers_end_with_their_supervisor(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
-    """None is left behind on the port when it is killed; what it leaves on the disk goes at the next start."""
+    """After the supervisor is killed no worker listens on the port; its files are removed at the next start."""
     serving = serve("--workers", "2")
     workers = workers_of(serving)
     serving.process.kill()
@@ -271,13 +271,11 @@ def list_open(pid: int) -> bool:
         return False
 
 
-def test_other_machines_are_served_with_keys_alone(
-    sample_store: SampleStore, serve: Callable[..., ServeProcess]
-) -> None:
-    """Without one it does not listen on other addresses, unless it is told to; keys count while it runs."""
-    code, told = refusal(sample_store, "--host", "0.0.0.0")
+def test_other_machines_need_a_key(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
+    """Without keys it listens on loopback only, unless an option says otherwise; new keys work without a restart."""
+    code, error = refusal(sample_store, "--host", "0.0.0.0")
     assert code == 2
-    assert "towline keys create" in told
+    assert "towline keys create" in error
     open_to_all = serve("--host", "0.0.0.0", "--insecure")
     assert predict(open_to_all, sample_store) == (200, 1)
     first, key = create_key(sample_store.settings.store, "shop")
@@ -293,8 +291,8 @@ def test_other_machines_are_served_with_keys_alone(
         secret = [text.split("_", 2)[2] for text in (first, second)]
         assert not any(text in serving.log.read_text() for text in secret)
     (sample_store.settings.store / "serving" / "keys.json").write_text("{")
-    code, told = refusal(sample_store, "--host", "0.0.0.0")
-    assert (code, "damaged" in told) == (2, True)
+    code, error = refusal(sample_store, "--host", "0.0.0.0")
+    assert (code, "damaged" in error) == (2, True)
     assert predict(guarded, sample_store, key=second) == (200, 1)
 
 
@@ -302,18 +300,18 @@ def test_other_machines_are_served_with_keys_alone(
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with certificate, key, and the key under a passphrase."""
     folder = tmp_path_factory.mktemp("tls")
-    for words in (
+    for arguments in (
         (
             "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out chain.pem -days 2 -subj /CN=127.0.0.1 "
             "-addext subjectAltName=IP:127.0.0.1"
         ),
         "rsa -aes256 -passout pass:secret -in key.pem -out locked.pem",
     ):
-        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["openssl", *arguments.split()], cwd=folder, check=True, capture_output=True)
     return folder
 
 
-def test_it_speaks_tls(sample_store: SampleStore, serve: Callable[..., ServeProcess], pem: Path) -> None:
+def test_tls(sample_store: SampleStore, serve: Callable[..., ServeProcess], pem: Path) -> None:
     """A client that trusts the certificate is answered by every worker."""
     serving = serve("--certificate", str(pem / "chain.pem"), "--private-key", str(pem / "key.pem"), "--workers", "2")
     assert serving.startup["address"].startswith("https://")
@@ -323,16 +321,16 @@ def test_it_speaks_tls(sample_store: SampleStore, serve: Callable[..., ServeProc
         assert ask(serving, "/predict", " " * 6_000_000, tls=trusting)[0] == 413
 
 
-def test_what_cannot_be_served_is_told_on_one_screen(
+def test_errors_at_start_are_short(
     sample_store: SampleStore, serve: Callable[..., ServeProcess], pem: Path, tmp_path: Path
 ) -> None:
-    """Exit codes as everywhere, what is wrong, where, and what to do; never a traceback."""
+    """Each has an exit code, the problem, its place and a remedy; never a traceback."""
     running = serve()
     (tmp_path / "not.pem").write_text("nothing")
     spoilt = sample_store.release(2) / "contract.json"
     spoilt.write_bytes(spoilt.read_bytes() + b" ")
     chain, key = str(pem / "chain.pem"), str(pem / "key.pem")
-    for words, name, expected, said in (
+    for options, name, expected, message in (
         (["--port", str(running.port)], MODEL, 2, "another --port"),
         (["--host", "203.0.113.7"], MODEL, 2, "address of this machine"),
         (["--host", "no.such.host.invalid"], MODEL, 2, "no such host"),
@@ -345,16 +343,16 @@ def test_what_cannot_be_served_is_told_on_one_screen(
         (["--certificate", chain, "--private-key", str(pem / "locked.pem")], MODEL, 2, "passphrase"),
         (["--private-key", key], MODEL, 2, "--certificate"),
     ):
-        port = [] if "--port" in words else ["--port", "0"]
-        code, told = refusal(sample_store, *port, *words, name=name)
-        assert (code, said in told, "Traceback" in told) == (expected, True, False), (words, told)
-        assert len(told.splitlines()) < 12
+        port = [] if "--port" in options else ["--port", "0"]
+        code, error = refusal(sample_store, *port, *options, name=name)
+        assert (code, message in error, "Traceback" in error) == (expected, True, False), (options, error)
+        assert len(error.splitlines()) < 12
 
 
-def test_connections_that_only_cost_are_ended(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
-    """Headers without end are answered with 431, rubbish with 400, both as problems; others are served meanwhile."""
+def test_abusive_connections_are_closed(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
+    """Endless headers get 431 and invalid HTTP gets 400, both as problem documents; others are served meanwhile."""
     serving = serve()
-    for sent, status in (
+    for request_bytes, status in (
         (b"GET / HTTP/1.1\r\n" + b"x-many: 1\r\n" * 20_000, b"431"),
         (b"GET / HTTP/1.1\r\nx-long: " + b"a" * 500_000, b"431"),
         (b"GET /" + b"a" * 500_000, b"431"),
@@ -363,31 +361,31 @@ def test_connections_that_only_cost_are_ended(sample_store: SampleStore, serve: 
     ):
         with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
             with contextlib.suppress(ConnectionError):
-                connection.sendall(sent)
+                connection.sendall(request_bytes)
             assert predict(serving, sample_store) == (200, 1)
             answer = b""
             with contextlib.suppress(ConnectionError):
                 while part := connection.recv(65536):
                     answer += part
-            assert answer.startswith(b"HTTP/1.1 " + status), (sent[:40], answer[:200])
+            assert answer.startswith(b"HTTP/1.1 " + status), (request_bytes[:40], answer[:200])
             assert b"application/problem+json" in answer
     assert "Traceback" not in serving.log.read_text()
 
 
 def test_a_release_is_served_from_its_folder(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
-    """Without a ledger, as in an image that holds nothing but the release."""
+    """Without a ledger, as in an image that holds only the release."""
     sample_store.ledger_file.unlink()
     serving = serve(name=str(sample_store.release(2)))
     assert predict(serving, sample_store) == (200, 2)
-    own = open_release(sample_store.release(2)).predict_rows(pool(sample_store)).predictions
-    assert ask(serving, "/predict", {"rows": pool(sample_store)})[1]["predictions"] == own
+    predictions = open_release(sample_store.release(2)).predict_rows(pool(sample_store)).predictions
+    assert ask(serving, "/predict", {"rows": pool(sample_store)})[1]["predictions"] == predictions
 
 
-def test_without_its_extra_it_names_the_command(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wheel installed for embedding alone has no web server."""
+def test_missing_extra_names_the_install_command(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel without extras has no web server."""
     from towline.cli import extras as module
 
     monkeypatch.setattr(module, "find_spec", lambda vendor: None if vendor == "uvicorn" else sys)
-    done = command("serve", MODEL)
-    assert done.code == 2
-    assert "pip install 'towline[serve]'" in done.err
+    result = command("serve", MODEL)
+    assert result.code == 2
+    assert "pip install 'towline[serve]'" in result.err

@@ -73,17 +73,17 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ]
     service = None
     try:
-        done = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
+        result = subprocess.run([*command, *quick], env=environ, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr + result.stdout
         command = [TOWLINE, "serve", config.name, "--port", "0", "--json"]
         service = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
         assert service.stdout is not None
-        told = ""
-        while not told.endswith("}\n"):
+        output = ""
+        while not output.endswith("}\n"):
             line = service.stdout.readline()
             assert line, "the service ended"
-            told += line
-        port = int(json.loads(told)["address"].rpartition(":")[2])
+            output += line
+        port = int(json.loads(output)["address"].rpartition(":")[2])
         release = next((store / "releases" / config.name).glob("v1-*"))
         source = REPOSITORY / str(config.data.source)
         table = pd.read_parquet(source).drop(columns=[*config.data.drop, config.data.target])
@@ -95,8 +95,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
 
 
-def test_the_three_modes_agree_to_the_last_bit(served: Served, tmp_path: Path) -> None:
-    """10,000 rows: dicts together and one by one, frames, Arrow; requests of 500 and of one; Parquet and CSV files."""
+def test_three_modes_predict_identical_values(served: Served, tmp_path: Path) -> None:
+    """10,000 rows: dicts together and separately, frames, Arrow; requests of 500 rows and of 1; Parquet and CSV."""
     model, rows = served.model, served.rows
     expected = model.predict(rows).tolist()
     assert [model.predict(row)[0] for row in rows] == expected
@@ -117,19 +117,19 @@ def test_the_three_modes_agree_to_the_last_bit(served: Served, tmp_path: Path) -
     served.table.to_csv(tmp_path / "in.csv", index=False)
     for source, output in (("in.parquet", "out.parquet"), ("in.csv", "out.csv"), ("in.csv", "out.csv.gz")):
         command = [TOWLINE, "score", tmp_path / source, tmp_path / output, "--json"]
-        done = subprocess.run(command, env=served.environ, capture_output=True, text=True, check=True)
-        assert json.loads(done.stdout)["rows"] == ROWS
+        result = subprocess.run(command, env=served.environ, capture_output=True, text=True, check=True)
+        assert json.loads(result.stdout)["rows"] == ROWS
         read = pd.read_parquet if output.endswith("parquet") else pd.read_csv
         scored = read(tmp_path / output, **({} if output.endswith("parquet") else {"float_precision": "round_trip"}))
         assert scored["prediction"].tolist() == expected
         assert set(scored["version"]) == {1}
         if chances:
-            given = scored[[f"probability_{label}" for label in model.contract.classes]]
-            assert given.to_numpy().tolist() == chances
+            probabilities = scored[[f"probability_{label}" for label in model.contract.classes]]
+            assert probabilities.to_numpy().tolist() == chances
 
 
-def test_clients_of_other_servers_work_unchanged(served: Served) -> None:
-    """MLflow's scoring client, and Triton's with its tensors as JSON and as bytes, get the model's own predictions."""
+def test_clients_of_mlflow_and_triton(served: Served) -> None:
+    """MLflow's scoring client, and Triton's client with JSON and binary tensors, get the model's predictions."""
     import tritonclient.http as triton
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
@@ -149,9 +149,9 @@ def test_clients_of_other_servers_work_unchanged(served: Served) -> None:
             for column in model.contract.feature_columns:
                 numeric = column.kind in ("numeric", "boolean")
                 values = rows[column.name].to_numpy(float if numeric else object).reshape(-1, 1)
-                one = triton.InferInput(column.name, list(values.shape), "FP64" if numeric else "BYTES")
+                tensor = triton.InferInput(column.name, list(values.shape), "FP64" if numeric else "BYTES")
                 holes = numeric and bool(pd.isna(values).any())  # JSON has no word for NaN, and Triton writes it
-                inputs.append(one.set_data_from_numpy(values, binary_data=as_bytes or holes))
+                inputs.append(tensor.set_data_from_numpy(values, binary_data=as_bytes or holes))
             answer = v2.infer(model.name, inputs, outputs=[triton.InferRequestedOutput("predict", binary_data=False)])
-            found = answer.as_numpy("predict").ravel().tolist()
-            assert [one.decode() if isinstance(one, bytes) else one for one in found] == expected
+            predicted = answer.as_numpy("predict").ravel().tolist()
+            assert [tensor.decode() if isinstance(tensor, bytes) else tensor for tensor in predicted] == expected

@@ -1,4 +1,4 @@
-"""What the CLI did is seen in a browser, in every web interface."""
+"""Results of the CLI in every web interface, in a real browser."""
 
 import datetime as dt
 import json
@@ -23,7 +23,7 @@ from towline.monitoring.results import DriftCheckResult, DriftResult
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")
-PATIENCE = 120_000  # ms: on a machine that does much else, a page takes its time
+TIMEOUT_MS = 120_000  # ms: on a machine that does much else, a page takes its time
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -33,108 +33,112 @@ def page() -> Iterator[Page]:
     """A tab of Debian's browser."""
     with sync_playwright() as playwright:
         flags = ["--disable-gpu", "--disable-quic"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=PATIENCE)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=TIMEOUT_MS)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         yield page
         browser.close()
 
 
-def shows(page: Page, url: str, *texts: str) -> None:
-    """Opens an address and waits until each text can be seen; what stays away is given a second load."""
+def expect_texts(page: Page, url: str, *texts: str) -> None:
+    """Opens an address and waits until each text is visible; reloads once if one is missing."""
     page.goto(url, wait_until="commit")
     for text in texts:
-        found = page.get_by_text(text).filter(visible=True).first
+        element = page.get_by_text(text).filter(visible=True).first
         try:
-            expect(found).to_be_visible(timeout=PATIENCE)
+            expect(element).to_be_visible(timeout=TIMEOUT_MS)
         except AssertionError:
             page.reload(wait_until="commit")
-            expect(found).to_be_visible(timeout=PATIENCE)
+            expect(element).to_be_visible(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")
-def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A store with a run of a small table and one that its leaks ended; the servers are stopped in the end.
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A store with a completed run of a small table and one refused for leakage; the servers are stopped at the end.
 
-    One for the file: the nights come in its last test.
+    Shared by the tests of this file: its last test adds monitoring runs.
     """
     tmp_path = tmp_path_factory.mktemp("ui")
     pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400).to_csv(tmp_path / "bikes.csv", index=False)
     data = {"source": str(tmp_path / "bikes.csv"), "target": "rentals", "time": "datetime"}
     data |= {"drop": ["casual", "registered"]}
-    raw = {"name": "seen-bikes", "data": data, "candidates": ["linear"], "cross_validation": {"folds": 2}}
+    raw = {"name": "ui-bikes", "data": data, "candidates": ["linear"], "cross_validation": {"folds": 2}}
     (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
     hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
-    environ = {name: value for name, value in os.environ.items() if name not in hidden}
-    environ |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
     try:
         command = [TOWLINE, "run", tmp_path / "bikes.yaml"]
-        subprocess.run(command, env=environ, check=True, capture_output=True)
-        refused = subprocess.run([*command, "--set", "data.drop=[]"], env=environ, check=False, capture_output=True)
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        refused = subprocess.run([*command, "--set", "data.drop=[]"], env=environment, check=False, capture_output=True)
         assert refused.returncode == 3
-        yield environ
+        yield environment
     finally:
-        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+        subprocess.run([TOWLINE, "ui", "--stop"], env=environment, check=True, capture_output=True)
 
 
-def test_a_run_is_seen_in_both_interfaces(environ: dict[str, str], page: Page) -> None:
-    """`towline ui` twice gives the same two addresses; behind them are the runs, the version and a refusal."""
-    shown = subprocess.run([TOWLINE, "ui"], env=environ, check=True, capture_output=True, text=True).stdout
+def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page: Page) -> None:
+    """`towline ui` twice returns the same two addresses; they show the runs, the version and a refusal."""
+    shown = subprocess.run([TOWLINE, "ui"], env=environment, check=True, capture_output=True, text=True).stdout
     [door] = re.findall(r"https?://\S+", shown)
     first, again = (
-        json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True).stdout)
+        json.loads(subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True).stdout)
         for _ in range(2)
     )
     assert first == again
     prefect = first["runs"].removesuffix("/runs")
-    with urlopen(f"{prefect}/api/artifacts/seen-bikes-validation/latest", timeout=10) as answer:  # on loopback
+    with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as answer:  # on loopback
         assert "casual + registered = rentals" in json.load(answer)["data"]
-    shows(page, first["runs"], "seen-bikes")
-    shows(page, door, "seen-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
-    leads = {one.inner_text(): one.get_attribute("href") for one in page.get_by_role("link").all()}
+    expect_texts(page, first["runs"], "ui-bikes")
+    expect_texts(page, door, "ui-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
+    leads = {link.inner_text(): link.get_attribute("href") for link in page.get_by_role("link").all()}
     assert (leads["Runs in Prefect"], leads["Models in MLflow"]) == (first["runs"], first["models"])
-    shows(page, first["models"], "seen-bikes")
-    shows(page, leads["version 1 in MLflow"], "Version 1", "champion")
+    expect_texts(page, first["models"], "ui-bikes")
+    expect_texts(page, leads["version 1 in MLflow"], "Version 1", "champion")
     page.set_viewport_size({"width": 2000, "height": 1000})  # MLflow makes the columns that fit
-    shows(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
-    shows(page, f"{door}{leads['model card']}", "Performance on the holdout")
-    assert "drift" not in first, "no night was looked at"
-    shows(page, first["status"], "seen-bikes", "serves since", "No window was checked yet", "training", "Data refused")
+    expect_texts(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
+    expect_texts(page, f"{door}{leads['model card']}", "Performance on the holdout")
+    assert "drift" not in first, "no window was checked"
+    expect_texts(
+        page, first["status"], "ui-bikes", "serves since", "No window was checked yet", "training", "Data refused"
+    )
 
 
-def test_nights_are_seen_in_evidently_and_on_the_status_page(environ: dict[str, str], page: Page) -> None:
-    """After a night `towline ui` starts Evidently too, with that night; a later one shows without a new start.
+def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environment: dict[str, str], page: Page) -> None:
+    """After a monitoring run `towline ui` starts Evidently too; a later run is shown without a restart.
 
     `--stop` ends all of it.
     """
-    store, now = Path(environ["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
-    journal = Journal(store / "watch" / "seen-bikes")
+    store, now = Path(environment["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
+    journal = Journal(store / "watch" / "ui-bikes")
     moved = DriftCheckResult(column="temp_c", name="distribution", value=0.7, threshold=0.3, alarm=True)
     for ago, state in ((2, "ok"), (1, "drift")):
         end = now - dt.timedelta(days=ago)
         checks = (moved,) if state == "drift" else (moved.model_copy(update={"value": 0.1, "alarm": False}),)
-        night = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
-                      budget=4, reason=f"a night of {state}")  # fmt: skip
-        journal.add(night, now)
-        done = subprocess.run([TOWLINE, "ui", "--json"], env=environ, check=True, capture_output=True)
-        addresses = json.loads(done.stdout)
+        drift = DriftResult(state=state, version=1, rows=400, start=end - dt.timedelta(days=1), end=end, checks=checks,
+                      budget=4, reason=f"a window of {state}")  # fmt: skip
+        journal.add(drift, now)
+        result = subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True)
+        addresses = json.loads(result.stdout)
     with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
         [project] = json.load(answer)
-    assert project["name"] == "seen-bikes"
+    assert project["name"] == "ui-bikes"
     runs = f"{addresses['drift']}/api/projects/{project['id']}/snapshots"
     for _ in range(120):
         with urlopen(runs, timeout=10) as answer:
             if len(json.load(answer)) == 2:
                 break
         time.sleep(1)
-    shows(page, addresses["drift"], "seen-bikes")
+    expect_texts(page, addresses["drift"], "ui-bikes")
     assert page.title() == "Drift"
-    shows(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
-    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "ok")
-    shows(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
-    shows(page, addresses["status"], "a night of drift", "temp_c")
-    text = subprocess.run([TOWLINE, "status"], env=environ, check=True, capture_output=True, text=True).stdout
-    assert "a night of drift" in text
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}", "Distance from the training rows", "temp_c")
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}/reports", "version 1", "ok")
+    expect_texts(page, f"{addresses['drift']}/projects/{project['id']}/reports", f"version 1 {end:%Y-%m-%d}: drift")
+    expect_texts(page, addresses["status"], "a window of drift", "temp_c")
+    text = subprocess.run([TOWLINE, "status"], env=environment, check=True, capture_output=True, text=True).stdout
+    assert "a window of drift" in text
     assert "Data refused" in text
-    stopped = subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True, text=True).stdout
+    stopped = subprocess.run(
+        [TOWLINE, "ui", "--stop"], env=environment, check=True, capture_output=True, text=True
+    ).stdout
     assert stopped == "stopped: prefect, mlflow, evidently, status\n"

@@ -1,4 +1,4 @@
-"""The whole watch as one command: it trains, serves, is killed, makes up for what it missed, and ends in order."""
+"""`towline up`: trains, serves, is killed, catches up on missed runs, and shuts down in order."""
 
 import os
 import re
@@ -26,13 +26,13 @@ def up(tmp_path: Path) -> Iterator[UpProcess]:
         up.stop()
 
 
-def test_up_survives_what_may_come(up: UpProcess) -> None:
-    """Killed in its first training with all servers, then away for three nights: one training, one night, a service."""
+def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> None:
+    """Killed in its first training with all servers, stopped for three windows: one training, one monitoring run."""
     up.start()
     up.wait_until(lambda: "Running" in up.states("training"))
     up.wait_until(lambda: len(up.runs("drift")) >= 3)
     up.kill_all()
-    up.wait_until(lambda: [one for one in up.find_processes() if "prefect server" not in one] == [])
+    up.wait_until(lambda: [command for command in up.find_processes() if "prefect server" not in command] == [])
 
     server = servers.start(up.commands.settings, "prefect")
     servers.wait(up.commands.settings, server)
@@ -45,8 +45,8 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
     up.wait_until(up.is_ready)
     up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])  # it serves before the run has ended
     assert [entry.version for entry in up.commands.ledger.versions(MODEL)] == [1]
-    done = up.wait_until(lambda: len(found := up.states("drift")) == 3 and "Running" not in found and found)
-    assert done.count("Missed") == 2
+    states = up.wait_until(lambda: len(states := up.states("drift")) == 3 and "Running" not in states and states)
+    assert states.count("Missed") == 2
 
     record = up_state.find_running(up.commands.settings)
     assert record is not None
@@ -76,7 +76,7 @@ def test_up_survives_what_may_come(up: UpProcess) -> None:
     assert up_state.read(up.commands.settings) is None
     servers_left = [kind for kind in SERVER_KINDS if servers.find(up.commands.settings, kind)]
     assert servers_left == ["prefect"]  # it ran before `up` did
-    assert [one for one in up.find_processes() if "prefect server" not in one] == []
+    assert [command for command in up.find_processes() if "prefect server" not in command] == []
     assert not is_running(record.pid, record.start_time)
 
 
@@ -84,8 +84,8 @@ def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for run in runs if run["state_type"] == "SCHEDULED"]
 
 
-def test_what_is_killed_alone_takes_nothing_along_and_leaves_nothing(up: UpProcess) -> None:
-    """Without its scheduler a training ends, and the next one runs it again; without `up` all it started ends."""
+def test_up_after_one_of_its_processes_is_killed(up: UpProcess) -> None:
+    """Without its scheduler a training ends, and the next one runs it again; without `up` all its processes end."""
     up.start()
     up.wait_until(lambda: "Running" in up.states("training"))
     record = up_state.find_running(up.commands.settings)

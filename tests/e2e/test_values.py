@@ -1,4 +1,4 @@
-"""A CSV of codes, versions, words that look like nulls, flags and dates, from training to the watch."""
+"""A CSV of codes, versions, words that look like nulls, flags and dates, from training to monitoring."""
 
 import csv
 import http.client
@@ -43,11 +43,11 @@ class Awkward:
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder, self.environ, self.file = folder, environ, folder / "t.csv"
 
-    def run(self, *words: object) -> Any:
-        command = [TOWLINE, *map(str, words), "--json"]
-        done = subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return json.loads(done.stdout)
+    def run(self, *arguments: object) -> Any:
+        command = [TOWLINE, *map(str, arguments), "--json"]
+        result = subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr + result.stdout
+        return json.loads(result.stdout)
 
     @property
     def texts(self) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ class Awkward:
 
 
 def write(path: Path) -> None:
-    """Every column matters to the target: a value that is read in another way has another answer."""
+    """Every column affects the target: a value that is parsed differently changes the prediction."""
     rng = np.random.default_rng(0)
     zips, versions, countries = (
         {"00501": 9, "501": 0, "01234": 3},
@@ -111,8 +111,8 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awkward]:
         subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
 
 
-def test_every_mode_gives_one_answer(awkward: Awkward) -> None:
-    """Text and typed values in a program, as Arrow, over HTTP and in batch, from the file that it was trained on."""
+def test_all_modes_predict_the_same_for_text_and_typed_values(awkward: Awkward) -> None:
+    """In a program, as Arrow, over HTTP and in batch, from the file that the model was trained on."""
     model = load(str(next((awkward.folder / "store" / "releases" / "awkward").glob("v1-*"))))
     expected = model.predict(awkward.values).tolist()
     assert len(set(expected)) > ROWS / 2
@@ -124,8 +124,8 @@ def test_every_mode_gives_one_answer(awkward: Awkward) -> None:
     assert scored.iloc[:, :9].equals(pd.read_csv(awkward.file, dtype=str, keep_default_na=False))
 
 
-def test_the_training_file_raises_no_alarm(awkward: Awkward) -> None:
-    """Sent to the service as text and typed, it is no drift, and its labels give the quality of the training."""
+def test_training_data_causes_no_alarm(awkward: Awkward) -> None:
+    """Sent to the service as text and typed values, it shows no drift; its labels give the training's quality."""
     service = subprocess.Popen(
         [TOWLINE, "serve", "awkward", "--port", "0", "--json"], env=awkward.environ, stdout=subprocess.PIPE, text=True
     )

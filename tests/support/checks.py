@@ -1,4 +1,4 @@
-"""Checks that keep a test from passing because it had nothing to look at."""
+"""Checks that prevent a test from passing on an empty collection."""
 
 from collections.abc import Iterable
 from typing import TypeVar

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class CommandResult:
-    """How a command ended. ``out`` is what a script reads, ``err`` what a person sees besides."""
+    """The result of a command: exit code, stdout and stderr."""
 
     code: int
     out: str

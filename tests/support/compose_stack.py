@@ -1,4 +1,4 @@
-"""docker-compose.yml as a team starts it: from a copy of the repository, with secrets of its own."""
+"""The stack of docker-compose.yml, started from a copy of the repository with new secrets."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "towline-test"
-MARKER = "plantedsecret"  # begins every one of them
+MARKER = "plantedsecret"  # start of each secret
 TOWLINE = str(Path(sys.executable).with_name("towline"))
 PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
 
@@ -27,7 +27,7 @@ class ComposeStack:
 
     Attributes:
         folder: the copy.
-        env: what its ``.env`` says.
+        env: the variables of its ``.env``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,11 +53,11 @@ class ComposeStack:
         lines = [f"{name}={value}" for name, value in self.env.items()]
         (self.folder / ".env").write_text("\n".join(lines) + "\n", "utf-8")
 
-    def compose(self, *words: str, check: bool = True, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+    def compose(self, *arguments: str, check: bool = True, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
         """``docker compose`` where it is there, else ``docker-compose``."""
         two = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-        command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *words]
-        done = subprocess.run(
+        command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *arguments]
+        result = subprocess.run(
             command,
             cwd=self.folder,
             capture_output=True,
@@ -66,14 +66,16 @@ class ComposeStack:
             timeout=timeout,
             env=bare_environment(),
         )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        return done
+        if check and result.returncode:
+            raise AssertionError(
+                f"{' '.join(arguments)}: {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+            )
+        return result
 
-    def towline(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def towline(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command on the host, in the folder."""
         return subprocess.run(
-            [TOWLINE, *words],
+            [TOWLINE, *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -83,25 +85,25 @@ class ComposeStack:
         )
 
     def container(self, service: str) -> str:
-        """Running or not: Compose's own listing leaves out who has ended."""
+        """The id of a container that runs or has ended; Compose lists only running ones."""
         command = ["docker", "ps", "-aq"]
         for name, value in {"project": NAME, "service": service, "oneoff": "False"}.items():
             command += ["-f", f"label=com.docker.compose.{name}={value}"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
     def state(self, service: str) -> str:
-        """``healthy``, ``starting``, ``unhealthy``, or how the container is where it has no check."""
-        shown = subprocess.run(
+        """``healthy``, ``starting``, ``unhealthy``, or the container's state if it has no health check."""
+        output = subprocess.run(
             ["docker", "inspect", self.container(service)], capture_output=True, text=True, check=True
         ).stdout
-        state = json.loads(shown)[0]["State"]
+        state = json.loads(output)[0]["State"]
         return str(state.get("Health", {}).get("Status") or state["Status"])
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.env[f'{name}_PORT']}"
 
     def ask(self, name: str, path: str, body: Any = None, *, auth: str = "", key: str = "") -> tuple[int, Any]:
-        """Status and JSON (or text) of an answer."""
+        """Sends a request; returns the status and the JSON or text."""
         request = urllib.request.Request(self.url(name) + path, None if body is None else json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
         if auth:
@@ -125,24 +127,24 @@ class ComposeStack:
         return self.ask("PREFECT", path, body, auth=self.env["PREFECT_AUTH_STRING"])[1]
 
     def query(self, promql: str) -> list[Any]:
-        """What Prometheus answers now."""
+        """The current result of a Prometheus query."""
         from urllib.parse import quote
 
         return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> Any:
+def wait_until(condition: Callable[[], object], description: str, seconds: float = 300) -> Any:
     """Waits until a function returns a true value, and returns the value."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {description}"
         time.sleep(0.5)
-    return found
+    return value
 
 
 def bare_environment() -> dict[str, str]:
-    kept = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
-    return {name: value for name, value in os.environ.items() if not name.startswith(kept)}
+    removed = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
+    return {name: value for name, value in os.environ.items() if not name.startswith(removed)}
 
 
 def free_port() -> int:

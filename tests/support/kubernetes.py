@@ -1,4 +1,4 @@
-"""The manifests as a cluster would get them, and what may be asked of them."""
+"""The Kubernetes manifests as a cluster would receive them, and functions that query them."""
 
 import shutil
 import subprocess
@@ -19,15 +19,15 @@ KUBERNETES = REPOSITORY / "deployments" / "kubernetes"
 RELEASES = ("1.30", kubernetes_validate.latest_version())
 
 
-def run_kubectl(*words: str | Path) -> str:
-    """What kubectl prints: the one of the developers' tools, else the machine's. It asks no cluster."""
-    own = Path(sys.executable).with_name("kubectl")
-    found = str(own) if own.exists() else shutil.which("kubectl")
-    assert found, "no kubectl: `make dev` installs it"
-    done = subprocess.run([found, *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "deprecated" not in done.stderr, done.stderr
-    return done.stdout
+def run_kubectl(*arguments: str | Path) -> str:
+    """Runs kubectl of the development tools, else the machine's, without a cluster; returns its output."""
+    beside_python = Path(sys.executable).with_name("kubectl")
+    kubectl = str(beside_python) if beside_python.exists() else shutil.which("kubectl")
+    assert kubectl, "no kubectl: `make dev` installs it"
+    result = subprocess.run([kubectl, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "deprecated" not in result.stderr, result.stderr
+    return result.stdout
 
 
 @cache
@@ -41,12 +41,12 @@ def render_kustomization(folder: str | Path) -> list[Document]:
 
 
 def validate_document(document: Document, release: str) -> None:
-    """Raises kubernetes_validate.ValidationError where a release of Kubernetes would not take it, unknown keys too."""
+    """Raises kubernetes_validate.ValidationError if Kubernetes would refuse the document, e.g. for an unknown key."""
     kubernetes_validate.validate(document, release, strict=True)
 
 
 def of_kind(documents: list[Document], kind: str) -> list[Document]:
-    return [one for one in documents if one["kind"] == kind]
+    return [document for document in documents if document["kind"] == kind]
 
 
 def pod_spec(deployment: Document) -> Document:
@@ -60,18 +60,18 @@ def selector_matches(selector: dict[str, str], deployment: Document) -> bool:
 
 
 def iterate_leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Each value of a document with the way to it."""
+    """Each value of a document with its path."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from iterate_leaves(value, (*path, key))
     elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from iterate_leaves(value, (*path, place))
+        for index, value in enumerate(node):
+            yield from iterate_leaves(value, (*path, index))
     else:
         yield path, node
 
 
 def find_changes(before: Document, after: Document) -> dict[tuple[Any, ...], tuple[Any, Any]]:
-    """The values that differ, old and new, by the way to them."""
+    """The values that differ, old and new, by path."""
     old, new = dict(iterate_leaves(before)), dict(iterate_leaves(after))
     return {way: (old.get(way), new.get(way)) for way in old.keys() | new.keys() if old.get(way) != new.get(way)}

@@ -1,4 +1,4 @@
-"""Callers that keep a service busy: one kind records each answer, the other counts statuses and latencies."""
+"""Clients that load a service: RecordingLoad keeps each response, CountingLoad counts statuses and latencies."""
 
 import asyncio
 import collections
@@ -36,14 +36,14 @@ class Answer(NamedTuple):
 
 @dataclass
 class RecordingLoad:
-    """Callers that ask without a pause, each on a connection that it keeps as long as the service does."""
+    """Clients that send requests without a pause, each on one connection while the service keeps it open."""
 
     port: int
     pool: Sequence[dict[str, Any]]
     headers: str = ""
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    refused: int = 0  # connections that were not taken: nothing was asked on them
+    refused: int = 0  # refused connections: no request was sent on them
     stop: bool = False
 
     async def run(self, callers: int, until: Callable[[], Any]) -> None:
@@ -95,31 +95,31 @@ class RecordingLoad:
         ended = time.monotonic()
         if not top.startswith("http/1.1 200"):
             raise ValueError(f"{top.partition(chr(13))[0]} {content[:200]!r}")
-        told = json.loads(content)
-        if told["request_id"] != name:
-            raise ValueError(f"answered {told['request_id']} to {name}")
-        self.answers.append(Answer(name, told["model"]["version"], rows, told["predictions"], began, ended))
+        document = json.loads(content)
+        if document["request_id"] != name:
+            raise ValueError(f"answered {document['request_id']} to {name}")
+        self.answers.append(Answer(name, document["model"]["version"], rows, document["predictions"], began, ended))
         return "connection: close" not in top
 
     def mixed(self, releases: dict[int, Path]) -> list[str]:
-        """Answers that are not exactly what the version they name gives to their rows."""
-        own = {}
+        """Responses that differ from the predictions of the version that they name."""
+        expected = {}
         for version in {answer.version for answer in self.answers}:
-            own[version] = open_release(releases[version]).predict_rows(self.pool).predictions
+            expected[version] = open_release(releases[version]).predict_rows(self.pool).predictions
         return [
             answer.request_id
             for answer in self.answers
-            if answer.predictions != [own[answer.version][row] for row in answer.rows]
+            if answer.predictions != [expected[answer.version][row] for row in answer.rows]
         ]
 
     def longest_gap(self) -> float:
-        """Seconds in which no answer came at all."""
+        """The longest time without a response, in seconds."""
         times = sorted(answer.ended for answer in self.answers)
         return max(after - before for before, after in itertools.pairwise(times))
 
 
 class Counted(NamedTuple):
-    """How often each status came (0: no answer), and how long answers took, in milliseconds."""
+    """The number of responses by status (0: no response), and latencies in milliseconds."""
 
     statuses: dict[int, int]
     p99: float
@@ -131,7 +131,7 @@ class Counted(NamedTuple):
 
 
 class CountingLoad:
-    """Callers that wait for their answer and send the next row; they begin with the block and end with it."""
+    """Clients that wait for each response before the next request; they run during the block."""
 
     def __init__(self, port: int, key: str, rows: Sequence[object]) -> None:
         self._port, self._body = port, json.dumps({"rows": rows})
@@ -174,18 +174,20 @@ class CountingLoad:
 
 def swap_champions(ledger: Ledger, model: str, load: RecordingLoad, times: int, newer: int) -> list[float]:
     """Promotes ``newer`` and rolls back in turn; seconds from each change of the ledger to the first answer by it."""
-    seen = []
+    delays = []
     for number in range(times):
         champion = ledger.champion(model)
         if number % 2 == 0:
-            wanted = ledger.promote_again(model, newer, champion.version if champion else None, "swaps", "").version
+            champion_version = ledger.promote_again(
+                model, newer, champion.version if champion else None, "swaps", ""
+            ).version
         else:
-            wanted = ledger.rollback(model, "swaps", "").version
+            champion_version = ledger.rollback(model, "swaps", "").version
         began, read = time.monotonic(), len(load.answers)
-        while not any(answer.version == wanted and answer.began > began for answer in load.answers[read:]):
+        while not any(answer.version == champion_version and answer.began > began for answer in load.answers[read:]):
             read = len(load.answers)
             if time.monotonic() - began > 30:
-                raise RuntimeError(f"version {wanted} does not answer after 30 s")
+                raise RuntimeError(f"version {champion_version} does not answer after 30 s")
             time.sleep(0.01)
-        seen.append(time.monotonic() - began)
-    return seen
+        delays.append(time.monotonic() - began)
+    return delays

@@ -1,4 +1,4 @@
-"""A service that answers like ours and can be told to misbehave."""
+"""A fake service with towline's routes that can delay, refuse or corrupt responses."""
 
 import asyncio
 import json
@@ -22,20 +22,20 @@ towline_process_resident_memory_bytes{worker="2"} 4e+07
 
 @dataclass
 class FakeService:
-    """``held`` requests from number ``hold_from`` on wait until ``hold_to`` of them are there, or a second."""
+    """Requests ``hold_from`` to ``hold_to`` - 1 are held until request ``hold_to`` arrives, or for a second."""
 
     key: str = ""
     hold_from: int = 0
     hold_to: int = 0
     refuse_every: int = 0
-    strange_every: int = 0
-    stranger: bool = False
+    invalid_every: int = 0
+    is_another_server: bool = False
     delay: float = 0.0
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    held: int = 0
-    most: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    held_requests: int = 0
+    max_concurrent: int = 0
     port: int = 0
-    _now: int = 0
+    _concurrent: int = 0
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -58,27 +58,27 @@ class FakeService:
         await send({"type": "http.response.body", "body": content})
 
     async def _answer(self, path: str, headers: dict[bytes, bytes], body: bytes) -> tuple[int, Any]:
-        if self.stranger:
+        if self.is_another_server:
             return 200, {"hello": "world"}
         if self.key and headers.get(b"authorization") != f"Bearer {self.key}".encode():
             return 401, {"title": "A key is needed", "status": 401}
         if path == "/predict":
             return await self._predict(json.loads(body))
-        asked = {"content": {"application/json": {"example": {"rows": [ROW]}}}}
+        request_body = {"content": {"application/json": {"example": {"rows": [ROW]}}}}
         return 200, {
-            "/openapi.json": {"paths": {"/predict": {"post": {"requestBody": asked}}}},
+            "/openapi.json": {"paths": {"/predict": {"post": {"requestBody": request_body}}}},
             "/metadata": {"fields": FIELDS},
-            "/metrics": (METRICS % (len(self.seen) / 1000)).encode(),
+            "/metrics": (METRICS % (len(self.requests) / 1000)).encode(),
         }[path]
 
-    async def _predict(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        self.seen.append(asked["rows"][0])
-        number = len(self.seen)
-        self._now += 1
-        self.most = max(self.most, self._now)
+    async def _predict(self, document: dict[str, Any]) -> tuple[int, Any]:
+        self.requests.append(document["rows"][0])
+        number = len(self.requests)
+        self._concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             if self.hold_from <= number < self.hold_to:
-                self.held += 1
+                self.held_requests += 1
                 try:
                     await asyncio.wait_for(self._gate.wait(), 1.0)
                 except TimeoutError:
@@ -87,9 +87,9 @@ class FakeService:
                 self._gate.set()
             await asyncio.sleep(self.delay)
         finally:
-            self._now -= 1
+            self._concurrent -= 1
         if self.refuse_every and number % self.refuse_every == 0:
             return 429, {"title": "Too many requests with this key", "status": 429}
-        if self.strange_every and number % self.strange_every == 0:
+        if self.invalid_every and number % self.invalid_every == 0:
             return 200, {"predictions": []}
         return 200, {"predictions": [1.0], "model": {"name": "demo", "version": 3}, "request_id": "r"}

@@ -1,4 +1,4 @@
-"""Predictions with late labels, as the log gives them, of models that are really asked."""
+"""Predictions of real models with late labels, in the format of the prediction log."""
 
 import datetime as dt
 from pathlib import Path
@@ -31,13 +31,13 @@ def package_release(
 
 
 def log_predictions(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.Table:
-    """What a service would have logged of these rows, one an hour, with their labels a day later; as ``labels.read``.
+    """The log of a service that predicted these rows, one per hour, with labels a day later; as ``labels.read``.
 
     Args:
-        release: is asked.
+        release: predicts the rows.
         rows: with every feature.
         truth: (n,) labels; None is unknown.
-        changes: other columns in place of the ones that come of it.
+        changes: columns that replace those of the log.
     """
     contract = Contract.model_validate_json((release / "contract.json").read_bytes())
     model = open_release(release)
@@ -53,15 +53,17 @@ def log_predictions(release: Path, rows: pd.DataFrame, truth: Any, **changes: An
     for column in contract.feature_columns:
         columns[f"input.{column.name}"] = pa.Array.from_pandas(rows[column.name])
     columns["prediction"] = answers.labels.tolist()
-    given = answers.probabilities
-    columns["probabilities"] = pa.array([None] * n if given is None else given.tolist(), pa.list_(pa.float64()))
+    probabilities = answers.probabilities
+    columns["probabilities"] = pa.array(
+        [None] * n if probabilities is None else probabilities.tolist(), pa.list_(pa.float64())
+    )
     columns["label"] = [None if value is None else value for value in np.asarray(truth, dtype=object).tolist()]
     columns["labelled_at"] = pa.array([START + row * HOUR + 24 * HOUR for row in range(n)], TIME)
     return pa.table({**columns, **changes})
 
 
 def sign_release(release: Path) -> Path:
-    """The release with a manifest that says what it holds after it was changed; its folder has another name."""
+    """The changed release with a new manifest that matches its files, in another folder."""
     changed = read_manifest(release).model_copy(update={"files": {}})
     (release / MANIFEST).unlink()
     (release / MANIFEST).write_text(changed.model_copy(update={"files": describe_files(release)}).text())
@@ -69,7 +71,7 @@ def sign_release(release: Path) -> Path:
 
 
 def keep_private(release: Path, **columns: str) -> Path:
-    """The release as it would be, had its config kept these columns otherwise."""
+    """The release with another logging policy for these columns."""
     path = release / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "privacy": {"columns": columns}}))
     return sign_release(release)
@@ -83,9 +85,9 @@ def make_drift(state: Any, *columns: str) -> DriftResult:
 
 
 def shuffle_values(values: Any, share: float, seed: int = 0) -> np.ndarray:
-    """The same with this share of the values dealt out anew."""
+    """The values, of which this share is shuffled."""
     rng = np.random.default_rng(seed)
-    found = np.array(values, dtype=object)
-    some = rng.random(len(found)) < share
-    found[some] = rng.permutation(found[some])
-    return found
+    shuffled = np.array(values, dtype=object)
+    some = rng.random(len(shuffled)) < share
+    shuffled[some] = rng.permutation(shuffled[some])
+    return shuffled

@@ -32,7 +32,7 @@ class MonitoredStore:
             "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2},
         }
         self.config: PipelineConfig = build_config({**raw, **watch}, "test")
-        self.settings, self.asked = sample_store.settings, 0
+        self.settings, self.request_count = sample_store.settings, 0
 
     @property
     def serving(self) -> Any:
@@ -46,24 +46,24 @@ class MonitoredStore:
         """Logs each row as a request; ``truth`` adds labels with that difference to the first version's predictions."""
         serving = self.serving
         model, first = open_release(self.settings.store / serving.release), open_release(self.sample_store.release(1))
-        log = PredictionLog(self.settings.store / "predictions" / MODEL, f"w{self.asked}", convert=False)
-        known = []
+        log = PredictionLog(self.settings.store / "predictions" / MODEL, f"w{self.request_count}", convert=False)
+        truths = []
         for row in rows.to_dict("records"):
-            sent = {key: None if value != value else value for key, value in row.items()}
-            log.write(f"r{self.asked}", at.timestamp(), model, [sent], model.predict_rows([sent]))
-            known.append((f"r{self.asked}", first.predict_rows([sent]).predictions[0] + (truth or 0.0)))
-            self.asked += 1
+            request_row = {key: None if value != value else value for key, value in row.items()}
+            log.write(f"r{self.request_count}", at.timestamp(), model, [request_row], model.predict_rows([request_row]))
+            truths.append((f"r{self.request_count}", first.predict_rows([request_row]).predictions[0] + (truth or 0.0)))
+            self.request_count += 1
         log.close()
         if truth is not None:
-            file = self.folder / f"labels{self.asked}.csv"
-            pd.DataFrame(known, columns=["request_id", "value"]).to_csv(file, index=False)
+            file = self.folder / f"labels{self.request_count}.csv"
+            pd.DataFrame(truths, columns=["request_id", "value"]).to_csv(file, index=False)
             contract = Contract.model_validate_json((self.sample_store.release(1) / "contract.json").read_bytes())
             predictions = self.settings.store / "predictions" / MODEL
             fields = read_privacy_filter(
                 self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS)
             ).fields
-            place = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
-            labels.add_labels(place, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
+            log_labels = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
+            labels.add_labels(log_labels, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
         result = monitoring_run.detect_drift(self.settings, self.config, self.serving, now)

@@ -1,4 +1,4 @@
-"""A release as the log knows it: a name, a version, a contract, and a folder with config and profile."""
+"""A release for tests of the prediction log: name, version, contract, and a folder with config and profile."""
 
 import json
 import time
@@ -76,17 +76,17 @@ def wait_until(until: Callable[[], bool], seconds: float = 60.0) -> None:
 def read_segment_lines(folder: Path) -> list[dict[str, Any]]:
     """The records in the segments, in the order they were written; each line must be whole."""
     paths = sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    found = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
-    return [line for line in found if "fields" not in line]
+    lines = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+    return [line for line in lines if "fields" not in line]
 
 
 def read_all_bytes(folder: Path) -> bytes:
-    """Everything the files of a folder tell: their bytes and names, and what is compressed in Parquet."""
-    found = b""
+    """The bytes and names of all files of a folder, and the decompressed content of Parquet files."""
+    content = b""
     for path in folder.rglob("*"):
         if path.is_file():
-            found += str(path.relative_to(folder)).encode() + path.read_bytes()
+            content += str(path.relative_to(folder)).encode() + path.read_bytes()
         if path.suffix == ".parquet":
             file = pq.ParquetFile(path)
-            found += f"{file.read().to_pydict()} {file.metadata.to_dict()}".encode()
-    return found
+            content += f"{file.read().to_pydict()} {file.metadata.to_dict()}".encode()
+    return content

@@ -45,7 +45,7 @@ TARGETS = [
 
 @dataclass(frozen=True)
 class Case:
-    """What a table is made of; ``write`` makes it."""
+    """The specification of a random table; ``write`` creates the table."""
 
     rows: int
     names: tuple[str, ...]
@@ -97,7 +97,7 @@ class Case:
 def _column(kind: str, null: float, rows: int, rng: np.random.Generator) -> pd.Series:
     base = pd.Timestamp("2023-12-30")
     stamps = base + pd.to_timedelta(rng.integers(0, 200 * 24, rows), unit="h")
-    made: dict[str, Any] = {
+    makers: dict[str, Any] = {
         "float": lambda: rng.normal(10, 5, rows),
         "int": lambda: rng.integers(-3, 50, rows),
         "bool": lambda: rng.random(rows) < 0.3,
@@ -122,7 +122,7 @@ def _column(kind: str, null: float, rows: int, rng: np.random.Generator) -> pd.S
         "mixed": lambda: rng.choice(["1", "2", "x", ""], rows),
         "infinite": lambda: np.where(rng.random(rows) < 0.1, np.inf, 1.0 + rng.random(rows)),
     }
-    values = pd.Series(made[kind]())
+    values = pd.Series(makers[kind]())
     return values.astype(object).where(rng.random(rows) >= null, None) if null else values
 
 
@@ -134,7 +134,7 @@ def _target(kind: str, rows: int, rng: np.random.Generator, columns: dict[str, p
             signal = signal + (scaled - scaled.mean()) / max(float(scaled.std()), 1e-9)
     signal = np.clip(signal, -9, 9) + rng.normal(0, 1, rows)
     rank = np.argsort(np.argsort(signal)) / rows
-    made: dict[str, Any] = {
+    targets: dict[str, Any] = {
         "float": signal,
         "int": (signal * 10).astype(int),
         "zeros": np.where(rank < 0.9, 0.0, 5.0 + signal),
@@ -148,7 +148,7 @@ def _target(kind: str, rows: int, rng: np.random.Generator, columns: dict[str, p
         "ints": (rank * 4).astype(int) - 1,
         "odd classes": np.array(["<x>", "a, b", "nan", "È"])[(rank * 4).astype(int)],
     }
-    return pd.Series(made[kind])
+    return pd.Series(targets[kind])
 
 
 names = st.one_of(
@@ -165,14 +165,14 @@ def cases(draw: st.DrawFn) -> Case:
     wide = draw(st.integers(0, 9)) == 9
     count = 200 if wide else draw(st.integers(1, 8))
     rows = draw(st.integers(3, 60)) if draw(st.integers(0, 3)) == 3 else draw(st.integers(60, 150))
-    own = draw(st.lists(names, min_size=min(count, 8) + 1, max_size=min(count, 8) + 1, unique=True))
-    own += [f"c{n}" for n in range(count - len(own) + 1)]
+    columns = draw(st.lists(names, min_size=min(count, 8) + 1, max_size=min(count, 8) + 1, unique=True))
+    columns += [f"c{n}" for n in range(count - len(columns) + 1)]
     pool = (
         [kind for kind in KINDS if kind not in ("null", "mixed", "infinite")] if draw(st.integers(0, 4)) < 4 else KINDS
     )
     return Case(
         rows=rows,
-        names=tuple(own),
+        names=tuple(columns),
         kinds=tuple(draw(st.lists(st.sampled_from(pool), min_size=count, max_size=count))),
         nulls=tuple(draw(st.lists(st.sampled_from([0.0, 0.0, 0.1, 0.6]), min_size=count, max_size=count))),
         target=draw(st.sampled_from(TARGETS)),

@@ -1,4 +1,4 @@
-"""A small run of each task, packaged once for the tests of this room."""
+"""A small run of each task, packaged once for all tests that use it."""
 
 import base64
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DOT = base64.b64decode(
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What the steps before packaging hand over."""
+    """The results of the steps before packaging."""
 
     work: Workspace
     config: PipelineConfig
@@ -101,10 +101,10 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
 
 
 def train_regression(folder: Path) -> TrainedRun:
-    """A run on the house table with boosted trees, split by time."""
+    """A run on a table of houses with boosted trees, split by time."""
     return train_run(folder, make_house_table().drop(columns="sold"), target="value", time="at")
 
 
 def train_binary(folder: Path) -> TrainedRun:
-    """A run on the house table with a linear classifier."""
+    """A run on a table of houses with a linear classifier."""
     return train_run(folder, make_house_table().drop(columns=["value", "at"]), "linear", target="sold")

@@ -1,4 +1,4 @@
-"""A `towline serve` in a process of its own, on a free port."""
+"""`towline serve` in a separate process, on a free port."""
 
 import json
 import os

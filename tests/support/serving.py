@@ -1,4 +1,4 @@
-"""A service in this process: a made-up model behind the real application."""
+"""A service in this process: a fake model behind the real application."""
 
 import asyncio
 import json
@@ -98,7 +98,7 @@ class FakeKeys:
 
 @dataclass
 class FakeLog:
-    """What would have been logged."""
+    """A prediction log that keeps its records in memory."""
 
     records: list[tuple[Any, ...]] = field(default_factory=list)
     depth: int = 0
@@ -147,8 +147,8 @@ class RunningService:
     app: ServingApp
 
 
-def make_options(**given: Any) -> Any:
-    """What ``towline serve`` was told, without a store."""
+def make_options(**changes: Any) -> Any:
+    """Options of ``towline serve``, without a store."""
     settings = {
         "rate": None,
         "allowed_hosts": (),
@@ -159,24 +159,24 @@ def make_options(**given: Any) -> Any:
         "host": "127.0.0.1",
         "port": 8080,
     }
-    return SimpleNamespace(**(settings | given))
+    return SimpleNamespace(**(settings | changes))
 
 
 def create_application(
-    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
+    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **changes: Any
 ) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
     live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", rejections=0)
     log = FakeLog()
-    app = create_app(make_options(**given), live, FakeKeys(keys or {}), log)
+    app = create_app(make_options(**changes), live, FakeKeys(keys or {}), log)
     return app, live, log
 
 
 @contextmanager
 def run_service(
-    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **given: Any
+    model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **changes: Any
 ) -> Iterator[RunningService]:
-    """The service, its client, and what can be changed while it runs."""
-    app, live, log = create_application(model, keys, **given)
+    """Runs a service; yields it with its client, model and log."""
+    app, live, log = create_application(model, keys, **changes)
     client = ServiceClient(app, "http://127.0.0.1:8080")
     try:
         yield RunningService(client, live, log, app)
@@ -196,28 +196,28 @@ async def send_asgi(
     client: str = "127.0.0.1",
     **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request as raw ASGI; each part of the body is a message of its own, None is a client that left."""
+    """One request as raw ASGI; each part of the body is one message, None is a client that has disconnected."""
     messages = [
         {"type": "http.disconnect"}
         if part is None
-        else {"type": "http.request", "body": part, "more_body": place < len(body) - 1}
-        for place, part in enumerate(body)
+        else {"type": "http.request", "body": part, "more_body": index < len(body) - 1}
+        for index, part in enumerate(body)
     ]
-    sent: list[dict[str, Any]] = []
+    responses: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         return messages.pop(0) if messages else await asyncio.sleep(3600, {})
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        responses.append(message)
 
-    given = {"content_type": "application/json"} | headers
+    all_headers = {"content_type": "application/json"} | headers
     scope = {
         "type": "http", "method": method, "path": path, "query_string": b"", "client": (client, 1),
-        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()],
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in all_headers.items()],
     }  # fmt: skip
     await app(scope, receive, send)
-    if not sent:
+    if not responses:
         return 0, {}, b""
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], headers, b"".join(message["body"] for message in sent[1:])
+    headers = {name.decode(): value.decode() for name, value in responses[0]["headers"]}
+    return responses[0]["status"], headers, b"".join(message["body"] for message in responses[1:])

@@ -1,4 +1,4 @@
-"""SQL that tests run past the ledger's own interface."""
+"""SQL that bypasses the ledger's interface."""
 
 from sqlalchemy import create_engine, text
 

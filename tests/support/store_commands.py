@@ -76,10 +76,10 @@ class StoreCommands:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(self, *words: str, command: str = "run") -> "subprocess.Popen[str]":
-        """Starts a command, `towline run` by default, in a process group and session of its own."""
-        given = [str(self.config), *words] if command == "run" else list(words)
+        """Starts a command, `towline run` by default, in a new process group and session."""
+        arguments = [str(self.config), *words] if command == "run" else list(words)
         return subprocess.Popen(
-            [TOWLINE, command, *given],
+            [TOWLINE, command, *arguments],
             env=self.environment,
             cwd=self.config.parent,
             stdout=subprocess.PIPE,
@@ -123,13 +123,13 @@ class StoreCommands:
 
         return has_gained
 
-    def query_prefect(self, what: str, **filters: Any) -> list[dict[str, Any]]:
+    def query_prefect(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs or task runs in Prefect, newest first; empty without a server."""
         server = servers.find(self.settings, "prefect")
         if server is None:
             return []
         body = json.dumps({**filters, "limit": 200, "sort": "EXPECTED_START_TIME_DESC"}).encode()
-        request = urllib.request.Request(f"{server.url}/api/{what}/filter", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{server.url}/api/{kind}/filter", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return list(json.load(answer))
 
@@ -148,12 +148,12 @@ class StoreCommands:
             return connection.execute(query, values).fetchall()
 
     def running_processes(self) -> list[str]:
-        """Command lines of processes that a run on this store left, and of smoke tests without a parent."""
+        """Command lines of remaining processes of runs on this store, and of smoke tests without a parent."""
         return [words for _, words in _find_processes(str(self.store))]
 
     def find_faults(self) -> dict[str, list[str]]:
         """Inconsistencies after a run has ended, by kind."""
-        found: dict[str, list[str]] = {
+        faults: dict[str, list[str]] = {
             "second versions": [],
             "champions without a pass": [],
             "aliases that differ": [],
@@ -167,53 +167,53 @@ class StoreCommands:
         for row in rows:
             keys.setdefault(row.run_key, set()).add(row.version)
         tag = "select version, value from model_version_tags where key = ? and name = ?"
-        numbers = {own: int(number) for own, number in self.query_mlflow(tag, "towline.version", MODEL)}
-        for own, key in self.query_mlflow(
+        numbers = {run_id: int(number) for run_id, number in self.query_mlflow(tag, "towline.version", MODEL)}
+        for run_id, key in self.query_mlflow(
             tag, "towline.run_key", MODEL
         ):  # MLflow may have counted further than the ledger
-            keys.setdefault(key, set()).add(numbers[own])
-        found["second versions"] += [f"{key[:8]}: {versions}" for key, versions in keys.items() if len(versions) > 1]
+            keys.setdefault(key, set()).add(numbers[run_id])
+        faults["second versions"] += [f"{key[:8]}: {versions}" for key, versions in keys.items() if len(versions) > 1]
         for event in ("registered", "promoted", "refused"):
             times = Counter(row.run_key for row in rows if row.event == event)
-            found["second versions"] += [f"{key[:8]}: {event} {n} times" for key, n in times.items() if n > 1]
+            faults["second versions"] += [f"{key[:8]}: {event} {n} times" for key, n in times.items() if n > 1]
         releases = Counter(path.name.partition("-")[0] for path in (self.store / "releases" / MODEL).iterdir())
-        found["second versions"] += [f"{n} releases of {name}" for name, n in releases.items() if n > 1]
+        faults["second versions"] += [f"{n} releases of {name}" for name, n in releases.items() if n > 1]
         for row in rows:
             if row.event == "promoted" and row.evidence["verdict"] != "pass":
-                found["champions without a pass"].append(f"version {row.version}")
+                faults["champions without a pass"].append(f"version {row.version}")
             if row.event == "registered":  # it has no release yet
                 continue
             try:
                 verify_release(self.store / row.release)
             except TowlineError as error:
-                found["unreadable files"].append(str(error))
+                faults["unreadable files"].append(str(error))
         aliases = {
             name: numbers[n] for name, n in self.query_mlflow("select alias, version from registered_model_aliases")
         }
         ours = {name: version for name, version in self.ledger.aliases(MODEL).items() if version}
         if aliases != ours:
-            found["aliases that differ"].append(f"MLflow {aliases}, ledger {ours}")
+            faults["aliases that differ"].append(f"MLflow {aliases}, ledger {ours}")
         open_runs = self.query_mlflow("select run_uuid, status from runs where status = 'RUNNING'")
-        found["runs left open"] += [f"MLflow {run}" for run in open_runs]
+        faults["runs left open"] += [f"MLflow {run}" for run in open_runs]
         self.count_task_states()  # waits for the server
         states = {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
-        found["runs left open"] += [
+        faults["runs left open"] += [
             f"flow run {run['name']}" for run in self.query_prefect("flow_runs", flow_runs=states)
         ]
-        found["runs left open"] += [
+        faults["runs left open"] += [
             f"task run {run['name']}" for run in self.query_prefect("task_runs", task_runs=states)
         ]
-        found["leftovers"] += [str(path) for path in (self.store / "work").glob(".gone-*")]
-        found["leftovers"] += [str(path) for path in (self.store / "work").glob("*/verdict-*.json")]
-        found["leftovers"] += [str(path) for path in (self.store / "releases").rglob(".draft-*")]
-        found["leftovers"] += self.running_processes()
-        found["unreadable files"] += self.find_unreadable_files()
-        return found
+        faults["leftovers"] += [str(path) for path in (self.store / "work").glob(".gone-*")]
+        faults["leftovers"] += [str(path) for path in (self.store / "work").glob("*/verdict-*.json")]
+        faults["leftovers"] += [str(path) for path in (self.store / "releases").rglob(".draft-*")]
+        faults["leftovers"] += self.running_processes()
+        faults["unreadable files"] += self.find_unreadable_files()
+        return faults
 
     def find_unreadable_files(self) -> list[str]:
         """Files of the store that cannot be read to the end, without unfinished files under a temporary name."""
         deleted = {run for (run,) in self.query_mlflow("select run_uuid from runs where lifecycle_stage = 'deleted'")}
-        found = []
+        unreadable = []
         for path in sorted(self.store.rglob("*")):
             inside = path.relative_to(self.store).parts
             if not path.is_file() or deleted & set(inside) or any(part.startswith(".") for part in inside):
@@ -225,20 +225,22 @@ class StoreCommands:
             except FileNotFoundError:
                 continue
             except Exception as error:
-                found.append(f"{path.relative_to(self.store)}: {error}")
-        return found
+                unreadable.append(f"{path.relative_to(self.store)}: {error}")
+        return unreadable
 
     def _deleted_model(self, inside: tuple[str, ...]) -> bool:
-        gone = self.query_mlflow("select model_id from logged_models where lifecycle_stage = 'deleted' or status != 2")
-        return bool({model for (model,) in gone} & set(inside))
+        deleted = self.query_mlflow(
+            "select model_id from logged_models where lifecycle_stage = 'deleted' or status != 2"
+        )
+        return bool({model for (model,) in deleted} & set(inside))
 
 
 def wait_for_orphans(commands: StoreCommands, seconds: float = 120) -> list[str]:
     """Waits until the processes that a killed run left have ended; returns those that have not."""
     deadline = time.monotonic() + seconds
-    while (left := commands.running_processes()) and time.monotonic() < deadline:
+    while (orphans := commands.running_processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return left
+    return orphans
 
 
 def _read(path: Path) -> None:

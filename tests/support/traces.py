@@ -1,4 +1,4 @@
-"""A search for given texts in all files of a folder, compressed and columnar ones too."""
+"""A search for texts in all files of a folder, including compressed and columnar files."""
 
 import gzip
 import io
@@ -10,22 +10,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def find_traces(folder: Path, wanted: Iterable[bytes], without: Iterable[Path] = ()) -> list[str]:
+def find_traces(folder: Path, texts: Iterable[bytes], without: Iterable[Path] = ()) -> list[str]:
     """``path: text`` for each of these byte strings that the names or contents of the folder's files hold.
 
     ZIP archives (NumPy's and skops' among them) are unpacked, Parquet files are read as columns; ``without`` are files
     that are not looked into.
     """
     left_out = set(without)
-    needles = list(wanted)
-    found = []
+    needles = list(texts)
+    traces = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in left_out:
             content = (
                 str(path.relative_to(folder)).encode() + b"\n" + b"\n".join(_contents(path.name, path.read_bytes()))
             )
-            found += [f"{path.relative_to(folder)}: {one!r}" for one in needles if one in content]
-    return found
+            traces += [f"{path.relative_to(folder)}: {needle!r}" for needle in needles if needle in content]
+    return traces
 
 
 def _contents(name: str, content: bytes) -> Iterator[bytes]:

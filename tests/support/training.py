@@ -1,4 +1,4 @@
-"""Small tables taken through the steps of training."""
+"""Small tables for the training steps."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any)
         table.to_parquet(tmp_path / "table.parquet")
     source = str(tmp_path / "table.parquet" if isinstance(table, pd.DataFrame) else table)
     data = {"source": source, "target": "y", **config.pop("data", {})}
-    made = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
-    dataset = load_dataset(made.data, tmp_path, tmp_path / "store", None)
+    pipeline = PipelineConfig.model_validate({"name": "t", "data": data, "cross_validation": {"folds": 3}, **config})
+    dataset = load_dataset(pipeline.data, tmp_path, tmp_path / "store", None)
     work = Workspace(store=tmp_path / "store", key="0" * 16, token="t", dataset=dataset)
     work.path.mkdir(parents=True, exist_ok=True)
-    work.save("contract.json", infer_contract(work.table(), made))
-    split_table(work, made)
-    return work, made
+    work.save("contract.json", infer_contract(work.table(), pipeline))
+    split_table(work, pipeline)
+    return work, pipeline

@@ -1,4 +1,4 @@
-"""A `towline up` in a process of its own, as a user runs it."""
+"""`towline up` in a separate process, as a user runs it."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
 
 class UpProcess:
-    """A `towline up` on a store of its own.
+    """`towline up` on a new store.
 
     Args:
         folder: gets the config, the log file and the store.
@@ -107,7 +107,7 @@ class UpProcess:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that no one listens on."""
+    """A free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

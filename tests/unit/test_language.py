@@ -73,6 +73,8 @@ PHRASES = {
 }
 
 CODE = ("towline", "tasks", "flows")
+#: folders of tests that are checked like the product
+TESTS = ("tests/e2e", "tests/docker", "tests/support", "tests/integration/backup", "tests/integration/loadtest")
 TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
 HERE = Path(__file__).resolve()
 
@@ -82,7 +84,7 @@ def sources() -> list[Path]:
 
 
 def pages() -> list[Path]:
-    folders = [REPOSITORY / name for name in ("docs", "examples", "data", "configs", *CODE)]
+    folders = [REPOSITORY / name for name in ("docs", "examples", "data", "configs", *CODE, *TESTS)]
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in TEXT and path.is_file()]
     return [*sorted(REPOSITORY.glob("*.md")), REPOSITORY / "Makefile", *paths]
 
@@ -137,13 +139,15 @@ def test_phrases() -> None:
 
 def test_former_names() -> None:
     """No definition and no module has a name that was replaced."""
-    lines = [line for path in sources() for line in renamed(path)]
+    lines = [line for path in pages() if path.suffix == ".py" for line in renamed(path)]
     assert lines == [], "\n".join(lines)
 
 
 def test_values_are_named_for_what_they_are() -> None:
     """No variable or parameter is called ``found`` or ``told``."""
-    lines = [line for path in sources() for line in empty_names(path)]
+    paths = [path for path in pages() if path.suffix == ".py"]
+    assert len(paths) > len(sources())
+    lines = [line for path in paths for line in empty_names(path)]
     assert lines == [], "\n".join(lines)
 
 

@@ -48,10 +48,10 @@ class Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         from towline.processes import private_files
 
-        words = list(sys.argv[1:] if args is None else args)
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
             with private_files():
-                sys.exit(super().main(words, *rest, **{**extra, "standalone_mode": False}) or 0)
+                sys.exit(super().main(arguments, *rest, **{**extra, "standalone_mode": False}) or 0)
         except TowlineError as error:
             failure = error
         except click.exceptions.NoArgsIsHelpError as error:
@@ -62,14 +62,14 @@ class Commands(click.Group):
             remedy = f"see `{context.command_path} --help`" if context else ""
             failure = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
         except ModuleNotFoundError as error:
-            command = " ".join(["towline", *[word for word in words if word in self.commands][:1]])
+            command = " ".join(["towline", *[word for word in arguments if word in self.commands][:1]])
             failure = extras.not_installed(error, command) or _bug(error)
         except click.Abort:
             click.echo("interrupted; run the same command again: it resumes from the last completed step", err=True)
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - no traceback for the user
             failure = _bug(error)
-        report(failure, as_json="--json" in words)
+        report(failure, as_json="--json" in arguments)
         sys.exit(failure.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -84,8 +84,8 @@ def _bug(error: Exception) -> TowlineError:
 
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log = next(folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)) / name
-    words = [mask_passwords(word) for word in sys.argv]
-    log.write_text(f"towline {__version__} {words}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+    arguments = [mask_passwords(word) for word in sys.argv]
+    log.write_text(f"towline {__version__} {arguments}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
     return TowlineError(
         f"a bug in towline: {type(error).__name__}: {str(error)[:300]}",
         where=str(log),

@@ -1,7 +1,6 @@
 """towline backup and towline restore."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +38,11 @@ def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_has
       towline backup /backups/towline.tar.zst
       towline backup /backups/towline-$(date +%F).tar.zst --folder artifacts=/mlflow/artifacts
     """
+    from towline.cli import screen
     from towline.operations.backup import create
 
     settings, databases, paths = _targets(None, urls, folders)
-    with _show_steps():
+    with screen.progress(Path(os.devnull)):  # the store, and its log file, may not exist yet
         result = create.backup(settings, target, databases, paths, hash_keys=not no_hash_keys)
 
     def text() -> str:
@@ -56,7 +56,7 @@ def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_has
 
 
 @click.command()
-@click.argument("archive", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("archive", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--into",
     metavar="STORE",
@@ -92,6 +92,7 @@ def restore(
       towline restore /backups/towline.tar.zst --into /tmp/rehearsal
       towline restore /backups/towline.tar.zst --verify-only
     """
+    from towline.cli import screen
     from towline.operations.backup import restore
 
     if verify_only:
@@ -102,7 +103,7 @@ def restore(
         emit(document, as_json, lambda: f"{summary} on {manifest.created[:16].replace('T', ' ')} UTC")
         return
     settings, databases, paths = _targets(into, urls, folders)
-    with _show_steps():
+    with screen.progress(Path(os.devnull)):  # the store, and its log file, may not exist yet
         result = restore.restore(settings, archive, databases, paths, force=force, trusted=trust)
 
     def text() -> str:
@@ -123,8 +124,6 @@ def restore(
 def _targets(
     into: Path | None, urls: tuple[str, ...], folders: tuple[str, ...]
 ) -> "tuple[Settings, dict[str, Database], dict[str, Path]]":
-    import os
-
     from towline.config import Settings
     from towline.operations.backup.databases import holds_password, select_databases, split_pairs
 
@@ -143,14 +142,3 @@ def _targets(
             "two folders have one name", where="--folder", remedy="give each its own name, other than store"
         )
     return settings, select_databases(settings, urls), paths
-
-
-@contextmanager
-def _show_steps() -> Iterator[None]:
-    """Shows the steps; the log file is temporary, since the store may not exist yet."""
-    import tempfile
-
-    from towline.cli import screen
-
-    with tempfile.TemporaryDirectory() as folder, screen.progress(Path(folder) / "towline.log"):
-        yield

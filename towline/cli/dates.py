@@ -19,8 +19,8 @@ class Moment(click.ParamType[datetime]):
         for read in (datetime.fromisoformat, _dotted):
             with contextlib.suppress(ValueError):
                 return read(text)
-        what = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
-        raise click.BadParameter(what, ctx, param)
+        problem = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
+        raise click.BadParameter(problem, ctx, param)
 
 
 def _dotted(text: str) -> datetime:

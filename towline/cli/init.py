@@ -96,15 +96,15 @@ def _ask_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
     default = guess_target(columns)
     if not ask:
         return default
-    shown = ", ".join(columns[:40]) + (", …" if len(columns) > 40 else "")
+    listed = ", ".join(columns[:40]) + (", …" if len(columns) > 40 else "")
     if not sys.stdin.isatty():
         raise ConfigError(
             "the column to predict is not named",
             where="command line",
             remedy=f"give --target COLUMN, or --yes for --target {default}",
-            details=(f"the columns are: {shown}",),
+            details=(f"the columns are: {listed}",),
         )
-    click.echo(f"The columns are: {shown}", err=True)
+    click.echo(f"The columns are: {listed}", err=True)
     return str(click.prompt("Which column is predicted?", default=default, type=click.Choice(columns), err=True,
                             show_choices=False))  # fmt: skip
 

@@ -19,21 +19,21 @@ _INTERVAL_S = 5.0  # between lines without a terminal
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-class _Seconds(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
-        if not match or not (seconds := float(match[1]) * _UNITS[match[2]]):
-            self.fail(f"{value!r} is not a duration; write e.g. 30s or 5m", param, ctx)
-        return seconds
+def _parse_duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or not (seconds := float(match[1]) * _UNITS[match[2]]):
+        raise click.BadParameter(f"{text!r} is not a duration; write e.g. 30s or 5m")
+    return seconds
 
 
 @click.command()
 @click.argument("url")
 @click.option("--users", type=click.IntRange(1, 10_000), help="Users, each waiting for its answer.  [default: 20]")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests/s at a fixed rate, instead of users.")
-@click.option("--duration", "seconds", type=_Seconds(), default="30s", show_default=True, help="E.g. 90s, 5m.")
+@click.option(
+    "--duration", "seconds", type=_parse_duration, metavar="DURATION", default="30s", show_default=True,
+    help="E.g. 90s, 5m.",
+)  # fmt: skip
 @click.option("--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="API key; better in TOWLINE_API_KEY.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write a report there.")
 @json_option

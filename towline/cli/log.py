@@ -171,9 +171,10 @@ def _folder(name: str) -> "tuple[Settings, Path]":
 
     settings = Settings.from_environment()
     folders = (settings.layout.prediction_logs, settings.layout.all_labels)
-    known = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
-    if name not in known:
-        remedy = suggest(name, known) if known else "`towline serve` starts one"
+    present = [folder for folder in folders if folder.is_dir()]
+    logged_models = sorted({path.name for folder in present for path in folder.iterdir() if path.is_dir()})
+    if name not in logged_models:
+        remedy = suggest(name, logged_models) if logged_models else "`towline serve` starts one"
         raise ConfigError(f"no log of {name!r}", where=str(folders[0]), remedy=remedy)
     return settings, folders[0] / name
 
@@ -200,6 +201,6 @@ def _tail(rows: "pa.Table") -> str:
     lines = []
     for row in rows.to_pylist():
         values = ", ".join(f"{name.removeprefix(INPUT_PREFIX)}={row[name]}" for name in inputs if row[name] is not None)
-        place = f"{row['request_id']}[{row['row']}]"
-        lines.append([f"{row['time']:%Y-%m-%d %H:%M:%S}", place, row["version"], row["prediction"], values[:60]])
+        request = f"{row['request_id']}[{row['row']}]"
+        lines.append([f"{row['time']:%Y-%m-%d %H:%M:%S}", request, row["version"], row["prediction"], values[:60]])
     return table(["time (UTC)", "request", "version", "prediction", "inputs"], lines)

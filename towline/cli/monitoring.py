@@ -53,12 +53,12 @@ def drift(
     check_file(current, "--current")
     settings = Settings.from_environment()
     with screen.progress(settings.layout.log()):
-        done = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
-    if result := done.drift:
+        run = api.drift(config, current=current, report=report, as_of=as_of, overrides=overrides)
+    if result := run.drift:
         emit(
-            {**result.model_dump(mode="json"), "report": done.report},
+            {**result.model_dump(mode="json"), "report": run.report},
             as_json,
-            lambda: _describe_drift(result, done.report),
+            lambda: _describe_drift(result, run.report),
         )
 
 
@@ -86,9 +86,9 @@ def _run_flow(
 ) -> None:
     from towline.cli import flows
 
-    done = flows.run(name, config, as_of, overrides)
-    page = {"page": done.page} if done.page else {}
-    emit(done.value.model_dump(mode="json") | page, as_json, lambda: _describe_run(done.value))
+    flow_run = flows.run(name, config, as_of, overrides)
+    page = {"page": flow_run.page} if flow_run.page else {}
+    emit(flow_run.value.model_dump(mode="json") | page, as_json, lambda: _describe_run(flow_run.value))
 
 
 def _describe_run(run: "MonitoringRun") -> str:

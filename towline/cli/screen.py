@@ -276,16 +276,16 @@ def _classes(contract: "Contract") -> str:
 
 def _column(column: "Column") -> list[object]:
     if column.note:
-        holds = f"left out: {column.note}"
+        content = f"left out: {column.note}"
     elif column.kind == "numeric" and column.min is not None:
-        holds = f"{column.min:.6g} to {column.max:.6g}"
+        content = f"{column.min:.6g} to {column.max:.6g}"
     elif column.derive:
-        holds = f"used as {', '.join(column.derive)}"
+        content = f"used as {', '.join(column.derive)}"
     else:
-        holds = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
+        content = ", ".join((column.categories or ())[:6]) + (", …" if column.categories and column.levels > 6 else "")
     if column.reason and not column.note:
-        holds = f"{holds} ({column.reason})".lstrip()
-    return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, holds]
+        content = f"{content} ({column.reason})".lstrip()
+    return [column.name, column.kind, column.role, "yes" if column.nullable else "no", column.levels, content]
 
 
 def version_page(manifest: "Manifest", history: "Sequence[Entry]", directory: Path) -> str:
@@ -350,4 +350,4 @@ def _number(value: float | None) -> str:
 
 def next_steps(steps: Sequence[tuple[str, str]]) -> str:
     """The commands that may follow, as (purpose, command)."""
-    return "\n".join(["", click.style("next", bold=True), *(f"  {what:<24}{command}" for what, command in steps)])
+    return "\n".join(["", click.style("next", bold=True), *(f"  {purpose:<24}{command}" for purpose, command in steps)])

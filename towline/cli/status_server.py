@@ -90,9 +90,9 @@ class _StatusHandler(BaseHTTPRequestHandler):
         """A page from the store. It is sandboxed, so that its content cannot access this address."""
         layout = self.server.settings.layout
         file = layout.drift_report(model, day or "")
-        what = f"drift report of {day}"
+        title = f"drift report of {day}"
         if version:
-            what = f"card of version {version}"
+            title = f"card of version {version}"
             try:
                 entry = open_ledger(self.server.settings).entry(model, int(version))
             except TowlineError as error:
@@ -101,7 +101,7 @@ class _StatusHandler(BaseHTTPRequestHandler):
         try:
             return 200, "text/html", file.read_text(encoding="utf-8"), _CARD_POLICY if version else _REPORT_POLICY
         except (OSError, UnicodeDecodeError):
-            return 404, "text/plain", f"{model} has no {what}", content_security_policy()
+            return 404, "text/plain", f"{model} has no {title}", content_security_policy()
 
     def _page(self, name: str) -> tuple[int, str, str]:
         from towline.cli.status import read_links, read_statuses

@@ -90,8 +90,8 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     click.echo("starting …", err=True)
     with files.exclusive_lock(up_state.path(settings).with_suffix(".lock"), wait=False) as acquired:
         if not acquired:
-            other = up_state.find_running(settings)
-            since = f", process {other.pid}, since {other.since:%Y-%m-%d %H:%M} UTC" if other else ""
+            record = up_state.find_running(settings)
+            since = f", process {record.pid}, since {record.since:%Y-%m-%d %H:%M} UTC" if record else ""
             raise ConfigError(
                 f"towline up runs already on this store{since}",
                 where=str(settings.store),
@@ -138,9 +138,9 @@ def _describe(state: "UpState", configs: "Sequence[PipelineConfig]", settings: "
 
 
 def _unit(settings: "Settings", configs: "Sequence[PipelineConfig]") -> str:
-    words = [word for word in sys.argv[1:] if word != "--systemd"]
-    paths = {str(path): str(path.resolve()) for path in map(Path, words) if path.is_file()}
-    command = [str(Path(sys.executable).with_name("towline")), *(paths.get(word, word) for word in words)]
+    arguments = [word for word in sys.argv[1:] if word != "--systemd"]
+    paths = {str(path): str(path.resolve()) for path in map(Path, arguments) if path.is_file()}
+    command = [str(Path(sys.executable).with_name("towline")), *(paths.get(word, word) for word in arguments)]
     environment = [f'Environment="{name}={value}"' for name, value in settings.environment().items()]
     return _UNIT.format(
         models=", ".join(config.name for config in configs),

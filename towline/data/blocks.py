@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from towline.data.text_features import text_lengths
 from towline.files import read_arrays
 
 if TYPE_CHECKING:  # drift detection does not import it
@@ -106,7 +107,7 @@ def _find_cells(values: "pd.Series[Any]", profile: Mapping[str, Any]) -> tuple[n
     grid = profile.get("grid")
     if grid is None:
         return np.empty(0, dtype=np.int64), 0
-    numbers = values.to_numpy(np.float64)
+    numbers = text_lengths(values) if profile["kind"] == "text" else values.to_numpy(np.float64)
     cells = np.full(len(numbers), -1, dtype=np.int64)
     finite = np.isfinite(numbers)
     scaled = (numbers[finite] - grid["low"]) * (CELLS / (grid["high"] - grid["low"]))

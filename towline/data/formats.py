@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy import CursorResult, Row
 
 MIN_SAMPLE_ROWS = 2_000  # however wide the table is
+ENCODING = b"encoding"  # key of the metadata of a CSV's table
+_MAX_NON_ASCII_RUN = 2  # letters in a row
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
@@ -100,7 +102,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         with reader:
             for batch in reader:
                 blocks += 1
-                yield pa.Table.from_batches([batch])
+                yield _name_columns(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError) as error:
         table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
         if blocks:
@@ -109,13 +111,18 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         yield table
 
 
+def _name_columns(table: pa.Table) -> pa.Table:
+    """The table with the names that pandas gives to columns without one: ``Unnamed: 0`` for the first column."""
+    return table.rename_columns([name or f"Unnamed: {at}" for at, name in enumerate(table.column_names)])
+
+
 def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
     types = dict.fromkeys(header, pa.large_string())
     return pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
 
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
-    raw = _read_text(path)
+    raw, encoding = _read_text(path)
     records = _records(raw, separator)
     line, header = next(records)
     others = [mark for mark in ",;|\t" if mark != separator and mark in header[0]] if len(header) == 1 else []
@@ -130,10 +137,10 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
         raise DataError("a quote is opened and never closed", where=f"{path}:{line}", remedy="correct the line")
     try:
-        return _parse_csv(raw, separator, header)
+        return _parse_csv(raw, separator, header, encoding)
     except pa.ArrowException as error:
         with contextlib.suppress(pa.ArrowException):
-            return _parse_csv(_quote_carriage_returns(raw, separator), separator, header)
+            return _parse_csv(_quote_carriage_returns(raw, separator), separator, header, encoding)
         for line, fields in _records(raw, separator):
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, but the header has {len(header)}"
@@ -143,13 +150,14 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
 
 
-def _parse_csv(raw: bytes, separator: str, header: Sequence[str]) -> pa.Table:
-    return pyarrow.csv.read_csv(
+def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:
+    table = pyarrow.csv.read_csv(
         io.BytesIO(raw),
         read_options=pyarrow.csv.ReadOptions(block_size=2**24),
         parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         convert_options=_text_columns(header),
     )
+    return _name_columns(table).replace_schema_metadata({ENCODING: encoding})
 
 
 def _quote_carriage_returns(raw: bytes, separator: str) -> bytes:
@@ -171,11 +179,11 @@ def _quote_carriage_returns(raw: bytes, separator: str) -> bytes:
     return b'"'.join(parts)[1:-1]
 
 
-def _read_text(path: Path) -> bytes:
-    """The decompressed content of a CSV file as UTF-8.
+def _read_text(path: Path) -> tuple[bytes, str]:
+    """The decompressed content of a CSV file as UTF-8, and its encoding: UTF-8, UTF-16 or Windows-1252.
 
     Raises:
-        DataError: the file cannot be read, is empty, or is not UTF-8.
+        DataError: the file cannot be read, is empty, or has another encoding.
     """
     try:
         raw = path.read_bytes()
@@ -188,13 +196,31 @@ def _read_text(path: Path) -> bytes:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
+        if converted := _decode_windows_1252(raw):
+            return converted, "Windows-1252"
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"not UTF-8: byte {raw[error.start]:#04x} at position {error.start}",
+            f"neither UTF-8 nor Windows-1252: byte {raw[error.start]:#04x} at position {error.start}",
             where=f"{path}:{line}",
-            remedy="save it as UTF-8, e.g. iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
+            remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
         ) from None
-    return raw
+    return raw, "UTF-8"
+
+
+def _decode_windows_1252(raw: bytes) -> bytes:
+    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding.
+
+    In Western European languages more than two non-ASCII letters in a row are rare. A text in another alphabet, decoded
+    as Windows-1252, has whole words of them.
+    """
+    try:
+        text = raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return b""
+    run_lengths = [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
+    return (
+        text.encode() if sum(length > _MAX_NON_ASCII_RUN for length in run_lengths) <= 0.02 * len(run_lengths) else b""
+    )
 
 
 def _decode_utf16(raw: bytes) -> bytes:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from towline.config import Kind
 from towline.data.schema.contract import Contract
+from towline.data.text_features import text_lengths
 
 CELLS = 256
 MAX_LEVELS, MAX_LEVEL_BYTES = 200, 10_000  # of a category: number of levels, and length of all their names
@@ -26,8 +27,9 @@ def profile_features(features: pd.DataFrame, contract: Contract) -> dict[str, An
     Returns:
         ``{"rows": n, "columns": {name: …}}``, which can be written as JSON. Each column has kind, count (of values that
         are not null) and nulls. Numeric and boolean columns add mean, sd, min, max, quantiles (0, 1, … 100 %) and grid:
-        counts in 256 equal cells from low to high, and count, mean and sd of the values below and above. Categories add
-        levels, counts (of the most frequent levels) and other. Datetimes add min and max. Undefined values are None.
+        counts in 256 equal cells from low to high, and count, mean and sd of the values below and above; texts add the
+        same of their lengths. Categories add levels, counts (of the most frequent levels) and other. Datetimes add min
+        and max. Undefined values are None.
         Columns with personal data have counts only.
     """
     columns = contract.feature_columns
@@ -51,6 +53,8 @@ def describe_columns(table: pd.DataFrame, kinds: Mapping[str, Kind], without: Co
             column |= {"levels": int(present.nunique())}
         elif kind == "category":
             column |= _describe_levels(present)
+        elif kind == "text":
+            column |= _describe_numbers(text_lengths(present))
         elif kind == "datetime":
             ends = {"min": present.min(), "max": present.max()} if len(present) else {}
             column |= {"min": None, "max": None} | {key: end.isoformat() for key, end in ends.items()}

@@ -50,6 +50,7 @@ class Dataset(Frozen):
         formats: how columns are written, if their values show more than the config says.
         coerced: values that were read as null.
         left_out: rows that were left out, by the reason.
+        encodings: of CSV files that are not UTF-8.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Dataset(Frozen):
     formats: tuple[tuple[str, ValueFormat], ...] = ()
     coerced: tuple[CoercedValues, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    encodings: tuple[str, ...] = ()
 
 
 def load_dataset(
@@ -85,6 +87,7 @@ def load_dataset(
         DataError: the source is missing, empty or malformed, or has a column of unusable values.
         TransientError: the database is down, or the store cannot be written.
     """
+    encodings: set[str] = set()
     for key in ("window", "half_life", "detrend"):
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
@@ -94,7 +97,7 @@ def load_dataset(
     else:
         source = config.source if isinstance(config.source, str) else ", ".join(config.source)
         paths = formats.list_files(config.source, project)
-        tables = ((str(path), formats.read_file(path, config.separator)) for path in paths)
+        tables = _read_files(paths, config.separator, encodings)
     try:
         table, coerced, columns = _convert_columns(_concatenate(tables, config), config, source)
         table, left_out = _select_labelled(_select_rows(table, config, as_of, source), config, source)
@@ -117,12 +120,22 @@ def load_dataset(
         formats=tuple(columns.items()),
         coerced=coerced,
         left_out=tuple(left_out.items()),
+        encodings=tuple(sorted(encodings - {"UTF-8"})),
     )
     snapshot = StoreLayout(store).dataset(dataset.path)
     with replacing(snapshot) as file:
         pq.write_table(table, file, compression="zstd")
     sweep(snapshot.parent)
     return dataset
+
+
+def _read_files(paths: Iterable[Path], separator: str, encodings: set[str]) -> Iterator[tuple[str, pa.Table]]:
+    """The name and table of each file; adds the encodings of CSV files."""
+    for path in paths:
+        table = formats.read_file(path, separator)
+        if encoding := (table.schema.metadata or {}).get(formats.ENCODING):
+            encodings.add(encoding.decode())
+        yield str(path), table.replace_schema_metadata(None)
 
 
 def remove_snapshot(dataset: Dataset, config: DataConfig, store: Path) -> None:
@@ -251,6 +264,8 @@ def _convert_columns(
         if name == config.time:
             converted, formats[name] = _convert_times(column, name, fmt, where)
         elif kind == "numeric" and text_columns.is_text(column.type):
+            if unit := notation.detect_unit(column):
+                formats[name] = fmt = fmt.model_copy(update={"unit": unit})
             floats, nulls = text_columns.parse_numbers(column, fmt)
             exact = text_columns.whole_or_float(floats, column)
             converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])

@@ -13,6 +13,7 @@ import pandas as pd
 import towline
 from towline import files
 from towline.data.schema.contract import Column, Contract
+from towline.data.text_features import text_lengths
 from towline.html import format_number, render_page
 from towline.project.detection import read_table
 from towline.project.initialization import TableReader
@@ -96,7 +97,9 @@ def write_profile(reader: TableReader, path: Path, target: str | None, time: str
 
 def _profile(column: Column, frame: pd.DataFrame, contract: Contract, proposal: Proposal) -> ColumnProfile:
     values, hidden = frame[column.name], column.name in proposal.pii
-    groups = _group(values, column)
+    is_text = column.kind == "text"  # a page shows the lengths of texts
+    shown = pd.Series(text_lengths(values), index=values.index) if is_text else values
+    groups = _group(shown, column)
     is_target = column.name == contract.target
     relation, strength = ([], None) if is_target else _relate(groups, frame[contract.target], contract)
     warning = proposal.drop.get(column.name, "")
@@ -107,15 +110,15 @@ def _profile(column: Column, frame: pd.DataFrame, contract: Contract, proposal: 
         use = proposal.pii[column.name]
     else:
         use = column.note or ("time" if column.name == proposal.time else column.role)
-    over_time, nulls_over_time = _change(values, frame, proposal.time) if column.name != proposal.time else ([], [])
+    over_time, nulls_over_time = _change(shown, frame, proposal.time) if column.name != proposal.time else ([], [])
     return ColumnProfile(
         name=column.name,
         kind=column.kind,
         use=use,
         nulls=float(values.isna().mean()),
         levels=int(values.nunique()),
-        values="personal data" if hidden else _describe(values),
-        distribution=[] if hidden else _distribution(values),
+        values="personal data" if hidden else ("length " if is_text else "") + _describe(shown),
+        distribution=[] if hidden else _distribution(shown),
         over_time=over_time,
         nulls_over_time=nulls_over_time,
         relation=[Bar(bar.height, "") if hidden else bar for bar in relation],

@@ -318,6 +318,8 @@ def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
         if combined and combined.value + combined.limit(SIGNIFICANCE / 2 / trials) < 0:
             outcome = "pass"
             detail = f"{detail}; better with the {len(more.truth):,} out-of-fold rows, and no version serves"
+    if outcome == "inconclusive":
+        detail = f"{detail}; {len(comparison.holdout.truth):,} holdout rows are too few to tell it from chance"
     return Check(
         name="baseline",
         outcome=outcome,

@@ -153,9 +153,9 @@ class Ledger:
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
             run_key = _registered(model, rows, version).run_key
             images = (row for row in rows if row.event == "packaged" and row.version == version)
-            same = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
+            same_image = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
             packaged = JudgedVersion(version, run_key, release, evidence)
-            return next(same, None) or _draft("packaged", packaged, rows, actor, reason)
+            return next(same_image, None) or _draft("packaged", packaged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 

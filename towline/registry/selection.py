@@ -25,12 +25,12 @@ def require_model(settings: Settings, ledger: Ledger, name: str) -> str:
         ConfigError: there is no such model; names the nearest one.
         ReleaseError: the ledger lost its rows of the model.
     """
-    known = ledger.models()
-    if name in known:
+    models = ledger.models()
+    if name in models:
         return name
     check_recorded(settings, ledger, name)
-    near = get_close_matches(name, known, 1)
-    remedy = f"did you mean {near[0]}?" if near else _choices(known)
+    near = get_close_matches(name, models, 1)
+    remedy = f"did you mean {near[0]}?" if near else _choices(models)
     raise ConfigError(f"no model called {name!r}", where=f"model {name}", remedy=remedy)
 
 
@@ -42,10 +42,10 @@ def only_model(settings: Settings, ledger: Ledger) -> str:
         ReleaseError: the ledger lost its rows of a model.
     """
     check_recorded(settings, ledger)
-    known = ledger.models()
-    if len(known) != 1:
-        raise ConfigError("which model?", where="model", remedy=_choices(known))
-    return known[0]
+    models = ledger.models()
+    if len(models) != 1:
+        raise ConfigError("which model?", where="model", remedy=_choices(models))
+    return models[0]
 
 
 def select_version(settings: Settings, ledger: Ledger, text: str, *, numbered: bool = False) -> Entry:
@@ -171,8 +171,8 @@ def _is_release_folder(text: str) -> bool:
     return folder.is_dir() and (not _MODEL.fullmatch(text) or (folder / MANIFEST).exists())
 
 
-def _choices(known: Sequence[str]) -> str:
-    return f"name one of: {', '.join(known)}" if known else "there is none yet: towline run CONFIG makes one"
+def _choices(models: Sequence[str]) -> str:
+    return f"name one of: {', '.join(models)}" if models else "there is none yet: towline run CONFIG makes one"
 
 
 def _versions(ledger: Ledger, name: str) -> str:

@@ -98,6 +98,8 @@ def _describe_values(column: Column) -> str:
     elif column.categories is not None:
         first = ", ".join(column.categories[:8])
         text = f"{column.levels} values: {first}" + (", …" if column.levels > 8 else "")
+    elif column.kind == "text":
+        text = "used as components of its TF-IDF weights"
     elif column.kind == "category":
         text = f"{column.levels:,} values"
     elif column.min is not None and column.max is not None:

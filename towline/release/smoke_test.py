@@ -153,8 +153,8 @@ def _run_job() -> None:
     predictions = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))
     seconds = time.perf_counter() - started
     latency, differences = _predict_single_rows(model)
-    tolerance = TOLERANCE if model.compiled else 0.0
-    differences = _differences(Path(job["expected"]), predictions, model.contract, tolerance) + differences
+    # a matrix product may differ in the last bit between processes
+    differences = _differences(Path(job["expected"]), predictions, model.contract, TOLERANCE) + differences
     result = {
         "identical": not differences,
         "rows": len(predictions.labels),

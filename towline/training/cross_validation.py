@@ -176,9 +176,6 @@ class _CrossValidation:
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
             return [by_fold[fold] for fold in range(len(self.folds))]
 
-    def _build(self, params: dict[str, Any]) -> Model:
-        return build_model(self.candidate, self.contract, self.config.seed, params, self.config.package.trusted)
-
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
         if "." in self.candidate.estimator and self.untested.acquire(blocking=False):

@@ -27,10 +27,12 @@ from towline.config import Candidate, Task, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.estimator_import import describe_error, import_estimator
-from towline.training.pipeline_components import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
+TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
+MAX_TEXT_COMPONENTS = 240
 
 
 class _EstimatorSpec(NamedTuple):
@@ -89,7 +91,8 @@ def build_model(
     """An unfitted pipeline of ``prepare`` (a ColumnTransformer, float64) and ``estimate``; for classes, a Classifier.
 
     Missing numbers and booleans are imputed with the median, and an indicator is added. Categories are one-hot encoded
-    up to 20 levels, else target-encoded with cross-fitting. Datetimes become calendar parts. Linear and other
+    up to 20 levels, else target-encoded with cross-fitting. Datetimes become calendar parts and ages, texts become
+    components and scores of their TF-IDF weights. Linear and other
     estimators get scaled columns, trees do not. The pipeline uses one thread, because folds run in parallel.
 
     Args:
@@ -138,16 +141,18 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) -> ColumnTransformer:
-    kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "calendar": []}
+    kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
     for column in contract.feature_columns:
         if column.kind in ("numeric", "boolean"):
             kinds["number"].append(column.name)
         elif column.kind == "category":
             kinds["category" if column.levels <= ONE_HOT_LEVELS else "levels"].append(column.name)
-        elif column.kind == "datetime" and column.derive:
+        elif column.kind == "text":
+            kinds["text"].append(column.name)
+        elif column.kind == "datetime" and column.calendar:
             kinds["calendar"].append(column.name)
-            parts.append(column.derive)
+            parts.append(column.calendar)
     if not any(kinds.values()):
         ignored = tuple(f"{c.name}: {c.note}" for c in contract.columns if c.role == "ignored")
         what, remedy = "there is no feature column", "add columns, or set data.columns"
@@ -158,12 +163,18 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
     scale = [StandardScaler()] if spec.scaled else []
     impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    target: Task | str = "continuous" if contract.task == "regression" else contract.task
+    # of classes "auto": rows of a fold may have only two of three
+    target = "continuous" if contract.task == "regression" else "auto"
     encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
+    reference = contract.age_reference
+    kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
+    components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
         "number": make_pipeline(impute, *scale),
         "category": one_hot,
         "levels": make_pipeline(encode, *scale),
+        "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
+        "age": make_pipeline(DateAges(reference is not None), impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), one_hot if spec.scaled else impute),
     }
     return ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])

@@ -39,6 +39,8 @@ TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
+    "towline.training.pipeline_components.DateAges",
+    "towline.training.pipeline_components.TextEncoder",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
     "xgboost.sklearn.XGBRFClassifier",

@@ -1,14 +1,23 @@
-"""Pipeline components that scikit-learn lacks: calendar features, and a classifier with the contract's labels."""
+"""Pipeline components that scikit-learn lacks: features of dates and texts, a classifier of the contract's labels."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.decomposition import TruncatedSVD
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 
+from towline.config import Task
+from towline.data.schema.ages import compute_ages
+from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 
 
@@ -37,6 +46,143 @@ class CalendarParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
         names = [f"{column}_{part}" for column, parts in zip(input_features, self.parts, strict=True) for part in parts]
         return np.array(names, dtype=object)
+
+
+class DateAges(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transforms datetime columns to ages in days, as float64; NaN for null.
+
+    Args:
+        has_time: the last column is the time of the row, up to which ages are counted; else they are counted from 1970.
+    """
+
+    def __init__(self, has_time: bool) -> None:
+        self.has_time = has_time
+
+    def fit(self, times: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
+        self.n_features_in_ = times.shape[1]
+        return self
+
+    def transform(self, times: pd.DataFrame) -> np.ndarray:
+        columns = [times.iloc[:, at].to_numpy("datetime64[us]") for at in range(times.shape[1])]
+        end = columns.pop() if self.has_time else None
+        return np.column_stack([compute_ages(column, end) for column in columns])
+
+    def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
+        columns = input_features[:-1] if self.has_time else input_features
+        return np.array([f"{column}_{'age' if self.has_time else 'days'}" for column in columns], dtype=object)
+
+
+class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transforms columns of text to numbers, as float64: components of TF-IDF weights, and linear scores of the target.
+
+    The components (``text_features``) describe the subject of a text. The scores come from a ridge regression of the
+    target, or of the indicator of each class, on the TF-IDF weights. As in scikit-learn's ``TargetEncoder``, the scores
+    of rows that the regression has learned from are cross-fitted in ``fit_transform``, so that they are not
+    overconfident. A null text has zeros.
+
+    Args:
+        task: of the contract; the targets are numbers or class positions.
+        components: largest number of components of a column; one for 200 rows.
+        terms: largest number of n-grams of a column: the most frequent ones that occur in at least two texts.
+        rows: largest number of rows to learn from; they are selected evenly over the table.
+        random_state: seed of the truncated SVD and of the folds.
+    """
+
+    FOLDS = 5
+    ROWS_PER_COMPONENT = 200  # in small tables more components are noise
+    MAX_SCORES = 30  # the most frequent classes
+
+    def __init__(
+        self,
+        task: Task,
+        components: int = 30,
+        terms: int = 10_000,
+        rows: int = 20_000,
+        random_state: int | None = None,
+    ) -> None:
+        self.task, self.components, self.terms, self.rows = task, components, terms, rows
+        self.random_state = random_state
+
+    def fit(self, texts: pd.DataFrame, y: np.ndarray) -> Self:
+        self.fit_transform(texts, y)
+        return self
+
+    def fit_transform(self, texts: pd.DataFrame, y: np.ndarray) -> np.ndarray:
+        self.n_features_in_ = texts.shape[1]
+        # plain types, which skops stores, instead of projections
+        self.analyzers_: list[Analyzer] = []
+        self.vocabularies_: list[list[str]] = []
+        self.weights_: list[np.ndarray] = []
+        self.components_: list[np.ndarray] = []
+        targets = self._targets(np.asarray(y))
+        return np.hstack([self._fit_column(texts.iloc[:, at].tolist(), targets) for at in range(texts.shape[1])])
+
+    @property
+    def projections(self) -> list[TextProjection]:
+        """The fitted projection of each column."""
+        columns = zip(self.analyzers_, self.vocabularies_, self.weights_, self.components_, strict=True)
+        return [
+            TextProjection(analyzer, {term: row for row, term in enumerate(terms)}, weights, components)
+            for analyzer, terms, weights, components in columns
+        ]
+
+    def transform(self, texts: pd.DataFrame) -> np.ndarray:
+        return np.hstack(
+            [projection.encode_column(texts.iloc[:, at].tolist()) for at, projection in enumerate(self.projections)]
+        )
+
+    def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
+        widths = [components.shape[1] for components in self.components_]
+        names = [f"{name}_{at}" for name, width in zip(input_features, widths, strict=True) for at in range(width)]
+        return np.array(names, dtype=object)
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """(n, scores): the numbers, or for each class whether the row has it; one class of two is enough."""
+        if self.task == "regression":
+            return y.astype(np.float64)[:, None]
+        classes, counts = np.unique(y, return_counts=True)
+        frequent = classes[np.argsort(-counts, kind="stable")[: 1 if len(classes) <= 2 else self.MAX_SCORES]]
+        return np.asarray(y[:, None] == frequent, dtype=np.float64)
+
+    def _fit_column(self, texts: list[object], targets: np.ndarray) -> np.ndarray:
+        chosen = np.linspace(0, len(texts) - 1, min(len(texts), self.rows)).astype(int)
+        sample = [texts[row] for row in chosen]
+        analyzer = choose_analyzer(sample)
+        documents = Counter(term for text in sample for term in set(list_ngrams(text, analyzer)))
+        ranked = sorted((-count, term) for term, count in documents.items() if count > 1)[: self.terms]
+        counts = np.array([-count for count, _ in ranked], dtype=np.float64)
+        weights = np.log((1 + len(sample)) / (1 + counts)) + 1
+        vocabulary = {term: row for row, (_, term) in enumerate(ranked)}
+        projection = TextProjection(analyzer, vocabulary, weights, np.zeros((len(ranked), 1)))
+        if ranked:
+            matrix = self._matrix(projection, sample)
+            components = min(self.components, max(1, len(sample) // self.ROWS_PER_COMPONENT), *matrix.shape)
+            svd = TruncatedSVD(components, random_state=self.random_state).fit(matrix)
+            coefficients = self._regress(matrix, targets[chosen])
+            projection = replace(projection, components=np.column_stack([svd.components_.T, coefficients]))
+        self.analyzers_.append(analyzer)
+        self.vocabularies_.append(list(vocabulary))
+        self.weights_.append(weights)
+        self.components_.append(projection.components)
+        features = projection.encode_column(texts)
+        if ranked and len(chosen) >= self.FOLDS:
+            for train, test in KFold(self.FOLDS, shuffle=True, random_state=self.random_state).split(chosen):
+                scores = matrix[test] @ self._regress(matrix[train], targets[chosen[train]])
+                features[chosen[test], -targets.shape[1] :] = scores
+        return features
+
+    def _matrix(self, projection: TextProjection, texts: list[object]) -> csr_matrix:
+        """(n, terms) TF-IDF weights."""
+        terms, values = zip(*map(projection.weigh, texts), strict=True)
+        starts = np.cumsum([0, *map(len, terms)])
+        return csr_matrix(
+            (np.concatenate(values), np.concatenate(terms), starts), (len(texts), len(projection.weights))
+        )
+
+    def _regress(self, matrix: csr_matrix, targets: np.ndarray) -> np.ndarray:
+        """(terms, scores) coefficients; the intercept is the same for all rows and is left out."""
+        ridge = Ridge(alpha=1.0, solver="sparse_cg").fit(matrix, targets)
+        return np.asarray(ridge.coef_, dtype=np.float64).reshape(targets.shape[1], -1).T
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

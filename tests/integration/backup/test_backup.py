@@ -1,4 +1,4 @@
-"""A store in one file, and back: the same predictions, the same ledger, or nothing at all."""
+"""Backup of a store into one file, and its restore: the same predictions and the same ledger, or no change."""
 
 import errno
 import io
@@ -36,7 +36,7 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture
 def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.MonkeyPatch) -> SampleStore:
-    """The sample store for commands to work on, with a log, a key, a database like MLflow's, and leftovers."""
+    """The sample store, with a log, a key, a database like MLflow's, and leftovers."""
     store = sample_store.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
     create_key(store, "shop", ["predict"], None)
@@ -59,24 +59,24 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
 
 def answer(sample_store: SampleStore, ids: range, log: PredictionLog | None = None) -> None:
     model = open_release(sample_store.release(1))
-    row = sample(sample_store)
-    own = log or PredictionLog(sample_store.settings.store / "predictions" / MODEL, "w0", convert=False)
+    row = sample_row(sample_store)
+    writer = log or PredictionLog(sample_store.settings.store / "predictions" / MODEL, "w0", convert=False)
     for number in ids:
-        own.write(f"r{number}", 1_700_000_000 + number, model, [row], model.predict_rows([row]))
+        writer.write(f"r{number}", 1_700_000_000 + number, model, [row], model.predict_rows([row]))
     if log is None:
-        own.close()
+        writer.close()
 
 
-def sample(sample_store: SampleStore) -> dict[str, object]:
+def sample_row(sample_store: SampleStore) -> dict[str, object]:
     (row, *_) = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     return dict(row)
 
 
-def logged(store: Path) -> list[str]:
+def read_logged_ids(store: Path) -> list[str]:
     return sorted(parquet_store.read_predictions(store / "predictions" / MODEL)["request_id"].to_pylist())
 
 
-def tree(store: Path) -> dict[str, bytes]:
+def read_files(store: Path) -> dict[str, bytes]:
     return {
         path.relative_to(store).as_posix(): path.read_bytes()
         for path in store.rglob("*")
@@ -84,13 +84,13 @@ def tree(store: Path) -> dict[str, bytes]:
     }
 
 
-def members(archive: Path) -> dict[str, bytes]:
+def read_members(archive: Path) -> dict[str, bytes]:
     with pa.input_stream(str(archive), compression="zstd") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        return {info.name: found.read() for info in tar if (found := tar.extractfile(info))}
+        return {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
 
 
 def rewrite(archive: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tuple[tarfile.TarInfo, bytes]]]) -> Path:
-    """The archive with other members, as somebody with a hex editor and some patience would leave it."""
+    """Writes the archive again with other members."""
     target = archive.with_name("changed.tar.zst")
     with (
         pa.input_stream(str(archive), compression="zstd") as source,
@@ -99,19 +99,19 @@ def rewrite(archive: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[t
         tarfile.open(fileobj=sink, mode="w|") as new,
     ):
         for info in old:
-            found = old.extractfile(info)
-            for one, content in change(info, found.read() if found else b""):
-                one.size = len(content)
-                new.addfile(one, io.BytesIO(content))
+            file = old.extractfile(info)
+            for entry, content in change(info, file.read() if file else b""):
+                entry.size = len(content)
+                new.addfile(entry, io.BytesIO(content))
     return target
 
 
-def test_a_store_comes_back_as_it_was_though_predictions_are_logged_meanwhile(
+def test_restored_store_is_the_same_although_predictions_were_logged_during_the_backup(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """The same predictions, the same ledger, keys and log: what was written before the backup began is all there."""
+    """Same predictions, ledger, keys and log: everything that was written before the backup started."""
     store, archive = home.settings.store, tmp_path / "backups" / "towline.tar.zst"
-    row, ledger = sample(home), home.ledger.history()
+    row, ledger = sample_row(home), home.ledger.history()
     before = load(home.release(1)).predict([row])
     ended = threading.Event()
     log = PredictionLog(store / "predictions" / MODEL, "w1", convert=False, segment_seconds=0.05)
@@ -126,73 +126,73 @@ def test_a_store_comes_back_as_it_was_though_predictions_are_logged_meanwhile(
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        done = command("backup", archive, "--json")
+        result = command("backup", archive, "--json")
     finally:
         ended.set()
         thread.join()
         log.close()
-    assert done.code == 0, done.err
-    assert done.json["models"][MODEL]["version"] == 1
+    assert result.code == 0, result.err
+    assert result.json["models"][MODEL]["version"] == 1
     assert archive.stat().st_mode & 0o077 == 0
     for path in list(store.iterdir()):
         subprocess.run(["rm", "-r", path], check=True)
 
-    back = command("restore", archive, "--json")
-    assert back.code == 0, back.err
-    assert back.json["models"][MODEL]["rows"] > 0
+    restored = command("restore", archive, "--json")
+    assert restored.code == 0, restored.err
+    assert restored.json["models"][MODEL]["rows"] > 0
     assert home.ledger.history() == ledger
     assert load(home.release(1)).predict([row]) == before
-    assert {f"r{number}" for number in range(20)} <= set(logged(store))
-    assert len(logged(store)) == len(set(logged(store)))
+    assert {f"r{number}" for number in range(20)} <= set(read_logged_ids(store))
+    assert len(read_logged_ids(store)) == len(set(read_logged_ids(store)))
     assert [key["name"] for key in command("keys", "list", "--json").json] == ["shop"]
     assert not (store / "servers").exists()
     assert not (store / "work").exists()
     assert (store / "predictions" / MODEL).stat().st_mode & 0o077 == 0
 
 
-def test_another_folder_is_a_store_of_its_own(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A rehearsal beside the store: MLflow's database then names the artifacts there; the store is not touched."""
-    archive, other, before = tmp_path / "a.tar.gz", tmp_path / "deep" / "rehearsal", tree(home.settings.store)
+def test_restore_into_another_folder(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """MLflow's database names the artifacts in the new folder; the original store is unchanged."""
+    archive, target, before = tmp_path / "a.tar.gz", tmp_path / "deep" / "rehearsal", read_files(home.settings.store)
     assert command("backup", archive).code == 0
-    assert command("restore", archive, "--into", other).code == 0
-    with sqlite3.connect(other / "mlflow.db") as database:
-        ((place,),) = database.execute("SELECT artifact_uri FROM runs").fetchall()
+    assert command("restore", archive, "--into", target).code == 0
+    with sqlite3.connect(target / "mlflow.db") as database:
+        ((artifacts_path,),) = database.execute("SELECT artifact_uri FROM runs").fetchall()
     database.close()
-    assert Path(place) == other / "artifacts" / "run" / "artifacts"
-    assert (Path(place) / "model.bin").read_bytes() == before["artifacts/run/artifacts/model.bin"]
-    assert tree(home.settings.store) == before
-    assert [one["model"] for one in command("models", "--json").json] == [MODEL]
+    assert Path(artifacts_path) == target / "artifacts" / "run" / "artifacts"
+    assert (Path(artifacts_path) / "model.bin").read_bytes() == before["artifacts/run/artifacts/model.bin"]
+    assert read_files(home.settings.store) == before
+    assert [entry["model"] for entry in command("models", "--json").json] == [MODEL]
 
 
-def test_standard_tools_open_it(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """tar and zstd are all that somebody needs who has lost towline."""
+def test_tar_opens_a_backup(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """tar and zstd are enough to read a backup, without towline."""
     archive = tmp_path / "a.tar.gz"
     assert command("backup", archive).code == 0
-    told = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert told[-1] == "MANIFEST.json"
-    assert f"store/releases/{MODEL}/{home.release(1).name}/manifest.json" in told
-    rooms = {name.split("/")[1] for name in told if name.startswith("store/")}
-    assert rooms == {"artifacts", "predictions", "releases", "serving"}
+    names = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert names[-1] == "MANIFEST.json"
+    assert f"store/releases/{MODEL}/{home.release(1).name}/manifest.json" in names
+    folders = {name.split("/")[1] for name in names if name.startswith("store/")}
+    assert folders == {"artifacts", "predictions", "releases", "serving"}
 
 
-def test_a_changed_member_is_named_and_nothing_is_written(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """One byte of a release, and the restore names the file and leaves the place as it was."""
-    archive, other = tmp_path / "a.tar.zst", tmp_path / "other"
+def test_changed_member_is_refused(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """One byte of a release differs: the error names the file, and nothing is written."""
+    archive, target = tmp_path / "a.tar.zst", tmp_path / "other"
     assert command("backup", archive).code == 0
     name = f"store/releases/{MODEL}/{home.release(1).name}/contract.json"
     changed = rewrite(
         archive, lambda info, content: iter([(info, content.replace(b"r", b"R", 1) if info.name == name else content)])
     )
-    for words in (("--into", other), ("--verify-only",)):
-        done = command("restore", changed, *words)
-        assert done.code == 6
-        assert name in done.err
-        assert "sha256" in done.err
-    assert not other.exists()
+    for arguments in (("--into", target), ("--verify-only",)):
+        result = command("restore", changed, *arguments)
+        assert result.code == 6
+        assert name in result.err
+        assert "sha256" in result.err
+    assert not target.exists()
     assert command("restore", archive, "--verify-only").code == 0
 
 
-def test_a_cut_archive_is_refused(home: SampleStore, command: Command, tmp_path: Path) -> None:
+def test_truncated_archive_is_refused(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A copy that stopped half way is no backup."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
@@ -204,8 +204,8 @@ def test_a_cut_archive_is_refused(home: SampleStore, command: Command, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["absolute", "dots", "link", "hard link", "device", "extra", "twice"])
-def test_members_that_lead_out_are_refused(kind: str, home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """Nothing an archive holds is written beside the folder it is unpacked to, or stands in for another file."""
+def test_members_outside_the_target_are_refused(kind: str, home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """Nothing is written outside the target folder, and no member replaces another one."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     names = {"absolute": f"{tmp_path}/evil", "dots": "store/../../../evil"}
@@ -220,93 +220,94 @@ def test_members_that_lead_out_are_refused(kind: str, home: SampleStore, command
             yield evil, b"" if kind in types else b"evil"
         yield info, content
 
-    done = command("restore", rewrite(archive, change), "--into", tmp_path / "in" / "other")
-    assert done.code == 6, done.err
+    result = command("restore", rewrite(archive, change), "--into", tmp_path / "in" / "other")
+    assert result.code == 6, result.err
     assert not list(tmp_path.rglob("evil"))
     assert not (tmp_path / "in").exists()
 
 
 @pytest.mark.parametrize("suffix", [".tar.zst", ".tar.gz"])
 @pytest.mark.parametrize("appended", ["the same backup", "another tar", "text", "zeros"])
-def test_an_archive_with_something_appended_is_refused(
+def test_archive_with_appended_bytes_is_refused(
     suffix: str, appended: str, home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """A tar ends at its first empty block: what stands after it is no part of the backup, and it is damaged."""
+    """A tar ends at its first empty block: content after it means that the archive is damaged."""
     archive = tmp_path / f"a{suffix}"
     assert command("backup", archive).code == 0
     assert command("restore", archive, "--verify-only").code == 0
     if appended == "another tar":
-        other = tmp_path / f"other{suffix}"
+        other_archive = tmp_path / f"other{suffix}"
         with (
-            pa.CompressedOutputStream(str(other), "zstd" if suffix == ".tar.zst" else "gzip") as sink,
+            pa.CompressedOutputStream(str(other_archive), "zstd" if suffix == ".tar.zst" else "gzip") as sink,
             tarfile.open(fileobj=sink, mode="w|") as tar,
         ):
             tar.addfile(tarfile.TarInfo("store/evil"))
-        tail = other.read_bytes()
+        tail = other_archive.read_bytes()
     else:
         tail = {"the same backup": archive.read_bytes(), "text": b"appended\n" * 200, "zeros": bytes(4096)}[appended]
     with archive.open("ab") as file:
         file.write(tail)
-    for words in (("--verify-only",), ("--into", tmp_path / "other")):
-        done = command("restore", archive, *words)
-        assert done.code == 6, done.err
+    for arguments in (("--verify-only",), ("--into", tmp_path / "other")):
+        result = command("restore", archive, *arguments)
+        assert result.code == 6, result.err
     assert not (tmp_path / "other").exists()
 
 
-def test_a_store_that_holds_something_is_kept(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """Without --force the restore says what is there; with it, that lies aside, whole."""
+def test_store_that_is_not_empty_needs_force(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """Without --force the error lists the content; with --force that is moved aside completely."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     home.promote(2)
     answer(home, range(30, 40))
-    before = tree(store)
-    done = command("restore", archive)
-    assert done.code == 2
-    assert all(word in done.err for word in ("ledger.db", "releases", "--force"))
-    assert tree(store) == before
+    before = read_files(store)
+    result = command("restore", archive)
+    assert result.code == 2
+    assert all(word in result.err for word in ("ledger.db", "releases", "--force"))
+    assert read_files(store) == before
 
     forced = command("restore", archive, "--force", "--json")
     assert forced.code == 0, forced.err
     champion = home.ledger.champion(MODEL)
     assert champion is not None
     assert champion.version == 1
-    assert len(logged(store)) == 20
+    assert len(read_logged_ids(store)) == 20
     (aside,) = forced.json["aside"]
     newer = Ledger(f"sqlite:///{aside}/ledger.db").champion(MODEL)
     assert newer is not None
     assert newer.version == 2
-    assert len(logged(Path(aside))) == 30
+    assert len(read_logged_ids(Path(aside))) == 30
 
 
-def test_rooms_that_are_mounted_are_filled_where_they_are(
+def test_restore_into_mounted_folders(
     home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A volume takes no renames from elsewhere: it stays, what was in it lies aside within, what comes is copied."""
+    """Renames across mounts fail: previous content is moved aside within the mount, new content is copied."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     answer(home, range(30, 40))
-    rooms = (store / "releases", store / "predictions")
-    numbers = [room.stat().st_ino for room in rooms]
+    folders = (store / "releases", store / "predictions")
+    numbers = [folder.stat().st_ino for folder in folders]
     rename = Path.rename
 
-    def within(old: Path, new: Path) -> Path:
-        if old in rooms or [room in old.parents for room in rooms] != [room in Path(new).parents for room in rooms]:
+    def rename_within_mounts(old: Path, new: Path) -> Path:
+        mounts = [[folder in path.parents for folder in folders] for path in (old, Path(new))]
+        if old in folders or mounts[0] != mounts[1]:
             raise OSError(errno.EXDEV, "another disk")
         return rename(old, new)
 
-    monkeypatch.setattr(placement, "is_mount", lambda path: path in rooms)
-    monkeypatch.setattr(Path, "rename", within)
+    monkeypatch.setattr(placement, "is_mount", lambda path: path in folders)
+    monkeypatch.setattr(Path, "rename", rename_within_mounts)
     forced = command("restore", archive, "--force", "--json")
     assert forced.code == 0, forced.err
-    assert [room.stat().st_ino for room in rooms] == numbers
-    assert len(logged(store)) == 20
+    assert [folder.stat().st_ino for folder in folders] == numbers
+    assert len(read_logged_ids(store)) == 20
     assert home.ledger.champion(MODEL) is not None
-    kept = [Path(aside) for aside in forced.json["aside"] if Path(aside).parent == rooms[1]]
-    assert len(kept) == 1
+    aside_folders = [Path(aside) for aside in forced.json["aside"] if Path(aside).parent == folders[1]]
+    assert len(aside_folders) == 1
     assert not list(store.rglob(".restore-*"))
 
 
-KILLED = """
+KILL_SCRIPT = """
 import os, signal, sys
 from towline.operations.backup import create, restore
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
@@ -317,54 +318,57 @@ main(sys.argv[2:])
 """
 
 
-def killed(at: str, *words: object) -> None:
-    line = [sys.executable, "-c", KILLED, at, *map(str, words)]
+def run_killed(at: str, *arguments: object) -> None:
+    line = [sys.executable, "-c", KILL_SCRIPT, at, *map(str, arguments)]
     assert subprocess.run(line, cwd=REPOSITORY, check=False, timeout=60).returncode == -signal.SIGKILL
 
 
-def test_a_kill_leaves_the_old_store_and_the_old_backup(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A restore that is killed after it has unpacked has changed nothing; a backup, nothing of the one before."""
+def test_kill_changes_neither_the_store_nor_the_previous_backup(
+    home: SampleStore, command: Command, tmp_path: Path
+) -> None:
+    """A restore killed after unpacking has changed nothing; a killed backup leaves the previous file."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
-    kept, before = archive.read_bytes(), tree(store)
-    killed("create.is_sqlite", "backup", archive)
-    assert archive.read_bytes() == kept
-    killed("restore._try_release", "restore", archive, "--force")
-    assert tree(store) == before
-    other = tmp_path / "other"
-    killed("restore._try_release", "restore", archive, "--into", other)
-    assert tree(other) == {}
-    assert list(other.glob(".restore-*"))
-    assert command("restore", archive, "--into", other).code == 0
-    assert not list(other.glob(".restore*"))
-    assert logged(other) == logged(store)
+    previous, before = archive.read_bytes(), read_files(store)
+    run_killed("create.is_sqlite", "backup", archive)
+    assert archive.read_bytes() == previous
+    run_killed("restore.check_probe_rows", "restore", archive, "--force")
+    assert read_files(store) == before
+    target = tmp_path / "other"
+    run_killed("restore.check_probe_rows", "restore", archive, "--into", target)
+    assert read_files(target) == {}
+    assert list(target.glob(".restore-*"))
+    assert command("restore", archive, "--into", target).code == 0
+    assert not list(target.glob(".restore*"))
+    assert read_logged_ids(target) == read_logged_ids(store)
 
 
-def test_what_fails_in_the_last_step_is_taken_back(
-    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mounts", [(), ("releases", "serving")])
+def test_an_error_while_files_are_moved_restores_the_previous_content(
+    mounts: tuple[str, ...], home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that gives up while files take their places: what was there is there again."""
-    from towline.operations.backup import placement
-
+    """A disk error after the first renames: the store is as before, in mounted folders too, without drafts."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     home.promote(2)
-    before, moved = tree(store), []
+    before, moved = read_files(store), []
 
-    def fails(self: object, folder: Path) -> None:
+    def fail(folder: Path) -> None:
         moved.append(sorted(path.name for path in store.glob("[!.]*")))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(placement.files, "sync", lambda folder: fails(None, folder))
-    done = command("restore", archive, "--force")
-    assert done.code == 5
-    assert "No space left on device" in done.err
+    monkeypatch.setattr(placement, "is_mount", lambda path: path in [store / name for name in mounts])
+    monkeypatch.setattr(placement.files, "sync", fail)
+    result = command("restore", archive, "--force")
+    assert result.code == 5
+    assert "No space left on device" in result.err
     assert "releases" in moved[0]
-    assert tree(store) == before
+    assert read_files(store) == before
+    assert not list(store.rglob(".restore-*"))
 
 
-def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A restore under a service that writes its log would take the log from under it."""
+def test_restore_is_refused_while_a_service_writes_its_log(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """A restore would replace the log of the running service."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     log = PredictionLog(home.settings.store / "predictions" / MODEL, "w1", convert=False)
@@ -373,134 +377,138 @@ def test_what_works_on_the_store_ends_first(home: SampleStore, command: Command,
         deadline = time.monotonic() + 20
         while not log.written and time.monotonic() < deadline:
             time.sleep(0.01)
-        done = command("restore", archive, "--force")
+        result = command("restore", archive, "--force")
     finally:
         log.close()
-    assert done.code == 2
-    assert f"a service of {MODEL} uses this store" in done.err
+    assert result.code == 2
+    assert f"a service of {MODEL} uses this store" in result.err
 
 
 def test_a_damaged_champion_is_reported_and_the_rest_is_backed_up(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """A nightly backup ends in an error when what serves is spoilt, and still holds everything else."""
+    """The backup of a store with a damaged champion ends with an error, and holds everything else."""
     (home.release(1) / "contract.json").write_text("{}")
     archive = tmp_path / "a.tar.zst"
-    done = command("backup", archive)
-    assert done.code == 6
-    assert f"version 1 of {MODEL}" in done.err
-    back = command("restore", archive, "--into", tmp_path / "other", "--json")
-    assert back.code == 0, back.err
-    assert "was not whole" in back.json["notes"][0]
-    assert len(logged(tmp_path / "other")) == 20
+    result = command("backup", archive)
+    assert result.code == 6
+    assert f"version 1 of {MODEL}" in result.err
+    restored = command("restore", archive, "--into", tmp_path / "other", "--json")
+    assert restored.code == 0, restored.err
+    assert "was not whole" in restored.json["notes"][0]
+    assert len(read_logged_ids(tmp_path / "other")) == 20
 
 
-def test_a_backup_without_the_ledger_is_told(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """Releases that no row names: the files are backed up, and the command does not end as if all was well."""
+def test_backup_without_the_ledger_ends_with_an_error(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """The ledger was lost: the files are backed up, and the exit code reports the loss."""
     home.ledger_file.unlink()
     archive = tmp_path / "a.tar.zst"
-    done = command("backup", archive)
-    assert done.code == 6
-    assert "the ledger was lost" in done.err
+    result = command("backup", archive)
+    assert result.code == 6
+    assert "the ledger was lost" in result.err
     assert command("restore", archive, "--verify-only").code == 0
 
 
-def test_a_version_under_way_is_no_release_that_is_missing(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """It has a number and no release yet: the backup has nothing to say of it, and it is restored."""
+def test_version_without_a_release_is_not_reported_as_missing(
+    home: SampleStore, command: Command, tmp_path: Path
+) -> None:
+    """A registered version that has no release yet is restored, without a note."""
     home.ledger.register(MODEL, "ann", "trained", {}, "key3")
-    done = command("backup", tmp_path / "a.tar.zst", "--json")
-    assert done.code == 0, done.err
-    assert not [note for note in done.json["notes"] if "version 3" in note]
+    result = command("backup", tmp_path / "a.tar.zst", "--json")
+    assert result.code == 0, result.err
+    assert not [note for note in result.json["notes"] if "version 3" in note]
     assert command("restore", tmp_path / "a.tar.zst", "--into", tmp_path / "other").code == 0
     assert Ledger(f"sqlite:///{tmp_path}/other/ledger.db").state(MODEL, 3) == "registered"
 
 
-def test_a_release_that_answers_otherwise_is_not_put_in_place(
+def test_release_with_different_predictions_is_not_restored(
     home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right digests are not enough: on a machine where the model computes something else, nothing is restored."""
+    """Digests match, but the model predicts other values on this machine: nothing is restored."""
     from towline.operations.backup import restore
 
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
 
-    def other(model: object) -> int:
+    def fail(model: object) -> int:
         raise ReleaseError("the release answers row 0 of its own probe with 1, it was 2", where="here")
 
-    monkeypatch.setattr(restore, "check_probe_rows", other)
+    monkeypatch.setattr(restore, "check_probe_rows", fail)
     assert command("restore", archive, "--into", tmp_path / "other").code == 6
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("backup", "{store}/inside.tar.zst"), "would be written into the data it backs up"),
         (("backup", "{tmp}/a.zip"), "let it end in"),
         (("backup", "{tmp}/a.tar.zst", "--database", "x=mysql://h/d"), "is neither"),
         (("backup", "{tmp}/a.tar.zst", "--database", "x=postgresql://u:pw@h/d"), "can be read by everybody"),
         (("backup", "{tmp}/a.tar.zst", "--folder", "x=/nowhere/at/all"), "there is no folder x"),
-        (("restore", "{tmp}/none.tar.zst"), "no such file"),
+        (("restore", "{tmp}/none.tar.zst"), "does not exist"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    words: tuple[str, ...], told: str, home: SampleStore, command: Command, tmp_path: Path
+def test_invalid_arguments_are_refused(
+    arguments: tuple[str, ...], message: str, home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """Each with what, where and a remedy, before anything is written."""
-    done = command(*(word.format(store=home.settings.store, tmp=tmp_path) for word in words))
-    assert done.code == 2
-    assert told in done.err
+    """The error names the problem, and nothing is written."""
+    result = command(*(word.format(store=home.settings.store, tmp=tmp_path) for word in arguments))
+    assert result.code == 2
+    assert message in result.err
     assert not list(tmp_path.glob("*.zst"))
 
 
-def test_a_ledger_that_was_changed_is_not_backed_up(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A chain that does not hold is told on the first night, not on the day it is needed."""
+def test_changed_ledger_is_not_backed_up(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """A broken hash chain is reported at the first backup."""
     with sqlite3.connect(home.ledger_file) as database:
         database.execute("UPDATE ledger SET actor = 'eve' WHERE seq = 2")
     database.close()
-    done = command("backup", tmp_path / "a.tar.zst")
-    assert done.code == 6
-    assert f"row 2 of {MODEL}" in done.err
+    result = command("backup", tmp_path / "a.tar.zst")
+    assert result.code == 6
+    assert f"row 2 of {MODEL}" in result.err
     assert not (tmp_path / "a.tar.zst").exists()
 
 
-def test_hash_keys_can_stay_at_home(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """Without them, what the log holds of hashed values can never be matched from the backup."""
+def test_no_hash_keys_leaves_the_keys_out(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """Without the keys, hashed values in the backup cannot be identified."""
     keys = home.settings.store / "predictions" / MODEL / "hash-keys"
     keys.mkdir(exist_ok=True)
     (keys / "2026-11").write_bytes(b"secret")
     assert command("backup", tmp_path / "a.tar.zst").code == 0
     assert command("backup", tmp_path / "b.tar.zst", "--no-hash-keys").code == 0
-    held = [[name for name in members(tmp_path / f"{one}.tar.zst") if "hash-keys/" in name] for one in "ab"]
-    assert [len(names) for names in held] == [1, 0]
+    key_files = [
+        [name for name in read_members(tmp_path / f"{archive}.tar.zst") if "hash-keys/" in name] for archive in "ab"
+    ]
+    assert [len(names) for names in key_files] == [1, 0]
 
 
-def test_further_folders_come_back_to_their_places(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """Artifacts that an MLflow server keeps elsewhere; a restore without a place for them is refused."""
+def test_additional_folders_are_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """For artifacts that an MLflow server keeps elsewhere; a restore without a target for them is refused."""
     elsewhere, archive = tmp_path / "volume", tmp_path / "a.tar.zst"
     (elsewhere / "1" / ".hidden").mkdir(parents=True)
     (elsewhere / "1" / "model.lock").write_text("content")
     assert command("backup", archive, "--folder", f"artifacts={elsewhere}").code == 0
-    done = command("restore", archive, "--into", tmp_path / "other")
-    assert (done.code, "--folder artifacts=PATH" in done.err) == (2, True)
+    result = command("restore", archive, "--into", tmp_path / "other")
+    assert (result.code, "--folder artifacts=PATH" in result.err) == (2, True)
     new = tmp_path / "new"
-    done = command("restore", archive, "--into", tmp_path / "other", "--folder", f"artifacts={new}")
-    assert done.code == 0, done.err
+    result = command("restore", archive, "--into", tmp_path / "other", "--folder", f"artifacts={new}")
+    assert result.code == 0, result.err
     assert (new / "1" / "model.lock").read_text() == "content"
     assert (new / "1" / ".hidden").is_dir()
     assert not list(new.glob(".restore*"))
 
 
-def test_a_server_of_the_store_must_be_stopped_before_a_restore(
+def test_restore_is_refused_while_a_server_of_the_store_runs(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """Its record is enough to tell: a restore would replace the database under it."""
+    """A restore would replace the database of a running server."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     server = servers.Server(
         kind="mlflow", pid=os.getpid(), start_time=process_start_time(os.getpid()), url="http://127.0.0.1:1"
     )
     (home.settings.store / "servers" / "mlflow.json").write_text(server.model_dump_json())
-    done = command("restore", archive, "--force")
-    assert done.code == 2
-    assert f"process {os.getpid()} (mlflow) uses this store" in done.err
+    result = command("restore", archive, "--force")
+    assert result.code == 2
+    assert f"process {os.getpid()} (mlflow) uses this store" in result.err

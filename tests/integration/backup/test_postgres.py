@@ -1,4 +1,4 @@
-"""A team's store: the ledger and other databases in PostgreSQL."""
+"""Backup of a store whose ledger and other databases are in PostgreSQL."""
 
 import secrets
 import subprocess
@@ -18,8 +18,8 @@ Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
-def make(cluster: str) -> Iterator[Callable[[], str]]:
-    """Makes empty databases."""
+def make_database(cluster: str) -> Iterator[Callable[[], str]]:
+    """Creates empty databases."""
     server, names = create_engine(cluster, isolation_level="AUTOCOMMIT"), list[str]()
 
     def new() -> str:
@@ -36,18 +36,18 @@ def make(cluster: str) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def team(
-    sample_store: SampleStore, command: Command, make: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+def team_ledger(
+    sample_store: SampleStore, command: Command, make_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> Ledger:
-    """The sample store's ledger in PostgreSQL, and a database beside it."""
-    ledger, prefect = Ledger(make()), make()
+    """The sample store's ledger in PostgreSQL, and another database."""
+    ledger, prefect = Ledger(make_database()), make_database()
     url = ledger._chain._url
     for version in (1, 2):
-        facts = {"verdict": "pass"}
+        evidence = {"verdict": "pass"}
         path = f"releases/{MODEL}/{sample_store.release(version).name}"
         ledger.register(MODEL, "ann", "trained", {}, f"key{version}")
         ledger.promote(
-            MODEL, JudgedVersion(version, f"key{version}", path, facts), version - 1 or None, "ann", "better"
+            MODEL, JudgedVersion(version, f"key{version}", path, evidence), version - 1 or None, "ann", "better"
         )
     sample_store.ledger_file.unlink()
     engine = create_engine(prefect)
@@ -59,99 +59,107 @@ def team(
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     monkeypatch.setenv("TOWLINE_LEDGER_URL", url)
     monkeypatch.setenv("TOWLINE_TRACKING_URI", "http://mlflow:5000")
-    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={plain(prefect).replace('+psycopg', '+asyncpg')}")
+    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={escape_spaces(prefect).replace('+psycopg', '+asyncpg')}")
     return ledger
 
 
-def plain(url: str) -> str:
-    """As it is written where spaces part one URL from the next."""
+def escape_spaces(url: str) -> str:
+    """The URL with its spaces escaped, since spaces separate URLs in the variable."""
     return url.replace(" ", "%20")
 
 
-def runs(url: str) -> list[str]:
+def read_flow_runs(url: str) -> list[str]:
     engine = create_engine(url)
     with engine.connect() as connection:
-        found = [row[0] for row in connection.exec_driver_sql("SELECT name FROM flow_run")]
+        names = [row[0] for row in connection.exec_driver_sql("SELECT name FROM flow_run")]
     engine.dispose()
-    return found
+    return names
 
 
-def test_databases_come_back_with_the_store(
-    team: Ledger, command: Command, make: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_databases_are_restored_with_the_store(
+    team_ledger: Ledger,
+    command: Command,
+    make_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Into empty databases as they are, into full ones only with --force; the ledger is the same, row by row."""
+    """Empty databases are filled, others only with --force; the ledger has the same rows."""
     archive = tmp_path / "a.tar.zst"
-    done = command("backup", archive, "--json")
-    assert done.code == 0, done.err
-    assert done.json["databases"] == ["ledger", "prefect"]
-    assert "MLflow is at http://mlflow:5000" in done.json["notes"][0]
+    result = command("backup", archive, "--json")
+    assert result.code == 0, result.err
+    assert result.json["databases"] == ["ledger", "prefect"]
+    assert "MLflow is at http://mlflow:5000" in result.json["notes"][0]
 
-    ledger, prefect = make(), make()
+    ledger, prefect = make_database(), make_database()
     monkeypatch.setenv("TOWLINE_LEDGER_URL", ledger)
-    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={plain(prefect)}")
-    back = command("restore", archive, "--into", tmp_path / "other", "--json")
-    assert back.code == 0, back.err
-    assert back.json["models"][MODEL]["version"] == 2
-    assert back.json["ledger_rows"] == 4
-    assert Ledger(ledger).history() == team.history()
-    assert runs(prefect) == ["brave-otter"]
+    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={escape_spaces(prefect)}")
+    restored = command("restore", archive, "--into", tmp_path / "other", "--json")
+    assert restored.code == 0, restored.err
+    assert restored.json["models"][MODEL]["version"] == 2
+    assert restored.json["ledger_rows"] == 4
+    assert Ledger(ledger).history() == team_ledger.history()
+    assert read_flow_runs(prefect) == ["brave-otter"]
 
     Ledger(ledger).rollback(MODEL, "ann", "worse")
-    again = command("restore", archive, "--into", tmp_path / "third")
-    assert again.code == 2
-    assert all(word in again.err for word in ("ledger", "public.ledger", "public.flow_run"))
+    refused = command("restore", archive, "--into", tmp_path / "third")
+    assert refused.code == 2
+    assert all(word in refused.err for word in ("ledger", "public.ledger", "public.flow_run"))
     assert not (tmp_path / "third").exists()
     assert command("restore", archive, "--into", tmp_path / "third", "--force").code == 0
-    assert Ledger(ledger).history() == team.history()
+    assert Ledger(ledger).history() == team_ledger.history()
 
 
-def test_a_database_that_does_not_take_it_leaves_the_store_empty(
-    team: Ledger, command: Command, make: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_error_of_a_database_undoes_the_restore(
+    team_ledger: Ledger,
+    command: Command,
+    make_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that is read-only refuses; what was put in place before it is taken away again."""
+    """A read-only database refuses the restore; files that were moved into place are removed again."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
-    ledger, prefect = make(), make()
+    ledger, prefect = make_database(), make_database()
     engine = create_engine(ledger, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {make_url(ledger).database} SET default_transaction_read_only = on")
     engine.dispose()
     monkeypatch.setenv("TOWLINE_LEDGER_URL", ledger)
-    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={plain(prefect)}")
-    done = command("restore", archive, "--into", tmp_path / "other")
-    assert done.code == 5
-    assert "read-only" in done.err
+    monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", f"prefect={escape_spaces(prefect)}")
+    result = command("restore", archive, "--into", tmp_path / "other")
+    assert result.code == 5
+    assert "read-only" in result.err
     assert not (tmp_path / "other" / "releases").exists()
 
 
 def test_a_restore_is_refused_while_a_server_uses_the_database(
-    team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    team_ledger: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The restore does not wait for the connection to close and does not drop tables that are in use."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
-    engine = create_engine(team._chain._url)
+    engine = create_engine(team_ledger._chain._url)
     with engine.begin() as connection:
         connection.exec_driver_sql("SELECT * FROM ledger")
-        done = command("restore", archive, "--into", tmp_path / "other", "--force")
+        result = command("restore", archive, "--into", tmp_path / "other", "--force")
     engine.dispose()
-    assert done.code == 2
-    assert "1 connections work on the database ledger" in done.err
+    assert result.code == 2
+    assert "1 connections work on the database ledger" in result.err
     assert not (tmp_path / "other").exists()
-    assert len(team.history()) == 4
+    assert len(team_ledger.history()) == 4
 
 
 def test_no_password_is_on_a_command_line(
-    team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    team_ledger: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every user of a machine can read its command lines."""
-    password = make_url(team._chain._url).password
+    password = make_url(team_ledger._chain._url).password
     assert password
     lines = list[list[str]]()
 
-    def run(line: list[str], **given: Any) -> subprocess.CompletedProcess[str]:
+    def run(line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         lines.append(line)
-        return subprocess.run(line, **given)  # noqa: PLW1510 - as it was given
+        return subprocess.run(line, **options)  # noqa: PLW1510 - the caller decides
 
     monkeypatch.setattr(
         databases, "subprocess", type("", (), {"run": staticmethod(run), "DEVNULL": subprocess.DEVNULL})
@@ -161,15 +169,15 @@ def test_no_password_is_on_a_command_line(
     assert not [word for line in lines for word in line if password in word]
 
 
-def test_missing_programs_and_a_server_that_is_away_are_told(
-    team: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_programs_and_a_server_that_is_down_are_reported(
+    team_ledger: Ledger, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package to install is named; so is the database, without its password."""
+    """The error names the package to install, or the database without its password."""
     monkeypatch.setenv("TOWLINE_BACKUP_DATABASES", "prefect=postgresql://me:hush@127.0.0.1:1/prefect")
-    away = command("backup", tmp_path / "a.tar.zst")
-    assert away.code == 5
-    assert "prefect" in away.err
-    assert "hush" not in away.err
+    unreachable = command("backup", tmp_path / "a.tar.zst")
+    assert unreachable.code == 5
+    assert "prefect" in unreachable.err
+    assert "hush" not in unreachable.err
     monkeypatch.setattr(databases.Path, "glob", lambda *_: iter(()))
     monkeypatch.setattr(databases.shutil, "which", lambda _: None)
     missing = command("backup", tmp_path / "a.tar.zst")

@@ -1,4 +1,4 @@
-"""A running service that answers like towline's and can be told to misbehave."""
+"""A running fake service with towline's routes."""
 
 import threading
 from collections.abc import Iterator

@@ -33,51 +33,53 @@ def load(fake: FakeService, seconds: float, **kind: Any) -> dict[str, Any]:
     return run_load_test(target.find_target(fake.url, None), Load(seconds, **kind), None, lambda _: None).document()
 
 
-def until(holds: Callable[[], object], every: float = 0.05) -> None:
+def until(condition: Callable[[], object], every: float = 0.05) -> None:
     deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(every)
 
 
-def test_a_fixed_rate_shows_a_stall_that_waiting_users_hide(fake: FakeService) -> None:
+def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeService) -> None:
     """At a fixed rate all requests that are due during a stall of the service are slow, each by the rest of the stall;
     of two users only two requests are."""
     fake.hold_from, fake.hold_to = 21, 61  # the first two are sent before the load
     result = load(fake, 1.0, rate=100.0)
-    assert fake.held == 40
+    assert fake.held_requests == 40
     assert (result["requests"], result["failed"]) == (100, 0)
     # request 21 is due 400 ms before request 61 ends the stall, the next one 390 ms before, and so on
     assert result["latency_ms"]["max"] >= 389
     assert result["latency_ms"]["p90"] >= 299
 
-    fake.seen.clear()
-    fake.hold_to, fake.held = 61, 0
+    fake.requests.clear()
+    fake.hold_to, fake.held_requests = 61, 0
     fake._gate.clear()
     load(fake, 2.0, users=2)
-    assert fake.held <= 2
+    assert fake.held_requests <= 2
 
 
-def test_users_wait_for_their_answers(fake: FakeService) -> None:
-    """As many requests are under way as there are users, and what they see is what the service counted."""
+def test_users_wait_for_responses(fake: FakeService) -> None:
+    """There are as many concurrent requests as users, and the result counts the requests of the service."""
     fake.delay = 0.02
-    done = loadtest(fake.url, "--users", 5, "--duration", "2s", "--json")
-    assert done.code == 0, done.err
-    assert fake.most == 5
-    assert done.json["model"] == "demo@3"
-    assert done.json["failed"] == 0
-    assert done.json["requests"] == len(fake.seen) - 2  # one try by the command, one by Locust's own process
-    assert done.json["latency_ms"]["p50"] >= 20
-    assert done.json["rate"] is None
+    result = loadtest(fake.url, "--users", 5, "--duration", "2s", "--json")
+    assert result.code == 0, result.err
+    assert fake.max_concurrent == 5
+    assert result.json["model"] == "demo@3"
+    assert result.json["failed"] == 0
+    assert (
+        result.json["requests"] == len(fake.requests) - 2
+    )  # one by the command and one by Locust's process, before the load
+    assert result.json["latency_ms"]["p50"] >= 20
+    assert result.json["rate"] is None
 
 
 @pytest.mark.parametrize("kind", [{"users": 3}, {"rate": 120.0}])
 def test_errors_are_counted_by_kind(fake: FakeService, kind: dict[str, Any]) -> None:
-    """Refusals by their title, an answer without predictions as what it is."""
-    fake.refuse_every, fake.strange_every = 5, 7
+    """Refusals by their title, and responses without predictions."""
+    fake.refuse_every, fake.invalid_every = 5, 7
     result = load(fake, 1.5, **kind)
-    tries = len(fake.seen) - result["requests"]
-    numbers = range(tries + 1, len(fake.seen) + 1)
+    tries = len(fake.requests) - result["requests"]
+    numbers = range(tries + 1, len(fake.requests) + 1)
     refused = sum(number % 5 == 0 for number in numbers)
     strange = sum(number % 7 == 0 and number % 5 != 0 for number in numbers)
     assert result["errors"] == {
@@ -87,8 +89,8 @@ def test_errors_are_counted_by_kind(fake: FakeService, kind: dict[str, Any]) -> 
     assert result["failed"] == refused + strange > 0
 
 
-def test_rows_vary_within_the_ranges_of_training() -> None:
-    """The example comes first; others keep to ranges, categories and nulls, and are the same every time."""
+def test_rows_are_within_the_ranges_of_training() -> None:
+    """The example is first; the others have valid ranges, categories and nulls, and are the same every time."""
     rows = target.vary_rows(ROW, FIELDS)
     assert rows[0] == ROW
     assert rows == target.vary_rows(ROW, FIELDS)
@@ -99,27 +101,27 @@ def test_rows_vary_within_the_ranges_of_training() -> None:
     assert {row["at"] for row in rows} == {ROW["at"]}
 
 
-def test_the_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
+def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
     """Locust's page and table have the same number of requests as the result."""
-    done = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
-    assert done.code == 0, done.err
-    assert "/predict" in Path(done.json["report"]).read_text()
+    result = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
+    assert result.code == 0, result.err
+    assert "/predict" in Path(result.json["report"]).read_text()
     (row,) = (row for row in csv.DictReader((tmp_path / "load" / "loadtest_stats.csv").open()) if row["Type"])
     assert (row["Name"], row["Request Count"], row["Failure Count"]) == ("/predict", "50", "0")
-    assert json.loads((tmp_path / "load" / "loadtest.json").read_text()) == done.json
+    assert json.loads((tmp_path / "load" / "loadtest.json").read_text()) == result.json
 
 
-def test_the_metrics_of_the_service_are_read(fake: FakeService, tmp_path: Path) -> None:
-    """CPU and memory of all workers together; without them the reason is told."""
+def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> None:
+    """The sum over all workers."""
     fake.key = "sesame"
-    done = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
-    server = done.json["server"]
+    result = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
+    server = result.json["server"]
     assert server["memory_before_mb"] == server["memory_most_mb"] == 70
-    assert server["cores"] * done.json["seconds"] == pytest.approx(0.1, rel=0.05)  # a ms for each of 100 requests
+    assert server["cores"] * result.json["seconds"] == pytest.approx(0.1, rel=0.05)  # a ms for each of 100 requests
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["http://127.0.0.1:9"], 5, "does not answer"),
         (["127.0.0.1:8080"], 2, "write http://127.0.0.1:8080"),
@@ -127,56 +129,58 @@ def test_the_metrics_of_the_service_are_read(fake: FakeService, tmp_path: Path) 
         (["URL", "--duration", "soon"], 2, "write e.g. 30s or 5m"),
     ],
 )
-def test_invalid_arguments_and_addresses_are_refused(fake: FakeService, words: list[str], code: int, told: str) -> None:
+def test_invalid_arguments_and_addresses_are_refused(
+    fake: FakeService, arguments: list[str], code: int, message: str
+) -> None:
     """One error with its remedy, and no load."""
-    done = loadtest(*[fake.url if word == "URL" else word for word in words])
-    assert (done.code, told in done.err) == (code, True), done.err
-    assert fake.seen == []
+    result = loadtest(*[fake.url if word == "URL" else word for word in arguments])
+    assert (result.code, message in result.err) == (code, True), result.err
+    assert fake.requests == []
 
 
 def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
     """Neither gets any load."""
     fake.key = "sesame"
-    done = loadtest(fake.url, "--key", "guess")
-    assert done.code == 2
-    assert "TOWLINE_API_KEY" in done.err
-    fake.stranger = True
+    result = loadtest(fake.url, "--key", "guess")
+    assert result.code == 2
+    assert "TOWLINE_API_KEY" in result.err
+    fake.is_another_server = True
     assert "not a service of towline" in loadtest(fake.url).err
 
 
-def test_without_locust_the_install_command_is_told(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
+def test_missing_locust_names_the_install_command(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra."""
     monkeypatch.setattr("towline.cli.extras.find_spec", lambda name: None if name == "locust" else 1)
-    done = loadtest(fake.url)
-    assert done.code == 2
-    assert "pip install 'towline[loadtest]'" in done.err
+    result = loadtest(fake.url)
+    assert result.code == 2
+    assert "pip install 'towline[loadtest]'" in result.err
 
 
-def test_plain_locust_runs_the_file(fake: FakeService) -> None:
+def test_locustfile(fake: FakeService) -> None:
     """deployments/locustfile.py, with the key from the environment."""
     fake.key = "sesame"
-    words = ["--headless", "--users", "2", "--run-time", "2s", "--host", fake.url, "--only-summary"]
-    done = subprocess.run(
-        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *words],
+    arguments = ["--headless", "--users", "2", "--run-time", "2s", "--host", fake.url, "--only-summary"]
+    result = subprocess.run(
+        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *arguments],
         env={**os.environ, "TOWLINE_API_KEY": "sesame"}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(fake.seen) > 10
-    assert len({json.dumps(row) for row in fake.seen}) > 5
+    assert result.returncode == 0, result.stderr
+    assert len(fake.requests) > 10
+    assert len({json.dumps(row) for row in fake.requests}) > 5
 
 
 @pytest.mark.slow
-def test_plain_locust_says_what_is_wrong(fake: FakeService) -> None:
-    """Without the key it ends with our exit code and remedy, and asks for no prediction."""
+def test_locustfile_reports_a_missing_key(fake: FakeService) -> None:
+    """Locust ends with the exit code and the remedy of the error, and sends no prediction request."""
     fake.key = "sesame"
-    words = ["--headless", "--users", "2", "--run-time", "5s", "--host", fake.url]
-    done = subprocess.run(
-        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *words],
+    arguments = ["--headless", "--users", "2", "--run-time", "5s", "--host", fake.url]
+    result = subprocess.run(
+        [sys.executable, "-m", "locust", "--locustfile", REPOSITORY / "deployments" / "locustfile.py", *arguments],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "TOWLINE_API_KEY" in done.stdout + done.stderr
-    assert fake.seen == []
+    assert result.returncode == 2
+    assert "TOWLINE_API_KEY" in result.stdout + result.stderr
+    assert fake.requests == []
 
 
 @pytest.mark.parametrize("kind", [["--rate", "50"], ["--users", "2"]])
@@ -188,7 +192,7 @@ def test_an_interrupted_or_killed_command_stops_its_load(
     fake.delay = 0.02
     command = [Path(sys.executable).with_name("towline"), "loadtest", fake.url, *kind, "--duration", "60s", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: len(fake.seen) > 60)
+    until(lambda: len(fake.requests) > 60)
     process.send_signal(name)
     out, err = process.communicate(timeout=30)
     if name == signal.SIGINT:
@@ -198,7 +202,7 @@ def test_an_interrupted_or_killed_command_stops_its_load(
         assert 0 < report["requests"] < 3000
         assert report["failed"] == 0
     counts = [-1]
-    until(lambda: counts.append(len(fake.seen)) or counts[-1] == counts[-2], every=0.7)
+    until(lambda: counts.append(len(fake.requests)) or counts[-1] == counts[-2], every=0.7)
 
 
 def test_a_late_generator_is_reported(fake: FakeService) -> None:

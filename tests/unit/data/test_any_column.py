@@ -10,6 +10,7 @@ import pytest
 from towline.config import PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.schema.rows import RowReader
 from towline.data.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
 from towline.errors import DataError
@@ -120,6 +121,55 @@ def test_numbers_in_one_other_notation_are_read(tmp_path: Path) -> None:
     assert contract.columns[1].kind == "numeric"
     np.testing.assert_allclose(rows["x"], values)
     assert contract.features(pd.DataFrame({"x": ["1,234.50"]}))["x"].iloc[0] == 1234.5
+
+
+def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
+    texts = [f"1.{row:03},50 €" for row in range(ROWS)]
+    _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")
+    assert rows["x"].tolist() == [1_000.5 + row for row in range(ROWS)]
+    assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
+
+
+def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
+    """It is read with a warning; a column without a name gets that of pandas."""
+    frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
+    frame.assign(y=np.arange(ROWS) / 7).to_csv(tmp_path / "t.csv", encoding="cp1252")
+    config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
+    dataset = load_dataset(config.data, tmp_path, tmp_path, None)
+    rows = read_snapshot(dataset, tmp_path)
+    assert list(rows.columns) == ["Unnamed: 0", "Größe", "Ort", "y"]
+    assert set(rows["Ort"]) == {"Köln", "Nîmes", "Åre", "20 €"}
+    (warning,) = (rule for rule in check_dataset(dataset) if rule.rule == "encoding")
+    assert "Windows-1252" in warning.detail
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [
+        ("${:,.2f}", 1_234.5), ("-$ {:.1f}", -7.5), ("$-{:.1f}", -7.5), ("{:.1f}%", 12.5), ("{:.0f} KG", 70.0),
+        ("{:.1f}°C", 20.5), ("€{:.2f}", 3.25), ("{:,.1f} sq ft", 12_500.0), ("£{:,.0f}", 12_500.0),
+        ("{:,.0f}", 950.0), ("USD {:.2f}", 9.75),
+    ],
+)  # fmt: skip
+def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: float) -> None:
+    """With and without the unit, in the table and in requests; a few other texts are null."""
+    texts = [pattern.format(abs(values) + row % 90) for row in range(ROWS)]
+    _, rows, contract = load(tmp_path, {"x": ["n/a", "unknown", *texts[2:]]})
+    column = next(column for column in contract.columns if column.name == "x")
+    assert (column.kind, column.role) == ("numeric", "feature")
+    sign = -1 if values < 0 else 1
+    assert rows["x"].isna().sum() == 2
+    assert rows["x"][2:].tolist() == [sign * (abs(values) + row % 90) for row in range(2, ROWS)]
+    first = pattern.format(abs(values))
+    assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
+
+
+@pytest.mark.parametrize("codes", ["{}A", "B7{}", "K-{}", "{} EUR or {} USD", "3rd of {}", "x{}"])
+def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
+    _, _, contract = load(
+        tmp_path, {"x": [codes.replace("{}", str(row % 40)) for row in range(ROWS)], "z": range(ROWS)}
+    )
+    assert contract.columns[1].kind == "category"
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:

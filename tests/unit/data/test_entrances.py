@@ -33,7 +33,7 @@ CODES = [
 ]  # fmt: skip
 COLUMNS = {
     "code": "category", "rating": "category", "born": "category", "told": "category", "flag": "boolean",
-    "day": "datetime", "price": "numeric",
+    "day": "datetime", "price": "numeric", "remark": "text",
 }  # fmt: skip
 
 
@@ -65,12 +65,14 @@ def draw(seed: int) -> pd.DataFrame:
             "flag": rng.random(ROWS) < 0.5,
             "day": [moment(rng) for _ in range(ROWS)],
             "price": np.round(rng.normal(size=ROWS) * 100, 2),
+            "remark": rng.choice([*CODES, "two words", "7 of 9"], ROWS),
             "guessed_code": [f"{number:05}" for number in rng.integers(0, 90, ROWS)],
             "guessed_flag": rng.random(ROWS) < 0.5,
             "guessed_day": [moment(rng) for _ in range(ROWS)],
             "guessed_price": np.round(rng.normal(size=ROWS) * 100, 2),
             "guessed_count": rng.integers(0, 40, ROWS),
             "guessed_big": [2**53 + int(number) for number in rng.integers(0, 40, ROWS)],
+            "guessed_remark": [f"{' '.join(rng.choice(['one', 'ü', 'NA', '3'], 9))} {row}." for row in range(ROWS)],
             "guessed_word": rng.choice(["a", "NA", "None", "b c", "ü"], ROWS),
         },
         dtype=object,
@@ -183,7 +185,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     guessed = {name: kind for name, kind in kinds.items() if name.startswith("guessed")}
     assert guessed == {
         "guessed_code": "category", "guessed_flag": "boolean", "guessed_day": "datetime", "guessed_price": "numeric",
-        "guessed_count": "numeric", "guessed_big": "category", "guessed_word": "category",
+        "guessed_count": "numeric", "guessed_big": "category", "guessed_word": "category", "guessed_remark": "text",
     }  # fmt: skip
     assert set(expected["code"].dropna()) == set(CODES)
     features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_to_frame(table))  # noqa: E731

@@ -84,12 +84,14 @@ def test_whole_numbers_that_are_codes_are_a_category_and_say_so() -> None:
     [
         ("review", [" ".join(RANDOM.choice(WORDS, 9)) + f" {row % 150}." for row in range(ROWS)], "text"),
         ("homepage", [f"https://www.example.org/{row % 150}.html" for row in range(ROWS)], "web pages"),
+        ("link", [f"https://www.example.org/{RANDOM.choice(WORDS)}/{row}" for row in range(ROWS)], "web pages"),
     ],
 )
-def test_free_text_and_addresses_are_left_out_with_the_reason(name: str, values: Any, word: str) -> None:
-    found = column(name, values)
-    assert (found.kind, found.role) == ("text", "ignored")
-    assert word in found.note
+def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any, word: str) -> None:
+    text = column(name, values)
+    assert (text.kind, text.role) == ("text", "feature")
+    assert word in text.reason
+    assert column(name, values, columns={name: "ignore"}).role == "ignored"
 
 
 def test_an_identifier_with_nulls_is_left_out() -> None:

@@ -145,3 +145,15 @@ def test_the_smallest_and_largest_floats_are_no_copies() -> None:
     table = pd.DataFrame({"tiny": rng.choice([5e-324, 1e-310, 0.0], 100), "huge": rng.choice([1e308, -1e308], 100)})
     table["y"] = rng.normal(size=100)
     assert leaks(table, "y") == ()
+
+
+def test_the_end_of_a_duration_is_a_leak() -> None:
+    """A date after the event: with the time of the row it gives the target."""
+    rng = np.random.default_rng(3)
+    opened = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.random(2_000)) * 700, unit="D")
+    days = rng.gamma(2.0, 10.0, 2_000)
+    closed = opened + pd.to_timedelta(days, unit="D")
+    due = opened + pd.to_timedelta(rng.gamma(2.0, 10.0, 2_000), unit="D")
+    table = pd.DataFrame({"opened": opened, "closed": closed, "due": due, "x": rng.normal(size=2_000), "days": days})
+    (leak,) = leaks(table, "days", "opened")
+    assert leak.columns == ("closed",)

@@ -157,8 +157,8 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
         (["1,5", "2,25", "3"], "a decimal comma", "data.decimal: ','"),
         (["1,234,567", "12"], "commas between thousands", "data.thousands: ','"),
         (["1.234.567,5", "1.000"], "points between thousands", "data.decimal: ',' and data.thousands: '.'"),
-        (["$1,200.50", "$3"], "a currency", "remove it"),
-        (["12 %", "3.5%"], "a percent sign", "remove it"),
+        (["$1,200.50", "3 EUR"], "units", "use one unit"),
+        (["12 kg", "3.5 lb"], "units", "use one unit"),
         (["12/31/2026", "01/02/2026"], "dates", "data.date_format: {x: '%m/%d/%Y'}"),
         (["31.12.2026 10:30", "01.02.2026 00:00"], "dates", "data.date_format: {x: '%d.%m.%Y %H:%M'}"),
         (["3 Jan 2026", "14 Feb 2026"], "dates", "data.date_format: {x: '%d %b %Y'}"),
@@ -170,7 +170,7 @@ def test_other_notations_are_detected(tmp_path: Path, values: list[str], what: s
     assert notation is not None
     assert what in notation.what
     assert remedy in notation.remedy
-    if "remove" not in remedy:
+    if "unit" not in remedy:
         keys = json.loads("{}")
         for setting in remedy.split(" and "):
             key, _, value = setting.removeprefix("data.").partition(": ")

@@ -1,5 +1,6 @@
 """The compiled scorer gives the predictions of scikit-learn."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from towline.config import build_config
+from towline.config import Candidate, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -22,6 +23,13 @@ from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 
 ROWS = 900
+
+
+def remark(rng: np.random.Generator, size: float) -> str:
+    """One to nine words, some of which depend on the size; capital letters, accents, signs."""
+    words = ["Größe", "ÉTÉ", "naïve", "x-1", "日本語", "a", "of", "the", "e\u0301"]
+    chosen = [*rng.choice(words, rng.integers(1, 9)), "very LARGE!" if size > 1 else "(rather small)"]
+    return " ".join(rng.permutation(chosen))
 
 
 def odd_table() -> pd.DataFrame:
@@ -42,6 +50,8 @@ def odd_table() -> pd.DataFrame:
             "town": np.where(holes[:, 2], None, town),
             "flag": np.where(rng.random(ROWS) < 0.05, None, rng.random(ROWS) < 0.3),
             "at": at.where(~holes[:, 3]),
+            "born": pd.Series(rng.choice(pd.date_range("1931-05-06T07:08:09.000001", "2024-01-01"), ROWS)),
+            "note": np.where(holes[:, 1], None, [remark(rng, value) for value in size]),
             "value": score,
             "sold": np.where(score > 1, "ja", "nein"),
             "grade": pd.cut(score, [-np.inf, -1, 0, 2, np.inf], labels=[1, 2, 3, 5]).astype(int),
@@ -54,7 +64,11 @@ def fitted(
 ) -> tuple[Any, Contract, pd.DataFrame]:
     """A model of ours on the odd table, its contract, and the canonical features."""
     table = odd_table().drop(columns={"value", "sold", "grade"} - {target})
-    data = {"source": "x", "target": target, "columns": {"at": "datetime", "town": "category", "flag": "boolean"}}
+    data = {
+        "source": "x",
+        "target": target,
+        "columns": {"at": "datetime", "town": "category", "flag": "boolean", "note": "text"},
+    }
     raw = {"name": "odd", "data": data, "candidates": [{"estimator": estimator, "params": params}]}
     config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
     contract = infer_contract(table, config)
@@ -103,6 +117,19 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
     assert certificate.largest_difference <= 1e-12
     if head is not LinearSum and target == "value":
         assert certificate.identical == 1.0
+
+
+def test_a_linear_model_of_many_large_terms_is_compiled() -> None:
+    """Its value is small beside its terms, and so are their rounding errors."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(rng.normal(size=(400, 800)) * 1e6, columns=[f"x{number}" for number in range(800)])
+    table["y"] = table["x0"] - table["x1"] + rng.normal(size=400)
+    config = build_config({"name": "t", "data": {"source": "x", "target": "y"}}, "test")
+    contract = infer_contract(table, config)
+    features = contract.features(table)
+    model = build_model(Candidate(estimator="linear"), contract, 7).fit(features, contract.labels(table))
+    certificate, _ = certify(model, contract, {"train": features}, seed=1)
+    assert certificate.compiled, certificate.reason
 
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
@@ -169,7 +196,7 @@ def test_a_wrong_plan_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(plan.scorer, BitmaskForest)
         leaves = plan.scorer.leaves.copy()
         leaves[3, 0] += 1e-6
-        return Plan(BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves), plan.output)
+        return dataclasses.replace(plan, scorer=BitmaskForest(plan.scorer.start, plan.scorer.masks, leaves))
 
     monkeypatch.setattr(parity, "compile_plan", spoilt)
     certificate, file = certify(model, contract, {"train": features}, 1)

@@ -27,6 +27,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> s
     table["reading"] = pd.Series(rng.integers(0, 100, ROWS)).where(rng.random(ROWS) < 0.75).astype("Int64")
     table["used"] = (table["region"] == "south") * 5.0 + rng.normal(0, 3, ROWS).round(2)
     table["used_twice"] = 2 * table["used"]
+    words = ["pump", "was", "repaired", "again", "today"]
+    table["remark"] = [f"no. {number:03} " + " ".join(words[: 1 + number % 5]) for number in range(ROWS)]
     table.to_csv("meters.csv", index=False)
     done = command("data", "profile", "meters.csv", "--target", "used")
     assert done.code == 0, done.err
@@ -74,3 +76,8 @@ def test_the_relation_to_the_target(page: str) -> None:
     means = re.findall(r"(south|&lt;north&gt;): mean of used (-?[\d.]+)", row(page, "region"))
     by_region = {name: float(value) for name, value in means}
     assert by_region["south"] - by_region["&lt;north&gt;"] > 3
+
+
+def test_lengths_of_texts_are_shown(page: str) -> None:
+    """Single texts seldom repeat, so their distribution would show nothing."""
+    assert "length 12 to 37, median 25" in row(page, "remark")

@@ -1,9 +1,10 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tests.support.training import TrainedModel
 from towline.config import PipelineConfig
@@ -14,6 +15,13 @@ from towline.data.workspace import Workspace
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.final_fit import fit
 from towline.training.history import choose_history
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """OpenMP's threads wait for each other, for minutes if other processes use the processors."""
+    with threadpool_limits(1, user_api="openmp"):
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, FitError
 from towline.training.estimators import build_model, default_search_space
+from towline.training.pipeline_components import TextEncoder
 
+WORDS = np.array([f"word{number}" for number in range(2_000)])
 NAMES = ("baseline", "linear", "forest", "boosting")
 
 
@@ -124,7 +126,8 @@ def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
     """The parts are those of the calendar (Monday is 0), and a null time is NaN."""
     contract = _contract(mixed)
-    calendar = build_model(Candidate(estimator="forest"), contract, 7)["prepare"].transformers[-1][1][0]
+    blocks = {name: block for name, block, _ in build_model(Candidate(estimator="forest"), contract, 7)[0].transformers}
+    calendar = blocks["calendar"][0]
     times = pd.DataFrame({"when?": pd.to_datetime(["2024-02-29 13:30", None]).astype("datetime64[us]")})
     out = dict(zip(calendar.get_feature_names_out(["when?"]), calendar.fit_transform(times).T, strict=True))
     assert out["when?_hour"][0] == 13
@@ -168,6 +171,80 @@ def test_class_weights() -> None:
     )
     with pytest.raises(ConfigError, match="has no class_weight"):
         build_model(Candidate(estimator="sklearn.neighbors.KNeighborsClassifier", weights="balanced"), contract, 7)
+
+
+@pytest.mark.parametrize("name", ["linear", "forest", "boosting"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_words_of_a_text_are_learned(name: str, task: str) -> None:
+    """Three words among 2,000 determine the target; a model of the text alone predicts it on other rows."""
+    rng = np.random.default_rng(5)
+    subject = rng.integers(0, 3, 1_500)
+    signal = np.array(["excellent", "broken", "average"])[subject]
+    texts = [" ".join(rng.permutation([*rng.choice(WORDS, 12), word.upper()])) for word in signal]
+    labels = {"binary": subject == 0, "multiclass": signal, "regression": subject * 10.0}[task]
+    frame = pd.DataFrame({"review": texts, "y": labels})
+    model, contract = _fitted(name, frame.head(1_000))
+    rest = frame.tail(500)
+    truth, predictions = contract.labels(rest), model.predict(contract.features(rest))
+    errors = np.abs(truth - predictions) > 5 if task == "regression" else truth != predictions
+    assert errors.mean() < 0.15
+
+
+@pytest.mark.parametrize("time", ["at", None])
+@pytest.mark.parametrize("name", ["linear", "boosting"])
+def test_ages_of_dates_are_learned(name: str, time: str | None) -> None:
+    """The target is the age of a date at the row's time; without a time column, the date itself."""
+    rng = np.random.default_rng(8)
+    at = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 700, 600)), unit="D")
+    age = rng.integers(0, 3_000, 600)
+    frame = pd.DataFrame({"at": at, "signed up": at - pd.to_timedelta(age, unit="D"), "y": age / 100})
+    if time is None:
+        frame = frame.drop(columns="at").assign(y=(frame["signed up"] - pd.Timestamp("2000-01-01")).dt.days / 100)
+    frame.loc[::50, "signed up"] = pd.NaT
+    model, contract = _fitted(name, frame, data={"source": "x", "target": "y", "time": time})
+    rest = frame["signed up"].notna().to_numpy()
+    errors = np.abs(model.predict(contract.features(frame)) - frame["y"])[rest]
+    assert errors.mean() < 0.1 * np.abs(frame["y"] - frame["y"].mean()).mean()
+
+
+def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:
+    """The target encoder is fitted on the classes that occur."""
+    rng = np.random.default_rng(9)
+    frame = pd.DataFrame({"town": rng.choice([f"t{number}" for number in range(60)], 900), "x": rng.normal(size=900)})
+    frame["y"] = np.where(frame["x"] > 0, "a", "b")
+    frame.loc[850:, "y"] = "c"
+    contract = _contract(frame)
+    head = frame.head(800)
+    for name in ("linear", "boosting"):
+        model = build_model(Candidate(estimator=name), contract, 7).fit(contract.features(head), contract.labels(head))
+        assert (model.predict(contract.features(head)) == head["y"]).mean() > 0.95
+
+
+def test_scores_of_texts_are_cross_fitted() -> None:
+    """The target does not depend on the texts: cross-fitted scores of the training rows do not correlate with it."""
+    rng = np.random.default_rng(6)
+    texts = pd.DataFrame({"t": [" ".join(rng.choice(WORDS, 12)) for _ in range(1_000)]})
+    target = rng.normal(size=1_000)
+    encoder = TextEncoder("regression", random_state=0)
+    score = encoder.fit_transform(texts, target)[:, -1]
+    assert abs(np.corrcoef(score, target)[0, 1]) < 0.15
+    assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # not cross-fitted
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [None] * 90 + ["a text once"] * 30,
+        [f"{row:x}" for row in range(120)],
+        ["日本語のテキスト" + "々" * row for row in range(120)],
+    ],
+    ids=["almost all null", "nothing repeated", "no spaces"],
+)
+def test_texts_of_any_form(texts: list[str | None]) -> None:
+    frame = pd.DataFrame({"t": pd.Series(texts, dtype=object), "x": range(120), "y": [row % 2 for row in range(120)]})
+    for name in ("linear", "boosting"):
+        model, contract = _fitted(name, frame, data={"source": "x", "target": "y", "columns": {"t": "text"}})
+        assert np.isfinite(model.predict_proba(contract.features(frame))).all()
 
 
 def test_a_table_without_features_is_rejected() -> None:

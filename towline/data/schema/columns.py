@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from towline.config import Kind
 from towline.data.schema import text_columns
-from towline.data.schema.values import PLAIN, ValueFormat, ValueReader
+from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader
 
 _MAX_EXAMPLES = 5
 
@@ -35,7 +35,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Canonical values (n,), and the positions of values that do not fit the kind.
 
-    Numeric and boolean are float64 (NaN for null), category is object of str (NaN for null), datetime is
+    Numeric and boolean are float64 (NaN for null), category and text are object of str (NaN for null), datetime is
     datetime64[us].
     """
     if isinstance(values.dtype, pd.CategoricalDtype) or getattr(values.dtype, "na_value", None) is pd.NA:
@@ -55,7 +55,7 @@ def _convert_typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.
     if kind == "datetime" and code == "M":
         times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
         return times.to_numpy("datetime64[us]"), none
-    if kind == "category" or (kind == "datetime" and code != "b") or fmt.na_values or code == "M":
+    if kind in TEXT_KINDS or (kind == "datetime" and code != "b") or fmt.na_values or code == "M":
         codes, distinct = pd.factorize(values)
         read, bad = _convert_objects(pd.Series(list(distinct), dtype=object), kind, fmt)
         read = np.concatenate([read, np.array([_null(kind)], dtype=read.dtype)])
@@ -78,9 +78,9 @@ def _convert_objects(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[n
         inputs = [*distinct, None]
     else:  # not only distinct values: 1, 1.0 and True are equal in a hash table
         codes, inputs = np.arange(len(values)), values.tolist()
-    dtype = "datetime64[us]" if kind == "datetime" else object if kind == "category" else np.float64
+    dtype = "datetime64[us]" if kind == "datetime" else object if kind in TEXT_KINDS else np.float64
     read = np.empty(len(inputs), dtype=dtype)
-    read[:] = [math.nan if value is None and kind == "category" else value for value in map(reader.read, inputs)]
+    read[:] = [math.nan if value is None and kind in TEXT_KINDS else value for value in map(reader.read, inputs)]
     bad = np.array([reader.misfits(value) for value in inputs], dtype=bool)
     return read[codes], np.flatnonzero(bad[codes])
 

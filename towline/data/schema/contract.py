@@ -31,7 +31,8 @@ class Column(Frozen):
         integer: whether all numbers are whole.
         note: why the column is ignored.
         reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
-        derive: calendar parts of a datetime.
+        derive: what a model uses of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
+            (since 1970, if the table has no time column).
         pii: whether it holds personal data; then the contract has no range and no categories of it.
         format: how its values are written if they are text.
     """
@@ -50,6 +51,11 @@ class Column(Frozen):
     derive: tuple[str, ...] = ()
     pii: bool = False
     format: ValueFormat = PLAIN
+
+    @property
+    def calendar(self) -> tuple[str, ...]:
+        """The calendar parts in ``derive``."""
+        return tuple(part for part in self.derive if part not in ("age", "days"))
 
     @property
     def reader(self) -> ValueReader:
@@ -79,6 +85,17 @@ class Contract(Frozen):
         """The columns that a model uses: the features, and the time if calendar parts are derived from it."""
         return tuple(column for column in self.columns if column.role == "feature" or column.derive)
 
+    @property
+    def age_columns(self) -> tuple[Column, ...]:
+        """The columns whose age or days a model uses."""
+        return tuple(column for column in self.columns if {"age", "days"} & set(column.derive))
+
+    @property
+    def age_reference(self) -> str | None:
+        """The time column, up to which ages are counted; None: dates are counted from 1970."""
+        has_ages = any("age" in column.derive for column in self.columns)
+        return next((column.name for column in self.columns if has_ages and column.role == "time"), None)
+
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The canonical frame: equal values give an equal frame, whatever their types are.
 
@@ -86,9 +103,9 @@ class Contract(Frozen):
             rows: any frame with the feature columns; other columns are ignored.
 
         Returns:
-            Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category is
-            object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data are
-            replaced by pseudonyms.
+            Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category and
+            text are object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data
+            are replaced by pseudonyms.
 
         Raises:
             DataError: a column is missing or occurs twice, or values do not fit its kind.

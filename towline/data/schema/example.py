@@ -16,6 +16,8 @@ def example_row(contract: Contract) -> dict[str, Any]:
 def example_value(column: Column) -> Any:
     if column.kind == "category":
         return column.categories[0] if column.categories else "example"
+    if column.kind == "text":
+        return "An example text"
     if column.kind == "datetime":
         return _TIME
     if column.kind == "boolean":

@@ -53,6 +53,7 @@ def infer_contract(
         for name in frame.columns
     )
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
+    columns = _add_ages(columns)
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
@@ -96,7 +97,7 @@ def _infer_column(
     if role == "target":
         kind = "numeric" if task == "regression" else "boolean" if values.dtype.kind == "b" else "category"
     fmt = fmt or column_format(data, name)
-    canonical, bad = (values, ()) if kind in ("text", "ignore") else convert_column(values, kind, fmt)
+    canonical, bad = (values, ()) if kind == "ignore" else convert_column(values, kind, fmt)
     if len(bad):
         raise ConfigError(
             f"column {name!r} holds values that are not {kind}",
@@ -113,8 +114,10 @@ def _infer_column(
     if role == "time" and data.columns.get(name) == "ignore":
         return column.model_copy(update={"derive": (), "note": "data.columns says ignore"})
     note = ""
-    if kind in ("text", "ignore"):
-        note = reason or f"data.columns says {kind}"
+    if kind == "ignore":
+        note = "data.columns says ignore"
+    elif kind == "text" and name in config.privacy.pii:
+        note = f"{reason or 'text'}, and personal data: its words cannot be replaced by pseudonyms"
     elif role == "feature":
         note = _reason_to_ignore(series, column, prediction)
     if role == "feature" and note:
@@ -170,15 +173,15 @@ def _infer_kind(values: pd.Series, prediction: _Prediction | None) -> tuple[Kind
     levels = present.nunique()
     if levels <= 20:
         return "category", ""
+    counts = f"{levels} levels in {len(present)} rows"
+    likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
+    if likely in _PROSE and levels > _REPEATED * len(present):
+        return "text", f"{_PROSE[likely]}: {counts}"
     unique = levels == len(values)
     if prediction and prediction.is_sure("not-generalizable"):
         unique |= levels > _UNIQUE * len(present)
     if unique and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
         return "category", ""  # _identifies_rows reports it
-    counts = f"{levels} levels in {len(present)} rows"
-    likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
-    if likely in _PROSE and levels > _REPEATED * len(present):
-        return "text", f"{_PROSE[likely]}: {counts}"
     if float(present.astype(str).str.len().median()) > 60:
         return "text", "long text"
     return ("text", f"nearly unique: {counts}") if levels > 0.5 * len(present) else ("category", "")
@@ -216,6 +219,23 @@ def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
     days = (present.max() - present.min()) / pd.Timedelta(days=1)
     return tuple(
         part for part, cycle in _CYCLES.items() if days >= 1.5 * cycle and getattr(present.dt, part).nunique() > 1
+    )
+
+
+def _add_ages(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Dates with their age at the row's time, or with their days if there is no time column.
+
+    Personal dates get neither, which would reveal them. If the model does not use the time, a request need not have it.
+    """
+    times = [column for column in columns if column.role == "time"]
+    part = "age" if times else "days"
+    if times and not times[0].derive:
+        return columns
+    return tuple(
+        column.model_copy(update={"derive": (*column.derive, part)})
+        if column.role == "feature" and column.kind == "datetime" and not column.pii
+        else column
+        for column in columns
     )
 
 

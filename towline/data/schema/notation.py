@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from towline.data.schema import text_columns
 from towline.data.schema.values import (
     ValueFormat,
-    ValueReader,
     is_blank,
     is_null_marker,
     parse_formatted_time,
     parse_number,
+    remove_unit,
 )
 
 MIN_SHARE = 0.9  # of the values that are not null
@@ -41,12 +41,15 @@ _DATES = (
     "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b-%Y", "%b %Y", "%B %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-_SYMBOL = r"[$€£¥₹]|USD|EUR|GBP|CHF|JPY"
-_AMOUNT = r"[+-]?[\d.,' ]*\d"
-_UNITS = (
-    ("a percent sign", re.compile(rf"\s*{_AMOUNT}\s*%\s*")),
-    ("a currency", re.compile(rf"\s*-?\s*(?:(?:{_SYMBOL})\s*{_AMOUNT}|{_AMOUNT}\s*(?:{_SYMBOL}))\s*")),
+_CURRENCY = r"[$€£¥₹]|us\$|usd|eur|gbp|chf|jpy|inr"
+# single letters are listed only if they are common units: 12A and 7B are codes
+_UNIT = (
+    rf"{_CURRENCY}|%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
+    r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
+    r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
+_AMOUNT = r"\d(?:[\d.,' ]*\d)?"
+_WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:({_CURRENCY})\s*[+-]?{_AMOUNT}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
 _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
 
 
@@ -98,11 +101,32 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
         return TextColumn(typed, fmt, _unusual_markers(column) if pa.types.is_floating(typed.type) else none)
     if text_columns.has_zero_padding(typed):
         return TextColumn(typed, fmt, none)
-    for other in _unambiguous_formats(typed, fmt):
+    if unit := detect_unit(typed):
+        fmt = fmt.model_copy(update={"unit": unit})
+        without = text_columns.infer_text(column, fmt)
+        if not text_columns.is_text(without.type):
+            return TextColumn(without, fmt, none)
+    for other in _unambiguous_formats(typed, fmt, max_unreadable):
         typed_otherwise = text_columns.infer_text(column, other)
         if not text_columns.is_text(typed_otherwise.type):
             return TextColumn(typed_otherwise, other, none)
+        if mixed := _read_mixed(typed, other, max_unreadable):
+            return mixed
     return _read_mixed(typed, fmt, max_unreadable) or TextColumn(typed, fmt, none)
+
+
+def detect_unit(column: pa.ChunkedArray) -> str:
+    """The currency or unit, in lower case, that the numbers of a column of text have; empty if most of them have none.
+
+    Example:
+        >>> detect_unit(pa.chunked_array([["$1,250.50", "-$3", "n/a"]]))
+        '$'
+    """
+    texts, weights = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())
+    matches = [_WITH_UNIT.fullmatch(text) for text in texts]
+    units = {(match[1] or match[2]).lower() for match in matches if match}
+    share = float(weights[[match is not None for match in matches]].sum()) if texts else 0.0
+    return units.pop() if len(units) == 1 and share >= MIN_SHARE else ""
 
 
 def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
@@ -133,19 +157,44 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     return TextColumn(values, fmt, unread | _unusual_markers(column))
 
 
-def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat) -> Iterator[ValueFormat]:
-    """The format that reads all sampled values as numbers, or as dates, if there is one meaning only."""
-    texts, _ = _distinct_texts(column.to_pandas())
-    if texts and fmt.decimal == "." and not fmt.thousands:
-        marks = [{"decimal": other.decimal, "thousands": other.thousands} for _, _, other in _NUMBERS]
-        formats = [fmt.model_copy(update=changes) for changes in marks]
-        able = [other for other in formats if not any(ValueReader("numeric", other).misfits(text) for text in texts)]
-        if able and len({tuple(parse_number(text, other) for text in texts) for other in able}) == 1:
-            yield able[0]
+def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> Iterator[ValueFormat]:
+    """The format that reads all sampled numbers, or all sampled values as dates, if there is one meaning only."""
+    texts, weights = _distinct_texts(column.to_pandas())
+    if texts and not fmt.thousands:
+        options = [other for _, _, other in _NUMBERS if fmt.decimal in (".", other.decimal)]
+        marks = [{"decimal": other.decimal, "thousands": other.thousands} for other in options]
+        formats = [fmt, *(fmt.model_copy(update=changes) for changes in marks)]
+        if _has_commas_between_thousands(texts, fmt.unit):
+            formats = [other for other in formats if other.decimal != ","]
+        values = np.array([[parse_number(text, other) for text in texts] for other in formats])
+        is_number = ~np.isnan(values).all(axis=0)
+        able = np.flatnonzero(~np.isnan(values[:, is_number]).any(axis=1))
+        one_meaning = len(able) and (values[able][:, is_number] == values[able[0], is_number]).all()
+        if is_number.any() and one_meaning and 0 not in able and weights[is_number].sum() >= 1 - max_unreadable:
+            yield formats[able[0]]
     if texts and not fmt.date_format:
         dates = detect_date_formats(column.to_pandas())
         if len(dates) == 1:
             yield fmt.model_copy(update={"date_format": dates[0]})
+
+
+def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
+    """Whether the commas separate thousands: each stands before three digits, and some numbers have none.
+
+    With a decimal comma, either all numbers have the same number of decimals, or some have fewer than three. Prices do
+    not have three decimals, so for a currency all numbers may have a comma.
+    """
+    plain = [remove_unit(text, unit) if unit else text.strip() for text in texts]
+    numbers = [text for text in plain if re.fullmatch(r"[+-]?[\d,]*\d(\.\d+)?", text, re.ASCII)]
+    commas = [text for text in numbers if "," in text]
+    grouped = all(re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text) for text in commas)
+    small = [text for text in numbers if re.fullmatch(r"[+-]?\d{1,3}(\.\d+)?", text)]
+    return (
+        bool(commas)
+        and grouped
+        and len(commas) + len(small) == len(numbers)
+        and (bool(small) or re.fullmatch(_CURRENCY, unit) is not None)
+    )
 
 
 def detect_notation(values: pd.Series) -> Notation | None:
@@ -155,8 +204,8 @@ def detect_notation(values: pd.Series) -> Notation | None:
         values: the text, with nulls.
 
     Example:
-        >>> detect_notation(pd.Series(["$ 1.50", "$ 2.25"])).what
-        'numbers with a currency'
+        >>> detect_notation(pd.Series(["1.5 kg", "2 lb"])).what
+        'numbers with units'
     """
     texts, weights = _distinct_texts(values)
     return (_detect_numbers(texts, weights) or _detect_dates(str(values.name), texts, weights)) if texts else None
@@ -182,11 +231,8 @@ def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
         return Notation(f"numbers with {what}", best, remedy, texts[0], tuple(fmt for _, _, fmt in equal))
-    for what, pattern in _UNITS:
-        share = float(weights[[bool(pattern.fullmatch(text)) for text in texts]].sum())
-        if share >= MIN_SHARE:
-            return Notation(f"numbers with {what}", share, "remove it in the source", texts[0])
-    return None
+    share = float(weights[[bool(_WITH_UNIT.fullmatch(text)) for text in texts]].sum())
+    return Notation("numbers with units", share, "use one unit in the source", texts[0]) if share >= MIN_SHARE else None
 
 
 def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:

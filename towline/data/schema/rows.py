@@ -13,7 +13,7 @@ import numpy as np
 from towline.config import Kind
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.pseudonyms import pseudonymize_value
-from towline.data.schema.values import LARGEST
+from towline.data.schema.values import LARGEST, TEXT_KINDS
 from towline.errors import Fault, InputValidationError
 
 Row = list[Any]
@@ -21,7 +21,7 @@ InputAnomaly = tuple[str, str]
 _LISTED = 20
 _KINDS: Mapping[Kind, str] = {
     "numeric": "is not a number", "boolean": "is neither true nor false", "category": "is not a text, number or flag",
-    "datetime": "is not an ISO 8601 time",
+    "text": "is not a text, number or flag", "datetime": "is not an ISO 8601 time",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class _ValueChecker:
                 faults.append(Fault(position, self.name, self._expected()))
         elif isinstance(read, float) and abs(read) > LARGEST:
             faults.append(Fault(position, self.name, "is too large"))
-        elif self.kind == "category":
+        elif self.kind in TEXT_KINDS:
             if self.known is not None and read not in self.known:
                 anomalies.append((self.name, "unseen"))
         elif self.kind != "datetime" and not self.low <= read <= self.high:
@@ -86,7 +86,7 @@ def _field(column: Column) -> _Field:
     checker, plain = _ValueChecker(column), not column.format.na_values
     low, high = (checker.low, checker.high) if plain else (math.inf, -math.inf)
     levels: Container[str] = checker.known or ()
-    if column.kind == "category" and checker.known is None and plain and column.format.spelling == "text":
+    if column.kind in TEXT_KINDS and checker.known is None and plain and column.format.spelling == "text":
         levels = _AnyText()
     return _Field(column.name, column.kind, low, high, levels, checker)
 
@@ -94,8 +94,8 @@ def _field(column: Column) -> _Field:
 class RowReader:
     """Reads rows against a contract; create one for each model.
 
-    Canonical values are float (NaN for null) for numeric and boolean, str or None for category, naive UTC datetime or
-    None for datetime.
+    Canonical values are float (NaN for null) for numeric and boolean, str or None for category and text, naive UTC
+    datetime or None for datetime.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -141,7 +141,7 @@ class RowReader:
                 continue
             type_ = value.__class__
             if type_ is str:
-                if kind == "category" and value in levels:
+                if kind in TEXT_KINDS and value in levels:
                     canonical.append(value)
                     continue
             elif (type_ is float or type_ is int) and kind == "numeric" and low <= value <= high:
@@ -158,7 +158,7 @@ class RowReader:
 def _array(values: Sequence[Any], kind: Kind) -> np.ndarray:
     if kind == "datetime":
         return np.array(values, dtype="datetime64[us]")
-    if kind != "category":
+    if kind not in TEXT_KINDS:
         return np.array(values, dtype=np.float64)
     column = np.empty(len(values), dtype=object)
     column[:] = values

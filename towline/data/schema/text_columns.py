@@ -12,7 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.schema.values import DECIMAL_YEAR, NULL_MARKERS, PLAIN, Spelling, ValueFormat, ValueReader, parse_time
+from towline.data.schema.values import (
+    DECIMAL_YEAR,
+    NULL_MARKERS,
+    PLAIN,
+    TEXT_KINDS,
+    Spelling,
+    ValueFormat,
+    ValueReader,
+    parse_time,
+)
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -88,7 +97,7 @@ def conform_batch(batch: pa.RecordBatch, readers: Mapping[str, ValueReader]) -> 
 
 def _parse_as(column: pa.Array, reader: ValueReader) -> pa.Array:
     texts = large_text(pa.chunked_array([column]))
-    if reader.kind == "category":
+    if reader.kind in TEXT_KINDS:
         return pa.array(_by_distinct(texts, reader.read, np.dtype(object)), pa.large_string())
     if reader.kind not in _PARSERS:
         return column

@@ -35,6 +35,7 @@ _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits ma
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date"]
+TEXT_KINDS: frozenset[Kind] = frozenset({"category", "text"})  # kinds with canonical values of type str
 
 
 class ValueFormat(Frozen):
@@ -50,6 +51,7 @@ class ValueFormat(Frozen):
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
         coerce: a text that is not of the column's kind is null instead of an error.
         decimal_comma: numbers with a decimal comma occur beside numbers with a point.
+        unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
     """
 
     decimal: str = "."
@@ -59,6 +61,7 @@ class ValueFormat(Frozen):
     spelling: Spelling = "text"
     coerce: bool = False
     decimal_comma: bool = False
+    unit: str = ""
 
 
 PLAIN = ValueFormat()
@@ -221,7 +224,24 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
     return None
 
 
+def remove_unit(text: str, unit: str) -> str:
+    """Removes the currency or unit from a number that is text, and the spaces around it.
+
+    Example:
+        >>> remove_unit("-$ 1,250.50", "$"), remove_unit("70 KG", "kg")
+        ('-1,250.50', '70')
+    """
+    text = text.strip()
+    sign, rest = (text[0], text[1:].lstrip()) if text[:1] in ("-", "+") else ("", text)
+    lowered = rest.lower()
+    if lowered.startswith(unit):
+        return sign + rest[len(unit) :].lstrip()
+    return sign + rest[: len(rest) - len(unit)].rstrip() if lowered.endswith(unit) else text
+
+
 def _parse_number_text(text: str, fmt: ValueFormat) -> float:
+    if fmt.unit:
+        text = remove_unit(text, fmt.unit)
     if fmt.thousands:
         mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
         if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):

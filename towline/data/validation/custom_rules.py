@@ -125,7 +125,10 @@ def _share(rows: int, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def check_dataset(dataset: Dataset) -> Iterator[Rule]:
-    """Warns of values that were read as null and of rows that were left out."""
+    """Warns of values that were read as null, rows that were left out, and files that are not UTF-8."""
+    for encoding in dataset.encodings:
+        detail = f"a file is not UTF-8 and was read as {encoding}; save it as UTF-8 if accents look wrong"
+        yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
         detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
@@ -178,7 +181,7 @@ def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingCon
             continue
         if values.dtype.kind in "biufM" or (detected := notation.detect_notation(values)) is None:
             continue
-        use = f"left out ({column.note})" if column.role == "ignored" else "a category"
+        use = f"left out ({column.note})" if column.role == "ignored" else f"a {column.kind}"
         detail = (
             f"{detected.share:.0%} of the values are {detected.described(hidden=column.pii)}, now {use}; "
             f"set {detected.remedy}, or data.columns: {{{column.name}: category}} if this is intended"
@@ -244,6 +247,8 @@ def _find_column_changes(contract: Contract, config: TrainingConfig, previous: C
             detail = "a feature of the champion is missing; if this is intended, list it under data.drop"
         elif new.role == "ignored" and new.kind != "text":
             severity, detail = "warn", f"a feature of the champion is left out: {new.note}"
+        elif {new.kind, old.kind} == {"category", "text"}:
+            severity, detail = "warn", f"{old.kind} for the champion, {new.kind} now; declare it under data.columns"
         elif new.kind != old.kind:
             detail = f"{old.kind} for the champion, {new.kind} now; if intended, declare it under data.columns"
         else:

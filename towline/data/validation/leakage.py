@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
+from towline.data.schema.ages import compute_ages
 from towline.data.schema.contract import Contract
 
 SAMPLE_ROWS = 20_000
@@ -140,10 +141,10 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
 def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
     features = contract.features(rows)
     columns = []
-    for column in contract.feature_columns:
+    for column in (column for column in contract.feature_columns if column.kind != "text"):
         values, can_leak = features[column.name], column.role != "time"
         if column.kind == "datetime":
-            parts = [getattr(values.dt, part).to_numpy(float) for part in column.derive]
+            parts = [getattr(values.dt, part).to_numpy(float) for part in column.calendar]
             columns += [_Column(column.name, part, False, can_leak) for part in parts]
         elif column.kind == "category":
             codes = pd.factorize(values)[0].astype(float)
@@ -151,6 +152,12 @@ def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
         else:
             numbers = values.to_numpy(float)
             columns.append(_Column(column.name, np.where(np.isinf(numbers), np.nan, numbers), True, can_leak))
+    reference = contract.age_reference
+    times = None if reference is None else features[reference].to_numpy()
+    columns += [
+        _Column(column.name, compute_ages(features[column.name].to_numpy(), times), True, True)
+        for column in contract.age_columns
+    ]
     return [column for column in columns if not np.isnan(column.values).all()]
 
 

@@ -9,8 +9,10 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from towline.data.text_features import TextProjection
 from towline.errors import ReleaseError
 from towline.inference.compiled.plan import (
+    AgeColumn,
     BitmaskForest,
     CalendarLookup,
     CategoryLookup,
@@ -22,12 +24,14 @@ from towline.inference.compiled.plan import (
     OutputTransform,
     Plan,
     RawScorer,
+    TextColumns,
     TraversedForest,
     TreeNodes,
 )
 
 PLAN_FILE = "plan.npz"
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)  # 2 had no derived columns
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
 
@@ -57,12 +61,14 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
         extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
         for vector in scorer.vectors:
             add_slot(vector.slot, at=vector.at, rows=vector.rows)
+    derived = [_derived_document(part, arrays, at) for at, part in enumerate(plan.derived)]
     arrays["start"] = scorer.start  # type: ignore[attr-defined]
     described = {
         "format": FORMAT,
         "scorer": KINDS[type(scorer)],
         "output": dataclasses.asdict(plan.output),
         "slots": slots,
+        "derived": derived,
         **extra,
     }
     arrays["plan"] = np.frombuffer(json.dumps(described, ensure_ascii=False).encode(), dtype=np.uint8)
@@ -80,7 +86,8 @@ def read_plan(path: Path) -> Plan:
             arrays = dict(file)
         raw = json.loads(arrays["plan"].tobytes())
         output = raw["output"] | {"order": tuple(raw["output"]["order"])}
-        return Plan(_read_scorer(raw, arrays), OutputTransform(**output))
+        derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))
+        return Plan(_read_scorer(raw, arrays), OutputTransform(**output), derived)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
@@ -90,7 +97,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScorer:
-    if raw["format"] != FORMAT:
+    if raw["format"] not in _READABLE:
         raise ValueError(f"format {raw['format']}, not {FORMAT}")
     slots = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
     start = arrays["start"]
@@ -107,6 +114,25 @@ def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScore
     ]
     nodes = TreeNodes(**{name: arrays[name] for name in TreeNodes._fields})
     return TraversedForest(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
+
+
+def _derived_document(part: AgeColumn | TextColumns, arrays: dict[str, np.ndarray], at: int) -> dict[str, Any]:
+    """The JSON of derived columns; adds their tables to the arrays."""
+    if isinstance(part, AgeColumn):
+        return {"kind": "age", "column": part.column, "time": part.time}
+    projection = part.projection
+    vocabulary = json.dumps(list(projection.vocabulary)).encode()
+    arrays[f"vocabulary.{at}"] = np.frombuffer(vocabulary, dtype=np.uint8)
+    arrays |= {f"weights.{at}": projection.weights, f"components.{at}": projection.components}
+    return {"kind": "text", "column": part.column, "analyzer": projection.analyzer}
+
+
+def _read_derived(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -> AgeColumn | TextColumns:
+    if raw["kind"] == "age":
+        return AgeColumn(raw["column"], raw["time"])
+    vocabulary = {term: row for row, term in enumerate(json.loads(arrays[f"vocabulary.{at}"].tobytes()))}
+    projection = TextProjection(raw["analyzer"], vocabulary, arrays[f"weights.{at}"], arrays[f"components.{at}"])
+    return TextColumns(raw["column"], projection)
 
 
 def _lookup_document(slot: FeatureLookup) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from towline.data.schema.contract import Contract
 from towline.inference.compiled.plan import (
     CALENDAR_VALUES,
     NARROW_LEAVES,
+    AgeColumn,
     BitmaskForest,
     CalendarLookup,
     CategoryLookup,
@@ -38,10 +39,12 @@ from towline.inference.compiled.plan import (
     NumericLookup,
     OutputTransform,
     Plan,
+    RawScorer,
+    TextColumns,
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
-from towline.training.pipeline_components import CalendarParts, Classifier
+from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
@@ -91,17 +94,19 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     estimator = pipeline.named_steps["estimate"]
     prepare = pipeline.named_steps["prepare"]
     names = [column.name for column in contract.feature_columns]
-    blocks = [block for group in prepare.transformers_ for block in _encoded_columns(group, prepare, names)]
+    blocks, derived = _encode_blocks(prepare, names)
+    scorer, link = _compile_scorer(estimator, blocks)
+    return Plan(scorer, _output_transform(model, estimator, contract, link), derived)
+
+
+def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[RawScorer, LinkFunction]:
     width = sum(len(block.at) for block in blocks)
     if type(estimator) in _LINEAR:
-        return Plan(_compile_linear(estimator, blocks), _output_transform(model, estimator, contract, "identity"))
+        return _compile_linear(estimator, blocks), "identity"
     if type(estimator) in _FORESTS:
         trees = [_sklearn_tree(fitted.tree_) for fitted in estimator.estimators_]
         start = np.zeros(trees[0].values.shape[1])
-        return Plan(
-            _compile_traversal(start, blocks, width, trees, single=True),
-            _output_transform(model, estimator, contract, "mean"),
-        )
+        return _compile_traversal(start, blocks, width, trees, single=True), "mean"
     if type(estimator) in _BOOSTED:
         if estimator.is_categorical_ is not None and np.any(estimator.is_categorical_):
             raise NotCompiledError("its trees split on categories natively")
@@ -113,12 +118,9 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
         nodes = sum(len(tree.leaf) for tree in trees)
         bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
-        head = (
-            _compile_bitmasks(start, blocks, trees)
-            if bits
-            else _compile_traversal(start, blocks, width, trees, single=False)
-        )
-        return Plan(head, _output_transform(model, estimator, contract, link))
+        if bits:
+            return _compile_bitmasks(start, blocks, trees), link
+        return _compile_traversal(start, blocks, width, trees, single=False), link
     raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
 
 
@@ -136,33 +138,46 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
     return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees)
 
 
-def _encoded_columns(
-    group: tuple[str, Any, Sequence[str]], prepare: Any, names: Sequence[str]
-) -> Iterator[DesignColumns]:
-    """The design columns of one transformer of the ColumnTransformer."""
-    name, transformer, columns = group
-    if name == "remainder" or not len(columns):
-        return
-    begin = prepare.output_indices_[name].start
-    at = [names.index(column) for column in columns]
-    if name == "number":
-        yield from _encode_numbers(transformer, columns, at, begin)
-    elif name in ("category", "levels"):
-        yield from _encode_categories(transformer, columns, at, begin)
-    elif name == "calendar" and isinstance(transformer[0], CalendarParts):
-        yield from _encode_calendar(transformer, at, begin)
-    else:
-        raise NotCompiledError(f"the preprocessing block {name!r}")
+def _encode_blocks(
+    prepare: Any, names: Sequence[str]
+) -> tuple[list[DesignColumns], tuple[AgeColumn | TextColumns, ...]]:
+    """The design columns of all transformers, and the derived columns, which follow the input columns."""
+    blocks: list[DesignColumns] = []
+    derived: list[AgeColumn | TextColumns] = []
+    first = len(names)  # of the next derived columns
+    for name, transformer, columns in prepare.transformers_:
+        if name == "remainder" or not len(columns):
+            continue
+        begin = prepare.output_indices_[name].start
+        at = [names.index(column) for column in columns]
+        if name == "number":
+            blocks += _encode_numbers(transformer, at, begin, columns)
+        elif name in ("category", "levels"):
+            blocks += _encode_categories(transformer, columns, at, begin)
+        elif name == "text" and isinstance(transformer[0], TextEncoder):
+            added = _encode_texts(transformer, first, begin)
+            derived += map(TextColumns, at, transformer[0].projections)
+            blocks, first = blocks + added, first + len(added)
+        elif name == "age" and isinstance(transformer[0], DateAges):
+            time = at.pop() if transformer[0].has_time else None
+            derived += [AgeColumn(column, time) for column in at]
+            blocks += _encode_numbers(transformer[1:], range(first, first + len(at)), begin)
+            first += len(at)
+        elif name == "calendar" and isinstance(transformer[0], CalendarParts):
+            blocks += _encode_calendar(transformer, at, begin)
+        else:
+            raise NotCompiledError(f"the preprocessing block {name!r}")
+    return blocks, tuple(derived)
 
 
 def _encode_numbers(
-    transformer: Pipeline, names: Sequence[str], columns: Sequence[int], begin: int
+    transformer: Pipeline, columns: Sequence[int], begin: int, names: Sequence[str] | None = None
 ) -> Iterator[DesignColumns]:
     impute, *scale = transformer
     scaler = scale[0] if scale else None
     indicated = list(impute.indicator_.features_)
-    cells = pd.DataFrame([[0.0] * len(columns), [np.nan] * len(columns)], columns=list(names))
-    present, missing = transformer.transform(cells)
+    cells = np.array([[0.0] * len(columns), [np.nan] * len(columns)])
+    present, missing = transformer.transform(cells if names is None else pd.DataFrame(cells, columns=list(names)))
     for position, column in enumerate(columns):
         slot = NumericLookup(column)
         if scaler is not None:
@@ -191,6 +206,20 @@ def _encode_categories(
         at = sum(widths[:position]) + np.arange(widths[position])
         lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
         yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
+
+
+def _encode_texts(transformer: Pipeline, first: int, begin: int) -> list[DesignColumns]:
+    """The features of texts, which are never null."""
+    encoder, *scale = transformer
+    width = sum(components.shape[1] for components in encoder.components_)
+    slots = [NumericLookup(first + position) for position in range(width)]
+    if scale:
+        scales = zip(slots, scale[0].mean_.tolist(), scale[0].scale_.tolist(), strict=True)
+        slots = [NumericLookup(slot.column, mean, width) for slot, mean, width in scales]
+    return [
+        DesignColumns(slot, np.array([begin + position]), np.zeros((2, 1)), number=True)
+        for position, slot in enumerate(slots)
+    ]
 
 
 def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:

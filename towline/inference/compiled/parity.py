@@ -16,7 +16,7 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
-from towline.inference.compiled.plan import BitmaskForest, NumericLookup, Plan, TraversedForest
+from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE
 from towline.training.evaluation.metrics import predict
@@ -35,7 +35,8 @@ class ParityCertificate(Frozen):
         scorer: kind of the plan.
         rows: number of compared rows by source: ``train``, ``holdout``, ``generated``.
         wrong_labels: number of rows with another class.
-        largest_difference: largest difference of a value (relative above 1) or a probability.
+        largest_difference: largest difference of a probability, or of a value, relative to the largest of 1, the value
+            and the sum of a linear model's absolute terms.
         identical: share of rows with predictions that are equal to the last bit.
         tolerance: the largest difference allowed.
     """
@@ -83,7 +84,10 @@ def certify(
     for table in rows.values():
         for begin in range(0, len(table), CHUNK_ROWS):
             part = table.iloc[begin : begin + CHUNK_ROWS].reset_index(drop=True)
-            misses, distance = _differences(scorer.predict_frame(part), predict(model, part, contract), contract)
+            scales = _error_scales(plan, part, contract)
+            misses, distance = _differences(
+                scorer.predict_frame(part), predict(model, part, contract), contract, scales
+            )
             wrong += misses
             largest = max(largest, float(distance.max(initial=0.0)))
             same += int((distance == 0).sum())
@@ -101,12 +105,27 @@ def certify(
     return certificate, written.getvalue() if holds else b""
 
 
-def _differences(predictions: Predictions, expected: Predictions, contract: Contract) -> tuple[int, np.ndarray]:
+def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """(n,) scales that differences are divided by, at least 1.
+
+    Rounding errors of a linear model are relative to the sum of its absolute terms, which may be far larger than its
+    value.
+    """
+    if contract.classes or not isinstance(plan.scorer, LinearSum):
+        return np.ones(len(features))
+    columns = [features[column.name].to_numpy() for column in contract.feature_columns]
+    scales: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_absolute_terms(plan.derive(columns)).max(axis=1))
+    return scales
+
+
+def _differences(
+    predictions: Predictions, expected: Predictions, contract: Contract, scales: np.ndarray
+) -> tuple[int, np.ndarray]:
     """The number of rows with another class, and the largest difference in each row (n,)."""
     if not contract.classes:
         truth = expected.labels.astype(np.float64)
         equal = (predictions.labels == truth) | (np.isnan(predictions.labels) & np.isnan(truth))
-        difference = np.abs(predictions.labels - truth) / np.maximum(1.0, np.abs(truth))
+        difference = np.abs(predictions.labels - truth) / np.maximum(scales, np.abs(truth))
         return 0, np.where(equal, 0.0, _nan_as_inf(difference))
     wrong = int((predictions.labels.astype(object) != expected.labels.astype(object)).sum())
     if expected.probabilities is None or predictions.probabilities is None:
@@ -136,6 +155,10 @@ def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
     if column.kind == "category":
         pool = np.empty(4, dtype=object)
         pool[:] = [np.nan, "never seen before", "?", column.categories[0] if column.categories else "?"]
+        return pool
+    if column.kind == "text":
+        pool = np.empty(4, dtype=object)
+        pool[:] = [np.nan, "?!", "Never seen before", "x" * 200]
         return pool
     if column.kind == "datetime":
         return np.array(["NaT", "0001-01-01", "1969-12-31T23:59:59.999999", "2100-02-28T00:00", "9999-12-31"], "M8[us]")

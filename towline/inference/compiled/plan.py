@@ -15,7 +15,7 @@ same operations, so their predictions are equal too.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -23,6 +23,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from towline.data.schema.ages import compute_age, compute_ages
+from towline.data.text_features import TextProjection
 from towline.errors import DataError
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
@@ -112,6 +114,34 @@ class CalendarLookup:
         return np.where(missing, NULL, rows + 1)
 
 
+class AgeColumn(NamedTuple):
+    """The age in days of the date in column ``column`` at the time in column ``time``; None: its days since 1970."""
+
+    column: int
+    time: int | None
+
+    def values(self, row: Sequence[Any]) -> list[float]:
+        time = None if self.time is None else row[self.time]
+        return [compute_age(row[self.column], time, has_time=self.time is not None)]
+
+    def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+        return [compute_ages(columns[self.column], None if self.time is None else columns[self.time])]
+
+
+class TextColumns(NamedTuple):
+    """The features of the text in input column ``column``."""
+
+    column: int
+    projection: TextProjection
+
+    def values(self, row: Sequence[Any]) -> list[float]:
+        features: list[float] = self.projection.encode(row[self.column]).tolist()
+        return features
+
+    def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+        return self.projection.encode_column(columns[self.column].tolist()).T
+
+
 class RawScorer(Protocol):
     """Computes raw scores, (n, outputs), of canonical rows or of canonical columns."""
 
@@ -158,15 +188,26 @@ class LinearSum:
 
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.repeat(self.start[None, :], len(columns[0]), axis=0)
+        for term in self._terms(columns):
+            total += term
+        return total
+
+    def sum_of_absolute_terms(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, outputs) sums of the terms' absolute values, to which rounding errors are relative."""
+        total = np.repeat(np.abs(self.start)[None, :], len(columns[0]), axis=0)
+        for term in self._terms(columns):
+            total += np.abs(term)
+        return total
+
+    def _terms(self, columns: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for slot, rows, slope in self.shares:
             values = columns[slot.column]
             if slope is None:
-                total += rows[slot.indices(values)]
+                yield rows[slot.indices(values)]
             else:
-                share = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
-                share[np.isnan(values)] = rows[1]
-                total += share
-        return total
+                term = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
+                term[np.isnan(values)] = rows[1]
+                yield term
 
 
 class BitmaskForest:
@@ -383,21 +424,34 @@ class OutputTransform:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities."""
+    """A compiled model: maps canonical rows or columns to values, or to class positions and probabilities.
+
+    Attributes:
+        scorer: of the input columns, followed by the derived ones.
+        output: from raw scores to values or classes.
+        derived: ages of dates and features of texts.
+    """
 
     scorer: RawScorer
     output: OutputTransform
+    derived: tuple[AgeColumn | TextColumns, ...] = ()
 
     def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
         """For each canonical row the value, or the position of the class and the probabilities."""
+        if self.derived:
+            rows = [[*row, *(value for part in self.derived for value in part.values(row))] for row in rows]
         raw = self.scorer.score_rows(rows)
         if not self.output.classes:
             return [(self.output.value(scores[0]), None) for scores in raw]
         return [self.output.label(scores) for scores in raw]
 
+    def derive(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The input columns, followed by the derived ones."""
+        return [*columns, *(array for part in self.derived for array in part.arrays(columns))]
+
     def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
-        raw = self.scorer.score_columns(columns).tolist()
+        raw = self.scorer.score_columns(self.derive(columns)).tolist()
         if not self.output.classes:
             return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
         labels = [self.output.label(scores) for scores in raw]

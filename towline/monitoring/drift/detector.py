@@ -35,7 +35,7 @@ MIN_UNSEEN = 0.02  # least share of unseen categories, or of numbers out of rang
 CATEGORY_EFFECT, SHARE_EFFECT = 0.5, 0.5
 WINDOWS_PER_YEAR = 365
 MAX_UNKNOWN_COLUMNS = 20
-_CHECKS_PER_KIND = {"numeric": 4, "category": 4, "datetime": 1}  # distribution, nulls, unseen, share
+_CHECKS_PER_KIND = {"numeric": 4, "category": 4, "text": 3, "datetime": 1}  # distribution, nulls, unseen, share
 _CHECKS_PER_BOOLEAN = 2
 _CHECKS_PER_OUTPUT = 3
 _MAX_COLUMNS_IN_REASON = 3
@@ -201,9 +201,10 @@ def _distribution_checks(
     elif value_distance is not None and stats.histogram is not None:
         mean = stats.histogram.total / stats.count
         training_mean = "" if profile["mean"] is None else f"{profile['mean']:.4g} in training, "
-        detail = f"mean {training_mean}{mean:.4g} now"
+        measure = "mean length" if profile["kind"] == "text" else "mean"
+        detail = f"{measure} {training_mean}{mean:.4g} now"
         add("distribution", value_distance, thresholds.distance, 1.0, detail)
-        if profile["kind"] == "numeric":
+        if profile["kind"] in ("numeric", "text"):
             ks = kolmogorov_smirnov(profile, stats.histogram, CELLS)
             add("cumulative share", ks, thresholds.share, SHARE_EFFECT, detail)
     training_rows = profile["nulls"] + profile["count"]

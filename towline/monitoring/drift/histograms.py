@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.values import LARGEST, parse_number
+from towline.data.text_features import text_lengths
 
 CHUNK_ROWS = 65_536  # a chunk of this size stays in the CPU cache
 MAX_EXAMPLES = 5  # of unseen categories
@@ -101,8 +102,9 @@ class HistogramAccumulator:
         for column in contract.feature_columns:
             column_profile = profile["columns"][column.name]
             stats = self.columns[column.name] = ColumnStats(column.kind)
-            kinds = {"category": _NullCounter if column.pii else _CategoryCounter, "datetime": _DatetimeCounter}
-            self._counters.append(kinds.get(column.kind, _NumericCounter)(column, stats, column_profile))
+            counter = _COUNTERS.get(column.kind, _NumericCounter)
+            counter = _NullCounter if column.pii and column.kind == "category" else counter
+            self._counters.append(counter(column, stats, column_profile))
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Counts more rows. A column that is missing or duplicated in them is not counted."""
@@ -238,6 +240,20 @@ class _NumericCounter(_Counter):
         return values if valid.all() else values[valid]
 
 
+class _TextCounter(_NumericCounter):
+    """Counts the lengths of texts."""
+
+    def _read(self, values: pa.Array) -> np.ndarray:
+        indices, distinct = self._distinct_values(values)
+        if not distinct:
+            return np.empty(0)
+        lengths = text_lengths(map(self._reader.read, distinct))[indices]
+        unreadable = np.isnan(lengths)
+        self._stats.nulls += int(np.count_nonzero(unreadable))
+        present: np.ndarray = lengths[~unreadable]
+        return present
+
+
 class _CategoryCounter(_Counter):
     def __init__(self, column: Column, stats: ColumnStats, column_profile: Mapping[str, Any]) -> None:
         super().__init__(column, stats, column_profile)
@@ -284,6 +300,11 @@ class _NullCounter(_Counter):
         indices, distinct = self._distinct_values(values)
         null = np.array([self._reader.read(value) is None for value in distinct], dtype=bool)
         self._stats.nulls += int(np.count_nonzero(null[indices])) if distinct else 0
+
+
+_COUNTERS: Mapping[str, type[_Counter]] = {
+    "category": _CategoryCounter, "text": _TextCounter, "datetime": _DatetimeCounter,
+}  # fmt: skip
 
 
 def buffer_to_numpy(values: pa.Array) -> np.ndarray:

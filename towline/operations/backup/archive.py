@@ -7,6 +7,7 @@ names outside of the target are refused. ``tar`` and ``zstd`` can open an archiv
 import hashlib
 import io
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TransientError
 
+Kind = Literal["sqlite", "postgresql"]
 MANIFEST = "MANIFEST.json"
 _ROOTS = ("store", "folders", "databases")
 _CODECS = {".tar.zst": ("zstd", b"\x28\xb5\x2f\xfd"), ".tar.gz": ("gzip", b"\x1f\x8b")}
@@ -36,6 +38,10 @@ class Member(Frozen):
     size: int = Field(ge=0)
     mode: int = Field(ge=0, le=0o777)
 
+    def __str__(self) -> str:
+        content = f"{self.size:,} bytes with the sha256 {self.sha256[:12]}…" if self.sha256 else "no content"
+        return f"{content} and the permissions {self.mode:o}"
+
 
 class ServedRelease(Frozen):
     """The version of a model that serves, its release and its manifest's digest; empty if the release is damaged."""
@@ -45,22 +51,15 @@ class ServedRelease(Frozen):
     digest: str
 
 
-class Dump(Frozen):
-    """A database: its kind, and the member that holds it."""
-
-    kind: Literal["sqlite", "postgresql"]
-    member: str
-
-
 class BackupManifest(Frozen):
-    """The content of a backup; ``store`` is the path of the store that was backed up."""
+    """The content of a backup; ``store`` is the path of the store, ``databases`` the kind of each."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     towline: str
     created: str
     store: str
     models: dict[str, ServedRelease]
-    databases: dict[str, Dump]
+    databases: dict[str, Kind]
     folders: tuple[str, ...]
     members: dict[str, Member]
 
@@ -72,6 +71,15 @@ class BackupManifest(Frozen):
     def size(self) -> int:
         """Bytes of all files, unpacked."""
         return sum(member.size for member in self.members.values())
+
+    def dumps(self) -> dict[str, str]:
+        """The member that holds each database."""
+        return {name: dump_member(name, kind) for name, kind in self.databases.items()}
+
+
+def dump_member(database: str, kind: Kind) -> str:
+    """The name of the member that holds a database."""
+    return f"databases/{database}.{kind}"
 
 
 class ArchiveWriter:
@@ -105,9 +113,9 @@ class ArchiveWriter:
         except FileNotFoundError:
             return
         except OSError as error:
-            what = f"cannot be backed up: {error.strerror or error}"
+            problem = f"cannot be backed up: {error.strerror or error}"
             raise TransientError(
-                what, where=str(path), remedy="run it again, as a user who may read the file"
+                problem, where=str(path), remedy="run it again, as a user who may read the file"
             ) from None
         self.members[name] = Member(sha256=content.digest.hexdigest(), size=info.size, mode=info.mode)
 
@@ -119,7 +127,7 @@ class ArchiveWriter:
 
 
 class _HashingReader(io.RawIOBase):
-    """Hashes a file as the tar reads it; tarfile raises OSError where the file ends too early."""
+    """Hashes a file while it is read; tarfile raises OSError where a file ends too early."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self.source, self.digest = source, hashlib.sha256()
@@ -162,7 +170,6 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupMan
     Raises:
         ReleaseError: a member differs from the manifest or is not allowed in a backup; the error names it.
         TransientError: the disk is full or cannot be written.
-        ConfigError: there is no such file.
     """
     members: dict[str, Member] = {}
     manifest: BackupManifest | None = None
@@ -188,21 +195,11 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupMan
     if manifest is None:
         raise _damaged(path, name, "is the last one: the manifest is missing, the archive is cut short")
     _compare(path, manifest, members)
-    for name, member in manifest.members.items() if target else ():
-        with files.disk(path):
-            target(name).chmod(member.mode if member.sha256 else member.mode | stat.S_IRWXU)  # type: ignore[misc]
     return manifest
-
-
-def check_exists(path: Path) -> None:
-    """Raises ConfigError where there is no such file."""
-    if not path.is_file():
-        raise ConfigError("no such file", where=str(path), remedy="name a file that towline backup has written")
 
 
 @contextmanager
 def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
-    check_exists(path)
     with path.open("rb") as file:
         start = file.read(4)
         codec = next((codec for codec, magic in _CODECS.values() if start.startswith(magic)), None)
@@ -226,32 +223,21 @@ def _member_problem(info: tarfile.TarInfo, members: dict[str, Member]) -> str:
 
 
 def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | None) -> Member:
-    if info.isdir():
-        if target:
-            with files.disk(target):
-                target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Member(sha256="", size=0, mode=info.mode & 0o777)
-    source = tar.extractfile(info)
-    if source is None:
-        raise tarfile.ReadError(f"no content: {info.name}")
-    digest, size, out = hashlib.sha256(), 0, None
-    try:
-        if target:
-            with files.disk(target):
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                out = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-            if out and target:
-                with files.disk(target):
-                    out.write(block)
-    finally:
-        if out and target:
-            with files.disk(target):
-                out.close()
+    mode, source = info.mode & 0o777, tar.extractfile(info)
+    content = _HashingReader(source or io.BytesIO())
+    with files.disk(target or Path(os.devnull)):  # errors of a codec have no number and pass through
+        if target and not source:
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.chmod(mode | stat.S_IRWXU)
+        elif target:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with target.open("xb") as out:
+                shutil.copyfileobj(content, out, _BLOCK)
+            target.chmod(mode)
             os.utime(target, (info.mtime, info.mtime))
-    return Member(sha256=digest.hexdigest(), size=size, mode=info.mode & 0o777)
+        while content.read(_BLOCK):
+            pass  # without a target the content is only hashed
+    return Member(sha256=content.digest.hexdigest() if source else "", size=info.size, mode=mode)
 
 
 def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> BackupManifest:
@@ -270,15 +256,13 @@ def _compare(path: Path, manifest: BackupManifest, members: dict[str, Member]) -
         expected, present = manifest.members.get(name), members.get(name)
         if expected is None or present is None:
             raise _damaged(path, name, "is not in the manifest" if expected is None else "is missing")
-        if present.size != expected.size:
-            raise _damaged(path, name, f"has {present.size:,} bytes, the manifest says {expected.size:,}")
-        if present.sha256 != expected.sha256:
-            raise _damaged(path, name, f"has the sha256 {present.sha256[:12]}…, not {expected.sha256[:12]}…")
-    for name, dump in manifest.databases.items():
-        if dump.member not in members:
-            raise _damaged(path, dump.member, f"is missing: it is the database {name}")
+        if present != expected:
+            raise _damaged(path, name, f"has {present}, the manifest says {expected}")
+    for name, dump in manifest.dumps().items():
+        if dump not in members:
+            raise _damaged(path, dump, f"is missing: it is the database {name}")
 
 
 def _damaged(path: Path, member: str, problem: str) -> ReleaseError:
-    what = f"the backup differs from its manifest: {member} {problem}"
-    return ReleaseError(what, where=str(path), remedy="take another copy of the backup, or an earlier one")
+    message = f"the backup differs from its manifest: {member} {problem}"
+    return ReleaseError(message, where=str(path), remedy="take another copy of the backup, or an earlier one")

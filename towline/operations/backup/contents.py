@@ -42,7 +42,7 @@ def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iter
     top, layout = root / section, StoreLayout(root)
     yield StoreEntry(top, section, "folder" if top.is_dir() else _kind(top))
     for child in sorted(top.iterdir()) if top.is_dir() else ():
-        is_log = top == layout.prediction_logs and child.is_dir()
+        is_log = top == layout.prediction_logs and child.is_dir() and not child.name.startswith(".")
         with files.exclusive_lock(child / ".lock") if is_log else nullcontext():
             for entry in _walk(child, child.relative_to(root), layout):
                 if hash_keys or HASH_KEYS not in Path(entry.name).parts:
@@ -54,6 +54,11 @@ def folder_entries(root: Path) -> Iterator[StoreEntry]:
     for child in sorted(root.iterdir()) if root.is_dir() else ():
         if child.name != "lost+found" and not child.name.startswith((ASIDE, ".restore")):
             yield from _walk(child, child.relative_to(root))
+
+
+def sqlite_siblings(file: Path) -> list[Path]:
+    """The log files beside an SQLite database, which must never be combined with another database."""
+    return [path for end in _SQLITE_SUFFIXES if (path := file.with_name(file.name + end)).exists()]
 
 
 def _walk(path: Path, name: Path, layout: StoreLayout | None = None) -> Iterator[StoreEntry]:

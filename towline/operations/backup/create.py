@@ -18,7 +18,7 @@ from towline.config import Frozen, Settings
 from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.manifest import MANIFEST, REMEDY, read_manifest
-from towline.operations.backup.archive import ArchiveWriter, BackupManifest, Dump, ServedRelease, open_writer
+from towline.operations.backup.archive import ArchiveWriter, BackupManifest, ServedRelease, dump_member, open_writer
 from towline.operations.backup.contents import STORE, StoreEntry, folder_entries, section_entries, sections
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
 from towline.registry.ledger import Entry, champion_of, open_ledger
@@ -93,7 +93,7 @@ def backup(
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             store=str(settings.store),
             models={model: _served_release(settings, row, writer) for model, row in champions.items()},
-            databases=source.dumps,
+            databases={name: database.kind for name, database in source.added.items()},
             folders=tuple(folders),
             members=writer.members,
         )
@@ -114,17 +114,17 @@ def backup(
         files=manifest.files,
         unpacked=manifest.size,
         models=manifest.models,
-        databases=tuple(source.dumps),
+        databases=tuple(manifest.databases),
         folders=tuple(folders),
         notes=(*_missing_releases(settings, manifest), *source.notes(settings)),
     )
 
 
 class _Source:
-    """Adds databases and files to an archive; ``dumps`` holds the databases that were added."""
+    """Adds databases and files to an archive; ``added`` holds the databases that were added."""
 
     def __init__(self, databases: Mapping[str, Database], scratch: Path, writer: ArchiveWriter) -> None:
-        self.dumps: dict[str, Dump] = {}
+        self.added: dict[str, Database] = {}
         self._databases, self._scratch, self._writer = databases, scratch, writer
         self._dumped_files = {database.file for database in databases.values()}
         self._left_out: list[Path] = []
@@ -160,9 +160,8 @@ class _Source:
         database = self._databases[name]
         if dump is None:
             return f"none yet: {database}"
-        kind, suffix = ("sqlite", "sqlite") if database.file is not None else ("postgresql", "dump")
-        self.dumps[name] = Dump.model_validate({"kind": kind, "member": f"databases/{name}.{suffix}"})
-        return self._add_and_remove(self.dumps[name].member, dump)
+        self.added[name] = database
+        return self._add_and_remove(dump_member(name, database.kind), dump)
 
     def _add_and_remove(self, member: str, file: Path) -> str:
         self._writer.add_file(member, file)
@@ -197,7 +196,7 @@ class _Source:
             yield f"MLflow is at {where}: its database and artifacts are backed up only if the command names them"
         for path in self._left_out:
             yield f"a link or a special file is left out: {path}"
-        for name in self._databases.keys() - self.dumps.keys():
+        for name in self._databases.keys() - self.added.keys():
             yield f"there is no database {name} yet: {self._databases[name]}"
 
 
@@ -231,8 +230,6 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch = tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True)
+    with scratch as folder:
+        yield Path(folder)

@@ -12,11 +12,11 @@ import sqlite3
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from towline import files
 from towline.config import Settings
 from towline.errors import ConfigError, TransientError
 
@@ -52,11 +52,11 @@ class Database:
         except (ArgumentError, ValueError):
             raise self._unsupported(name, "this is not a URL") from None
         self.name = name
-        self.kind = self.url.get_backend_name()
-        path = self.url.database or ""
-        is_file = self.kind == "sqlite" and path and not path.startswith((":", "file:"))
+        backend, path = self.url.get_backend_name(), self.url.database or ""
+        is_file = backend == "sqlite" and path and not path.startswith((":", "file:"))
         self.file = Path(path).absolute() if is_file else None
-        if self.file is None and self.kind != "postgresql":
+        self.kind: Literal["sqlite", "postgresql"] = "sqlite" if is_file else "postgresql"
+        if self.kind != backend:
             raise self._unsupported(name, f"{self.url.render_as_string(hide_password=True)} is neither")
 
     def __str__(self) -> str:
@@ -128,11 +128,11 @@ class Database:
         environment = {**os.environ, "PGCONNECT_TIMEOUT": str(_TIMEOUT_S)} | (
             {"PGPASSWORD": str(password)} if password else {}
         )
-        done = subprocess.run(
+        result = subprocess.run(
             [*line, *options], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if result.returncode:
+            lines = [line for line in result.stderr.splitlines() if line.strip()]
             raise self._failed(program, [line.removeprefix(f"{program}: ").removeprefix("error: ") for line in lines])
 
     def _failed(self, program: str, lines: Sequence[str]) -> TransientError:
@@ -151,8 +151,8 @@ class Database:
     @staticmethod
     def _unsupported(name: str, reason: str) -> ConfigError:
         remedy = "write sqlite:////path/file.db or postgresql://user@host/database"
-        what = f"not a database that can be backed up: {name}, {reason}"
-        return ConfigError(what, where=_setting(name), remedy=remedy)
+        problem = f"not a database that can be backed up: {name}, {reason}"
+        return ConfigError(problem, where=_setting(name), remedy=remedy)
 
 
 def select_databases(settings: Settings, named_urls: Sequence[str]) -> dict[str, Database]:
@@ -223,17 +223,6 @@ def copy_sqlite(source: Path, target: Path) -> bool:
         remedy = "make the file readable; if it is damaged, restore an earlier backup"
         raise TransientError(f"a database has a problem: {problem.splitlines()[0]}", where=str(source), remedy=remedy)
     return True
-
-
-def sqlite_siblings(file: Path) -> list[Path]:
-    """The log files beside an SQLite database, which must never be combined with another database."""
-    return [path for end in ("-wal", "-shm", "-journal") if (path := file.with_name(file.name + end)).exists()]
-
-
-def place_sqlite(dump: Path, target: Path) -> None:
-    """Puts an SQLite file in its place in one rename."""
-    with dump.open("rb") as source, files.replacing(target) as file:
-        shutil.copyfileobj(source, file, 2**20)
 
 
 def _find_program(name: str) -> Path:

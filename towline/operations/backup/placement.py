@@ -2,14 +2,13 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from towline import files
 from towline.errors import TransientError
-from towline.operations.backup.contents import STORE, folder_entries, section_entries, sections
-from towline.operations.backup.databases import place_sqlite, sqlite_siblings
+from towline.operations.backup.contents import STORE, folder_entries, section_entries, sections, sqlite_siblings
 
 _STAGING = ".restore-"
 
@@ -57,18 +56,18 @@ def staging_folder(root: Path, token: str) -> Iterator[Path]:
         raise
 
 
-class Placement(AbstractContextManager["Placement"]):
-    """Moves files into place; at the end of its block everything is moved back, unless it was committed.
+class Placement:
+    """Moves files into place, until ``commit`` so that it can be undone.
 
     Args:
         aside: name of the folders that take what is replaced.
+        undo: moves everything back when it is closed, unless ``commit`` was called.
     """
 
-    def __init__(self, aside: str) -> None:
-        self._aside_name = aside
-        self._undo: list[Callable[[], object]] = []
+    def __init__(self, aside: str, undo: ExitStack) -> None:
+        self._aside_name, self._undo = aside, undo
         self._aside: list[Path] = []
-        self._committed = False
+        self._drafts: list[Path] = []
 
     def move_into(self, source: Path, root: Path, name: str) -> None:
         """Moves the content of ``source`` into ``root``; what is there under the same name, or in use, goes aside."""
@@ -78,38 +77,36 @@ class Placement(AbstractContextManager["Placement"]):
         incoming = {path.name for path in source.iterdir()} - mounts if source.is_dir() else set()
         present = {path.name for path in root.iterdir()} - mounts
         siblings = {file.name for entry in incoming for file in sqlite_siblings(root / entry)}
-        self._set_aside(root, (occupied(name, root) | incoming | siblings) & present)
-        # databases come last: the releases that a ledger names are there before it is
-        for entry in sorted(incoming, key=lambda entry: (entry.endswith(".db"), entry == "ledger.db", entry)):
-            self._rename(source / entry, root / entry)
-        with files.disk(root):
-            files.sync(root)
+        self._replace((occupied(name, root) | incoming | siblings) & present, source, incoming, root)
 
     def _fill_mount(self, source: Path, root: Path) -> None:
         """A mount takes no renames from another disk: the content is copied into it first."""
         draft = root / f"{_STAGING}draft"
-        self._undo.append(lambda: shutil.rmtree(draft, ignore_errors=True))
+        self._undo.callback(shutil.rmtree, draft, ignore_errors=True)
         with files.disk(root):
             shutil.rmtree(draft, ignore_errors=True)
             if source.is_dir():
                 shutil.copytree(source, draft)
             else:
                 draft.mkdir()
-        self._set_aside(root, {path.name for path in root.iterdir()} - {draft.name, self._aside_name})
-        for path in sorted(draft.iterdir()):
-            self._rename(path, root / path.name)
-        draft.rmdir()
-        with files.disk(root):
-            files.sync(root)
+        present = {path.name for path in root.iterdir()} - {draft.name, self._aside_name}
+        self._replace(present, draft, {path.name for path in draft.iterdir()}, root)
+        self._drafts.append(draft)
 
-    def _set_aside(self, root: Path, names: set[str]) -> None:
+    def _replace(self, replaced: set[str], source: Path, incoming: set[str], root: Path) -> None:
         aside = root / self._aside_name
-        if names:
+        if replaced:
             with files.disk(aside):
                 aside.mkdir(mode=0o700, exist_ok=True)
             self._aside.append(aside)
-        for name in sorted(names):
-            self._rename(root / name, aside / name)
+            self._undo.callback(_remove_if_empty, aside)
+        for entry in sorted(replaced):
+            self._rename(root / entry, aside / entry)
+        # databases come last: the releases that a ledger names are there before it is
+        for entry in sorted(incoming, key=lambda entry: (entry.endswith(".db"), entry == "ledger.db", entry)):
+            self._rename(source / entry, root / entry)
+        with files.disk(root):
+            files.sync(root)
 
     def place_database(self, dump: Path, target: Path) -> None:
         """Puts an SQLite file in its place on any disk; the file that is there, with its logs, gets another name."""
@@ -117,24 +114,19 @@ class Placement(AbstractContextManager["Placement"]):
             if old.exists():
                 self._aside.append(old.with_name(f"{old.name}{self._aside_name}"))
                 self._rename(old, self._aside[-1])
-        place_sqlite(dump, target)
-        self._undo.append(target.unlink)
+        with dump.open("rb") as source, files.replacing(target) as file:
+            shutil.copyfileobj(source, file, 2**20)
+        self._undo.callback(target.unlink)
 
     def _rename(self, old: Path, new: Path) -> None:
         with files.disk(new):
             old.rename(new)
-        self._undo.append(lambda: new.rename(old))
+        self._undo.callback(new.rename, old)
 
     def commit(self) -> None:
-        self._committed = True
-
-    def __exit__(self, *_: object) -> None:
-        if not self._committed:
-            for undo in reversed(self._undo):
-                undo()
-            for folder in self._aside:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        self._undo.pop_all()
+        for draft in self._drafts:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def remaining_aside(self) -> list[Path]:
         """The folders and files with what was replaced; folders without files are removed."""
@@ -144,3 +136,8 @@ class Placement(AbstractContextManager["Placement"]):
             ):
                 shutil.rmtree(path, ignore_errors=True)
         return [path for path in self._aside if path.exists()]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

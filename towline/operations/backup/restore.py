@@ -14,7 +14,7 @@ from pathlib import Path
 from towline.config import Frozen, Settings
 from towline.errors import ConfigError, ReleaseError
 from towline.inference.predictor import open_release
-from towline.operations.backup.archive import BackupManifest, ServedRelease, check_exists, unpack
+from towline.operations.backup.archive import BackupManifest, unpack
 from towline.operations.backup.contents import ASIDE, STORE
 from towline.operations.backup.databases import LEDGER, TRACKING, Database
 from towline.operations.backup.placement import Placement, occupied, staging_folder
@@ -85,7 +85,6 @@ def restore(
         TransientError: the disk is full; a database is down.
     """
     roots = {STORE: settings.store, **folders}
-    check_exists(archive)
     _check_unused(settings.layout, databases)
     if not force:
         _check_empty(roots, databases)
@@ -96,7 +95,7 @@ def restore(
             manifest = unpack(archive, lambda member: _staged_path(member, staged))
             _check_targets(archive, manifest, databases, folders)
             running.note = _count(manifest)
-        dumps = {name: staged[STORE] / dump.member for name, dump in manifest.databases.items()}
+        dumps = {name: staged[STORE] / member for name, member in manifest.dumps().items()}
         if TRACKING in dumps and databases[TRACKING].file is not None:
             relocate(dumps[TRACKING], manifest.store, str(settings.store))
         ledger_is_file = LEDGER in dumps and databases[LEDGER].file is not None
@@ -108,7 +107,7 @@ def restore(
             )
         _move_dumps(dumps, databases, settings.store, staged[STORE] / STORE)
         os.sync()  # unpacked files must survive a power cut before they are moved into place
-        placement = stack.enter_context(Placement(f"{ASIDE}{token}"))
+        placement = Placement(f"{ASIDE}{token}", stack.enter_context(ExitStack()))
         with step("put in place") as running:
             for name, root in roots.items():
                 placement.move_into(staged[name] / (STORE if name == STORE else f"folders/{name}"), root, name)
@@ -150,12 +149,12 @@ def _check_targets(
     missing = [("database", name, f"--database {name}=URL") for name in manifest.databases if name not in databases]
     missing += [("folder", name, f"--folder {name}=PATH") for name in sorted(manifest.folders) if name not in folders]
     for kind, name, option in missing:
-        what = f"the backup holds the {kind} {name}, and the command does not say where to restore it"
-        raise ConfigError(what, where=str(archive), remedy=f"add {option}")
-    for name, dump in manifest.databases.items():
-        if databases[name].kind != dump.kind:
+        problem = f"the backup holds the {kind} {name}, and the command does not say where to restore it"
+        raise ConfigError(problem, where=str(archive), remedy=f"add {option}")
+    for name, kind in manifest.databases.items():
+        if databases[name].kind != kind:
             raise ConfigError(
-                f"the database {name} was on {dump.kind}, and here it is on {databases[name].kind}",
+                f"the database {name} was on {kind}, and here it is on {databases[name].kind}",
                 where=str(databases[name]),
                 remedy="set its address to a database of the same kind",
             )
@@ -179,13 +178,12 @@ def _verify_ledger(url: str, manifest: BackupManifest) -> int:
 
 def _try_releases(layout: StoreLayout, manifest: BackupManifest, trusted: Sequence[str]) -> dict[str, RestoredModel]:
     """Has each release that serves answer its probe; those that were damaged when they were backed up are left out."""
-    whole = {name: served for name, served in manifest.models.items() if served.digest}
-    return {name: _try_release(layout, served, trusted) for name, served in whole.items()}
-
-
-def _try_release(layout: StoreLayout, served: ServedRelease, trusted: Sequence[str]) -> RestoredModel:
-    model = open_release(layout.release(served.release), trusted, served.digest)
-    return RestoredModel(version=served.version, release=served.release, rows=check_probe_rows(model))
+    models = {}
+    for name, served in manifest.models.items():
+        if served.digest:
+            rows = check_probe_rows(open_release(layout.release(served.release), trusted, served.digest))
+            models[name] = RestoredModel(version=served.version, release=served.release, rows=rows)
+    return models
 
 
 def _move_dumps(dumps: Mapping[str, Path], databases: Mapping[str, Database], store: Path, staged_store: Path) -> None:

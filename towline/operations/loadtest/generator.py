@@ -61,14 +61,12 @@ class Recorder:
         self._reported = len(self._latencies)
         if not self._reported:
             return
-        percentiles: dict[str, float] = {}
-        if len(latencies):
-            values = np.percentile(latencies, PERCENTILES, method="higher")
-            percentiles = {f"p{share:g}": round(float(v), 3) for share, v in zip(PERCENTILES, values, strict=True)}
-            percentiles["max"] = round(float(latencies.max()), 3)
+        names = [*(f"p{share:g}" for share in PERCENTILES), "max"]
+        values = np.percentile(latencies, [*PERCENTILES, 100], method="higher").round(3) if len(latencies) else ()
         summary = {
             "requests": self._reported, "failed": self._errors.total(), "errors": dict(self._errors.most_common()),
-            "latency_ms": percentiles, "first": self._first, "last": self._last, "late": self._late / self._reported,
+            "latency_ms": dict(zip(names, map(float, values), strict=False)),
+            "first": self._first, "last": self._last, "late": self._late / self._reported,
         }  # fmt: skip
         files.write(self._path, json.dumps(summary))
 
@@ -87,13 +85,14 @@ def _add_arguments(parser: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _prepare(environment: Any, **_: Any) -> None:
+    """Fetches the rows before the test starts: its duration includes what is done after that."""
     with contextlib.suppress(TowlineError):  # reported when the test starts
         _fetch_rows(environment.host or "")
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _start(environment: Any, **_: Any) -> None:
-    host = environment.host or ""
+    host, options = environment.host or "", environment.parsed_options
     try:
         if host not in _bodies:
             _fetch_rows(host)
@@ -102,11 +101,11 @@ def _start(environment: Any, **_: Any) -> None:
         environment.process_exit_code = error.exit_code
         environment.runner.quit()
         return
-    if environment.parsed_options and environment.parsed_options.results:
-        recorder = Recorder(Path(environment.parsed_options.results))
+    if options and options.results:
+        recorder = Recorder(Path(options.results))
         environment.events.request.add_listener(recorder.add)
         environment.events.quitting.add_listener(lambda **_: recorder.write(final=True))
-        if environment.parsed_options.csv_prefix:  # Locust writes its CSV files once a second, and not at the end
+        if options.csv_prefix:  # Locust writes its CSV files once a second, and not at the end
             environment.events.quitting.add_listener(lambda **_: gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1))
         gevent.spawn(recorder.write_periodically)
 

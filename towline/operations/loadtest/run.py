@@ -10,18 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import OK
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from towline.errors import TowlineError, TransientError
+from towline.http_request import HttpRequestError, send_request
 from towline.operations.loadtest.target import KEY, TIMEOUT_S, Target, request_headers
 
 MAX_LATE_SHARE = 0.01  # of requests sent more than 10 ms late; above it the latencies include the generator's own delay
 MAX_GENERATOR_CORES = 0.9
-_CPU, _MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
 @dataclass(frozen=True)
@@ -137,56 +137,42 @@ def run_load_test(
     return LoadTestResult(target, load, summary, meter.usage(seconds), cores, interrupted)
 
 
-class Measurement(NamedTuple):
-    """CPU seconds and resident bytes of all workers."""
-
-    cpu: float
-    memory: float
-
-
 class ResourceMeter:
-    """Reads CPU and memory of the service from its ``/metrics``."""
+    """Reads CPU seconds and resident bytes of a service, summed over its workers, from its ``/metrics``."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        self._request = urllib.request.Request(f"{url}/metrics", headers=request_headers(key))  # noqa: S310 - http(s)
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        self.measurements: list[Measurement] = []
-        self.error = ""
+        self._url, self._headers = f"{url}/metrics", request_headers(key)
+        self._error = "the test was too short"
+        self.measurements: list[tuple[float, float]] = []
 
     def measure(self) -> None:
         try:
-            with self._opener.open(self._request, timeout=2) as response:
-                lines = response.read().decode().splitlines()
-        except OSError as error:
-            self.error = f"/metrics: {error}"
+            response = send_request(self._url, 2, headers=self._headers)
+        except HttpRequestError as error:
+            self._error = f"/metrics: {error}"
             return
-        cpu, memory = _sum_metric(lines, _CPU), _sum_metric(lines, _MEMORY)
-        if cpu is None or memory is None:
-            self.error = "/metrics has neither CPU nor memory"
+        lines = response.body.decode(errors="replace").splitlines() if response.status == OK else []
+        cpu, memory = (_sum_metric(lines, f"process_{name}") for name in ("cpu_seconds_total", "resident_memory_bytes"))
+        if cpu and memory:
+            self.measurements.append((cpu, memory))
         else:
-            self.measurements.append(Measurement(cpu, memory))
+            self._error = f"/metrics, HTTP status {response.status}, has neither CPU nor memory"
 
     def usage(self, seconds: float) -> dict[str, float | str]:
         """Cores used over a test of so many seconds, and memory in MB before, at most and after."""
         if len(self.measurements) < 2:
-            return {"unknown": self.error or "the test was too short"}
-        first, last = self.measurements[0], self.measurements[-1]
-        return {
-            "cores": round((last.cpu - first.cpu) / seconds, 3),
-            "memory_before_mb": round(first.memory / 1e6, 1),
-            "memory_most_mb": round(max(measurement.memory for measurement in self.measurements) / 1e6, 1),
-            "memory_after_mb": round(last.memory / 1e6, 1),
+            return {"unknown": self._error}
+        cpu, memory = zip(*self.measurements, strict=True)
+        sizes = {"before": memory[0], "most": max(memory), "after": memory[-1]}
+        return {"cores": round((cpu[-1] - cpu[0]) / seconds, 3)} | {
+            f"memory_{name}_mb": round(size / 1e6, 1) for name, size in sizes.items()
         }
 
 
-def _sum_metric(lines: list[str], suffix: str) -> float | None:
-    """The sum of a metric over its labels; any prefix of its name."""
-    values = [
-        float(line.rsplit(" ", 1)[1])
-        for line in lines
-        if not line.startswith("#") and line.partition("{")[0].partition(" ")[0].endswith(suffix)
-    ]
-    return sum(values) if values else None
+def _sum_metric(lines: list[str], suffix: str) -> float:
+    """The sum of a metric over its labels, with any prefix of its name; 0 without it."""
+    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return sum(float(value) for name, value in samples if name.partition("{")[0].endswith(suffix))
 
 
 def _command(target: Target, load: Load, results: Path, report: Path | None) -> list[str]:

@@ -2,14 +2,14 @@
 
 import json
 import random
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import OK, responses
 from typing import Any
 from urllib.parse import urlsplit
 
 from towline.errors import ConfigError, TowlineError, TransientError
+from towline.http_request import HttpRequestError, send_request
 
 KEY = "TOWLINE_API_KEY"
 PATH = "/predict"
@@ -63,69 +63,54 @@ def has_prediction(document: object) -> bool:
     return isinstance(predictions, list) and len(predictions) == 1
 
 
-def vary_rows(
-    example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]], count: int = ROWS, seed: int = 1
-) -> list[dict[str, Any]]:
-    """The example row, and rows that differ from it within the ranges of the training table.
+def vary_rows(example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The example row, and rows that differ from it within the ranges of the training table; always the same rows.
 
     Args:
         example: one whole row.
         fields: as in ``/metadata``: name, kind, min, max, categories, nulls_in_training.
-        count: number of rows.
-        seed: of the random draws.
     """
-    draw = random.Random(seed)  # noqa: S311 - not for cryptography
-    return [dict(example), *({**example, **_draw_values(example, fields, draw)} for _ in range(count - 1))]
-
-
-def _draw_values(
-    example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]], draw: random.Random
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field in fields:
-        name, low, high = field["name"], field.get("min"), field.get("max")
-        if name not in example or draw.random() < 0.3:
-            continue
-        if field.get("nulls_in_training") and draw.random() < 0.2:
-            values[name] = None
-        elif field.get("categories"):
-            values[name] = draw.choice(field["categories"])
-        elif field["kind"] == "numeric" and low is not None and high is not None:
-            integer = isinstance(example[name], int)
-            values[name] = draw.randint(int(low), int(high)) if integer else draw.uniform(low, high)
-    return values
+    draw = random.Random(1)  # noqa: S311 - not for cryptography
+    rows = [dict(example) for _ in range(ROWS)]
+    for row in rows[1:]:
+        for field in fields:
+            name, low, high = field["name"], field.get("min"), field.get("max")
+            if name not in example or draw.random() < 0.3:
+                continue
+            if field.get("nulls_in_training") and draw.random() < 0.2:
+                row[name] = None
+            elif field.get("categories"):
+                row[name] = draw.choice(field["categories"])
+            elif field["kind"] == "numeric" and low is not None and high is not None:
+                integer = isinstance(example[name], int)
+                row[name] = draw.randint(int(low), int(high)) if integer else draw.uniform(low, high)
+    return rows
 
 
 def _request(url: str, path: str, key: str | None, body: bytes | None = None) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url + path, body, request_headers(key))  # noqa: S310 - http or https, see above
+    """The JSON document that the service returns; None if the response is not JSON."""
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        raise _refusal(error, url + path) from None
-    except OSError as error:
-        reason, remedy = (
-            getattr(error, "reason", error),
-            "start the service: towline serve NAME; or correct the address",
-        )
-        raise TransientError(f"the service does not answer: {reason}", where=url, remedy=remedy) from None
+        response = send_request(url + path, TIMEOUT_S, body=body, headers=request_headers(key))
+    except HttpRequestError as error:
+        remedy = "start the service: towline serve NAME; or correct the address"
+        raise TransientError(f"the service does not answer: {error}", where=url, remedy=remedy) from None
+    try:
+        document = json.loads(response.body)
     except ValueError:
-        raise _not_towline(url) from None
+        document = None
+    if response.status != OK:
+        raise _refusal(response.status, document if isinstance(document, dict) else {}, url + path)
+    return document
 
 
-def _refusal(error: urllib.error.HTTPError, where: str) -> TowlineError:
-    try:
-        document = json.load(error)
-    except ValueError:
-        document = {}
-    problem = document if isinstance(document, dict) else {}
-    what, detail = f"{error.code} {problem.get('title') or error.reason}", str(problem.get("detail") or "")
-    if error.code in (401, 403):
-        return ConfigError(what, where=where, remedy=f"set {KEY} to a key created with `towline keys create`")
-    if error.code in (429, 503):
-        return TransientError(what, where=where, remedy=detail or "try again when /readyz answers 200")
-    return ConfigError(what, where=where, remedy=detail or _REMEDY)
+def _refusal(status: int, document: Mapping[str, Any], where: str) -> TowlineError:
+    problem = f"{status} {document.get('title') or responses.get(status, '')}"
+    detail = str(document.get("detail") or "")
+    if status in (401, 403):
+        return ConfigError(problem, where=where, remedy=f"set {KEY} to a key created with `towline keys create`")
+    if status in (429, 503):
+        return TransientError(problem, where=where, remedy=detail or "try again when /readyz answers 200")
+    return ConfigError(problem, where=where, remedy=detail or _REMEDY)
 
 
 def _not_towline(url: str) -> ConfigError:

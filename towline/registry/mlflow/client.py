@@ -109,9 +109,9 @@ def _unavailable(uri: str, reason: str) -> TransientError:
             remedy = "another process locks the store: wait for it to end, then run the same command again"
         elif "not a database" in reason or "malformed" in reason:
             remedy = "the file is damaged: restore it from a backup, or move it away"
-    what = next((line.strip() for line in reason.splitlines() if line.strip()), "no answer")[:200]
+    problem = next((line.strip() for line in reason.splitlines() if line.strip()), "no answer")[:200]
     return TransientError(
-        f"the MLflow store cannot be used: {mask_passwords(what)}", where=mask_passwords(uri), remedy=remedy
+        f"the MLflow store cannot be used: {mask_passwords(problem)}", where=mask_passwords(uri), remedy=remedy
     )
 
 

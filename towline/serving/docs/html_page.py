@@ -60,4 +60,6 @@ def _describe_values(column: Column) -> str:
     if column.categories:
         more = f", … ({len(column.categories):,})" if len(column.categories) > MAX_CATEGORIES else ""
         return ", ".join(column.categories[:MAX_CATEGORIES]) + more
+    if column.kind == "text":
+        return "any text"
     return f"{column.levels:,} levels" if column.kind == "category" else ""

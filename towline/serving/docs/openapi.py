@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
 MAX_CATEGORIES = 20  # categories listed
-_TYPES = {"numeric": ["number"], "boolean": ["boolean"], "category": ["string", "number", "boolean"]}
+_TYPES = {
+    "numeric": ["number"],
+    "boolean": ["boolean"],
+    "category": ["string", "number", "boolean"],
+    "text": ["string", "number", "boolean"],
+}
 _STATUSES = (400, 401, 403, 405, 413, 415, 422, 429, 503)
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 

@@ -35,7 +35,7 @@ _NUMPY_TYPES = {
     "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
     "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
-_KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "datetime": "BYTES"}
+_KIND_TYPES = {"numeric": "FP64", "boolean": "BOOL", "category": "BYTES", "text": "BYTES", "datetime": "BYTES"}
 
 
 def describe_model(model: "Model") -> dict[str, Any]:

@@ -41,6 +41,7 @@ def training_rows(rows: int, seed: int, days: int = 120) -> pd.DataFrame:
             "kind": rng.choice(["a", "b", "c"], rows, p=[0.5, 0.3, 0.2]),
             "sunny": rng.random(rows) < 0.4,
             "shop": rng.integers(0, 60, rows).astype(str),
+            "note": [f"visit {visit:05}:{' good' * words}" for visit, words in enumerate(rng.integers(1, 9, rows))],
             "sold": np.where(size + rng.normal(0, 5, rows) > 58, "yes", "no"),
         }
     )
@@ -77,7 +78,7 @@ def test_rows_like_the_training_rows_are_ok(release: Path) -> None:
     assert (result.state, result.rows, result.version, result.budget) == ("ok", ROWS, 3, 12)
     assert (result.start, result.end) == (START, START + DAY)
     results = {f.column: f for f in result.checks if f.name == "distribution"}
-    assert set(results) == {"size", "price", "kind", "sunny", "shop"}
+    assert set(results) == {"size", "price", "kind", "sunny", "shop", "note"}
     assert all(f.threshold is not None and f.value < f.threshold for f in results.values())
 
 
@@ -149,9 +150,19 @@ def test_input_that_violates_the_contract_is_invalid(release: Path, case: str) -
     assert result.state == "invalid_schema"
     invalid = {(check.column, check.name) for check in result.checks if check.invalid}
     assert expected in invalid
-    assert len({column for column, _ in invalid}) == (6 if case == "another table" else 1)
+    assert len({column for column, _ in invalid}) == (7 if case == "another table" else 1)
     assert result.checks[0].invalid
     assert expected[0] in result.reason or case == "another table"
+
+
+def test_longer_texts_are_drift(release: Path) -> None:
+    """The lengths of texts are compared; new words alone raise no alarm."""
+    rows = window()
+    assert drift_of(release, rows.assign(note=rows["note"].str.replace("good", "fine"))).state == "ok"
+    result = drift_of(release, rows.assign(note=rows["note"] + " and more"))
+    assert ("note", "distribution") in checks_of(result)
+    (check,) = (check for check in result.checks if (check.column, check.name) == ("note", "distribution"))
+    assert "mean length" in check.detail
 
 
 HARMLESS: dict[str, Any] = {
