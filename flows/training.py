@@ -12,6 +12,7 @@ from tasks.training import (
     choose_history,
     compare_with_boosting,
     cross_validate,
+    cross_validate_ensemble,
     evaluate,
     fit,
     plan_fits,
@@ -61,9 +62,10 @@ def training_flow(
         validation = validate(work, training, config.validation, run.champion_contract, settings)
         check_candidates(config, work.contract())
         sizes = split(work, training)
-        candidates = (baseline_candidate(training), *training.candidates)
+        candidates = (baseline_candidate(training), *training.single_candidates)
         plan = plan_fits(work, training) if needs_pilot(work, training) else FitPlan()
         scores = tuple(cross_validate(work, training, candidate, plan) for candidate in candidates)
+        scores += tuple(cross_validate_ensemble(work, training, each, scores, plan) for each in training.ensembles)
         chosen = choose_candidate(scores, training, work.contract().task)
         advice = compare_with_boosting(work, training, chosen) if lacks_boosting(training) else ""
         history = choose_history(work, training, chosen)

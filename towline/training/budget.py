@@ -175,7 +175,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     folds, positions = make_folds(train.rows, train.labels, config), work.split_positions()
     holdout = len(positions["holdout"])
     fitted_rows = (len(train.labels), *([len(train.labels) + holdout] if config.refits else []))
-    share = config.budget.total_seconds() / 2 / len(config.candidates)
+    share = config.budget.total_seconds() / 2 / len(config.single_candidates)
     limits = []
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, _PILOT_SHARE * share, clock)
@@ -184,7 +184,8 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
             continue
         estimates = _Estimates(candidate, cost, folds, fitted_rows, holdout)
         limits.append(_limit_candidate(estimates, config, config.budget, share))
-    return FitPlan(limits=_keep_one_candidate(limits, config))
+    single = _keep_one_candidate(limits, config)
+    return FitPlan(limits=(*single, *_limit_ensembles(single, config, config.budget, fitted_rows)))
 
 
 def measure_cost(
@@ -243,7 +244,7 @@ def _slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candidate]
     cells = rows * sum(_TEXT_CELLS if column.kind == "text" else 1 for column in columns)
     return [
         candidate
-        for candidate in config.candidates
+        for candidate in config.single_candidates
         if cells * (candidate.search.trials if candidate.search else 1) > PILOT_CELLS
         or ("." in candidate.estimator and rows > _SLOW_ROWS)
     ]
@@ -258,7 +259,7 @@ def _limit_candidate(estimates: _Estimates, config: TrainingConfig, budget: time
     seconds, left_out, fit_rows = estimates.final_fits(), "", None
     if seconds > half:
         fit_rows = _largest(_row_counts(max(estimates.fitted_rows)), lambda rows: estimates.final_fits(rows) <= half)
-        left_out = _explain_left_out(estimates, seconds, budget)
+        left_out = _explain_left_out(estimates.fitted_rows, seconds, budget)
     return CandidateLimits(
         candidate=candidate.name,
         fit_seconds=round(seconds, 3),
@@ -269,11 +270,23 @@ def _limit_candidate(estimates: _Estimates, config: TrainingConfig, budget: time
     )
 
 
-def _explain_left_out(estimates: _Estimates, seconds: float, budget: timedelta) -> str:
+def _limit_ensembles(
+    limits: Sequence[CandidateLimits], config: TrainingConfig, budget: timedelta, fitted_rows: Sequence[int]
+) -> Iterator[CandidateLimits]:
+    """An ensemble is left out if the fits of its parts together would take more than half of the budget."""
+    seconds_by_name = {each.candidate: each.fit_seconds or 0.0 for each in limits if not each.left_out}
+    for ensemble in config.ensembles:
+        seconds = sum(seconds_by_name.get(part.name, 0.0) for part in config.parts_of(ensemble))
+        is_slow = seconds > budget.total_seconds() / 2
+        left_out = _explain_left_out(fitted_rows, seconds, budget) if is_slow else ""
+        yield CandidateLimits(candidate=ensemble.name, fit_seconds=round(seconds, 3), left_out=left_out)
+
+
+def _explain_left_out(fitted_rows: Sequence[int], seconds: float, budget: timedelta) -> str:
     fits = (
-        f"a fit on {max(estimates.fitted_rows):,} rows"
-        if len(estimates.fitted_rows) == 1
-        else (f"the fits on {' and '.join(f'{rows:,}' for rows in estimates.fitted_rows)} rows")
+        f"a fit on {max(fitted_rows):,} rows"
+        if len(fitted_rows) == 1
+        else (f"the fits on {' and '.join(f'{rows:,}' for rows in fitted_rows)} rows")
     )
     enough = timedelta(minutes=math.ceil(1.3 * 2 * seconds / 60))
     if enough > timedelta(hours=2):
@@ -291,7 +304,7 @@ def _keep_one_candidate(limits: Sequence[CandidateLimits], config: TrainingConfi
     """If every candidate would be left out, the fastest one remains; only it is fitted on a sample at the end."""
     left_out = [each for each in limits if each.left_out]
     fastest = None
-    if len(left_out) == len(config.candidates):
+    if len(left_out) == len(config.single_candidates):
         fastest = min(left_out, key=lambda each: each.fit_seconds or math.inf)
     return tuple(each.model_copy(update={"left_out": ""} if each is fastest else {"fit_rows": None}) for each in limits)
 

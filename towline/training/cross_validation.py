@@ -39,9 +39,10 @@ from towline.training import model_io
 from towline.training.budget import FitPlan, count_workers
 from towline.training.config_checks import check_config, metric_error
 from towline.training.estimator_import import describe_error
-from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
+from towline.training.estimators import build_candidate, build_model, default_search_space, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
+from towline.training.pipeline_components import Model, fit_model
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
@@ -101,7 +102,7 @@ class CrossValidationResult(Frozen):
         return tuple(notes)
 
 
-class _FoldScores(NamedTuple):
+class FoldScores(NamedTuple):
     """Predictions for the test rows of each fold, the threshold behind their labels, and the metrics of each fold."""
 
     predictions: list[Predictions]
@@ -128,25 +129,11 @@ class _CrossValidation:
     max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
 
-    def score(self, params: dict[str, Any]) -> _FoldScores:
+    def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
-        predictions, threshold = self._predict_folds(params), None
-        truth = [self.labels[test] for _, test in self.folds]
-        metric = self.config.evaluation.threshold if self.contract.task == "binary" else "none"
-        has_probabilities = all(part.probabilities is not None for part in predictions)
-        if metric != "none" and has_probabilities and self.candidate.estimator != "baseline":
-            chances = _positive_probabilities(predictions, self.contract)
-            threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
-            predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
-        metrics = [
-            {
-                name: value
-                for name, value in compute_metrics(fold_truth, part, self.contract).items()
-                if np.isfinite(value)
-            }
-            for fold_truth, part in zip(truth, predictions, strict=True)
-        ]
-        return _FoldScores(predictions, threshold, metrics)
+        predictions, truth = self._predict_folds(params), [self.labels[test] for _, test in self.folds]
+        metric = "none" if self.candidate.estimator == "baseline" else self.config.evaluation.threshold
+        return score_folds(truth, predictions, self.contract, metric)
 
     def _predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
         """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
@@ -160,9 +147,8 @@ class _CrossValidation:
             started, (train, test) = time.perf_counter(), self.folds[fold]
             train = sample_rows(train, self.max_rows, self.config.seed)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                trusted = self.config.package.trusted
-                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
-                model.fit(self.features.iloc[train], self.labels[train])
+                model = build_candidate(self.candidate, self.contract, self.config, params)
+                fit_model(model, self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
@@ -184,11 +170,10 @@ class _CrossValidation:
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
 
     def save(self, predictions: list[Predictions]) -> None:
-        """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
         rows = np.concatenate([test for _, test in self.folds])
         fold = np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)])
-        arrays = Predictions.concatenate(predictions).to_arrays(self.contract.classes)
-        files.write_arrays(self.work.file(f"oof-{self.candidate.name}.npz"), rows=rows, fold=fold, **arrays)
+        out_of_fold = OutOfFoldPredictions(rows, fold, Predictions.concatenate(predictions))
+        save_out_of_fold_predictions(self.work, self.candidate.name, out_of_fold)
 
 
 class OutOfFoldPredictions(NamedTuple):
@@ -205,8 +190,15 @@ class OutOfFoldPredictions(NamedTuple):
     predictions: Predictions
 
 
+def save_out_of_fold_predictions(work: Workspace, candidate: str, out_of_fold: OutOfFoldPredictions) -> None:
+    """Writes the predictions of a candidate to ``oof-<name>.npz``."""
+    arrays = out_of_fold.predictions.to_arrays(work.contract().classes)
+    path = work.file(f"oof-{candidate}.npz")
+    files.write_arrays(path, rows=out_of_fold.rows, fold=out_of_fold.fold, **arrays)
+
+
 def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPredictions | None:
-    """The predictions that ``cross_validate`` saved for a candidate; None if there are none."""
+    """The predictions that ``save_out_of_fold_predictions`` has written; None if there are none."""
     path = work.file(f"oof-{candidate}.npz")
     if not path.exists():
         return None
@@ -235,7 +227,7 @@ def check_candidates(config: PipelineConfig, contract: Contract) -> None:
         FitError: no feature column remains.
     """
     check_config(config, contract.task)
-    for candidate in config.candidates:
+    for candidate in config.single_candidates:
         model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
         _check_stored_rows(candidate, pipeline_of(model), contract)
 
@@ -294,7 +286,7 @@ def cross_validate(
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    params, trials, scores, failed = candidate.params, 0, _FoldScores([], None, []), limits.left_out
+    params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), limits.left_out
     with _collect_warnings() as notes:
         try:
             if not failed:
@@ -394,6 +386,28 @@ def choose_candidate(
         )
     sign = 1 if GREATER_IS_BETTER[metric] else -1
     return max(fitted, key=lambda result: sign * result.mean[metric])
+
+
+def score_folds(
+    truth: Sequence[np.ndarray], predictions: Sequence[Predictions], contract: Contract, threshold_metric: str
+) -> FoldScores:
+    """The metrics of each fold; in a binary task the labels are decided by a threshold first.
+
+    Args:
+        truth: true values or labels of each fold.
+        predictions: for the rows of each fold.
+        contract: task, classes and positive class.
+        threshold_metric: that the threshold maximises on the rows of all folds; none: the labels stay as they are.
+    """
+    threshold, labelled = None, list(predictions)
+    has_probabilities = all(fold.probabilities is not None for fold in predictions)
+    if threshold_metric != "none" and has_probabilities and contract.task == "binary":
+        chances = _positive_probabilities(labelled, contract)
+        threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
+        labelled = [_apply_threshold(fold, threshold, contract) for fold in predictions]
+    metrics = [compute_metrics(*fold, contract) for fold in zip(truth, labelled, strict=True)]
+    finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in metrics]
+    return FoldScores(labelled, threshold, finite)
 
 
 def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, metric: str) -> float:

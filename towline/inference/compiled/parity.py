@@ -16,7 +16,7 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
-from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest
+from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest, WeightedMean
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE
 from towline.training.evaluation.metrics import predict
@@ -96,7 +96,7 @@ def certify(
     certificate = ParityCertificate(
         compiled=holds,
         reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
-        scorer=codec.KINDS[type(plan.scorer)] if holds else "scikit-learn",
+        scorer=codec.describe_scorer(plan) if holds else "scikit-learn",
         rows={name: len(table) for name, table in rows.items()},
         wrong_labels=wrong,
         largest_difference=largest,
@@ -111,10 +111,13 @@ def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.
     Rounding errors of a linear model are relative to the sum of its absolute terms, which may be far larger than its
     value.
     """
-    if contract.classes or not isinstance(plan.scorer, LinearSum):
-        return np.ones(len(features))
+    scales = np.ones(len(features))
+    if contract.classes:
+        return scales
     columns = [features[column.name].to_numpy() for column in contract.feature_columns]
-    scales: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_absolute_terms(plan.derive(columns)).max(axis=1))
+    for part in plan.scorer.parts if isinstance(plan.scorer, WeightedMean) else (plan,):
+        if isinstance(part.scorer, LinearSum):
+            scales = np.maximum(scales, part.scorer.sum_of_absolute_terms(part.derive(columns)).max(axis=1))
     return scales
 
 
@@ -140,7 +143,9 @@ def _nan_as_inf(difference: np.ndarray) -> np.ndarray:
 def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Random rows; each cell is drawn independently: a training value, null, unseen, extreme or near a threshold."""
     rng = np.random.default_rng(seed)
-    cuts = dict(_thresholds(plan))
+    cuts: dict[int, list[float]] = {}
+    for number, thresholds in _thresholds(plan):
+        cuts[number] = [*cuts.get(number, ()), *thresholds]
     columns = {}
     for at, column in enumerate(contract.feature_columns):
         drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED_ROWS)].copy()
@@ -173,7 +178,10 @@ def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
 def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
     """The thresholds of each numeric input column, in the units of the column."""
     head = plan.scorer
-    if isinstance(head, BitmaskForest):
+    if isinstance(head, WeightedMean):
+        for part in head.parts:
+            yield from _thresholds(part)
+    elif isinstance(head, BitmaskForest):
         for slot, _ in head.masks:
             if isinstance(slot, NumericLookup):
                 yield slot.column, [slot.unscaled(cut) for cut in slot.cuts]
