@@ -123,7 +123,7 @@ def _load_parts(
     for result in results:
         saved = None if result.failed else load_out_of_fold_predictions(work, result.candidate)
         if saved is None:
-            notes.append(f"{result.candidate} is left out: it could not be fitted")
+            notes.append(f"{result.candidate} is left out: {result.failed.removeprefix('left out: ')}")
         elif contract.classes and saved.predictions.probabilities is None:
             notes.append(f"{result.candidate} is left out: it has no probabilities")
         elif not np.isfinite(_outputs(saved.predictions)).all():
