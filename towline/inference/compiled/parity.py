@@ -15,7 +15,8 @@ from towline.config import Frozen
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
-from towline.inference.compiled.compiler import NotCompiledError, compile_plan
+from towline.inference.compiled.booster_trees import NotCompiledError
+from towline.inference.compiled.compiler import compile_plan
 from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE
