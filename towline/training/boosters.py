@@ -12,7 +12,7 @@ out. Missing numbers are passed as NaN; each library learns the direction that t
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -60,6 +60,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     regressor: ClassVar[str]
     classifier: ClassVar[str]
     links: ClassVar[Mapping[str, Link]]  # by objective; any other one is transformed by the library
+    unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
 
     def __init__(
         self, params: Mapping[str, Any] | None = None, class_weight: Literal["balanced"] | None = None
@@ -71,7 +72,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         params = {**(self.params or {})}
         constraints = params.get("monotone_constraints")
         if isinstance(constraints, Mapping):
-            params["monotone_constraints"] = _constraint_list(constraints, list(features.columns))
+            params["monotone_constraints"] = _constraint_list(constraints, features.columns)
         features = features.astype(np.float64).clip(-_LARGEST, _LARGEST)
         features.columns = _model_file_names(features.columns)
         codes = self._encode(np.asarray(y))
@@ -80,6 +81,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
             balanced = compute_sample_weight(self.class_weight, codes)
             weights = balanced if weights is None else weights * balanced
         rounds = params.pop("early_stopping_rounds", EARLY_STOPPING_ROUNDS)
+        if not self.unstoppable.isdisjoint(value for value in params.values() if isinstance(value, str)):
+            rounds = 0
         watched = _stopping_rows(codes, params, classes=isinstance(self, ClassifierMixin)) if rounds else np.array([])
         train, stopping = _split_rows(features, codes, weights, watched)
         if not _TREE_PARAMS & params.keys():
@@ -174,9 +177,10 @@ class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
         return labels
 
 
-class _LightGBM(Booster):
+class LightGBM(Booster):
     library, file = "lightgbm", "booster.txt"
     regressor, classifier = "LGBMRegressor", "LGBMClassifier"
+    unstoppable = frozenset({"dart", "rf", "random_forest"})
     links: ClassVar[Mapping[str, Link]] = {
         **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), "identity"),
         **dict.fromkeys(("poisson", "gamma", "tweedie"), "exp"),
@@ -196,7 +200,8 @@ class _LightGBM(Booster):
         watch: dict[str, Any] = {}
         if stopping:
             watch = {
-                "eval_set": [(stopping.features, stopping.targets)],
+                "eval_X": stopping.features,
+                "eval_y": stopping.targets,
                 "eval_sample_weight": None if stopping.weights is None else [stopping.weights],
                 "callbacks": [lightgbm.early_stopping(rounds, verbose=False)],
             }
@@ -221,9 +226,10 @@ class _LightGBM(Booster):
         return np.asarray(self._model.predict(values, num_threads=1, validate_features=False))
 
 
-class _XGBoost(Booster):
+class XGBoost(Booster):
     library, file = "xgboost", "booster.json"
     regressor, classifier = "XGBRegressor", "XGBClassifier"
+    unstoppable = frozenset({"dart", "gblinear"})
     links: ClassVar[Mapping[str, Link]] = {
         **{
             f"reg:{name}": "identity" for name in ("squarederror", "absoluteerror", "pseudohubererror", "quantileerror")
@@ -235,18 +241,15 @@ class _XGBoost(Booster):
 
     @classmethod
     def other_parameters(cls) -> Iterable[str]:
-        return (
-            "eta",
-            "nthread",
-            "seed",
-            "huber_slope",
-            "max_cached_hist_node",
-            "quantile_alpha",
-            "tweedie_variance_power",
+        names = (
+            "alpha eta huber_slope lambda max_cached_hist_node normalize_type nthread one_drop quantile_alpha rate_drop"
         )
+        return f"{names} sample_type seed skip_drop tweedie_variance_power".split()
 
     def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
         watch: dict[str, Any] = {}
+        if isinstance(params.get("monotone_constraints"), list):
+            params["monotone_constraints"] = tuple(params["monotone_constraints"])
         if stopping:
             params["early_stopping_rounds"] = rounds
             watch = {
@@ -292,7 +295,7 @@ class _XGBoost(Booster):
         return _xgboost_scores(self._model, values, raw=False)
 
 
-class _CatBoost(Booster):
+class CatBoost(Booster):
     library, file = "catboost", "booster.json"
     regressor, classifier = "CatBoostRegressor", "CatBoostClassifier"
     links: ClassVar[Mapping[str, Link]] = {
@@ -340,27 +343,27 @@ class _CatBoost(Booster):
         return np.asarray(predict(values, thread_count=1))
 
 
-class LightGBMRegressor(_Regressor, _LightGBM):
+class LightGBMRegressor(_Regressor, LightGBM):
     """LightGBM for a regression."""
 
 
-class LightGBMClassifier(_Classifier, _LightGBM):
+class LightGBMClassifier(_Classifier, LightGBM):
     """LightGBM for a classification."""
 
 
-class XGBoostRegressor(_Regressor, _XGBoost):
+class XGBoostRegressor(_Regressor, XGBoost):
     """XGBoost for a regression."""
 
 
-class XGBoostClassifier(_Classifier, _XGBoost):
+class XGBoostClassifier(_Classifier, XGBoost):
     """XGBoost for a classification."""
 
 
-class CatBoostRegressor(_Regressor, _CatBoost):
+class CatBoostRegressor(_Regressor, CatBoost):
     """CatBoost for a regression."""
 
 
-class CatBoostClassifier(_Classifier, _CatBoost):
+class CatBoostClassifier(_Classifier, CatBoost):
     """CatBoost for a classification."""
 
 
@@ -384,7 +387,7 @@ def _model_file_names(columns: Iterable[Any]) -> pd.Index:
     return pd.Index(list(names), dtype=object)
 
 
-def _constraint_list(constraints: Mapping[str, int], columns: Sequence[str]) -> list[int]:
+def _constraint_list(constraints: Mapping[str, int], columns: Iterable[Any]) -> list[int]:
     """The constraint of each column; a column of the table is the feature ``number__<column>``."""
     by_feature = {f"number__{column}": int(sign) for column, sign in constraints.items()}
     return [by_feature.get(str(column), 0) for column in columns]

@@ -3,8 +3,8 @@
 Each library compares in its own way. The thresholds are converted so that a value goes to the left if it is at most the
 threshold, both as float64:
 
-- LightGBM compares float64 with ``<=``. It reads values up to 1e-35 as 0, and NaN too if a feature had no missing values
-  in training.
+- LightGBM compares float64 with ``<=``. It reads values up to 1e-35 as 0. If a feature had no missing values in
+  training, it reads NaN as 0 too.
 - XGBoost rounds values to float32 and compares with ``<``; it adds the leaves in float32.
 - CatBoost rounds values to float32 and compares with ``>``. Its trees are oblivious: all nodes of a level have the same
   split, and the splits are the bits of a leaf's number.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from towline.training.boosters import Booster, _CatBoost, _LightGBM, _XGBoost
+from towline.training.boosters import Booster, CatBoost, LightGBM, XGBoost
 
 _ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold
 _BELOW_ZERO = float(np.nextafter(-_ZERO, -np.inf))
@@ -56,11 +56,11 @@ def read_trees(booster: Booster) -> BoostedTrees:
     Raises:
         NotCompiledError: the model has a part that the plan cannot reproduce.
     """
-    if isinstance(booster, _LightGBM):
+    if isinstance(booster, LightGBM):
         return _read_lightgbm(booster.model_.decode())
-    if isinstance(booster, _XGBoost):
+    if isinstance(booster, XGBoost):
         return _read_xgboost(json.loads(booster.model_), booster)
-    if isinstance(booster, _CatBoost):
+    if isinstance(booster, CatBoost):
         return _read_catboost(json.loads(booster.model_))
     raise NotCompiledError(f"{type(booster).__name__} is not one of the boosters that are compiled")
 
@@ -101,7 +101,7 @@ def _lightgbm_tree(entries: Mapping[str, str]) -> Tree:
     )
 
 
-def _read_xgboost(document: Mapping[str, Any], booster: _XGBoost) -> BoostedTrees:
+def _read_xgboost(document: Mapping[str, Any], booster: XGBoost) -> BoostedTrees:
     learner = document["learner"]
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
