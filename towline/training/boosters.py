@@ -28,6 +28,11 @@ STOPPING_SHARE = 10  # one of so many training rows is for early stopping
 MIN_STOPPING_ROWS = 10  # with fewer rows the loss on them says little: training does not stop early
 TREES, TREES_WITHOUT_STOPPING = 500, 100  # default numbers of trees
 _TREE_PARAMS = {"n_estimators", "iterations", "num_iterations", "num_boost_round", "num_trees"}
+# parameters of XGBoost that its scikit-learn classes take without listing them
+_XGBOOST_PARAMS = (
+    "alpha", "eta", "huber_slope", "lambda", "max_cached_hist_node", "normalize_type", "nthread", "one_drop",
+    "quantile_alpha", "rate_drop", "sample_type", "seed", "skip_drop", "tweedie_variance_power",
+)  # fmt: skip
 _LARGEST = float(np.finfo(np.float32).max)
 
 Link = Literal["identity", "exp", "expit", "softmax"]
@@ -241,10 +246,7 @@ class XGBoost(Booster):
 
     @classmethod
     def other_parameters(cls) -> Iterable[str]:
-        names = (
-            "alpha eta huber_slope lambda max_cached_hist_node normalize_type nthread one_drop quantile_alpha rate_drop"
-        )
-        return f"{names} sample_type seed skip_drop tweedie_variance_power".split()
+        return _XGBOOST_PARAMS
 
     def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
         watch: dict[str, Any] = {}
