@@ -12,9 +12,11 @@ from towline.training.result import TrainingResult
 
 @cached_task("plan fits")
 def plan_fits(work: Workspace, config: TrainingConfig) -> budget.FitPlan:
+    if not budget.find_slow_candidates(work, config):
+        return budget.FitPlan()
     with step("plan fits", work.path) as progress:
         plan = budget.plan_fits(work, config)
-        progress.note = plan.describe()
+        progress.note = str(plan)
     return plan
 
 
@@ -30,7 +32,7 @@ def cross_validate(
         else:
             progress.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
             if scores.rows < scores.rows_available:
-                progress.note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows ({scores.rows_limit})"
+                progress.note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"
     rows = [
         {"fold": number, **{name: f"{value:.4g}" for name, value in fold.items()}}
         for number, fold in enumerate(scores.folds, 1)
@@ -41,13 +43,18 @@ def cross_validate(
 
 
 @cached_task("compare with boosting")
-def compare_with_boosting(
-    work: Workspace, config: TrainingConfig, chosen: cross_validation.CrossValidationResult
-) -> str:
+def compare_with_reference(
+    work: Workspace,
+    config: TrainingConfig,
+    scores: tuple[cross_validation.CrossValidationResult, ...],
+    chosen: cross_validation.CrossValidationResult,
+) -> reference_model.ReferenceComparison | None:
+    if not reference_model.is_comparison_needed(scores, config):
+        return None
     with step("compare with boosting", work.path) as progress:
-        advice = reference_model.compare_with_reference(work, config, chosen)
-        progress.note = advice or f"{chosen.candidate} is not far below boosting"
-    return advice
+        comparison = reference_model.compare_with_reference(work, config, scores, chosen)
+        progress.note = str(comparison)
+    return comparison
 
 
 @cached_task("choose history")
