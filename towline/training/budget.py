@@ -1,10 +1,11 @@
 """The time budget of training: which fits are reduced if training would take longer than the budget.
 
 Each candidate is fitted on small samples first (*pilot fits*), and the seconds of larger fits are estimated as a power
-law of the rows. One half of the budget is for the cross-validation of all candidates, the other half for the fits of
-the selected one on all rows. Nothing is reduced if the estimates are within the budget. If cross-validation would take
-longer, its slowest candidates get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on
-all rows would take longer is left out.
+law of the rows. They are seconds of the processor, so other programs on the machine change them little. One half of the
+budget is for the cross-validation of all candidates, the other half for the fits of the selected one on all rows.
+Nothing is reduced if the estimates are within the budget. If cross-validation would take longer, its slowest candidates
+get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on all rows would take longer is
+left out.
 
 A table that is small for the budget has no pilot fits, so its results never depend on the speed of the machine.
 """
@@ -33,6 +34,7 @@ MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
 MIN_TRIALS = 10  # trials of a search that remain at least
 _ROWS_A_SECOND = 17  # with more rows, an estimator given by its path may be slow even if there are few columns
 _TEXT_CELLS = 50  # a text takes about as long as so many numbers
+_WARM_UP_ROWS = 100  # the first fit is not measured: it imports modules
 _PILOT_ROWS = (500, 2_000, 8_000)
 _PILOT_SHARE = 0.1  # of a candidate's share of cross-validation; a pilot fit that would take longer is not made
 _EXPONENTS = (1.0, 3.0)  # bounds of the exponent that is estimated from two pilot fits
@@ -186,7 +188,7 @@ def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candid
     ]
 
 
-def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.perf_counter) -> FitPlan:
+def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> FitPlan:
     """Measures pilot fits, and limits the slowest candidates if training would take longer than the budget.
 
     If every candidate would be left out, the fastest one remains; its final model is fitted on a sample of the rows.
@@ -194,7 +196,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     Args:
         work: the run's workspace, with a split table.
         config: of the training.
-        clock: seconds; for tests.
+        clock: seconds of the processor; for tests.
 
     Raises:
         DataValidationError: the rows cannot be split into the folds.
@@ -243,11 +245,11 @@ def measure_cost(
         config: of the training.
         train: the train part.
         longest: seconds; a larger pilot fit is not made if it would take longer.
-        clock: seconds.
+        clock: seconds of the processor.
     """
     cost, pools = FitCost(_exponents_of(candidate, contract, config)), ThreadpoolController()
     positions = np.arange(len(train.labels))
-    for rows in _PILOT_ROWS:
+    for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):
         if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
         sample = sample_rows(positions, rows, config.seed, train.labels)
@@ -259,7 +261,8 @@ def measure_cost(
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()
                 predict(model, test, contract)
-                cost.add(rows, fitted - started, (clock() - fitted) / rows)
+                if rows != _WARM_UP_ROWS:
+                    cost.add(rows, fitted - started, (clock() - fitted) / rows)
         except TowlineError:
             raise
         except Exception:  # noqa: BLE001, S112 - an estimator may raise anything; cross-validation reports it
