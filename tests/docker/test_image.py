@@ -95,6 +95,7 @@ def test_image_of_a_release_that_uses_scikit_learn(engine: "DockerClient", fallb
         engine.images.remove(built.tag, force=True)
 
 
+@pytest.mark.usefixtures("untagged_images_are_removed")
 @pytest.mark.parametrize(
     "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier", "xgboost"]
 )
