@@ -10,7 +10,7 @@ from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
 from tasks.training import (
     choose_history,
-    compare_with_boosting,
+    compare_with_reference,
     cross_validate,
     cross_validate_ensemble,
     evaluate,
@@ -23,10 +23,8 @@ from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
-from towline.training.budget import FitPlan, needs_pilot
 from towline.training.config_checks import check_config
 from towline.training.cross_validation import baseline_candidate, check_candidates, choose_candidate
-from towline.training.reference_model import lacks_boosting
 from towline.training.result import TrainingResult
 
 
@@ -63,17 +61,17 @@ def training_flow(
         check_candidates(config, work.contract())
         sizes = split(work, training)
         candidates = (baseline_candidate(training), *training.single_candidates)
-        plan = plan_fits(work, training) if needs_pilot(work, training) else FitPlan()
+        plan = plan_fits(work, training)
         scores = tuple(cross_validate(work, training, candidate, plan) for candidate in candidates)
         scores += tuple(cross_validate_ensemble(work, training, each, scores, plan) for each in training.ensembles)
         chosen = choose_candidate(scores, training, work.contract().task)
-        advice = compare_with_boosting(work, training, chosen) if lacks_boosting(training) else ""
+        comparison = compare_with_reference(work, training, scores, chosen)
         history = choose_history(work, training, chosen)
         evaluated = fit(work, training, chosen, history)
         evaluation = evaluate(work, training, evaluated)
         model = refit(work, training, chosen, evaluated)
         result = TrainingResult(
-            candidates=scores, model=model, evaluation=evaluation, validation=validation, advice=advice
+            candidates=scores, model=model, evaluation=evaluation, validation=validation, comparison=comparison
         )
         with start_tester() as tester:
             plot(work, training, result)

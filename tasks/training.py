@@ -12,9 +12,11 @@ from towline.training.result import TrainingResult
 
 @cached_task("plan fits")
 def plan_fits(work: Workspace, config: TrainingConfig) -> budget.FitPlan:
+    if not budget.find_slow_candidates(work, config):
+        return budget.FitPlan()
     with step("plan fits", work.path) as progress:
         plan = budget.plan_fits(work, config)
-        progress.note = plan.describe()
+        progress.note = str(plan)
     return plan
 
 
@@ -53,7 +55,7 @@ def _describe_scores(scores: cross_validation.CrossValidationResult, work: Works
     metric = cross_validation.primary_metric(config, work.contract().task)
     note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
     if scores.rows < scores.rows_available:
-        note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows ({scores.rows_limit})"
+        note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"
     return note
 
 
@@ -67,13 +69,18 @@ def _show_folds(scores: cross_validation.CrossValidationResult, config: Training
 
 
 @cached_task("compare with boosting")
-def compare_with_boosting(
-    work: Workspace, config: TrainingConfig, chosen: cross_validation.CrossValidationResult
-) -> str:
+def compare_with_reference(
+    work: Workspace,
+    config: TrainingConfig,
+    scores: tuple[cross_validation.CrossValidationResult, ...],
+    chosen: cross_validation.CrossValidationResult,
+) -> reference_model.ReferenceComparison | None:
+    if not reference_model.is_comparison_needed(scores, config):
+        return None
     with step("compare with boosting", work.path) as progress:
-        advice = reference_model.compare_with_reference(work, config, chosen)
-        progress.note = advice or f"{chosen.candidate} is not far below boosting"
-    return advice
+        comparison = reference_model.compare_with_reference(work, config, scores, chosen)
+        progress.note = str(comparison)
+    return comparison
 
 
 @cached_task("choose history")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline.config import strict_yaml
 from towline.config.messages import describe_problems
@@ -31,7 +31,7 @@ from towline.config.monitoring import (
     SloConfig,
 )
 from towline.config.passwords import has_hidden_password
-from towline.config.record import Frozen, OptionalDuration, format_duration, suggest
+from towline.config.record import Budget, Frozen, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
     Candidate,
@@ -63,18 +63,14 @@ class TrainingConfig(Frozen):
     candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
-    budget: OptionalDuration = Field(
+    budget: Budget = Field(
         dt.timedelta(minutes=10),
-        description="time for cross-validation and the fits on all rows, e.g. 10m; null: unlimited",
+        description="time for cross-validation and the fits on all rows, e.g. 10m; null: no limit",
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     package: PackageConfig = PackageConfig()
-
-    @field_serializer("budget")
-    def _format_budget(self, budget: dt.timedelta | None) -> str | None:
-        return None if budget is None else format_duration(budget)
 
     @field_validator("candidates")
     @classmethod

@@ -32,7 +32,7 @@ class Outcome(Frozen):
         run_key: identifies the run.
         release: folder of the release, relative to the store.
         dataset, checked, split, candidates: summaries of the steps; empty for a repeated run.
-        training_notes: models that are fitted on fewer rows, and a comparison with the reference model.
+        training_notes: what the budget reduced, and whether the selected candidate is far below the reference model.
         chosen: name of the selected candidate.
         primary, metrics: the metric that decides; all holdout metrics.
         verdict: all checks of the gate; None for a repeated run.

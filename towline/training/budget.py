@@ -1,9 +1,13 @@
-"""The time budget of training: which candidates are left out of it, and how many rows the others are fitted on.
+"""The time budget of training: which fits are reduced if training would take longer than the budget.
 
-On a large table each candidate is fitted on small samples first (*pilot fits*). The seconds of a fit are estimated as a
-power law of its rows. One half of the budget is for cross-validation, with an equal share for each candidate; the other
-half is for the fits of the selected candidate on all rows. Small tables need no pilot fits, so their results never
-depend on the speed of the machine.
+Each candidate is fitted on small samples first (*pilot fits*), and the seconds of larger fits are estimated as a power
+law of the rows. They are seconds of the processor, so other programs on the machine change them little. One half of the
+budget is for the cross-validation of all candidates, the other half for the fits of the selected one on all rows.
+Nothing is reduced if the estimates are within the budget. If cross-validation would take longer, its slowest candidates
+get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on all rows would take longer is
+left out.
+
+A table that is small for the budget has no pilot fits, so its results never depend on the speed of the machine.
 """
 
 import math
@@ -19,68 +23,73 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, TrainingConfig, format_duration
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds
+from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
 
-PILOT_CELLS = 1_000_000  # smaller tables need no pilot fits
-PILOT_ROWS = (500, 2_000, 8_000)
-MIN_ROWS = 1_000  # a fold is fitted on so many rows at least
-_SLOW_ROWS = 10_000  # from here on, a user's estimator may be slow even if the table has few columns
+CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
+MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
+MIN_TRIALS = 10  # trials of a search that remain at least
+_ROWS_A_SECOND = 17  # with more rows, an estimator given by its path may be slow even if there are few columns
 _TEXT_CELLS = 50  # a text takes about as long as so many numbers
-_PILOT_SHARE = 0.1  # of a candidate's share: the next pilot fit must not be longer
-_EXPONENTS = (1.0, 3.0)  # of the seconds of a fit by its rows
-_UNKNOWN_EXPONENT = 1.5  # after a single pilot fit
+_WARM_UP_ROWS = 100  # the first fit is not measured: it imports modules
+_PILOT_ROWS = (500, 2_000, 8_000)
+_PILOT_SHARE = 0.1  # of a candidate's share of cross-validation; a pilot fit that would take longer is not made
+_EXPONENTS = (1.0, 3.0)  # bounds of the exponent that is estimated from two pilot fits
+_DEFAULT_EXPONENT = 1.5  # after a single pilot fit
 _THREAD_EFFICIENCY = 0.8
 _SINGLE_THREADED = ("baseline", "linear")  # most of their time is preparation, which holds the interpreter's lock
 # base classes of scikit-learn whose time grows faster than small samples show
-_KNOWN_EXPONENTS = {
+_MIN_EXPONENTS = {
     "BaseLibSVM": 2.0, "BaseLabelPropagation": 2.0, "GaussianProcessClassifier": 3.0, "GaussianProcessRegressor": 3.0,
     "KernelRidge": 3.0,
 }  # fmt: skip
 
 
 class CandidateLimits(Frozen):
-    """How the budget limits one candidate.
+    """How the budget limits one candidate; None means that it does not.
 
     Attributes:
         candidate: its name.
-        fit_seconds: estimated seconds of the fits on all rows.
-        fold_rows: a fold is fitted on at most so many rows; None: only ``cross_validation.max_rows`` limits them.
-        fit_rows: the final model is fitted on a sample of so many rows; None: on all.
-        search_seconds: limit of a hyperparameter search.
+        seconds: estimate of the fits on all rows; None without pilot fits.
+        fold_rows: a fold is fitted on at most so many rows.
+        trials: of its hyperparameter search.
+        final_rows: the final model is fitted on a sample of so many rows.
         left_out: why the candidate is not fitted, in one line; else empty.
     """
 
     candidate: str
-    fit_seconds: float | None = None
+    seconds: float | None = None
     fold_rows: int | None = None
-    fit_rows: int | None = None
-    search_seconds: float | None = None
+    trials: int | None = None
+    final_rows: int | None = None
     left_out: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            "no estimate" if self.seconds is None else format_seconds(self.seconds),
+            *(["left out"] if self.left_out else []),
+            *([f"folds of {self.fold_rows:,} rows"] if self.fold_rows else []),
+            *([f"{self.trials} trials"] if self.trials else []),
+            *([f"fitted on {self.final_rows:,} rows"] if self.final_rows else []),
+        ]
+        return f"{self.candidate}: {', '.join(parts)}"
 
 
 class FitPlan(Frozen):
-    """How the budget limits each candidate whose pilot fits were measured."""
+    """How the budget limits the candidates; without pilot fits it has no limits."""
 
     limits: tuple[CandidateLimits, ...] = ()
 
+    def __str__(self) -> str:
+        return "estimates of the fits on all rows: " + "; ".join(map(str, self.limits))
+
     def limits_of(self, candidate: Candidate) -> CandidateLimits:
-        """The limits of a candidate; none if it had no pilot fits."""
+        """The limits of a candidate."""
         named = (limits for limits in self.limits if limits.candidate == candidate.name)
         return next(named, CandidateLimits(candidate=candidate.name))
-
-    def describe(self) -> str:
-        """The estimates and the limits, in one line."""
-        parts = []
-        for limits in self.limits:
-            text = "no estimate" if limits.fit_seconds is None else f"about {format_seconds(limits.fit_seconds)}"
-            text += f", folds of {limits.fold_rows:,} rows" if limits.fold_rows else ""
-            text += f", final fit on {limits.fit_rows:,} rows" if limits.fit_rows else ""
-            parts.append(f"{limits.candidate} {text}{', left out' if limits.left_out else ''}")
-        return "fits on all rows: " + "; ".join(parts)
 
 
 @dataclass
@@ -105,7 +114,7 @@ class FitCost:
 
     def fit(self, rows: int) -> float:
         """Seconds of a fit on so many rows."""
-        return self._extrapolate(self.fit_seconds, rows, self.exponents, _UNKNOWN_EXPONENT)
+        return self._extrapolate(self.fit_seconds, rows, self.exponents, _DEFAULT_EXPONENT)
 
     def predict(self, rows: int, fitted_rows: int) -> float:
         """Seconds to predict rows by a model that was fitted on ``fitted_rows``."""
@@ -122,25 +131,39 @@ class FitCost:
 
 @dataclass(frozen=True)
 class _Estimates:
-    """Estimated seconds of one candidate, by the largest number of rows that a model is fitted on."""
+    """Estimated seconds of one candidate.
+
+    Attributes:
+        folds: of cross-validation.
+        max_rows: rows that the largest fold is fitted on without a budget.
+        final_fits: rows of each fit of the selected candidate.
+        holdout: rows that are predicted after each of them.
+    """
 
     candidate: Candidate
     cost: FitCost
     folds: list[Fold]
-    fitted_rows: tuple[int, ...]  # of each final fit
+    max_rows: int
+    final_fits: tuple[int, ...]
     holdout: int
 
-    def cross_validation(self, limit: int) -> float:
-        runs = self.candidate.search.trials + 1 if self.candidate.search else 1
-        seconds = 0.0
+    @property
+    def trials(self) -> int:
+        """Trials of the search; 0 without a search."""
+        return self.candidate.search.trials if self.candidate.search else 0
+
+    def cross_validation(self, max_rows: int | None = None, trials: int | None = None) -> float:
+        """Seconds of cross-validation with at most so many rows in a fold, after so many trials of a search."""
+        trials, seconds = self.trials if trials is None else trials, 0.0
         for train, test in self.folds:
-            rows = min(len(train), limit)
+            rows = min(len(train), max_rows or self.max_rows)
             seconds += self.cost.fit(rows) + self.cost.predict(len(test), rows)
         workers = count_workers(self.candidate, len(self.folds))
-        return runs * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
+        return (trials + 1) * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
 
-    def final_fits(self, limit: int | None = None) -> float:
-        sizes = [rows if limit is None else min(rows, limit) for rows in self.fitted_rows]
+    def all_rows(self, max_rows: float = math.inf) -> float:
+        """Seconds of the fits of the selected candidate on all rows, or on a sample of so many."""
+        sizes = [int(min(rows, max_rows)) for rows in self.final_fits]
         return sum(self.cost.fit(rows) + self.cost.predict(self.holdout, rows) for rows in sizes)
 
 
@@ -149,43 +172,62 @@ def count_workers(candidate: Candidate, folds: int) -> int:
     return 1 if candidate.estimator in _SINGLE_THREADED else min(folds, joblib.cpu_count())
 
 
-def needs_pilot(work: Workspace, config: TrainingConfig) -> bool:
-    """Whether any candidate needs pilot fits: the table is large, or an estimator may be slow."""
-    return bool(_slow_candidates(work, config))
+def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candidate]:
+    """The candidates that need pilot fits: the table is large for the budget, or their estimator may be slow."""
+    if config.budget is None:
+        return []
+    contract, seconds = work.contract(), config.budget.total_seconds()
+    columns = sum(_TEXT_CELLS if column.kind == "text" else 1 for column in contract.feature_columns)
+    classes = len(contract.classes) if len(contract.classes) > 2 else 1
+    cells = work.dataset.rows * columns * classes
+    return [
+        candidate
+        for candidate in config.single_candidates
+        if cells * (candidate.search.trials if candidate.search else 1) > CELLS_A_SECOND * seconds
+        or ("." in candidate.estimator and work.dataset.rows > _ROWS_A_SECOND * seconds)
+    ]
 
 
-def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.perf_counter) -> FitPlan:
-    """Measures pilot fits, and limits the candidates so that training takes no longer than the budget.
+def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> FitPlan:
+    """Measures pilot fits, and limits the slowest candidates if training would take longer than the budget.
 
-    A candidate is left out if its fits on all rows would take more than half of the budget. If this applies to every
-    candidate, the fastest one remains, and its final model is fitted on a sample of the rows.
+    If every candidate would be left out, the fastest one remains; its final model is fitted on a sample of the rows.
 
     Args:
         work: the run's workspace, with a split table.
         config: of the training.
-        clock: seconds; for tests.
+        clock: seconds of the processor; for tests.
 
     Raises:
         DataValidationError: the rows cannot be split into the folds.
     """
-    slow = _slow_candidates(work, config)
+    slow = find_slow_candidates(work, config)
     if config.budget is None or not slow:
         return FitPlan()
-    contract, train = work.contract(), work.subset("train")
-    folds, positions = make_folds(train.rows, train.labels, config), work.split_positions()
-    holdout = len(positions["holdout"])
-    fitted_rows = (len(train.labels), *([len(train.labels) + holdout] if config.refits else []))
-    share = config.budget.total_seconds() / 2 / len(config.single_candidates)
-    limits = []
+    contract, train, half = work.contract(), work.subset("train"), config.budget.total_seconds() / 2
+    folds, holdout = make_folds(train.rows, train.labels, config), len(work.split_positions()["holdout"])
+    longest = _PILOT_SHARE * half / len(config.single_candidates)
+    max_rows = min(config.cross_validation.max_rows, max(len(rows) for rows, _ in folds))
+    estimates = []
     for candidate in slow:
-        cost = measure_cost(candidate, contract, config, train, _PILOT_SHARE * share, clock)
-        if cost is None:
-            limits.append(CandidateLimits(candidate=candidate.name))
-            continue
-        estimates = _Estimates(candidate, cost, folds, fitted_rows, holdout)
-        limits.append(_limit_candidate(estimates, config, config.budget, share))
-    single = _keep_one_candidate(limits, config)
-    return FitPlan(limits=(*single, *_limit_ensembles(single, config, config.budget, fitted_rows)))
+        cost = measure_cost(candidate, contract, config, train, longest, clock)
+        if cost:
+            final_fits = _final_fits(len(train.labels), holdout, config)
+            estimates.append(_Estimates(candidate, cost, folds, max_rows, final_fits, holdout))
+    dropped = {each.candidate.name for each in estimates if each.all_rows() > half}
+    failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
+    fastest = None
+    if dropped and {candidate.name for candidate in config.single_candidates} <= dropped | failed:
+        fastest = min(estimates, key=_Estimates.all_rows).candidate.name
+    share = _fair_share([each.cross_validation() for each in estimates if each.candidate.name not in dropped], half)
+    limits = [
+        _limit_final_fits(each, config.budget, sampled=each.candidate.name == fastest)
+        if each.candidate.name in dropped
+        else _limit_cross_validation(each, share)
+        for each in estimates
+    ]
+    remaining = [each for each in estimates if each.candidate.name not in dropped]
+    return FitPlan(limits=(*limits, *_limit_ensembles(remaining, config, config.budget)))
 
 
 def measure_cost(
@@ -203,16 +245,16 @@ def measure_cost(
         contract: of the rows.
         config: of the training.
         train: the train part.
-        longest: a pilot fit is left out if it would take more than so many seconds.
-        clock: seconds.
+        longest: seconds; a larger pilot fit is not made if it would take longer.
+        clock: seconds of the processor.
     """
     cost, pools = FitCost(_exponents_of(candidate, contract, config)), ThreadpoolController()
-    order = np.random.default_rng(config.seed).permutation(len(train.labels))
-    for rows in PILOT_ROWS:
-        if rows > len(order) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
+    positions = np.arange(len(train.labels))
+    for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):
+        if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
-        sample = np.sort(_add_classes(order[:rows], train.labels))
-        test = train.features.iloc[np.sort(order[rows : 2 * rows])]
+        sample = sample_rows(positions, rows, config.seed, train.labels)
+        test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
@@ -220,7 +262,8 @@ def measure_cost(
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()
                 predict(model, test, contract)
-                cost.add(rows, fitted - started, (clock() - fitted) / rows)
+                if rows != _WARM_UP_ROWS:
+                    cost.add(rows, fitted - started, (clock() - fitted) / rows)
         except TowlineError:
             raise
         except Exception:  # noqa: BLE001, S112 - an estimator may raise anything; cross-validation reports it
@@ -236,108 +279,106 @@ def format_seconds(seconds: float) -> str:
     return f"{round(seconds / 86400):,} days"
 
 
-def _slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candidate]:
-    """The candidates whose fits may take long, by the size of the table."""
-    if config.budget is None:
-        return []
-    rows, columns = work.dataset.rows, work.contract().feature_columns
-    cells = rows * sum(_TEXT_CELLS if column.kind == "text" else 1 for column in columns)
-    return [
-        candidate
-        for candidate in config.single_candidates
-        if cells * (candidate.search.trials if candidate.search else 1) > PILOT_CELLS
-        or ("." in candidate.estimator and rows > _SLOW_ROWS)
-    ]
+def _final_fits(train: int, holdout: int, config: TrainingConfig) -> tuple[int, ...]:
+    """The rows of each fit of the selected candidate; several histories are compared by a fit of each."""
+    histories = len(config.data.histories)
+    fits = histories + 1 if histories > 1 else 1
+    return (*([train] * fits), *([train + holdout] * fits if config.refits else []))
 
 
-def _limit_candidate(estimates: _Estimates, config: TrainingConfig, budget: timedelta, share: float) -> CandidateLimits:
-    candidate, half = estimates.candidate, budget.total_seconds() / 2
-    largest = min(config.cross_validation.max_rows, max(len(train) for train, _ in estimates.folds))
-    fold_rows = None
-    if estimates.cross_validation(largest) > share:
-        fold_rows = _largest(_row_counts(largest), lambda rows: estimates.cross_validation(rows) <= share)
-    seconds, left_out, fit_rows = estimates.final_fits(), "", None
-    if seconds > half:
-        fit_rows = _largest(_row_counts(max(estimates.fitted_rows)), lambda rows: estimates.final_fits(rows) <= half)
-        left_out = _explain_left_out(estimates.fitted_rows, seconds, budget)
+def _fair_share(seconds: Sequence[float], total: float) -> float:
+    """The limit for each of these durations with which they sum to the total; infinite if they sum to less.
+
+    Example:
+        >>> _fair_share([1, 10, 20], 15)
+        7.0
+        >>> _fair_share([1, 2], 15)
+        inf
+    """
+    rest = float(total)
+    for number, shortest in enumerate(sorted(seconds)):
+        share = rest / (len(seconds) - number)
+        if shortest > share:
+            return share
+        rest -= shortest
+    return math.inf
+
+
+def _limit_cross_validation(estimates: _Estimates, share: float) -> CandidateLimits:
+    """Reduces the trials of a search first, then the rows of the folds."""
+    trials: int | None = None
+    fold_rows: int | None = None
+    if estimates.cross_validation() > share:
+        if estimates.trials > MIN_TRIALS:
+            trials = max(MIN_TRIALS, int(share / estimates.cross_validation(trials=0)) - 1)
+        fold_rows = _largest_rows(
+            estimates.max_rows, MIN_FOLD_ROWS, lambda rows: estimates.cross_validation(rows, trials) <= share
+        )
     return CandidateLimits(
-        candidate=candidate.name,
-        fit_seconds=round(seconds, 3),
-        fold_rows=fold_rows,
-        fit_rows=fit_rows,
-        search_seconds=share if candidate.search else None,
-        left_out=left_out,
+        candidate=estimates.candidate.name,
+        seconds=round(estimates.all_rows(), 3),
+        fold_rows=fold_rows if fold_rows != estimates.max_rows else None,
+        trials=trials,
     )
+
+
+def _limit_final_fits(estimates: _Estimates, budget: timedelta, *, sampled: bool) -> CandidateLimits:
+    """Leaves a candidate out, or fits it on a sample that takes half of the budget."""
+    half, seconds, name = budget.total_seconds() / 2, estimates.all_rows(), estimates.candidate.name
+    if sampled:
+        rows = _largest_rows(max(estimates.final_fits), MIN_FOLD_ROWS, lambda rows: estimates.all_rows(rows) <= half)
+        limits = _limit_cross_validation(estimates, half)
+        return limits.model_copy(update={"final_rows": rows})
+    left_out = _explain_left_out(seconds, max(estimates.final_fits), budget)
+    return CandidateLimits(candidate=name, seconds=round(seconds, 3), left_out=left_out)
 
 
 def _limit_ensembles(
-    limits: Sequence[CandidateLimits], config: TrainingConfig, budget: timedelta, fitted_rows: Sequence[int]
+    estimates: Sequence[_Estimates], config: TrainingConfig, budget: timedelta
 ) -> Iterator[CandidateLimits]:
-    """An ensemble is left out if the fits of its parts together would take more than half of the budget."""
-    seconds_by_name = {each.candidate: each.fit_seconds or 0.0 for each in limits if not each.left_out}
+    """Leaves an ensemble out if the fits of all its parts would take longer than half of the budget."""
     for ensemble in config.ensembles:
-        seconds = sum(seconds_by_name.get(part.name, 0.0) for part in config.parts_of(ensemble))
-        is_slow = seconds > budget.total_seconds() / 2
-        left_out = _explain_left_out(fitted_rows, seconds, budget) if is_slow else ""
-        yield CandidateLimits(candidate=ensemble.name, fit_seconds=round(seconds, 3), left_out=left_out)
+        names = {part.name for part in config.parts_of(ensemble)}
+        parts = [each for each in estimates if each.candidate.name in names]
+        seconds = sum(part.all_rows() for part in parts)
+        left_out = ""
+        if seconds > budget.total_seconds() / 2:
+            left_out = _explain_left_out(seconds, max(parts[0].final_fits), budget)
+        if parts:
+            yield CandidateLimits(candidate=ensemble.name, seconds=round(seconds, 3), left_out=left_out)
 
 
-def _explain_left_out(fitted_rows: Sequence[int], seconds: float, budget: timedelta) -> str:
-    fits = (
-        f"a fit on {max(fitted_rows):,} rows"
-        if len(fitted_rows) == 1
-        else (f"the fits on {' and '.join(f'{rows:,}' for rows in fitted_rows)} rows")
-    )
+def _explain_left_out(seconds: float, rows: int, budget: timedelta) -> str:
     enough = timedelta(minutes=math.ceil(1.3 * 2 * seconds / 60))
     if enough > timedelta(hours=2):
         enough = timedelta(hours=math.ceil(enough / timedelta(hours=1)))
     remedy = f"set budget: {format_duration(enough)}, or remove it from candidates"
-    if enough > timedelta(days=2):
-        remedy = "remove it from candidates"
     return (
-        f"left out: {fits} would take about {format_seconds(seconds)}, more than half of the budget "
+        f"its fits on all {rows:,} rows would take about {format_seconds(seconds)}, more than half of the budget "
         f"({format_duration(budget)}); {remedy}"
     )
 
 
-def _keep_one_candidate(limits: Sequence[CandidateLimits], config: TrainingConfig) -> tuple[CandidateLimits, ...]:
-    """If every candidate would be left out, the fastest one remains; only it is fitted on a sample at the end."""
-    left_out = [each for each in limits if each.left_out]
-    fastest = None
-    if len(left_out) == len(config.single_candidates):
-        fastest = min(left_out, key=lambda each: each.fit_seconds or math.inf)
-    return tuple(each.model_copy(update={"left_out": ""} if each is fastest else {"fit_rows": None}) for each in limits)
-
-
-def _row_counts(largest: int) -> Iterator[int]:
-    """Row counts with two digits, from the largest down to ``MIN_ROWS``; noise of the clock seldom changes them."""
-    digits = 10 ** max(0, len(str(largest)) - 2)
-    rows = largest // digits * digits
-    while rows > MIN_ROWS:
-        yield rows
-        digits = 10 ** (len(str(rows - 1)) - 2)
-        rows = (rows - 1) // digits * digits
-    yield min(MIN_ROWS, largest)
-
-
-def _largest(row_counts: Iterator[int], is_fast: Callable[[int], bool]) -> int:
-    rows = 0
-    for rows in row_counts:
+def _largest_rows(most: int, least: int, is_fast: Callable[[int], bool]) -> int:
+    """The largest number of rows that is fast, from ``most`` down to ``least``; ``least`` if none is."""
+    rows = most
+    for rows in _row_counts(most, least):
         if is_fast(rows):
             break
     return rows
 
 
+def _row_counts(most: int, least: int) -> Iterator[int]:
+    """Row counts with two digits below ``most``: small differences of the clock seldom change the choice."""
+    yield most
+    rows = most
+    while rows > least:
+        digits = 10 ** max(0, len(str(rows - 1)) - 2)
+        rows = max(least, (rows - 1) // digits * digits)
+        yield rows
+
+
 def _exponents_of(candidate: Candidate, contract: Contract, config: TrainingConfig) -> tuple[float, float]:
     model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
     bases = type(pipeline_of(model).named_steps["estimate"]).__mro__
-    return max([_EXPONENTS[0], *(_KNOWN_EXPONENTS.get(base.__name__, 0.0) for base in bases)]), _EXPONENTS[1]
-
-
-def _add_classes(sample: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The sample, and for classification two rows of each class that it lacks."""
-    if labels.dtype != object:
-        return sample
-    missing = set(labels) - set(labels[sample])
-    rows = [np.flatnonzero(labels == label)[:2] for label in sorted(missing, key=str)]
-    return np.concatenate([sample, *rows])
+    return max([_EXPONENTS[0], *(_MIN_EXPONENTS.get(base.__name__, 0.0) for base in bases)]), _EXPONENTS[1]

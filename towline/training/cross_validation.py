@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -32,17 +32,18 @@ from towline.config import (
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds
+from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
-from towline.training.budget import FitPlan, count_workers
+from towline.training.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.config_checks import check_config, metric_error
 from towline.training.estimator_import import describe_error
-from towline.training.estimators import build_candidate, build_model, default_search_space, pipeline_of
+from towline.training.estimators import build_model, default_search_space, pipeline_of
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
-from towline.training.pipeline_components import Model, fit_model
+from towline.training.pipeline_components import Model
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
@@ -67,8 +68,8 @@ class CrossValidationResult(Frozen):
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
-        rows_limit: the config key that limited these rows; else empty.
-        fit_rows: the final model is fitted on a sample of so many rows; None: on all rows.
+        final_rows: the final model is fitted on a sample of so many rows; None: on all rows.
+        reductions: what the budget or ``cross_validation.max_rows`` reduced, each in one line.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -85,21 +86,10 @@ class CrossValidationResult(Frozen):
     trials: int = 0
     rows: int = 0
     rows_available: int = 0
-    rows_limit: Literal["", "budget", "cross_validation.max_rows"] = ""
-    fit_rows: int | None = None
+    final_rows: int | None = None
+    reductions: tuple[str, ...] = ()
     failed: str = ""
     notes: tuple[str, ...] = ()
-
-    @property
-    def row_notes(self) -> tuple[str, ...]:
-        """On how many rows folds and the final model are fitted, if these are not all rows."""
-        notes = []
-        if self.rows < self.rows_available and not self.failed:
-            name = f"{self.candidate}: " if self.rows_limit == "budget" else ""
-            notes.append(f"{name}folds fitted on {self.rows:,} of {self.rows_available:,} rows ({self.rows_limit})")
-        if self.fit_rows:
-            notes.append(f"{self.candidate}: the model is fitted on a sample of {self.fit_rows:,} rows (budget)")
-        return tuple(notes)
 
 
 class FoldScores(NamedTuple):
@@ -145,10 +135,11 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
-            train = sample_rows(train, self.max_rows, self.config.seed)
+            train = sample_rows(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                model = build_candidate(self.candidate, self.contract, self.config, params)
-                fit_model(model, self.features.iloc[train], self.labels[train])
+                trusted = self.config.package.trusted
+                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
+                model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
@@ -163,8 +154,9 @@ class _CrossValidation:
             return [by_fold[fold] for fold in range(len(self.folds))]
 
     def _check_storage(self, model: Model) -> None:
-        """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
-        if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
+        """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
+        estimator = self.candidate.estimator
+        if ("." in estimator or estimator in BOOSTING_LIBRARIES) and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
@@ -250,13 +242,6 @@ def baseline_candidate(config: TrainingConfig) -> Candidate:
     return Candidate(estimator="baseline", params={"strategy": "mean"} if squared else {})
 
 
-def sample_rows(positions: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """At most so many of the positions, in order: a seeded sample."""
-    if len(positions) <= rows:
-        return positions
-    return np.sort(np.random.default_rng(seed).choice(positions, rows, replace=False))
-
-
 def cross_validate(
     work: Workspace, config: TrainingConfig, candidate: Candidate, plan: FitPlan | None = None
 ) -> CrossValidationResult:
@@ -281,16 +266,18 @@ def cross_validate(
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
     folds = make_folds(rows, labels, config)
-    limits, longest = (plan or FitPlan()).limits_of(candidate), config.cross_validation.max_rows
-    available, max_rows = max(len(train) for train, _ in folds), min(longest, limits.fold_rows or longest)
+    limits, available = (plan or FitPlan()).limits_of(candidate), max(len(train) for train, _ in folds)
+    max_rows = limits.fold_rows or config.cross_validation.max_rows
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), limits.left_out
+    params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), ""
     with _collect_warnings() as notes:
         try:
-            if not failed:
-                params, trials = _search(run, limits.search_seconds)
+            if limits.left_out:
+                failed = "left out (budget)"
+            else:
+                params, trials = _search(run, limits.trials)
                 scores = run.score(params)
                 run.save(scores.predictions)
                 if metric not in scores.summary(np.mean):
@@ -312,21 +299,38 @@ def cross_validate(
         trials=trials,
         rows=min(available, max_rows),
         rows_available=available,
-        rows_limit="" if max_rows >= available else "budget" if max_rows < longest else "cross_validation.max_rows",
-        fit_rows=limits.fit_rows,
+        final_rows=limits.final_rows,
+        reductions=_describe_reductions(candidate, limits, min(available, max_rows), available),
         failed=failed,
         notes=tuple(notes),
     )
 
 
-def _search(run: _CrossValidation, seconds: float | None) -> tuple[dict[str, Any], int]:
+def _describe_reductions(candidate: Candidate, limits: CandidateLimits, rows: int, available: int) -> tuple[str, ...]:
+    """What is reduced for this candidate: it is left out, or has fewer rows or trials."""
+    name = candidate.name
+    if limits.left_out:
+        return (f"{name} is left out: {limits.left_out}",)
+    reductions = []
+    if limits.fold_rows:
+        reductions.append(f"{name}: folds fitted on {rows:,} of {available:,} rows (budget)")
+    elif rows < available and candidate.estimator != "baseline":
+        reductions.append(f"folds fitted on {rows:,} of {available:,} rows (cross_validation.max_rows)")
+    if limits.trials and candidate.search:
+        reductions.append(f"{name}: {limits.trials} of {candidate.search.trials} trials of the search (budget)")
+    if limits.final_rows:
+        reductions.append(f"{name}: the model is fitted on a sample of {limits.final_rows:,} rows (budget)")
+    return tuple(reductions)
+
+
+def _search(run: _CrossValidation, max_trials: int | None) -> tuple[dict[str, Any], int]:
     """The best hyperparameters and the number of trials; without a search, the candidate's own and 0."""
     candidate, task = run.candidate, run.contract.task
     if not candidate.search:
         return candidate.params, 0
-    if seconds is not None:
-        timeout = min(seconds, candidate.search.timeout or seconds)
-        candidate = candidate.model_copy(update={"search": candidate.search.model_copy(update={"timeout": timeout})})
+    if max_trials is not None:
+        search = candidate.search.model_copy(update={"trials": max_trials})
+        candidate = candidate.model_copy(update={"search": search})
     metric = primary_metric(run.config, task)
 
     def objective(params: dict[str, Any]) -> float:
@@ -336,34 +340,24 @@ def _search(run: _CrossValidation, seconds: float | None) -> tuple[dict[str, Any
     return search_parameters(file, candidate, space, metric, run.config.seed, objective)
 
 
-def score_candidates(
-    work: Workspace, config: TrainingConfig, candidates: Sequence[Candidate], max_rows: int, folds: int
-) -> list[list[float]]:
-    """The primary metric of several candidates, each with its own parameters, on samples of the last folds.
+def score_on_last_folds(
+    work: Workspace, config: TrainingConfig, candidate: Candidate, folds: int, max_rows: int
+) -> list[float]:
+    """The primary metric of a candidate, with its own parameters, in each of the last folds; NaN if it is undefined.
 
     Args:
         work: the run's workspace.
         config: of the training.
-        candidates: to score.
-        max_rows: a fold is fitted on at most so many rows, and at most so many are predicted.
+        candidate: to score.
         folds: number of folds.
-
-    Returns:
-        For each candidate the metric of each fold; NaN if it is undefined.
+        max_rows: a fold is fitted on at most so many rows.
     """
     contract = work.contract()
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
-    last = [
-        (train, sample_rows(test, max_rows, config.seed)) for train, test in make_folds(rows, labels, config)[-folds:]
-    ]
-    stored = threading.Lock()
-    stored.acquire()  # cross-validation has checked that the models can be stored
-    scores = []
-    for candidate in candidates:
-        run = _CrossValidation(work, config, candidate, contract, features, labels, last, max_rows, stored)
-        scores.append([fold.get(metric, np.nan) for fold in run.score({}).metrics])
-    return scores
+    last = make_folds(rows, labels, config)[-folds:]
+    run = _CrossValidation(work, config, candidate, contract, features, labels, last, max_rows, threading.Lock())
+    return [fold.get(metric, np.nan) for fold in run.score({}).metrics]
 
 
 def choose_candidate(

@@ -61,13 +61,15 @@ def cross_validate_ensemble(
         The scores. ``params`` has the ``weights`` of the parts by name, and their ``params`` where these are not empty.
     """
     started = time.perf_counter(), time.process_time()
-    contract, failed = work.contract(), (plan or FitPlan()).limits_of(ensemble).left_out
+    contract, left_out = work.contract(), (plan or FitPlan()).limits_of(ensemble).left_out
     results = {result.candidate: result for result in scores}
     parts, notes = _load_parts(work, [results[part.name] for part in config.parts_of(ensemble)])
-    params, fold_scores = {}, FoldScores([], None, [])
-    if not failed and len(parts) < 2:
+    params, fold_scores, failed = {}, FoldScores([], None, []), ""
+    if left_out:
+        failed = "left out (budget)"
+    elif len(parts) < 2:
         failed = "; ".join(["fewer than two parts can be combined", *notes])
-    if not failed:
+    else:
         labels = work.subset("train").labels
         weights, combined = _combine(parts, labels, contract, primary_metric(config, contract.task))
         if len(weights) < 2:
@@ -88,6 +90,7 @@ def cross_validate_ensemble(
         threshold=fold_scores.threshold,
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
+        reductions=(f"{ensemble.name} is left out: {left_out}",) if left_out else (),
         failed=failed,
         notes=notes,
     )
@@ -123,7 +126,7 @@ def _load_parts(
     for result in results:
         saved = None if result.failed else load_out_of_fold_predictions(work, result.candidate)
         if saved is None:
-            notes.append(f"{result.candidate} is left out: {result.failed.removeprefix('left out: ')}")
+            notes.append(f"{result.candidate} is left out: {result.failed}")
         elif contract.classes and saved.predictions.probabilities is None:
             notes.append(f"{result.candidate} is left out: it has no probabilities")
         elif not np.isfinite(_outputs(saved.predictions)).all():

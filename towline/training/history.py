@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import GREATER_IS_BETTER, HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
+from towline.data.splits import sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.training.cross_validation import CrossValidationResult, primary_metric
 from towline.training.detrend import Trend, remove_trend
@@ -58,7 +59,7 @@ class History(HistoryConfig):
         return super().__str__() + (f", a sample of {self.sample:,}" if self.sample else "")
 
     def select_rows(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
-        """Positions of the rows to learn from, oldest first; a sample of them if ``sample`` is less.
+        """Positions of the rows to learn from, oldest first; a sample of them if there are more than ``sample``.
 
         A window with few rows is extended into the past, to 200 rows and 10 of each class, or to all rows.
 
@@ -67,9 +68,10 @@ class History(HistoryConfig):
             labels: (n,) target values; object for classification.
         """
         positions = self._select_window(times, labels)
-        if self.sample is None or len(positions) <= self.sample:
+        if self.sample is None:
             return positions
-        return positions[np.sort(np.random.default_rng(0).choice(len(positions), self.sample, replace=False))]
+        sample = sample_rows(np.arange(len(positions)), self.sample, seed=0, labels=labels[positions])
+        return np.asarray(positions[sample])
 
     def _select_window(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
         if times is None or (self.window is None and self.sample is None):
@@ -134,7 +136,7 @@ def choose_history(
     """
     options = config.data.histories
     if len(options) == 1:
-        return History(**dict(options[0]), sample=chosen.fit_rows)
+        return History(**dict(options[0]), sample=chosen.final_rows)
     metric, subset = primary_metric(config, work.contract().task), load_rows(work, config, all_rows=all_rows)
     times = subset.rows[config.data.time]
     recent_span = min(_holdout_length(work, config), (times.max() - times.min()) / 3)
@@ -150,7 +152,7 @@ def choose_history(
         start=times[recent].min().isoformat(),
         end=times[recent].max().isoformat(),
         trials=tuple(trials),
-        sample=chosen.fit_rows,
+        sample=chosen.final_rows,
     )
 
 
@@ -207,7 +209,7 @@ def _try_history(
     before = Subset(subset.features.iloc[older], subset.labels[older], subset.rows.iloc[older])
     value, failed, rows = None, "", 0
     try:
-        trained = fit_history(config, contract, chosen, History(**dict(option), sample=chosen.fit_rows), before)
+        trained = fit_history(config, contract, chosen, History(**dict(option), sample=chosen.final_rows), before)
         rows = len(trained.positions)
         predictions = predict(trained.model, subset.features[recent], contract)
         score = compute_metrics(subset.labels[recent], predictions, contract)[metric]

@@ -15,7 +15,7 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
-from towline.training import cross_validation, estimators, model_io
+from towline.training import cross_validation, model_io
 from towline.training.cross_validation import (
     CrossValidationResult,
     baseline_candidate,
@@ -191,7 +191,7 @@ def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     """It keeps the complete trials, repeats the incomplete one and draws the same parameters."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
     drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
-    build = estimators.build_model
+    build = cross_validation.build_model
 
     def results(case: str, kill_at: int | None) -> CrossValidationResult:
         def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, trusted: Any = ()) -> Any:
@@ -201,7 +201,7 @@ def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
                 drawn[case].append(params)
             return build(candidate, contract, seed, params, trusted)
 
-        monkeypatch.setattr(estimators, "build_model", spy)
+        monkeypatch.setattr(cross_validation, "build_model", spy)
         return cross_validate(work, config, candidate)
 
     (tmp_path / "whole").mkdir()

@@ -228,16 +228,17 @@ def test_the_budget_counts_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Each part fits into half of the budget; together they do not, so the ensemble is left out with the reason."""
     work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[*PARTS, "ensemble"], budget="1m")
     cost = FitCost(rows=[720], fit_seconds=[20.0], row_seconds=[0.0])
-    monkeypatch.setattr(budget, "PILOT_CELLS", 100)
+    monkeypatch.setattr(budget, "CELLS_A_SECOND", 1)
     monkeypatch.setattr(budget, "measure_cost", lambda *arguments: cost)
     plan = budget.plan_fits(work, config)
     limits = {each.candidate: each for each in plan.limits}
     assert limits["linear"].left_out == limits["boosting"].left_out == ""
-    assert limits["ensemble"].left_out.startswith("left out: a fit on 722 rows would take about 40 s")
+    assert limits["ensemble"].left_out.startswith("its fits on all 722 rows would take about 40 s")
     result = cross_validate_ensemble(
         work, config, ENSEMBLE, save_predictions(work, config, {"linear": [1.0] * 3, "boosting": [-1.0] * 3}), plan
     )
-    assert result.failed == limits["ensemble"].left_out
+    assert result.failed == "left out (budget)"
+    assert result.reductions == (f"ensemble is left out: {limits['ensemble'].left_out}",)
     assert FitPlan(limits=(CandidateLimits(candidate="linear"),)).limits_of(ENSEMBLE).left_out == ""
 
 
