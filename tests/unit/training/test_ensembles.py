@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.training import prepare_workspace
+from tests.support.training import make_mixed_table, prepare_workspace
 from towline.config import Candidate, PipelineConfig, build_config
 from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
@@ -34,20 +34,6 @@ from towline.training.history import History, choose_history
 
 PARTS = ["linear", {"estimator": "boosting", "params": {"max_iter": 60}}]
 ENSEMBLE = Candidate(estimator="ensemble", name="ensemble")
-
-
-def make_mixed_table(target: str, rows: int = 900) -> pd.DataFrame:
-    """A slope, which a linear model finds, and an interaction, which trees find."""
-    rng = np.random.default_rng(4)
-    a, b, c, d = rng.normal(size=(4, rows))
-    value = 2 * (a + b + c) + 2.5 * ((c > 0) == (d > 0)) + rng.normal(0, 0.7, rows)
-    targets = {
-        "value": value,
-        "sold": np.where(value > 2, "yes", "no"),
-        "grade": pd.cut(value, [-np.inf, 0, 3, np.inf], labels=["low", "middle", "high"]).astype(str),
-    }
-    town = rng.choice(["x", "y", "z"], rows)
-    return pd.DataFrame({"a": a, "b": b, "c": c, "d": d, "town": town, "y": targets[target]})
 
 
 def run_candidates(
