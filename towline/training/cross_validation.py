@@ -1,10 +1,12 @@
 """Cross-validation of the candidates on folds of the train part, and the selection of one of them.
 
-The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. In
-a binary task the decision threshold is chosen on the out-of-fold predictions.
+The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. An
+ensemble is selected only if its advantage is larger than the noise. In a binary task the decision threshold is chosen
+on the out-of-fold predictions.
 """
 
 import logging
+import math
 import threading
 import time
 import warnings
@@ -47,6 +49,7 @@ from towline.training.pipeline_components import Model
 from towline.training.tuning import search_parameters
 
 log = logging.getLogger("towline.steps")
+ENSEMBLE_MARGIN = 0.5  # standard errors that an ensemble must be better by
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
@@ -365,6 +368,9 @@ def choose_candidate(
 ) -> CrossValidationResult:
     """Selects the candidate with the best mean of the primary metric, not the baseline; the first one on a tie.
 
+    An ensemble needs several fits and a larger model. It is selected only if it is better than the best other candidate
+    by more than half of the standard error of their difference over the folds (benchmarks/ensembles.py).
+
     Raises:
         FitError: no candidate could be fitted; the details give the reason for each.
     """
@@ -379,7 +385,17 @@ def choose_candidate(
             details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
     sign = 1 if GREATER_IS_BETTER[metric] else -1
-    return max(fitted, key=lambda result: sign * result.mean[metric])
+    best = max(fitted, key=lambda result: (result.estimator != "ensemble", sign * result.mean[metric]))
+    better = [each for each in fitted if each.estimator == "ensemble" and _is_clearly_better(each, best, metric)]
+    return max(better, key=lambda result: sign * result.mean[metric], default=best)
+
+
+def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationResult, metric: Metric) -> bool:
+    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    pairs = zip(ensemble.folds, best.folds, strict=True)
+    gains = [sign * (fold[metric] - other[metric]) for fold, other in pairs if metric in fold and metric in other]
+    error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(gains) and float(np.mean(gains)) > ENSEMBLE_MARGIN * error
 
 
 def score_folds(

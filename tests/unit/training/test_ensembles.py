@@ -46,10 +46,17 @@ def run_candidates(
 
 
 def make_result(candidate: str, failed: str = "", **values: Any) -> CrossValidationResult:
-    fields = {"params": {}, "folds": (), "mean": {}, "sd": {}, "threshold": None, "seconds": 1.0, "cpu_seconds": 1.0}
-    return CrossValidationResult.model_validate(
-        {"candidate": candidate, "estimator": "linear", "failed": failed, **fields, **values}
-    )
+    fields = {
+        "estimator": "linear",
+        "params": {},
+        "folds": (),
+        "mean": {},
+        "sd": {},
+        "threshold": None,
+        "seconds": 1.0,
+        "cpu_seconds": 1.0,
+    }
+    return CrossValidationResult.model_validate({"candidate": candidate, "failed": failed, **fields, **values})
 
 
 def save_predictions(
@@ -125,6 +132,23 @@ def test_weights_follow_the_metric() -> None:
     spiky, flat = np.r_[np.zeros(9), 8.0], np.full(10, 1.0)
     assert choose_weights([spiky, flat], lambda value: np.abs(value - truth)) == [1.0, 0.0]
     assert choose_weights([spiky, flat], lambda value: (value - truth) ** 2)[0] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("gains", "selected"),
+    [([0.2, 0.1, 0.2], "ensemble"), ([0.9, -0.3, -0.4], "linear"), ([0.0, 0.0, 0.0], "linear"), ([-0.1] * 3, "linear")],
+)
+def test_an_ensemble_is_selected_if_its_advantage_is_larger_than_the_noise(
+    tmp_path: Path, gains: list[float], selected: str
+) -> None:
+    _, config = prepare_workspace(tmp_path, make_mixed_table("value", rows=60), candidates=[*PARTS, "ensemble"])
+    errors = {"linear": np.array([2.0, 3.0, 2.5]), "boosting": np.array([3.0, 3.5, 3.5])}
+    errors["ensemble"] = errors["linear"] - gains
+    results = [
+        make_result(name, estimator=name, folds=[{"mae": error} for error in by_fold], mean={"mae": by_fold.mean()})
+        for name, by_fold in errors.items()
+    ]
+    assert choose_candidate(results[::-1], config, "regression").candidate == selected
 
 
 def test_equal_parts_leave_one(tmp_path: Path) -> None:
