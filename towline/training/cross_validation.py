@@ -35,6 +35,7 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.config_checks import check_config, metric_error
@@ -166,8 +167,9 @@ class _CrossValidation:
             return [by_fold[fold] for fold in range(len(self.folds))]
 
     def _check_storage(self, model: Model) -> None:
-        """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
-        if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
+        """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
+        estimator = self.candidate.estimator
+        if ("." in estimator or estimator in BOOSTING_LIBRARIES) and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
