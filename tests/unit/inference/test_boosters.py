@@ -125,6 +125,7 @@ def test_predictions_are_those_of_the_library(library: str) -> None:
         ("xgboost", {"booster": "dart", "rate_drop": 0.5}, "the booster 'dart'"),
         ("xgboost", {"booster": "gblinear"}, "the booster 'gblinear'"),
         ("xgboost", {"objective": "reg:logistic"}, "the objective 'reg:logistic'"),
+        ("xgboost", {"objective": "binary:logistic"}, "the objective 'binary:logistic'"),
         ("catboost", {"grow_policy": "Lossguide"}, "not symmetric"),
         ("catboost", {"loss_function": "LogLinQuantile"}, "the objective 'LogLinQuantile'"),
     ],
