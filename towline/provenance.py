@@ -123,7 +123,11 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
 
 
 def _candidate_packages(config: TrainingConfig) -> set[str]:
-    return {candidate.estimator.partition(".")[0] for candidate in config.candidates if "." in candidate.estimator}
+    paths = [candidate.estimator for candidate in config.candidates if "." in candidate.estimator]
+    paths += [metric.function for metric in config.evaluation.custom]
+    if isinstance(config, PipelineConfig):
+        paths += [check.function for check in config.gate.custom]
+    return {path.partition(".")[0] for path in paths}
 
 
 def find_commit(config: PipelineConfig, project: Path) -> Commit:

@@ -16,8 +16,8 @@ import numpy as np
 from towline import files, origins
 from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
-from towline.training.estimator_import import LIBRARIES, describe_error
 from towline.training.evaluation.predictions import Predictions
+from towline.training.user_code import LIBRARIES, describe_error
 
 TRUSTED_TYPES = (
     "catboost.core.CatBoostClassifier",
