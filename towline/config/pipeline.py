@@ -4,6 +4,7 @@
 """
 
 import csv
+import datetime as dt
 import difflib
 import gzip
 import hashlib
@@ -30,7 +31,7 @@ from towline.config.monitoring import (
     SloConfig,
 )
 from towline.config.passwords import has_hidden_password
-from towline.config.record import Frozen
+from towline.config.record import Budget, Frozen
 from towline.config.settings import Settings
 from towline.config.training import (
     GREATER_IS_BETTER,
@@ -63,6 +64,10 @@ class TrainingConfig(Frozen):
     split: SplitConfig = SplitConfig()
     candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
+    )
+    budget: Budget = Field(
+        dt.timedelta(minutes=10),
+        description="time for cross-validation and the fits on all rows, e.g. 10m; null: no limit",
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -110,6 +110,25 @@ def is_held_out(
     return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
+def sample_rows(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
+    """At most so many of the positions, in order: a seeded sample.
+
+    Args:
+        positions: to draw from.
+        rows: size of the sample.
+        seed: of the sample.
+        labels: (n,) classes (object) of all rows: two rows of each class that the sample lacks are added.
+    """
+    if len(positions) <= rows:
+        return positions
+    sample = np.random.default_rng(seed).choice(positions, rows, replace=False)
+    if labels is not None and labels.dtype == object:
+        classes = labels[positions]
+        missing = sorted(set(classes) - set(labels[sample]), key=str)
+        sample = np.concatenate([sample, *(positions[np.flatnonzero(classes == label)[:2]] for label in missing)])
+    return np.sort(sample)
+
+
 def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:
     """Positions of (training rows, test rows) for each fold of the train part.
 

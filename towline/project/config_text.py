@@ -32,6 +32,7 @@ def write_config_text(proposal: Proposal) -> str:
         _line("  - linear", "the baseline is always added"),
         "  - forest",
         "  - boosting",
+        _line("budget: 10m", "time for cross-validation and the fits; slower candidates are reduced or left out"),
         "",
     ]
     if proposal.folds != 5:

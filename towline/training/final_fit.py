@@ -75,7 +75,8 @@ def fit(
         FitError: the candidate cannot be fitted on these rows, or the model cannot be stored.
     """
     train = work.subset("train")
-    model = _fit_rows(work, config, chosen, history or History(), train, EVALUATED_MODEL)
+    history = history or History(sample=chosen.final_rows)
+    model = _fit_rows(work, config, chosen, history, train, EVALUATED_MODEL)
     baseline = build_model(baseline_candidate(config), work.contract(), config.seed).fit(train.features, train.labels)
     model_io.save_model(baseline, work.file(BASELINE_MODEL), "candidates.baseline")
     return model
