@@ -65,6 +65,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     regressor: ClassVar[str]
     classifier: ClassVar[str]
     links: ClassVar[Mapping[str, Link]]  # by objective; any other one is transformed by the library
+    task_links: ClassVar[frozenset[str]] = frozenset()
     unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
 
     def __init__(
@@ -107,7 +108,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     @property
     def link(self) -> Link | None:
         """From raw scores to values or probabilities; None: only the library can transform them."""
-        return self.links.get(self.objective_)
+        link = self.links.get(self.objective_)
+        return link if link in self.task_links else None
 
     @classmethod
     def other_parameters(cls) -> Iterable[str]:
@@ -150,6 +152,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
 
 class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"identity", "exp"})
+
     def predict(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n,) values."""
         if self.link is None:
@@ -159,6 +163,7 @@ class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
 
 
 class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"expit", "softmax"})
     classes_: np.ndarray
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
