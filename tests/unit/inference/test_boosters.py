@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import xgboost
 
-from tests.unit.inference.test_compiled import fitted, odd_table
+from tests.support.odd_table import fitted, odd_table
 from towline.config import build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
