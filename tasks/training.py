@@ -6,6 +6,7 @@ from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import budget, cross_validation, final_fit, history, plots, reference_model
 from towline.training.evaluation import holdout
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
@@ -26,7 +27,7 @@ def cross_validate(
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as progress:
         scores = cross_validation.cross_validate(work, config, candidate, plan)
-        metric = cross_validation.primary_metric(config, work.contract().task)
+        metric = primary_metric(config, work.contract().task)
         if scores.failed:
             progress.note = f"not fitted: {scores.failed}"
         else:

@@ -21,12 +21,8 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import (
-    DEFAULT_METRIC,
-    GREATER_IS_BETTER,
-    METRICS,
     Candidate,
     Frozen,
-    Metric,
     PipelineConfig,
     Task,
     TrainingConfig,
@@ -38,12 +34,13 @@ from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
-from towline.training.config_checks import check_config, metric_error
-from towline.training.estimator_import import describe_error
+from towline.training.config_checks import check_config
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
+from towline.training.evaluation.definitions import metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
 from towline.training.tuning import search_parameters
+from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
@@ -128,10 +125,11 @@ class _CrossValidation:
             chances = _positive_probabilities(predictions, self.contract)
             threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
             predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
+        names = metrics_of(self.config, self.contract.task)
         metrics = [
             {
                 name: value
-                for name, value in compute_metrics(fold_truth, part, self.contract).items()
+                for name, value in compute_metrics(fold_truth, part, self.contract, metrics=names).items()
                 if np.isfinite(value)
             }
             for fold_truth, part in zip(truth, predictions, strict=True)
@@ -204,18 +202,6 @@ def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPr
     arrays = files.read_arrays(path)
     predictions = Predictions.from_arrays(arrays, work.contract().classes)
     return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions)
-
-
-def primary_metric(config: TrainingConfig, task: Task) -> Metric:
-    """The metric that decides between candidates and in the gate.
-
-    Raises:
-        ConfigError: the configured metric is not one of the task.
-    """
-    metric = config.evaluation.metric or DEFAULT_METRIC[task]
-    if metric not in METRICS[task]:
-        raise metric_error("evaluation.metric", metric, task)
-    return metric
 
 
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
@@ -385,7 +371,7 @@ def choose_candidate(
             remedy="correct their params, or use others: linear, forest, boosting",
             details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     return max(fitted, key=lambda result: sign * result.mean[metric])
 
 

@@ -28,8 +28,8 @@ from towline.config import Candidate, Task, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosters import CLASSIFIERS, REGRESSORS
-from towline.training.estimator_import import describe_error, import_estimator
 from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, NamedColumns, TextEncoder
+from towline.training.user_code import describe_error, import_estimator
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
