@@ -42,9 +42,9 @@ from towline.training.cross_validation import (
     baseline_candidate,
     choose_candidate,
     cross_validate,
-    primary_metric,
 )
 from towline.training.ensembles import cross_validate_ensemble
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.final_fit import fit
 

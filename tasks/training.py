@@ -6,6 +6,7 @@ from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import budget, cross_validation, ensembles, final_fit, history, plots, reference_model
 from towline.training.evaluation import holdout
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
@@ -52,7 +53,7 @@ def cross_validate_ensemble(
 def _describe_scores(scores: cross_validation.CrossValidationResult, work: Workspace, config: TrainingConfig) -> str:
     if scores.failed:
         return f"not fitted: {scores.failed}"
-    metric = cross_validation.primary_metric(config, work.contract().task)
+    metric = primary_metric(config, work.contract().task)
     note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
     if scores.rows < scores.rows_available:
         note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"

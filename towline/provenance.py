@@ -125,7 +125,11 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
 
 def _candidate_packages(config: TrainingConfig) -> set[str]:
     estimators = [candidate.estimator.partition(".") for candidate in config.candidates]
-    return {package for package, dot, _ in estimators if dot or package in BOOSTING_LIBRARIES}
+    functions = [metric.function for metric in config.evaluation.custom]
+    if isinstance(config, PipelineConfig):
+        functions += [check.function for check in config.gate.custom]
+    libraries = {package for package, dot, _ in estimators if dot or package in BOOSTING_LIBRARIES}
+    return libraries | {function.partition(".")[0] for function in functions}
 
 
 def find_commit(config: PipelineConfig, project: Path) -> Commit:

@@ -34,6 +34,7 @@ from towline.config.passwords import has_hidden_password
 from towline.config.record import Budget, Frozen, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
+    GREATER_IS_BETTER,
     Candidate,
     CandidateOrName,
     CrossValidationConfig,
@@ -45,6 +46,7 @@ from towline.config.training import (
     SqlSource,
     Task,
     ValidationConfig,
+    custom_metric_names,
 )
 from towline.errors import ConfigError
 
@@ -85,6 +87,15 @@ class TrainingConfig(Frozen):
             if ensemble.is_ensemble:
                 _check_parts(ensemble, {each.name: each.is_ensemble for each in candidates})
         return candidates
+
+    @field_validator("evaluation")
+    @classmethod
+    def _check_metric_names(cls, evaluation: EvaluationConfig) -> EvaluationConfig:
+        names = [metric.name for metric in evaluation.custom]
+        duplicates = sorted({name for name in names if names.count(name) > 1 or name in GREATER_IS_BETTER})
+        if duplicates:
+            raise ValueError(f"two metrics have the name {duplicates[0]!r}; set another name in evaluation.custom")
+        return evaluation
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -267,7 +278,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
         ConfigError: keys or values are invalid; one detail line for each.
     """
     try:
-        return PipelineConfig.model_validate(raw)
+        return PipelineConfig.model_validate(raw, context={"custom_metrics": custom_metric_names(raw)})
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
     unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]

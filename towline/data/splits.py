@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import warnings
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -117,15 +118,16 @@ def sample_rows(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray 
         positions: to draw from.
         rows: size of the sample.
         seed: of the sample.
-        labels: (n,) classes (object) of all rows: two rows of each class that the sample lacks are added.
+        labels: (n,) classes (object) of all rows: if the sample has fewer than two rows of a class, two are added.
     """
     if len(positions) <= rows:
         return positions
     sample = np.random.default_rng(seed).choice(positions, rows, replace=False)
     if labels is not None and labels.dtype == object:
-        classes = labels[positions]
-        missing = sorted(set(classes) - set(labels[sample]), key=str)
-        sample = np.concatenate([sample, *(positions[np.flatnonzero(classes == label)[:2]] for label in missing)])
+        classes, counts = labels[positions], Counter(labels[sample])
+        rare = sorted((label for label in set(classes) if counts[label] < 2), key=str)
+        added = [positions[np.flatnonzero(classes == label)[:2]] for label in rare]
+        sample = np.unique(np.concatenate([sample, *added]))
     return np.sort(sample)
 
 

@@ -31,7 +31,7 @@ def write_config_text(proposal: Proposal) -> str:
         "candidates:",
         _line("  - linear", "the baseline is always added"),
         "  - forest",
-        "  - boosting",
+        _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
         _line("  - ensemble", "their weighted mean; selected only if it is better than each of them"),
         _line("budget: 10m", "time for cross-validation and the fits; slower candidates are reduced or left out"),
         "",

@@ -65,6 +65,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     regressor: ClassVar[str]
     classifier: ClassVar[str]
     links: ClassVar[Mapping[str, Link]]  # by objective; any other one is transformed by the library
+    task_links: ClassVar[frozenset[str]] = frozenset()
     unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
 
     def __init__(
@@ -78,8 +79,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         constraints = params.get("monotone_constraints")
         if isinstance(constraints, Mapping):
             params["monotone_constraints"] = _constraint_list(constraints, features.columns)
-        features = features.astype(np.float64).clip(-_LARGEST, _LARGEST)
-        features.columns = _model_file_names(features.columns)
+        features = pd.DataFrame(_design(features), columns=_model_file_names(features.columns))
         codes = self._encode(np.asarray(y))
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if self.class_weight:
@@ -101,13 +101,13 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
     def raw_scores(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n, outputs) sums of the trees, float64; XGBoost adds them in float32."""
-        values = np.asarray(X, dtype=np.float64).clip(-_LARGEST, _LARGEST)
-        return np.asarray(self._raw_scores(values), dtype=np.float64).reshape(len(values), -1)
+        return np.asarray(self._raw_scores(_design(X)), dtype=np.float64).reshape(len(X), -1)
 
     @property
     def link(self) -> Link | None:
         """From raw scores to values or probabilities; None: only the library can transform them."""
-        return self.links.get(self.objective_)
+        link = self.links.get(self.objective_)
+        return link if link in self.task_links else None
 
     @classmethod
     def other_parameters(cls) -> Iterable[str]:
@@ -150,15 +150,18 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
 
 class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"identity", "exp"})
+
     def predict(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n,) values."""
         if self.link is None:
-            return np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64).reshape(len(X))
+            return np.asarray(self._transformed(_design(X)), dtype=np.float64).reshape(len(X))
         raw = self.raw_scores(X)[:, 0]
         return raw if self.link == "identity" else np.array([exponential(score) for score in raw.tolist()])
 
 
 class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"expit", "softmax"})
     classes_: np.ndarray
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
@@ -170,7 +173,7 @@ class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
     def predict_proba(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n, classes) probabilities in the order of ``classes_``."""
         if self.link is None:
-            chances = np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64)
+            chances = np.asarray(self._transformed(_design(X)), dtype=np.float64)
             return np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
         raw = self.raw_scores(X).tolist()
         shares = [expit(scores[0]) if self.link == "expit" else softmax(scores) for scores in raw]
@@ -375,6 +378,12 @@ REGRESSORS: Mapping[str, type[Booster]] = {
 CLASSIFIERS: Mapping[str, type[Booster]] = {
     booster.library: booster for booster in (LightGBMClassifier, XGBoostClassifier, CatBoostClassifier)
 }
+
+
+def _design(X: pd.DataFrame | np.ndarray) -> np.ndarray:
+    """The features, limited to the range of float32, in which XGBoost and CatBoost compare them."""
+    values: np.ndarray = np.asarray(X, dtype=np.float64).clip(-_LARGEST, _LARGEST)
+    return values
 
 
 def _model_file_names(columns: Iterable[Any]) -> pd.Index:

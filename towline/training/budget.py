@@ -226,6 +226,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
         else _limit_cross_validation(each, share)
         for each in estimates
     ]
+    limits += [CandidateLimits(candidate=name) for name in sorted(failed)]
     remaining = [each for each in estimates if each.candidate.name not in dropped]
     return FitPlan(limits=(*limits, *_limit_ensembles(remaining, config, config.budget)))
 

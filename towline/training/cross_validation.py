@@ -23,12 +23,8 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import (
-    DEFAULT_METRIC,
-    GREATER_IS_BETTER,
-    METRICS,
     Candidate,
     Frozen,
-    Metric,
     PipelineConfig,
     Task,
     TrainingConfig,
@@ -40,13 +36,14 @@ from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
-from towline.training.config_checks import check_config, metric_error
-from towline.training.estimator_import import describe_error
+from towline.training.config_checks import check_config
 from towline.training.estimators import build_model, default_search_space, pipeline_of
+from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
 from towline.training.pipeline_components import Model
 from towline.training.tuning import search_parameters
+from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
 ENSEMBLE_MARGIN = 0.5  # standard errors that an ensemble must be better by
@@ -125,8 +122,8 @@ class _CrossValidation:
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
         predictions, truth = self._predict_folds(params), [self.labels[test] for _, test in self.folds]
-        metric = "none" if self.candidate.estimator == "baseline" else self.config.evaluation.threshold
-        return score_folds(truth, predictions, self.contract, metric)
+        threshold = "none" if self.candidate.estimator == "baseline" else self.config.evaluation.threshold
+        return score_folds(truth, predictions, self.contract, threshold, metrics_of(self.config, self.contract.task))
 
     def _predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
         """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
@@ -200,18 +197,6 @@ def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPr
     arrays = files.read_arrays(path)
     predictions = Predictions.from_arrays(arrays, work.contract().classes)
     return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions)
-
-
-def primary_metric(config: TrainingConfig, task: Task) -> Metric:
-    """The metric that decides between candidates and in the gate.
-
-    Raises:
-        ConfigError: the configured metric is not one of the task.
-    """
-    metric = config.evaluation.metric or DEFAULT_METRIC[task]
-    if metric not in METRICS[task]:
-        raise metric_error("evaluation.metric", metric, task)
-    return metric
 
 
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
@@ -384,14 +369,14 @@ def choose_candidate(
             remedy="correct their params, or use others: linear, forest, boosting",
             details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     best = max(fitted, key=lambda result: (result.estimator != "ensemble", sign * result.mean[metric]))
     better = [each for each in fitted if each.estimator == "ensemble" and _is_clearly_better(each, best, metric)]
     return max(better, key=lambda result: sign * result.mean[metric], default=best)
 
 
 def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationResult, metric: Metric) -> bool:
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     pairs = zip(ensemble.folds, best.folds, strict=True)
     gains = [sign * (fold[metric] - other[metric]) for fold, other in pairs if metric in fold and metric in other]
     error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
@@ -399,7 +384,11 @@ def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationRes
 
 
 def score_folds(
-    truth: Sequence[np.ndarray], predictions: Sequence[Predictions], contract: Contract, threshold_metric: str
+    truth: Sequence[np.ndarray],
+    predictions: Sequence[Predictions],
+    contract: Contract,
+    threshold_metric: str,
+    metrics: Sequence[Metric],
 ) -> FoldScores:
     """The metrics of each fold; in a binary task the labels are decided by a threshold first.
 
@@ -408,6 +397,7 @@ def score_folds(
         predictions: for the rows of each fold.
         contract: task, classes and positive class.
         threshold_metric: that the threshold maximises on the rows of all folds; none: the labels stay as they are.
+        metrics: to compute.
     """
     threshold, labelled = None, list(predictions)
     has_probabilities = all(fold.probabilities is not None for fold in predictions)
@@ -415,8 +405,8 @@ def score_folds(
         chances = _positive_probabilities(labelled, contract)
         threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
         labelled = [_apply_threshold(fold, threshold, contract) for fold in predictions]
-    metrics = [compute_metrics(*fold, contract) for fold in zip(truth, labelled, strict=True)]
-    finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in metrics]
+    folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, labelled, strict=True)]
+    finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in folds]
     return FoldScores(labelled, threshold, finite)
 
 

@@ -4,7 +4,7 @@ Cross-validation of an ensemble fits nothing: it combines the saved out-of-fold 
 are chosen on these predictions by forward selection with replacement (Caruana et al., Ensemble selection from libraries
 of models, ICML 2004): in each of ``STEPS`` steps the part is added with which the mean has the lowest loss. The weight
 of a part is its share of the steps. The loss is the log loss of classes, the absolute error for the metrics mae and
-mape, and the squared error for rmse and r2.
+mape, and the squared error for other metrics.
 
 The score of an ensemble is measured on rows that its weights were not chosen on: the predictions of a fold are combined
 with the weights of the other folds. The weights of the final model come from all folds.
@@ -25,10 +25,10 @@ from towline.training.cross_validation import (
     FoldScores,
     OutOfFoldPredictions,
     load_out_of_fold_predictions,
-    primary_metric,
     save_out_of_fold_predictions,
     score_folds,
 )
+from towline.training.evaluation.definitions import metrics_of, primary_metric
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.pipeline_components import weighted_mean
 
@@ -177,7 +177,8 @@ def _score(
     folds = [np.flatnonzero(combined.fold == fold) for fold in np.unique(combined.fold)]
     truth = [labels[combined.rows[rows]] for rows in folds]
     predictions = [combined.predictions.take(rows) for rows in folds]
-    return score_folds(truth, predictions, contract, config.evaluation.threshold)
+    metrics = metrics_of(config, contract.task)
+    return score_folds(truth, predictions, contract, config.evaluation.threshold, metrics)
 
 
 def _outputs(predictions: Predictions) -> Any:

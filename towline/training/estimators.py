@@ -28,7 +28,6 @@ from towline.config import Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosters import CLASSIFIERS, REGRESSORS
-from towline.training.estimator_import import describe_error, import_estimator
 from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
@@ -39,6 +38,7 @@ from towline.training.pipeline_components import (
     NamedColumns,
     TextEncoder,
 )
+from towline.training.user_code import describe_error, import_estimator
 
 ONE_HOT_LEVELS = 20
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS

@@ -15,16 +15,17 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, HistoryConfig, TrainingConfig
+from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import sample_rows
 from towline.data.workspace import Subset, Workspace
-from towline.training.cross_validation import CrossValidationResult, primary_metric
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend, remove_trend
-from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_candidate
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.pipeline_components import Classifier, EnsembleClassifier, Model, fit_model
+from towline.training.user_code import describe_error
 
 MIN_ROWS = 200
 MIN_CLASS_ROWS = 10
@@ -143,7 +144,7 @@ def choose_history(
     recent = (times > times.max() - recent_span).to_numpy()
     trials = [_try_history(option, work.contract(), config, chosen, subset, recent) for option in options]
     scored = [trial for trial in trials if trial.value is not None]
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     best = max(scored, key=lambda trial: sign * (trial.value or 0.0)) if scored else _longest_history(trials)
     return History(
         **{name: getattr(best, name) for name in HistoryConfig.model_fields},
@@ -212,7 +213,7 @@ def _try_history(
         trained = fit_history(config, contract, chosen, History(**dict(option), sample=chosen.final_rows), before)
         rows = len(trained.positions)
         predictions = predict(trained.model, subset.features[recent], contract)
-        score = compute_metrics(subset.labels[recent], predictions, contract)[metric]
+        score = compute_metrics(subset.labels[recent], predictions, contract, metrics=[metric])[metric]
         value, failed = (float(score), "") if np.isfinite(score) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories continue
         failed = describe_error(error)

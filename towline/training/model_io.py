@@ -17,8 +17,8 @@ from towline import files, origins
 from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
 from towline.training import boosters
-from towline.training.estimator_import import LIBRARIES, describe_error
 from towline.training.evaluation.predictions import Predictions
+from towline.training.user_code import LIBRARIES, describe_error
 
 #: type of a boosting candidate → its library
 _BOOSTER_LIBRARIES = {

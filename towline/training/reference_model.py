@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from towline.config import GREATER_IS_BETTER, Candidate, Frozen, TrainingConfig
+from towline.config import Candidate, Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError
-from towline.training.cross_validation import CrossValidationResult, primary_metric, score_on_last_folds
-from towline.training.estimator_import import describe_error
+from towline.training.cross_validation import CrossValidationResult, score_on_last_folds
+from towline.training.evaluation.definitions import primary_metric
+from towline.training.user_code import describe_error
 
 REFERENCE = Candidate(estimator="boosting")
 MAX_ROWS = 10_000
@@ -93,7 +94,7 @@ def compare_with_reference(
     )
     if not np.isfinite(reference - values).any():
         return ReferenceComparison(candidate=chosen.candidate, metric=metric, failed=f"{metric} is undefined")
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     return ReferenceComparison(
         candidate=chosen.candidate,
         metric=metric,

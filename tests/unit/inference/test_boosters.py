@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import xgboost
 
-from tests.unit.inference.test_compiled import fitted, odd_table
+from tests.support.odd_table import fitted, odd_table
 from towline.config import build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
@@ -125,6 +125,7 @@ def test_predictions_are_those_of_the_library(library: str) -> None:
         ("xgboost", {"booster": "dart", "rate_drop": 0.5}, "the booster 'dart'"),
         ("xgboost", {"booster": "gblinear"}, "the booster 'gblinear'"),
         ("xgboost", {"objective": "reg:logistic"}, "the objective 'reg:logistic'"),
+        ("xgboost", {"objective": "binary:logistic"}, "the objective 'binary:logistic'"),
         ("catboost", {"grow_policy": "Lossguide"}, "not symmetric"),
         ("catboost", {"loss_function": "LogLinQuantile"}, "the objective 'LogLinQuantile'"),
     ],

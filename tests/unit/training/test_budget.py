@@ -148,7 +148,8 @@ def test_the_fastest_candidate_remains_if_all_are_slow(tmp_path: Path) -> None:
 def test_a_candidate_without_pilot_fits_does_not_count_as_remaining(tmp_path: Path) -> None:
     """If the only other candidate cannot be fitted, the slow one remains."""
     plan = _plan(tmp_path, _candidate("slow", 30), _candidate("invalid", -1), budget="60s")
-    (limits,) = plan.limits
+    limits, failed = plan.limits
+    assert failed == CandidateLimits(candidate="invalid")
     assert limits.candidate == "slow"
     assert not limits.left_out
     assert limits.final_rows
@@ -182,7 +183,8 @@ def test_a_candidate_whose_pilot_fits_fail_has_no_limits(tmp_path: Path) -> None
     """Cross-validation reports the error."""
     work, config = _prepare(tmp_path, "linear", _candidate("invalid", -1), budget="60s")
     plan = plan_fits(work, config, CLOCK)
-    assert plan == FitPlan()
+    assert plan.limits == (CandidateLimits(candidate="invalid"),)
+    assert "invalid: no estimate" in str(plan)
     assert "negative seconds" in cross_validate(work, config, config.candidates[1], plan).failed
 
 
@@ -191,3 +193,13 @@ def test_max_rows_is_named_in_place_of_the_budget(tmp_path: Path) -> None:
     work, config = _prepare(tmp_path, "linear", cross_validation={"folds": 3, "max_rows": 1_000})
     (note,) = cross_validate(work, config, Candidate(estimator="linear")).reductions
     assert note == "folds fitted on 1,000 of 3,206 rows (cross_validation.max_rows)"
+
+
+def test_boosting_of_many_classes_is_measured(tmp_path: Path) -> None:
+    """Its early stopping needs two rows of each class in a pilot fit."""
+    rng = np.random.default_rng(0)
+    labels = [f"class {row % 30}" for row in range(1_998)] + ["rare"] * 6
+    table = pd.DataFrame({"a": rng.normal(size=2_004), "y": labels})
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = prepare_workspace(tmp_path, table, candidates=[boosting], budget="5s")
+    assert plan_fits(work, config).limits[0].seconds
