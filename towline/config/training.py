@@ -5,10 +5,19 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, field_serializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from towline.config.passwords import hide_passwords, mask_passwords
 from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
+from towline.expressions.syntax import ExpressionError, parse
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
@@ -173,6 +182,18 @@ class DataConfig(Frozen):
         return tuple(
             dict.fromkeys(HistoryConfig(window=w, half_life=half_life, detrend=d) for w, half_life, d in options)
         )
+
+
+def _check_expression(text: str) -> str:
+    try:
+        parse(text)
+    except ExpressionError as error:
+        raise ValueError(error.describe(text)) from None
+    return text
+
+
+FeatureName = Annotated[str, Field(pattern=r"^\w{1,100}$")]
+FeatureExpression = Annotated[str, AfterValidator(_check_expression)]
 
 
 class ColumnRule(Frozen):

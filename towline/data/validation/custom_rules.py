@@ -238,7 +238,7 @@ def _check_duplicates(table: pd.DataFrame, masked: pd.DataFrame, contract: Contr
 def _find_column_changes(contract: Contract, config: TrainingConfig, previous: Contract) -> Iterator[Rule]:
     """Features of the champion that are missing or have another kind now, unless the config says so."""
     present = {column.name: column for column in contract.columns}
-    for old in previous.feature_columns:
+    for old in previous.input_columns:
         new: Column | None = present.get(old.name)
         severity: Severity = "error"
         if old.name in config.data.columns or old.name in (*config.data.drop, contract.target):
