@@ -63,7 +63,7 @@ class TrainingConfig(Frozen):
     data: DataConfig
     features: dict[FeatureName, FeatureExpression] = Field(
         default_factory=dict,
-        description="features computed from the columns of a row: name → expression, docs/features.md",
+        description="features computed from columns of the row: name → expression",
     )
     split: SplitConfig = SplitConfig()
     candidates: tuple[CandidateOrName, ...] = Field(

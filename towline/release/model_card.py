@@ -65,9 +65,7 @@ def render_card(
         "importance": evaluation.importance[:MAX_COLUMNS],
         "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.input_columns],
         "derived": [(column.name, column.expression, column.kind) for column in contract.derived_features],
-        "ignored": [
-            (column.name, column.note) for column in (*contract.columns, *contract.derived) if column.role == "ignored"
-        ],
+        "ignored": [(c.name, c.note) for c in (*contract.columns, *contract.derived) if c.role == "ignored"],
         "better": "higher" if GREATER_IS_BETTER[evaluation.primary] else "lower",
         "plots": [(name, format_title(name), base64.b64encode(content).decode()) for name, content in plots.items()],
     }

@@ -1,7 +1,7 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +17,8 @@ from towline.data.schema.pseudonyms import derive_salt
 from towline.data.schema.task import infer_task
 from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
 from towline.errors import ConfigError
-from towline.expressions.compilation import Columns, Expression, Type
+from towline.expressions.compilation import Columns, Expression
+from towline.expressions.operations import Type
 from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 MAX_LEVELS = 100  # of a category whose levels are listed
@@ -142,13 +143,8 @@ def _infer_derived(
     readable = [column for column in columns if column.role != "target" and column.kind != "ignore"]
     expressions = _compile_features(frame, config, columns, column_types(readable))
     used = {name for expression in expressions.values() for name in expression.inputs}
-    inputs = [
-        convert_column(
-            frame[column.name] if column.name in used else frame[column.name][:0], column.kind, column.format
-        )
-        for column in readable
-    ]
-    values = Columns([array for array, _ in inputs], len(frame))
+    rows = {column.name: frame[column.name] if column.name in used else frame[column.name][:0] for column in readable}
+    values = Columns([convert_column(rows[c.name], c.kind, c.format)[0] for c in readable], len(frame))
     pii = {column.name for column in readable if column.name in config.privacy.pii}
     derived = []
     for name, expression in expressions.items():
@@ -178,10 +174,7 @@ def _compile_features(
             what = "the table has a column of this name"
             raise ConfigError(what, where=f"features.{name}", remedy="give the feature another name")
         try:
-            for column in list_columns(parse(text)):
-                if column.name in ignored:
-                    remedy = "declare its kind under data.columns instead of ignore"
-                    raise ExpressionError(f"column {column.name!r} is not read", column.at, remedy)
+            _check_readable(text, ignored)
             compiled[name] = Expression(text, types)
         except ExpressionError as error:
             errors.append((name, error.describe(text), error.remedy))
@@ -191,6 +184,13 @@ def _compile_features(
         what = what.removesuffix(f"; {remedy}")
         raise ConfigError(what, where=f"features.{name}", remedy=remedy or "correct the expression", details=details)
     return compiled
+
+
+def _check_readable(text: str, ignored: Collection[str]) -> None:
+    for column in list_columns(parse(text)):
+        if column.name in ignored:
+            remedy = "declare its kind under data.columns instead of ignore"
+            raise ExpressionError(f"column {column.name!r} is not read", column.at, remedy)
 
 
 def _spelling(levels: pd.Series) -> Spelling:

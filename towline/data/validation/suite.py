@@ -81,9 +81,8 @@ def validate_table(
             *custom_rules.check_rules(table, masked, contract, config, allowed_leaks=allowed, previous=previous),
             *custom_rules.check_dataset(work.dataset),
         ]
-    notes = [
-        f"{column.name}: left out, {column.note}" for column in (*contract.columns, *contract.derived) if column.note
-    ]
+    columns = (*contract.columns, *contract.derived)
+    notes = [f"{column.name}: left out, {column.note}" for column in columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
     lines = [rule.line() for rule in rules if rule.result == "failed"]
     warned = sum(rule.result == "warned" for rule in rules)
