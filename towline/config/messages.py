@@ -27,7 +27,6 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
     "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most"),
 }  # fmt: skip
 _PATTERNS: Mapping[str, str] = {
-    "features": "must be letters, digits and underscores, at most 100",
     "name": "must be lower-case letters, digits and hyphens, at most 63, and begin with a letter or a digit",
     "candidates.name": "must be letters, digits, hyphens and underscores, at most 60",
     "package.repository": "must be the name of an image, such as registry.example.com/team/houses",

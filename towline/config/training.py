@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -192,7 +193,13 @@ def _check_expression(text: str) -> str:
     return text
 
 
-FeatureName = Annotated[str, Field(pattern=r"^\w{1,100}$")]
+def _check_feature_name(name: str) -> str:
+    if not re.fullmatch(r"\w{1,100}", name):
+        raise ValueError("the name of a feature must be letters, digits and underscores, at most 100")
+    return name
+
+
+FeatureName = Annotated[str, AfterValidator(_check_feature_name)]
 FeatureExpression = Annotated[str, AfterValidator(_check_expression)]
 
 

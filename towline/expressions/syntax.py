@@ -294,8 +294,8 @@ class _Parser:
             self._expect(")")
             return node
         self._next -= 1
-        remedy = 'a column, a number, a text or a function; a column named like a keyword is written in "…"'
-        raise self._unexpected(remedy)
+        quoted = f'; the column "{token.text}" is written in quotes' if token.kind == "keyword" else ""
+        raise self._unexpected(f"a column, a number, a text or a function{quoted}")
 
     def _name(self, token: _Token) -> Node:
         following = self._token
