@@ -2,14 +2,15 @@
 
 The functions are closures that call each other. Nothing is evaluated as Python code.
 
-In the function of one row, null is None, numbers are float and booleans are bool. In that of columns, a value is an
-array and an array of nulls; values in null rows have no meaning.
+In the function of one row, numbers are float with NaN for null, booleans are bool, and null of other types is None. In
+that of columns, a value is an array and an array of nulls; values in null rows have no meaning.
 """
 
 import datetime as dt
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from towline.expressions.syntax import Call, ExpressionError, Literal, Name, Nod
 LARGEST = 1e38  # of a feature; larger numbers are null, because some estimators round to float32
 
 Row = Sequence[Any]
+RowFunction = Callable[[Row], Any]
 Masked = tuple[np.ndarray, np.ndarray]  # values (n,), and whether they are null (n,)
 _LARGEST_FLOAT = 1.7976931348623157e308
 _DTYPES: Mapping[str, Any] = {"number": np.float64, "boolean": np.bool_, "text": object, "datetime": "datetime64[us]"}
 _EMPTY: Mapping[str, Any] = {"number": 0.0, "boolean": False, "text": "", "datetime": np.datetime64(0, "us")}
+_NULL: Mapping[Type | None, Any] = {"number": math.nan}  # in functions of one row; of other types None
 _FIRST, _LAST = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31T23:59:59.999999", "us")
 _ONE_ROW = "an expression reads one row; compute it in data.source"
 _CLOCK = "the result would depend on the clock; use a column with the time of the row"
@@ -43,13 +46,23 @@ _HINTS: Mapping[str, str] = {
 
 
 class Compiled(NamedTuple):
-    """A typed part of an expression: its functions, and its value if it is a constant (then ``is_constant``)."""
+    """A typed part of an expression.
 
-    type: Type | None  # None: the constant null
-    row: Callable[[Row], Any]
+    Attributes:
+        type: of its value; None: it is always null.
+        row: its function of one row.
+        columns: its function of columns.
+        is_constant: whether it is a literal.
+        constant: its value then.
+        limited: of an operation: ``row`` with a smaller limit for numbers.
+    """
+
+    type: Type | None
+    row: RowFunction
     columns: Callable[["Columns"], Masked]
     is_constant: bool = False
     constant: Any = None
+    limited: Callable[[float], RowFunction] | None = None
 
 
 class Columns:
@@ -104,16 +117,19 @@ class Expression:
         if self.type == "text":
             return _nullify_texts(values, null)
         numbers = values.astype(np.float64)
-        return np.where(null | (np.abs(numbers) > LARGEST), np.nan, numbers + 0.0)  # -0.0 is 0.0
+        return np.where(null | (np.abs(numbers) > LARGEST), np.nan, numbers)
 
 
 def _to_canonical(compiled: Compiled) -> Callable[[Row], Any]:
     """The function of one row with a canonical result: NaN for null numbers and booleans, None for null texts."""
     function, nan = compiled.row, math.nan
 
-    def number(row: Row) -> float:
+    if compiled.type == "number" and compiled.limited:
+        return compiled.limited(LARGEST)
+
+    def number(row: Row) -> Any:
         value = function(row)
-        return nan if value is None or not -LARGEST <= value <= LARGEST else value + 0.0
+        return value if -LARGEST <= value <= LARGEST else nan
 
     def boolean(row: Row) -> float:
         value = function(row)
@@ -191,16 +207,12 @@ def _unknown_function(node: Call) -> ExpressionError:
     return ExpressionError(f"unknown function {node.function!r}", node.at, remedy)
 
 
-def _column_function(type_: Type, place: int) -> Callable[[Row], Any]:
-    def number(row: Row) -> Any:
-        value = row[place]
-        return value if value == value else None  # noqa: PLR0124 - NaN
-
+def _column_function(type_: Type, place: int) -> RowFunction:
     def boolean(row: Row) -> Any:
         value = row[place]
         return None if value != value else value == 1.0  # noqa: PLR0124 - NaN
 
-    return number if type_ == "number" else boolean if type_ == "boolean" else itemgetter(place)
+    return boolean if type_ == "boolean" else itemgetter(place)
 
 
 def _compile_literal(node: Literal) -> Compiled:
@@ -226,7 +238,8 @@ def _null(type_: Type | None) -> Compiled:
     def columns(columns: Columns) -> Masked:
         return np.broadcast_to(single, columns.count), np.broadcast_to(np.True_, columns.count)
 
-    return Compiled(type_, lambda _: None, columns, is_constant=True)
+    value = _NULL.get(type_)
+    return Compiled(type_, lambda _: value, columns, is_constant=True, constant=value)
 
 
 def _unify(node: Call, arguments: Sequence[Compiled], positions: Sequence[int]) -> tuple[Type | None, list[Compiled]]:
@@ -296,8 +309,9 @@ def _compile_operation(node: Call, operation: Operation, arguments: Sequence[Com
     dynamic = [arguments[place] for place in places]
     return Compiled(
         result,
-        _strict_row_function(function, [argument.row for argument in dynamic], result),
+        _strict_row_function(function, dynamic, result),
         _strict_column_function(function, column_function, dynamic, result),
+        limited=partial(_strict_row_function, function, dynamic, result),
     )
 
 
@@ -332,39 +346,131 @@ def _check_argument(node: Call, parameter: str, argument: Compiled, place: int) 
         raise ExpressionError(what, at, _conversion_hint(expected, argument.type))
 
 
-def _strict_row_function(function: Callable[..., Any], arguments: list[Callable[[Row], Any]], result: str) -> Any:
-    """The function of one row; null if an argument is null, the arithmetic fails or a number is not finite."""
-    low, high, numeric = -_LARGEST_FLOAT, _LARGEST_FLOAT, result == "number"
+def _strict_row_function(
+    function: Callable[..., Any], arguments: list[Compiled], result: str, limit: float = _LARGEST_FLOAT
+) -> RowFunction:
+    """The function of one row; null if an argument is null, the arithmetic fails or a number is beyond ``limit``."""
+    numeric = arguments[0].type == "number"
     if len(arguments) == 1:
         (argument,) = arguments
+        if result == "number":
+            return (_unary_number if numeric else _measure)(function, argument.row, limit)
+        return (_unary_of_number if numeric else _unary)(function, argument.row)
+    left, right = arguments
+    if result == "number":
+        if not numeric:
+            return _measure_both(function, left.row, right.row, limit)
+        if right.is_constant:
+            return _arithmetic_with(function, left.row, right.constant, limit)
+        return _arithmetic(function, left.row, right.row, limit)
+    if numeric and right.is_constant:
+        return _comparison_with(function, left.row, right.constant)
+    return (_comparison if numeric else _binary)(function, left.row, right.row)
 
-        def unary(row: Row) -> Any:
-            value = argument(row)
-            if value is None:
-                return None
-            try:
-                value = function(value)
-            except (ArithmeticError, ValueError):
-                return None
-            return None if value is None or (numeric and not low <= value <= high) else value
 
-        return unary
-    first, second = arguments
+# The functions of one row by the types of their arguments and results: a null number is NaN, other nulls are None.
 
-    def binary(row: Row) -> Any:
+
+def _unary_number(function: Callable[..., Any], argument: RowFunction, limit: float) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        value = argument(row)
+        if value != value:  # noqa: PLR0124 - NaN
+            return value
+        try:
+            value = function(value)
+        except (ArithmeticError, ValueError):
+            return math.nan
+        return value if -limit <= value <= limit else math.nan
+
+    return evaluate
+
+
+def _measure(function: Callable[..., Any], argument: RowFunction, limit: float) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        value = argument(row)
+        value = None if value is None else function(value)
+        return math.nan if value is None or not -limit <= value <= limit else value
+
+    return evaluate
+
+
+def _measure_both(function: Callable[..., Any], first: RowFunction, second: RowFunction, limit: float) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        left, right = first(row), second(row)
+        if left is None or right is None:
+            return math.nan
+        value = function(left, right)
+        return value if -limit <= value <= limit else math.nan
+
+    return evaluate
+
+
+def _unary_of_number(function: Callable[..., Any], argument: RowFunction) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        value = argument(row)
+        return function(value) if value == value else None  # noqa: PLR0124 - NaN
+
+    return evaluate
+
+
+def _unary(function: Callable[..., Any], argument: RowFunction) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        value = argument(row)
+        return None if value is None else function(value)
+
+    return evaluate
+
+
+def _binary(function: Callable[..., Any], first: RowFunction, second: RowFunction) -> RowFunction:
+    def evaluate(row: Row) -> Any:
         left = first(row)
         if left is None:
             return None
         right = second(row)
-        if right is None:
-            return None
-        try:
-            value = function(left, right)
-        except (ArithmeticError, ValueError):
-            return None
-        return None if numeric and not low <= value <= high else value
+        return None if right is None else function(left, right)
 
-    return binary
+    return evaluate
+
+
+def _arithmetic(function: Callable[..., Any], first: RowFunction, second: RowFunction, limit: float) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        try:
+            value = function(first(row), second(row))
+        except (ArithmeticError, ValueError):
+            return math.nan
+        return value if -limit <= value <= limit else math.nan
+
+    return evaluate
+
+
+def _arithmetic_with(function: Callable[..., Any], first: RowFunction, constant: float, limit: float) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        try:
+            value = function(first(row), constant)
+        except (ArithmeticError, ValueError):
+            return math.nan
+        return value if -limit <= value <= limit else math.nan
+
+    return evaluate
+
+
+def _comparison(function: Callable[..., Any], first: RowFunction, second: RowFunction) -> RowFunction:
+    def evaluate(row: Row) -> Any:
+        left, right = first(row), second(row)
+        return function(left, right) if left == left and right == right else None  # noqa: PLR0124 - NaN
+
+    return evaluate
+
+
+def _comparison_with(function: Callable[..., Any], first: RowFunction, constant: float) -> RowFunction:
+    if constant != constant:  # noqa: PLR0124 - the constant null
+        return lambda _: None
+
+    def evaluate(row: Row) -> Any:
+        left = first(row)
+        return function(left, constant) if left == left else None  # noqa: PLR0124 - NaN
+
+    return evaluate
 
 
 def _strict_column_function(
@@ -468,11 +574,15 @@ def _compile_is_null(node: Call, arguments: Sequence[Compiled]) -> Compiled:  # 
     (argument,) = arguments
     function = argument.row
 
+    def number(row: Row) -> bool:
+        value = function(row)
+        return bool(value != value)  # noqa: PLR0124 - NaN
+
     def columns(columns: Columns) -> Masked:
         _, null = argument.columns(columns)
         return null, np.zeros(columns.count, dtype=bool)
 
-    return Compiled("boolean", lambda row: function(row) is None, columns)
+    return Compiled("boolean", number if argument.type == "number" else lambda row: function(row) is None, columns)
 
 
 def _compile_in(node: Call, arguments: Sequence[Compiled]) -> Compiled:
@@ -488,7 +598,7 @@ def _compile_in(node: Call, arguments: Sequence[Compiled]) -> Compiled:
 
     def row(row: Row) -> Any:
         one = function(row)
-        return None if one is None else one in constants
+        return None if one is None or one != one else one in constants  # noqa: PLR0124 - NaN
 
     def columns(columns: Columns) -> Masked:
         values, null = value.columns(columns)
@@ -546,21 +656,21 @@ def _compile_switch(node: Call, arguments: Sequence[Compiled]) -> Compiled:
 def _compile_coalesce(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     _check_count(node, arguments, 2)
     type_, arguments = _unify(node, arguments, range(len(arguments)))
-    functions = [argument.row for argument in arguments]
+    functions, null = [argument.row for argument in arguments], _NULL.get(type_)
 
     def row(row: Row) -> Any:
         for function in functions:
             value = function(row)
-            if value is not None:
+            if value is not None and value == value:  # noqa: PLR0124 - NaN
                 return value
-        return None
+        return null
 
     def columns(columns: Columns) -> Masked:
-        values, null = (array.copy() for array in arguments[0].columns(columns))
+        values, nulls = (array.copy() for array in arguments[0].columns(columns))
         for argument in arguments[1:]:
-            others, other_null = argument.columns(columns)
-            values[null], null[null] = others[null], other_null[null]
-        return values, null
+            others, other_nulls = argument.columns(columns)
+            values[nulls], nulls[nulls] = others[nulls], other_nulls[nulls]
+        return values, nulls
 
     return Compiled(type_, row, columns)
 
@@ -586,25 +696,25 @@ def _compile_extreme(node: Call, arguments: Sequence[Compiled], comparison: Oper
     type_, arguments = _unify(node, arguments, range(len(arguments)))
     for place, argument in enumerate(arguments):
         _check_argument(node, "ordered", argument, place)
-    functions = [argument.row for argument in arguments]
+    functions, null = [argument.row for argument in arguments], _NULL.get(type_)
     is_better, are_better = comparison.build()
 
     def row(row: Row) -> Any:
         best = None
         for function in functions:
             value = function(row)
-            if value is not None and (best is None or is_better(value, best)):
+            if value is not None and value == value and (best is None or is_better(value, best)):  # noqa: PLR0124 - NaN
                 best = value
-        return best
+        return null if best is None else best
 
     def columns(columns: Columns) -> Masked:
-        values, null = (array.copy() for array in arguments[0].columns(columns))
+        values, nulls = (array.copy() for array in arguments[0].columns(columns))
         for argument in arguments[1:]:
-            others, other_null = argument.columns(columns)
-            better = ~other_null & (null | are_better(others, values))  # type: ignore[misc]
+            others, other_nulls = argument.columns(columns)
+            better = ~other_nulls & (nulls | are_better(others, values))  # type: ignore[misc]
             values[better] = others[better]
-            null = null & other_null
-        return values, null
+            nulls = nulls & other_nulls
+        return values, nulls
 
     return Compiled(type_, row, columns)
 

@@ -72,26 +72,36 @@ def _whole(value: float, low: int, high: int, name: str) -> int:
     return int(value)
 
 
-def _build_round(digits: float = 0.0) -> tuple[RowFunction, ColumnFunction]:
-    scale = 10.0 ** _whole(digits, 0, 15, "the number of digits")
+def _build_round(digits: float = 0.0) -> tuple[RowFunction, ColumnFunction | None]:
+    places = _whole(digits, 0, 15, "the number of digits")
+    if not places:
+        return _round_whole, _round_whole_column
+    # exactly between two results are the odd multiples of a power of two alone
+    steps, fives, tens = 2.0 ** (places + 1), 5**places, 10**places
 
     def round_value(value: float) -> float:
-        scaled = value * scale
-        size = abs(scaled)
-        if size == math.inf:
-            return value
-        whole = float(int(size))
-        whole += size - whole >= 0.5
-        return (whole if scaled >= 0 else -whole) / scale
+        multiple = value * steps
+        if multiple % 2.0 != 1.0:
+            return round(value, places)
+        size: float = (abs(int(multiple)) * fives + 1) // 2 / tens
+        return size if value >= 0 else -size
 
-    def round_column(values: np.ndarray) -> np.ndarray:
-        scaled = values * scale
-        size = np.abs(scaled)
-        whole = np.floor(size)
-        whole += size - whole >= 0.5
-        return np.where(np.isinf(size), values, np.copysign(whole, scaled) / scale)
+    return round_value, None
 
-    return round_value, round_column
+
+def _round_whole(value: float) -> float:
+    size = abs(value)
+    whole = float(int(size))
+    whole += size - whole >= 0.5
+    return whole if value >= 0 else -whole
+
+
+def _round_whole_column(values: np.ndarray) -> np.ndarray:
+    size = np.abs(values)
+    whole = np.floor(size)
+    whole += size - whole >= 0.5
+    rounded: np.ndarray = np.where(values >= 0, whole, -whole)
+    return rounded
 
 
 def _build_bucket(*edges: float) -> tuple[RowFunction, ColumnFunction]:
@@ -148,10 +158,15 @@ def _microseconds(moment: dt.datetime) -> int:
 
 def _between(unit: str) -> Operation:
     length = float(_UNITS[unit])
+
+    def measure_span(start: dt.datetime, end: dt.datetime) -> float:
+        span = end - start  # a division by a timedelta takes three times as long
+        return (span.days * _UNITS["day"] + span.seconds * 1_000_000 + span.microseconds) / length
+
     return _plain(
         "datetime datetime -> number",
         f"{unit}s from the first to the second time, with fractions",
-        lambda start, end: ((end - start) // _MICROSECOND) / length,
+        measure_span,
         lambda start, end: (end - start).astype(np.int64) / length,
     )
 
@@ -173,9 +188,24 @@ def _day_number(times: np.ndarray, start: str) -> np.ndarray:
     return numbers
 
 
+def _floor(values: np.ndarray) -> np.ndarray:
+    floors: np.ndarray = np.floor(values) + 0.0  # -0.0 is 0.0, as in Python
+    return floors
+
+
+def _ceil(values: np.ndarray) -> np.ndarray:
+    ceilings: np.ndarray = np.ceil(values) + 0.0
+    return ceilings
+
+
 def number_to_text(value: float) -> str:
     """A number as text: whole numbers without a point, others with the fewest digits that read as the same number."""
     return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _power(base: float, exponent: float) -> float:
+    """The power; ``math.pow`` gives 1 for some powers of NaN."""
+    return math.pow(base, exponent) if base == base and exponent == exponent else math.nan  # noqa: PLR0124 - NaN
 
 
 def _text_to_number(text: str) -> float | None:
@@ -198,14 +228,18 @@ OPERATIONS: Mapping[str, Operation] = {
     ">=": _plain("ordered ordered -> boolean", "greater or equal", operator.ge, np.greater_equal),
     "not": _plain("boolean -> boolean", "true for false, false for true", operator.not_, np.logical_not),
     "abs": _plain("number -> number", "absolute value", abs, np.abs),
-    "floor": _plain("number -> number", "largest whole number up to x", lambda x: float(math.floor(x)), np.floor),
-    "ceil": _plain("number -> number", "smallest whole number from x on", lambda x: float(math.ceil(x)), np.ceil),
-    "round": _built("number number!? -> number", "to digits after the point (0); halves away from zero", _build_round),
+    "floor": _plain("number -> number", "largest whole number up to x", lambda x: float(math.floor(x)), _floor),
+    "ceil": _plain("number -> number", "smallest whole number from x on", lambda x: float(math.ceil(x)), _ceil),
+    "round": _built(
+        "number number!? -> number",
+        "to a number of digits after the point (0); exact halves away from zero",
+        _build_round,
+    ),
     "sqrt": _plain("number -> number", "square root; of a negative number: null", math.sqrt, np.sqrt),
     "exp": _plain("number -> number", "e to the power x; beyond 1.8e308: null", math.exp),
     "ln": _plain("number -> number", "natural logarithm; of 0 and negative numbers: null", math.log),
     "log10": _plain("number -> number", "logarithm to base 10; of 0 and negative numbers: null", math.log10),
-    "power": _plain("number number -> number", "x to the power y; null where it is no finite number", math.pow),
+    "power": _plain("number number -> number", "x to the power y; null where it is no finite number", _power),
     "bucket": _built("number number!... -> number", "number of the edges up to x; the edges ascend", _build_bucket),
     "||": _plain("text text -> text", "both texts, joined", operator.add),
     "length": _plain("text -> number", "number of characters (code points)", lambda text: float(len(text))),

@@ -31,6 +31,13 @@ def compile_like(pattern: str) -> Callable[[str], bool]:
         (True, False)
     """
     first, *middle = pattern.split("%")
+    if "_" not in pattern and len(pattern) > 1:
+        if pattern.count("%") == 1 and pattern[-1] == "%":
+            return lambda text: text.startswith(first)
+        if pattern.count("%") == 1 and pattern[0] == "%":
+            return lambda text: text.endswith(middle[0])
+        if len(middle) == 2 and not first and not middle[1]:
+            return lambda text: middle[0] in text
     if not middle:
         whole = _piece(first)
         return lambda text: whole.fullmatch(text) is not None
