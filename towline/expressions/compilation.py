@@ -586,13 +586,13 @@ def _compile_is_null(node: Call, arguments: Sequence[Compiled]) -> Compiled:  # 
 
 
 def _compile_in(node: Call, arguments: Sequence[Compiled]) -> Compiled:
-    value, *members = arguments
-    for place, member in enumerate(members, 1):
+    _check_count(node, arguments, 2)
+    for place, member in enumerate(arguments[1:], 1):
         if not member.is_constant or member.type is None:
             raise ExpressionError(
                 "in needs constants that are not null", _position(node, place), "write a = b or a = c"
             )
-    _unify(node, arguments, range(len(arguments)))
+    _, (value, *members) = _unify(node, arguments, range(len(arguments)))
     constants = frozenset(member.constant for member in members)
     function = value.row
 
