@@ -201,9 +201,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
 
 
+def known_functions() -> list[str]:
+    """The names of all functions, sorted."""
+    words = {"negative", "not", "like"}  # operators
+    return sorted({*(name for name in operations.OPERATIONS if name.isidentifier()), *_FUNCTION_FORMS} - words)
+
+
 def _unknown_function(node: Call) -> ExpressionError:
-    known = sorted({*(name for name in operations.OPERATIONS if name.isidentifier()), *_FUNCTION_FORMS})
-    remedy = _HINTS.get(node.function) or suggest(node.function, known)
+    remedy = _HINTS.get(node.function) or suggest(node.function, known_functions())
     return ExpressionError(f"unknown function {node.function!r}", node.at, remedy)
 
 
