@@ -14,8 +14,9 @@ import pytest
 from tests.support.expressions import KINDS, build_contract, draw_feature, draw_row
 from tests.support.paths import REPOSITORY
 from towline.data.schema.rows import RowReader
-from towline.expressions.compilation import Columns, Expression, known_functions
+from towline.expressions.compilation import Expression, known_functions
 from towline.expressions.operations import Type
+from towline.expressions.parts import Columns
 from towline.expressions.patterns import LinearPattern, PatternError, compile_like
 from towline.expressions.syntax import MAX_CHAIN, MAX_DEPTH, ExpressionError
 

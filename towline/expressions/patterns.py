@@ -46,15 +46,15 @@ def compile_like(pattern: str) -> Callable[[str], bool]:
     pieces = [_piece(piece) for piece in middle if piece]
 
     def matches(text: str) -> bool:
-        found = start.match(text)
-        if found is None:
+        match = start.match(text)
+        if match is None:
             return False
-        at, limit = found.end(), len(text) - width
+        at, limit = match.end(), len(text) - width
         for piece in pieces:  # the first place is the best one: it leaves the most text to the rest
-            found = piece.search(text, at)
-            if found is None:
+            match = piece.search(text, at)
+            if match is None:
                 return False
-            at = found.end()
+            at = match.end()
         return at <= limit and end.match(text, limit) is not None
 
     return matches

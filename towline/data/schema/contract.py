@@ -210,7 +210,7 @@ class Contract(Frozen):
         expressions = self.compile_features()
         if not expressions:
             return {}
-        from towline.expressions.compilation import Columns
+        from towline.expressions.parts import Columns
 
         columns, names = Columns(inputs, count), (column.name for column in self.derived_features)
         return {name: expression.evaluate_columns(columns) for name, expression in zip(names, expressions, strict=True)}

@@ -17,8 +17,9 @@ from towline.data.schema.pseudonyms import derive_salt
 from towline.data.schema.task import infer_task
 from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
 from towline.errors import ConfigError
-from towline.expressions.compilation import Columns, Expression
+from towline.expressions.compilation import Expression
 from towline.expressions.operations import Type
+from towline.expressions.parts import Columns
 from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 MAX_LEVELS = 100  # of a category whose levels are listed
