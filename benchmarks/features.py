@@ -1,6 +1,6 @@
 """Features of the config: equal values on every path, the same as DuckDB's, and their cost in a service.
 
-Usage: features.py [--pairs 1000000] [--seed 1] [--seconds 10] [--cache DIR]
+Usage: features.py [--pairs 1000000] [--seed 1] [--seconds 3] [--cache DIR]
 
 Random expressions are evaluated on random rows (nulls, Unicode, times near changes of daylight saving time): row by
 row, as in a request, and as columns, as in training and in a file. The values must be equal to the last bit. DuckDB
@@ -27,7 +27,7 @@ import pandas as pd
 from peers import prepare
 from peers.environments import CACHE
 from peers.servers import SERVERS
-from serving import Running, free_ports, settle, wrk, wrong_answers
+from serving import Running, free_ports, settle, wrong_answers
 
 from tests.support.expressions import KINDS, MACROS, RandomExpression, build_contract, draw_feature, draw_row
 from towline.data.schema.rows import RowReader
@@ -35,7 +35,7 @@ from towline.expressions.compilation import LARGEST
 
 ROWS = 250  # for each expression
 BATCH = 20  # expressions of one contract
-CONNECTIONS, ROUNDS = 32, 5
+CONNECTIONS, ROUNDS = 32, 15
 FEATURES = {
     "balance_per_year": "balance / nullif(age, 0)",
     "log_balance": "ln(greatest(balance, 1))",
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=10, help="of each load; there are five for each service")
+    parser.add_argument("--seconds", type=float, default=3, help="of each load; there are 16 for each service")
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     if given.pairs:
@@ -88,25 +88,28 @@ def measure_throughput(cache: Path, seconds: float) -> None:
         prepare.stop_servers(store)
     with contextlib.ExitStack() as stack:
         services = [stack.enter_context(_serve(sample, store, key)) for sample in samples]
-        rates: list[list[float]] = [[], []]
+        loads: list[list[dict[str, float]]] = [[], []]
         for number in range(ROUNDS + 1):
-            for place, (port, environ) in enumerate(services):
-                load = wrk(f"http://127.0.0.1:{port}/predict", CONNECTIONS, seconds, environ)
+            for place, (running, environ) in enumerate(services):
+                load = running.load(f"http://127.0.0.1:{running.port}/predict", CONNECTIONS, seconds, environ)
                 if load["refused"] or load["broken"]:
                     raise RuntimeError(f"requests failed: {load}")
                 if number:  # the first round warms up
-                    rates[place].append(load["rate"])
-    without, with_features = (statistics.median(values) for values in rates)
-    print(f"\n| requests/s at {CONNECTIONS} connections, median of {ROUNDS} | |\n|---|---:|")
-    print(f"| without features | {without:,.0f} |\n| with {len(FEATURES)} features | {with_features:,.0f} |")
-    ratios = [b / a for a, b in zip(*rates, strict=True)]
-    low, median, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"| ratio, median of the rounds (range) | {median:.3f} ({low:.3f} to {high:.3f}) |")
+                    loads[place].append(load)
+    print(
+        f"\n| {CONNECTIONS} connections, median of {ROUNDS} rounds | requests/s | CPU µs a request |\n|---|---:|---:|"
+    )
+    for name, values in zip(("without features", f"with {len(FEATURES)} features"), loads, strict=True):
+        rate, cpu = (statistics.median(load[key] for load in values) for key in ("rate", "cpu"))
+        print(f"| {name} | {rate:,.0f} | {cpu:,.1f} |")
+    rates = [b["rate"] / a["rate"] for a, b in zip(*loads, strict=True)]
+    costs = [a["cpu"] / b["cpu"] for a, b in zip(*loads, strict=True)]
+    print(f"| ratio, median of the rounds | {statistics.median(rates):.3f} | {statistics.median(costs):.3f} |")
 
 
 @contextlib.contextmanager
-def _serve(sample: prepare.Sample, store: Path, key: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """A service with one worker: its port, and the environment for wrk."""
+def _serve(sample: prepare.Sample, store: Path, key: str) -> Iterator[tuple[Running, dict[str, str]]]:
+    """A service with one worker, and the environment for wrk."""
     work = store / f"work-{sample.name}"
     work.mkdir(exist_ok=True)
     (work / "rows.json").write_text(json.dumps(sample.rows))
@@ -123,7 +126,7 @@ def _serve(sample: prepare.Sample, store: Path, key: str) -> Iterator[tuple[int,
         running.first_answer(server, body, headers)
         if wrong := wrong_answers(running, server, sample, headers):
             raise RuntimeError(f"{wrong} wrong predictions of {sample.name}")
-        yield port, environ
+        yield running, environ
     finally:
         running.stop()
         settle(store)
